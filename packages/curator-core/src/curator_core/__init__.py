@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages and tasks for data curation: write stages, compose a pipeline, run it anywhere.
+
+    from curator_core import Pipeline, Task, processing_stage
+
+    @processing_stage()
+    def upper(task):
+        return Task(data=task.data.upper())
+
+    result = Pipeline("shout", [upper]).run(initial_tasks=[Task(data="hello")])
+
+Read it in this order: ``task``, ``stage``, ``plan``, ``adapter``, ``executor``.
+"""
+
+from curator_core.__about__ import __version__
+from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core.batches import DocumentBatch, FileGroupTask
+from curator_core.composite import CompositeStage
+from curator_core.errors import (
+    ClusterError,
+    ConfigurationError,
+    ContractError,
+    CuratorError,
+    DataError,
+    ExecutorError,
+    InputError,
+    PipelineError,
+    ResourcesError,
+    RunError,
+    StageDefinitionError,
+    StageError,
+    TasksLostError,
+    WorkerDiedError,
+)
+from curator_core.executor import BaseExecutor, RunResult
+from curator_core.local import LocalExecutor
+from curator_core.perf import StagePerfStats
+from curator_core.pipeline import Pipeline
+from curator_core.plan import Plan
+from curator_core.progress import ProgressBar
+from curator_core.report import BatchReport, RunObserver
+from curator_core.resources import Resources
+from curator_core.stage import ProcessingStage, processing_stage
+from curator_core.task import EmptyTask, Task
+
+__all__ = [
+    "BaseExecutor",
+    "BaseStageAdapter",
+    "BatchReport",
+    "ClusterError",
+    "CompositeStage",
+    "ConfigurationError",
+    "ContractError",
+    "CuratorError",
+    "DataError",
+    "DocumentBatch",
+    "EmptyTask",
+    "ExecutorError",
+    "FileGroupTask",
+    "InputError",
+    "LocalExecutor",
+    "NodeInfo",
+    "Pipeline",
+    "PipelineError",
+    "Plan",
+    "ProcessingStage",
+    "ProgressBar",
+    "Resources",
+    "ResourcesError",
+    "RunError",
+    "RunObserver",
+    "RunResult",
+    "StageDefinitionError",
+    "StageError",
+    "StagePerfStats",
+    "Task",
+    "TasksLostError",
+    "WorkerDiedError",
+    "WorkerMetadata",
+    "__version__",
+    "processing_stage",
+]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two kinds of task that readers make and writers take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from curator_core.errors import ConfigurationError
+from curator_core.task import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["DocumentBatch", "FileGroupTask"]
+
+Records: TypeAlias = "list[dict[str, Any]]"
+
+
+@dataclass
+class FileGroupTask(Task[list[str]]):
+    """The files of one partition of a source, named by content: the same paths give the same id.
+
+    Attributes:
+        data: Paths or fsspec URLs.
+    """
+
+    def get_deterministic_id(self) -> str:
+        """A hash of the paths, in order."""
+        digest = blake2b(json.dumps(self.data).encode(), digest_size=10)
+        return f"files-{digest.hexdigest()}"
+
+
+@dataclass
+class DocumentBatch(Task["Records | pa.Table"]):
+    """Records with columns: a list of dicts, or an Arrow table (extra ``parquet``).
+
+    Attributes:
+        data: The records.
+    """
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, list) or hasattr(self.data, "column_names"):
+            return
+        raise ConfigurationError(
+            "a DocumentBatch cannot be made of this",
+            field="data",
+            given=self.data,
+            expected="a list of dicts or a pyarrow.Table",
+            hint="use DataFrame.to_dict('records') or pyarrow.Table.from_pandas for a pandas DataFrame",
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in order of first appearance."""
+        if isinstance(self.data, list):
+            return list(dict.fromkeys(name for record in self.data for name in record))
+        return list(self.data.column_names)
+
+    @property
+    def num_items(self) -> int:
+        """Number of records."""
+        return len(self.data)
+
+    def to_records(self) -> Records:
+        """The records as dicts. A list is handed out as it is, not copied."""
+        return self.data if isinstance(self.data, list) else self.data.to_pylist()
+
+    def to_arrow(self) -> pa.Table:
+        """The records as an Arrow table; needs the extra ``parquet``.
+
+        Raises:
+            ConfigurationError: A column holds values of different types.
+        """
+        if not isinstance(self.data, list):
+            return self.data
+        import pyarrow as pa  # noqa: PLC0415 - an extra: core imports without it
+
+        # from_pylist looks at the first record's keys only; a column that begins later would be lost.
+        columns = self.columns
+        try:
+            return pa.table({name: pa.array([record.get(name) for record in self.data]) for name in columns})
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
+            raise ConfigurationError(
+                f"the records do not make an Arrow table: {exc}",
+                field="data",
+                expected="values of one type in each column",
+                hint="convert the column before this stage",
+            ) from exc

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error this project raises, as one tree.
+
+    CuratorError
+    ├── ConfigurationError          a value we were given is wrong; found before anything ran
+    │   ├── ResourcesError          a resource request that means nothing, or that no machine can meet
+    │   ├── PipelineError           a pipeline that cannot be compiled
+    │   │   └── StageDefinitionError    one of its stages is the reason
+    │   └── ExecutorError           an executor or observer that is not there, or a setting of one
+    ├── RunError                    something went wrong while running; ``.result`` has what was done
+    │   ├── StageError              a stage's own code raised, in set-up or in a batch
+    │   │   ├── ContractError       a stage returned something that the contract does not allow
+    │   │   └── InputError          a task lacks what the stage declares that it needs
+    │   ├── WorkerDiedError         a worker process ended while it had work
+    │   ├── ClusterError            the cluster cannot be reached, or does not do its part
+    │   └── TasksLostError          the counts of a run do not add up
+    └── DataError                   a file or record that cannot be read or written
+
+Each says the same five things where they apply: which stage, which field, what was given, what was
+expected, and how to mend it. They are attributes too, so that a program can act on them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from curator_core.executor import RunResult
+
+__all__ = [
+    "ClusterError",
+    "ConfigurationError",
+    "ContractError",
+    "CuratorError",
+    "DataError",
+    "ExecutorError",
+    "InputError",
+    "PipelineError",
+    "ResourcesError",
+    "RunError",
+    "StageDefinitionError",
+    "StageError",
+    "TasksLostError",
+    "WorkerDiedError",
+]
+
+_GIVEN_LIMIT = 200  # characters of a repr that an error shows: enough to recognise a value by
+
+
+class CuratorError(Exception):
+    """Base of every error of this project.
+
+    Args:
+        message: What is wrong, as one sentence without a full stop.
+        stage: Name of the stage concerned.
+        field: Name of the field, argument, column or file concerned.
+        given: What was given; its ``repr`` is shown, shortened.
+        expected: What would have been right, in words.
+        hint: How to mend it, in words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str | None = None,
+        field: str | None = None,
+        given: Any = ...,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = message
+        self.stage = stage
+        self.field = field
+        # The repr, not the object: an error must pickle, and must not keep a payload alive.
+        self.given = None if given is ... else _short_repr(given)
+        self.expected = expected
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        where = f"stage '{self.stage}': " if self.stage else ""
+        parts = [f"{where}{self.message}"]
+        for label, value in (
+            ("field", self.field),
+            ("given", self.given),
+            ("expected", self.expected),
+            ("to mend", self.hint),
+        ):
+            if value is not None:
+                parts.append(f"  {label}: {value}")
+        return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException pickles positional arguments only; ours are keywords, so state carries them.
+        return (_rebuild, (type(self), self.message), self.__dict__.copy())
+
+
+class ConfigurationError(CuratorError, ValueError):
+    """A value we were given is wrong. Nothing has run yet."""
+
+
+class ResourcesError(ConfigurationError):
+    """A resource request that means nothing, or that no machine at hand can meet."""
+
+
+class PipelineError(ConfigurationError):
+    """A pipeline that cannot be compiled."""
+
+
+class StageDefinitionError(PipelineError):
+    """A stage that cannot stand in a pipeline as it is written."""
+
+
+class ExecutorError(ConfigurationError):
+    """An executor or observer that is not installed, or a setting that one does not know."""
+
+
+class RunError(CuratorError):
+    """Something went wrong while a pipeline ran.
+
+    Attributes:
+        result: What was done until then: counts for each stage, and the outputs that were complete.
+            None where the run failed before its first batch.
+    """
+
+    result: RunResult | None = None
+
+
+class StageError(RunError):
+    """A stage's own code raised. The original exception is the ``__cause__``."""
+
+
+class ContractError(StageError):
+    """A stage returned something that the contract does not allow."""
+
+
+class InputError(StageError):
+    """A task lacks an attribute or a column that the stage declares in ``inputs()``."""
+
+
+class WorkerDiedError(RunError):
+    """A worker process ended while it had work."""
+
+
+class ClusterError(RunError):
+    """The cluster cannot be reached, or does not do its part."""
+
+
+class TasksLostError(RunError):
+    """The counts of a run do not add up: some task left one stage and never reached the next."""
+
+
+class DataError(CuratorError):
+    """A file or record that cannot be read or written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest to a mistyped one, if any is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> dict[str, Any]:
+    """The keyword arguments of an error about a name that is not known, with the nearest one as the mend."""
+    names = sorted(known)
+    close = nearest(name, names)
+    return {
+        "field": name,
+        "expected": f"one of the {kind}s: {', '.join(names) or 'none is known'}",
+        "hint": f"did you mean {close!r}?" if close else f"remove it, or use a known {kind}",
+    }
+
+
+def _rebuild(cls: type[CuratorError], message: str) -> CuratorError:
+    return cls(message)
+
+
+def _short_repr(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the real error
+        text = f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
+    return text if len(text) <= _GIVEN_LIMIT else f"{text[:_GIVEN_LIMIT]}… ({len(text)} characters)"

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accounts of a run: what came into each stage, went out, was dropped, failed. Made from reports alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core.plan import Plan
+    from curator_core.report import BatchReport, WorkerReport
+
+__all__ = ["Ledger", "StageSummary"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """What one stage did in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
+
+    Attributes:
+        name: Name of the stage.
+        batches: Batches that ended, retried attempts not counted.
+        tasks_in: Tasks that came in.
+        tasks_passed: Inputs that gave at least one task.
+        tasks_out: Tasks that came out; more than passed where a stage fans out.
+        tasks_filtered: Inputs that the stage dropped.
+        tasks_failed: Inputs lost to an error.
+        attempts_retried: Attempts that raised and were tried again.
+        items: Sum of ``num_items`` over the inputs.
+        process_s: Seconds in the stage's code, over all workers.
+        cpu_s: Seconds of CPU time of the working threads.
+        idle_s: Seconds in which workers waited for input.
+        startup_s: Seconds of set-up, over all workers.
+        workers: Workers that were set up.
+        first_start_unix_ns: When its first batch began; 0 where there was none.
+        last_end_unix_ns: When its last batch ended.
+    """
+
+    name: str
+    batches: int = 0
+    tasks_in: int = 0
+    tasks_passed: int = 0
+    tasks_out: int = 0
+    tasks_filtered: int = 0
+    tasks_failed: int = 0
+    attempts_retried: int = 0
+    items: int = 0
+    process_s: float = 0.0
+    cpu_s: float = 0.0
+    idle_s: float = 0.0
+    startup_s: float = 0.0
+    workers: int = 0
+    first_start_unix_ns: int = 0
+    last_end_unix_ns: int = 0
+
+    @property
+    def items_per_s(self) -> float:
+        """Items for each second of work in the stage; 0 where it did none."""
+        return self.items / self.process_s if self.process_s else 0.0
+
+
+class _StageAccount:
+    """The running totals of one stage, in whole nanoseconds."""
+
+    __slots__ = (
+        "batches",
+        "cpu_ns",
+        "filtered",
+        "failed",
+        "first_start",
+        "idle_ns",
+        "items",
+        "last_end",
+        "out",
+        "passed",
+        "process_ns",
+        "retried",
+        "startup_ns",
+        "workers",
+    )
+
+    def __init__(self) -> None:
+        self.batches = self.passed = self.out = self.filtered = self.failed = self.retried = 0
+        self.items = self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = self.workers = 0
+        self.first_start = self.last_end = 0
+
+    def add(self, report: BatchReport) -> None:
+        self.process_ns += report.duration_ns
+        self.cpu_ns += report.cpu_ns
+        self.idle_ns += report.idle_ns
+        if not self.first_start or report.start_unix_ns < self.first_start:
+            self.first_start = report.start_unix_ns
+        self.last_end = max(self.last_end, report.end_unix_ns)
+        if report.inputs and report.inputs[0].kind == "retried":
+            self.retried += 1
+            return
+        self.batches += 1
+        self.items += report.num_items
+        for _, kind, count in report.inputs:
+            if kind == "out":
+                self.passed += 1
+                self.out += count
+            elif kind == "filtered":
+                self.filtered += 1
+            else:
+                self.failed += 1
+
+    def summary(self, name: str) -> StageSummary:
+        return StageSummary(
+            name=name,
+            batches=self.batches,
+            tasks_in=self.passed + self.filtered + self.failed,
+            tasks_passed=self.passed,
+            tasks_out=self.out,
+            tasks_filtered=self.filtered,
+            tasks_failed=self.failed,
+            attempts_retried=self.retried,
+            items=self.items,
+            process_s=self.process_ns / 1e9,
+            cpu_s=self.cpu_ns / 1e9,
+            idle_s=self.idle_ns / 1e9,
+            startup_s=self.startup_ns / 1e9,
+            workers=self.workers,
+            first_start_unix_ns=self.first_start,
+            last_end_unix_ns=self.last_end,
+        )
+
+
+class Ledger:
+    """Keeps the accounts of a run. Memory does not grow with the number of tasks.
+
+    Args:
+        plan: What is run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._names = [view.name for view in plan.stages]
+        self._accounts = [_StageAccount() for _ in plan.stages]
+
+    def on_batch(self, report: BatchReport) -> None:
+        """Enter a batch."""
+        self._accounts[report.stage_index].add(report)
+
+    def on_worker(self, report: WorkerReport) -> None:
+        """Enter a worker's set-up."""
+        if report.event == "ready":
+            account = self._accounts[report.stage_index]
+            account.workers += 1
+            account.startup_ns += report.duration_ns
+
+    def summaries(self) -> tuple[StageSummary, ...]:
+        """What each stage did so far."""
+        return tuple(account.summary(name) for name, account in zip(self._names, self._accounts, strict=True))
+
+    def lost(self, fed: int) -> list[str]:
+        """Where tasks are missing, in words; empty where everything adds up.
+
+        Args:
+            fed: Tasks that the executor handed to the first stage.
+        """
+        findings = []
+        came, before = fed, "what was fed"
+        for name, account in zip(self._names, self._accounts, strict=True):
+            went_in = account.passed + account.filtered + account.failed
+            if went_in != came:
+                findings.append(f"{came - went_in} of {came} tasks between {before} and '{name}'")
+            came, before = account.out, f"'{name}'"
+        return findings
+
+
+def table(summaries: Sequence[StageSummary]) -> str:
+    """The summaries as a text table, one line a stage."""
+    header = ("stage", "batches", "in", "out", "filtered", "failed", "process s", "idle s", "start-up s", "items/s")
+    rows: list[tuple[Any, ...]] = [header]
+    for stage in summaries:
+        rows.append(
+            (
+                stage.name,
+                f"{stage.batches:,}",
+                f"{stage.tasks_in:,}",
+                f"{stage.tasks_out:,}",
+                f"{stage.tasks_filtered:,}",
+                f"{stage.tasks_failed:,}",
+                f"{stage.process_s:.2f}",
+                f"{stage.idle_s:.2f}",
+                f"{stage.startup_s:.2f}",
+                f"{stage.items_per_s:,.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

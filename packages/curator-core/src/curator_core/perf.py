@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Performance of one batch, as it is attached to the tasks that came out of it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["BYTES_PER_MB", "StageMetrics", "StagePerfStats"]
+
+BYTES_PER_MB = 1_000_000  # SI megabytes, as `input_data_size_mb` says
+
+
+@dataclass(frozen=True, slots=True)
+class StagePerfStats:
+    """How one batch went in one stage. All its output tasks share the same record.
+
+    Two of them add up, and ``sum()`` works: times, sizes, items and custom metrics are added, the
+    start is the earlier one, and an id stays only where both agree.
+
+    Because the tasks of a batch share a record, summing over tasks counts a batch once for each of its
+    tasks. The totals of a run are on `RunResult.stages`, which counts every batch once.
+
+    Attributes:
+        stage_name: Name of the stage.
+        process_time: Seconds in the stage's code.
+        actor_idle_time: Seconds that the worker waited for this batch since its last one.
+        input_data_size_mb: Input payload in MB (10**6 bytes) where the tasks know their size, else 0.
+        num_items_processed: Sum of ``num_items`` over the input tasks.
+        custom_metrics: What the stage recorded through ``self.metrics``; numbers or text.
+        start_time_unix_ns: When the batch began, nanoseconds since the Unix epoch.
+        startup_time: Seconds of the worker's set-up; on its first batch only.
+        worker_id: The worker.
+        node_id: The node that the worker ran on.
+        batch_id: The batch; the same in every run on the same input.
+    """
+
+    stage_name: str
+    process_time: float = 0.0
+    actor_idle_time: float = 0.0
+    input_data_size_mb: float = 0.0
+    num_items_processed: int = 0
+    custom_metrics: Mapping[str, float | str] = field(default_factory=dict)
+    start_time_unix_ns: int = 0
+    startup_time: float = 0.0
+    worker_id: str = ""
+    node_id: str = ""
+    batch_id: str = ""
+
+    def __add__(self, other: object) -> StagePerfStats:
+        if not isinstance(other, StagePerfStats):
+            return NotImplemented
+
+        def same(a: str, b: str) -> str:
+            return a if a == b else ""
+
+        starts = [s for s in (self.start_time_unix_ns, other.start_time_unix_ns) if s]
+        return StagePerfStats(
+            stage_name=same(self.stage_name, other.stage_name),
+            process_time=self.process_time + other.process_time,
+            actor_idle_time=self.actor_idle_time + other.actor_idle_time,
+            input_data_size_mb=self.input_data_size_mb + other.input_data_size_mb,
+            num_items_processed=self.num_items_processed + other.num_items_processed,
+            custom_metrics=_add_metrics(self.custom_metrics, other.custom_metrics),
+            start_time_unix_ns=min(starts, default=0),
+            startup_time=self.startup_time + other.startup_time,
+            worker_id=same(self.worker_id, other.worker_id),
+            node_id=same(self.node_id, other.node_id),
+            batch_id=same(self.batch_id, other.batch_id),
+        )
+
+    def __radd__(self, other: object) -> StagePerfStats:
+        return self if other == 0 else NotImplemented  # the 0 that sum() begins with
+
+    @property
+    def end_time_unix_ns(self) -> int:
+        """When the batch ended, nanoseconds since the Unix epoch; 0 where the start is not known."""
+        return self.start_time_unix_ns and self.start_time_unix_ns + round(self.process_time * 1e9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+    def items(self) -> list[tuple[str, float]]:
+        """The numbers only, as pairs; custom metrics under ``custom.<name>``."""
+        numbers: list[tuple[str, float]] = [
+            ("process_time", self.process_time),
+            ("actor_idle_time", self.actor_idle_time),
+            ("input_data_size_mb", self.input_data_size_mb),
+            ("num_items_processed", self.num_items_processed),
+            ("startup_time", self.startup_time),
+        ]
+        numbers += [(f"custom.{k}", v) for k, v in self.custom_metrics.items() if not isinstance(v, str)]
+        return numbers
+
+
+def _add_metrics(a: Mapping[str, float | str], b: Mapping[str, float | str]) -> dict[str, float | str]:
+    total: dict[str, float | str] = dict(a)
+    for name, value in b.items():
+        mine = total.get(name)
+        both_numbers = not isinstance(value, str) and not isinstance(mine, str) and mine is not None
+        total[name] = mine + value if both_numbers else value  # type: ignore[operator]
+    return total
+
+
+class StageMetrics:
+    """What a stage records about the batch it is working on: ``self.metrics`` inside a stage.
+
+    Values belong to one batch. They end up in its report and in the ``custom_metrics`` of its tasks,
+    also when the batch fails.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[str, float | str] = {}
+
+    def add(self, name: str, value: float = 1) -> None:
+        """Add to a count; it begins at 0 with each batch."""
+        mine = self._values.get(name, 0)
+        self._values[name] = value if isinstance(mine, str) else mine + value
+
+    def set(self, name: str, value: float | str) -> None:
+        """Set a value, a number or a short text; the last one of a batch stays."""
+        self._values[name] = value
+
+    @contextmanager
+    def timer(self, name: str) -> Iterator[None]:
+        """Add the seconds spent inside the ``with`` block to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def take(self) -> dict[str, float | str]:
+        """What was recorded since the last call; forgets it."""
+        if not self._values:
+            return _NOTHING
+        values, self._values = self._values, {}
+        return values
+
+
+_NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing, and nobody writes into it

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users write: a stage turns tasks into tasks."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from curator_core.errors import StageDefinitionError, unknown_name
+from curator_core.perf import StageMetrics
+from curator_core.resources import Resources
+from curator_core.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Self
+
+    from curator_core.adapter import NodeInfo, WorkerMetadata
+
+__all__ = ["ProcessingStage", "processing_stage"]
+
+X = TypeVar("X", bound=Task[Any])
+Y = TypeVar("Y", bound=Task[Any])
+
+
+class ProcessingStage(Generic[X, Y]):
+    """A step of a pipeline. Write ``process``, or ``process_batch`` where many tasks go better together.
+
+        class Upper(ProcessingStage[Task[str], Task[str]]):
+            def process(self, task):
+                return Task(data=task.data.upper())
+
+    A stage is a definition: it is set up, run and torn down on copies of itself, on any number of workers.
+    Open files, models and connections belong into ``setup``, not into ``__init__``.
+
+    Attributes:
+        name: Unique in a pipeline. The class's name where it is not set.
+        resources: What one worker needs.
+        batch_size: How many tasks ``process_batch`` is given at the most.
+        runtime_env: A Ray runtime environment for the workers of this stage (``env_vars``, ``pip``,
+            ``conda``, ``working_dir`` …); executors without one leave it alone.
+        fusible: Whether it may share a worker with its neighbours.
+        max_attempts: How often a batch that raises is tried in all.
+    """
+
+    name: str = "ProcessingStage"
+    resources: Resources = Resources()
+    batch_size: int = 1
+    runtime_env: Mapping[str, Any] | None = None
+    fusible: bool = True
+    max_attempts: int = 1
+
+    _SETTINGS: ClassVar[tuple[str, ...]] = (
+        "name",
+        "resources",
+        "batch_size",
+        "runtime_env",
+        "fusible",
+        "max_attempts",
+        "num_workers",
+        "xenna_stage_spec",
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        named_by_hand = any("name" in base.__dict__ and not base._named_by_class() for base in cls.__stage_bases())
+        if not named_by_hand:
+            cls.name = cls.__name__
+
+    @classmethod
+    def __stage_bases(cls) -> list[type[ProcessingStage[Any, Any]]]:
+        return [b for b in cls.__mro__ if issubclass(b, ProcessingStage) and b is not ProcessingStage]
+
+    @classmethod
+    def _named_by_class(cls) -> bool:
+        return cls.__dict__.get("name") == cls.__name__
+
+    def process(self, task: X) -> Y | Iterable[Y] | None:
+        """Work on one task.
+
+        Args:
+            task: The task. Its payload may be read-only: make a new task rather than change it in place.
+
+        Returns:
+            A task (it keeps the id), a list of tasks (each gets an id of its own, also where there is
+            one), or None to drop the task. A source may return an iterator.
+        """
+        raise NotImplementedError
+
+    def process_batch(self, tasks: list[X]) -> list[Y | list[Y] | None]:
+        """Work on up to ``batch_size`` tasks at once.
+
+        Args:
+            tasks: The tasks.
+
+        Returns:
+            One entry for each input, in order: a task, a list of tasks, or None.
+        """
+        raise NotImplementedError
+
+    def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
+        """Prepare a node, once for each node before its first worker: fetch weights, fill a cache."""
+
+    def setup(self, worker_metadata: WorkerMetadata) -> None:
+        """Prepare a worker: load a model, open a connection."""
+
+    def teardown(self) -> None:
+        """Give back what ``setup`` took."""
+
+    def num_workers(self) -> int | None:
+        """How many workers, or None to leave it to the executor."""
+        return None
+
+    def inputs(self) -> tuple[list[str], list[str]] | None:
+        """Task attributes and data columns that the stage needs; checked before each batch."""
+        return None
+
+    def outputs(self) -> tuple[list[str], list[str]] | None:
+        """Task attributes and data columns that the stage adds.
+
+        None says nothing about them, and so gives the stages below nothing to be checked against.
+        """
+        return None
+
+    def xenna_stage_spec(self) -> Mapping[str, Any]:
+        """Options of Xenna's ``StageSpec`` for this stage; other executors leave them alone."""
+        return {}
+
+    @property
+    def metrics(self) -> StageMetrics:
+        """Where to record metrics of the batch at hand: ``add``, ``set``, ``timer``."""
+        recorder = self.__dict__.get("_metrics")
+        if recorder is None:
+            recorder = self.__dict__["_metrics"] = StageMetrics()
+        return recorder  # type: ignore[no-any-return]
+
+    def with_(self, **settings: Any) -> Self:
+        """A new stage that differs in some settings; this one stays as it is.
+
+        Args:
+            **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``,
+                ``max_attempts``, ``num_workers``, ``xenna_stage_spec``.
+
+        Raises:
+            StageDefinitionError: A setting that stages do not have.
+        """
+        for setting in settings:
+            if setting not in self._SETTINGS:
+                raise StageDefinitionError(
+                    "with_() does not know this setting",
+                    stage=self.name,
+                    **unknown_name("setting", setting, self._SETTINGS),
+                )
+        changed = copy.copy(self)
+        changed.__dict__.pop("_metrics", None)
+        for setting, value in settings.items():
+            is_method = setting in ("num_workers", "xenna_stage_spec")
+            object.__setattr__(changed, setting, _Constant(value) if is_method else value)
+        return changed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{self.name}'>"
+
+
+class _Constant:
+    """A method's place taken by a value; a class and not a lambda, so that any pickle can carry it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+class _FunctionStage(ProcessingStage[Any, Any]):
+    """A stage whose ``process`` is a function."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def process(self, task: Any) -> Any:
+        return self._function(task)
+
+
+def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], ProcessingStage[Any, Any]]:
+    """Make a stage of a function that takes one task.
+
+        @processing_stage(resources=Resources(cpus=2))
+        def upper(task):
+            return Task(data=task.data.upper())
+
+    Args:
+        **settings: As for `ProcessingStage.with_`. The name is the function's where it is not given.
+
+    Raises:
+        StageDefinitionError: A setting that stages do not have, or a function that does not take
+            exactly one task.
+    """
+
+    def decorate(function: Callable[[Any], Any]) -> ProcessingStage[Any, Any]:
+        _check_takes_one_task(function)
+        # A class of its own, so that engines that show the class's name show the function's.
+        stage_class = type(function.__name__, (_FunctionStage,), {"__module__": function.__module__})
+        stage: ProcessingStage[Any, Any] = stage_class(function)
+        return stage.with_(**{"name": function.__name__, **settings})
+
+    return decorate
+
+
+def _check_takes_one_task(function: Callable[[Any], Any]) -> None:
+    if not callable(function):
+        given: Any = function
+    else:
+        try:
+            inspect.signature(function).bind(object())
+        except TypeError:
+            given = inspect.signature(function)
+        else:
+            return
+    raise StageDefinitionError(
+        "a stage cannot be made of this",
+        stage=getattr(function, "__name__", None),
+        field="function",
+        given=given,
+        expected="a function that can be called with one task",
+        hint="use @processing_stage() with parentheses, over def stage(task): …",
+    )
