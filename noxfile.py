@@ -1,0 +1,270 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9"]
+# ///
+"""Everything one does with this repository, as sessions: `nox -l` lists them, `nox` runs the default ones.
+
+Sessions use the Python that runs nox, unless their name says another. What they install is in the tables
+below. The three packages always come from this tree, also where one of them depends on another.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = [
+    "lint",
+    "types",
+    "contracts",
+    "tests-core",
+    "tests-otel",
+    "tests-xenna",
+    "integration",
+    "wheels",
+]
+
+ROOT = Path(__file__).parent
+PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
+SOURCES = [f"packages/{name}/src" for name in PACKAGES]
+
+# What the packages are installed as. Core comes along by path wherever another one needs it, so that no index
+# is ever asked for a package of ours.
+CORE = ["curator-core[parquet,testing]"]
+OTEL = [*CORE, "curator-otel[otlp]"]
+XENNA = [*CORE, "curator-xenna"]
+ALL = [*CORE, "curator-xenna", "curator-otel[otlp]"]
+
+# What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
+# unrelated change.
+PYTEST = ["pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+OTEL_TOOLS = ["oteltest>=0.40"]  # a real OTLP receiver
+XENNA_TOOLS = ["psutil>=6.0"]  # counts the processes that a run leaves behind
+PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
+TOOLS = {
+    "lint": ["ruff==0.17.*"],
+    "types": ["mypy==2.4.*", "pytest>=8.3"],
+    "contracts": ["import-linter==2.16"],
+    "tests-core": PYTEST,
+    "tests-otel": [*PYTEST, *OTEL_TOOLS],
+    "tests-xenna": [*PYTEST, *XENNA_TOOLS],
+    "tests-all": [*PYTEST, *OTEL_TOOLS, *XENNA_TOOLS, *PACKAGING_TOOLS],
+    "coverage": [*PYTEST, *OTEL_TOOLS, "coverage[toml]>=7.6"],
+    "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
+    "release": [*PACKAGING_TOOLS, "twine>=6.1"],
+}
+
+# Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin. The
+# tests of all packages run where the pair is the newest, else those of curator-xenna.
+NEWEST = {"3.11": "0.3.0", "3.12": "0.5.12", "3.13": "0.5.12"}
+COMPAT = [
+    *(nox.param(*pair, id="{}-xenna-{}".format(*pair), tags=["newest"]) for pair in NEWEST.items()),
+    nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),
+]
+
+# Ray would report its use; tests have nothing to report.
+QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def from_tree(packages: list[str]) -> list[str]:
+    """Installer arguments for packages (with extras) of this tree."""
+    return [argument for name in packages for argument in ("-e", f"{ROOT}/packages/{name}")]
+
+
+def run_tests(session: nox.Session, *paths: str, runner: tuple[str, ...] = ("pytest",)) -> None:
+    session.run(*runner, *paths, *session.posargs, env=QUIET_RAY)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint rules of the whole tree; `-- --fix` mends what can be mended."""
+    session.install(*TOOLS["lint"])
+    fix = "--fix" in session.posargs
+    session.run("ruff", "format", *([] if fix else ["--check", "--diff"]), ".")
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly (mypy), of the three packages and of what users write: tests/typing."""
+    session.install(*from_tree(ALL), *TOOLS["types"])
+    session.run("mypy", "--strict", *SOURCES, "tests/typing", *session.posargs)
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Who may import whom: xenna and otel stand on core, apart; core stands on neither, nor on any engine."""
+    session.install(*TOOLS["contracts"])
+    # The linter reads the sources and runs none of them: nothing else has to be installed.
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(SOURCES)})
+
+
+@nox.session(name="tests-core")
+def tests_core(session: nox.Session) -> None:
+    """curator-core's tests, in an environment that holds no engine and no telemetry."""
+    session.install(*from_tree(CORE), *TOOLS["tests-core"])
+    run_tests(session, "packages/curator-core/tests")
+
+
+@nox.session(name="tests-otel")
+def tests_otel(session: nox.Session) -> None:
+    """curator-otel's tests, in an environment that holds no engine."""
+    session.install(*from_tree(OTEL), *TOOLS["tests-otel"])
+    run_tests(session, "packages/curator-otel/tests")
+
+
+@nox.session(name="tests-xenna")
+def tests_xenna(session: nox.Session) -> None:
+    """curator-xenna's tests, on the newest cosmos-xenna that this Python can have and an embedded Ray."""
+    session.install(*from_tree(XENNA), *TOOLS["tests-xenna"])
+    run_tests(session, "packages/curator-xenna/tests")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """tests/: the packages together, the README and the examples, packaging, and the typing examples."""
+    session.install(*from_tree(ALL), *TOOLS["tests-all"])
+    run_tests(session, "tests")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the wheels, install them in a fresh environment, test those with the sources out of reach."""
+    session.install(*TOOLS["tests-all"])
+    with tempfile.TemporaryDirectory() as temporary:
+        there = Path(temporary)
+        built = {name: build(session, name, there / "dist") for name in PACKAGES}
+        for name in ("tests", "docs"):
+            shutil.copytree(ROOT / name, there / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, there)
+        # Core by itself first: it has to work with nothing but its three requirements.
+        session.install(str(built["curator-core"]))
+        session.run("python", "-I", "-c", "import curator_core, curator_core.io, curator_core.local")
+        # By file, never by name: an index could hold a package of the same name.
+        session.install(*(f"{name} @ {built[name.partition('[')[0]].as_uri()}" for name in ALL))
+        with session.chdir(there):
+            run_tests(session, "tests/integration", "tests/packaging", runner=("pytest", "-m", "not tree"))
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """The demo: curate the installed packages' documentation on Xenna; `-- --executor local` to compare."""
+    session.install(*from_tree(ALL))
+    output = ROOT / "build" / "demo"
+    chosen = any(argument.split("=")[0] == "--output" for argument in session.posargs)
+    where = [] if chosen else ["--output", str(output)]
+    script = ROOT / "docs" / "examples" / "curate_package_docs.py"
+    session.run("python", str(script), *where, *session.posargs, env=QUIET_RAY)
+    if not chosen:
+        session.log(f"the output and trace.json are in {output}")
+
+
+@nox.session(python="3.11", venv_backend="uv", default=False)
+def minimums(session: nox.Session) -> None:
+    """The oldest Python with the oldest release of every dependency: the lower bounds are true. Needs uv."""
+    session.install("--resolution=lowest-direct", *from_tree(ALL), *TOOLS["tests-all"])
+    session.run("uv", "pip", "list")
+    run_tests(session, *(f"packages/{name}/tests" for name in PACKAGES))
+
+
+@nox.session(default=False)
+@nox.parametrize(("python", "xenna"), COMPAT)
+def compat(session: nox.Session, xenna: str) -> None:
+    """The tests on each supported pair of Python and cosmos-xenna; `-p 3.12` for one Python's pairs."""
+    session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
+    newest = NEWEST[str(session.python)] == xenna
+    packages = PACKAGES if newest else ("curator-xenna",)
+    run_tests(session, *(f"packages/{name}/tests" for name in packages))
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """What the tests of core and otel cover. No number is demanded: it shows where to look."""
+    session.install(*from_tree(OTEL), *TOOLS["coverage"])
+    paths = ("packages/curator-core/tests", "packages/curator-otel/tests")
+    run_tests(session, *paths, runner=("coverage", "run", "-m", "pytest"))
+    session.run("coverage", "report")
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the pages into site/; a broken link or reference fails."""
+    session.install(*TOOLS["docs"])
+    # MkDocs wants its file outside the pages' directory, and the top level of this tree is for other things.
+    config = Path(session.create_tmp()) / "mkdocs.yml"
+    paths = {"INHERIT": f"{ROOT}/docs/mkdocs.yml", "docs_dir": f"{ROOT}/docs", "site_dir": f"{ROOT}/site"}
+    handlers = {"python": {"paths": [str(ROOT / source) for source in SOURCES]}}
+    config.write_text(json.dumps({**paths, "plugins": {"mkdocstrings": {"handlers": handlers}}}))
+    session.run(
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(config),
+        *session.posargs,
+        env={"NO_MKDOCS_2_WARNING": "1"},
+    )
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build one package into dist/ if tag, changelog and version agree: `-- curator-core`. No upload."""
+    if len(session.posargs) != 1 or session.posargs[0] not in PACKAGES:
+        session.error(f"name one package to release: nox -s release -- {{{','.join(PACKAGES)}}}")
+    name = session.posargs[0]
+    check_release(session, name)
+    session.install(*TOOLS["release"])
+    target = ROOT / "dist" / name
+    shutil.rmtree(target, ignore_errors=True)
+    build(session, name, target, sdist=True)
+    session.run("twine", "check", "--strict", *map(str, sorted(target.iterdir())))
+
+
+def check_release(session: nox.Session, name: str) -> None:
+    """Stop unless HEAD is clean and tagged, and the changelog has dated the version that will be built."""
+    version = version_of(name)
+    tag = f"{name}-v{version}"
+    changelog = (ROOT / "packages" / name / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
+        session.error(f"packages/{name}/CHANGELOG.md has no heading '## {version} - YYYY-MM-DD'")
+    if session.run("git", "status", "--porcelain", external=True, silent=True):
+        session.error("the tree has changes that are not committed")
+    tags = session.run("git", "tag", "--points-at", "HEAD", external=True, silent=True)
+    if tag not in str(tags).split():
+        session.error(f"HEAD is not tagged {tag}: git tag {tag}")
+
+
+def version_of(name: str) -> str:
+    """The version in a package's __about__.py, read without importing it."""
+    about = ROOT / "packages" / name / "src" / name.replace("-", "_") / "__about__.py"
+    for node in ast.parse(about.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise LookupError(f"{about} sets no __version__")
+
+
+def build(session: nox.Session, name: str, target: Path, *, sdist: bool = False) -> Path:
+    """Build a package's wheel (by way of its sdist, where that is wanted too); return the wheel."""
+    formats = [] if sdist else ["--wheel"]
+    # The session has hatchling already: no environment to make for each build.
+    package = str(ROOT / "packages" / name)
+    session.run(
+        "python", "-m", "build", "--no-isolation", *formats, "--outdir", str(target), package, silent=True
+    )
+    return next(target.glob(f"{name.replace('-', '_')}-*.whl"))
+
+
+if __name__ == "__main__":
+    nox.main()

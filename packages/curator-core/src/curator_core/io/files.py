@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths, streams and their errors: what readers and writers share. One way for local and remote files."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import lzma
+import os
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from curator_core.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "PathLike",
+    "absolute",
+    "atomic_file",
+    "check_count",
+    "check_fields",
+    "filesystem",
+    "open_input",
+    "reading",
+    "writing",
+]
+
+logger = logging.getLogger(__name__)
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+_LOCAL_SCHEMES = ("file://", "local://")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAME_LIMIT = 64  # characters of the final name in a temporary one, which must not outgrow what a name may be
+
+
+def absolute(path: Any, field: str) -> str:
+    """A local path made absolute here and now, since a worker may run in another directory. URLs stay.
+
+    Raises:
+        ConfigurationError: It is no path.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ConfigurationError(
+            "this is no path",
+            field=field,
+            given=path,
+            expected="a path, or an fsspec URL such as s3://bucket/folder",
+            hint="give a str or a pathlib.Path",
+        )
+    text = os.fspath(path)
+    for scheme in _LOCAL_SCHEMES:
+        text = text.removeprefix(scheme)
+    return text if "://" in text or "::" in text else str(Path(text).expanduser().absolute())
+
+
+def filesystem(path: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The filesystem of a path, and the path as that filesystem writes it.
+
+    Raises:
+        ConfigurationError: No filesystem is known or installed for the URL.
+    """
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - 30 ms that a pipeline without files need not pay
+
+    try:
+        fs, inner = url_to_fs(path, **storage_options)
+    except (ImportError, ValueError) as exc:
+        raise ConfigurationError(
+            f"there is no filesystem for this URL: {exc}",
+            field=path,
+            expected="a local path, or a URL whose scheme fsspec knows",
+            hint="correct the scheme, or install its package: s3fs for s3://, gcsfs for gs://, adlfs for az://",
+        ) from exc
+    return fs, inner
+
+
+def open_input(path: str, storage_options: Mapping[str, Any], compression: str | None = None) -> Any:
+    """A file to read from, as a context manager that gives a binary stream, decompressed."""
+    fs, inner = filesystem(path, storage_options)
+    return fs.open(inner, "rb", compression=compression)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn an error of the operating system while reading into a `DataError` that names the file."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise DataError(
+            "the file is not there",
+            field=path,
+            expected="a file that stays where it is from listing to reading",
+            hint="see what moves or deletes files there while the pipeline runs, and run it again",
+        ) from exc
+    except (EOFError, zlib.error, lzma.LZMAError) as exc:
+        raise DataError(
+            f"the file cannot be decompressed: {exc}",
+            field=path,
+            expected="a complete file, compressed as its name says",
+            hint="copy or make the file again, or give compression=… where its name misleads",
+        ) from exc
+    except OSError as exc:
+        raise DataError(
+            f"the file cannot be read: {_describe(exc)}",
+            field=path,
+            expected="a file that is intact and that this user may read",
+            hint="see to its permissions, or make it again",
+        ) from exc
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn an error of the operating system while writing into a `DataError` that names the file."""
+    try:
+        yield
+    except OSError as exc:
+        no_room = exc.errno in _NO_ROOM
+        raise DataError(
+            f"the file cannot be written: {_describe(exc)}",
+            field=path,
+            expected="a directory that this user may write to, with room for the file",
+            hint="make room there, or write elsewhere; what was written before is complete"
+            if no_room
+            else "see to the permissions of the directory, or write elsewhere",
+        ) from exc
+
+
+@contextmanager
+def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
+    """A file that appears under its name once it is complete, or not at all.
+
+    It is written under another name in the same directory, one that begins with a dot, and then renamed;
+    object stores, which cannot rename, copy it on their side. It replaces a file of that name. Where anything
+    fails, nothing is left behind.
+
+    Args:
+        fs: The fsspec filesystem.
+        path: The final name, as the filesystem writes it.
+    """
+    parent, _, name = path.rpartition("/")
+    # Random, so that two attempts at the same task never write into one file.
+    temporary = f"{parent}/.{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
+    try:
+        with fs.open(temporary, "wb") as stream:
+            yield stream
+        _rename(fs, temporary, path)
+    except BaseException:
+        _remove(fs, temporary)
+        raise
+
+
+def _rename(fs: Any, source: str, target: str) -> None:
+    from fsspec import AbstractFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - likewise
+
+    if isinstance(fs, LocalFileSystem):
+        Path(source).replace(target)  # fs.mv would put the file into a directory of that name, in silence
+    elif type(fs).mv is not AbstractFileSystem.mv:
+        fs.mv(source, target)
+    else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
+        fs.cp_file(source, target)
+        fs.rm_file(source)
+
+
+def _remove(fs: Any, path: str) -> None:
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        return
+    except Exception:  # the error that led here is the one to show
+        logger.warning("a temporary file could not be removed: %s", path, exc_info=True)
+
+
+def _describe(exc: OSError) -> str:
+    if exc.errno is None:
+        return str(exc) or type(exc).__name__
+    return f"{exc.strerror} (errno {exc.errno}, {errno.errorcode.get(exc.errno, 'unknown')})"
+
+
+def check_count(field: str, value: Any) -> int | None:
+    """A count, 1 or more, or None.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ConfigurationError(
+        "this is no count",
+        field=field,
+        given=value,
+        expected="None, or a whole number, 1 or more",
+    )
+
+
+def check_fields(value: Any) -> list[str] | None:
+    """Names of columns, or None for all of them.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return list(value)
+    raise ConfigurationError(
+        "these are no names of columns",
+        field="fields",
+        given=value,
+        expected="None for all columns, or a list of at least one name",
+        hint=f"write [{value!r}]" if isinstance(value, str) else None,
+    )

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON Lines: one JSON object a line."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import logging
+from contextlib import contextmanager
+from datetime import date, datetime, time
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from curator_core.batches import DocumentBatch, FileGroupTask
+from curator_core.composite import CompositeStage
+from curator_core.errors import ConfigurationError, DataError, unknown_name
+from curator_core.io.files import PathLike, check_count, check_fields, open_input, reading
+from curator_core.io.partitioning import FilePartitioningStage
+from curator_core.io.writer import FileWriter
+from curator_core.stage import ProcessingStage
+from curator_core.task import EmptyTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["JsonlReader", "JsonlReaderStage", "JsonlWriter"]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20  # bytes read at once: readline of remote files is slow, and not all decompressors have it
+_JSON_SPACE = " \t\r\n"
+_SHOWN = 80  # characters of a broken line that its error shows
+_EXTENSIONS = (".jsonl", ".json", ".ndjson")
+_COMPRESSIONS = {"gzip": ".gz", "bz2": ".bz2", "xz": ".xz"}
+
+
+class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
+    """Reads the JSON Lines files of a group: records as dicts.
+
+    Blank lines and a byte order mark at the start are passed over. A group without records gives no task, and
+    counts as filtered.
+
+    Args:
+        fields: Which fields of a record to keep, those it has; None for all.
+        records_per_batch: How many records a task holds at the most; it may hold those of several files of a
+            group. None makes one task of each group, which keeps the group's id.
+        on_bad_line: ``"raise"``, or ``"skip"`` to leave out a line that is no JSON object or not in the
+            encoding. Skipped lines are counted in the metric ``skipped_lines``.
+        encoding: Of the text; one in which a newline is one byte, so not UTF-16 or UTF-32.
+        compression: ``"infer"`` goes by the file's name; or ``"gzip"``, ``"bz2"``, ``"xz"`` …; or None.
+        storage_options: Options of the fsspec filesystem.
+
+    Raises:
+        ConfigurationError: A setting makes no sense.
+        DataError: A file is gone or cannot be read or decompressed, or a line is broken. Raised while the
+            pipeline runs.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[str] | None = None,
+        records_per_batch: int | None = None,
+        on_bad_line: Literal["raise", "skip"] = "raise",
+        encoding: str = "utf-8",
+        compression: str | None = "infer",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if on_bad_line not in ("raise", "skip"):
+            raise ConfigurationError(
+                "there is no such way with broken lines",
+                field="on_bad_line",
+                given=on_bad_line,
+                expected="'raise' or 'skip'",
+            )
+        self._fields = check_fields(fields)
+        self._records_per_batch = check_count("records_per_batch", records_per_batch)
+        self._skip = on_bad_line == "skip"
+        self._encoding = _check_encoding(encoding)
+        self._compression = compression
+        self._storage_options = dict(storage_options or {})
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        """Paths, in ``data``."""
+        return ["data"], []
+
+    def outputs(self) -> tuple[list[str], list[str]] | None:
+        """The chosen fields; nothing is known beforehand where all are taken."""
+        return None if self._fields is None else (["data"], self._fields)
+
+    def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
+        """Read one group of files."""
+        records = (record for path in task.data for record in self._read(path))
+        if self._records_per_batch is None:
+            whole = list(records)
+            return DocumentBatch(whole, task.dataset_name) if whole else None
+        return self._batches(records, self._records_per_batch, task.dataset_name)
+
+    @staticmethod
+    def _batches(records: Iterator[dict[str, Any]], size: int, dataset_name: str) -> Iterator[DocumentBatch]:
+        while batch := list(islice(records, size)):
+            yield DocumentBatch(batch, dataset_name)
+
+    def _read(self, path: str) -> Iterator[dict[str, Any]]:
+        skipped, first_skipped, offset = 0, 0, 0
+        with reading(path), open_input(path, self._storage_options, self._compression) as stream:
+            for number, line in enumerate(_lines(stream), start=1):
+                try:
+                    record = self._parse(line, path, number, offset)
+                except DataError:
+                    if not self._skip:
+                        raise
+                    skipped, first_skipped = skipped + 1, first_skipped or number
+                else:
+                    if record is not None:
+                        yield record
+                offset += len(line) + 1
+        if skipped:
+            self.metrics.add("skipped_lines", skipped)
+            logger.warning("%s: %d broken lines left out, the first is line %d", path, skipped, first_skipped)
+
+    def _parse(self, line: bytes, path: str, number: int, offset: int) -> dict[str, Any] | None:
+        """The record of a line; None for a blank one."""
+        try:
+            text = line.decode(self._encoding)
+            if number == 1:
+                text = text.removeprefix("\ufeff")  # the byte order mark
+            if not text.strip(_JSON_SPACE):
+                return None
+            record = json.loads(text)
+        except UnicodeDecodeError as exc:
+            raise self._not_in_encoding(exc, path, number, offset) from exc
+        except json.JSONDecodeError as exc:
+            problem = f"line {number} is no JSON: {exc.msg} at character {exc.pos + 1}"
+            raise _broken(problem, path, text) from exc
+        except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, 5,000 brackets
+            raise _broken(f"line {number} cannot be read as JSON: {exc}", path, text) from exc
+        if not isinstance(record, dict):
+            raise _broken(f"line {number} is JSON, but no object", path, text)
+        if self._fields is None:
+            return record
+        return {name: record[name] for name in self._fields if name in record}
+
+    def _not_in_encoding(self, exc: UnicodeDecodeError, path: str, number: int, offset: int) -> DataError:
+        start = max(0, exc.start - _SHOWN // 2)
+        return DataError(
+            f"line {number} is not {self._encoding}: byte 0x{exc.object[exc.start]:02x} at offset "
+            f"{offset + exc.start} of the file: {exc.reason}",
+            field=path,
+            given=exc.object[start : exc.start + _SHOWN // 2],
+            expected=f"text in {self._encoding}",
+            hint="convert the file, or give its encoding=…; on_bad_line='skip' leaves such lines out",
+        )
+
+
+class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
+    """Lists JSON Lines files and reads them: `FilePartitioningStage`, then `JsonlReaderStage`.
+
+    Use the two by themselves to give them settings (``with_``), or to list files your own way.
+
+    Args:
+        file_paths: Files, directories, globs and fsspec URLs.
+        files_per_partition: Files a group at the most; 1 where neither this nor ``blocksize`` is given.
+        blocksize: Bytes a group at the most, as stored: a number, or text such as ``"64MiB"``.
+        fields: Which fields of a record to keep; None for all.
+        records_per_batch: Records a task at the most; None makes one task of each group.
+        on_bad_line: ``"raise"`` or ``"skip"``.
+        encoding: Of the text.
+        compression: ``"infer"`` goes by the file's name.
+        file_extensions: Which files to take from directories and globs.
+        storage_options: Options of the fsspec filesystem.
+
+    Raises:
+        ConfigurationError: A setting makes no sense.
+        DataError: As `FilePartitioningStage` and `JsonlReaderStage` raise it while the pipeline runs.
+    """
+
+    def __init__(
+        self,
+        file_paths: PathLike | Sequence[PathLike],
+        files_per_partition: int | None = None,
+        blocksize: int | str | None = None,
+        fields: Sequence[str] | None = None,
+        records_per_batch: int | None = None,
+        on_bad_line: Literal["raise", "skip"] = "raise",
+        encoding: str = "utf-8",
+        compression: str | None = "infer",
+        file_extensions: Sequence[str] | None = _EXTENSIONS,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._partitioning = FilePartitioningStage(
+            file_paths, files_per_partition, blocksize, file_extensions, storage_options
+        )
+        self._reader = JsonlReaderStage(
+            fields, records_per_batch, on_bad_line, encoding, compression, storage_options
+        )
+
+    def decompose(self) -> list[ProcessingStage[Any, Any]]:
+        """The two stages."""
+        return [self._partitioning, self._reader]
+
+
+class JsonlWriter(FileWriter):
+    """Writes each task's records to a JSON Lines file, in UTF-8, under a name that comes from the task's id.
+
+    Writing the same task twice gives the same file, byte for byte. A file appears when it is complete.
+    Pipelines whose tasks may have the same ids need a directory each.
+
+    Numbers and arrays of numpy are written as plain ones, dates and times in ISO 8601.
+
+    Args:
+        path: Directory or fsspec URL to write to; made where it is missing.
+        fields: Columns to write; None for all.
+        compression: None, ``"gzip"``, ``"bz2"`` or ``"xz"``; the names end in ``.gz`` and so on.
+        allow_nan: Whether to write NaN and infinities as Python does. JSON has no such numbers, and most
+            readers other than Python's fail on them.
+        storage_options: Options of the fsspec filesystem.
+
+    Raises:
+        ConfigurationError: A setting makes no sense.
+        DataError: The directory or a file cannot be written, or a value has no form in JSON. Raised while
+            the pipeline runs.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        fields: Sequence[str] | None = None,
+        compression: Literal["gzip", "bz2", "xz"] | None = None,
+        allow_nan: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if compression is not None and compression not in _COMPRESSIONS:
+            known = unknown_name("compression", str(compression), _COMPRESSIONS)
+            raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
+        super().__init__(path, f".jsonl{_COMPRESSIONS.get(compression or '', '')}", fields, storage_options)
+        self._compression = compression
+        self._allow_nan = allow_nan
+
+    def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:
+        encoder = json.JSONEncoder(
+            ensure_ascii=False, allow_nan=self._allow_nan, separators=(",", ":"), default=_plain
+        )
+        with _compressed(stream, self._compression) as out:
+            for number, record in enumerate(task.to_records()):
+                kept = record if self._fields is None else {k: record[k] for k in self._fields if k in record}
+                try:
+                    line = _encode(encoder, kept)
+                except (TypeError, ValueError, RecursionError) as exc:
+                    raise _no_json_form(encoder, kept, number, exc) from exc
+                out.write(line)
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """The lines of a stream without their newlines; a last one that has none counts as well."""
+    pending: list[bytes] = []  # of one long line, joined once
+    while chunk := stream.read(_CHUNK):
+        first, *rest = chunk.split(b"\n")
+        pending.append(first)
+        if rest:
+            yield b"".join(pending)
+            yield from rest[:-1]
+            pending = [rest[-1]]
+    last = b"".join(pending)
+    if last:
+        yield last
+
+
+def _broken(message: str, path: str, text: str) -> DataError:
+    return DataError(
+        message,
+        field=path,
+        given=text[:_SHOWN],
+        expected="one JSON object on each line",
+        hint="mend the line, or give on_bad_line='skip' to leave such lines out and count them",
+    )
+
+
+def _check_encoding(encoding: str) -> str:
+    try:
+        # In UTF-16 a newline's byte is part of other characters as well, so lines could not be told apart.
+        if "\n".encode(encoding) == b"\n":
+            return codecs.lookup(encoding).name
+    except (LookupError, TypeError):
+        pass
+    raise ConfigurationError(
+        "JSON Lines cannot be read in this encoding",
+        field="encoding",
+        given=encoding,
+        expected="an encoding that Python knows, with newlines of one byte",
+        hint="convert the files to UTF-8",
+    )
+
+
+@contextmanager
+def _compressed(stream: BinaryIO, compression: str | None) -> Iterator[Any]:
+    if compression is None:
+        yield stream
+        return
+    if compression == "gzip":
+        # No name and no time in the header: the same records give the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as out:
+            yield out
+        return
+    from fsspec.compression import compr  # noqa: PLC0415 - it is loaded: there is a filesystem
+
+    with compr[compression](stream, mode="wb") as out:
+        yield out
+
+
+def _encode(encoder: json.JSONEncoder, record: dict[str, Any]) -> bytes:
+    text = encoder.encode(record) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair, as crawled pages have them: as an escape it comes back as what it was.
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+        return text.encode("ascii")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows of what it does not: a numpy number or array, a date."""
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _no_json_form(encoder: Any, record: dict[str, Any], number: int, exc: Exception) -> DataError:
+    for name, value in record.items():
+        try:
+            encoder.encode(value)
+        except (TypeError, ValueError, RecursionError) as inner:
+            return DataError(
+                f"record {number} has a value that JSON has no form for: {inner}",
+                field=str(name),
+                given=value,
+                expected="text, numbers, true, false, null, and lists and objects of those",
+                hint="convert or drop the column before this stage, or write Parquet; NaN: allow_nan=True",
+            )
+    problem = f"record {number} has no form in JSON: {exc}"
+    return DataError(problem, field="data", given=record, expected="text as names of columns")

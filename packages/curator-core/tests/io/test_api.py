@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import curator_core.io
+from curator_core import CompositeStage, ConfigurationError, EmptyTask, Pipeline, Plan, StageError
+from curator_core.io import (
+    FilePartitioningStage,
+    JsonlReader,
+    JsonlReaderStage,
+    JsonlWriter,
+    ParquetReader,
+    ParquetReaderStage,
+    ParquetWriter,
+)
+
+
+def test_public_names_are_pinned():
+    assert curator_core.io.__all__ == [
+        "FilePartitioningStage",
+        "JsonlReader",
+        "JsonlReaderStage",
+        "JsonlWriter",
+        "ParquetReader",
+        "ParquetReaderStage",
+        "ParquetWriter",
+    ]
+    assert all(getattr(curator_core.io, name) for name in curator_core.io.__all__)
+
+
+def test_importing_loads_neither_fsspec_nor_pyarrow_and_core_does_not_load_io():
+    code = (
+        "import sys, curator_core; assert 'curator_core.io' not in sys.modules; import curator_core.io as io;"
+        "io.JsonlReader('s3://bucket/x'); io.ParquetWriter('out');"
+        "loaded = {'fsspec', 'pyarrow', 'numpy'} & set(sys.modules); assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_readers_are_composites_of_a_source_and_a_reader():
+    for reader, stage in ((JsonlReader, JsonlReaderStage), (ParquetReader, ParquetReaderStage)):
+        composite = reader("x", fields=["text"])
+        assert isinstance(composite, CompositeStage)
+        source, reading = composite.decompose()
+        assert isinstance(source, FilePartitioningStage)
+        assert isinstance(reading, stage)
+        assert reading.outputs() == (["data"], ["text"])
+
+
+def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    source = FilePartitioningStage("a.txt")
+    monkeypatch.chdir("/")  # as a worker may be elsewhere
+    assert [task.data for task in source.process(EmptyTask())] == [[str(tmp_path / "a.txt")]]
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: FilePartitioningStage([]), "file_paths"),
+        (lambda: FilePartitioningStage(["a", 3]), "file_paths[1]"),
+        (lambda: FilePartitioningStage(""), "file_paths[0]"),
+        (lambda: FilePartitioningStage("a", files_per_partition=0), "files_per_partition"),
+        (lambda: FilePartitioningStage("a", files_per_partition=True), "files_per_partition"),
+        (lambda: FilePartitioningStage("a", blocksize="many"), "blocksize"),
+        (lambda: FilePartitioningStage("a", blocksize=-1), "blocksize"),
+        (lambda: FilePartitioningStage("a", file_extensions=".txt"), "file_extensions"),
+        (lambda: FilePartitioningStage("a", file_extensions=["txt"]), "file_extensions"),
+        (lambda: JsonlReaderStage(fields="text"), "fields"),
+        (lambda: JsonlReaderStage(fields=[]), "fields"),
+        (lambda: JsonlReaderStage(records_per_batch=0), "records_per_batch"),
+        (lambda: JsonlReaderStage(on_bad_line="ignore"), "on_bad_line"),
+        (lambda: JsonlReaderStage(encoding="utf-16"), "encoding"),
+        (lambda: JsonlReaderStage(encoding="klingon"), "encoding"),
+        (lambda: JsonlWriter(None), "path"),
+        (lambda: JsonlWriter("x", compression="gzipp"), "compression"),
+        (lambda: ParquetReaderStage(records_per_batch=1.5), "records_per_batch"),
+        (lambda: ParquetWriter("x", compression="zst"), "compression"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_when_the_stage_is_made(make, field):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert caught.value.field == field
+    assert caught.value.expected
+
+
+def test_a_mistyped_compression_gets_the_nearest_one():
+    with pytest.raises(ConfigurationError, match="did you mean 'gzip'"):
+        JsonlWriter("x", compression="gzipp")
+
+
+@pytest.mark.parametrize("stages", [[ParquetReader("x")], [ParquetReaderStage()], [ParquetWriter("x")]])
+def test_parquet_without_pyarrow_names_the_extra_before_any_data_is_touched(stages, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(StageError, match=r"curator-core\[parquet\]") as caught:
+        Pipeline("test", stages).run(initial_tasks=[])
+    assert isinstance(caught.value.__cause__, ConfigurationError)
+
+
+def test_every_stage_pickles_and_is_named_after_its_class():
+    plan = Plan.from_stages([JsonlReader("x"), JsonlWriter("y"), ParquetReaderStage(), ParquetWriter("z")])
+    assert [view.name for view in plan.stages] == [
+        "FilePartitioningStage",
+        "JsonlReaderStage",
+        "JsonlWriter",
+        "ParquetReaderStage",
+        "ParquetWriter",
+    ]
+    assert not any(view.wants_a_worker for view in plan.stages)

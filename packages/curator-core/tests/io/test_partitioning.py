@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import zipfile
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import ConfigurationError, DataError, EmptyTask, FileGroupTask, Pipeline, StageError
+from curator_core.io import FilePartitioningStage
+
+
+def make(root, *names, size=1):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * size)
+
+
+def groups(*args, **kwargs):
+    return [task.data for task in FilePartitioningStage(*args, **kwargs).process(EmptyTask())]
+
+
+def names(*args, **kwargs):
+    return [path.rpartition("/")[2] for group in groups(*args, **kwargs) for path in group]
+
+
+def test_a_directory_is_searched_to_the_bottom_in_the_order_of_names(tmp_path):
+    make(tmp_path, "b.txt", "a/z.txt", "a/b/c.txt", "A.txt")
+    found = [str(tmp_path / name) for name in ("A.txt", "a/b/c.txt", "a/z.txt", "b.txt")]
+    assert groups(tmp_path) == [[path] for path in found]
+    assert groups(str(tmp_path)) == groups(f"file://{tmp_path}") == groups([f"{tmp_path}/"])
+
+
+def test_globs(tmp_path):
+    make(tmp_path, "a1.txt", "a2.txt", "b1.txt", "d/a3.txt", "d/e/a4.txt")
+    assert names(f"{tmp_path}/a*.txt") == ["a1.txt", "a2.txt"]
+    assert names(f"{tmp_path}/[ab]1.txt") == ["a1.txt", "b1.txt"]
+    assert names(f"{tmp_path}/**/a*.txt") == ["a1.txt", "a2.txt", "a3.txt", "a4.txt"]
+    assert names(f"{tmp_path}/d/*") == ["a3.txt"]  # a directory that matches is no file
+
+
+def test_several_paths_give_each_file_once(tmp_path):
+    make(tmp_path, "a.txt", "b.txt", "c.txt")
+    assert names([tmp_path / "c.txt", f"{tmp_path}/[ab].txt", tmp_path]) == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_a_name_that_looks_like_a_glob_is_found_as_it_is(tmp_path):
+    make(tmp_path, "part[1].txt", "part1.txt")
+    assert names(tmp_path / "part[1].txt") == ["part[1].txt"]
+
+
+def test_unfinished_files_are_passed_over_but_not_where_they_are_named(tmp_path):
+    make(tmp_path, "a.txt", "_a.txt", ".a.txt.123.tmp", ".git/b.txt", "_temporary/0/c.txt")
+    assert names(tmp_path) == ["_a.txt", "a.txt"]
+    assert names(f"{tmp_path}/**") == ["_a.txt", "a.txt"]
+    assert names(tmp_path / "_temporary") == ["c.txt"]
+    assert names(tmp_path / ".a.txt.123.tmp") == [".a.txt.123.tmp"]
+
+
+def test_links_to_files_are_followed_links_to_directories_are_not(tmp_path):
+    make(tmp_path, "real/a.txt", "in/b.txt")
+    (tmp_path / "in" / "linked.txt").symlink_to(tmp_path / "real" / "a.txt")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    assert names(tmp_path / "in") == ["b.txt", "linked.txt"]
+
+
+def test_extensions_choose_among_what_is_listed(tmp_path):
+    make(tmp_path, "a.jsonl", "b.JSON", "c.jsonl.gz", "d.txt", "e.gz")
+    assert names(tmp_path, file_extensions=[".jsonl", ".json"]) == ["a.jsonl", "b.JSON", "c.jsonl.gz"]
+    assert names(f"{tmp_path}/*", file_extensions=[".txt"]) == ["d.txt"]
+    assert names(tmp_path / "d.txt", file_extensions=[".jsonl"]) == ["d.txt"]
+
+
+def test_groups_by_count_and_by_bytes(tmp_path):
+    make(tmp_path, "a", "b", "c", "d", "e", size=10)
+    make(tmp_path, "f", size=100)
+    sizes = lambda **kwargs: [len(group) for group in groups(tmp_path, **kwargs)]  # noqa: E731
+    assert sizes() == [1] * 6
+    assert sizes(files_per_partition=4) == [4, 2]
+    assert sizes(blocksize=25) == [2, 2, 1, 1]  # one that is larger stands alone
+    assert sizes(blocksize="1kB") == [6]
+    assert sizes(blocksize=30, files_per_partition=2) == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("10", 10), ("1 kB", 1000), ("1.5KiB", 1536), ("64MiB", 64 << 20), ("2g", 2 * 10**9)]
+)
+def test_sizes_in_words(text, size):
+    assert FilePartitioningStage("a", blocksize=text)._max_bytes == size
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 5), st.integers(1, 60))
+def test_groups_lose_nothing_keep_the_order_and_stay_in_bounds(sizes, count, limit):
+    from curator_core.io.partitioning import _File
+
+    files = [_File(f"{number:03}", size) for number, size in enumerate(sizes)]
+    made = list(FilePartitioningStage("a", count, limit)._group(iter(files)))
+    assert [file for group in made for file in group] == files
+    for group in made:
+        assert 1 <= len(group) <= count
+        assert sum(file.size for file in group) <= limit or len(group) == 1
+
+
+def test_a_file_whose_size_is_not_known_stands_alone():
+    from curator_core.io.partitioning import _File
+
+    files = [_File("a", 1), _File("b", None), _File("c", 1)]
+    made = FilePartitioningStage("a", blocksize=10)._group(files)
+    assert [[file.url for file in group] for group in made] == [["a"], ["b"], ["c"]]
+
+
+def test_ids_come_from_the_paths_not_from_how_they_were_given(tmp_path, monkeypatch):
+    make(tmp_path, "a.txt", "b.txt")
+    monkeypatch.chdir(tmp_path)
+    ids = [
+        [task.task_id for task in Pipeline("p", [FilePartitioningStage(given)]).run()]
+        for given in (tmp_path, ["b.txt", "a.txt"], "*.txt", f"file://{tmp_path}")
+    ]
+    assert ids[0] == [FileGroupTask([str(tmp_path / name)]).get_deterministic_id() for name in ("a.txt", "b.txt")]
+    assert all(other == ids[0] for other in ids)
+
+
+def test_groups_are_made_while_they_are_consumed(tmp_path):
+    make(tmp_path, *(f"{number:02}" for number in range(20)))
+    source = FilePartitioningStage(tmp_path).process(EmptyTask())
+    assert next(source).data == [str(tmp_path / "00")]
+    source.close()
+
+
+def test_a_filesystem_that_is_not_local(memory_url):
+    fs = fsspec.filesystem("memory")
+    for name in ("b.txt", "a.txt", "d/c.txt", ".hidden"):
+        fs.pipe_file(f"{memory_url}/{name}", b"x")
+    root = memory_url.replace("memory://", "memory:///")
+    assert groups(memory_url) == [[f"{root}/a.txt"], [f"{root}/b.txt"], [f"{root}/d/c.txt"]]
+    assert names(f"{memory_url}/*.txt") == ["a.txt", "b.txt"]
+    for (url,) in groups(memory_url):
+        with fsspec.open(url) as file:
+            assert file.read() == b"x"
+
+
+def test_an_archive_by_a_chained_url(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "1")
+        archive.writestr("b.txt", "2")
+    found = groups(f"zip://*.txt::{tmp_path}/x.zip", files_per_partition=2)
+    assert [fsspec.open(url).open().read() for url in found[0]] == [b"1", b"2"]
+
+
+def test_storage_options_reach_the_filesystem(tmp_path):
+    make(tmp_path, "d/a.txt")
+    assert names("dir://a.txt", storage_options={"path": str(tmp_path / "d"), "target_protocol": "file"}) == ["a.txt"]
+
+
+@pytest.mark.parametrize("path", ["missing.txt", "missing/", "*.csv", "empty"])
+def test_a_path_where_nothing_is(tmp_path, data_error, path):
+    make(tmp_path, "a.txt")
+    (tmp_path / "empty").mkdir()
+    error = data_error(FilePartitioningStage([tmp_path, tmp_path / path]))
+    assert "no files here" in error.message
+    assert error.field == str(tmp_path / path)
+
+
+def test_nothing_with_the_right_extension_says_what_there_is(tmp_path, data_error):
+    make(tmp_path, "a.txt", "b.txt")
+    error = data_error(FilePartitioningStage(tmp_path, file_extensions=[".jsonl"]))
+    assert "none of the 2 files" in error.message
+    assert "a.txt" in error.given
+    assert ".jsonl" in error.expected
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_a_directory_that_may_not_be_listed_is_an_error_and_not_left_out(tmp_path, data_error):
+    base = tmp_path / "base"
+    euid = os.geteuid()
+    os.seteuid(os.getuid())
+    make(tmp_path, "base/a.txt", "base/locked/b.txt")
+    (base / "locked").chmod(0)
+    os.seteuid(euid)
+    for path in (base, base / "locked", base / "locked" / "b.txt"):
+        error = data_error(FilePartitioningStage(path))
+        assert "errno 13, EACCES" in error.message
+    os.seteuid(os.getuid())
+    (base / "locked").chmod(0o755)
+
+
+@pytest.mark.parametrize("url", ["klingon://bucket/x", "s3x://bucket/*.jsonl"])
+def test_a_scheme_that_is_not_known(url):
+    with pytest.raises(StageError) as caught:
+        Pipeline("p", [FilePartitioningStage(url)]).run()
+    cause = caught.value.__cause__
+    assert isinstance(cause, ConfigurationError)
+    assert not isinstance(cause, DataError)
+    assert cause.field == url

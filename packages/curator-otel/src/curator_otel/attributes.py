@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports as attributes of spans. The only place where a value finds its way into a span."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from curator_otel import conventions as names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from curator_core.report import BatchReport, RunInfo, StageInfo, WorkerReport
+    from curator_otel.totals import BatchOutcome, StageTotals
+
+__all__ = [
+    "Attributes",
+    "batch_attributes",
+    "custom_metrics",
+    "cut",
+    "run_attributes",
+    "stage_attributes",
+    "stage_totals",
+    "worker_attributes",
+]
+
+Attributes: TypeAlias = "dict[str, str | int | float | bool | list[str]]"
+
+NAME_LIMIT = 256  # bytes of a name or an id
+MESSAGE_LIMIT = 1024  # bytes of an exception's message
+METRICS_LIMIT = 32  # custom metrics of a batch
+_METRIC_NAME_LIMIT = 64
+_METRIC_TEXT_LIMIT = 256
+_INT64 = 2**63  # what the protocol can carry
+
+
+def cut(text: Any, limit: int = NAME_LIMIT) -> str:
+    """A text of at most ``limit`` bytes of UTF-8, and one that every exporter can encode."""
+    raw = str(text).encode("utf-8", "replace")  # a lone surrogate would make a whole export fail
+    return raw[:limit].decode("utf-8", "ignore")
+
+
+def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
+    """What is known of a run when it begins."""
+    attributes: Attributes = {
+        names.RUN_ID: run.run_id,
+        names.PIPELINE_NAME: cut(run.pipeline_name),
+        names.EXECUTOR_NAME: cut(run.executor_name),
+        names.RUN_STAGES: len(run.stages),
+        names.SPANS_LIMIT: span_limit,
+    }
+    if run.num_source_tasks is not None:
+        attributes[names.RUN_SOURCE_TASKS] = run.num_source_tasks
+    return attributes
+
+
+def stage_attributes(stage: StageInfo) -> Attributes:
+    """What is known of a stage before the run."""
+    attributes: Attributes = {names.STAGE_NAME: cut(stage.name), names.STAGE_INDEX: stage.index}
+    if stage.class_name:
+        attributes[names.STAGE_CLASS] = cut(stage.class_name)
+    return attributes
+
+
+def stage_totals(totals: StageTotals) -> Attributes:
+    """What a stage did in the whole run."""
+    return {
+        names.STAGE_BATCHES: totals.batches,
+        names.STAGE_RETRIED: totals.batches_retried,
+        names.STAGE_IN: totals.passed + totals.filtered + totals.failed,
+        names.STAGE_OUT: totals.out,
+        names.STAGE_FILTERED: totals.filtered,
+        names.STAGE_FAILED: totals.failed,
+        names.STAGE_ITEMS: totals.items,
+        names.STAGE_PROCESS_TIME: totals.process_ns / 1e9,
+        names.STAGE_CPU_TIME: totals.cpu_ns / 1e9,
+        names.STAGE_IDLE_TIME: totals.idle_ns / 1e9,
+        names.STAGE_STARTUP_TIME: totals.startup_ns / 1e9,
+        names.STAGE_WORKERS: totals.workers,
+    }
+
+
+def worker_attributes(report: BatchReport | WorkerReport) -> Attributes:
+    """Which stage and worker a report is about; what is not known is left out."""
+    attributes: Attributes = {
+        names.STAGE_NAME: cut(report.stage_name),
+        names.STAGE_INDEX: report.stage_index,
+    }
+    if report.worker_id:
+        attributes[names.WORKER_ID] = cut(report.worker_id)
+    if report.node_id:
+        attributes[names.NODE_ID] = cut(report.node_id)
+    if report.pid:
+        attributes[names.PROCESS_PID] = report.pid
+    if report.epoch:
+        attributes[names.EPOCH] = report.epoch
+    return attributes
+
+
+def batch_attributes(report: BatchReport, outcome: BatchOutcome) -> Attributes:
+    """A batch, all but its error."""
+    attributes = custom_metrics(report.metrics)  # first: a full span evicts its oldest attributes
+    attributes |= worker_attributes(report)
+    attributes |= {
+        names.BATCH_ID: cut(report.batch_id),
+        names.BATCH_SEQUENCE: report.sequence,
+        names.BATCH_ATTEMPT: report.attempt,
+        names.BATCH_GROUP: report.group,
+        names.OUTCOME: outcome,
+        **_tasks(report),
+        names.BATCH_ITEMS: report.num_items,
+        names.BATCH_CPU_TIME: report.cpu_ns / 1e9,
+        names.BATCH_IDLE_TIME: report.idle_ns / 1e9,
+        names.BATCH_PARENTS: len(report.parents),
+    }
+    if report.bundle_id:
+        attributes[names.BUNDLE_ID] = cut(report.bundle_id)
+    if report.in_bytes:
+        attributes[names.BATCH_BYTES_IN] = report.in_bytes
+    if report.out_bytes:
+        attributes[names.BATCH_BYTES_OUT] = report.out_bytes
+    if report.startup_ns:
+        attributes[names.BATCH_STARTUP_TIME] = report.startup_ns / 1e9
+    if report.ready_unix_ns and report.ready_node_id == report.node_id:  # two nodes' clocks do not compare
+        attributes[names.BATCH_WAIT_TIME] = max(0, report.start_unix_ns - report.ready_unix_ns) / 1e9
+    return attributes
+
+
+def _tasks(report: BatchReport) -> Attributes:
+    kinds = [outcome.kind for outcome in report.inputs]
+    return {
+        names.BATCH_IN: len(kinds),
+        names.BATCH_OUT: report.num_out,
+        names.BATCH_FILTERED: kinds.count("filtered"),
+        names.BATCH_FAILED: kinds.count("failed"),
+    }
+
+
+def custom_metrics(metrics: Mapping[str, Any]) -> Attributes:
+    """What a stage recorded: numbers and short texts, bounded in number and in length."""
+    attributes: Attributes = {}
+    for name, value in metrics.items():
+        if len(attributes) == METRICS_LIMIT:
+            break
+        shown = _number_or_text(value)
+        if shown is not None:
+            attributes[names.CUSTOM_METRIC + cut(name, _METRIC_NAME_LIMIT)] = shown
+    return attributes
+
+
+def _number_or_text(value: Any) -> str | int | float | bool | None:
+    if isinstance(value, str):
+        return cut(value, _METRIC_TEXT_LIMIT)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        whole = int(value)
+        return whole if -_INT64 <= whole < _INT64 else str(whole)[:_METRIC_TEXT_LIMIT]
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        # Many back ends refuse a whole export for one NaN.
+        return number if math.isfinite(number) else str(number)
+    return None  # whatever else it may be: it could be a payload

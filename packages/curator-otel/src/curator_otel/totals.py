@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage did so far, in whole numbers: what the metrics are fed from, and when the stage was active."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from curator_core.report import BatchReport, WorkerReport
+
+__all__ = ["BatchOutcome", "StageTotals"]
+
+BatchOutcome = Literal["ok", "failed", "retried"]
+"""Of a batch: all went well, some input was lost to an error, or the batch will be tried again."""
+
+
+class StageTotals:
+    """The running totals of one stage. Integers, so that sums stay exact however many batches there are."""
+
+    __slots__ = (
+        "batches_failed",
+        "batches_ok",
+        "batches_retried",
+        "cpu_ns",
+        "failed",
+        "filtered",
+        "idle_ns",
+        "items",
+        "last_ns",
+        "out",
+        "passed",
+        "process_ns",
+        "setups_failed",
+        "startup_ns",
+        "workers",
+    )
+
+    def __init__(self) -> None:
+        self.batches_ok = self.batches_failed = self.batches_retried = 0
+        self.passed = self.out = self.filtered = self.failed = self.items = 0
+        self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = 0
+        self.workers = self.setups_failed = 0
+        self.last_ns = 0  # when the last activity ended
+
+    def add(self, report: BatchReport) -> BatchOutcome:
+        """Enter a batch; says how it went."""
+        self.process_ns += report.duration_ns
+        self.cpu_ns += report.cpu_ns
+        self.idle_ns += report.idle_ns
+        end = report.start_unix_ns + report.duration_ns
+        if end > self.last_ns:
+            self.last_ns = end
+        inputs = report.inputs
+        if inputs and inputs[0].kind == "retried":
+            self.batches_retried += 1
+            return "retried"
+        self.items += report.num_items
+        for _, kind, count in inputs:
+            if kind == "out":
+                self.passed += 1
+                self.out += count
+            elif kind == "filtered":
+                self.filtered += 1
+            else:
+                self.failed += 1
+        if report.error is None:
+            self.batches_ok += 1
+            return "ok"
+        self.batches_failed += 1
+        return "failed"
+
+    def add_worker(self, report: WorkerReport) -> None:
+        """Enter a step in a worker's life."""
+        if report.event == "ready":
+            self.workers += 1
+            self.startup_ns += report.duration_ns
+        elif report.event == "setup_failed":
+            self.setups_failed += 1
+        elif report.error is None:
+            # In-process, every stage is torn down when the run ends; that would make all of them look busy
+            # until then.
+            return
+        self.last_ns = max(self.last_ns, report.start_unix_ns + report.duration_ns)
+
+    @property
+    def batches(self) -> int:
+        """Batches that ended, retried attempts not counted."""
+        return self.batches_ok + self.batches_failed

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Ray cluster that runs are held on: the only place that starts Ray, joins it, or shuts it down."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from curator_core.errors import ClusterError, ExecutorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from curator_xenna.resources import Gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from curator_xenna.config import XennaConfig
+
+__all__ = ["Cluster", "Node", "machine_cpus"]
+
+logger = logging.getLogger(__name__)
+
+_NEEDED_BY_XENNA = {
+    # Xenna lists all actors through the state API, whose limit is otherwise 10,000 …
+    "RAY_MAX_LIMIT_FROM_API_SERVER": "40000",
+    "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
+    # … and sets CUDA_VISIBLE_DEVICES for its workers itself, so Ray must not.
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_CONNECT_TIMEOUT_S = 5.0
+_PROBE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster, as Xenna plans with it.
+
+    Attributes:
+        node_id: Ray's id.
+        cpus: CPUs that Ray declares, less the share that Xenna leaves free, rounded down as Xenna does.
+        gpus: Its GPUs.
+    """
+
+    node_id: str
+    cpus: int
+    gpus: tuple[Gpu, ...]
+
+
+def machine_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Cluster:
+    """A connection to Ray: one we joined, or one we started and will shut down.
+
+    Ray and Xenna write into this process's environment; the executor undoes that after each run.
+
+    Args:
+        config: Says which, and how to start one.
+    """
+
+    def __init__(self, config: XennaConfig) -> None:
+        self._config = config
+        self._declared_cpus = 0
+        self.is_ours = False
+
+    @property
+    def can_declare_cpus(self) -> bool:
+        """Whether the number of CPUs is ours to say."""
+        joins = ray.is_initialized() or self._address() is not None
+        return (self.is_ours or not joins) and self._config.num_cpus is None
+
+    def open(self, cpus_needed: float) -> None:
+        """Connect, or start an embedded Ray, unless that was done; restart ours where it declares too few CPUs.
+
+        Args:
+            cpus_needed: Sum of the CPUs of the workers that must run at once.
+
+        Raises:
+            ClusterError: No Ray answers at the address.
+            ExecutorError: A Ray Client address.
+        """
+        wanted = self._cpus_to_declare(cpus_needed)
+        if self.is_ours and wanted > self._declared_cpus:
+            logger.info("the stages need %d CPUs: starting the embedded Ray again", wanted)
+            self.close()
+        if ray.is_initialized():
+            return
+        address = self._address()
+        os.environ.update({name: os.environ.get(name, value) for name, value in _NEEDED_BY_XENNA.items()})
+        if address is None:
+            self._start(wanted)
+        else:
+            self._join(address)
+
+    def close(self) -> None:
+        """Shut Ray down, if it is ours."""
+        if self.is_ours:
+            ray.shutdown()
+            self.is_ours = False
+
+    def nodes(self) -> list[Node]:
+        """The nodes that are alive, with their GPUs.
+
+        Raises:
+            ClusterError: A node does not answer.
+        """
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        asked = [_on(node["NodeID"], _gpus_of_this_node).remote() for node in alive]
+        try:
+            found = ray.get(asked, timeout=_PROBE_TIMEOUT_S)
+        except ray.exceptions.RayError as exc:
+            raise ClusterError(
+                f"a node of the Ray cluster does not answer: {type(exc).__name__}",
+                field="nodes",
+                given=[node["NodeID"] for node in alive],
+                expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
+                hint="see `ray status`; is the same Python environment installed on all nodes?",
+            ) from exc
+        share = self._config.cpu_allocation_percentage
+        nodes = []
+        for node, gpus in zip(alive, found, strict=True):
+            declared = node["Resources"]
+            limit = declared.get("GPU")  # Xenna uses no more of them than Ray declares, where Ray declares any
+            cpus = math.floor(int(declared.get("CPU", 0)) * share)
+            nodes.append(Node(node["NodeID"], cpus, tuple(gpus if limit is None else gpus[: int(limit)])))
+        return nodes
+
+    def _cpus_to_declare(self, cpus_needed: float) -> int:
+        cores = self._config.num_cpus or machine_cpus()
+        if self._config.num_cpus is not None or cpus_needed <= 0:
+            return cores
+        declared = cores
+        while math.floor(declared * self._config.cpu_allocation_percentage) < cpus_needed:
+            declared += 1
+        return declared
+
+    def _address(self) -> str | None:
+        address = self._config.address or os.environ.get("RAY_ADDRESS") or None
+        return None if address == "local" else address
+
+    def _start(self, cpus: int) -> None:
+        if cpus > machine_cpus():
+            logger.info("the embedded Ray declares %d CPUs on %d cores, so that all stages fit", cpus, machine_cpus())
+        optional = {
+            "num_gpus": self._config.num_gpus,
+            "object_store_memory": self._config.object_store_memory,
+        }
+        with _without("RAY_ADDRESS"):
+            self._init(num_cpus=cpus, **{key: value for key, value in optional.items() if value is not None})
+        self.is_ours, self._declared_cpus = True, cpus
+
+    def _join(self, address: str) -> None:
+        if address.startswith("ray://"):
+            raise ExecutorError(
+                "Xenna cannot work through Ray Client",
+                field="address",
+                given=address,
+                expected="the address of a Ray head, host:port",
+                hint="run the driver on a node of the cluster, with RAY_ADDRESS=auto or host:6379",
+            )
+        _check_answers(address)
+        try:
+            self._init(address=address)
+        except (ConnectionError, RuntimeError, ValueError) as exc:
+            raise _nobody_there(address, str(exc)) from exc
+
+    def _init(self, **kwargs: Any) -> None:
+        ray.init(
+            include_dashboard=True,  # Xenna's monitor lists actors through it
+            log_to_driver=self._config.shows_worker_output,
+            logging_level=logging.INFO if self._config.verbose else logging.ERROR,
+            configure_logging=True,
+            **kwargs,
+        )
+
+
+def _check_answers(address: str) -> None:
+    """Ray takes half a minute to find out that nobody is there."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto": Ray looks for a cluster on this machine
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+    except OSError as exc:
+        raise _nobody_there(address, str(exc)) from exc
+
+
+def _nobody_there(address: str, reason: str) -> ClusterError:
+    return ClusterError(
+        f"no Ray cluster answers: {reason}",
+        field="RAY_ADDRESS",
+        given=address,
+        expected="the address of a running Ray head, host:port",
+        hint="start one with `ray start --head`, or unset RAY_ADDRESS for an embedded Ray",
+    )
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
+
+
+def _on(node_id: str, function: Any) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=strategy)
+
+
+def _gpus_of_this_node() -> list[Gpu]:
+    """What NVML says; the same devices that Xenna finds, with their memory."""
+    from cosmos_xenna.pipelines.v1 import get_local_gpu_info  # noqa: PLC0415 - runs on the node
+
+    found = get_local_gpu_info()
+    if not found:
+        return []
+    import pynvml  # noqa: PLC0415 - Xenna has just used it
+
+    pynvml.nvmlInit()
+    try:
+        memory = [pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu.index)).total for gpu in found]
+    finally:
+        pynvml.nvmlShutdown()
+    return [Gpu(gpu.name, size / 1e9) for gpu, size in zip(found, memory, strict=True)]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the supported versions of Xenna and Ray differ, and the little we use of what is not public.
+
+cosmos-xenna 0.2.0 and 0.3.0 (Python 3.11) never call a stage's ``destroy()``; from 0.4.1 on Xenna does, at
+the end of a stage and on a scale-down.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import loguru  # Xenna's own logging library
+from cosmos_xenna.pipelines import v1 as pipelines_v1
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "quiet_xenna"]
+
+HAS_DESTROY = hasattr(pipelines_v1.Stage, "destroy")
+"""Whether this Xenna tears stages down itself."""
+
+XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
+"""Class names of the actors that Xenna starts, on all versions: what Ray's state API lists them under."""
+
+
+@contextmanager
+def quiet_xenna(*, quiet: bool) -> Iterator[None]:
+    """Silence Xenna's and Ray's loggers in this process for a while."""
+    if not quiet:
+        yield
+        return
+    # Ray sets its logger's level again whenever Xenna calls ray.init(), so a filter it must be.
+    ray_handlers = logging.getLogger("ray").handlers[:]
+    for handler in ray_handlers:
+        handler.addFilter(_is_error)
+    loguru.logger.disable("cosmos_xenna")
+    try:
+        yield
+    finally:
+        loguru.logger.enable("cosmos_xenna")
+        for handler in ray_handlers:
+            handler.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs plans on Cosmos-Xenna."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core.executor import BaseExecutor, Run, empty_source
+
+from curator_xenna.config import XennaConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    from curator_core.plan import StageView
+
+    from curator_xenna.cluster import Cluster
+
+__all__ = ["XennaExecutor"]
+
+logger = logging.getLogger(__name__)
+
+_THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
+
+
+class XennaExecutor(BaseExecutor):
+    """Runs each stage in Xenna workers on Ray; the source runs in the driver unless it asks for resources.
+
+    It joins the Ray that this process is connected to, or the one at ``RAY_ADDRESS``, or starts an embedded
+    one and shuts that down after the run. As a context manager it keeps the cluster for several runs:
+
+        with XennaExecutor() as executor:
+            first.run(executor)
+            second.run(executor)
+
+    Args:
+        config: A `XennaConfig`, or a dict of its settings.
+
+    Raises:
+        ExecutorError: A setting that is not known or makes no sense.
+    """
+
+    def __init__(self, config: XennaConfig | Mapping[str, Any] | None = None) -> None:
+        self.config = XennaConfig.of(config)
+        self._kept: Cluster | None = None
+
+    def __enter__(self) -> Self:
+        with _preserved_environment():
+            from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray, which an import must not
+
+            self._kept = Cluster(self.config)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
+        """See `BaseExecutor.run_plan`."""
+        with _preserved_environment():
+            self._run_plan(run, sources)
+
+    def _run_plan(self, run: Run, sources: list[Any] | None) -> None:
+        from curator_xenna.translate import check_options  # noqa: PLC0415 - loads Xenna, see above
+
+        check_options(run.plan.stages)
+        if self.config.ignore_failures:
+            run.context = replace(run.context, on_error="skip")
+        views = run.plan.stages
+        if sources is not None:
+            run.fed = len(sources)
+        elif views[0].wants_a_worker:
+            run.fed, sources = 1, [empty_source()]
+        else:
+            # In the driver: the source's tasks are then known here, and no worker is started for one task.
+            run.fed, sources = 1, _run_source(run, views[0])
+            views = views[1:]
+        if not (views and sources):
+            run.outputs += sources
+            return
+        self._run_on_xenna(run, views, sources)
+
+    def _run_on_xenna(self, run: Run, views: Sequence[StageView], inputs: list[Any]) -> None:
+        from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
+        from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
+
+        cluster = self._kept or Cluster(self.config)
+        try:
+            Session(self.config, cluster, run, views, inputs).run()
+        finally:
+            if cluster is not self._kept:
+                cluster.close()
+
+
+def _run_source(run: Run, view: StageView) -> list[Any]:
+    adapter = BaseStageAdapter(view.fresh_stage(), view)
+    adapter.bind(run.context, run.report)
+    worker = WorkerMetadata("driver")
+    adapter.setup_on_node(NodeInfo("driver"), worker)
+    adapter.setup(worker)
+    try:
+        with closing(adapter.process_source(empty_source())) as made:
+            return list(made)
+    finally:
+        adapter.teardown()
+
+
+@contextmanager
+def _preserved_environment() -> Iterator[None]:
+    """Undo what Ray and Xenna write into this process's environment, already when they are imported."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        touched = [name for name in before.keys() | os.environ.keys() if name.startswith(_THEIR_VARIABLES)]
+        for name in touched:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's end of the line to the coordinator."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ray
+from curator_core.plan import dumps
+from curator_core.report import BatchReport, WorkerReport
+
+from curator_xenna.coordinator import Delivery, WorkerEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ray.actor import ActorHandle
+
+__all__ = ["WorkerLink"]
+
+logger = logging.getLogger(__name__)
+
+_watched = threading.Lock()  # taken once a process: the first worker in it starts the watch
+
+
+class WorkerLink:
+    """Gathers the reports of one worker, and sends them in one call for each of Xenna's.
+
+    Args:
+        coordinator: The run's coordinator.
+        group: Which of the run's groups of stages the worker belongs to.
+    """
+
+    def __init__(self, coordinator: ActorHandle, group: int) -> None:
+        self._coordinator = coordinator
+        self._group = group
+        self._waiting: list[BatchReport | WorkerReport] = []
+        self._worker_id = ""
+
+    def enter(self, worker_id: str, node_id: str) -> None:
+        """Sign in, so that the driver can end this worker whatever becomes of the run."""
+        if self._worker_id:
+            return
+        self._worker_id = worker_id
+        _exit_with_main_thread()
+        context = ray.get_runtime_context()
+        entry = WorkerEntry(worker_id, node_id, self._group, os.getpid(), context.get_actor_id(), context.current_actor)
+        ray.get(self._coordinator.sign_in.remote(entry))
+
+    def collect(self, report: BatchReport | WorkerReport) -> None:
+        """Keep a report for the next `send`."""
+        self._waiting.append(report)
+
+    def send(self, outputs: list[Any] | None, *, is_primary: bool) -> None:
+        """Send what was gathered, and wait until the coordinator has it.
+
+        Args:
+            outputs: Outputs of the pipeline to go with it.
+            is_primary: Whether this worker's batches count: those of the other ranks of an SPMD group are
+                the same ones, and only their failures are news.
+        """
+        reports, self._waiting = self._waiting, []
+        if not is_primary:
+            outputs = None
+            reports = [r for r in reports if isinstance(r, WorkerReport) or r.error is not None]
+        if reports:
+            payload = dumps(outputs) if outputs else None
+            delivery = Delivery(self._worker_id, self._group, tuple(reports), payload)
+            ray.get(self._coordinator.deliver.remote(delivery))
+
+    def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
+        """Wait in a thread until the coordinator says that the group's work is done, then tear down.
+
+        This is how ``teardown()`` runs on versions of Xenna that do not call it themselves.
+        """
+        threading.Thread(target=self._await_end, args=(tear_down,), name="curator-teardown", daemon=True).start()
+
+    def _await_end(self, tear_down: Callable[[], None]) -> None:
+        try:
+            ray.get(self._coordinator.group_ended.remote(self._worker_id, self._group))
+            tear_down()
+            ray.get(self._coordinator.torn_down.remote(self._worker_id))
+        except ray.exceptions.RayError:
+            logger.debug("the run was over before the worker was told to tear down", exc_info=True)
+
+
+def _exit_with_main_thread() -> None:
+    """End this process when Ray ends its main thread.
+
+    Xenna's worker threads are no daemons: without this they keep a killed worker's process alive, for hours.
+    """
+    if not _watched.acquire(blocking=False):
+        return
+
+    def watch() -> None:
+        threading.main_thread().join()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="curator-exit-with-main", daemon=True).start()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an installed package says of itself and brings along, be it a wheel or this tree."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import Distribution, distribution
+from importlib.resources import files
+
+import pytest
+
+PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
+
+# What a package needs without extras: no more may creep in unseen.
+REQUIREMENTS = {
+    "curator-core": {"cloudpickle", "fsspec", "tqdm"},
+    "curator-xenna": {"curator-core", "cosmos-xenna", "ray", "tqdm"},
+    "curator-otel": {"curator-core", "opentelemetry-api"},
+}
+
+EXTRAS = {
+    "curator-core": {"parquet", "testing"},
+    "curator-xenna": {"gpu"},
+    "curator-otel": {"otlp"},
+}
+
+ENTRY_POINTS = {
+    "curator-core": {
+        ("curator.executors", "local", "curator_core.local:LocalExecutor"),
+        ("curator.observers", "progress", "curator_core.progress:ProgressBar"),
+    },
+    "curator-xenna": {("curator.executors", "xenna", "curator_xenna.executor:XennaExecutor")},
+    "curator-otel": {("curator.observers", "otel", "curator_otel.observer:OTelObserver")},
+}
+
+# What importing a package must not import: engines and the telemetry SDK come when they are used.
+NOT_YET = {
+    "curator-core": ("ray", "cosmos_xenna", "opentelemetry", "pyarrow", "pytest"),
+    "curator-xenna": ("ray", "cosmos_xenna", "opentelemetry"),
+    "curator-otel": ("opentelemetry.sdk", "opentelemetry.exporter", "ray", "cosmos_xenna"),
+}
+
+
+@pytest.fixture(params=PACKAGES)
+def dist(request: pytest.FixtureRequest) -> Distribution:
+    return distribution(request.param)
+
+
+def import_name(dist: Distribution) -> str:
+    return dist.name.replace("-", "_")
+
+
+def test_licence_is_named_and_shipped(dist: Distribution) -> None:
+    assert dist.metadata["License-Expression"] == "Apache-2.0"
+    assert dist.metadata.get_all("License-File") == ["LICENSE"]
+    assert "Apache License" in (dist.read_text("licenses/LICENSE") or "")
+
+
+def test_supports_the_pythons_that_it_is_tested_on(dist: Distribution) -> None:
+    assert dist.metadata["Requires-Python"] == ">=3.11"
+    classifiers = dist.metadata.get_all("Classifier") or []
+    minors = {line.rsplit(" ")[-1] for line in classifiers if re.search(r":: 3\.\d+$", line)}
+    assert minors == {"3.11", "3.12", "3.13"}
+
+
+def test_describes_itself(dist: Distribution) -> None:
+    assert dist.metadata["Summary"]
+    assert dist.metadata["Description-Content-Type"] == "text/markdown"
+    assert dist.metadata.get_payload().startswith(f"# {dist.name}\n")
+
+
+def test_requirements(dist: Distribution) -> None:
+    lines = dist.requires or []
+    unconditional = [line for line in lines if "extra ==" not in line]
+    assert {re.split(r"[^\w-]", line)[0] for line in unconditional} == REQUIREMENTS[dist.name]
+    assert all(">=" in line for line in lines), "every requirement has a lower bound, which `minimums` tests"
+    assert set(dist.metadata.get_all("Provides-Extra") or []) == EXTRAS[dist.name]
+
+
+def test_version_is_the_one_that_the_package_tells(dist: Distribution) -> None:
+    about = importlib.import_module(f"{import_name(dist)}.__about__")
+    assert about.__version__ == dist.version
+    assert importlib.import_module(import_name(dist)).__version__ == dist.version
+
+
+def test_is_typed(dist: Distribution) -> None:
+    assert files(import_name(dist)).joinpath("py.typed").is_file()
+
+
+def test_entry_points_lead_somewhere(dist: Distribution) -> None:
+    found = dist.entry_points
+    assert {(point.group, point.name, point.value) for point in found} == ENTRY_POINTS[dist.name]
+    for point in found:
+        assert point.load().__name__ == point.attr
+
+
+def test_import_brings_no_engine_and_no_telemetry(dist: Distribution) -> None:
+    program = f"import json, sys, {import_name(dist)}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert not set(json.loads(done.stdout)) & set(NOT_YET[dist.name])
+
+
+def test_all_names_exist_and_are_sorted_out(dist: Distribution) -> None:
+    module = importlib.import_module(import_name(dist))
+    names = list(module.__all__)
+    assert len(names) == len(set(names))
+    missing = [name for name in names if not hasattr(module, name)]
+    assert missing == []

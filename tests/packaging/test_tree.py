@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the repository itself keeps to. The wheels session leaves these out: there is no tree around it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tree
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
+
+TOP_LEVEL = {
+    ".ci", ".gitignore", "README.md", "docs", "noxfile.py", "packages", "pyproject.toml", "tests",
+}  # fmt: skip
+
+
+def test_top_level_holds_what_it_should_and_nothing_else() -> None:
+    # As git sees it, so that what tools leave behind does not count; new files do.
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {Path(name).parts[0] for name in done.stdout.split("\0") if name} == TOP_LEVEL
+    assert {path.name for path in (ROOT / "packages").iterdir()} == set(PACKAGES)
+
+
+def test_top_level_pyproject_has_tool_settings_only() -> None:
+    assert set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) == {"tool"}
+
+
+def test_every_session_says_what_it_does() -> None:
+    module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    sessions = [
+        node for node in functions if any("nox.session" in ast.unparse(d) for d in node.decorator_list)
+    ]
+    assert sessions
+    assert [node.name for node in sessions if not ast.get_docstring(node)] == []
+
+
+def test_ci_script_can_be_run() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_build_finds_the_version(name: str) -> None:
+    """The way `hatch version` does: it asks hatchling."""
+    command = [sys.executable, "-m", "hatchling", "version"]
+    done = subprocess.run(command, cwd=ROOT / "packages" / name, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version(name)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_changelog_opens_with_the_version_in_the_tree(name: str) -> None:
+    changelog = (ROOT / "packages" / name / "CHANGELOG.md").read_text(encoding="utf-8")
+    first = re.search(r"^## (\S+) - (unreleased|\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert first is not None
+    assert first[1] == version(name)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_wheel_holds_the_package_and_nothing_beside_it(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT / "packages" / name, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    package = name.replace("-", "_")
+    assert {held_name.split("/")[0] for held_name in held} == {
+        package,
+        f"{package}-{version(name)}.dist-info",
+    }
+    sources = (ROOT / "packages" / name / "src").rglob("*.py")
+    assert {path.relative_to(ROOT / "packages" / name / "src").as_posix() for path in sources} <= held
+    assert f"{package}/py.typed" in held
