@@ -33,7 +33,7 @@ MESSAGE_LIMIT = 1024  # bytes of an exception's message
 METRICS_LIMIT = 32  # custom metrics of a batch
 _METRIC_NAME_LIMIT = 64
 _METRIC_TEXT_LIMIT = 256
-_INT64 = 2**63  # what the protocol can carry
+_INT64 = 2**63  # the protocol carries no larger number, and one of them would make a whole export fail
 
 
 def cut(text: Any, limit: int = NAME_LIMIT) -> str:
@@ -155,9 +155,9 @@ def _number_or_text(value: Any) -> str | int | float | bool | None:
         return cut(value, _METRIC_TEXT_LIMIT)
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, numbers.Integral):  # NumPy's as well
         whole = int(value)
-        return whole if -_INT64 <= whole < _INT64 else str(whole)[:_METRIC_TEXT_LIMIT]
+        return whole if -_INT64 <= whole < _INT64 else None
     if isinstance(value, numbers.Real):
         number = float(value)
         # Many back ends refuse a whole export for one NaN.

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from ray.util.state import list_actors
 from curator_xenna.compat import XENNA_ACTOR_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from curator_xenna.coordinator import WorkerEntry
 
@@ -27,7 +27,7 @@ __all__ = ["end_workers"]
 
 logger = logging.getLogger(__name__)
 
-_GRACE_S = 5.0  # for a process that was told to end, before it is killed
+_GRACE_S = 2.0  # for a process that was told to end, before it is killed
 _POLL_S = 0.02
 _CALL_TIMEOUT_S = 30.0
 
@@ -38,28 +38,27 @@ def end_workers(workers: Iterable[WorkerEntry]) -> None:
     Args:
         workers: Those that signed in.
     """
-    gc.collect()  # Ray ends an actor once the last handle is gone, and Xenna's lie in reference cycles
-    pids: dict[str, set[int]] = defaultdict(set)
+    told: dict[str, set[int]] = defaultdict(set)
     for worker in workers:
-        pids[worker.node_id].add(worker.pid)
+        told[worker.node_id].add(worker.pid)
         ray.kill(worker.handle)
-    for node_id, found in _actors_of_this_job().items():
-        pids[node_id] |= found
+    found = _actors_of_this_job()
     here = ray.get_runtime_context().get_node_id()
-    elsewhere = [node_id for node_id in pids if node_id != here]
-    asked = [
-        ray.remote(_end_processes)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
-        .remote(sorted(pids[node_id]))
-        for node_id in elsewhere
-    ]
-    _end_processes(sorted(pids[here]))
+    asked = []
+    for node_id in {*told, *found}:
+        untold = sorted(found[node_id] - told[node_id])
+        if node_id == here:
+            _end_processes(sorted(told[node_id]), untold)
+            continue
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        end = ray.remote(_end_processes).options(num_cpus=0, scheduling_strategy=there)
+        asked.append(end.remote(sorted(told[node_id]), untold))
     _, late = ray.wait(asked, num_returns=len(asked), timeout=_CALL_TIMEOUT_S) if asked else ([], [])
     if late:
         logger.warning("%d nodes did not say whether their workers have ended", len(late))
 
 
-def _actors_of_this_job() -> Mapping[str, set[int]]:
+def _actors_of_this_job() -> defaultdict[str, set[int]]:
     """Processes of Xenna's actors, by node: also of those that Ray calls dead, which may run on."""
     found: dict[str, set[int]] = defaultdict(set)
     job = ray.get_runtime_context().get_job_id()
@@ -74,20 +73,29 @@ def _actors_of_this_job() -> Mapping[str, set[int]]:
     return found
 
 
-def _end_processes(pids: list[int]) -> None:
-    """Wait until these Ray workers have ended, and kill those that do not."""
+def _end_processes(told: list[int], untold: list[int]) -> None:
+    """Wait until these Ray workers have ended, and kill those that do not.
+
+    Args:
+        told: Processes that Ray has told to end.
+        untold: Processes that nobody has told: Xenna's monitors on 0.2 and 0.3, and workers that were
+            still starting.
+    """
+    for pid in untold:
+        _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S
-    left = [pid for pid in pids if _is_ray_worker(pid)]
+    left = [pid for pid in (*told, *untold) if _is_ray_worker(pid)]
     while left and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         left = [pid for pid in left if _is_ray_worker(pid)]
     for pid in left:
-        print("KILLING", pid, Path(f"/proc/{pid}/cmdline").read_bytes()[:30])
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-        logger.debug("worker process %d did not end by itself", pid)
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if _is_ray_worker(pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _is_ray_worker(pid: int) -> bool:

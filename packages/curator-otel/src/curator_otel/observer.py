@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns the reports of a run into OpenTelemetry spans and metrics, in the driver process.
+
+It uses the API alone. What becomes of the spans and metrics is the business of the SDK that the application
+set up, with `curator_otel.setup.configure` or in any other way; without one nothing is written. Workers run no
+OpenTelemetry code: everything here comes from the reports that they leave anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from curator_core.errors import ConfigurationError
+from curator_core.report import RunObserver
+from curator_otel.__about__ import __version__
+from curator_otel.metering import RunMeter
+from curator_otel.spans import RunTrace
+from curator_otel.totals import StageTotals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+    from curator_core.executor import RunResult
+    from curator_core.report import BatchReport, RunInfo, WorkerReport
+
+__all__ = ["SCOPE", "OTelObserver", "parent_context"]
+
+logger = logging.getLogger(__name__)
+
+SCOPE = "curator_otel"  # the instrumentation scope of all that is emitted
+
+
+class OTelObserver(RunObserver):
+    """Writes a trace and metrics of each run that it watches.
+
+        pipeline.run(observers=[OTelObserver()])
+
+    The trace is a child of the span that is current when the run starts; where there is none, of what the
+    environment variables ``TRACEPARENT`` and ``TRACESTATE`` name; else it is a trace of its own. One
+    observer can watch several runs, also at the same time.
+
+    Args:
+        tracer_provider: Who makes the spans; None for the global one.
+        meter_provider: Who makes the metrics; None for the global one.
+        max_spans: How many spans a run may make. Those of the run and its stages are always made; the
+            number of spans left out is on them.
+        exception_messages: Whether messages of exceptions are written (cut at 1 kB), or their types only.
+
+    Raises:
+        ConfigurationError: A setting that makes no sense.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        *,
+        max_spans: int = 1500,
+        exception_messages: bool = True,
+    ) -> None:
+        if not isinstance(max_spans, int) or isinstance(max_spans, bool) or max_spans < 1:
+            raise ConfigurationError(
+                "a run cannot have that many spans",
+                field="max_spans",
+                given=max_spans,
+                expected="a whole number, 1 or more",
+                hint="leave it out for 1500; to have no spans at all, leave the observer out",
+            )
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._max_spans = max_spans
+        self._messages = exception_messages
+        self._runs: dict[str, _Run] = {}
+        self._complained = False
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Begin the run's span."""
+        try:
+            if self._tracer_provider is None:
+                _warn_without_sdk()
+            tracer = trace.get_tracer(SCOPE, __version__, self._tracer_provider)
+            meter = metrics.get_meter(SCOPE, __version__, self._meter_provider)
+            totals = [StageTotals() for _ in run.stages]
+            self._runs[run.run_id] = _Run(
+                totals,
+                RunTrace(
+                    tracer,
+                    run,
+                    parent_context(os.environ),
+                    max_spans=self._max_spans,
+                    messages=self._messages,
+                ),
+                RunMeter(meter, run, totals),
+            )
+        except Exception:  # noqa: BLE001 - telemetry never breaks a run
+            self._complain()
+
+    def on_batch(self, report: BatchReport) -> None:
+        """Count the batch, and write its span if the budget admits it."""
+        run = self._runs.get(report.run_id)
+        if run is None:
+            return
+        try:
+            outcome = run.totals[report.stage_index].add(report)
+            run.meter.batch(report, outcome)
+            run.trace.batch(report, outcome)
+        except Exception:  # noqa: BLE001 - as above
+            self._complain()
+
+    def on_worker(self, report: WorkerReport) -> None:
+        """Write a worker's set-up."""
+        run = self._runs.get(report.run_id)
+        if run is None:
+            return
+        try:
+            run.totals[report.stage_index].add_worker(report)
+            run.meter.worker(report)
+            run.trace.worker(report)
+        except Exception:  # noqa: BLE001 - as above
+            self._complain()
+
+    def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+        """End the spans of the stages, then that of the run."""
+        run = self._runs.pop(result.run_id, None)
+        if run is None:
+            return
+        now = time.time_ns()
+        for step in (
+            lambda: run.meter.run_ended(failed=error is not None),
+            lambda: run.trace.end_stages(run.totals),
+            lambda: run.trace.end(run.totals, now, result, error),
+        ):
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - as above; and one step that fails does not cost the next
+                self._complain()
+
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("telemetry failed and may be incomplete; runs are unaffected", exc_info=True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class _Run:
+    """What the observer keeps of a run."""
+
+    __slots__ = ("meter", "totals", "trace")
+
+    def __init__(self, totals: list[StageTotals], run_trace: RunTrace, meter: RunMeter) -> None:
+        self.totals = totals
+        self.trace = run_trace
+        self.meter = meter
+
+
+def parent_context(environ: Mapping[str, str]) -> Context:
+    """The context that a run's span is a child in: the current one, or else what the environment names."""
+    current = otel_context.get_current()
+    if trace.get_current_span(current).get_span_context().is_valid:
+        return current
+    carrier = {key.lower(): environ[key] for key in ("TRACEPARENT", "TRACESTATE") if key in environ}
+    return TraceContextTextMapPropagator().extract(carrier, context=current)
+
+
+def _warn_without_sdk() -> None:
+    """Somebody asked for a trace: if there will be none, say so."""
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if not disabled and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        logger.warning("no OpenTelemetry SDK is set up, so nothing is traced: call curator_otel.configure() first")
