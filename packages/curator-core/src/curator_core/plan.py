@@ -7,7 +7,6 @@ import copy
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from curator_core.composite import decompose
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fields", "Plan", "StageView", "dumps", "read_stage"]
 
-_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+_NO_OPTIONS: Mapping[str, Any] = {}
 
 
 def dumps(value: Any) -> bytes:

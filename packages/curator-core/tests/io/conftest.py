@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -12,7 +15,7 @@ from curator_core import DataError, Pipeline, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
 _NUMBERS = itertools.count()
 _NOBODY = 65534
@@ -46,16 +49,28 @@ def memory_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def as_nobody(tmp_path: Path) -> Iterator[None]:
-    """Run without root's privilege to read and write everything."""
+def public_path() -> Iterator[Path]:
+    """As tmp_path, which root has for itself alone, but open to all users."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        yield Path(directory)
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[], AbstractContextManager[None]]:
+    """Runs a block without root's privilege to read and write everything."""
+    return _as_nobody
+
+
+@contextmanager
+def _as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o005 != 0o005:
-            parent.chmod(parent.stat().st_mode | 0o005)  # pytest's own directories, made for root alone
+    os.setegid(_NOBODY)
     os.seteuid(_NOBODY)
     try:
         yield
     finally:
         os.seteuid(0)
+        os.setegid(0)

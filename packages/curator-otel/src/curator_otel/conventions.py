@@ -146,14 +146,21 @@ RUN_UNACCOUNTED = _attribute(
     "curator.run.unaccounted", "string[]", _RUN, "Where the counts do not add up, in words; at most 16."
 )
 RUN_REPLAYED = _attribute(
-    "curator.run.replayed", "boolean", _RUN, "True where the trace was made afterwards, from the tasks' statistics."
+    "curator.run.replayed",
+    "boolean",
+    _RUN,
+    "True where the trace was made afterwards, from the tasks' statistics.",
 )
 SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent most time in its code.")
 SLOWEST_TIME = _attribute("curator.slowest.process_time", "double", _RUN, "That time, over all workers.", unit="s")
 ERROR_STAGE = _attribute("curator.error.stage", "string", _RUN, "The stage that the error which ended the run names.")
 SPANS_LIMIT = _attribute("curator.spans.limit", "int", _RUN, "How many spans the run might make.", unit="{span}")
 SPANS_LEFT_OUT = _attribute(
-    "curator.spans.left_out", "int", (*_RUN, *_STAGE), "Spans that were not made, to keep that limit.", unit="{span}"
+    "curator.spans.left_out",
+    "int",
+    (*_RUN, *_STAGE),
+    "Spans that were not made, to keep that limit.",
+    unit="{span}",
 )
 WITHOUT_START = _attribute(
     "curator.batches_without_start",
@@ -169,10 +176,18 @@ STAGE_NAME = _attribute("curator.stage.name", "string", (*_BELOW_RUN, "metric"),
 STAGE_INDEX = _attribute("curator.stage.index", "int", _BELOW_RUN, "Position of the stage in the plan, from 0.")
 STAGE_CLASS = _attribute("curator.stage.class", "string", _STAGE, "Class of the stage.")
 STAGE_BATCHES = _attribute(
-    "curator.stage.batches", "int", _STAGE, "Batches that ended, retried attempts not counted.", unit="{batch}"
+    "curator.stage.batches",
+    "int",
+    _STAGE,
+    "Batches that ended, retried attempts not counted.",
+    unit="{batch}",
 )
 STAGE_RETRIED = _attribute(
-    "curator.stage.attempts_retried", "int", _STAGE, "Attempts that raised and were tried again.", unit="{batch}"
+    "curator.stage.attempts_retried",
+    "int",
+    _STAGE,
+    "Attempts that raised and were tried again.",
+    unit="{batch}",
 )
 STAGE_IN = _attribute("curator.stage.tasks_in", "int", _STAGE, "Tasks that came in.", unit="{task}")
 STAGE_OUT = _attribute("curator.stage.tasks_out", "int", _STAGE, "Tasks that came out.", unit="{task}")
@@ -218,17 +233,32 @@ BATCH_IDLE_TIME = _attribute(
     "curator.batch.idle_time", "double", _BATCH, "How long the worker had waited for it.", unit="s"
 )
 BATCH_WAIT_TIME = _attribute(
-    "curator.batch.wait_time", "double", _BATCH, "How long its inputs had waited, by one node's clock.", unit="s"
+    "curator.batch.wait_time",
+    "double",
+    _BATCH,
+    "How long its inputs had waited, by one node's clock.",
+    unit="s",
 )
 BATCH_STARTUP_TIME = _attribute(
-    "curator.batch.startup_time", "double", _BATCH, "Set-up time of its worker, on the worker's first.", unit="s"
+    "curator.batch.startup_time",
+    "double",
+    _BATCH,
+    "Set-up time of its worker, on the worker's first.",
+    unit="s",
 )
 BATCH_PARENTS = _attribute(
-    "curator.batch.parents", "int", _BATCH, "Batches that made its inputs; at most 16 are linked.", unit="{batch}"
+    "curator.batch.parents",
+    "int",
+    _BATCH,
+    "Batches that made its inputs; at most 16 are linked.",
+    unit="{batch}",
 )
 CUSTOM_METRIC = "curator.metric."
 _attribute(
-    f"{CUSTOM_METRIC}*", "number or string", _BATCH, "What the stage recorded through `self.metrics`; at most 32."
+    f"{CUSTOM_METRIC}*",
+    "number or string",
+    _BATCH,
+    "What the stage recorded through `self.metrics`; at most 32.",
 )
 
 # --- attributes: errors -------------------------------------------------------------------------------------
@@ -245,8 +275,10 @@ EXCEPTION_MESSAGE = _attribute(
 # --- metrics ------------------------------------------------------------------------------------------------
 
 # OpenTelemetry's defaults are for milliseconds. From a step in memory to a shard that takes an hour.
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
-           3600.0)  # fmt: skip
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0),
+)
 _BY_STAGE, _BY_OUTCOME = (STAGE_NAME,), (STAGE_NAME, OUTCOME)
 
 RUN_COUNT = _metric(Metric("curator.run.count", "counter", "{run}", (OUTCOME,), "Runs that ended."))

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of one run. Counters are fed once a second from the stages' totals: an ``add`` costs 5 us, a
-batch must not. Histograms take single batches, and only so many a second: what they leave out is counted."""
+"""The metrics of one run.
+
+Counters are fed once a second from the stages' totals: an ``add`` costs 5 us, a batch must not. Histograms
+take single batches, and only so many a second: what they leave out is counted.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 
 from curator_otel import conventions as names
@@ -26,9 +30,9 @@ __all__ = ["RunMeter"]
 _INTERVAL_NS = 1_000_000_000
 _RECORDS_PER_INTERVAL = 200  # of histograms, over all stages: 1.5 ms of each second
 
-# Exemplars are drawn with the global `random`, and only inside a sampled span: outside of any, a user's seeded
-# sequence stays as it was.
-_OUTSIDE = Context()
+# Exemplars are drawn with the global `random`, and only inside a sampled span: outside of any, a user's
+# seeded sequence stays as it was. An empty context would not do: the SDK takes the current one instead.
+_OUTSIDE = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 # Counter, outcome, field of `StageTotals`.
 _COUNTS: tuple[tuple[Metric, str, str], ...] = (

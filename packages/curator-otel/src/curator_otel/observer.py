@@ -2,8 +2,8 @@
 """Turns the reports of a run into OpenTelemetry spans and metrics, in the driver process.
 
 It uses the API alone. What becomes of the spans and metrics is the business of the SDK that the application
-set up, with `curator_otel.setup.configure` or in any other way; without one nothing is written. Workers run no
-OpenTelemetry code: everything here comes from the reports that they leave anyway.
+set up, with `curator_otel.setup.configure` or in any other way; without one nothing is written. Workers run
+no OpenTelemetry code: everything here comes from the reports that they leave anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -25,14 +25,14 @@ from curator_otel.spans import RunTrace
 from curator_otel.totals import StageTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
     from curator_core.executor import RunResult
     from curator_core.report import BatchReport, RunInfo, WorkerReport
 
-__all__ = ["SCOPE", "OTelObserver", "parent_context"]
+__all__ = ["SCOPE", "OTelObserver", "check_max_spans", "parent_context"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,7 @@ class OTelObserver(RunObserver):
         max_spans: int = 1500,
         exception_messages: bool = True,
     ) -> None:
-        if not isinstance(max_spans, int) or isinstance(max_spans, bool) or max_spans < 1:
-            raise ConfigurationError(
-                "a run cannot have that many spans",
-                field="max_spans",
-                given=max_spans,
-                expected="a whole number, 1 or more",
-                hint="leave it out for 1500; to have no spans at all, leave the observer out",
-            )
+        check_max_spans(max_spans)
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._max_spans = max_spans
@@ -90,19 +83,14 @@ class OTelObserver(RunObserver):
             tracer = trace.get_tracer(SCOPE, __version__, self._tracer_provider)
             meter = metrics.get_meter(SCOPE, __version__, self._meter_provider)
             totals = [StageTotals() for _ in run.stages]
-            self._runs[run.run_id] = _Run(
-                totals,
-                RunTrace(
-                    tracer,
-                    run,
-                    parent_context(os.environ),
-                    max_spans=self._max_spans,
-                    messages=self._messages,
-                ),
-                RunMeter(meter, run, totals),
+            run_meter = RunMeter(meter, run, totals)
+            # Last, so that no span is left open should anything else fail.
+            run_trace = RunTrace(
+                tracer, run, parent_context(os.environ), max_spans=self._max_spans, messages=self._messages
             )
-        except Exception:  # noqa: BLE001 - telemetry never breaks a run
-            self._complain()
+            self._runs[run.run_id] = _Run(totals, run_trace, run_meter)
+        except Exception as exc:  # noqa: BLE001 - telemetry never breaks a run
+            self._complain(exc)
 
     def on_batch(self, report: BatchReport) -> None:
         """Count the batch, and write its span if the budget admits it."""
@@ -113,8 +101,8 @@ class OTelObserver(RunObserver):
             outcome = run.totals[report.stage_index].add(report)
             run.meter.batch(report, outcome)
             run.trace.batch(report, outcome)
-        except Exception:  # noqa: BLE001 - as above
-            self._complain()
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._complain(exc)
 
     def on_worker(self, report: WorkerReport) -> None:
         """Write a worker's set-up."""
@@ -125,8 +113,8 @@ class OTelObserver(RunObserver):
             run.totals[report.stage_index].add_worker(report)
             run.meter.worker(report)
             run.trace.worker(report)
-        except Exception:  # noqa: BLE001 - as above
-            self._complain()
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._complain(exc)
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
         """End the spans of the stages, then that of the run."""
@@ -134,20 +122,21 @@ class OTelObserver(RunObserver):
         if run is None:
             return
         now = time.time_ns()
-        for step in (
-            lambda: run.meter.run_ended(failed=error is not None),
-            lambda: run.trace.end_stages(run.totals),
-            lambda: run.trace.end(run.totals, now, result, error),
-        ):
-            try:
-                step()
-            except Exception:  # noqa: BLE001 - as above; and one step that fails does not cost the next
-                self._complain()
+        # One step that fails does not cost the next.
+        self._guarded(run.meter.run_ended, failed=error is not None)
+        self._guarded(run.trace.end_stages, run.totals)
+        self._guarded(run.trace.end, run.totals, now, result, error)
 
-    def _complain(self) -> None:
+    def _guarded(self, step: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        try:
+            step(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - telemetry never breaks a run
+            self._complain(exc)
+
+    def _complain(self, exc: Exception) -> None:
         if not self._complained:
             self._complained = True
-            logger.warning("telemetry failed and may be incomplete; runs are unaffected", exc_info=True)
+            logger.warning("telemetry failed and may be incomplete; runs are unaffected", exc_info=exc)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -162,6 +151,22 @@ class _Run:
         self.totals = totals
         self.trace = run_trace
         self.meter = meter
+
+
+def check_max_spans(given: Any) -> None:
+    """Refuse a limit that makes no sense.
+
+    Raises:
+        ConfigurationError: It is no whole number, or below 1.
+    """
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise ConfigurationError(
+            "a run cannot have that many spans",
+            field="max_spans",
+            given=given,
+            expected="a whole number, 1 or more",
+            hint="leave it out for 1500; to have no spans at all, leave the observer out",
+        )
 
 
 def parent_context(environ: Mapping[str, str]) -> Context:

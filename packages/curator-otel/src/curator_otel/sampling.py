@@ -48,13 +48,6 @@ class SpanBudget:
 
     def admit(self, stage: int, reason: SpanReason) -> bool:
         """Whether to make a span of this stage; counts it either way."""
-        if self._take(stage, reason):
-            self.kept += 1
-            return True
-        self.left_out[stage] += 1
-        return False
-
-    def _take(self, stage: int, reason: SpanReason) -> bool:
         if self._reserved.get(reason):
             self._reserved[reason] -= 1
         elif self._own[stage]:
@@ -62,5 +55,7 @@ class SpanBudget:
         elif self._any:
             self._any -= 1
         else:
+            self.left_out[stage] += 1
             return False
+        self.kept += 1
         return True

@@ -36,6 +36,7 @@ __all__ = ["RunTrace"]
 
 LINKS_LIMIT = 16  # of a batch to the batches that made its inputs
 _FINDINGS_LIMIT = 16
+_UNKNOWN_ERROR = "_OTHER"  # what OpenTelemetry has `error.type` say where nothing is known
 
 
 class RunTrace:
@@ -52,9 +53,7 @@ class RunTrace:
         messages: Whether the messages of exceptions are written, or their types only.
     """
 
-    def __init__(
-        self, tracer: Tracer, run: RunInfo, parent: Context, *, max_spans: int, messages: bool = True
-    ) -> None:
+    def __init__(self, tracer: Tracer, run: RunInfo, parent: Context, *, max_spans: int, messages: bool = True) -> None:
         self._tracer = tracer
         self._infos = run.stages
         self._messages = messages
@@ -79,30 +78,37 @@ class RunTrace:
 
     # --- while the run goes on --------------------------------------------------------------------------
 
-    def batch(
-        self, report: BatchReport, outcome: BatchOutcome, unknown: Iterable[str] = (), extra: SpanReason = "rest"
-    ) -> None:
+    def batch(self, report: BatchReport, outcome: BatchOutcome, unknown: Iterable[str] = ()) -> None:
         """Write a batch, if the budget admits it.
 
         Args:
             report: The batch.
             outcome: How it went.
             unknown: Attributes to leave out, because whoever made the report could not know them.
-            extra: Why the batch is worth a span, where its report does not say that.
         """
         if not self.recording:
             return
-        stage = self._stage(report.stage_index, report.start_unix_ns)
-        if report.error is not None:
-            stage.error_type = report.error.type
-        reason = "error" if outcome != "ok" else "first" if report.sequence == 0 else extra
-        if not self._budget.admit(report.stage_index, reason):
+        index = report.stage_index
+        stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
+        reason: SpanReason = "rest"
+        if outcome != "ok":
+            reason = "error"
+            stage.error_type = report.error.type if report.error else ""
+        elif report.sequence == 0:
+            reason = "first"
+        if not self._budget.admit(index, reason):
             return
         attributes = batch_attributes(report, outcome)
         for name in unknown:
             attributes.pop(name, None)
         span = self._write(
-            stage, stage.batch_name, report.start_unix_ns, report.end_unix_ns, attributes, report.error, self._links(report)
+            stage,
+            stage.batch_name,
+            report.start_unix_ns,
+            report.end_unix_ns,
+            attributes,
+            report.error,
+            self._links(report),
         )
         self._kept[report.batch_id] = span.get_span_context()
 
@@ -110,25 +116,28 @@ class RunTrace:
         """Write a worker's set-up, and a teardown that failed."""
         if not self.recording or (report.event == "ended" and report.error is None):
             return
-        stage = self._stage(report.stage_index, report.start_unix_ns)
-        if not self._budget.admit(report.stage_index, "error" if report.error else "setup"):
+        index = report.stage_index
+        stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
+        if report.event == "setup_failed":
+            stage.error_type = report.error.type if report.error else ""
+        if not self._budget.admit(index, "error" if report.error else "setup"):
             return
         attributes = worker_attributes(report)
         name = names.TEARDOWN_SPAN
         if report.event != "ended":
             name = names.SETUP_SPAN
             attributes[names.OUTCOME] = "failed" if report.error else "ok"
-            if report.error:
-                stage.error_type = report.error.type
         self._write(
-            stage, name, report.start_unix_ns, report.start_unix_ns + report.duration_ns, attributes, report.error
+            stage,
+            name,
+            report.start_unix_ns,
+            report.start_unix_ns + report.duration_ns,
+            attributes,
+            report.error,
         )
 
-    def _stage(self, index: int, start_unix_ns: int) -> _Stage:
-        stage = self._stages[index]
-        if stage is None:
-            info = self._infos[index]
-            stage = self._stages[index] = _Stage(self._tracer, info, self._below, start_unix_ns)
+    def _begin_stage(self, index: int, start_unix_ns: int) -> _Stage:
+        stage = self._stages[index] = _Stage(self._tracer, self._infos[index], self._below, start_unix_ns)
         return stage
 
     def _links(self, report: BatchReport) -> list[Link]:
@@ -151,9 +160,7 @@ class RunTrace:
         error: ErrorInfo | None,
         links: Sequence[Link] = (),
     ) -> Span:
-        span = self._tracer.start_span(
-            name, context=stage.below, attributes=attributes, links=links, start_time=start
-        )
+        span = self._tracer.start_span(name, context=stage.below, attributes=attributes, links=links, start_time=start)
         if error is not None:
             self._fail(span, error.type, error.message, end)
         span.end(end_time=max(start, end))
@@ -254,7 +261,7 @@ class _Stage:
     def end(self, attributes: Attributes, did: StageTotals) -> None:
         self.span.set_attributes(attributes)
         if did.failed or did.setups_failed or did.batches_failed:
-            self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type))
+            self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type) or _UNKNOWN_ERROR)
             came = did.passed + did.filtered + did.failed
             why = f"{did.failed} of {came} tasks failed" if did.failed else "a batch or a worker's set-up failed"
             self.span.set_status(Status(StatusCode.ERROR, why))

@@ -44,25 +44,25 @@ class StageTotals:
 
     def add(self, report: BatchReport) -> BatchOutcome:
         """Enter a batch; says how it went."""
-        self.process_ns += report.duration_ns
+        took = report.duration_ns
+        self.process_ns += took
         self.cpu_ns += report.cpu_ns
         self.idle_ns += report.idle_ns
-        end = report.start_unix_ns + report.duration_ns
+        end = report.start_unix_ns + took
         if end > self.last_ns:
             self.last_ns = end
-        inputs = report.inputs
-        if inputs and inputs[0].kind == "retried":
-            self.batches_retried += 1
-            return "retried"
-        self.items += report.num_items
-        for _, kind, count in inputs:
+        for _, kind, count in report.inputs:
             if kind == "out":
                 self.passed += 1
                 self.out += count
             elif kind == "filtered":
                 self.filtered += 1
-            else:
+            elif kind == "failed":
                 self.failed += 1
+            else:  # and so are the others: a batch is retried as a whole
+                self.batches_retried += 1
+                return "retried"
+        self.items += report.num_items
         if report.error is None:
             self.batches_ok += 1
             return "ok"

@@ -7,9 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cosmos_xenna.pipelines import v1 as pipelines_v1
+
 from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
 from curator_core.errors import StageError
-
 from curator_xenna.compat import HAS_DESTROY
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.resources import share_of
@@ -17,13 +17,12 @@ from curator_xenna.worker import WorkerLink
 
 if TYPE_CHECKING:
     from curator_core.plan import StageView
-
     from curator_xenna.resources import Share
 
 __all__ = ["XennaStageAdapter", "create_named_xenna_stage_adapter"]
 
 
-class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage):  # type: ignore[misc]  # Xenna is not typed
+class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
     """Runs a stage in a Xenna worker.
 
     On its own it works as a plain Xenna stage. `XennaExecutor` connects it to a run, so that its reports
@@ -77,7 +76,8 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage):  # type: ignore[m
         declared = self.view.runtime_env
         return None if declared is None else StageEnvironment(declared)
 
-    def setup_on_node(
+    # Xenna hands its own values to the two set-ups, and counts their parameters: the base adapter's are ours.
+    def setup_on_node(  # type: ignore[override]
         self, node_info: pipelines_v1.NodeInfo, worker_metadata: pipelines_v1.WorkerMetadata
     ) -> None:
         """Prepare the node; Xenna calls it once for each node."""
@@ -88,7 +88,7 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage):  # type: ignore[m
             self._send()
             raise
 
-    def setup(self, worker_metadata: pipelines_v1.WorkerMetadata) -> None:
+    def setup(self, worker_metadata: pipelines_v1.WorkerMetadata) -> None:  # type: ignore[override]
         """Prepare the worker."""
         self._enter(worker_metadata)
         self.node_id = worker_metadata.allocation.node

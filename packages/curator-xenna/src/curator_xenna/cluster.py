@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from curator_core.errors import ClusterError, ExecutorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from curator_core.errors import ClusterError, ExecutorError
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -73,12 +73,6 @@ class Cluster:
         self._declared_cpus = 0
         self.is_ours = False
 
-    @property
-    def can_declare_cpus(self) -> bool:
-        """Whether the number of CPUs is ours to say."""
-        joins = ray.is_initialized() or self._address() is not None
-        return (self.is_ours or not joins) and self._config.num_cpus is None
-
     def open(self, cpus_needed: float) -> None:
         """Connect, or start an embedded Ray, unless that was done; restart ours where it declares too few CPUs.
 
@@ -93,14 +87,15 @@ class Cluster:
         if self.is_ours and wanted > self._declared_cpus:
             logger.info("the stages need %d CPUs: starting the embedded Ray again", wanted)
             self.close()
-        if ray.is_initialized():
-            return
-        address = self._address()
-        os.environ.update({name: os.environ.get(name, value) for name, value in _NEEDED_BY_XENNA.items()})
-        if address is None:
-            self._start(wanted)
-        else:
-            self._join(address)
+        if not ray.is_initialized():
+            address = self._address()
+            os.environ.update({name: os.environ.get(name, value) for name, value in _NEEDED_BY_XENNA.items()})
+            if address is None:
+                self._start(wanted)
+            else:
+                self._join(address)
+        # Xenna asks Ray's state API without saying which Ray, and there may be others on this machine.
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
     def close(self) -> None:
         """Shut Ray down, if it is ours."""
@@ -114,7 +109,7 @@ class Cluster:
         Raises:
             ClusterError: A node does not answer.
         """
-        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         asked = [_on(node["NodeID"], _gpus_of_this_node).remote() for node in alive]
         try:
             found = ray.get(asked, timeout=_PROBE_TIMEOUT_S)

@@ -7,17 +7,21 @@ the end of a stage and on a scale-down.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import loguru  # Xenna's own logging library
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "quiet_xenna"]
+__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "quiet_xenna", "with_uploaded_directories"]
+
+logger = logging.getLogger(__name__)
 
 HAS_DESTROY = hasattr(pipelines_v1.Stage, "destroy")
 """Whether this Xenna tears stages down itself."""
@@ -43,6 +47,24 @@ def quiet_xenna(*, quiet: bool) -> Iterator[None]:
         loguru.logger.enable("cosmos_xenna")
         for handler in ray_handlers:
             handler.removeFilter(_is_error)
+
+
+def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime environment whose local directories are uploaded to the cluster, and named by URI.
+
+    Ray does this for a job's environment only, and refuses directories in an actor's; its own functions for
+    it are private (2.46 to 2.60 differ in one parameter).
+    """
+    from ray._private.runtime_env.py_modules import upload_py_modules_if_needed  # noqa: PLC0415
+    from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # noqa: PLC0415
+
+    env = dict(runtime_env)
+    with tempfile.TemporaryDirectory() as scratch:
+        for upload in (upload_working_dir_if_needed, upload_py_modules_if_needed):
+            takes = inspect.signature(upload).parameters
+            options = {"include_gitignore": True} if "include_gitignore" in takes else {}
+            env = upload(env, scratch_dir=scratch, logger=logger, **options)
+    return env
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -96,7 +96,7 @@ class XennaConfig:
             self._require(name, _is_count(getattr(self, name), least=1), "None, or a whole number, 1 or more")
         self._require("num_gpus", _is_count(self.num_gpus, least=0), "None, or a whole number, 0 or more")
         queued = self.max_queued_lower_bound
-        self._require("max_queued_lower_bound", queued is not None and _is_count(queued, least=1), "1 or more")
+        self._require("max_queued_lower_bound", _is_count(queued or 0, least=1), "a whole number, 1 or more")
         for name in ("ignore_failures", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
@@ -133,7 +133,7 @@ def _is_codec_table(table: Any) -> bool:
     return isinstance(table, Mapping) and all(
         isinstance(model, str)
         and isinstance(engines, tuple | list)
-        and len(engines) == 2  # noqa: PLR2004 - decoders, encoders
+        and len(engines) == 2
         and all(_is_count(number, least=0) and number is not None for number in engines)
         for model, engines in table.items()
     )

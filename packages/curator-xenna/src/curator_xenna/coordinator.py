@@ -44,7 +44,7 @@ class WorkerEntry(NamedTuple):
     group: int
     pid: int
     actor_id: str
-    handle: ActorHandle
+    handle: ActorHandle[Any]
 
 
 class Delivery(NamedTuple):
@@ -200,13 +200,12 @@ def _as_retry(report: BatchReport) -> BatchReport:
     return report._replace(inputs=tuple(InputOutcome(outcome.task_id, "retried", 0) for outcome in report.inputs))
 
 
-def start_coordinator(num_groups: int, fed: int) -> ActorHandle:
+def start_coordinator(num_groups: int, fed: int) -> ActorHandle[Any]:
     """Start a run's coordinator on the driver's node. It lives as long as the driver holds the handle."""
     import ray  # noqa: PLC0415 - the actor itself does not need it
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Coordinator).options(
-        num_cpus=0, max_concurrency=_MAX_WORKERS, scheduling_strategy=here
-    )
-    return actor.remote(num_groups, fed)
+    actor = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=_MAX_WORKERS, scheduling_strategy=here)
+    handle: ActorHandle[Any] = actor.remote(num_groups, fed)
+    return handle

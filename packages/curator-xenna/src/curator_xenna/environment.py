@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["StageEnvironment"]
 
 
-class StageEnvironment(pipelines_v1.RuntimeEnv):  # type: ignore[misc]  # Xenna is not typed
+class StageEnvironment(pipelines_v1.RuntimeEnv):
     """Any Ray runtime environment. Xenna's own class knows conda and environment variables only.
 
     Xenna copies it for each worker and writes its own variables (``CUDA_VISIBLE_DEVICES``, ranks) under

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.executor import BaseExecutor, Run, empty_source
-
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core.plan import StageView
-
     from curator_xenna.cluster import Cluster
 
 __all__ = ["XennaExecutor"]

@@ -60,11 +60,11 @@ def end_workers(workers: Iterable[WorkerEntry]) -> None:
 
 def _actors_of_this_job() -> defaultdict[str, set[int]]:
     """Processes of Xenna's actors, by node: also of those that Ray calls dead, which may run on."""
-    found: dict[str, set[int]] = defaultdict(set)
+    found: defaultdict[str, set[int]] = defaultdict(set)
     job = ray.get_runtime_context().get_job_id()
     try:
         actors = list_actors(filters=[("job_id", "=", job)], limit=10_000, timeout=10, raise_on_missing_output=False)
-    except Exception:  # noqa: BLE001 - the state API answers from the dashboard, which may be the thing that died
+    except Exception:
         logger.debug("Ray's state API does not answer", exc_info=True)
         return found
     for actor in actors:

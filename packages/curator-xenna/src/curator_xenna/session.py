@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from cosmos_xenna.pipelines import v1 as pipelines_v1
+
 from curator_core.errors import ClusterError, RunError, WorkerDiedError
 from curator_core.failure import rebuild_error
 from curator_core.report import BatchReport, WorkerReport
-
 from curator_xenna.adapter import create_named_xenna_stage_adapter
 from curator_xenna.cluster import machine_cpus
-from curator_xenna.compat import quiet_xenna
+from curator_xenna.compat import quiet_xenna, with_uploaded_directories
 from curator_xenna.coordinator import start_coordinator
 from curator_xenna.reaper import end_workers
 from curator_xenna.translate import pipeline_spec, place
@@ -26,10 +26,10 @@ from curator_xenna.worker import WorkerLink
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.executor import Run
-    from curator_core.plan import StageView
     from ray.actor import ActorHandle
 
+    from curator_core.executor import Run
+    from curator_core.plan import StageView
     from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.cluster import Cluster
     from curator_xenna.config import XennaConfig
@@ -91,12 +91,13 @@ class Session:
         if failure is not None:
             raise failure
 
-    def _adapters(self, coordinator: ActorHandle, placements: Sequence[Placement]) -> list[XennaStageAdapter]:
+    def _adapters(self, coordinator: ActorHandle[Any], placements: Sequence[Placement]) -> list[XennaStageAdapter]:
         adapters = []
         for group, placement in enumerate(placements):
             adapter = create_named_xenna_stage_adapter(placement.view.stage)
+            env = placement.view.runtime_env
             adapter.connect(
-                placement.view,
+                replace(placement.view, runtime_env=env and with_uploaded_directories(env)),
                 replace(self._run.context, group=group),
                 WorkerLink(coordinator, group),
                 placement.share,
@@ -109,7 +110,7 @@ class Session:
 class _ReportFeed:
     """Brings reports and outputs from the coordinator to the run while Xenna holds the main thread."""
 
-    def __init__(self, coordinator: ActorHandle, run: Run) -> None:
+    def __init__(self, coordinator: ActorHandle[Any], run: Run) -> None:
         self._coordinator = coordinator
         self._run = run
         self._over = threading.Event()
@@ -128,7 +129,7 @@ class _ReportFeed:
         try:
             while True:
                 last = self._over.is_set()  # read first: what came before it was set is pulled below
-                news = ray.get(self._coordinator.pull.remote(0.0 if last else _PULL_S))
+                news: list[Delivery] = ray.get(self._coordinator.pull.remote(0.0 if last else _PULL_S))
                 for delivery in news:
                     self._enter(delivery)
                 if last and not news:
@@ -157,15 +158,13 @@ def _cpus_at_once(views: Sequence[StageView], config: XennaConfig) -> float:
     Stages that each fit the machine may share its cores. One that does not fit by itself must fail.
     """
     limit = config.max_workers_per_stage
-    each = [
-        view.resources.cpus * min(view.num_workers or 1, limit or view.num_workers or 1) for view in views
-    ]
+    each = [view.resources.cpus * min(view.num_workers or 1, limit or view.num_workers or 1) for view in views]
     if max(each) > machine_cpus():
         return 0.0
     return sum(each) if config.execution_mode == "streaming" else max(each)
 
 
-def _ask_workers(coordinator: ActorHandle) -> list[WorkerEntry]:
+def _ask_workers(coordinator: ActorHandle[Any]) -> list[WorkerEntry]:
     try:
         workers: list[WorkerEntry] = ray.get(coordinator.workers.remote(), timeout=_CALL_TIMEOUT_S)
     except ray.exceptions.RayError:
@@ -173,9 +172,7 @@ def _ask_workers(coordinator: ActorHandle) -> list[WorkerEntry]:
     return workers
 
 
-def _explain(
-    exc: Exception, feed: _ReportFeed, workers: Sequence[WorkerEntry], views: Sequence[StageView]
-) -> RunError:
+def _explain(exc: Exception, feed: _ReportFeed, workers: Sequence[WorkerEntry], views: Sequence[StageView]) -> RunError:
     """What went wrong, in our terms: the stage's own error where there is one, and who died otherwise."""
     if feed.failures:
         report = feed.failures[0]

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from cosmos_xenna.pipelines import v1 as pipelines_v1
-from curator_core.errors import ResourcesError, StageDefinitionError, unknown_name
 
+from curator_core.errors import ResourcesError, StageDefinitionError, unknown_name
 from curator_xenna.resources import Share, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core.plan import StageView
-
     from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.cluster import Node
     from curator_xenna.config import XennaConfig
 
-__all__ = ["Placement", "check_fits", "check_options", "place", "pipeline_spec"]
+__all__ = ["Placement", "check_fits", "check_options", "pipeline_spec", "place"]
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +207,7 @@ def pipeline_spec(
         max_queued_lower_bound=config.max_queued_lower_bound,
         executor_verbosity_level=loud,
     )
-    optional = {} if config.slots_per_actor is None else {"slots_per_actor": config.slots_per_actor}
+    optional: dict[str, Any] = {} if config.slots_per_actor is None else {"slots_per_actor": config.slots_per_actor}
     xenna_config = pipelines_v1.PipelineConfig(
         execution_mode=pipelines_v1.ExecutionMode[config.execution_mode.upper()],
         logging_interval_s=config.logging_interval,
@@ -226,7 +225,7 @@ def pipeline_spec(
     return pipelines_v1.PipelineSpec(input_data=_Inputs(inputs), stages=stages, config=xenna_config)
 
 
-def _stage_spec(adapter: XennaStageAdapter, placement: Placement) -> pipelines_v1.StageSpec:
+def _stage_spec(adapter: XennaStageAdapter, placement: Placement) -> pipelines_v1.StageSpec[Any, Any]:
     options = {name: value for name, value in placement.view.engine_options.items() if name not in _EXTRA}
     if placement.workers is not None:
         options.pop("num_workers_per_node", None)

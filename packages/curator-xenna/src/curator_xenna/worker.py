@@ -9,9 +9,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import ray
+
 from curator_core.plan import dumps
 from curator_core.report import BatchReport, WorkerReport
-
 from curator_xenna.coordinator import Delivery, WorkerEntry
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class WorkerLink:
         group: Which of the run's groups of stages the worker belongs to.
     """
 
-    def __init__(self, coordinator: ActorHandle, group: int) -> None:
+    def __init__(self, coordinator: ActorHandle[Any], group: int) -> None:
         self._coordinator = coordinator
         self._group = group
         self._waiting: list[BatchReport | WorkerReport] = []
@@ -47,7 +47,14 @@ class WorkerLink:
         self._worker_id = worker_id
         _exit_with_main_thread()
         context = ray.get_runtime_context()
-        entry = WorkerEntry(worker_id, node_id, self._group, os.getpid(), context.get_actor_id(), context.current_actor)
+        entry = WorkerEntry(
+            worker_id=worker_id,
+            node_id=node_id,
+            group=self._group,
+            pid=os.getpid(),
+            actor_id=context.get_actor_id() or "",
+            handle=context.current_actor,
+        )
         ray.get(self._coordinator.sign_in.remote(entry))
 
     def collect(self, report: BatchReport | WorkerReport) -> None:

@@ -339,5 +339,10 @@ def _no_json_form(encoder: Any, record: dict[str, Any], number: int, exc: Except
                 expected="text, numbers, true, false, null, and lists and objects of those",
                 hint="convert or drop the column before this stage, or write Parquet; NaN: allow_nan=True",
             )
-    problem = f"record {number} has no form in JSON: {exc}"
-    return DataError(problem, field="data", given=record, expected="text as names of columns")
+    return DataError(
+        f"record {number} has no form in JSON: {exc}",
+        field="data",
+        given=record,
+        expected="text as names of columns",
+        hint="rename the columns before this stage",
+    )

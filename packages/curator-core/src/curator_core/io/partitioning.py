@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.batches import FileGroupTask
@@ -26,7 +27,7 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 class _File(NamedTuple):
-    url: str
+    name: str
     size: int | None
 
 
@@ -84,9 +85,9 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
 
     def process(self, task: EmptyTask) -> Iterator[FileGroupTask]:
         """List the files and group them; ``task`` is not looked at, but for its dataset name."""
-        found = {file.url: file for path in self._paths for file in self._list(path)}
-        for group in self._group(found[url] for url in sorted(found)):
-            yield FileGroupTask([file.url for file in group], task.dataset_name)
+        found = {file.name: file for path in self._paths for file in self._list(path)}
+        for group in self._group(found[name] for name in sorted(found)):
+            yield FileGroupTask([file.name for file in group], task.dataset_name)
 
     def _group(self, files: Iterable[_File]) -> Iterator[list[_File]]:
         group: list[_File] = []
@@ -111,10 +112,10 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             if fs.isfile(inner):
                 return [_File(_url(fs, inner, path), fs.info(inner).get("size"))]
             listed = _listed(fs, inner)
-        wanted = [info for info in listed if self._has_extension(info["name"])]
+        wanted = [file for file in listed if self._has_extension(file.name)]
         if not wanted:
-            raise self._nothing_found(path, listed)
-        return [_File(_url(fs, info["name"], path), info.get("size")) for info in wanted]
+            raise self._nothing_found(path, [file.name for file in listed])
+        return [_File(_url(fs, file.name, path), file.size) for file in wanted]
 
     def _has_extension(self, name: str) -> bool:
         if self._extensions is None:
@@ -125,13 +126,13 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         stem, _, last = name.rpartition(".")
         return name.endswith(self._extensions) or (last in compressions and stem.endswith(self._extensions))
 
-    def _nothing_found(self, path: str, listed: list[dict[str, Any]]) -> DataError:
+    def _nothing_found(self, path: str, listed: list[str]) -> DataError:
         if listed:
             wanted = ", ".join(self._extensions or ())
             return DataError(
                 f"none of the {len(listed)} files found has the right extension",
                 field=path,
-                given=min(info["name"] for info in listed),
+                given=min(listed),
                 expected=f"names that end in {wanted}, or in one of those and a compression such as .gz",
                 hint="correct the path, or give file_extensions=[…]",
             )
@@ -143,24 +144,43 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         )
 
 
-def _listed(fs: Any, path: str) -> list[dict[str, Any]]:
-    """What is below a directory, or matches a glob."""
+def _listed(fs: Any, path: str) -> list[_File]:
+    """What is below a directory, or matches a glob, by the filesystem's own names."""
     from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
 
     if fs.isdir(path):
-        # By itself fsspec leaves out a directory that it cannot list. (Object stores fail as a whole, and not
-        # all of them take the argument.)
-        options = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
-        found, root = fs.find(path, detail=True, **options), path
+        if isinstance(fs, LocalFileSystem):
+            return list(_walk(path))
+        found, root = fs.find(path, detail=True), path
     elif pattern := _MAGIC.search(path):
         found, root = fs.glob(path, detail=True), path[: pattern.start()].rpartition("/")[0]
     else:
         with suppress(FileNotFoundError):
             fs.info(path)  # isfile and isdir say no where they may not look: this one says why
         return []
-    at = len(root.rstrip("/")) + 1
-    infos = [info for name, info in found.items() if not _is_passed_over(name[at:])]
-    return [info for info in infos if not _is_directory(fs, info)]
+    infos = [info for name, info in found.items() if not _is_passed_over(name.removeprefix(root))]
+    return [_File(info["name"], info.get("size")) for info in infos if not _is_directory(fs, info)]
+
+
+def _walk(root: str) -> Iterator[_File]:
+    """What is below a local directory. fsspec's own search leaves out what it may not list, in silence."""
+    for directory, below, names in os.walk(root, onerror=_raise):
+        below[:] = [name for name in below if not name.startswith((".", "_"))]
+        for name in names:
+            if not name.startswith("."):
+                path = f"{directory.rstrip('/')}/{name}"
+                yield _File(path, _size(path))
+
+
+def _raise(exc: OSError) -> None:
+    raise exc
+
+
+def _size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:  # a link to nothing, or gone by now: who reads it will say so
+        return None
 
 
 def _is_passed_over(name: str) -> bool:

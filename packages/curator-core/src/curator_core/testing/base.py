@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the kit runs pipelines, and how it guards its tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.errors import RunError
+from curator_core.plan import Plan
+from curator_core.testing.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from curator_core.adapter import OnError
+    from curator_core.executor import BaseExecutor, RunResult
+    from curator_core.report import RunObserver
+    from curator_core.task import Task
+
+__all__ = ["ConformanceBase", "Seen"]
+
+
+class Seen(NamedTuple):
+    """A run and what was seen of it.
+
+    Attributes:
+        result: Its result; that of the error where it failed.
+        recorder: What an observer was told.
+        error: What it failed with.
+    """
+
+    result: RunResult
+    recorder: Recorder
+    error: RunError | None = None
+
+    def stage(self, name: str) -> Any:
+        """The summary of a stage."""
+        return next(summary for summary in self.result.stages if summary.name == name)
+
+    def ids(self) -> list[str]:
+        """The ids of the outputs, sorted."""
+        return sorted(task.task_id for task in self.result)
+
+
+class ConformanceBase:
+    """What the groups of tests have in common.
+
+    Attributes:
+        ordered: Whether outputs come in the order of the inputs. Set it in the subclass.
+    """
+
+    ordered = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, test in vars(cls).items():
+            contract = next((base for base in cls.__mro__[1:] if name in vars(base)), None)
+            if name.startswith("test_") and contract is not None and not _fails_for_a_reason(test):
+                raise TypeError(
+                    f"{cls.__name__}.{name} overrides a test of {contract.__name__}; an executor that cannot pass "
+                    "it may override it only with one marked @pytest.mark.xfail(reason=…)"
+                )
+
+    @staticmethod
+    def run(
+        executor: BaseExecutor,
+        stages: Sequence[Any],
+        tasks: Iterable[Task[Any]] | None = None,
+        *,
+        observers: Sequence[RunObserver] = (),
+        on_error: OnError = "raise",
+    ) -> Seen:
+        """Run stages to the end, or to their failure."""
+        recorder = Recorder()
+        plan = Plan.from_stages(stages, "conformance")
+        try:
+            result = executor.execute(plan, tasks, observers=[*observers, recorder], on_error=on_error)
+        except RunError as exc:
+            assert exc.result is not None, "a failed run has a result: what was done until then"
+            return Seen(exc.result, recorder, exc)
+        return Seen(result, recorder)
+
+    @staticmethod
+    def check_accounts(seen: Seen) -> None:
+        """Every task is accounted for, in the summaries and in the reports they are made from."""
+        before = None
+        for summary in seen.result.stages:
+            assert summary.tasks_in == summary.tasks_passed + summary.tasks_filtered + summary.tasks_failed
+            if before is not None:
+                assert summary.tasks_in == before.tasks_out, f"lost between '{before.name}' and '{summary.name}'"
+            before = summary
+            final = [report for report in seen.recorder.final() if report.stage_name == summary.name]
+            kinds = [outcome.kind for report in final for outcome in report.inputs]
+            assert summary.batches == len(final)
+            assert summary.tasks_in == len(kinds)
+            assert summary.tasks_passed == kinds.count("out")
+            assert summary.tasks_filtered == kinds.count("filtered")
+            assert summary.tasks_failed == kinds.count("failed")
+            assert summary.tasks_out == sum(report.num_out for report in final)
+        assert before is not None
+        assert before.tasks_out == len(seen.result)
+        assert list(seen.result.lost) == []
+
+
+def _fails_for_a_reason(test: Any) -> bool:
+    marks = getattr(test, "pytestmark", [])
+    return any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks)

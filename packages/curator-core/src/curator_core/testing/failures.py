@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every executor has to do with pipelines that fail."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+import pytest
+
+from curator_core.errors import ContractError, StageError
+from curator_core.task import Task
+from curator_core.testing.base import ConformanceBase, Seen
+from curator_core.testing.recorder import Journal
+from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, WithColumns
+
+if TYPE_CHECKING:
+    from curator_core.executor import BaseExecutor
+    from curator_core.report import ErrorInfo
+
+__all__ = ["FailureConformance"]
+
+_SKIPPED = [
+    *(Record(data=fault) for fault in Misbehaving.FAULTS),
+    Record(data="foreign"),
+    Record(data="good"),
+    Record(data="no column", columns=("other",)),
+    Record(data="not valid", valid=False),
+    Record(data="bad"),
+    Record(data="good as well"),
+]
+
+
+class FailureConformance(ConformanceBase):
+    """A run that is to end at its first failure, and one that is to go on."""
+
+    # --- ending at a failure ----------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def failed_journal(cls, tmp_path_factory: pytest.TempPathFactory) -> Journal:
+        """Where the first stage of `failed` writes down its life."""
+        return Journal(tmp_path_factory.mktemp("failed"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def failed(cls, executor: BaseExecutor, failed_journal: Journal) -> Seen:
+        """A run whose second stage raises."""
+        stages = [Renew(failed_journal).with_(batch_size=1), Broken(bad=3)]
+        return cls.run(executor, stages, [Task(data=number) for number in range(6)])
+
+    def test_the_error_names_the_stage_and_what_it_raised(self, failed: Seen) -> None:
+        assert isinstance(failed.error, StageError)
+        assert failed.error.stage == "Broken"
+        assert "SampleError" in str(failed.error)
+        assert "cannot work on 3 (code 7)" in str(failed.error)
+
+    def test_the_error_shows_the_users_own_traceback(self, failed: Seen) -> None:
+        text = _shown(failed.error)
+        assert "_deep_inside" in text
+        assert 'raise KeyError("the root of it")' in text
+        assert "curator_core.testing.stages.SampleError" in text
+
+    def test_the_error_has_the_result_of_what_was_done(self, failed: Seen) -> None:
+        assert not failed.result.complete
+        assert failed.stage("Renew").tasks_in >= 1
+        assert failed.stage("Broken").tasks_failed >= 1
+        assert "Broken" in failed.result.summary()
+
+    def test_observers_are_told_of_the_failure_once(self, failed: Seen) -> None:
+        assert len(failed.recorder.ends) == 1
+        result, error = failed.recorder.ends[0]
+        assert isinstance(error, StageError)
+        assert result.run_id == failed.result.run_id
+
+    def test_the_batch_that_failed_left_its_report(self, failed: Seen) -> None:
+        (report,) = [report for report in failed.recorder.of("Broken") if report.error is not None]
+        assert {outcome.kind for outcome in report.inputs} == {"failed"}
+        assert report.error is not None
+        assert report.error.type == "curator_core.testing.stages.SampleError"
+        assert report.error.message == "cannot work on 3 (code 7)"
+        assert "_deep_inside" in report.error.traceback
+        assert report.duration_ns > 0
+
+    def test_a_stage_that_fails_in_set_up(self, executor: BaseExecutor) -> None:
+        seen = self.run(executor, [BrokenSetup()], [Task(data=0)])
+        assert isinstance(seen.error, StageError)
+        assert seen.error.stage == "BrokenSetup"
+        assert "set-up" in str(seen.error)
+        assert "no model for WorkerMetadata (code 3)" in str(seen.error)
+        events = [report for report in seen.recorder.workers if report.stage_name == "BrokenSetup"]
+        assert {report.event for report in events} == {"setup_failed"}
+        assert events[0].error is not None
+        assert events[0].error.type == "curator_core.testing.stages.SampleError"
+        assert not seen.recorder.of("BrokenSetup")
+
+    def test_a_stage_that_breaks_the_contract(self, executor: BaseExecutor) -> None:
+        seen = self.run(executor, [Misbehaving()], [Task(data="too few")])
+        assert isinstance(seen.error, ContractError)
+        assert seen.error.stage == "Misbehaving"
+        assert seen.error.field == "process_batch"
+        assert "0 entries for 1 task" in str(seen.error)
+        assert seen.error.expected is not None
+        assert seen.error.hint is not None
+        assert seen.stage("Misbehaving").tasks_failed == 1
+
+    # --- going on ---------------------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def skipped(cls, executor: BaseExecutor) -> Seen:
+        """A run with all that can be wrong, which is to go on."""
+        stages = [Misbehaving(), WithColumns(), Broken(bad="bad")]
+        return cls.run(executor, stages, _SKIPPED, on_error="skip")
+
+    def test_failures_that_are_skipped_raise_nothing(self, skipped: Seen) -> None:
+        assert skipped.error is None
+        assert skipped.result.complete
+
+    def test_neighbours_of_what_fails_go_through(self, skipped: Seen) -> None:
+        good = sorted(task.data for task in skipped.result)
+        assert good == ["foreign", "good", "good as well"]
+
+    def test_what_fails_is_counted(self, skipped: Seen) -> None:
+        self.check_accounts(skipped)
+        failed = [skipped.stage(name).tasks_failed for name in ("Misbehaving", "WithColumns", "Broken")]
+        assert failed == [8, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("fault", "says"),
+        [
+            ("too few", "0 entries for 1 task"),
+            ("too many", "2 entries for 1 task"),
+            ("no list", "a Record for 1 task"),
+            ("wrong entry", "a int where a task was expected"),
+            ("wrong entry in a list", "a str where a task was expected"),
+            ("same object twice", "the same task object twice"),
+        ],
+    )
+    def test_a_broken_contract_is_reported(self, skipped: Seen, fault: str, says: str) -> None:
+        task_id = str(Misbehaving.FAULTS.index(fault))
+        error = _error_of(skipped, "Misbehaving", task_id)
+        assert error.type == "curator_core.errors.ContractError"
+        assert says in error.message
+
+    def test_an_output_of_another_input_is_refused(self, skipped: Seen) -> None:
+        # Two tasks are such; the one that came later was given what the earlier one had been.
+        ids = [str(number) for number, task in enumerate(_SKIPPED) if task.data == "foreign"]
+        outcomes = skipped.recorder.outcomes("Misbehaving")
+        (refused,) = [task_id for task_id in ids if outcomes[task_id] == ("failed", 0)]
+        (other,) = set(ids) - {refused}
+        error = _error_of(skipped, "Misbehaving", refused)
+        assert error.type == "curator_core.errors.ContractError"
+        assert f"returned task '{other}' as the output of task '{refused}'" in error.message
+
+    @pytest.mark.parametrize(
+        ("stage", "data", "says"),
+        [("Misbehaving", "not valid", "is not valid"), ("WithColumns", "no column", "has no column 'text'")],
+    )
+    def test_a_task_that_a_stage_must_not_see_is_reported(
+        self, skipped: Seen, stage: str, data: str, says: str
+    ) -> None:
+        task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == data)
+        assert skipped.recorder.outcomes(stage)[task_id] == ("failed", 0)
+        error = _error_of(skipped, stage, task_id)
+        assert error.type == "curator_core.errors.InputError"
+        assert f"task '{task_id}' {says}" in error.message
+
+
+def _error_of(seen: Seen, stage: str, task_id: str) -> ErrorInfo:
+    reports = [r for r in seen.recorder.of(stage) if any(outcome.task_id == task_id for outcome in r.inputs)]
+    assert len(reports) == 1
+    assert reports[0].error is not None
+    return reports[0].error
+
+
+def _shown(error: BaseException | None) -> str:
+    """What Python prints for an error that nobody catches."""
+    assert error is not None
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import math
+from datetime import UTC, date, datetime
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import (
+    DocumentBatch,
+    FileGroupTask,
+    LocalExecutor,
+    Pipeline,
+    RunObserver,
+    Task,
+    processing_stage,
+)
+from curator_core.io import FilePartitioningStage, JsonlReader, JsonlReaderStage, JsonlWriter
+from curator_core.io.jsonl import _lines
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=4), min_size=1, max_size=8)
+
+
+def read(path, **options):
+    batches = Pipeline("read", [JsonlReader(path, **options)]).run()
+    return [batch.data for batch in batches]
+
+
+@given(RECORDS, st.sampled_from([None, "gzip", "bz2", "xz"]))
+def test_what_is_written_is_read(tmp_path_factory, records, compression):
+    out = tmp_path_factory.mktemp("out")
+    written = Pipeline("write", [JsonlWriter(out, compression=compression)]).run(
+        initial_tasks=[DocumentBatch(records)]
+    )
+    assert read(out) == [records]
+    assert read(written[0].data) == [records]
+
+
+def test_half_a_surrogate_pair_survives(tmp_path):
+    records = [{"text": "broken \ud83d pair, umlaut ä, face 😀", "\udc00": 1}]
+    Pipeline("write", [JsonlWriter(tmp_path)]).run(initial_tasks=[DocumentBatch(records)])
+    assert read(tmp_path) == [records]
+    (tmp_path / "0.jsonl").read_bytes().decode("utf-8")
+
+
+@given(st.binary(max_size=60), st.integers(1, 7))
+def test_lines_are_those_of_split_whatever_the_size_of_chunks(data, size):
+    class Stream:
+        def __init__(self):
+            self.rest = data
+
+        def read(self, _):
+            chunk, self.rest = self.rest[:size], self.rest[size:]
+            return chunk
+
+    expected = data.split(b"\n")
+    assert list(_lines(Stream())) == (expected if expected[-1] else expected[:-1])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_compression_goes_by_the_name(tmp_path, suffix, compress):
+    (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(b'{"a": 1}\n{"a": 2}'))
+    (tmp_path / "odd.bin").write_bytes(compress(b'{"a": 3}\n'))
+    assert read(tmp_path) == [[{"a": 1}, {"a": 2}]]
+    name = {"gz": "gzip"}.get(suffix, suffix)
+    assert read(tmp_path / "odd.bin", compression=name) == [[{"a": 3}]]
+
+
+def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n \t\n{"a": 2}\r\n\n')
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf")
+    assert read(tmp_path) == [[{"a": 1}, {"a": 2}]]
+
+
+def test_a_group_without_records_is_counted_as_filtered(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\n")
+    for options in ({}, {"records_per_batch": 5}):
+        result = Pipeline("read", [JsonlReader(tmp_path, **options)]).run()
+        assert list(result) == []
+        assert result.stages[1].tasks_filtered == 1
+
+
+def test_fields_are_those_a_record_has(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2, "c": 3}\n{"b": 4}\n')
+    assert read(tmp_path, fields=["c", "b"]) == [[{"c": 3, "b": 2}, {"b": 4}]]
+
+
+def test_records_per_batch_runs_over_the_files_of_a_group(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"n": "{name}{i}"}}\n' for i in range(3)))
+    result = Pipeline("read", [JsonlReader(tmp_path, files_per_partition=2, records_per_batch=4)]).run()
+    assert [[record["n"] for record in batch.data] for batch in result] == [
+        ["a0", "a1", "a2", "b0"],
+        ["b1", "b2"],
+        ["c0", "c1", "c2"],
+    ]
+    first, second = result[0].task_id.split("."), result[1].task_id.split(".")
+    assert (first[0], first[1], second[1]) == (second[0], "0", "1")
+
+
+def test_one_task_a_group_keeps_the_id_and_the_dataset_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
+    group = FileGroupTask([str(tmp_path / "a.jsonl")], dataset_name="wiki")
+    (batch,) = Pipeline("read", [JsonlReaderStage()]).run(initial_tasks=[group])
+    assert batch.task_id == group.get_deterministic_id()
+    assert batch.dataset_name == "wiki"
+
+
+def test_another_encoding(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes('{"a": "grün"}\n'.encode("latin-1"))
+    assert read(tmp_path, encoding="latin-1") == [[{"a": "grün"}]]
+
+
+# --- broken input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"a": 1', "line 3 is no JSON: Expecting ',' delimiter at character 8"),
+        ("not json at all", "line 3 is no JSON"),
+        ('{"a": 1} {"b": 2}', "line 3 is no JSON: Extra data at character 10"),
+        ("[1, 2]", "line 3 is JSON, but no object"),
+        ("17", "line 3 is JSON, but no object"),
+        ('{"a": ' + "[" * 100_000, "line 3 cannot be read as JSON"),
+        ('{"a": ' + "1" * 5_000 + "}", "line 3 cannot be read as JSON"),
+    ],
+)
+def test_a_broken_line(tmp_path, data_error, line, problem):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": 1}}\n\n{line}\n{{"a": 2}}\n')
+    error = data_error(JsonlReader(path))
+    assert error.message.startswith(problem)
+    assert error.field == str(path)
+    assert line[:40] in error.given
+    assert "on_bad_line='skip'" in error.hint
+    assert len(str(error)) < 1000
+    assert read(path, on_bad_line="skip") == [[{"a": 1}, {"a": 2}]]
+
+
+def test_skipped_lines_are_counted_and_logged(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\nbroken\n\xff\n{"a": 2}\n')
+    (tmp_path / "b.jsonl").write_bytes(b'{"a": 3}\n')
+    counts = []
+
+    class Count(RunObserver):
+        def on_batch(self, report):
+            counts.append(report.metrics.get("skipped_lines", 0))
+
+    reader = JsonlReader(tmp_path, files_per_partition=2, on_bad_line="skip")
+    (batch,) = Pipeline("read", [reader]).run(observers=[Count()])
+    assert [record["a"] for record in batch.data] == [1, 2, 3]
+    assert sum(counts) == 2
+    assert batch.stage_perf[1].custom_metrics == {"skipped_lines": 2}
+    assert f"{tmp_path}/a.jsonl: 2 broken lines left out, the first is line 2" in caplog.text
+
+
+def test_wrong_encoding_says_which_byte_where(tmp_path, data_error):
+    path = tmp_path / "a.jsonl"
+    content = b'\xef\xbb\xbf{"a": "fine"}\n\n{"a": "gr' + "ün".encode("latin-1") + b'"}\n'
+    path.write_bytes(content)
+    error = data_error(JsonlReader(path))
+    assert error.message.startswith(
+        f"line 3 is not utf-8: byte 0xfc at offset {content.index(bytes([0xFC]))}"
+    )
+    assert error.field == str(path)
+    assert "encoding=" in error.hint
+    assert read(path, on_bad_line="skip") == [[{"a": "fine"}]]
+
+
+def test_the_offset_is_right_behind_many_chunks(tmp_path, data_error):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": "%s"}\n' % (b"x" * 1000) * 3000 + b'{"a": "\xff"}\n')
+    error = data_error(JsonlReader(path))
+    assert (
+        f"line 3001 is not utf-8: byte 0xff at offset {path.read_bytes().index(bytes([0xFF]))} "
+        in error.message
+    )
+
+
+def test_a_file_gone_between_listing_and_reading(tmp_path, data_error, memory_url):
+    @processing_stage()
+    def lose(task):
+        for path in task.data:
+            fsspec.open(path).fs.rm(path)
+        return task
+
+    fsspec.filesystem("memory").pipe_file(f"{memory_url}/a.jsonl", b"{}")
+    (tmp_path / "a.jsonl").write_text("{}")
+    for where, path in ((tmp_path, tmp_path / "a.jsonl"), (memory_url, None)):
+        error = data_error(FilePartitioningStage(where), lose, JsonlReaderStage())
+        assert error.message == "the file is not there"
+        assert error.field.endswith("a.jsonl")
+        assert path is None or error.field == str(path)
+        assert "from listing to reading" in error.expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gone_file_loses_nothing_else(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"n": "{name}"}}\n')
+
+    @processing_stage()
+    def lose(task):
+        if task.data[0].endswith("b.jsonl"):
+            (tmp_path / "b.jsonl").unlink()
+        return task
+
+    pipeline = Pipeline("read", [FilePartitioningStage(tmp_path), lose, JsonlReaderStage()])
+    result = pipeline.run(LocalExecutor(), on_error="skip")
+    assert [batch.data[0]["n"] for batch in result] == ["a", "c"]
+    assert (result.stages[2].tasks_in, result.stages[2].tasks_out, result.stages[2].tasks_failed) == (3, 2, 1)
+
+
+def test_a_directory_in_place_of_a_file(tmp_path, data_error):
+    group = FileGroupTask([str(tmp_path)])
+    error = data_error(JsonlReaderStage(), initial_tasks=[group])
+    assert "errno 21, EISDIR" in error.message
+
+
+def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
+    path = public_path / "a.jsonl"
+    path.write_text("{}")
+    path.chmod(0)
+    with as_nobody():
+        error = data_error(JsonlReader(path))
+    assert "errno 13, EACCES" in error.message
+    assert error.field == str(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("gz", gzip.compress(b'{"a": "%s"}\n' % (b"x" * 5000))[:-20]),
+        ("gz", b"plain text"),
+        ("gz", gzip.compress(b"{}")[:10] + b"\xff" * 40),
+        ("xz", b"plain text"),
+        ("bz2", bz2.compress(b'{"a": 1}')[:-8]),
+    ],
+)
+def test_a_compressed_file_that_is_cut_off_or_none(tmp_path, data_error, suffix, content):
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(content)
+    error = data_error(JsonlReader(path, on_bad_line="skip"))  # it is the file that is bad, not a line
+    assert "decompressed" in error.message or "cannot be read" in error.message
+    assert error.field == str(path)
+
+
+# --- what JSON has no form for --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (math.nan, "not JSON compliant"),
+        ({"deep": [math.inf]}, "not JSON compliant"),
+        (b"bytes", "a bytes has no form in JSON"),
+        ({1, 2}, "a set has no form in JSON"),
+        (object(), "a object has no form in JSON"),
+        ({(1, 2): 3}, "keys must be"),
+    ],
+)
+def test_a_value_that_json_has_no_form_for(tmp_path, data_error, value, problem):
+    batch = DocumentBatch([{"a": 1, "b": 2}, {"a": 1, "b": value}])
+    error = data_error(JsonlWriter(tmp_path), initial_tasks=[batch])
+    assert error.message.startswith("record 1 has a value that JSON has no form for")
+    assert problem in error.message
+    assert error.field == "b"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_json_has_no_form_for(tmp_path, data_error):
+    error = data_error(JsonlWriter(tmp_path), initial_tasks=[DocumentBatch([{(1, 2): 3}])])
+    assert "record 0 has no form in JSON" in error.message
+
+
+def test_nan_where_it_is_wanted(tmp_path):
+    Pipeline("write", [JsonlWriter(tmp_path, allow_nan=True)]).run(
+        initial_tasks=[DocumentBatch([{"a": math.nan}])]
+    )
+    assert math.isnan(read(tmp_path)[0][0]["a"])
+
+
+def test_dates_and_numpy_values_are_written_as_plain_ones(tmp_path):
+    class Scalar:  # what numpy's look like, and torch's, without either
+        dtype = "float32"
+
+        def tolist(self):
+            return 1.5
+
+    record = {"d": date(2024, 2, 29), "t": datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC), "n": Scalar()}
+    Pipeline("write", [JsonlWriter(tmp_path)]).run(initial_tasks=[DocumentBatch([record])])
+    assert read(tmp_path) == [[{"d": "2024-02-29", "t": "2024-02-29T01:02:03+00:00", "n": 1.5}]]
+
+
+def test_a_task_of_another_kind_is_refused_with_the_mend(tmp_path):
+    from curator_core import InputError
+
+    with pytest.raises(InputError, match="cannot write a Task") as caught:
+        Pipeline("write", [JsonlWriter(tmp_path)]).run(initial_tasks=[Task("text")])
+    assert "DocumentBatch(data=" in caught.value.hint
+
+
+def test_lines_are_compact_and_readable(tmp_path):
+    Pipeline("write", [JsonlWriter(tmp_path)]).run(
+        initial_tasks=[DocumentBatch([{"a": "ä", "b": [1, None]}])]
+    )
+    assert (tmp_path / "0.jsonl").read_text("utf-8") == '{"a":"ä","b":[1,null]}\n'
+    assert json.loads((tmp_path / "0.jsonl").read_text("utf-8"))

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LocalExecutor passes the kit, and the kit guards itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from curator_core import LocalExecutor
+from curator_core.testing import ExecutorConformance
+
+
+class TestLocalExecutor(ExecutorConformance):
+    ordered = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> LocalExecutor:
+        return LocalExecutor()
+
+
+def test_overriding_a_contract_test_is_refused() -> None:
+    with pytest.raises(TypeError, match="test_no_initial_tasks overrides a test of EdgeConformance"):
+
+        class Lax(ExecutorConformance):
+            def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+                """Looks away."""
+
+
+def test_overriding_needs_a_reason() -> None:
+    with pytest.raises(TypeError, match=r"xfail\(reason="):
+
+        class Silent(ExecutorConformance):
+            @pytest.mark.xfail
+            def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+                """Fails without saying why."""
+
+
+def test_overriding_with_a_reason_is_allowed() -> None:
+    class Honest(ExecutorConformance):
+        @pytest.mark.xfail(reason="this engine cannot start without work")
+        def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+            """Fails and says why."""
+
+    assert issubclass(Honest, ExecutorConformance)
+
+
+def test_a_test_of_ones_own_is_welcome() -> None:
+    class More(ExecutorConformance):
+        def test_something_else(self) -> None:
+            """No test of the kit has this name."""
+
+    assert issubclass(More, ExecutorConformance)

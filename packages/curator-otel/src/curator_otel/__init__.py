@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenTelemetry for curator pipelines: traces and metrics made from the reports that every batch leaves.
+
+    from curator_otel import configure
+
+    with configure(json_file="trace.json"):
+        pipeline.run(observers=["otel"])
+
+`OTelObserver` needs the OpenTelemetry API only; `configure` sets the SDK up for programs that have not done
+so, and imports it then. Every name that is emitted is in `curator_otel.conventions`.
+"""
+
+from curator_otel.__about__ import __version__
+from curator_otel.observer import OTelObserver
+from curator_otel.replay import Replayed, replay
+from curator_otel.setup import Telemetry, configure
+from curator_otel.tree import render_tree, slowest_stage
+
+__all__ = [
+    "OTelObserver",
+    "Replayed",
+    "Telemetry",
+    "__version__",
+    "configure",
+    "render_tree",
+    "replay",
+    "slowest_stage",
+]

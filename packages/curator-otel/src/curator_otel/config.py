@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `configure` was asked for, and what the environment says, checked and frozen.
+
+The environment is read here, once; what this project has no opinion on (headers, certificates, samplers) the
+SDK reads for itself in the same call.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from curator_core.errors import ConfigurationError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SetupConfig", "read_config"]
+
+ExporterName = Literal["otlp", "console", "json"]
+
+_EXPORTERS = ("otlp", "console", "json")
+_DEFAULT_ENDPOINT = "http://localhost:4318"
+_QUEUE_SIZE = 65_536  # the SDK's 2,048 lose two thirds of a burst of 100,000 spans
+
+
+@dataclass(frozen=True, slots=True)
+class SetupConfig:
+    """How to set the SDK up.
+
+    Attributes:
+        exporter: Where spans and metrics go.
+        disabled: Whether ``OTEL_SDK_DISABLED`` says that nothing is to be set up.
+        service_name: The service's name; None where the environment names one.
+        traces_endpoint: Where spans are sent.
+        metrics_endpoint: Where metrics are sent.
+        json_file: Where spans are written.
+        json_metrics_file: Where metrics are written.
+        queue_size: Spans that may wait to be sent; None leaves it to ``OTEL_BSP_MAX_QUEUE_SIZE``.
+        shutdown_timeout_s: How long the end may take.
+    """
+
+    exporter: ExporterName
+    disabled: bool
+    service_name: str | None
+    traces_endpoint: str
+    metrics_endpoint: str
+    json_file: Path | None
+    json_metrics_file: Path | None
+    queue_size: int | None
+    shutdown_timeout_s: float
+
+    @property
+    def destination(self) -> str:
+        """Where spans go, for people; without the credentials that a URL may hold."""
+        if self.exporter == "console":
+            return "the console"
+        if self.exporter == "json":
+            return str(self.json_file)
+        parts = urlsplit(self.traces_endpoint)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def read_config(
+    environ: Mapping[str, str],
+    *,
+    exporter: str | None,
+    endpoint: str | None,
+    json_file: str | os.PathLike[str] | None,
+    json_metrics_file: str | os.PathLike[str] | None,
+    service_name: str,
+    shutdown_timeout_s: float,
+) -> SetupConfig:
+    """Check the arguments of `configure`, and read the environment.
+
+    Raises:
+        ConfigurationError: An argument or a variable makes no sense.
+    """
+    chosen = _exporter(exporter, endpoint, json_file, json_metrics_file)
+    timeout: Any = shutdown_timeout_s
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise _wrong("shutdown_timeout_s", timeout, "a number of seconds above 0", "leave it out for 5 seconds")
+    name: Any = service_name
+    if not isinstance(name, str) or not name.strip():
+        raise _wrong("service_name", name, "a text that is not empty", "leave it out for 'curator'")
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    sends = chosen == "otlp" and not disabled
+    return SetupConfig(
+        exporter=chosen,
+        disabled=disabled,
+        service_name=None if _names_service(environ) else service_name,
+        traces_endpoint=_endpoint(environ, "TRACES", endpoint) if sends else "",
+        metrics_endpoint=_endpoint(environ, "METRICS", endpoint) if sends else "",
+        json_file=_path("json_file", json_file),
+        json_metrics_file=_path("json_metrics_file", json_metrics_file),
+        queue_size=None if environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else _QUEUE_SIZE,
+        shutdown_timeout_s=float(timeout),
+    )
+
+
+def _exporter(exporter: Any, endpoint: Any, json_file: Any, json_metrics_file: Any) -> ExporterName:
+    if exporter is None:
+        exporter = "json" if json_file is not None else "otlp"
+    if exporter not in _EXPORTERS:
+        details = unknown_name("exporter", str(exporter), _EXPORTERS)
+        raise ConfigurationError("there is no such exporter", **details | {"field": "exporter"}, given=exporter)
+    if exporter == "json" and json_file is None:
+        raise _wrong("json_file", None, "the file to write the trace to", "configure(json_file='trace.json')")
+    if exporter != "json":
+        for field, value in (("json_file", json_file), ("json_metrics_file", json_metrics_file)):
+            if value is not None:
+                raise _wrong(field, value, "no file, unless the exporter is 'json'", "leave one of the two out")
+    elif json_metrics_file is not None and os.fspath(json_file) == os.fspath(json_metrics_file):
+        raise _wrong("json_metrics_file", json_metrics_file, "another file than json_file", "give it its own name")
+    if exporter != "otlp" and endpoint is not None:
+        raise _wrong("endpoint", endpoint, "no endpoint, unless the exporter is 'otlp'", "leave one of the two out")
+    return cast("ExporterName", exporter)
+
+
+def _endpoint(environ: Mapping[str, str], signal: str, given: Any) -> str:
+    """Where a signal is sent, by OpenTelemetry's rules."""
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        protocol = environ.get(variable) or "http/protobuf"
+        if protocol != "http/protobuf":
+            # Sent to a port for gRPC, everything would be lost without a word of why.
+            hint = "set it to http/protobuf, and the endpoint's port to the one for HTTP, mostly 4318"
+            raise _wrong(variable, protocol, "http/protobuf, which is what curator-otel speaks", hint)
+        if environ.get(variable):
+            break
+    path = f"/v1/{signal.lower()}"
+    own, base = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    if given is not None:
+        url = _url("endpoint", given)
+        if urlsplit(url).path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+            raise _wrong("endpoint", given, "the base URL; /v1/traces is added to it", "leave the path out")
+        return url.rstrip("/") + path
+    if environ.get(own):
+        return _url(own, environ[own])
+    return _url(base, environ.get(base) or _DEFAULT_ENDPOINT).rstrip("/") + path
+
+
+def _url(field: str, url: Any) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = isinstance(url, str) and parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises where it is no number
+    except (ValueError, AttributeError, TypeError):
+        valid = False
+    if not valid:
+        raise _wrong(field, url, "a URL with http:// or https://", f"for example {_DEFAULT_ENDPOINT}")
+    return cast("str", url)
+
+
+def _names_service(environ: Mapping[str, str]) -> bool:
+    """Whether the environment names the service: a name from us would override that."""
+    resource = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    keys = (pair.partition("=")[0].strip() for pair in resource.split(","))
+    return bool(environ.get("OTEL_SERVICE_NAME")) or "service.name" in keys
+
+
+def _path(field: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    if isinstance(value, str | os.PathLike) and os.fspath(value):
+        return Path(value)
+    raise _wrong(field, value, "a path", "for example 'trace.json'")
+
+
+def _wrong(field: str, given: Any, expected: str, hint: str) -> ConfigurationError:
+    return ConfigurationError("this setting makes no sense", field=field, given=given, expected=expected, hint=hint)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests share: an SDK that keeps everything in memory, and reports made by hand."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from curator_core import RunResult
+from curator_core.report import BatchReport, ErrorInfo, InputOutcome, RunInfo, StageInfo, WorkerReport
+from curator_otel import OTelObserver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+SECOND = 1_000_000_000
+T0 = 1_700_000_000 * SECOND
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine that runs the tests has a say in them."""
+    for name in list(os.environ):
+        if name.startswith("OTEL_") or name in ("TRACEPARENT", "TRACESTATE"):
+            monkeypatch.delenv(name)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Memory:
+    """A real SDK whose exporters keep what they get."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.reader = InMemoryMetricReader()
+        self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
+
+    def observer(self, **settings: Any) -> OTelObserver:
+        return OTelObserver(self.tracer_provider, self.meter_provider, **settings)
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """In the order in which they were exported."""
+        return list(self.exporter.get_finished_spans())
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.spans if span.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        (span,) = self.named(name)
+        return span
+
+    def names(self) -> Counter[str]:
+        return Counter(span.name for span in self.spans)
+
+    def instruments(self) -> dict[str, Any]:
+        """The metrics by name, as the SDK exports them."""
+        data = self.reader.get_metrics_data()
+        if data is None:
+            return {}
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+        return {metric.name: metric for scope in scopes for metric in scope.metrics}
+
+    def points(self) -> dict[str, dict[tuple[str, ...], Any]]:
+        """The values of each metric by its labels: sums of counters, counts of histograms."""
+        return {
+            name: {
+                tuple(point.attributes.values()): getattr(point, "value", None) or getattr(point, "count", 0)
+                for point in metric.data.data_points
+            }
+            for name, metric in self.instruments().items()
+        }
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    kept = Memory()
+    yield kept
+    kept.tracer_provider.shutdown()
+    kept.meter_provider.shutdown()
+
+
+class Script:
+    """A run whose reports are written by hand, for what no small pipeline does by itself."""
+
+    run_id = "0af7651916cd43dd8448eb211c80319c"
+
+    def __init__(self, *stages: str) -> None:
+        self.stages = stages or ("read", "write")
+        infos = tuple(StageInfo(index, name, name.title()) for index, name in enumerate(self.stages))
+        self.info = RunInfo(self.run_id, "by_hand", "HandExecutor", infos, T0, 7)
+
+    def batch(self, stage: int = 0, number: int = 0, *, at: float = 1, took: float = 1, **fields: Any) -> BatchReport:
+        kinds = fields.pop("kinds", ("out",))
+        given: dict[str, Any] = {
+            "run_id": self.run_id,
+            "stage_index": stage,
+            "stage_name": self.stages[stage],
+            "batch_id": f"{stage}/{number}",
+            "worker_id": "w1",
+            "node_id": "n1",
+            "pid": 4711,
+            "sequence": number,
+            "start_unix_ns": T0 + round(at * SECOND),
+            "duration_ns": round(took * SECOND),
+            "inputs": tuple(InputOutcome(f"{number}.{i}", kind, int(kind == "out")) for i, kind in enumerate(kinds)),
+        }
+        return BatchReport(**given | fields)
+
+    def worker(
+        self, stage: int = 0, event: Any = "ready", *, at: float = 0, took: float = 1, error: Any = None
+    ) -> WorkerReport:
+        start, name = T0 + round(at * SECOND), self.stages[stage]
+        return WorkerReport(self.run_id, stage, name, "w1", "n1", 4711, event, start, round(took * SECOND), error)
+
+    def result(self, **fields: Any) -> RunResult:
+        return RunResult(run_id=self.run_id, pipeline_name="by_hand", **fields)
+
+    def play(self, observer: OTelObserver, *reports: Any, error: Any = None, **result: Any) -> None:
+        observer.on_run_start(self.info)
+        for report in reports:
+            (observer.on_batch if isinstance(report, BatchReport) else observer.on_worker)(report)
+        observer.on_run_end(self.result(complete=error is None, **result), error)
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def make_script() -> type[Script]:
+    return Script
+
+
+@pytest.fixture
+def boom() -> ErrorInfo:
+    return ErrorInfo("ValueError", "boom", "Traceback …")

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is emitted is in the table, as the table says; and the other way round."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from opentelemetry.sdk.metrics.export import Histogram, Sum
+
+from curator_core import Pipeline, Task, processing_stage
+from curator_otel import conventions, replay
+from curator_otel.conventions import ATTRIBUTES, EVENTS, METRICS, SPANS
+
+TYPES = {
+    "string": str,
+    "int": int,
+    "double": float,
+    "boolean": bool,
+    "string[]": tuple,
+    "number or string": (int, float, str),
+}
+UNITS = {"", "s", "By", "{task}", "{batch}", "{item}", "{stage}", "{span}", "{worker}", "{run}"}
+
+
+@pytest.fixture
+def everything(memory, script, boom):
+    """Runs that between them make every span, every attribute and every metric there is."""
+    script.play(
+        memory.observer(),
+        script.worker(0),
+        script.worker(1, event="setup_failed", error=boom)._replace(epoch=1),
+        script.worker(1, event="ended", error=boom)._replace(epoch=1),
+        script.batch(0, 0, startup_ns=1, in_bytes=1, out_bytes=1, ready_unix_ns=1, ready_node_id="n1"),
+        script.batch(0, 1, epoch=1, bundle_id="b", metrics={"count": 1, "text": "x"}, idle_ns=1, num_items=1),
+        script.batch(0, 2, kinds=("out", "filtered", "failed"), error=boom, cpu_ns=1),
+        script.batch(0, 3, kinds=("retried",), error=boom),
+        *(script.batch(0, number) for number in range(4, 200)),  # more than the histograms take
+        lost=["1 of 2 tasks between 'read' and 'write'"],
+    )
+
+    @processing_stage()
+    def broken(task):
+        raise ValueError("x")
+
+    with pytest.raises(Exception, match="ValueError"):
+        Pipeline("p", [broken]).run(initial_tasks=[Task(data=1)], observers=[memory.observer()])
+
+    @processing_stage()
+    def fine(task):
+        return task
+
+    replay(Pipeline("p", [fine]).run(initial_tasks=[Task(data=1)]), memory.tracer_provider)
+    return memory
+
+
+def kind_of(span):
+    for key, described in SPANS.items():
+        pattern = re.sub(r"\\\{[^}]*\\\}", "(.+)", re.escape(described.name))
+        if re.fullmatch(pattern, span.name) and described.kind == span.kind.name:
+            if key == "stage" and not re.match(r"\d\d ", span.name):
+                continue
+            return key
+    raise AssertionError(f"{span.name} ({span.kind}) is not in the table")
+
+
+def described(name):
+    if name.startswith(conventions.CUSTOM_METRIC):
+        return ATTRIBUTES[f"{conventions.CUSTOM_METRIC}*"]
+    assert name in ATTRIBUTES, f"{name} is not in the table"
+    return ATTRIBUTES[name]
+
+
+def emitted_attributes(memory):
+    """Pairs of where and which, with the value."""
+    for span in memory.spans:
+        for name, value in span.attributes.items():
+            yield kind_of(span), name, value
+        for event in span.events:
+            for name, value in event.attributes.items():
+                yield event.name, name, value
+    for metric in memory.instruments().values():
+        for point in metric.data.data_points:
+            for name, value in point.attributes.items():
+                yield "metric", name, value
+
+
+def test_every_attribute_is_in_the_table_where_it_should_be_and_of_its_type(everything):
+    for where, name, value in emitted_attributes(everything):
+        attribute = described(name)
+        assert where in attribute.on, f"{name} on {where}"
+        assert isinstance(value, TYPES[attribute.type]), f"{name} = {value!r}"
+        assert attribute.type == "boolean" or not isinstance(value, bool)
+
+
+def test_every_row_of_the_table_is_emitted(everything):
+    emitted = {(where, described(name).name) for where, name, _ in emitted_attributes(everything)}
+    assert {(where, name) for name, row in ATTRIBUTES.items() for where in row.on} == emitted
+    assert {kind_of(span) for span in everything.spans} == set(SPANS)
+    assert {event.name for span in everything.spans for event in span.events} == set(EVENTS)
+    assert set(everything.instruments()) == set(METRICS)
+
+
+def test_every_metric_is_what_the_table_says(everything):
+    for name, metric in everything.instruments().items():
+        row = METRICS[name]
+        assert metric.unit == row.unit
+        assert metric.description == row.description
+        assert isinstance(metric.data, Sum if row.instrument == "counter" else Histogram)
+        for point in metric.data.data_points:
+            assert tuple(point.attributes) == row.labels
+            if row.instrument == "histogram":
+                assert tuple(point.explicit_bounds) == row.boundaries
+
+
+def test_the_table_keeps_to_its_own_rules():
+    for row in (*ATTRIBUTES.values(), *METRICS.values()):
+        assert row.unit in UNITS
+        assert row.description.endswith((".", "`."))
+        own = row.name.startswith("curator.")
+        assert (row.stability == "development") == own
+    # Names that OpenTelemetry or others may want, and those that are kept for the verdict.
+    taken = ("pipeline.", "cicd.", "messaging.", "otel.", "curator.bottleneck.")
+    assert not [name for name in (*ATTRIBUTES, *METRICS) if name.startswith(taken)]
+    # A metric's name is no other metric's namespace.
+    assert not [a for a in METRICS for b in METRICS if b.startswith(f"{a}.")]
+    assert all(label in ATTRIBUTES for row in METRICS.values() for label in row.labels)

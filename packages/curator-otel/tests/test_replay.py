@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traces made from finished tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from curator_core import ConfigurationError, Pipeline, ProcessingStage, StagePerfStats, Task, processing_stage
+from curator_otel import Replayed, replay
+
+SECOND = 1_000_000_000
+T0 = 1_700_000_000 * SECOND
+
+
+@processing_stage()
+def fan_out(task):
+    return [Task(data=number) for number in range(5)]
+
+
+class Pairs(ProcessingStage[Any, Any]):
+    batch_size = 2
+
+    def process(self, task):
+        self.metrics.add("seen")
+        return task
+
+
+class FinishedTask:
+    """A task as somebody else's code might hold it: all that replay looks at."""
+
+    def __init__(self, *perf: StagePerfStats) -> None:
+        self.stage_perf = perf
+
+
+def test_a_replay_makes_the_spans_that_the_observer_made(memory):
+    tasks = [Task(data="a"), Task(data="b")]
+    result = Pipeline("p", [fan_out, Pairs()]).run(initial_tasks=tasks, observers=[memory.observer()])
+
+    def shape():
+        return sorted(
+            (span.name, span.start_time, span.end_time - span.start_time, span.kind, len(span.links))
+            for span in memory.spans
+            if span.name.startswith("process_batch")
+        )
+
+    live = shape()
+    memory.exporter.clear()
+    replayed = replay(result, memory.tracer_provider, "p")
+    assert replayed == Replayed(replayed.trace_id, 7, 0)
+    assert [(n, s, k, links) for n, s, _, k, links in shape()] == [(n, s, k, links) for n, s, _, k, links in live]
+    # Seconds as a float: a nanosecond may be lost on the way.
+    assert [took for _, _, took, _, _ in shape()] == pytest.approx([took for _, _, took, _, _ in live], abs=2)
+    assert memory.one("00 fan_out").attributes["curator.stage.batches"] == 2
+    assert memory.one("01 Pairs").attributes["curator.stage.batches"] == 5
+    root = memory.one("run p")
+    assert f"{root.context.trace_id:032x}" == replayed.trace_id
+    assert root.attributes["curator.run.replayed"] is True
+    assert root.attributes["curator.slowest.stage"] in ("fan_out", "Pairs")
+    assert memory.named("process_batch Pairs")[0].attributes["curator.metric.seen"] == 2
+
+
+def test_shared_statistics_are_counted_once(memory):
+    shared = StagePerfStats("s", 2.0, num_items_processed=3, start_time_unix_ns=T0, batch_id="0/3:x")
+    replayed = replay([FinishedTask(shared) for _ in range(3)], memory.tracer_provider)
+    assert replayed.batches == 1
+    assert memory.one("process_batch s").attributes["curator.batch.items"] == 3
+    assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
+
+
+def test_equal_copies_of_statistics_are_counted_once_too(memory):
+    shared = StagePerfStats("s", 2.0, start_time_unix_ns=T0, batch_id="0/1")
+    replay([FinishedTask(dataclasses.replace(shared)) for _ in range(3)], memory.tracer_provider)
+    assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
+
+
+def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory):
+    known = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0")
+    unknown = StagePerfStats("b", 5.0, num_items_processed=2, batch_id="1/0")
+    mixed = StagePerfStats("a", 3.0, batch_id="0/1")
+    replayed = replay([FinishedTask(known, unknown), FinishedTask(mixed)], memory.tracer_provider)
+    assert replayed[1:] == (3, 2)
+    assert memory.names() == {"run replay": 1, "00 a": 1, "process_batch a": 1}
+    stage, root = memory.one("00 a"), memory.one("run replay")
+    assert (stage.start_time, stage.end_time) == (T0, T0 + SECOND)
+    assert stage.attributes["curator.batches_without_start"] == 1
+    assert stage.attributes["curator.stage.batches"] == 2
+    assert stage.attributes["curator.stage.process_time"] == 4.0
+    assert root.attributes["curator.batches_without_start"] == 2
+    assert root.attributes["curator.run.batches"] == 3
+    assert root.attributes["curator.slowest.stage"] == "b"
+    assert (root.start_time, root.end_time) == (T0, T0 + SECOND)
+
+
+@pytest.mark.parametrize("tasks", [[], [FinishedTask()], [FinishedTask(StagePerfStats("a", 1.0))]])
+def test_without_a_start_time_there_is_no_trace(memory, tasks):
+    replayed = replay(tasks, memory.tracer_provider)
+    assert replayed.trace_id == ""
+    assert replayed.batches == replayed.batches_without_start
+    assert not memory.spans
+
+
+def test_what_tasks_do_not_know_is_left_out(memory):
+    perf = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0", worker_id="w", startup_time=2.0)
+    replay([FinishedTask(perf)], memory.tracer_provider)
+    batch = memory.one("process_batch a").attributes
+    assert batch["curator.worker.id"] == "w"
+    assert batch["curator.batch.startup_time"] == 2.0
+    known = {*batch, *memory.one("00 a").attributes}
+    for name in ("process.pid", "curator.outcome", "curator.batch.attempt", "curator.batch.tasks_in",
+                 "curator.batch.cpu_time", "curator.stage.tasks_in", "curator.stage.cpu_time"):  # fmt: skip
+        assert name not in known
+
+
+def test_stages_stand_in_the_order_of_the_histories(memory):
+    rows = [StagePerfStats(name, 1.0, start_time_unix_ns=T0 + n, batch_id=f"{n}/0") for n, name in enumerate("abc")]
+    # The first task was given to the second stage.
+    replay([FinishedTask(rows[1]), FinishedTask(*rows)], memory.tracer_provider)
+    assert {"00 a", "01 b", "02 c"} <= set(memory.names())
+
+
+def test_the_limit_holds(memory):
+    rows = [StagePerfStats("a", 1.0, start_time_unix_ns=T0 + n, batch_id=f"0/{n}") for n in range(100)]
+    replay([FinishedTask(row) for row in rows], memory.tracer_provider, max_spans=20)
+    assert len(memory.spans) <= 20
+    assert memory.one("00 a").attributes["curator.stage.batches"] == 100
+
+
+def test_a_limit_that_makes_no_sense_is_refused():
+    with pytest.raises(ConfigurationError, match="max_spans"):
+        replay([], max_spans=0)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs pipelines that ask for GPUs on real Xenna over simulated ones; prints what each worker saw, as JSON."""
+
+import json
+import os
+from dataclasses import asdict
+
+from curator_core import Pipeline, ProcessingStage, Resources, ResourcesError, Task
+from curator_xenna import XennaExecutor
+
+
+class Report(ProcessingStage):
+    """Adds what its worker sees to the task."""
+
+    def setup(self, worker_metadata):
+        self.worker = worker_metadata
+
+    def process(self, task):
+        gpus = [(gpu.index, gpu.used_fraction) for gpu in self.worker.allocation.gpus]
+        seen = {
+            "stage": self.name,
+            "worker": self.worker.worker_id,
+            "gpus": gpus,
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "rank": os.environ.get("RANK"),
+            "world_size": os.environ.get("WORLD_SIZE"),
+            "local_rank": os.environ.get("LOCAL_RANK"),
+        }
+        return Task(data=[*task.data, seen])
+
+
+def stage(name, workers=None, options=None, **resources):
+    return Report().with_(
+        name=name,
+        resources=Resources(**{"cpus": 0.1, **resources}),
+        num_workers=workers,
+        xenna_stage_spec=options or {},
+        batch_size=1,
+    )
+
+
+CASES = {
+    "halves": [stage("half", 4, gpus=0.5)],
+    "wholes": [stage("whole", 2, gpus=1)],
+    "entire": [stage("entire", 2, entire_gpu=True)],
+    "two_gpu_worker": [stage("pair", 2, gpus=2)],
+    "codecs": [stage("decode", 4, nvdecs=1)],
+    "memory": [stage("fits", 4, gpu_memory_gb=8)],
+    "mixed": [stage("cpu", 1), stage("gpu", 2, gpus=1), stage("after", 1)],
+    "spmd": [stage("group", 1, {"is_spmd": True}, gpus=2)],
+    "too_many": [stage("too_many", 5, gpus=1)],
+    "too_large": [stage("too_large", gpus=8)],
+}
+
+
+def outcome(executor, stages):
+    try:
+        result = Pipeline("gpus", stages).run(executor, [Task(data=[]) for _ in range(12)])
+    except ResourcesError as error:
+        return {"error": str(error), "stage": error.stage}
+    return {"seen": [seen for task in result for seen in task.data], "stages": [asdict(s) for s in result.stages]}
+
+
+def main():
+    results = {}
+    with XennaExecutor({"num_cpus": 8}) as executor:
+        for name, stages in CASES.items():
+            results[name] = outcome(executor, stages)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: every key is checked, unknown ones name the nearest, and each does what it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import ExecutorError
+from curator_xenna import XennaConfig, XennaExecutor
+
+NEMO_KEYS = {
+    "logging_interval": 30,
+    "ignore_failures": True,
+    "max_workers_per_stage": 3,
+    "execution_mode": "batch",
+    "cpu_allocation_percentage": 0.8,
+    "autoscale_interval_s": 20,
+}
+
+
+def test_takes_the_keys_that_users_have() -> None:
+    config = XennaExecutor(NEMO_KEYS).config
+    assert {key: getattr(config, key) for key in NEMO_KEYS} == NEMO_KEYS
+
+
+def test_takes_a_config() -> None:
+    config = XennaConfig(verbose=True)
+    assert XennaExecutor(config).config is config
+    assert XennaExecutor().config == XennaConfig()
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"), [("loging_interval", "logging_interval"), ("max_workers", "max_workers_per_stage")]
+)
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
+    with pytest.raises(ExecutorError) as caught:
+        XennaExecutor({key: 1})
+    assert caught.value.field == key
+    assert nearest in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("logging_interval", 0),
+        ("logging_interval", "60"),
+        ("logging_interval", True),
+        ("autoscale_interval_s", -1),
+        ("execution_mode", "serving"),
+        ("cpu_allocation_percentage", 95),
+        ("cpu_allocation_percentage", 0),
+        ("max_workers_per_stage", 0),
+        ("max_workers_per_stage", 1.5),
+        ("slots_per_actor", 0),
+        ("max_queued_multiplier", 0),
+        ("max_queued_lower_bound", None),
+        ("ignore_failures", "yes"),
+        ("verbose", None),
+        ("log_to_driver", "yes"),
+        ("num_cpus", 0),
+        ("num_gpus", -1),
+        ("object_store_memory", 0),
+        ("address", 6379),
+        ("codec_engines", {"H100": 7}),
+    ],
+)
+def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
+    with pytest.raises(ExecutorError) as caught:
+        XennaExecutor({key: value})
+    assert caught.value.field == key
+    assert caught.value.given == repr(value)
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize("config", [3, "verbose", [("verbose", True)]])
+def test_what_is_no_config(config: Any) -> None:
+    with pytest.raises(ExecutorError, match="no configuration"):
+        XennaExecutor(config)
+
+
+@given(st.text(min_size=1))
+def test_no_unknown_key_is_taken(key: str) -> None:
+    known = XennaConfig.__dataclass_fields__
+    if key not in known:
+        with pytest.raises(ExecutorError):
+            XennaConfig.of({key: 1})
+
+
+@pytest.mark.parametrize(
+    ("verbose", "log_to_driver", "shows"), [(False, None, False), (True, None, True), (True, False, False)]
+)
+def test_worker_output(verbose: bool, log_to_driver: bool | None, shows: bool) -> None:
+    assert XennaConfig(verbose=verbose, log_to_driver=log_to_driver).shows_worker_output is shows
+
+
+def test_importing_loads_neither_ray_nor_xenna() -> None:
+    code = (
+        "import sys, os; before = dict(os.environ); import curator_xenna; from curator_xenna import XennaExecutor; "
+        "XennaExecutor({'verbose': True}); "
+        "assert not {'ray', 'cosmos_xenna', 'loguru'} & set(sys.modules), sys.modules; assert before == os.environ"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names() -> None:
+    import curator_xenna
+
+    assert sorted(curator_xenna.__all__) == [
+        "XennaConfig",
+        "XennaExecutor",
+        "XennaStageAdapter",
+        "__version__",
+        "create_named_xenna_stage_adapter",
+    ]
+    assert all(getattr(curator_xenna, name) for name in curator_xenna.__all__)
+    with pytest.raises(AttributeError):
+        curator_xenna.XennaStage  # noqa: B018

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the adapter, row by row: against Xenna's own classes, and in real Xenna runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from cosmos_xenna.pipelines import v1 as pipelines_v1
+
+import curator_xenna.session
+from curator_core import BaseStageAdapter, NodeInfo, Pipeline, ProcessingStage, Resources, Task, WorkerMetadata
+from curator_core.report import BatchReport, RunObserver
+from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_stage_adapter
+
+
+class ImageReaderStage(ProcessingStage[Task[int], Task[Any]]):
+    """Says what it was given; a negative task goes through as it is."""
+
+    name = "image_reader"
+    batch_size = 4
+    resources = Resources(cpus=0.5)
+
+    def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
+        self.node_info, self.node_worker = node_info, worker_metadata
+
+    def setup(self, worker_metadata: WorkerMetadata) -> None:
+        self.worker = worker_metadata
+
+    def process(self, task: Task[int]) -> Task[Any]:
+        if task.data < 0:
+            return task
+        return Task(data={"node": self.node_info, "worker": self.worker, "pid": os.getpid()})
+
+
+class Named(ProcessingStage[Task[Any], Task[Any]]):
+    """Looks up, through Ray, the names of the actors that it has had."""
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        from ray.util.state import list_actors
+
+        shown = [actor.repr_name for actor in list_actors(detail=True)]
+        return Task(data={**task.data, "shown": shown})
+
+
+class Spec(RunObserver):
+    def __init__(self) -> None:
+        self.reports: list[BatchReport] = []
+
+    def on_batch(self, report: BatchReport) -> None:
+        self.reports.append(report)
+
+
+@pytest.fixture(scope="module")
+def ran(executor: XennaExecutor) -> tuple[list[dict[str, Any]], Any, Spec]:
+    seen = Spec()
+    pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
+    result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
+    return [task.data for task in result], result, seen
+
+
+def adapter(stage: ProcessingStage[Any, Any] | None = None) -> XennaStageAdapter:
+    return XennaStageAdapter(stage or ImageReaderStage())
+
+
+def test_is_both_adapters() -> None:
+    assert isinstance(adapter(), BaseStageAdapter)
+    assert isinstance(adapter(), pipelines_v1.Stage)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Resources(cpus=2), pipelines_v1.Resources(cpus=2, gpus=0)),
+        (Resources(cpus=1, gpus=0.25), pipelines_v1.Resources(cpus=1, gpus=0.25)),
+        (Resources(cpus=1, gpus=2), pipelines_v1.Resources(cpus=1, gpus=2)),
+        (Resources(cpus=1, entire_gpu=True), pipelines_v1.Resources(cpus=1, gpus=1)),
+    ],
+)
+def test_required_resources_are_xennas(ours: Resources, theirs: pipelines_v1.Resources) -> None:
+    required = adapter(ImageReaderStage().with_(resources=ours)).required_resources
+    assert type(required) is pipelines_v1.Resources
+    assert required == theirs
+
+
+def test_stage_batch_size_is_the_stages() -> None:
+    assert adapter().stage_batch_size == 4
+
+
+def test_stage_batch_size_is_one_where_unset() -> None:
+    assert adapter(Named()).stage_batch_size == 1
+    assert adapter(ImageReaderStage().with_(batch_size=None)).stage_batch_size == 1
+
+
+def test_env_info_is_none_by_default() -> None:
+    assert adapter().env_info is None
+
+
+def test_env_info_is_the_stages() -> None:
+    env = adapter(ImageReaderStage().with_(runtime_env={"env_vars": {"MODE": "fast"}})).env_info
+    assert isinstance(env, pipelines_v1.RuntimeEnv)
+    assert env.extra_env_vars == {"MODE": "fast"}
+
+
+def test_process_data_delegates_and_attaches_performance() -> None:
+    one = adapter(ImageReaderStage())
+    tasks = [Task(data=-1), Task(data=-2)]
+    outputs = one.process_data(tasks)
+    assert outputs == tasks
+    assert [task.stage_perf[-1].stage_name for task in outputs] == ["image_reader"] * 2
+    assert outputs[0].stage_perf[-1].num_items_processed == 2
+
+
+def test_process_data_gives_a_list_where_all_is_filtered() -> None:
+    class Drop(ProcessingStage[Task[int], Task[int]]):
+        def process(self, task: Task[int]) -> None:
+            return None
+
+    assert adapter(Drop()).process_data([Task(data=1)]) == []
+
+
+def test_setup_on_node_gets_our_node_info() -> None:
+    one = adapter()
+    one.setup_on_node(pipelines_v1.NodeInfo(node_id="n7"), pipelines_v1.WorkerMetadata.make_dummy())
+    assert one.processing_stage.node_info == NodeInfo("n7")
+    assert one.processing_stage.node_worker.worker_id == "debug_worker"
+
+
+def test_setup_gets_our_worker_metadata() -> None:
+    one, theirs = adapter(), pipelines_v1.WorkerMetadata.make_dummy()
+    one.setup(theirs)
+    assert type(one.processing_stage.worker) is WorkerMetadata
+    assert one.processing_stage.worker == WorkerMetadata("debug_worker", theirs.allocation)
+
+
+def test_named_adapter_has_the_stage_class_name() -> None:
+    named = create_named_xenna_stage_adapter(ImageReaderStage())
+    assert type(named).__name__ == "ImageReaderStage"
+    assert isinstance(named, XennaStageAdapter)
+    assert pipelines_v1.StageSpec(named).name(3) == "Stage 03 - ImageReaderStage"
+
+
+def test_named_adapter_shows_in_ray(ran: Any) -> None:
+    outputs, _, _ = ran
+    assert any("ImageReaderStage" in name for name in outputs[0]["shown"]), outputs[0]["shown"]
+
+
+def test_executor_names_an_adapter_for_each_stage(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+
+    def counting(stage: ProcessingStage[Any, Any]) -> XennaStageAdapter:
+        made = create_named_xenna_stage_adapter(stage)
+        named.append(type(made).__name__)
+        return made
+
+    monkeypatch.setattr(curator_xenna.session, "create_named_xenna_stage_adapter", counting)
+    Pipeline("p", [ImageReaderStage(), Named()]).run(executor, [Task(data=1)])
+    assert named == ["ImageReaderStage", "Named"]
+
+
+def test_generic_fields(ran: Any) -> None:
+    outputs, _, seen = ran
+    first = seen.reports[0]
+    for output in outputs:
+        assert output["node"].node_id == first.node_id
+        assert output["worker"].worker_id
+        assert output["worker"].allocation.node == first.node_id
+        assert output["worker"].allocation.cpus == pytest.approx(0.5)
+        assert output["pid"] != os.getpid()
+
+
+def test_processed_tasks_carry_performance(ran: Any) -> None:
+    _, result, seen = ran
+    workers = {report.worker_id for report in seen.reports}
+    for task in result:
+        assert [stats.stage_name for stats in task.stage_perf] == ["image_reader", "Named"]
+        assert {stats.worker_id for stats in task.stage_perf} <= workers
+        assert all(stats.process_time > 0 and stats.start_time_unix_ns > 0 for stats in task.stage_perf)
+
+
+def test_survives_the_copies_that_xenna_makes() -> None:
+    import copy
+    import pickle
+
+    named = create_named_xenna_stage_adapter(ImageReaderStage())
+    assert copy.deepcopy(named) is named  # a specification is copied whole, several times
+    again = pickle.loads(pickle.dumps(named))
+    assert type(again).__name__ == "ImageReaderStage"
+    assert again.stage_batch_size == 4

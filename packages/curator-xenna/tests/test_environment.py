@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage's runtime environment arrives in its workers, whole; its values stay out of logs."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import loguru
+import pytest
+
+from curator_core import Pipeline, ProcessingStage, Resources, Task
+from curator_xenna import XennaConfig, XennaExecutor
+from curator_xenna.environment import StageEnvironment
+
+
+class Look(ProcessingStage[Task[str], Task[Any]]):
+    resources = Resources(cpus=0.3)
+
+    def process(self, task: Task[str]) -> Task[Any]:
+        try:
+            import only_in_the_working_dir as extra
+        except ImportError:
+            extra = None
+        return Task(data=[*task.data, (os.environ.get("CURATOR_MODE"), extra and extra.ANSWER)])
+
+
+def test_env_info_reaches_the_workers(executor: XennaExecutor, tmp_path: Path) -> None:
+    (tmp_path / "only_in_the_working_dir.py").write_text("ANSWER = 42\n")
+    stages = [
+        Look().with_(name="plain"),
+        Look().with_(name="vars", runtime_env={"env_vars": {"CURATOR_MODE": "fast"}}),
+        Look().with_(name="dir", runtime_env={"working_dir": str(tmp_path)}),
+    ]
+    (result,) = Pipeline("environments", stages).run(executor, [Task(data=[])])
+    assert result.data == [(None, None), ("fast", None), (None, 42)]
+    assert "CURATOR_MODE" not in os.environ
+
+
+def test_names_are_shown_and_values_are_not() -> None:
+    env = StageEnvironment({"env_vars": {"TOKEN": "hunter2"}, "pip": ["secret-package==1"]})
+    for shown in (env.format(), repr(env), str(env)):
+        assert "TOKEN" in shown
+        assert "pip" in shown
+        assert "hunter2" not in shown
+        assert "secret-package" not in shown
+
+
+def test_values_are_not_logged(
+    executor: XennaExecutor, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline("secrets", [Look().with_(runtime_env={"env_vars": {"TOKEN": "hunter2"}})])
+    shown = [pipeline.describe(), repr(pipeline.compile())]
+    monkeypatch.setattr(executor, "config", XennaConfig(verbose=True))  # the shared Ray, with Xenna's output on
+    sink = loguru.logger.add(shown.append, level="TRACE")
+    try:
+        pipeline.run(executor, [Task(data=[])])
+    finally:
+        loguru.logger.remove(sink)
+    shown += capfd.readouterr()
+    assert any("Pipeline stats" in text for text in shown), "Xenna was to log"
+    assert not any("hunter2" in text for text in shown)
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_is_copied_as_xenna_copies_it(make: Any) -> None:
+    env = StageEnvironment({"env_vars": {"A": "1"}, "conda": "other"})
+    other = make(env)
+    other.extra_env_vars = {"CUDA_VISIBLE_DEVICES": "0", **other.extra_env_vars}
+    assert other.to_ray_runtime_env()["env_vars"] == {"CUDA_VISIBLE_DEVICES": "0", "A": "1"}
+    assert other.to_ray_runtime_env()["conda"] == "other"
+    assert env.extra_env_vars == {"A": "1"}

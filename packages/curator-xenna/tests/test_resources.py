@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests in Xenna's terms: shares of GPUs, codec engines, and what cannot be expressed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from curator_core import ProcessingStage, Resources, ResourcesError, StageDefinitionError, Task
+from curator_core.plan import Plan
+from curator_xenna import XennaConfig
+from curator_xenna.cluster import Node
+from curator_xenna.resources import CODEC_ENGINES, Gpu, Share, share_of
+from curator_xenna.translate import check_options, place
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
+L40S = Gpu("NVIDIA L40S", 48.3)
+L4 = Gpu("NVIDIA L4", 24.2)
+T4 = Gpu("Tesla T4", 16.1)
+
+
+def share(resources: Resources, *gpus: Gpu, **options: Any) -> Share:
+    return share_of(resources, gpus, "decode", **options)
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpu", "gpus"),
+    [
+        (Resources(nvdecs=1), H100, 1 / 7),
+        (Resources(nvdecs=7), H100, 1.0),
+        (Resources(nvdecs=8), H100, 2.0),
+        (Resources(nvdecs=14), H100, 2.0),
+        (Resources(nvdecs=1), T4, 0.5),
+        (Resources(nvencs=1), T4, 1.0),
+        (Resources(nvdecs=1, nvencs=1), L40S, 1 / 3),
+        (Resources(nvdecs=1, nvencs=1), L4, 0.5),
+        (Resources(nvdecs=1, gpus=0.5), H100, 0.5),
+        (Resources(gpu_memory_gb=8.05), T4, 0.5),
+        (Resources(entire_gpu=True, nvdecs=3), H100, 1.0),
+        (Resources(gpus=0.25), H100, 0.25),
+    ],
+)
+def test_share_of_a_gpu(resources: Resources, gpu: Gpu, gpus: float) -> None:
+    assert share(resources, gpu).gpus == pytest.approx(gpus)
+
+
+def test_takes_the_model_that_offers_least() -> None:
+    assert share(Resources(nvdecs=1), H100, T4).gpus == pytest.approx(0.5)
+
+
+def test_l40s_is_not_an_l4() -> None:
+    assert CODEC_ENGINES["L40S"] != CODEC_ENGINES["L4"]
+    assert share(Resources(nvencs=1), L40S).gpus == pytest.approx(1 / 3)
+
+
+def test_table_can_be_overridden_and_added_to() -> None:
+    assert share(Resources(nvdecs=1), H100, codec_engines={"H100": (2, 0)}).gpus == pytest.approx(0.5)
+    assert share(Resources(nvencs=1), Gpu("Card X"), codec_engines={"Card X": (0, 4)}).gpus == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "says"),
+    [
+        (Resources(nvencs=1), (H100,), "NVIDIA H100"),
+        (Resources(nvdecs=1), (Gpu("Card X"),), "Card X"),
+        (Resources(nvdecs=1), (), "no GPU|none whose size"),
+        (Resources(gpu_memory_gb=1), (Gpu("Card X"),), "gpu_memory_gb"),
+        (Resources(nvdecs=8, entire_gpu=True), (H100,), "entire"),
+    ],
+)
+def test_what_cannot_be_expressed_is_an_error(resources: Resources, gpus: tuple[Gpu, ...], says: str) -> None:
+    with pytest.raises(ResourcesError, match=says) as caught:
+        share(resources, *gpus)
+    assert caught.value.stage == "decode"
+    assert caught.value.hint
+
+
+class Stage(ProcessingStage[Task[int], Task[int]]):
+    def process(self, task: Task[int]) -> Task[int]:
+        return task
+
+
+def views(*settings: dict[str, Any]) -> Any:
+    return Plan.from_stages(Stage().with_(name=f"s{i}", **given) for i, given in enumerate(settings)).stages
+
+
+NODES = [Node("a", 8, (H100,)), Node("b", 4, ())]
+
+
+def workers(*settings: dict[str, Any], **config: Any) -> list[int | None]:
+    return [placement.workers for placement in place(views(*settings), NODES, XennaConfig(**config))]
+
+
+def test_workers_are_left_to_the_autoscaler() -> None:
+    assert workers({}, {"num_workers": 3}) == [None, 3]
+
+
+def test_workers_a_node_are_counted() -> None:
+    assert workers({"xenna_stage_spec": {"num_workers_per_node": 1.5}}) == [3]
+
+
+def test_no_stage_has_more_workers_than_the_limit() -> None:
+    assert workers({}, {"num_workers": 5}, {"num_workers": 1}, max_workers_per_stage=3) == [3, 3, 1]
+
+
+def test_the_limit_leaves_room_for_all_stages() -> None:
+    assert workers({}, {"resources": Resources(cpus=3)}, {}, max_workers_per_stage=100) == [
+        3,
+        2,
+        3,
+    ]  # 3 + 2x3 + 3 CPUs of 12
+
+
+def test_the_limit_counts_gpus_too() -> None:
+    assert workers({"resources": Resources(gpus=0.5)}, {}, max_workers_per_stage=4) == [2, 4]
+
+
+def test_batch_mode_gives_each_stage_the_cluster() -> None:
+    assert workers({}, {}, max_workers_per_stage=10, execution_mode="batch") == [10, 10]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"resources": Resources(cpus=9)}],
+        [{"resources": Resources(gpus=2)}],
+        [{"resources": Resources(cpus=8)}, {"resources": Resources(cpus=5)}],
+        [{"num_workers": 13}],
+        [{"resources": Resources(gpus=0.6)}, {"resources": Resources(gpus=0.6)}],
+    ],
+)
+def test_what_does_not_fit_fails_with_the_numbers(settings: list[dict[str, Any]]) -> None:
+    with pytest.raises(ResourcesError, match="does not fit") as caught:
+        workers(*settings)
+    text = str(caught.value)
+    assert "s0" in text
+    assert "8 CPUs and 1 GPUs" in text
+    assert caught.value.hint
+
+
+def test_batch_mode_needs_only_the_largest_stage() -> None:
+    big = {"resources": Resources(cpus=8)}
+    assert workers(big, big, execution_mode="batch") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_workers": 2}, "num_workers"),
+        ({"ignore_failures": True}, "on_error"),
+        ({"num_run_attempts_python": 3}, "max_attempts"),
+        ({"slots_per_acter": 3}, "slots_per_actor"),
+    ],
+)
+def test_options_that_are_not_a_stages(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(StageDefinitionError, match=says) as caught:
+        check_options(views({"xenna_stage_spec": options}))
+    assert caught.value.stage == "s0"
+
+
+def test_workers_said_twice() -> None:
+    with pytest.raises(StageDefinitionError, match="twice"):
+        check_options(views({"num_workers": 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
+
+
+def test_options_that_are() -> None:
+    check_options(views({"xenna_stage_spec": {"slots_per_actor": 3, "over_provision_factor": 2.0, "is_spmd": True}}))
