@@ -179,7 +179,7 @@ RULES = (
     Rule("too_few_stop_words", "stop_words", 2, _ANY, "Gopher A.1.1"),
     Rule("repeated_lines", "duplicate_line_ratio", 0, 0.30, "Gopher Table A1"),
     Rule("repeated_lines", "duplicate_line_character_ratio", 0, 0.20, "Gopher Table A1"),
-    Rule("too_few_sentences", "sentences", 5, _ANY, "C4 2.2"),
+    Rule("too_few_sentences", "sentences", 3, _ANY, "C4 2.2"),
     Rule("curly_brackets", "curly_brackets", 0, 0, "C4 2.2, as a sign of code"),
     Rule("lorem_ipsum", "lorem_ipsum", 0, 0, "C4 2.2"),
 )

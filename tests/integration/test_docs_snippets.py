@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python of the pages runs, and gives what they show; their tables say what the code says.
 
-The blocks of a page run in order, as one program in a process of its own. An ``output`` block shows what the
+The blocks of a page run in order, as one program in a process of its own; a block that begins with the name of a
+file is saved under that name, too. An ``output`` block shows what the
 block above it prints, an error at its end as Python shows it. Numbers with a decimal point, durations and run
 ids are not compared, and ``...`` stands for anything.
 """
@@ -29,29 +30,29 @@ FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ON_XENNA = {"guides/running-on-xenna.md"}
 
 RUNNER = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, linecache, sys, traceback
 
 page, blocks, on_xenna = json.loads(sys.argv[1])
 outputs = []
-kept = contextlib.nullcontext()
 if on_xenna:
-    from curator_core import Pipeline, Task, processing_stage
-    from curator_xenna import XennaExecutor
+    import os
 
-    # The executors of the page join it, so that one Ray is started and not one a block.
-    kept = XennaExecutor({"num_cpus": 8})
-with kept:
-    if on_xenna:
-        Pipeline("start Ray", [processing_stage(name="same")(lambda task: task)]).run(kept, [Task(data=0)])
-    for line, source in blocks:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            try:
-                exec(compile(source, f"{page}, after line {line}", "exec"), globals())
-            except Exception as error:
-                traceback.print_exc()
-                said.write("".join(traceback.format_exception_only(error)))
-        outputs.append(said.getvalue())
+    # The executors of the page use this Ray, so that one is started and not one a block.
+    os.environ.update({"RAY_MAX_LIMIT_FROM_API_SERVER": "40000", "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000"})
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
+for line, source in blocks:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            name = f"{page}, after line {line}"
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            exec(compile(source, name, "exec"), globals())
+        except Exception as error:
+            traceback.print_exc()
+            said.write("".join(traceback.format_exception_only(error)))
+    outputs.append(said.getvalue())
 print(json.dumps(outputs))
 """
 
@@ -72,10 +73,17 @@ def blocks_of(page: Path) -> list[Block]:
         if language == "python":
             found.append(Block(text.count("\n", 0, fence.start()) + 1, body, None))
         elif language == "output":
-            assert found and not text[end : fence.start()].strip(), "output stands right below its Python"
+            assert not text[end : fence.start()].strip(), "output stands right below its Python"
             found[-1] = found[-1]._replace(output=body)
         end = fence.end()
     return found
+
+
+def save_files(blocks: list[Block], directory: Path) -> None:
+    for block in blocks:
+        name = re.match(r"# (\w+\.py)\n", block.source)
+        if name:
+            (directory / name[1]).write_text(block.source, encoding="utf-8")
 
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if blocks_of(path))
@@ -100,6 +108,7 @@ def test_the_python_of_a_page_runs_and_gives_what_it_shows(page: str, tmp_path: 
         pytest.importorskip("curator_xenna")
     blocks = blocks_of(DOCS / page)
     program = json.dumps([page, [(block.line, block.source) for block in blocks], page in ON_XENNA])
+    save_files(blocks, tmp_path)
     runner = tmp_path / "runner.py"
     runner.write_text(RUNNER, encoding="utf-8")
     done = subprocess.run(
@@ -115,3 +124,72 @@ def test_the_python_of_a_page_runs_and_gives_what_it_shows(page: str, tmp_path: 
     for block, said in zip(blocks, json.loads(done.stdout), strict=True):
         shown = block.output or ""
         assert alike(shown, said), f"{page}:{block.line} shows\n{shown}\nand gives\n{said}\n{done.stderr}"
+
+
+def test_the_executor_of_the_guide_passes_the_kit(tmp_path: Path) -> None:
+    save_files(blocks_of(DOCS / "guides" / "testing-an-executor.md"), tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_executor.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def table_below(page: str, header: str) -> list[list[str]]:
+    """The cells of a page's table that begins with this header."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {header} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_settings_of_xenna_are_those_of_the_code() -> None:
+    xenna = pytest.importorskip("curator_xenna")
+    shown = [(row[0].strip("`"), row[1].strip("`")) for row in table_below("guides/running-on-xenna.md", "setting")]
+    there = [(field.name, json.dumps(field.default)) for field in fields(xenna.XennaConfig)]
+    as_python = {"null": "None", "true": "True", "false": "False"}
+    assert shown == [(name, as_python.get(default, default)) for name, default in there]
+
+
+def test_the_codec_engines_are_those_of_the_code() -> None:
+    pytest.importorskip("curator_xenna")
+    from curator_xenna.resources import CODEC_ENGINES
+
+    rows = table_below("guides/running-on-xenna.md", "model")
+    assert {model: (int(decoders), int(encoders)) for model, decoders, encoders in rows} == dict(CODEC_ENGINES)
+
+
+def test_the_options_of_a_stage_are_those_that_are_taken() -> None:
+    pytest.importorskip("curator_xenna")
+    from curator_xenna.translate import check_options
+
+    text = (DOCS / "guides" / "running-on-xenna.md").read_text(encoding="utf-8")
+    named = re.search(r"gives options of Xenna's `StageSpec` for one stage:\n(.*?)\. ", text, re.DOTALL)
+    assert named is not None
+    options = dict.fromkeys(re.findall(r"`(\w+)`", named[1]), 1)
+    stage = curator_core.processing_stage(name="same", xenna_stage_spec=options)(lambda task: task)
+    check_options(curator_core.Plan.from_stages([stage]).stages)
+    assert len(options) >= 9
+
+
+def test_the_settings_of_a_stage_are_those_of_the_code() -> None:
+    rows = {row[0].strip("`"): row[1] for row in table_below("guides/writing-stages.md", "attribute")}
+    stage = curator_core.ProcessingStage
+    public = {name for name in stage.__annotations__ if not name.startswith("_")}
+    assert set(rows) == public
+    for name in public - {"name", "resources"}:
+        assert rows[name] == f"`{getattr(stage, name)}`"
+    assert rows["resources"] == "`Resources(cpus=1.0)`"
+    assert stage.resources == curator_core.Resources(cpus=1.0)
+
+
+def test_every_error_is_on_its_page() -> None:
+    text = (DOCS / "guides" / "errors.md").read_text(encoding="utf-8")
+    errors = [name for name in curator_core.__all__ if name.endswith("Error")]
+    assert [name for name in errors if name not in text] == []
+    tree = re.search(r"```text\n(.*?)```", text, re.DOTALL)
+    assert tree is not None
+    assert {name for name in re.findall(r"\w+Error\b", tree[1]) if name != "ValueError"} == set(errors)

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from curator_xenna import XennaExecutor
 
+# What Ray's worker processes call themselves while they are idle, or serve Ray itself.
+HARMLESS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
@@ -41,3 +44,31 @@ def run_script() -> Callable[..., Any]:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_workers() -> Iterator[None]:
+    """After every test, however it ended, no worker of a run is left."""
+    yield
+    # A process that was killed may be in the table for a moment longer.
+    _, left = psutil.wait_procs(workers_of_ours(), timeout=20)
+    assert [title(process) for process in left if title(process)] == []
+
+
+def workers_of_ours() -> list[psutil.Process]:
+    """Worker processes of the Ray that this process started."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if title(process).startswith("ray::") and not title(process).startswith(HARMLESS)
+    ]
+
+
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; empty where it has ended."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:  # its parent has not looked yet
+            return ""
+        return "".join(process.cmdline()[:1]).rstrip("\0 ")
+    except psutil.Error:
+        return ""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from cosmos_xenna.pipelines import v1 as pipelines_v1
@@ -44,7 +44,7 @@ class Named(ProcessingStage[Task[Any], Task[Any]]):
         return Task(data={**task.data, "shown": shown})
 
 
-class Spec(RunObserver):
+class Watch(RunObserver):
     def __init__(self) -> None:
         self.reports: list[BatchReport] = []
 
@@ -52,12 +52,29 @@ class Spec(RunObserver):
         self.reports.append(report)
 
 
+class Ran(NamedTuple):
+    outputs: list[dict[str, Any]]
+    result: Any
+    reports: list[BatchReport]
+    named: list[str]
+
+
 @pytest.fixture(scope="module")
-def ran(executor: XennaExecutor) -> tuple[list[dict[str, Any]], Any, Spec]:
-    seen = Spec()
-    pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
-    result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
-    return [task.data for task in result], result, seen
+def ran(executor: XennaExecutor) -> Ran:
+    """A real run; the function that names adapters is watched, not replaced."""
+    named: list[str] = []
+
+    def watched(stage: ProcessingStage[Any, Any]) -> XennaStageAdapter:
+        made = create_named_xenna_stage_adapter(stage)
+        named.append(type(made).__name__)
+        return made
+
+    seen = Watch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curator_xenna.session, "create_named_xenna_stage_adapter", watched)
+        pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
+        result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
+    return Ran([task.data for task in result], result, seen.reports, named)
 
 
 def adapter(stage: ProcessingStage[Any, Any] | None = None) -> XennaStageAdapter:
@@ -141,28 +158,18 @@ def test_named_adapter_has_the_stage_class_name() -> None:
     assert pipelines_v1.StageSpec(named).name(3) == "Stage 03 - ImageReaderStage"
 
 
-def test_named_adapter_shows_in_ray(ran: Any) -> None:
-    outputs, _, _ = ran
-    assert any("ImageReaderStage" in name for name in outputs[0]["shown"]), outputs[0]["shown"]
+def test_named_adapter_shows_in_ray(ran: Ran) -> None:
+    shown = ran.outputs[0]["shown"]
+    assert any("ImageReaderStage" in name for name in shown), shown
 
 
-def test_executor_names_an_adapter_for_each_stage(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    named: list[str] = []
-
-    def counting(stage: ProcessingStage[Any, Any]) -> XennaStageAdapter:
-        made = create_named_xenna_stage_adapter(stage)
-        named.append(type(made).__name__)
-        return made
-
-    monkeypatch.setattr(curator_xenna.session, "create_named_xenna_stage_adapter", counting)
-    Pipeline("p", [ImageReaderStage(), Named()]).run(executor, [Task(data=1)])
-    assert named == ["ImageReaderStage", "Named"]
+def test_executor_names_an_adapter_for_each_stage(ran: Ran) -> None:
+    assert ran.named == ["ImageReaderStage", "Named"]
 
 
-def test_generic_fields(ran: Any) -> None:
-    outputs, _, seen = ran
-    first = seen.reports[0]
-    for output in outputs:
+def test_generic_fields(ran: Ran) -> None:
+    first = ran.reports[0]
+    for output in ran.outputs:
         assert output["node"].node_id == first.node_id
         assert output["worker"].worker_id
         assert output["worker"].allocation.node == first.node_id
@@ -170,10 +177,9 @@ def test_generic_fields(ran: Any) -> None:
         assert output["pid"] != os.getpid()
 
 
-def test_processed_tasks_carry_performance(ran: Any) -> None:
-    _, result, seen = ran
-    workers = {report.worker_id for report in seen.reports}
-    for task in result:
+def test_processed_tasks_carry_performance(ran: Ran) -> None:
+    workers = {report.worker_id for report in ran.reports}
+    for task in ran.result:
         assert [stats.stage_name for stats in task.stage_perf] == ["image_reader", "Named"]
         assert {stats.worker_id for stats in task.stage_perf} <= workers
         assert all(stats.process_time > 0 and stats.start_time_unix_ns > 0 for stats in task.stage_perf)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import loguru
 import pytest
@@ -28,16 +27,41 @@ class Look(ProcessingStage[Task[str], Task[Any]]):
         return Task(data=[*task.data, (os.environ.get("CURATOR_MODE"), extra and extra.ANSWER)])
 
 
-def test_env_info_reaches_the_workers(executor: XennaExecutor, tmp_path: Path) -> None:
-    (tmp_path / "only_in_the_working_dir.py").write_text("ANSWER = 42\n")
+class Ran(NamedTuple):
+    data: Any
+    shown: list[str]
+
+
+@pytest.fixture(scope="module")
+def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One run of stages in different environments, with all that Xenna logs about it."""
+    directory = tmp_path_factory.mktemp("working-dir")
+    (directory / "only_in_the_working_dir.py").write_text("ANSWER = 42\n")
     stages = [
         Look().with_(name="plain"),
-        Look().with_(name="vars", runtime_env={"env_vars": {"CURATOR_MODE": "fast"}}),
-        Look().with_(name="dir", runtime_env={"working_dir": str(tmp_path)}),
+        Look().with_(name="vars", runtime_env={"env_vars": {"CURATOR_MODE": "hunter2"}}),
+        Look().with_(name="dir", runtime_env={"working_dir": str(directory)}),
     ]
-    (result,) = Pipeline("environments", stages).run(executor, [Task(data=[])])
-    assert result.data == [(None, None), ("fast", None), (None, 42)]
+    pipeline = Pipeline("environments", stages)
+    shown = [pipeline.describe(), repr(pipeline.compile())]
+    sink = loguru.logger.add(shown.append, level="TRACE")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(executor, "config", XennaConfig(verbose=True))  # the shared Ray, with Xenna's output on
+            (result,) = pipeline.run(executor, [Task(data=[])])
+    finally:
+        loguru.logger.remove(sink)
+    return Ran(result.data, shown)
+
+
+def test_env_info_reaches_the_workers(ran: Ran) -> None:
+    assert ran.data == [(None, None), ("hunter2", None), (None, 42)]
     assert "CURATOR_MODE" not in os.environ
+
+
+def test_values_are_not_logged(ran: Ran) -> None:
+    assert any("Pipeline stats" in text for text in ran.shown), "Xenna was to log"
+    assert not any("hunter2" in text for text in ran.shown)
 
 
 def test_names_are_shown_and_values_are_not() -> None:
@@ -47,22 +71,6 @@ def test_names_are_shown_and_values_are_not() -> None:
         assert "pip" in shown
         assert "hunter2" not in shown
         assert "secret-package" not in shown
-
-
-def test_values_are_not_logged(
-    executor: XennaExecutor, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipeline = Pipeline("secrets", [Look().with_(runtime_env={"env_vars": {"TOKEN": "hunter2"}})])
-    shown = [pipeline.describe(), repr(pipeline.compile())]
-    monkeypatch.setattr(executor, "config", XennaConfig(verbose=True))  # the shared Ray, with Xenna's output on
-    sink = loguru.logger.add(shown.append, level="TRACE")
-    try:
-        pipeline.run(executor, [Task(data=[])])
-    finally:
-        loguru.logger.remove(sink)
-    shown += capfd.readouterr()
-    assert any("Pipeline stats" in text for text in shown), "Xenna was to log"
-    assert not any("hunter2" in text for text in shown)
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])

@@ -8,9 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import ray
 
 from curator_core import (
     ClusterError,
@@ -22,7 +20,6 @@ from curator_core import (
     Task,
     WorkerDiedError,
 )
-from curator_core.report import RunObserver, WorkerReport
 from curator_xenna import XennaExecutor
 from curator_xenna.compat import HAS_DESTROY
 
@@ -50,12 +47,6 @@ class KillsItself(Same):
         return task
 
 
-class BadSetup(Same):
-    def setup(self, worker_metadata: Any) -> None:
-        msg = "no such model"
-        raise FileNotFoundError(msg)
-
-
 class KillsTheCoordinator(Same):
     def process(self, task: Task[int]) -> Task[int]:
         from ray.util.state import list_actors
@@ -65,44 +56,8 @@ class KillsTheCoordinator(Same):
         return task
 
 
-class Workers(RunObserver):
-    def __init__(self) -> None:
-        self.reports: list[WorkerReport] = []
-
-    def on_worker(self, report: WorkerReport) -> None:
-        self.reports.append(report)
-
-
 def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: Any) -> Any:
     return Pipeline("failures", stages).run(executor, [Task(data=n) for n in NUMBERS], **options)
-
-
-def workers_left() -> list[str]:
-    """Ray processes on this machine's tree of ours that are more than idle."""
-    titles = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if process.info["status"] != psutil.STATUS_ZOMBIE and process.info["cmdline"]:
-            titles.append(process.info["cmdline"][0].rstrip("\0 "))
-    busy = ("ray::Stage", "ray::Same", "ray::Kills", "ray::NodeResourceMonitor", "ray::Coordinator", "ray::Bad")
-    return [title for title in titles if title.startswith(busy)]
-
-
-@pytest.fixture(autouse=True)
-def leaves_no_workers() -> Any:
-    yield
-    # A process that was killed may be in the table for a moment longer.
-    gone, alive = psutil.wait_procs(
-        [p for p in psutil.process_iter(["cmdline"]) if _title(p) in workers_left()], timeout=20
-    )
-    del gone
-    assert [_title(process) for process in alive] == []
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return "".join(process.cmdline()[:1]).rstrip("\0 ")
-    except psutil.Error:
-        return ""
 
 
 def test_a_worker_that_is_always_killed(executor: XennaExecutor) -> None:
@@ -125,15 +80,6 @@ def test_a_worker_that_is_killed_once(executor: XennaExecutor, tmp_path: Path) -
     result = run(executor, Same(), stage)
     assert sorted(task.data for task in result) == list(NUMBERS)
     assert [stage.tasks_in for stage in result.stages] == [8, 8]
-
-
-def test_set_up_that_raises(executor: XennaExecutor) -> None:
-    watching = Workers()
-    with pytest.raises(StageError, match="in set-up: no such model") as caught:
-        run(executor, Same(), BadSetup(), observers=[watching])
-    assert caught.value.stage == "BadSetup"
-    assert isinstance(caught.value.__cause__, FileNotFoundError)
-    assert "setup_failed" in {report.event for report in watching.reports if report.stage_name == "BadSetup"}
 
 
 def test_the_coordinator_dies(executor: XennaExecutor) -> None:
@@ -167,10 +113,3 @@ def test_the_user_sees_no_frames_of_the_engine(executor: XennaExecutor) -> None:
     assert "raise LookupError(msg)" in shown
     assert "cosmos_xenna" not in shown
     assert "ray.exceptions" not in shown
-
-
-def test_ray_is_kept_between_runs(executor: XennaExecutor) -> None:
-    run(executor, Same())
-    session = ray.get_runtime_context().get_job_id()
-    run(executor, Same())
-    assert ray.get_runtime_context().get_job_id() == session

@@ -7,22 +7,27 @@ reports. It knows nothing of engines: whoever owns it says where the reports go.
 
 from __future__ import annotations
 
+import logging
 import os
-import pickle
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
-from curator_core.plan import StageView, dumps, read_stage
+from curator_core.pickling import dumps, loads
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
-from curator_core.task import root_id
+from curator_core.task import RootNames
+from curator_core.view import StageView, read_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata"]
+
+logger = logging.getLogger(__name__)
+
+_IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
@@ -74,6 +79,17 @@ class BaseStageAdapter:
     Args:
         processing_stage: The stage to run. The adapter sets it up and tears it down, so give it a copy.
         view: The stage as the plan read it; read now where it is not given.
+
+    Attributes:
+        processing_stage: The stage.
+        view: The stage, as it was read.
+        context: The run that the adapter is part of.
+        worker_id: The worker, as of the last call of ``setup`` or ``setup_on_node``.
+        node_id: Its node.
+        sequence: Number of the next batch.
+        startup_ns: How long set-up took.
+        idle_since: Since when it has waited for a batch, by the monotonic clock; 0 before set-up.
+        roots: Names the tasks that begin a lineage, where the stage is a source.
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
@@ -86,8 +102,7 @@ class BaseStageAdapter:
         self.sequence = 0
         self.startup_ns = 0
         self.idle_since = 0
-        self._root_names: dict[str, int] = {}
-        self._num_roots = 0
+        self.roots = RootNames()
 
     def bind(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
         """Say which run this is part of, and where its reports go."""
@@ -119,18 +134,18 @@ class BaseStageAdapter:
         error = None
         try:
             self.processing_stage.teardown()
-        except Exception as exc:  # noqa: BLE001 - the work is done; a failing clean-up must not undo it
-            error = error_info(exc)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
+            error = error_info(exc, _IN_TEARDOWN)
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
 
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         try:
             call()
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised as ours
             took = time.perf_counter_ns() - start
-            self._report_worker("setup_failed", start_unix, took, error_info(exc))
-            raise stage_error(exc, self.view.name, doing="in set-up")  # noqa: B904 - it carries its cause
+            self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
+            raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - it carries its cause
         self.startup_ns += time.perf_counter_ns() - start
 
     def _report_worker(
@@ -170,21 +185,29 @@ class BaseStageAdapter:
         Raises:
             StageError: The stage raised, or broke the contract, and the run is to end at that.
         """
-        snapshot = dumps(tasks) if self.view.max_attempts > 1 else b""
-        attempt = 1
-        while True:
-            last = attempt >= self.view.max_attempts
-            run = Attempt(self, tasks, attempt, last=last)
-            outputs = run.execute()
-            self._sink(run.report)
-            if run.error is None or (last and self.context.on_error == "skip"):
+        if not tasks:
+            return []
+        snapshot = self._snapshot(tasks) if self.view.max_attempts > 1 else None
+        number = 1
+        while snapshot is not None and number < self.view.max_attempts:
+            attempt = Attempt(self, tasks, number, last=False)
+            outputs = self._run(attempt)
+            if attempt.error is None:
                 return outputs
-            if last:
-                raise stage_error(run.error, self.view.name)
             # What the failed attempt did to its inputs must not be seen by the next one.
-            tasks, attempt = pickle.loads(snapshot), attempt + 1  # noqa: S301 - made by ourselves just now
+            tasks, number = loads(snapshot), number + 1
+        attempt = Attempt(self, tasks, number, last=True)
+        outputs = self._run(attempt)
+        if attempt.error is not None and self.context.on_error == "raise":
+            raise stage_error(attempt.error, self.view.name, attempt.doing)
+        return outputs
 
-    def process_source(self, task: Any) -> Iterator[Any]:
+    def _run(self, attempt: Attempt) -> list[Any]:
+        outputs = attempt.execute()
+        self._sink(attempt.close())
+        return outputs
+
+    def process_source(self, task: Any) -> Generator[Any, None, None]:
         """Run a source on its one task, handing on each output as soon as it is made.
 
         The report follows when the source is exhausted, or is no longer listened to.
@@ -192,21 +215,24 @@ class BaseStageAdapter:
         Raises:
             StageError: As `process_batch`.
         """
-        if self.view.batched:
+        if self.view.batched or self.view.max_attempts > 1:  # what has been handed on cannot be tried again
             yield from self.process_batch([task])
             return
-        run = Attempt(self, [task], attempt=1, last=True)
+        attempt = Attempt(self, [task], number=1, last=True)
         try:
-            yield from run.stream()
+            yield from attempt.stream()
         finally:
-            self._sink(run.report)
-        if run.error is not None and self.context.on_error == "raise":
-            raise stage_error(run.error, self.view.name)
+            self._sink(attempt.close())
+        if attempt.error is not None and self.context.on_error == "raise":
+            raise stage_error(attempt.error, self.view.name, attempt.doing)
 
-    def name_root(self, task: Any) -> str:
-        name = root_id(task, self._num_roots, self._root_names)
-        self._num_roots += 1
-        return name
+    def _snapshot(self, tasks: Sequence[Any]) -> bytes | None:
+        """The inputs, for another attempt; None where they do not pickle, and so have only one."""
+        try:
+            return dumps(tasks)
+        except Exception as exc:  # noqa: BLE001 - pickling runs code of users
+            logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", self.view.name, exc)
+            return None
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

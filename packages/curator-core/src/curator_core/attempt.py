@@ -6,352 +6,326 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core.errors import ContractError, InputError
+from curator_core.checks import check_count, check_output, check_task
 from curator_core.failure import error_info
-from curator_core.perf import BYTES_PER_MB
+from curator_core.history import Place
 from curator_core.report import BatchReport, InputOutcome
-from curator_core.task import Task, TaskState, child_id, stamp, state_of
+from curator_core.task import Task, TaskState, child_id, digest, stamp, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from curator_core.adapter import BaseStageAdapter
-    from curator_core.plan import Fields
+    from curator_core.history import PerfRow
+    from curator_core.report import OutcomeKind
 
 __all__ = ["Attempt"]
 
 _END = object()
+_LISTS = (list, tuple)
+# Past the constructors of the NamedTuples, which take twice the time: these are made for every task.
+_outcome = partial(tuple.__new__, InputOutcome)
+_state = partial(tuple.__new__, TaskState)
 
 
-@dataclass(frozen=True, slots=True)
 class Failed:
     """Stands where a task's output would be."""
 
-    error: BaseException
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 class Attempt:
-    """One attempt at one batch: call, check, name, time."""
+    """One attempt at one batch.
 
-    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any], attempt: int, *, last: bool) -> None:
+    Args:
+        adapter: Whose stage is called.
+        tasks: The inputs.
+        number: From 1.
+        last: Whether this attempt decides what becomes of the inputs.
+
+    Attributes:
+        error: What went wrong, if anything did.
+        doing: What the stage was at when it did, for a message.
+    """
+
+    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any], number: int, *, last: bool) -> None:
         self.adapter = adapter
         self.view = adapter.view
         self.tasks = tasks
-        self.attempt = attempt
+        self.number = number
         self.last = last
-        self.states = [state_of(task) for task in tasks]
         self.error: BaseException | None = None
-        self.outcomes: list[InputOutcome] = []
-        self.num_items = self.in_bytes = self.out_bytes = 0
-        self.duration_ns = self.cpu_ns = 0
-        self.metrics: dict[str, float | str] = {}
-        ids = [state.task_id for state in self.states]
-        self.batch_id = _batch_id(self.view.index, ids)
-        self.start = time.perf_counter_ns()
-        self.start_unix = time.time_ns()
-        self.idle_ns = self.start - adapter.idle_since if adapter.idle_since else 0
-        self.isolating = last and adapter.context.on_error == "skip"
+        self.doing = ""
+        self._isolates = last and adapter.context.on_error == "skip"  # a failure then takes no neighbour along
+        self._recorder = adapter.processing_stage.metrics
+        self._states: list[TaskState] = [state_of(task) for task in tasks]
+        self._batch_id = _batch_id(self.view.index, self._states)
+        self._outcomes: list[InputOutcome] = []
+        self._num_items = self._in_bytes = self._out_bytes = 0
+        self._metrics: dict[str, float | str] = {}
+        self._duration_ns = self._cpu_ns = 0
+        self._start_unix = time.time_ns()
+        self._start = time.perf_counter_ns()
+        self._cpu_start = time.thread_time_ns()
+        self._idle_ns = self._start - adapter.idle_since if adapter.idle_since else 0
+
+    # --- the two ways to run ----------------------------------------------------------------------------
 
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
-        cpu_start = time.thread_time_ns()
+        entries: list[Any] = []
         try:
-            self._measure_inputs()
-            entries = self._call()
+            failed = self._inspect()
+            self._call(failed, entries)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
-            self._clock(cpu_start)
-            return self._fail(exc)
-        self._clock(cpu_start)
+            self._stop_clock()
+            return self._fail(exc, at=None if self.view.batched else len(entries))
+        self._stop_clock()
         try:
             return self._settle(entries)
-        except ContractError as exc:
+        except Exception as exc:  # noqa: BLE001 - of the contract, or of a method of the user's task
             return self._fail(exc)
 
-    def stream(self) -> Iterator[Any]:
+    def stream(self) -> Generator[Any, None, None]:
         """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
-        count, row = 0, None
-        cpu_start, start = time.thread_time_ns(), time.perf_counter_ns()
+        count, row, made = 0, None, None
+        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
         try:
             made = iter(_as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
-            while True:
-                output = next(made, _END)
-                self.duration_ns += time.perf_counter_ns() - start
-                self.cpu_ns += time.thread_time_ns() - cpu_start
-                if output is _END:
-                    break
-                self._check_output(output)
+            while (output := next(made, _END)) is not _END:
+                self._add_clock()
                 row = row or self._perf_row()
-                self._stamp(output, self.states[0], self.adapter.name_root(output), row)
+                self._adopt(self.tasks[0], self._states[0], (output,), row)
                 count += 1
                 yield output
-                cpu_start, start = time.thread_time_ns(), time.perf_counter_ns()
+                self._start, self._cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
-            self.error = exc
+            self._blame(exc, at=None)
         finally:  # also where nobody listens any longer, because a later stage failed
-            self.metrics = self.adapter.processing_stage.metrics.take()
-            kind: Any = "failed" if self.error and not count else "out" if count else "filtered"
-            self.outcomes = [InputOutcome(self.states[0].task_id, kind, count)]
+            self._close_source(made)
+            self._add_clock()
+            self._metrics.update(self._recorder.take())
+            kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
+            self._outcomes = [InputOutcome(self._states[0].task_id, kind, count)]
 
     # --- calling the stage ------------------------------------------------------------------------------
 
-    def _measure_inputs(self) -> None:
-        for task in self.tasks:
-            self.num_items += task.num_items
-            self.in_bytes += task.num_bytes
-
-    def _call(self) -> list[Any]:
-        stage = self.adapter.processing_stage
-        bad = self._bad_inputs()
-        if not self.view.batched:
-            return [bad.get(number) or self._call_one(stage, task) for number, task in enumerate(self.tasks)]
-        tasks = [task for number, task in enumerate(self.tasks) if number not in bad] if bad else list(self.tasks)
-        entries = stage.process_batch(tasks) if tasks else []
-        self._check_entries(entries, len(tasks))
-        if not bad:
-            return entries  # type: ignore[no-any-return]
-        good = iter(entries)
-        return [bad.get(number) or next(good) for number in range(len(self.tasks))]
-
-    def _call_one(self, stage: Any, task: Any) -> Any:
-        try:
-            entry = stage.process(task)
-            # A generator does its work when it is read, and that belongs to this stage's time.
-            return list(entry) if isinstance(entry, Iterator) else entry
-        except (Exception, SystemExit) as exc:
-            if self.isolating:
-                return Failed(exc)
-            raise
-
-    def _bad_inputs(self) -> dict[int, Failed]:
-        """Inputs that the stage must not see, by position. Raises at the first where the run ends at that."""
-        needs, bad = self.view.needs, {}
+    def _inspect(self) -> dict[int, Failed]:
+        """Measure the inputs; those that the stage must not see, by position. Raises where the run ends at one."""
+        failed: dict[int, Failed] = {}
+        needs, num_items, in_bytes = self.view.needs, 0, 0
         for number, task in enumerate(self.tasks):
-            problem = _problem(task, needs)
-            if problem is None:
-                continue
-            message, details = problem
-            error = InputError(f"task '{self.states[number].task_id}' {message}", stage=self.view.name, **details)
-            if not self.isolating:
-                raise error
-            bad[number] = Failed(error)
-        return bad
+            try:
+                num_items += task.num_items
+                in_bytes += task.num_bytes
+                if needs is not None or type(task).validate is not Task.validate:
+                    check_task(task, self._states[number].task_id, self.view)
+            except Exception as exc:
+                if not self._isolates:
+                    raise
+                failed[number] = Failed(exc)
+        self._num_items, self._in_bytes = num_items, in_bytes
+        return failed
 
-    def _check_entries(self, entries: Any, expected: int) -> None:
-        is_list = isinstance(entries, list | tuple)
-        if is_list and len(entries) == expected:
+    def _call(self, failed: dict[int, Failed], entries: list[Any]) -> None:
+        """Call the stage, and fill in one entry for each input."""
+        if not failed:
+            self._call_with(self.tasks, entries)
             return
-        returned = f"{len(entries)} entries" if is_list else f"a {type(entries).__name__}"
-        raise ContractError(
-            f"process_batch returned {returned} for {expected} task{'s' * (expected != 1)}",
-            stage=self.view.name,
-            field="process_batch",
-            given=entries,
-            expected=f"a list of {expected} entries, one for each input: a task, a list of tasks, or None",
-            hint="return None for a task that is to be dropped, and a list for one that becomes several",
-        )
+        good: list[Any] = []
+        self._call_with([task for number, task in enumerate(self.tasks) if number not in failed], good)
+        following = iter(good)
+        entries += [failed.get(number) or next(following) for number in range(len(self.tasks))]
+
+    def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
+        stage: Any = self.adapter.processing_stage
+        if self.view.batched:
+            returned = stage.process_batch(list(tasks)) if tasks else []
+            check_count(returned, len(tasks), self.view)
+            entries += returned
+            return
+        process = stage.process
+        for task in tasks:
+            try:
+                entry = process(task)
+                if not (entry is None or isinstance(entry, Task)) and isinstance(entry, Iterator):
+                    entry = list(entry)  # a generator does its work when it is read: that is this stage's time
+            except (Exception, SystemExit) as exc:
+                if not self._isolates:
+                    raise
+                entry = Failed(exc)
+            entries.append(entry)
+
+    def _close_source(self, made: Iterator[Any] | None) -> None:
+        """Let a generator clean up now, and not when it happens to be collected."""
+        try:
+            getattr(made, "close", int)()
+        except Exception as exc:  # noqa: BLE001 - as in `execute`
+            if self.error is None:
+                self._blame(exc, at=None)
 
     # --- what came out ----------------------------------------------------------------------------------
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
         """Check, name and count what came out of each input."""
-        self.metrics = self.adapter.processing_stage.metrics.take()
+        self._metrics = self._recorder.take()
         row = self._perf_row()
+        roots = self.adapter.roots
+        if not all(state.task_id for state in self._states):
+            self.adapter.roots = roots.copy()  # where this attempt fails, the next one names from here again
         outputs: list[Any] = []
-        for state, entry in zip(self.states, entries, strict=True):
-            before = len(outputs)
-            if entry is not None:
-                try:
-                    self._settle_one(state, entry, row, outputs)
-                except ContractError as exc:
-                    if not self.isolating:
-                        raise
-                    del outputs[before:]
-                    entry = Failed(exc)  # noqa: PLW2901 - the entry is what became of the input
-            if isinstance(entry, Failed):
-                self.error = self.error or entry.error
-                self.outcomes.append(InputOutcome(state.task_id, "failed", 0))
-            else:
-                made = len(outputs) - before
-                self.outcomes.append(InputOutcome(state.task_id, "out" if made else "filtered", made))
-        if len(outputs) > 1 and len(set(map(id, outputs))) != len(outputs):
-            raise self._returned_twice()
-        self.out_bytes = sum(task.num_bytes for task in outputs)
+        try:
+            for given, parent, entry in zip(self.tasks, self._states, entries, strict=True):
+                self._outcomes.append(self._settle_one(given, parent, entry, row, outputs))
+            self._out_bytes = sum([task.num_bytes for task in outputs])
+        except Exception:
+            self.adapter.roots = roots
+            raise
         return outputs
 
-    def _settle_one(self, state: TaskState, entry: Any, row: tuple[Any, ...], outputs: list[Any]) -> None:
-        is_source = not state.task_id
-        if isinstance(entry, list | tuple):
-            for number, task in enumerate(entry):
-                self._check_output(task, state)
-                name = self.adapter.name_root(task) if is_source else child_id(state.task_id, number)
-                self._stamp(task, state, name, row)
-            outputs.extend(entry)
-        elif not isinstance(entry, Failed):
-            self._check_output(entry, state)
-            self._stamp(entry, state, self.adapter.name_root(entry) if is_source else state.task_id, row)
-            outputs.append(entry)
+    def _settle_one(self, given: Any, parent: TaskState, entry: Any, row: PerfRow, outputs: list[Any]) -> InputOutcome:
+        task_id = parent.task_id
+        if entry is None:
+            return _outcome((task_id, "filtered", 0))
+        if not isinstance(entry, Failed):
+            try:
+                made = self._adopt(given, parent, entry, row)
+            except Exception as exc:
+                if not self._isolates:
+                    raise
+                entry = Failed(exc)
+            else:
+                outputs += made
+                return _outcome((task_id, "out" if made else "filtered", len(made)))
+        if self.error is None:
+            self._blame(entry.error, at=len(self._outcomes))
+        return _outcome((task_id, "failed", 0))
 
-    def _check_output(self, task: Any, state: TaskState | None = None) -> None:
-        if not isinstance(task, Task):
-            raise ContractError(
-                f"returned a {type(task).__name__} where a task was expected",
-                stage=self.view.name,
-                field="process_batch" if self.view.batched else "process",
-                given=task,
-                expected="a task, a list of tasks, or None for each input",
-                hint="wrap the data: Task(data=…)",
-            )
-        known = state_of(task).task_id
-        if known and state is not None and known != state.task_id:
-            raise ContractError(
-                f"returned task '{known}' as the output of task '{state.task_id}'",
-                stage=self.view.name,
-                field="process_batch" if self.view.batched else "process",
-                given=task,
-                expected="entry i to be made of input i; no task to be kept from an earlier call",
-                hint="keep the order of the inputs, and make a new task of data that you remember",
-            )
+    def _adopt(self, given: Any, parent: TaskState, entry: Any, row: PerfRow) -> Sequence[Any]:
+        """Put the framework's state on what came out of an input, and give it as a sequence."""
+        is_list = isinstance(entry, _LISTS)
+        made = entry if is_list else (entry,)
+        parent_id, perf = parent.task_id, (*parent.perf, row)
+        notes = state_of(given).metadata  # read after the call: what the stage noted on its input goes along
+        for index, task in enumerate(made):
+            known = state_of(task) if isinstance(task, Task) else None
+            if known is None or (known is not parent and known.task_id):  # neither the input nor a new task
+                check_output(task, parent_id, row, self.view)
+            own = state_of(task).metadata
+            if (notes or own) and (is_list or task is not given):
+                own = {**(notes or {}), **(own or {})}  # of its own, also where what was made of one task shares one
+            if not parent_id:
+                task_id = self.adapter.roots.name(task)
+            else:
+                task_id = child_id(parent_id, index) if is_list else parent_id
+            stamp(task, _state((task_id, perf, own)))
+        return made
 
-    def _returned_twice(self) -> ContractError:
-        return ContractError(
-            "returned the same task object twice",
-            stage=self.view.name,
-            field="process_batch" if self.view.batched else "process",
-            expected="an object of its own for each output",
-            hint="make a copy: dataclasses.replace(task)",
-        )
+    def _fail(self, exc: BaseException, at: int | None = None) -> list[Any]:
+        """All inputs failed, or are to be tried again."""
+        self._blame(exc, at)
+        self._metrics = self._metrics or self._recorder.take()
+        kind: OutcomeKind = "failed" if self.last else "retried"
+        self._outcomes = [_outcome((state.task_id, kind, 0)) for state in self._states]
+        return []
 
-    def _stamp(self, task: Any, parent: TaskState, task_id: str, row: tuple[Any, ...]) -> None:
-        mine, inherited = state_of(task).metadata, parent.metadata
-        if inherited and mine is not inherited:
-            mine = {**inherited, **mine} if mine else dict(inherited)
-        stamp(task, TaskState(task_id, (*parent.perf, row), mine))
+    def _blame(self, exc: BaseException, at: int | None) -> None:
+        self.error = exc
+        if at is None:
+            count = len(self.tasks)
+            at = 0 if count == 1 else None
+            self.doing = f"on a batch of {count} tasks"
+        if at is not None and at < len(self._states):
+            task_id = self._states[at].task_id
+            self.doing = f"on task '{task_id}'" if task_id else ""
 
     # --- accounts ---------------------------------------------------------------------------------------
 
-    def _clock(self, cpu_start: int) -> None:
-        self.duration_ns = time.perf_counter_ns() - self.start
-        self.cpu_ns = time.thread_time_ns() - cpu_start
+    def _stop_clock(self) -> None:
+        self._duration_ns = time.perf_counter_ns() - self._start
+        self._cpu_ns = time.thread_time_ns() - self._cpu_start
 
-    def _fail(self, exc: BaseException) -> list[Any]:
-        self.error = exc
-        self.metrics = self.metrics or self.adapter.processing_stage.metrics.take()
-        kind: Any = "failed" if self.last else "retried"
-        self.outcomes = [InputOutcome(state.task_id, kind, 0) for state in self.states]
-        return []
+    def _add_clock(self) -> None:
+        now, cpu_now = time.perf_counter_ns(), time.thread_time_ns()
+        self._duration_ns += now - self._start
+        self._cpu_ns += cpu_now - self._cpu_start
+        self._start, self._cpu_start = now, cpu_now
 
-    def _perf_row(self) -> tuple[Any, ...]:
-        """The fields of `StagePerfStats`, in their order."""
+    def _perf_row(self) -> PerfRow:
         adapter = self.adapter
         return (
-            self.view.name,
-            self.duration_ns / 1e9,
-            self.idle_ns / 1e9,
-            self.in_bytes / BYTES_PER_MB,
-            self.num_items,
-            self.metrics,
-            self.start_unix,
-            adapter.startup_ns / 1e9 if adapter.sequence == 0 else 0.0,
-            adapter.worker_id,
-            adapter.node_id,
-            self.batch_id,
+            Place.of(self.view.name, adapter.worker_id, adapter.node_id),
+            self._duration_ns,
+            self._idle_ns,
+            self._in_bytes,
+            self._num_items,
+            self._metrics,
+            self._start_unix,
+            adapter.startup_ns if adapter.sequence == 0 else 0,
+            self._batch_id,
         )
 
-    @property
-    def report(self) -> BatchReport:
-        """The report of this attempt; reading it closes the attempt."""
+    def close(self) -> BatchReport:
+        """End the attempt: the worker waits from now on. Gives the report."""
         adapter, context = self.adapter, self.adapter.context
-        ready_ns, ready_node, parents = _produced(self.states)
+        ready_unix_ns, ready_node_id, parents = _produced(self._states)
         report = BatchReport(
             run_id=context.run_id,
             stage_index=self.view.index,
             stage_name=self.view.name,
-            batch_id=self.batch_id,
+            batch_id=self._batch_id,
             worker_id=adapter.worker_id,
             node_id=adapter.node_id,
             pid=os.getpid(),
             sequence=adapter.sequence,
-            start_unix_ns=self.start_unix,
-            duration_ns=self.duration_ns,
-            inputs=tuple(self.outcomes),
+            start_unix_ns=self._start_unix,
+            duration_ns=self._duration_ns,
+            inputs=tuple(self._outcomes),
             epoch=context.epoch,
             group=context.group,
-            attempt=self.attempt,
-            cpu_ns=self.cpu_ns,
-            idle_ns=self.idle_ns,
+            attempt=self.number,
+            cpu_ns=self._cpu_ns,
+            idle_ns=self._idle_ns,
             startup_ns=adapter.startup_ns if adapter.sequence == 0 else 0,
-            ready_unix_ns=ready_ns,
-            ready_node_id=ready_node,
+            ready_unix_ns=ready_unix_ns,
+            ready_node_id=ready_node_id,
             parents=parents,
-            in_bytes=self.in_bytes,
-            out_bytes=self.out_bytes,
-            num_items=self.num_items,
-            metrics=self.metrics,
-            error=None if self.error is None else error_info(self.error),
+            in_bytes=self._in_bytes,
+            out_bytes=self._out_bytes,
+            num_items=self._num_items,
+            metrics=self._metrics,
+            error=None if self.error is None else error_info(self.error, self.doing),
         )
         adapter.sequence += 1
         adapter.idle_since = time.perf_counter_ns()
         return report
 
 
-def _batch_id(stage_index: int, ids: Sequence[str]) -> str:
+def _batch_id(stage_index: int, states: Sequence[TaskState]) -> str:
     """The same for the same inputs in the same stage, in every run."""
-    if len(ids) == 1:
-        return f"{stage_index}/{ids[0]}"
-    digest = blake2b("\0".join(ids).encode(), digest_size=8).hexdigest()
-    return f"{stage_index}/{len(ids)}:{digest}"
+    if len(states) == 1:
+        return f"{stage_index}/{states[0].task_id}"
+    ids = "\0".join([state.task_id for state in states])
+    return f"{stage_index}/{len(states)}:{digest(ids, 8)}"
 
 
 def _produced(states: Sequence[TaskState]) -> tuple[int, str, tuple[str, ...]]:
     """When the last of the inputs was ready, on which node's clock, and the batches that made them."""
+    rows = {perf[-1][-1]: perf[-1] for _, perf, _ in states if perf}
     ready, node = 0, ""
-    parents: dict[str, None] = {}
-    for state in states:
-        if not state.perf:
-            continue
-        row = state.perf[-1]
-        end = row[_START_NS] + int(row[_SECONDS] * 1e9)
-        if end > ready:
-            ready, node = end, row[_NODE]
-        parents[row[_BATCH]] = None
-    return ready, node, tuple(parents)
-
-
-def _problem(task: Any, fields: Fields | None) -> tuple[str, dict[str, Any]] | None:
-    """What is wrong with an input, as a message and the details of the error; None where it is fine."""
-    if fields is not None:
-        for name in fields.attributes:
-            if not hasattr(task, name):
-                have = sorted(key for key in vars(task) if not key.startswith("_"))
-                return f"has no attribute '{name}'", {"field": name, "given": have, **_DECLARED}
-        if fields.columns:
-            have = list(getattr(task, "columns", ()))
-            for name in fields.columns:
-                if name not in have:
-                    return f"has no column '{name}'", {"field": name, "given": have, **_DECLARED}
-    if task.validate():
-        return None
-    return "is not valid", {
-        "field": "validate()",
-        "given": task,
-        "expected": f"{type(task).__name__}.validate() to be true",
-        "hint": "mend the stage that made it, or drop such tasks there",
-    }
-
-
-_DECLARED: dict[str, Any] = {
-    "expected": "what the stage declares in inputs()",
-    "hint": "add it in an earlier stage, or drop it from inputs() if it is not needed",
-}
-# Positions in the rows that TaskState.perf holds: the order of the fields of StagePerfStats.
-_SECONDS, _START_NS, _NODE, _BATCH = 1, 6, 9, 10
+    for place, duration_ns, _, _, _, _, start_unix_ns, _, _ in rows.values():
+        if start_unix_ns + duration_ns > ready:
+            ready, node = start_unix_ns + duration_ns, place.node_id
+    return ready, node, tuple(rows)
 
 
 def _as_iterable(entry: Any) -> Iterable[Any]:
     if entry is None:
         return ()
-    return entry if isinstance(entry, list | tuple | Iterator) else (entry,)
+    return entry if isinstance(entry, (*_LISTS, Iterator)) else (entry,)

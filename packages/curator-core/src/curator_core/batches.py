@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core.errors import ConfigurationError
-from curator_core.task import Task
+from curator_core.task import Task, digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,8 +27,9 @@ class FileGroupTask(Task[list[str]]):
 
     def get_deterministic_id(self) -> str:
         """A hash of the paths, in order."""
-        digest = blake2b(json.dumps(self.data).encode(), digest_size=10)
-        return f"files-{digest.hexdigest()}"
+        import json  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+
+        return f"files-{digest(json.dumps(self.data), 10)}"
 
 
 @dataclass

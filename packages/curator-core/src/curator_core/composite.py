@@ -23,7 +23,14 @@ class CompositeStage(ProcessingStage[X, Y]):
     @abstractmethod
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
         """The stages it stands for; at least one. They may be composites themselves."""
-        raise NotImplementedError
+        raise StageDefinitionError(
+            "the composite does not say what it stands for",
+            stage=self.name,
+            field="decompose()",
+            given=f"class {type(self).__name__} without it",
+            expected="decompose(self) to return a list of stages",
+            hint=f"write it in class {type(self).__name__}",
+        )
 
 
 def decompose(stage: Any, depth: int = 0) -> list[Any]:
@@ -42,7 +49,7 @@ def decompose(stage: Any, depth: int = 0) -> list[Any]:
             expected="stages that end at plain ones",
             hint="does it return itself?",
         )
-    parts = stage.decompose()
+    parts: Any = stage.decompose()
     if not isinstance(parts, list | tuple) or not parts:
         raise StageDefinitionError(
             "the composite does not decompose into stages",

@@ -22,7 +22,6 @@ expected, and how to mend it. They are attributes too, so that a program can act
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -160,6 +159,8 @@ class DataError(CuratorError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is closest to a mistyped one, if any is close."""
+    import difflib  # noqa: PLC0415 - for people who mistype; it costs each import of this package 3 ms
+
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
@@ -176,12 +177,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def _rebuild(cls: type[CuratorError], message: str) -> CuratorError:
-    return cls(message)
+    error = cls.__new__(cls)  # past an __init__ of a subclass, which may ask for more
+    error.args = (message,)
+    return error
 
 
 def _short_repr(value: Any) -> str:
+    import reprlib  # noqa: PLC0415 - errors are rare
+
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = shortener.maxlong = 10 * _GIVEN_LIMIT
     try:
-        text = repr(value)
+        # A payload may be huge: what is cut off anyway need not be spelt out first.
+        is_text = isinstance(value, str | bytes | bytearray)
+        text = repr(value[: _GIVEN_LIMIT + 1]) if is_text else shortener.repr(value)
     except Exception as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the real error
         text = f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
-    return text if len(text) <= _GIVEN_LIMIT else f"{text[:_GIVEN_LIMIT]}… ({len(text)} characters)"
+    return text if len(text) <= _GIVEN_LIMIT else f"{text[:_GIVEN_LIMIT]}…"

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import RunContext
@@ -15,16 +16,18 @@ from curator_core.errors import ConfigurationError, ExecutorError, RunError, Tas
 from curator_core.ledger import Ledger, StageSummary, table
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, RunInfo, RunObserver, StageInfo, WorkerReport
-from curator_core.task import EmptyTask, Task, TaskState, root_id, stamp, state_of
+from curator_core.task import EmptyTask, RootNames, Task, TaskState, stamp, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from curator_core.adapter import OnError
 
 __all__ = ["BaseExecutor", "Run", "RunResult"]
 
 logger = logging.getLogger(__name__)
+
+_LINE_LIMIT = 120  # characters of an error that the summary shows
 
 
 class RunResult(list[Any]):
@@ -66,11 +69,20 @@ class RunResult(list[Any]):
         lines = [f"{self.pipeline_name}: {len(self):,} tasks out in {self.wall_time_s:.1f} s{state}, run {self.run_id}"]
         if self.stages:
             lines.append(table(self.stages))
+        for stage in self.stages:
+            if stage.first_error:
+                failed = f"{stage.tasks_failed:,} task{'s' * (stage.tasks_failed != 1)}"
+                lines.append(f"'{stage.name}' failed on {failed}, first with {_first_line(stage.first_error)}")
         lines += [f"unaccounted for: {finding}" for finding in self.lost]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"<RunResult {self.run_id}: {len(self)} tasks, {len(self.stages)} stages>"
+
+
+def _first_line(text: str) -> str:
+    line = text.split("\n", 1)[0]
+    return line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…"
 
 
 class Run:
@@ -92,7 +104,8 @@ class Run:
         self.outputs: list[Any] = []
         self.fed = 0
         self._ledger = Ledger(plan)
-        self._observers = list(observers)
+        self._observers = tuple(observers)
+        self._failed_observers = set[int]()
         self._executor_name = executor_name
         self._start = time.perf_counter()
 
@@ -114,9 +127,22 @@ class Run:
         if isinstance(report, BatchReport):
             self._ledger.on_batch(report)
             self._tell("on_batch", report)
-        else:
-            self._ledger.on_worker(report)
-            self._tell("on_worker", report)
+            return
+        self._ledger.on_worker(report)
+        if report.event == "ended" and report.error is not None:
+            # Nobody raises it, since the work is done; a stage that writes at the end may have lost some of it.
+            logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
+        self._tell("on_worker", report)
+
+    def check_accounts(self) -> None:
+        """Raise `TasksLostError` where the counts do not add up, and the run is to end at a failure."""
+        lost = self._ledger.lost(self.fed)
+        if lost and self.context.on_error == "raise":
+            raise TasksLostError(
+                f"the run lost tasks: {'; '.join(lost)}",
+                expected="in = out + filtered + failed, from each stage to the next",
+                hint="run it again; what was complete is in this error's `result`",
+            )
 
     def finish(self, error: BaseException | None) -> RunResult:
         """Close the accounts, and tell the observers that the run is over."""
@@ -127,19 +153,22 @@ class Run:
             wall_time_s=time.perf_counter() - self._start,
             stages=self._ledger.summaries(),
             complete=error is None,
-            lost=self._ledger.lost(self.fed) if error is None else (),
+            lost=self._ledger.lost(self.fed) if error is None or isinstance(error, TasksLostError) else (),
         )
         self._tell("on_run_end", result, error)
         return result
 
     def _tell(self, method: str, *args: Any) -> None:
-        for observer in list(self._observers):
+        for observer in self._observers:
+            is_silenced = id(observer) in self._failed_observers
+            if is_silenced and method != "on_run_end":
+                continue
             try:
                 getattr(observer, method)(*args)
             except Exception:
-                # A broken observer is shown once and then left out; the run goes on without it.
-                logger.exception("observer %s failed in %s and is left out of this run", observer, method)
-                self._observers.remove(observer)
+                self._failed_observers.add(id(observer))
+                if not is_silenced:
+                    logger.exception("observer %s failed in %s; the run goes on without it", observer, method)
 
 
 class BaseExecutor(ABC):
@@ -176,24 +205,24 @@ class BaseExecutor(ABC):
                 expected="'raise' or 'skip'",
                 hint="use 'skip' to go on after failures",
             )
-        plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan)
+        plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
         sources = None if initial_tasks is None else _name_sources(initial_tasks)
         run = Run(plan, type(self).__name__, _check_observers(observers), on_error)
-        run.start(None if sources is None else len(sources))
         try:
+            run.start(None if sources is None else len(sources))
             self.run_plan(run, sources)
+            run.check_accounts()
         except BaseException as exc:
             _attach(exc, run.finish(exc))
             raise
-        result = run.finish(None)
-        if result.lost and on_error == "raise":
-            raise _tasks_lost(result)
-        return result
+        return run.finish(None)
 
     @abstractmethod
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
-        """Run ``run.plan``: move every task through its adapters, give every report to ``run.report``, and
-        append what comes out to ``run.outputs``.
+        """Run ``run.plan``.
+
+        Moves every task through the stages' adapters, gives every report to ``run.report``, adds what comes out to
+        ``run.outputs``, and sets ``run.fed``.
 
         Args:
             run: The run.
@@ -208,18 +237,27 @@ def empty_source() -> EmptyTask:
 
 
 def _name_sources(tasks: Iterable[Any]) -> list[Any]:
-    named, taken = [], dict[str, int]()
-    for ordinal, given in enumerate(tasks):
+    if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
+        raise ConfigurationError(
+            "initial_tasks is no list of tasks",
+            field="initial_tasks",
+            given=tasks,
+            expected="a list of tasks, or None where the first stage is a source",
+            hint="write initial_tasks=[task]",
+        )
+    named, names = [], RootNames()
+    for number, given in enumerate(tasks):
         if not isinstance(given, Task):
             raise ConfigurationError(
                 "an initial task is no task",
-                field=f"initial_tasks[{ordinal}]",
+                field=f"initial_tasks[{number}]",
                 given=given,
                 expected="an instance of Task",
                 hint="wrap the data: Task(data=…)",
             )
-        task = copy.copy(given)  # the framework's state goes on a copy: the caller's task stays as it is
-        stamp(task, TaskState(root_id(given, ordinal, taken), (), state_of(given).metadata))
+        # The framework's state goes on a copy, with notes of its own: the caller's task stays as it is.
+        task, notes = copy.copy(given), state_of(given).metadata
+        stamp(task, TaskState(names.name(given), (), dict(notes) if notes else None))
         named.append(task)
     return named
 
@@ -238,18 +276,8 @@ def _check_observers(observers: Sequence[Any]) -> Sequence[RunObserver]:
 
 
 def _attach(exc: BaseException, result: RunResult) -> None:
-    if isinstance(exc, RunError):
-        exc.result = result
-    elif isinstance(exc, KeyboardInterrupt):
-        exc.result = result  # type: ignore[attr-defined]
+    """Give an exception what was done until it was raised."""
+    if isinstance(exc, RunError | KeyboardInterrupt):
+        exc.result = result  # type: ignore[union-attr]  # documented for both
+    if isinstance(exc, KeyboardInterrupt):
         exc.add_note(f"interrupted; what was done until then:\n{result.summary()}")
-
-
-def _tasks_lost(result: RunResult) -> TasksLostError:
-    error = TasksLostError(
-        f"the run lost tasks: {'; '.join(result.lost)}",
-        expected="in = out + filtered + failed, from each stage to the next",
-        hint="run it again; what was complete is in this error's `result`",
-    )
-    error.result = result
-    return error

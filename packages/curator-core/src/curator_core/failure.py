@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import pickle
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curator_core.errors import StageError
+from curator_core.pickling import dumps, loads
 from curator_core.report import ErrorInfo
 
 if TYPE_CHECKING:
@@ -17,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["RemoteTraceback", "error_info", "rebuild_error", "stage_error", "user_frames"]
 
 _PICKLE_LIMIT = 64_000  # bytes; an exception that drags its payload along is described, not carried
-_OUR_FRAMES = str(Path(__file__).parent)
+_OUR_CALLERS = frozenset({"curator_core.adapter", "curator_core.attempt"})  # modules that call stages
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Exception):  # noqa: N818 - it is no error, it shows one
     """Shows the traceback of another process where that exception's own cause would be shown."""
 
     def __init__(self, text: str) -> None:
@@ -31,29 +29,30 @@ class RemoteTraceback(Exception):
         return f"\n\n{self.text}"
 
 
-def error_info(exc: BaseException) -> ErrorInfo:
-    """Describe an exception so that it can cross a process boundary."""
-    from curator_core.plan import dumps  # noqa: PLC0415 - plan needs the errors, and this is a rare path
+def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
+    """Describe an exception so that it can cross a process boundary.
 
-    try:
-        pickled = dumps(exc)
-        pickle.loads(pickled)  # noqa: S301 - our own; many exceptions pickle and do not unpickle
-    except Exception:  # noqa: BLE001 - described without it
-        pickled = b""
+    Args:
+        exc: The exception.
+        doing: What the stage was at.
+    """
+    import traceback  # noqa: PLC0415 - errors are rare, and an import of this package is not
+
     kind = type(exc)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return ErrorInfo(
         type=name,
         message=_message(exc),
         traceback="".join(traceback.format_exception(kind, exc, user_frames(exc.__traceback__))),
-        pickled=pickled if 0 < len(pickled) <= _PICKLE_LIMIT else None,
+        pickled=_pickled(exc),
+        doing=doing,
     )
 
 
 def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
     """The error to raise to the caller for an exception of a stage's code, which becomes its cause."""
-    if isinstance(exc, StageError):
-        return exc
+    if _is_about(exc, stage):
+        return exc  # type: ignore[return-value]  # that is what was asked
     error = _wrapper(type(exc).__name__, _message(exc), stage, doing)
     error.__cause__ = exc.with_traceback(user_frames(exc.__traceback__))
     return error
@@ -63,25 +62,40 @@ def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
     """As `stage_error`, from a report; the user's traceback stands where the cause is shown."""
     original = _unpickle(info)
     shown = RemoteTraceback(info.traceback)
-    if isinstance(original, StageError):
-        original.__cause__ = shown
-        return original
-    error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing)
     if original is not None:
         original.__cause__ = shown
+    if _is_about(original, stage):
+        return original  # type: ignore[return-value]  # that is what was asked
+    error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing or info.doing)
     error.__cause__ = original or shown
     return error
 
 
+def _is_about(exc: BaseException | None, stage: str) -> bool:
+    """Whether an exception is one of ours that names the stage: the stage may itself run a pipeline that fails."""
+    return isinstance(exc, StageError) and exc.stage == stage
+
+
 def _wrapper(kind: str, message: str, stage: str, doing: str) -> StageError:
     return StageError(
-        f"raised {kind}{doing and f' {doing}'}: {message}", stage=stage, hint="its own traceback is above this one"
+        f"raised {kind}{doing and f' {doing}'}: {message}",
+        stage=stage,
+        hint="its own traceback is shown above this one; on_error='skip' leaves such tasks out",
     )
+
+
+def _pickled(exc: BaseException) -> bytes | None:
+    try:
+        pickled = dumps(exc)
+        loads(pickled)  # many exceptions pickle and do not unpickle
+    except Exception:  # noqa: BLE001 - it is described without
+        return None
+    return pickled if len(pickled) <= _PICKLE_LIMIT else None
 
 
 def _unpickle(info: ErrorInfo) -> BaseException | None:
     try:
-        exc = pickle.loads(info.pickled) if info.pickled else None  # noqa: S301 - from our own worker
+        exc = loads(info.pickled) if info.pickled else None
     except Exception:  # noqa: BLE001 - a class that is only importable on the worker
         return None
     return exc if isinstance(exc, BaseException) else None
@@ -97,6 +111,6 @@ def _message(exc: BaseException) -> str:
 def user_frames(frames: TracebackType | None) -> TracebackType | None:
     """The traceback from the first frame that is not ours."""
     first = frames
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OUR_FRAMES):
+    while first is not None and first.tb_frame.f_globals.get("__name__") in _OUR_CALLERS:
         first = first.tb_next
     return first or frames

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ class StageSummary:
         workers: Workers that were set up.
         first_start_unix_ns: When its first batch began; 0 where there was none.
         last_end_unix_ns: When its last batch ended.
+        first_error: What the first of its failures was, as ``ValueError: …``; empty where there was none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StageSummary:
     workers: int = 0
     first_start_unix_ns: int = 0
     last_end_unix_ns: int = 0
+    first_error: str = ""
 
     @property
     def items_per_s(self) -> float:
@@ -69,6 +71,7 @@ class _StageAccount:
         "cpu_ns",
         "filtered",
         "failed",
+        "first_error",
         "first_start",
         "idle_ns",
         "items",
@@ -85,6 +88,7 @@ class _StageAccount:
         self.batches = self.passed = self.out = self.filtered = self.failed = self.retried = 0
         self.items = self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = self.workers = 0
         self.first_start = self.last_end = 0
+        self.first_error = ""
 
     def add(self, report: BatchReport) -> None:
         self.process_ns += report.duration_ns
@@ -98,10 +102,12 @@ class _StageAccount:
             return
         self.batches += 1
         self.items += report.num_items
+        if report.error is not None and not self.first_error:
+            self.first_error = f"{report.error.type.rpartition('.')[2]}: {report.error.message}"
         for _, kind, count in report.inputs:
+            self.out += count
             if kind == "out":
                 self.passed += 1
-                self.out += count
             elif kind == "filtered":
                 self.filtered += 1
             else:
@@ -125,6 +131,7 @@ class _StageAccount:
             workers=self.workers,
             first_start_unix_ns=self.first_start,
             last_end_unix_ns=self.last_end,
+            first_error=self.first_error,
         )
 
 
@@ -173,22 +180,7 @@ class Ledger:
 def table(summaries: Sequence[StageSummary]) -> str:
     """The summaries as a text table, one line a stage."""
     header = ("stage", "batches", "in", "out", "filtered", "failed", "process s", "idle s", "start-up s", "items/s")
-    rows: list[tuple[Any, ...]] = [header]
-    for stage in summaries:
-        rows.append(
-            (
-                stage.name,
-                f"{stage.batches:,}",
-                f"{stage.tasks_in:,}",
-                f"{stage.tasks_out:,}",
-                f"{stage.tasks_filtered:,}",
-                f"{stage.tasks_failed:,}",
-                f"{stage.process_s:.2f}",
-                f"{stage.idle_s:.2f}",
-                f"{stage.startup_s:.2f}",
-                f"{stage.items_per_s:,.1f}",
-            )
-        )
+    rows = [header, *map(_row, summaries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
@@ -196,3 +188,18 @@ def table(summaries: Sequence[StageSummary]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def _row(stage: StageSummary) -> tuple[str, ...]:
+    return (
+        stage.name,
+        f"{stage.batches:,}",
+        f"{stage.tasks_in:,}",
+        f"{stage.tasks_out:,}",
+        f"{stage.tasks_filtered:,}",
+        f"{stage.tasks_failed:,}",
+        f"{stage.process_s:.2f}",
+        f"{stage.idle_s:.2f}",
+        f"{stage.startup_s:.2f}",
+        f"{stage.items_per_s:,.1f}",
+    )

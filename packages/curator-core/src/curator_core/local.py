@@ -72,4 +72,6 @@ class _Cascade:
         if waiting:
             batch = waiting[:]
             waiting.clear()
-            self._drop(level + 1, self._adapters[level].process_batch(batch))
+            outputs = self._adapters[level].process_batch(batch)
+            del batch  # not to be held while what came of it goes on
+            self._drop(level + 1, outputs)

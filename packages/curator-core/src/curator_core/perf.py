@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,12 +46,19 @@ class StagePerfStats:
     actor_idle_time: float = 0.0
     input_data_size_mb: float = 0.0
     num_items_processed: int = 0
-    custom_metrics: Mapping[str, float | str] = field(default_factory=dict)
+    custom_metrics: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     start_time_unix_ns: int = 0
     startup_time: float = 0.0
     worker_id: str = ""
     node_id: str = ""
     batch_id: str = ""
+
+    def __post_init__(self) -> None:
+        # The record is shared by many tasks: nobody may change it for the others.
+        object.__setattr__(self, "custom_metrics", MappingProxyType(dict(self.custom_metrics)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StagePerfStats, tuple(self.to_dict().values())
 
     def __add__(self, other: object) -> StagePerfStats:
         if not isinstance(other, StagePerfStats):
@@ -84,7 +92,8 @@ class StagePerfStats:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
-        return asdict(self)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values | {"custom_metrics": dict(self.custom_metrics)}
 
     def items(self) -> list[tuple[str, float]]:
         """The numbers only, as pairs; custom metrics under ``custom.<name>``."""
@@ -122,12 +131,12 @@ class StageMetrics:
 
     def add(self, name: str, value: float = 1) -> None:
         """Add to a count; it begins at 0 with each batch."""
-        mine = self._values.get(name, 0)
-        self._values[name] = value if isinstance(mine, str) else mine + value
+        mine, more = self._values.get(name, 0), _checked(name, value)
+        self._values[name] = more if isinstance(mine, str) or isinstance(more, str) else mine + more
 
     def set(self, name: str, value: float | str) -> None:
         """Set a value, a number or a short text; the last one of a batch stays."""
-        self._values[name] = value
+        self._values[name] = _checked(name, value)
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -139,7 +148,7 @@ class StageMetrics:
             self.add(name, time.perf_counter() - start)
 
     def take(self) -> dict[str, float | str]:
-        """What was recorded since the last call; forgets it."""
+        """What was recorded since the last call; forgets it. Not to be written to: it may be shared."""
         if not self._values:
             return _NOTHING
         values, self._values = self._values, {}
@@ -147,3 +156,12 @@ class StageMetrics:
 
 
 _NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing, and nobody writes into it
+
+
+def _checked(name: str, value: Any) -> float | str:
+    if isinstance(value, str | int | float):
+        return value
+    try:
+        return float(value)  # numbers of numpy and the like
+    except (TypeError, ValueError):
+        raise TypeError(f"metric {name!r} is to be a number or a text, and not {type(value).__name__}") from None

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from curator_core.errors import ExecutorError, unknown_name
+from curator_core.errors import ExecutorError, PipelineError, unknown_name
 from curator_core.local import LocalExecutor
 from curator_core.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     from curator_core.adapter import OnError
@@ -30,11 +30,13 @@ class Pipeline:
         name: Shown in logs, progress and traces.
         stages: The stages; more can be added.
         description: For people.
+
+    Raises:
+        PipelineError: A name that is no text, or stages that are no list.
     """
 
-    def __init__(
-        self, name: str, stages: Iterable[ProcessingStage[Any, Any]] = (), description: str = ""
-    ) -> None:
+    def __init__(self, name: str, stages: Iterable[ProcessingStage[Any, Any]] = (), description: str = "") -> None:
+        _check_arguments(name, stages)
         self.name = name
         self.description = description
         self.stages: list[ProcessingStage[Any, Any]] = list(stages)
@@ -49,13 +51,16 @@ class Pipeline:
         text = self.compile().describe()
         return f"{text}\n{self.description}" if self.description else text
 
-    def compile(self) -> Plan:
+    def compile(self, *, fed: bool | None = None) -> Plan:
         """Check the pipeline and read its stages; changes nothing here.
+
+        Args:
+            fed: Whether it is to be run with initial tasks; see `Plan.from_stages`.
 
         Raises:
             PipelineError: It cannot run as it is; see `Plan.from_stages`.
         """
-        return Plan.from_stages(self.stages, self.name)
+        return Plan.from_stages(self.stages, self.name, fed=fed)
 
     def run(
         self,
@@ -79,22 +84,41 @@ class Pipeline:
             ExecutorError: No executor or observer of that name is installed.
             RunError: Something went wrong while it ran.
         """
-        plan = self.compile()
+        plan = self.compile(fed=initial_tasks is not None)
         chosen = LocalExecutor() if executor is None else _instance("executor", executor)
         watching = [_instance("observer", observer) for observer in observers]
-        if not hasattr(chosen, "execute"):
+        if isinstance(chosen, type) or not hasattr(chosen, "execute"):
             raise ExecutorError(
                 "this cannot run a pipeline",
                 field="executor",
                 given=chosen,
                 expected="an executor, or the name of an installed one",
-                hint="call the class: LocalExecutor()" if isinstance(chosen, type) else "use LocalExecutor()",
+                hint=f"call the class: {chosen.__name__}()" if isinstance(chosen, type) else "use LocalExecutor()",
             )
         result: RunResult = chosen.execute(plan, initial_tasks, observers=watching, on_error=on_error)
         return result
 
     def __repr__(self) -> str:
         return f"<Pipeline '{self.name}': {len(self.stages)} stages>"
+
+
+def _check_arguments(name: Any, stages: Any) -> None:
+    if not (isinstance(name, str) and name.strip()):
+        raise PipelineError(
+            "a pipeline needs a name",
+            field="name",
+            given=name,
+            expected="a text that is not empty",
+            hint='the name comes first: Pipeline("name", stages)',
+        )
+    if not isinstance(stages, Iterable):
+        raise PipelineError(
+            "these are no stages",
+            field="stages",
+            given=stages,
+            expected="a list of stages",
+            hint="write stages=[stage]",
+        )
 
 
 def find_installed(kind: str, name: str) -> Any:
@@ -105,12 +129,23 @@ def find_installed(kind: str, name: str) -> Any:
         name: Its name in the entry points ``curator.executors`` or ``curator.observers``.
 
     Raises:
-        ExecutorError: Nothing of that name is installed.
+        ExecutorError: Nothing of that name is installed, or it cannot be imported.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms, for names given as text only
+
     found = entry_points(group=f"curator.{kind}s")
     if name not in found.names:
-        raise ExecutorError(f"no {kind} '{name}' is installed", **unknown_name(kind, name, found.names))
-    return found[name].load()
+        raise ExecutorError(f"no {kind} '{name}' is installed", given=name, **unknown_name(kind, name, found.names))
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as exc:
+        raise ExecutorError(
+            f"the {kind} '{name}' cannot be imported: {exc}",
+            field=name,
+            given=found[name].value,
+            expected="a package that works in this environment",
+            hint="its own traceback is shown above this one; reinstall what is missing",
+        ) from exc
 
 
 def _instance(kind: str, value: Any) -> Any:

@@ -32,19 +32,23 @@ class ProgressBar(RunObserver):
     def on_run_start(self, run: RunInfo) -> None:
         """Draw an empty line for each stage."""
         file = self._file or sys.stderr
-        notebook = _in_notebook()
-        if not (notebook or file.isatty()):
+        in_notebook = _in_notebook()
+        if not (in_notebook or (file is not None and file.isatty())):
             return
-        if notebook:
-            from tqdm.notebook import tqdm  # noqa: PLC0415 - needs ipywidgets, which a terminal need not have
-        else:
-            from tqdm import tqdm  # noqa: PLC0415 - core imports in milliseconds without it
         width = max(len(stage.name) for stage in run.stages)
-        totals = [run.num_source_tasks, *(None for _ in run.stages[1:])]
+        first = 1 if run.num_source_tasks is None else run.num_source_tasks  # a source is given one task
         self._failed = [0] * len(run.stages)
+        draw = _tqdm(in_notebook=in_notebook)
         self._bars = [
-            tqdm(desc=stage.name.ljust(width), total=total, unit="task", position=stage.index, file=file, leave=True)
-            for stage, total in zip(run.stages, totals, strict=True)
+            draw(
+                desc=stage.name.ljust(width),
+                total=None if stage.index else first,
+                unit="task",
+                position=stage.index,
+                file=file,
+                leave=True,
+            )
+            for stage in run.stages
         ]
 
     def on_batch(self, report: BatchReport) -> None:
@@ -53,11 +57,10 @@ class ProgressBar(RunObserver):
             return
         bar = self._bars[report.stage_index]
         failed = sum(outcome.kind == "failed" for outcome in report.inputs)
-        done = sum(outcome.kind != "retried" for outcome in report.inputs)
         if failed:
             self._failed[report.stage_index] += failed
             bar.set_postfix(failed=self._failed[report.stage_index], refresh=False)
-        bar.update(done)
+        bar.update(sum(outcome.kind != "retried" for outcome in report.inputs))
         if report.num_out and report.stage_index + 1 < len(self._bars):
             below = self._bars[report.stage_index + 1]
             below.total = (below.total or 0) + report.num_out
@@ -69,6 +72,17 @@ class ProgressBar(RunObserver):
             bar.refresh()
             bar.close()
         self._bars = []
+
+
+def _tqdm(*, in_notebook: bool) -> Any:
+    """The kind of bar that can be drawn here; loaded now, since core imports in milliseconds without it."""
+    from importlib.util import find_spec  # noqa: PLC0415 - see above
+
+    if in_notebook and find_spec("ipywidgets"):  # without it a notebook shows the lines as text
+        from tqdm.notebook import tqdm  # noqa: PLC0415 - see above
+    else:
+        from tqdm import tqdm  # noqa: PLC0415 - see above
+    return tqdm
 
 
 def _in_notebook() -> bool:

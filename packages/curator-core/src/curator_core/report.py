@@ -38,11 +38,12 @@ class InputOutcome(NamedTuple):
         task_id: The input.
         kind: What became of it.
         count: Tasks that came out of it. Their ids follow from the input's: see `curator_core.task.child_id`.
+            A source that failed half-way is ``failed`` and has a count: what it had emitted went on.
     """
 
     task_id: str
     kind: OutcomeKind
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody misses here
 
 
 class ErrorInfo(NamedTuple):
@@ -53,12 +54,14 @@ class ErrorInfo(NamedTuple):
         message: ``str()`` of it.
         traceback: The formatted traceback, the user's frames only.
         pickled: The exception itself where it pickles within 64 kB, else None.
+        doing: What the stage was at, to follow "raised ValueError": ``"in set-up"``, ``"on task '3'"``.
     """
 
     type: str
     message: str
     traceback: str
     pickled: bytes | None = None
+    doing: str = ""
 
 
 class BatchReport(NamedTuple):
@@ -164,7 +167,7 @@ class WorkerReport(NamedTuple):
 class StageInfo(NamedTuple):
     """What an observer is told about a stage before the run."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses here
     name: str
     class_name: str
 
@@ -194,7 +197,7 @@ class RunObserver:
     """Watches a run through its reports. Override what you need.
 
     Calls come from one thread at a time, in the driver process, in the order in which reports arrive. An
-    exception in an observer is logged once and never reaches the run.
+    exception in an observer never reaches the run: it is logged, and the observer is told nothing more but the end.
     """
 
     def on_run_start(self, run: RunInfo) -> None:

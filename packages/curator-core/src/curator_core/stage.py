@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import copy
+import copyreg
+import importlib
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from curator_core.errors import StageDefinitionError, unknown_name
 from curator_core.perf import StageMetrics
@@ -13,7 +16,7 @@ from curator_core.resources import Resources
 from curator_core.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from curator_core.adapter import NodeInfo, WorkerMetadata
@@ -22,6 +25,13 @@ __all__ = ["ProcessingStage", "processing_stage"]
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
+
+
+class _ClassName:
+    """The name of a stage that is given none: its class's."""
+
+    def __get__(self, stage: object, stage_class: type) -> str:
+        return stage_class.__name__
 
 
 class ProcessingStage(Generic[X, Y]):
@@ -44,7 +54,7 @@ class ProcessingStage(Generic[X, Y]):
         max_attempts: How often a batch that raises is tried in all.
     """
 
-    name: str = "ProcessingStage"
+    name: str = cast(str, _ClassName())
     resources: Resources = Resources()
     batch_size: int = 1
     runtime_env: Mapping[str, Any] | None = None
@@ -62,21 +72,7 @@ class ProcessingStage(Generic[X, Y]):
         "xenna_stage_spec",
     )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        named_by_hand = any("name" in base.__dict__ and not base._named_by_class() for base in cls.__stage_bases())
-        if not named_by_hand:
-            cls.name = cls.__name__
-
-    @classmethod
-    def __stage_bases(cls) -> list[type[ProcessingStage[Any, Any]]]:
-        return [b for b in cls.__mro__ if issubclass(b, ProcessingStage) and b is not ProcessingStage]
-
-    @classmethod
-    def _named_by_class(cls) -> bool:
-        return cls.__dict__.get("name") == cls.__name__
-
-    def process(self, task: X) -> Y | Iterable[Y] | None:
+    def process(self, task: X) -> Y | list[Y] | tuple[Y, ...] | Iterator[Y] | None:
         """Work on one task.
 
         Args:
@@ -84,7 +80,7 @@ class ProcessingStage(Generic[X, Y]):
 
         Returns:
             A task (it keeps the id), a list of tasks (each gets an id of its own, also where there is
-            one), or None to drop the task. A source may return an iterator.
+            one), or None to drop the task. A generator counts as a list; that of a source is read lazily.
         """
         raise NotImplementedError
 
@@ -130,10 +126,10 @@ class ProcessingStage(Generic[X, Y]):
     @property
     def metrics(self) -> StageMetrics:
         """Where to record metrics of the batch at hand: ``add``, ``set``, ``timer``."""
-        recorder = self.__dict__.get("_metrics")
+        recorder: StageMetrics | None = self.__dict__.get("_metrics")
         if recorder is None:
             recorder = self.__dict__["_metrics"] = StageMetrics()
-        return recorder  # type: ignore[no-any-return]
+        return recorder
 
     def with_(self, **settings: Any) -> Self:
         """A new stage that differs in some settings; this one stays as it is.
@@ -143,7 +139,7 @@ class ProcessingStage(Generic[X, Y]):
                 ``max_attempts``, ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
-            StageDefinitionError: A setting that stages do not have.
+            StageDefinitionError: A setting that stages do not have, or that this one computes itself.
         """
         for setting in settings:
             if setting not in self._SETTINGS:
@@ -156,7 +152,17 @@ class ProcessingStage(Generic[X, Y]):
         changed.__dict__.pop("_metrics", None)
         for setting, value in settings.items():
             is_method = setting in ("num_workers", "xenna_stage_spec")
-            object.__setattr__(changed, setting, _Constant(value) if is_method else value)
+            try:
+                object.__setattr__(changed, setting, _Constant(value) if is_method else value)
+            except AttributeError as exc:
+                raise StageDefinitionError(
+                    "with_() cannot change this setting",
+                    stage=self.name,
+                    field=setting,
+                    given=value,
+                    expected="an attribute, and not a property of the class",
+                    hint=f"give {type(self).__name__} what it computes '{setting}' from",
+                ) from exc
         return changed
 
     def __repr__(self) -> str:
@@ -182,6 +188,30 @@ class _FunctionStage(ProcessingStage[Any, Any]):
 
     def process(self, task: Any) -> Any:
         return self._function(task)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where the function stood there is the stage now, so that pickle cannot find it by name and would carry
+        # it, with all the globals that it uses. On the other side it is to use its own module's.
+        home = self._function.__module__, self._function.__qualname__
+        settings = {name: value for name, value in vars(self).items() if name != "_function"}
+        if home[0] != "__main__" and getattr(_find(*home), "_function", None) is self._function:
+            return _again, home, settings
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
+
+
+def _find(module: str, qualname: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _again(module: str, qualname: str) -> _FunctionStage:
+    importlib.import_module(module)
+    stage: _FunctionStage = _find(module, qualname)
+    fresh = type(stage).__new__(type(stage))
+    fresh._function = stage._function
+    return fresh
 
 
 def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], ProcessingStage[Any, Any]]:
@@ -210,13 +240,16 @@ def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], Proces
 
 
 def _check_takes_one_task(function: Callable[[Any], Any]) -> None:
-    if not callable(function):
-        given: Any = function
-    else:
+    given: Any = function
+    if callable(function):
         try:
-            inspect.signature(function).bind(object())
+            signature = inspect.signature(function)
+        except ValueError:  # some functions written in C do not say
+            return
+        try:
+            signature.bind(object())
         except TypeError:
-            given = inspect.signature(function)
+            given = signature
         else:
             return
     raise StageDefinitionError(

@@ -8,18 +8,21 @@ code runs and stamped on whatever comes out, so a stage that returns a brand-new
 from __future__ import annotations
 
 import re
-from collections.abc import Sized
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from curator_core.perf import StagePerfStats
+from curator_core.history import stats_of
 
-__all__ = ["EmptyTask", "Task", "TaskState", "child_id", "root_id", "stamp", "state_of"]
+if TYPE_CHECKING:
+    from curator_core.history import PerfRow
+    from curator_core.perf import StagePerfStats
+
+__all__ = ["EmptyTask", "RootNames", "Task", "TaskState", "child_id", "digest", "stamp", "state_of"]
 
 T = TypeVar("T")
 
-_READABLE_ID = re.compile(r"(?!\d+$)[A-Za-z0-9_-]{1,64}")  # not digits alone: those are ordinals
+# Names that are ids as they stand: not digits alone, which are ordinals, and not like the hash of a name.
+_READABLE_ID = re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)[A-Za-z0-9_-]{1,64}")
 
 
 class TaskState(NamedTuple):
@@ -27,17 +30,19 @@ class TaskState(NamedTuple):
 
     Attributes:
         task_id: See `Task.task_id`.
-        perf: One plain tuple a stage, in the order of the fields of `StagePerfStats`, oldest first.
-            Tuples, because ten dataclasses cost ten times as much to pickle.
-        metadata: See `Task.metadata`; None until somebody writes to it.
+        perf: The batches it went through, oldest first.
+        metadata: See `Task.metadata`; None until somebody asks for it.
     """
 
     task_id: str = ""
-    perf: tuple[tuple[Any, ...], ...] = ()
+    perf: tuple[PerfRow, ...] = ()
     metadata: dict[str, Any] | None = None
 
 
 _NEW = TaskState()
+
+_BYTES = (bytes, bytearray)
+_TEXT_OR_BYTES = (str, bytes, bytearray, memoryview)
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Task(Generic[T]):
     @property
     def stage_perf(self) -> tuple[StagePerfStats, ...]:
         """Performance of the batches this task went through, oldest first."""
-        return tuple(StagePerfStats(*row) for row in self._state.perf)
+        return tuple(map(stats_of, self._state.perf))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -87,15 +92,18 @@ class Task(Generic[T]):
     def num_items(self) -> int:
         """How many items the task holds: the length of sized data that is not text or bytes, else 1."""
         data = self.data
-        if isinstance(data, Sized) and not isinstance(data, str | bytes | bytearray | memoryview):
-            return len(data)
+        if hasattr(data, "__len__") and not isinstance(data, _TEXT_OR_BYTES):
+            try:
+                return len(data)
+            except TypeError:  # an array without dimensions
+                pass
         return 1
 
     @property
     def num_bytes(self) -> int:
         """Bytes of payload where they are known at no cost, else 0."""
         data = self.data
-        if isinstance(data, bytes | bytearray):
+        if isinstance(data, _BYTES):
             return len(data)
         size = getattr(data, "nbytes", 0)  # numpy arrays, Arrow tables, memoryviews, torch tensors
         return size if isinstance(size, int) else 0
@@ -141,21 +149,37 @@ def child_id(parent: str, index: int) -> str:
     return f"{parent}.{index}" if parent else str(index)
 
 
-def root_id(task: Any, ordinal: int, taken: dict[str, int]) -> str:
-    """The id of a source task: its own name made safe for file names, else its position.
+def digest(text: str, size: int) -> str:
+    """A hash of a text, so many bytes long, in hex; the same everywhere and always."""
+    from hashlib import blake2b  # noqa: PLC0415 - loads OpenSSL, which an import of this package need not
 
-    Args:
-        task: The source task.
-        ordinal: Its position among the source tasks of the run.
-        taken: The own names seen so far in this run and how often; updated. Two tasks of the same
-            content are two tasks: the second one's id ends in ``-2``.
-    """
-    name = task.get_deterministic_id()
-    if name is None:
-        return str(ordinal)
-    name = str(name)
-    if not _READABLE_ID.fullmatch(name):
-        name = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
-        name = f"h{name}"  # never digits alone
-    seen = taken[name] = taken.get(name, 0) + 1
-    return name if seen == 1 else f"{name}-{seen}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+class RootNames:
+    """Gives the source tasks of a run their ids, each one once."""
+
+    def __init__(self) -> None:
+        self._ordinal = 0
+        self._times_seen: dict[str, int] = {}
+
+    def copy(self) -> RootNames:
+        """A copy, to be dropped where the tasks that are named with it come to nothing."""
+        other = RootNames()
+        other._ordinal, other._times_seen = self._ordinal, self._times_seen.copy()
+        return other
+
+    def name(self, task: Any) -> str:
+        """The id of the next source task: its own name, made fit for file names, else its position.
+
+        Two tasks of the same name are two tasks: the id of the second one ends in ``~2``, which no name can.
+        """
+        ordinal, self._ordinal = self._ordinal, self._ordinal + 1
+        name = task.get_deterministic_id()
+        if name is None:
+            return str(ordinal)
+        name = str(name)
+        if not _READABLE_ID.fullmatch(name):
+            name = f"h{digest(name, 10)}"
+        times = self._times_seen[name] = self._times_seen.get(name, 0) + 1
+        return name if times == 1 else f"{name}~{times}"

@@ -13,11 +13,11 @@ from curator_core.errors import StageError
 from curator_xenna.compat import HAS_DESTROY
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.resources import share_of
-from curator_xenna.worker import WorkerLink
 
 if TYPE_CHECKING:
     from curator_core.plan import StageView
     from curator_xenna.resources import Share
+    from curator_xenna.worker import WorkerLink
 
 __all__ = ["XennaStageAdapter", "create_named_xenna_stage_adapter"]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
 from curator_xenna.resources import Gpu
@@ -32,8 +34,7 @@ _NEEDED_BY_XENNA = {
     "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
     # … and sets CUDA_VISIBLE_DEVICES for its workers itself, so Ray must not.
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
@@ -89,7 +90,7 @@ class Cluster:
             self.close()
         if not ray.is_initialized():
             address = self._address()
-            os.environ.update({name: os.environ.get(name, value) for name, value in _NEEDED_BY_XENNA.items()})
+            os.environ.update(_NEEDED_BY_XENNA)
             if address is None:
                 self._start(wanted)
             else:
@@ -167,7 +168,8 @@ class Cluster:
         try:
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError) as exc:
-            raise _nobody_there(address, str(exc)) from exc
+            raise _nobody_there(address, exc) from exc
+        _check_head(address)
 
     def _init(self, **kwargs: Any) -> None:
         ray.init(
@@ -187,16 +189,39 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
     except OSError as exc:
-        raise _nobody_there(address, str(exc)) from exc
+        raise _nobody_there(address, exc) from exc
 
 
-def _nobody_there(address: str, reason: str) -> ClusterError:
+def _check_head(address: str) -> None:
+    """Whether the head answers what Xenna asks it while a run goes on."""
+    try:
+        list_actors(limit=int(_NEEDED_BY_XENNA["RAY_MAX_LIMIT_FROM_API_SERVER"]), raise_on_missing_output=False)
+    except RayStateApiException as exc:
+        ray.shutdown()  # leaves the cluster as it is: only this connection ends
+        raise ClusterError(
+            "the head of this Ray cluster was started without what Xenna needs",
+            field="RAY_ADDRESS",
+            given=address,
+            expected=str(exc).partition("\n")[0],
+            hint="start the head with " + " ".join(f"{name}={value}" for name, value in _NEEDED_BY_XENNA.items()),
+        ) from exc
+
+
+def _nobody_there(address: str, exc: BaseException) -> ClusterError:
+    reasons = []
+    while exc is not None:
+        reasons.append(str(exc).partition("\n")[0])
+        exc = exc.__cause__ or exc.__context__  # type: ignore[assignment]  # ends the loop
+    reason = reasons[-1]  # Ray's outer ones only say that it did not work
+    hint = "start one with `ray start --head`, or unset RAY_ADDRESS for an embedded Ray"
+    if "token" in reason.lower():
+        hint = "this cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return ClusterError(
         f"no Ray cluster answers: {reason}",
         field="RAY_ADDRESS",
         given=address,
         expected="the address of a running Ray head, host:port",
-        hint="start one with `ray start --head`, or unset RAY_ADDRESS for an embedded Ray",
+        hint=hint,
     )
 
 

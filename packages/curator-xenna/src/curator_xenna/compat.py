@@ -62,7 +62,7 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         for upload in (upload_working_dir_if_needed, upload_py_modules_if_needed):
             takes = inspect.signature(upload).parameters
-            options = {"include_gitignore": True} if "include_gitignore" in takes else {}
+            options: dict[str, Any] = {"include_gitignore": True} if "include_gitignore" in takes else {}
             env = upload(env, scratch_dir=scratch, logger=logger, **options)
     return env
 

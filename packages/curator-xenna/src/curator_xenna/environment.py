@@ -34,11 +34,14 @@ class StageEnvironment(pipelines_v1.RuntimeEnv):
         """The environment as Ray takes it."""
         return ray.runtime_env.RuntimeEnv(**self._rest, env_vars=dict(self.extra_env_vars))
 
-    def format(self) -> str:
+    def format(self) -> str:  # the name is Xenna's
         """Names only: values may be secrets, and this is logged."""
         return ", ".join([*sorted(self._rest), *(f"env_vars[{name}]" for name in sorted(self.extra_env_vars))])
 
-    __repr__ = __str__ = format
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.format()})"
+
+    __str__ = __repr__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StageEnvironment:
         return StageEnvironment({**self._rest, "env_vars": self.extra_env_vars})

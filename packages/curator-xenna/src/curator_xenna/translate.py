@@ -121,7 +121,7 @@ def _limited(placements: list[Placement], nodes: Sequence[Node], limit: int, str
     counts = [min(placement.workers or 1, limit) for placement in placements]
     grown = [placement.workers is None for placement in placements]
     while any(grown):
-        for number, placement in enumerate(placements):
+        for number in range(len(placements)):
             if not grown[number]:
                 continue
             counts[number] += 1
@@ -170,8 +170,7 @@ def _does_not_fit(
     placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str
 ) -> ResourcesError:
     rows = [f"{'stage':<24} {'workers':>7} {'cpus each':>10} {'gpus each':>10}"]
-    for p in placements:
-        rows.append(f"{p.view.name:<24} {p.least_workers:>7} {p.share.cpus:>10g} {p.share.gpus:>10.3g}")
+    rows += [f"{p.view.name:<24} {p.least_workers:>7} {p.share.cpus:>10g} {p.share.gpus:>10.3g}" for p in placements]
     has = ", ".join(f"{node.cpus} CPUs and {len(node.gpus)} GPUs" for node in nodes)
     table = "\n    ".join([*rows, f"there is, a node: {has}"])
     return ResourcesError(

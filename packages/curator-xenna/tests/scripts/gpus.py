@@ -40,13 +40,14 @@ def stage(name, workers=None, options=None, **resources):
 
 
 CASES = {
-    "halves": [stage("half", 4, gpus=0.5)],
-    "wholes": [stage("whole", 2, gpus=1)],
-    "entire": [stage("entire", 2, entire_gpu=True)],
-    "two_gpu_worker": [stage("pair", 2, gpus=2)],
-    "codecs": [stage("decode", 4, nvdecs=1)],
-    "memory": [stage("fits", 4, gpu_memory_gb=8)],
-    "mixed": [stage("cpu", 1), stage("gpu", 2, gpus=1), stage("after", 1)],
+    # Eight halves on four GPUs: they can only be placed two by two.
+    "halves": [stage("half", 4, gpus=0.5), stage("decode", 2, nvdecs=1), stage("fits", 2, gpu_memory_gb=8)],
+    "wholes": [
+        stage("cpu", 1),
+        stage("whole", 1, gpus=1),
+        stage("entire", 1, entire_gpu=True),
+        stage("pair", 1, gpus=2),
+    ],
     "spmd": [stage("group", 1, {"is_spmd": True}, gpus=2)],
     "too_many": [stage("too_many", 5, gpus=1)],
     "too_large": [stage("too_large", gpus=8)],

@@ -73,12 +73,13 @@ class ConformanceBase:
         """Run stages to the end, or to their failure."""
         recorder = Recorder()
         plan = Plan.from_stages(stages, "conformance")
+        error = None
         try:
-            result = executor.execute(plan, tasks, observers=[*observers, recorder], on_error=on_error)
+            result: Any = executor.execute(plan, tasks, observers=[*observers, recorder], on_error=on_error)
         except RunError as exc:
-            assert exc.result is not None, "a failed run has a result: what was done until then"
-            return Seen(exc.result, recorder, exc)
-        return Seen(result, recorder)
+            error, result = exc, exc.result
+        assert result is not None, "a failed run has a result too: what was done until then"
+        return Seen(result, recorder, error)
 
     @staticmethod
     def check_accounts(seen: Seen) -> None:

@@ -132,8 +132,8 @@ class FailureConformance(ConformanceBase):
             ("too few", "0 entries for 1 task"),
             ("too many", "2 entries for 1 task"),
             ("no list", "a Record for 1 task"),
-            ("wrong entry", "a int where a task was expected"),
-            ("wrong entry in a list", "a str where a task was expected"),
+            ("wrong entry", "type 'int' where a task was expected"),
+            ("wrong entry in a list", "type 'str' where a task was expected"),
             ("same object twice", "the same task object twice"),
         ],
     )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may go into a stage, and what may come out: each check raises an error that says how to mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from curator_core.errors import ContractError, InputError
+from curator_core.task import Task, state_of
+
+if TYPE_CHECKING:
+    from curator_core.history import PerfRow
+    from curator_core.view import StageView
+
+__all__ = ["check_count", "check_output", "check_task"]
+
+
+def check_task(task: Any, task_id: str, view: StageView) -> None:
+    """Raise where a task lacks what the stage needs, or is not valid."""
+    if view.needs is not None:
+        for name in view.needs.attributes:
+            if not hasattr(task, name):
+                have = sorted(key for key in vars(task) if not key.startswith("_"))
+                raise _lacks(f"task '{task_id}' has no attribute '{name}'", name, have, view)
+        if view.needs.columns:
+            have = list(getattr(task, "columns", ()))
+            for name in view.needs.columns:
+                if name not in have:
+                    raise _lacks(f"task '{task_id}' has no column '{name}'", name, have, view)
+    if not task.validate():
+        raise InputError(
+            f"task '{task_id}' is not valid",
+            stage=view.name,
+            field="validate()",
+            given=type(task),
+            expected=f"{type(task).__name__}.validate() to be true",
+            hint="mend the stage that made it, or drop such tasks there",
+        )
+
+
+def _lacks(message: str, name: str, have: list[str], view: StageView) -> InputError:
+    return InputError(
+        message,
+        stage=view.name,
+        field=name,
+        given=have,
+        expected="what the stage declares in inputs()",
+        hint="add it in an earlier stage, or drop it from inputs() if it is not needed",
+    )
+
+
+def check_count(entries: Any, expected: int, view: StageView) -> None:
+    """Raise unless ``process_batch`` returned a list with one entry for each input."""
+    is_list = isinstance(entries, list | tuple)
+    if is_list and len(entries) == expected:
+        return
+    kinds = ", ".join(type(entry).__name__ for entry in entries[:8]) if is_list else ""
+    returned = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}" if is_list else f"a {type(entries).__name__}"
+    raise ContractError(
+        f"process_batch returned {returned} for {expected} task{'s' * (expected != 1)}",
+        stage=view.name,
+        field="process_batch",
+        given=f"[{kinds}{', …' * (len(entries) > 8)}]" if is_list else type(entries),
+        expected=f"a list of {expected}, one entry for each input: a task, a list of tasks, or None",
+        hint="return None for a task that is to be dropped, and a list for one that becomes several",
+    )
+
+
+def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> None:
+    """Raise unless this is a task that was made of its input, in this batch, and returned once.
+
+    Args:
+        task: What the stage returned.
+        parent_id: The input; empty for a source, whose tasks may come from anywhere.
+        row: This batch, as it stands in the history of tasks that it has returned already.
+        view: The stage.
+    """
+    field = "process_batch" if view.batched else "process"
+    if not isinstance(task, Task):
+        raise ContractError(
+            f"returned an object of type '{type(task).__name__}' where a task was expected",
+            stage=view.name,
+            field=field,
+            given=task,
+            expected="a task, a list of tasks, or None for each input",
+            hint="wrap the data: Task(data=…)",
+        )
+    known_id, perf, _ = state_of(task)
+    if known_id in ("", parent_id) and not (perf and perf[-1] is row):
+        return
+    # A source's outputs may have gone on and gathered history; this batch then is the beginning of it.
+    if perf and (perf[-1] is row or perf[0] is row):
+        raise ContractError(
+            "returned the same task object twice",
+            stage=view.name,
+            field=field,
+            given=f"task '{known_id}'",
+            expected="an object of its own for each output",
+            hint="make a copy: dataclasses.replace(task)",
+        )
+    if parent_id:
+        raise ContractError(
+            f"returned task '{known_id}' as the output of task '{parent_id}'",
+            stage=view.name,
+            field=field,
+            given=f"task '{known_id}'",
+            expected="entry i to be made of input i; no task to be kept from an earlier call",
+            hint="keep the order of the inputs, and make a new task of data that you remember",
+        )

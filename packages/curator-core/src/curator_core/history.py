@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task's history as it travels: a row for each batch it went through, small enough to go with every task."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from sys import intern
+from typing import Any, NamedTuple, TypeAlias
+
+from curator_core.perf import BYTES_PER_MB, StagePerfStats
+
+__all__ = ["PerfRow", "Place", "stats_of"]
+
+_CACHED = 4096  # workers that a process hears of, more or less; what is dropped is made again
+
+
+class Place(NamedTuple):
+    """Where batches run: a worker of a stage.
+
+    There is one object for each in a process, also after unpickling, so that the long ids of workers and nodes
+    are pickled once for a task, or for a bundle of tasks, however often they occur in its history.
+    """
+
+    stage_name: str
+    worker_id: str
+    node_id: str
+
+    @classmethod
+    def of(cls, stage_name: str, worker_id: str, node_id: str) -> Place:
+        """The one object for these names."""
+        return _place(stage_name, worker_id, node_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (self.stage_name, _pack(self.worker_id), _pack(self.node_id))
+
+
+PerfRow: TypeAlias = tuple[Place, int, int, int, int, dict[str, "float | str"], int, int, str]
+"""A batch: place, duration, idle time, bytes, items, metrics, start, start-up time, batch id; times in nanoseconds.
+A plain tuple, because ten dataclasses cost ten times as much to pickle."""
+
+
+def stats_of(row: PerfRow) -> StagePerfStats:
+    """The record that users see."""
+    place, duration_ns, idle_ns, in_bytes, num_items, metrics, start_unix_ns, startup_ns, batch_id = row
+    return StagePerfStats(
+        stage_name=place.stage_name,
+        process_time=duration_ns / 1e9,
+        actor_idle_time=idle_ns / 1e9,
+        input_data_size_mb=in_bytes / BYTES_PER_MB,
+        num_items_processed=num_items,
+        custom_metrics=metrics,
+        start_time_unix_ns=start_unix_ns,
+        startup_time=startup_ns / 1e9,
+        worker_id=place.worker_id,
+        node_id=place.node_id,
+        batch_id=batch_id,
+    )
+
+
+@lru_cache(_CACHED)
+def _place(stage_name: str, worker_id: str, node_id: str) -> Place:
+    return Place(intern(stage_name), intern(worker_id), intern(node_id))
+
+
+@lru_cache(_CACHED)
+def _unpacked(stage_name: str, worker_id: str | bytes, node_id: str | bytes) -> Place:
+    return _place(stage_name, _unpack(worker_id), _unpack(node_id))
+
+
+@lru_cache(_CACHED)
+def _pack(name: str) -> str | bytes:
+    """Engines name things by long hex numbers and by UUIDs: these go at half their length."""
+    try:
+        packed = bytes.fromhex(name.replace("-", ""))
+    except ValueError:
+        return name
+    packed = (b"-" if "-" in name else b"+") + packed
+    return packed if _unpack(packed) == name else name
+
+
+def _unpack(name: str | bytes) -> str:
+    if isinstance(name, str):
+        return name
+    digits = name[1:].hex()
+    if name[:1] == b"+":
+        return digits
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way in which things are pickled for another process, and what to say where that fails."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import sys
+from collections.abc import Mapping
+from functools import cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["check_pickles", "dumps", "find_unpicklable", "loads"]
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle for another process; everything that crosses one goes through here.
+
+    Functions and classes that no module holds travel by value: lambdas work. An open file is refused.
+    """
+    with io.BytesIO() as buffer:
+        _pickler()(buffer).dump(value)
+        return buffer.getvalue()
+
+
+def loads(data: bytes) -> Any:
+    """What `dumps` was given. Only for what this project pickled itself: unpickling runs code."""
+    import pickle  # noqa: PLC0415 - 3 ms, which an import of this package need not cost
+
+    return pickle.loads(data)  # noqa: S301 - see above
+
+
+def check_pickles(value: Any) -> None:
+    """Raise what `dumps` would raise, without keeping the bytes."""
+    _pickler()(_Nowhere()).dump(value)
+
+
+def find_unpicklable(value: Any, path: str) -> tuple[str, Any]:
+    """The innermost part of a value that does not pickle, and the path to it.
+
+    Args:
+        value: Something that does not pickle.
+        path: What it is called.
+    """
+    seen: set[int] = set()
+    while True:
+        seen.add(id(value))
+        for part_path, part in _parts(value, path):
+            if id(part) not in seen and not _pickles(part):
+                path, value = part_path, part
+                break
+        else:
+            return path, value
+
+
+class _Nowhere:
+    """A file that takes what is written and keeps nothing."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+@cache
+def _pickler() -> Any:
+    # 8 ms that a reader of files or a type checker need not pay.
+    import cloudpickle  # noqa: PLC0415
+
+    reduce_file = cloudpickle.Pickler.dispatch_table[io.TextIOWrapper]
+
+    def refuse_file(file: io.TextIOWrapper) -> Any:
+        # cloudpickle would read a file to its end and send a copy of the text: nobody means that.
+        if file in (sys.stdout, sys.stderr):
+            return reduce_file(file)
+        raise TypeError(f"cannot pickle an open file: {file.name}")
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # without types
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({io.TextIOWrapper: refuse_file})
+
+    return Pickler
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        check_pickles(value)
+    except Exception:  # noqa: BLE001 - pickling runs code of users, which may raise anything
+        return False
+    return True
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((f"{path}[{key!r}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"{path}[{number}]", item) for number, item in enumerate(value))
+    elif isinstance(value, FunctionType):
+        try:
+            captured = inspect.getclosurevars(value)
+        except ValueError:  # a variable that has no value yet
+            return
+        yield from ((f"{path}'s variable {name}", item) for name, item in captured.nonlocals.items())
+        yield from ((f"{path}'s global {name}", item) for name, item in captured.globals.items())
+    elif not isinstance(value, type):
+        yield from ((f"{path}.{name}", item) for name, item in _state(value).items())
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """What pickle would take of an object."""
+    try:
+        state = value.__getstate__()
+    except Exception:  # noqa: BLE001 - code of users; and then there is no looking inside
+        return {}
+    found: dict[str, Any] = {}
+    for part in state if isinstance(state, tuple) else (state,):  # a pair where a class has slots
+        if isinstance(part, dict):
+            found |= part
+    return found

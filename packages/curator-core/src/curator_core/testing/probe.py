@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage under test, without an executor around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from curator_core.adapter import BaseStageAdapter, RunContext
+from curator_core.stage import ProcessingStage
+from curator_core.task import Task, TaskState, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from curator_core.adapter import OnError
+    from curator_core.report import BatchReport
+
+__all__ = ["Calling", "CallingBatches", "Probe", "seen"]
+
+
+class Calling(ProcessingStage[Any, Any]):
+    """Does with each task what a function says.
+
+    Args:
+        function: What ``process`` is to do.
+        **settings: As for `ProcessingStage.with_`.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], **settings: Any) -> None:
+        self.function = function
+        vars(self).update(settings)
+
+    def process(self, task: Any) -> Any:
+        """What the function says."""
+        return self.function(task)
+
+
+class CallingBatches(Calling):
+    """Does with each batch what a function says."""
+
+    batch_size = 8
+
+    def process_batch(self, tasks: list[Any]) -> Any:
+        """What the function says."""
+        return self.function(tasks)
+
+
+class Probe:
+    """An adapter around a stage, to be called with tasks, and what it reported.
+
+    Args:
+        stage: The stage.
+        on_error: What failures do.
+    """
+
+    def __init__(self, stage: ProcessingStage[Any, Any], on_error: OnError = "raise") -> None:
+        self.reports: list[Any] = []
+        self.adapter = BaseStageAdapter(stage)
+        self.adapter.bind(RunContext("run", on_error), self.reports.append)
+
+    def __call__(self, *tasks: Any) -> list[Any]:
+        """Run one batch."""
+        return self.adapter.process_batch(list(tasks))
+
+    @property
+    def report(self) -> BatchReport:
+        """The only report."""
+        (report,) = self.reports
+        return report  # type: ignore[no-any-return]
+
+    def kinds(self) -> list[tuple[str, int]]:
+        """What became of the inputs of the last batch."""
+        return [(outcome.kind, outcome.count) for outcome in self.reports[-1].inputs]
+
+
+def seen(task_id: str, data: Any = None, **metadata: Any) -> Task[Any]:
+    """A task as it is inside a pipeline."""
+    task = Task(data=data)
+    stamp(task, TaskState(task_id, (), metadata or None))
+    return task

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage, read once and checked: nothing else asks a stage about itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+
+from curator_core.errors import StageDefinitionError
+from curator_core.resources import Resources
+from curator_core.stage import ProcessingStage
+from curator_core.task import EmptyTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Fields", "StageView", "read_stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Task attributes and data columns that a stage needs or adds."""
+
+    attributes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """A stage as it was read when the plan was made.
+
+    Attributes:
+        index: Position in the plan.
+        name: Its name.
+        class_name: Its class's name; engines show it.
+        stage: The user's stage. Executors run copies of it: see `fresh_stage`.
+        batched: Whether it implements ``process_batch``.
+        batch_size: How many tasks a batch has at the most.
+        resources: What one worker needs.
+        runtime_env: The runtime environment it declares, if any.
+        fusible: Whether it may share a worker with its neighbours.
+        max_attempts: How often a batch that raises is tried in all.
+        num_workers: How many workers it asks for; None leaves it to the executor.
+        needs: What ``inputs()`` says; None where it says nothing.
+        adds: What ``outputs()`` says; None where it says nothing.
+        engine_options: What ``xenna_stage_spec()`` says.
+    """
+
+    index: int
+    name: str
+    class_name: str
+    stage: ProcessingStage[Any, Any]
+    batched: bool
+    batch_size: int
+    resources: Resources
+    runtime_env: Mapping[str, Any] | None
+    fusible: bool
+    max_attempts: int
+    num_workers: int | None
+    needs: Fields | None
+    adds: Fields | None
+    engine_options: Mapping[str, Any]
+
+    def fresh_stage(self) -> ProcessingStage[Any, Any]:
+        """A copy to set up and run, so that the user's stage stays a definition."""
+        return copy.deepcopy(self.stage)
+
+    @property
+    def wants_a_worker(self) -> bool:
+        """Whether it asks for a place of its own to run, so that the driver must not run it."""
+        return self.resources != Resources() or self.runtime_env is not None or self.num_workers is not None
+
+    @property
+    def may_be_source(self) -> bool:
+        """Whether it can begin a pipeline that is given no tasks, as far as its declarations say."""
+        declared = _declared_input(type(self.stage))
+        if declared is not None:
+            return declared is EmptyTask
+        return self.needs is None or self.needs == Fields()
+
+
+def read_stage(index: int, stage: Any) -> StageView:
+    """Read a stage once, checking each value.
+
+    Raises:
+        StageDefinitionError: It is no stage, or one of its settings makes no sense.
+    """
+    if not isinstance(stage, ProcessingStage):
+        raise StageDefinitionError(
+            f"stage {index} is no ProcessingStage",
+            field=f"stages[{index}]",
+            given=stage,
+            expected="an instance of a subclass of ProcessingStage",
+            hint="call the class" if isinstance(stage, type) else "decorate a function with @processing_stage()",
+        )
+    if type(stage).metrics is not ProcessingStage.metrics:
+        raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "give it another name")
+    view = StageView(
+        index=index,
+        name=_read(stage, "name", _is_name, "a text on one line that is not empty"),
+        class_name=type(stage).__name__,
+        stage=stage,
+        batched=_implements(stage, "process_batch"),
+        batch_size=_read(stage, "batch_size", _is_count, "a whole number, 1 or more") or 1,
+        resources=_read(stage, "resources", lambda v: isinstance(v, Resources), "a Resources"),
+        runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with text keys"),
+        fusible=_read(stage, "fusible", lambda v: isinstance(v, bool), "True or False"),
+        max_attempts=_read(stage, "max_attempts", _is_positive, "a whole number, 1 or more"),
+        num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
+        needs=_read_fields(stage, "inputs"),
+        adds=_read_fields(stage, "outputs"),
+        engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with text keys") or {},
+    )
+    if not view.batched and not _implements(stage, "process"):
+        raise StageDefinitionError(
+            "the stage does nothing",
+            stage=view.name,
+            field="process",
+            given=f"class {view.class_name} with neither method",
+            expected="process(self, task) or process_batch(self, tasks)",
+            hint=f"write one of the two in class {view.class_name}",
+        )
+    return view
+
+
+def _implements(stage: Any, method: str) -> bool:
+    return getattr(type(stage), method) is not getattr(ProcessingStage, method)
+
+
+def _declared_input(stage_class: type) -> Any:
+    """The class of tasks in ``ProcessingStage[X, Y]``; None where the stage does not say."""
+    for base in stage_class.__mro__:
+        for parent in vars(base).get("__orig_bases__", ()):
+            origin, arguments = get_origin(parent), get_args(parent)
+            if isinstance(origin, type) and issubclass(origin, ProcessingStage) and len(arguments) > 1:
+                taken = get_origin(arguments[0]) or arguments[0]
+                return None if taken is Any or isinstance(taken, TypeVar) else taken
+    return None
+
+
+def _read(stage: Any, field: str, valid: Callable[[Any], bool], expected: str) -> Any:
+    value = getattr(stage, field)
+    if field in ("num_workers", "xenna_stage_spec") and callable(value):  # methods, so that they can compute it
+        value = value()
+    if not valid(value):
+        raise _wrong(stage, field, value, expected, f"with_({field}=…), or mend it in class {type(stage).__name__}")
+    # A copy: what the caller does to a dict of settings later must not change the plan.
+    return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _wrong(stage: Any, field: str, value: Any, expected: str, hint: str) -> StageDefinitionError:
+    name = stage.name if isinstance(stage.name, str) and stage.name.strip() else type(stage).__name__
+    return StageDefinitionError(
+        "this setting makes no sense", stage=name, field=field, given=value, expected=expected, hint=hint
+    )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or _is_positive(value)
+
+
+def _is_options(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+
+
+def _read_fields(stage: Any, method: str) -> Fields | None:
+    declared = getattr(stage, method)()
+    if declared is None:
+        return None
+    if isinstance(declared, tuple | list) and len(declared) == 2 and all(map(_are_names, declared)):
+        attributes, columns = declared
+        return Fields(tuple(attributes), tuple(columns))
+    raise StageDefinitionError(
+        f"{method}() does not say which fields",
+        stage=stage.name,
+        field=f"{method}()",
+        given=declared,
+        expected="a pair of lists of names: task attributes, data columns",
+        hint='for example (["data"], ["text"])',
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is the same for every executor: arguments, accounts, results, observers."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import Any
+
+import pytest
+
+from curator_core import (
+    BaseExecutor,
+    ConfigurationError,
+    ExecutorError,
+    LocalExecutor,
+    Pipeline,
+    ProcessingStage,
+    RunObserver,
+    RunResult,
+    Task,
+    TasksLostError,
+)
+from curator_core.ledger import Ledger, StageSummary
+from curator_core.plan import Plan
+from curator_core.report import BatchReport, ErrorInfo, InputOutcome, WorkerReport
+from curator_core.testing import Recorder
+from curator_core.testing.recorder import Troublemaker
+
+
+class Pass(ProcessingStage):
+    def process(self, task):
+        return task
+
+
+class Fail(ProcessingStage):
+    def process(self, task):
+        raise ValueError("bad\nand more of it")
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(data=number) for number in range(count)]
+
+
+def run(*stages: Any, count: int = 3, **options: Any) -> RunResult:
+    return Pipeline("p", stages or [Pass()]).run(initial_tasks=tasks(count), **options)
+
+
+class Losing(LocalExecutor):
+    """Drops the first task on the way."""
+
+    def run_plan(self, run, sources):
+        super().run_plan(run, sources[1:])
+        run.fed = len(sources)
+
+
+# --- arguments ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [Task(data=1), 5])
+def test_initial_tasks_that_are_no_list(given):
+    with pytest.raises(ConfigurationError, match="initial_tasks is no list of tasks") as raised:
+        Pipeline("p", [Pass()]).run(initial_tasks=given)
+    assert "initial_tasks=[task]" in raised.value.hint
+
+
+@pytest.mark.parametrize("given", [[Task(data=1), "text"], [Task(data=1), Task], "ab"])
+def test_initial_tasks_that_are_no_tasks(given):
+    with pytest.raises(ConfigurationError, match="an initial task is no task") as raised:
+        Pipeline("p", [Pass()]).run(initial_tasks=given)
+    assert raised.value.field.startswith("initial_tasks[")
+
+
+def test_initial_tasks_may_be_any_iterable():
+    assert len(Pipeline("p", [Pass()]).run(initial_tasks=(task for task in tasks(3)))) == 3
+
+
+@pytest.mark.parametrize("policy", ["ignore", None, True])
+def test_an_unknown_failure_policy(policy):
+    with pytest.raises(ConfigurationError, match="no such failure policy") as raised:
+        run(on_error=policy)
+    assert raised.value.field == "on_error"
+
+
+@pytest.mark.parametrize("observer", [object(), Recorder, print])
+def test_an_observer_that_is_none(observer):
+    with pytest.raises(ExecutorError, match="an observer is no RunObserver") as raised:
+        run(observers=[Recorder(), observer])
+    assert raised.value.field == "observers[1]"
+
+
+def test_nothing_runs_where_arguments_are_wrong():
+    recorder = Recorder()
+    with pytest.raises(ConfigurationError):
+        Pipeline("p", [Pass()]).run(initial_tasks=["text"], observers=[recorder])
+    assert recorder.run is None
+    assert recorder.ends == []
+
+
+# --- accounts -------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_loses_a_task_says_so():
+    recorder = Recorder()
+    with pytest.raises(TasksLostError, match="1 of 3 tasks between what was fed and 'Pass'") as raised:
+        run(executor=Losing(), observers=[recorder])
+    assert len(raised.value.result) == 2
+    assert "unaccounted for: 1 of 3 tasks" in raised.value.result.summary()
+    assert recorder.ends[0][1] is raised.value
+    assert raised.value.result.lost
+
+
+def test_a_run_that_goes_on_after_failures_tells_its_losses():
+    result = run(executor=Losing(), on_error="skip")
+    assert result.lost == ("1 of 3 tasks between what was fed and 'Pass'",)
+    assert "unaccounted for" in result.summary()
+
+
+def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport:
+    return BatchReport(
+        run_id="r",
+        stage_index=stage,
+        stage_name="ab"[stage],
+        batch_id="",
+        worker_id="w",
+        node_id="n",
+        pid=1,
+        sequence=0,
+        start_unix_ns=fields.pop("start_unix_ns", 1000),
+        duration_ns=fields.pop("duration_ns", 10),
+        inputs=tuple(InputOutcome(str(n), kind, count) for n, (kind, count) in enumerate(outcomes)),
+        **fields,
+    )
+
+
+class TestLedger:
+    @pytest.fixture
+    def ledger(self) -> Ledger:
+        return Ledger(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
+
+    def test_nothing_has_happened(self, ledger):
+        assert ledger.summaries() == (StageSummary("a"), StageSummary("b"))
+        assert ledger.lost(0) == []
+
+    def test_batches_add_up(self, ledger):
+        ledger.on_batch(report(0, ("out", 3), ("filtered", 0), num_items=7, cpu_ns=5, idle_ns=1))
+        ledger.on_batch(report(0, ("failed", 0), num_items=1, start_unix_ns=500, duration_ns=2_000))
+        summary = ledger.summaries()[0]
+        assert (summary.batches, summary.tasks_in, summary.items) == (2, 3, 8)
+        assert (summary.tasks_passed, summary.tasks_filtered, summary.tasks_failed) == (1, 1, 1)
+        assert summary.tasks_out == 3
+        assert (summary.process_s, summary.cpu_s, summary.idle_s) == (2_010 / 1e9, 5 / 1e9, 1 / 1e9)
+        assert (summary.first_start_unix_ns, summary.last_end_unix_ns) == (500, 2_500)
+        assert summary.items_per_s == 8 / summary.process_s
+
+    def test_a_retried_attempt_counts_as_such_only(self, ledger):
+        error = ErrorInfo("ValueError", "bad", "")
+        ledger.on_batch(report(0, ("retried", 0), ("retried", 0), error=error))
+        summary = ledger.summaries()[0]
+        assert (summary.attempts_retried, summary.batches, summary.tasks_in) == (1, 0, 0)
+        assert summary.process_s == 10 / 1e9
+        assert summary.first_error == ""
+
+    def test_what_a_failed_source_emitted_counts(self, ledger):
+        ledger.on_batch(report(0, ("failed", 2)))
+        ledger.on_batch(report(1, ("out", 1), ("out", 1)))
+        assert ledger.summaries()[0].tasks_out == 2
+        assert ledger.lost(1) == []
+
+    def test_the_first_error_is_kept(self, ledger):
+        for message in ("first", "second"):
+            ledger.on_batch(report(0, ("failed", 0), error=ErrorInfo("pkg.OddError", message, "")))
+        assert ledger.summaries()[0].first_error == "OddError: first"
+
+    @pytest.mark.parametrize(
+        ("fed", "into_second", "findings"),
+        [
+            (1, 2, []),
+            (2, 2, ["1 of 2 tasks between what was fed and 'a'"]),
+            (1, 1, ["1 of 2 tasks between 'a' and 'b'"]),
+            (3, 0, ["2 of 3 tasks between what was fed and 'a'", "2 of 2 tasks between 'a' and 'b'"]),
+        ],
+    )
+    def test_what_is_lost_is_said_in_words(self, ledger, fed, into_second, findings):
+        ledger.on_batch(report(0, ("out", 2)))
+        ledger.on_batch(report(1, *[("out", 1)] * into_second))
+        assert ledger.lost(fed) == findings
+
+    def test_workers_are_counted(self, ledger):
+        for event in ("ready", "ready", "setup_failed", "ended"):
+            ledger.on_worker(WorkerReport("r", 1, "b", "w", "n", 1, event, 0, 5))
+        assert ledger.summaries()[1].workers == 2
+        assert ledger.summaries()[1].startup_s == 10 / 1e9
+
+
+# --- results --------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_a_sequence_of_the_outputs():
+    result = run()
+    assert [task.data for task in result] == [0, 1, 2]
+    assert len(result) == 3
+    assert result[0].data == 0
+    assert result.pipeline_name == "p"
+    assert result.complete
+    assert result.lost == ()
+    assert result.wall_time_s > 0
+    assert repr(result) == f"<RunResult {result.run_id}: 3 tasks, 1 stages>"
+
+
+def test_a_result_travels():
+    result = run()
+    again = pickle.loads(pickle.dumps(result))
+    assert again == result
+    assert vars(again) == vars(result)
+
+
+def test_the_summary_is_a_table():
+    result = RunResult(
+        tasks(2),
+        run_id="abc",
+        pipeline_name="demo",
+        wall_time_s=1.25,
+        stages=[
+            StageSummary("read", 1, 1, 1, 1234, items=10, process_s=0.5, startup_s=0.25, workers=1),
+            StageSummary("a longer name", 2, 1234, 2, 2, 1230, 2, first_error="ValueError: bad\nmore"),
+        ],
+    )
+    assert result.summary().splitlines() == [
+        "demo: 2 tasks out in 1.2 s, run abc",
+        "stage          batches     in    out  filtered  failed  process s  idle s  start-up s  items/s",
+        "-" * 94,
+        "read                 1      1  1,234         0       0       0.50    0.00        0.25     20.0",
+        "a longer name        2  1,234      2     1,230       2       0.00    0.00        0.00      0.0",
+        "'a longer name' failed on 2 tasks, first with ValueError: bad",
+    ]
+
+
+def test_the_summary_of_failures_is_one_line_a_stage():
+    result = run(Fail(), on_error="skip")
+    assert result.summary().splitlines()[-1] == "'Fail' failed on 3 tasks, first with ValueError: bad"
+
+
+def test_run_ids_leave_a_seeded_random_alone():
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    ids = {run().run_id for _ in range(3)}
+    assert random.random() == expected
+    assert len(ids) == 3
+
+
+# --- observers ------------------------------------------------------------------------------------------
+
+
+def test_an_observer_may_override_what_it_needs():
+    class Counting(RunObserver):
+        batches = 0
+
+        def on_batch(self, report):
+            self.batches += 1
+
+    observer = Counting()
+    run(observers=[observer])
+    assert observer.batches == 3
+
+
+def test_an_observer_that_fails_is_logged_once_and_told_the_end(caplog):
+    class Odd(Troublemaker):
+        calls = 0
+        ended = False
+
+        def on_batch(self, report):
+            self.calls += 1
+            raise ValueError("at the batch")
+
+        def on_run_start(self, run):
+            pass
+
+        def on_worker(self, report):
+            pass
+
+        def on_run_end(self, result, error):
+            self.ended = True
+            raise ValueError("at the end")
+
+    odd, recorder = Odd(), Recorder()
+    assert run(observers=[odd, recorder]).complete
+    assert (odd.calls, odd.ended) == (1, True)
+    assert len(recorder.batches) == 3
+    assert caplog.text.count("the run goes on without it") == 1
+    assert "at the batch" in caplog.text
+
+
+def test_an_observer_that_fails_does_not_hide_the_runs_error():
+    with pytest.raises(Exception, match="bad"):
+        run(Fail(), observers=[Troublemaker()])
+
+
+def test_the_end_is_told_where_the_executor_itself_breaks():
+    class Breaking(BaseExecutor):
+        def run_plan(self, run, sources):
+            raise RuntimeError("a bug")
+
+    recorder = Recorder()
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(executor=Breaking(), observers=[recorder])
+    ((result, error),) = recorder.ends
+    assert not result.complete
+    assert isinstance(error, RuntimeError)
+
+
+def test_one_observer_may_watch_two_runs():
+    recorder = Recorder()
+    run(observers=[recorder])
+    run(observers=[recorder])
+    assert len(recorder.ends) == 2
+
+
+def test_a_source_has_no_known_number_of_tasks():
+    recorder = Recorder()
+    Pipeline("p", [Pass()]).run(observers=[recorder])
+    assert recorder.run.num_source_tasks is None

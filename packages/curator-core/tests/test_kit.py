@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conformance kit finds what is wrong with an executor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import curator_core
+
+SABOTEURS = """
+    import pytest
+    from curator_core import LocalExecutor
+    from curator_core.adapter import BaseStageAdapter
+    from curator_core.task import stamp, state_of
+    from curator_core.testing import ExecutorConformance
+
+
+    class WithBatchesOfTheirOwn(LocalExecutor):
+        def run_plan(self, run, sources):
+            for view in run.plan.stages:
+                object.__setattr__(view, "batch_size", 1000)
+            super().run_plan(run, sources)
+
+
+    class Losing(LocalExecutor):
+        def run_plan(self, run, sources):
+            super().run_plan(run, sources)
+            del run.outputs[:1]
+
+
+    class Hushing(LocalExecutor):
+        def run_plan(self, run, sources):
+            report, seen = run.report, []
+            run.report = lambda r: seen.append(r) or (report(r) if len(seen) % 7 else None)
+            super().run_plan(run, sources)
+
+
+    class Repeating(LocalExecutor):
+        def run_plan(self, run, sources):
+            report = run.report
+            run.report = lambda r: (report(r), report(r))
+            super().run_plan(run, sources)
+
+
+    class Forgetting(LocalExecutor):
+        def run_plan(self, run, sources):
+            super().run_plan(run, sources)
+            for task in run.outputs:
+                stamp(task, state_of(task)._replace(metadata=None, perf=()))
+
+
+    class Untidy(LocalExecutor):
+        def run_plan(self, run, sources):
+            teardown, BaseStageAdapter.teardown = BaseStageAdapter.teardown, lambda self: None
+            try:
+                super().run_plan(run, sources)
+            finally:
+                BaseStageAdapter.teardown = teardown
+
+
+    class Unprepared(LocalExecutor):
+        def run_plan(self, run, sources):
+            prepare, BaseStageAdapter.setup_on_node = BaseStageAdapter.setup_on_node, lambda self, node, worker: None
+            try:
+                super().run_plan(run, sources)
+            finally:
+                BaseStageAdapter.setup_on_node = prepare
+
+
+    class Shuffling(LocalExecutor):
+        def run_plan(self, run, sources):
+            super().run_plan(run, sources)
+            run.outputs.reverse()
+
+
+    class UsingTheCallersStages(LocalExecutor):
+        def run_plan(self, run, sources):
+            kind = type(run.plan.stages[0])
+            fresh, kind.fresh_stage = kind.fresh_stage, lambda self: self.stage
+            try:
+                super().run_plan(run, sources)
+            finally:
+                kind.fresh_stage = fresh
+
+
+    class Swallowing(LocalExecutor):
+        def execute(self, *args, **options):
+            return super().execute(*args, **(options | {"on_error": "skip"}))
+"""
+FOUND = {
+    "WithBatchesOfTheirOwn": "test_batches_are_never_larger_than_the_stage_says",
+    "Losing": "test_ids_follow_the_fan_outs",
+    "Hushing": "test_reports_add_up_to_the_result",
+    "Repeating": "test_each_input_is_settled_once",
+    "Forgetting": "test_stage_perf_is_the_tasks_own_history_oldest_first",
+    "Untidy": "test_every_worker_is_set_up_before_it_works_and_torn_down_after",
+    "Unprepared": "test_every_node_is_set_up_once_and_first",
+    "Shuffling": "test_outputs_come_in_order_where_that_is_promised",
+    "UsingTheCallersStages": "test_what_the_caller_holds_stays_as_it_was",
+    "Swallowing": "test_the_error_names_the_stage_and_what_it_raised",
+}
+TEST_CLASS = """
+
+    class Test{name}(ExecutorConformance):
+        ordered = True
+
+        @pytest.fixture(scope="class")
+        @classmethod
+        def executor(cls):
+            return {name}()
+"""
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says of the kit run on executors that each do one thing wrong."""
+    directory = tmp_path_factory.mktemp("saboteurs")
+    test_file = directory / "test_saboteurs.py"
+    classes = "".join(textwrap.dedent(TEST_CLASS.format(name=name)) for name in FOUND)
+    test_file.write_text(textwrap.dedent(SABOTEURS) + classes)
+    source = str(Path(curator_core.__file__).parents[1])
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", str(test_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    return shown.stdout
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_an_executor_does_wrong_is_found(failures, name):
+    assert f"::Test{name}::{FOUND[name]}" in failures

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What LocalExecutor promises beyond the conformance kit."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+import weakref
+from typing import Any
+
+import pytest
+
+from curator_core import EmptyTask, LocalExecutor, Pipeline, ProcessingStage, StageError, Task
+from curator_core.testing import Recorder
+from curator_core.testing.probe import Calling, CallingBatches
+
+
+class Payload:
+    """Something whose lives can be counted."""
+
+    alive: weakref.WeakSet[Payload] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+
+class Many(ProcessingStage[EmptyTask, Task[Payload]]):
+    """Emits many tasks and watches how many of them are still there."""
+
+    most_alive = 0
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def process(self, task):
+        for number in range(self.count):
+            yield Task(data=Payload())
+            if number % 64 == 0:
+                gc.collect()
+            Many.most_alive = max(Many.most_alive, len(Payload.alive))
+
+
+class Living(Calling):
+    """Writes down its life."""
+
+    def __init__(self, log: list[str], name: str, function: Any = lambda task: task, fails_in: str = "") -> None:
+        super().__init__(function, name=name)
+        self.log, self.fails_in = Log.of(log), fails_in
+
+    def note(self, event: str) -> None:
+        self.log.lines.append(f"{event} {self.name}")
+        if event == self.fails_in:
+            raise ValueError(f"failed in {event}")
+
+    def setup_on_node(self, node_info, worker_metadata):
+        self.note("node")
+
+    def setup(self, worker_metadata):
+        self.note("setup")
+
+    def teardown(self):
+        self.note("teardown")
+
+
+class Log:
+    """Stays the same list in copies of a stage."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    @classmethod
+    def of(cls, lines: list[str]) -> Log:
+        return cls(lines)
+
+    def __deepcopy__(self, memo: Any) -> Log:
+        return self
+
+
+def tasks(*data: Any) -> list[Task]:
+    return [Task(data=one) for one in data]
+
+
+def test_memory_is_bounded_however_many_tasks_a_source_emits():
+    Many.most_alive = 0
+    drop = Calling(lambda task: None, name="drop")
+    hold = CallingBatches(lambda batch: [Task(data=task.data) for task in batch], name="hold")
+    result = Pipeline("p", [Many(3000), hold.with_(batch_size=16), drop]).run()
+    assert result.stages[0].tasks_out == result.stages[2].tasks_filtered == 3000
+    # One batch of the stage that holds 16, what is under way, and what waits for the collector.
+    assert Many.most_alive <= 64 + 2 * 16 + 8
+
+
+def test_outputs_come_in_the_order_of_the_source():
+    fan = Calling(lambda task: [Task(data=(task.data, n)) for n in range(3)], name="fan")
+    hold = CallingBatches(lambda batch: list(batch), name="hold").with_(batch_size=4)
+    result = Pipeline("p", [fan, hold]).run(initial_tasks=tasks(*range(5)))
+    assert [task.data for task in result] == [(a, b) for a in range(5) for b in range(3)]
+
+
+def test_one_task_tree_goes_through_at_a_time():
+    log: list[str] = []
+
+    def noting(name: str) -> Calling:
+        return Living(log, name, lambda task: log.append(f"{name} {task.data}") or task)
+
+    Pipeline("p", [noting("a"), noting("b")]).run(initial_tasks=tasks(1, 2))
+    assert [line for line in log if line[0] in "ab"] == ["a 1", "b 1", "a 2", "b 2"]
+
+
+def test_the_last_batch_may_be_smaller():
+    sizes: list[int] = []
+    stage = CallingBatches(lambda batch: sizes.append(len(batch)) or list(batch)).with_(batch_size=3)
+    Pipeline("p", [stage]).run(initial_tasks=tasks(*range(10)))
+    assert sizes == [3, 3, 3, 1]
+
+
+def test_stages_are_set_up_in_order_and_torn_down_in_reverse():
+    log: list[str] = []
+    Pipeline("p", [Living(log, "a"), Living(log, "b")]).run(initial_tasks=tasks(1))
+    assert log == ["node a", "setup a", "node b", "setup b", "teardown b", "teardown a"]
+
+
+def test_the_users_traceback_is_the_cause():
+    def users_function(task: Task) -> Task:
+        return task.data["missing"]
+
+    with pytest.raises(StageError) as raised:
+        Pipeline("p", [Calling(users_function)]).run(initial_tasks=tasks({}))
+    assert isinstance(raised.value.__cause__, KeyError)
+    frames = traceback.extract_tb(raised.value.__cause__.__traceback__)
+    assert frames[-1].name == "users_function"
+    assert not [frame for frame in frames if frame.filename.endswith(("attempt.py", "adapter.py"))]
+
+
+def test_teardown_runs_after_a_failure():
+    log: list[str] = []
+    with pytest.raises(StageError):
+        Pipeline("p", [Living(log, "a"), Living(log, "b", lambda task: 1 / 0)]).run(initial_tasks=tasks(1))
+    assert log[-2:] == ["teardown b", "teardown a"]
+
+
+@pytest.mark.parametrize("where", ["node", "setup"])
+def test_a_stage_that_fails_in_set_up_is_named_and_the_others_torn_down(where):
+    log: list[str] = []
+    recorder = Recorder()
+    stages = [Living(log, "a"), Living(log, "b", fails_in=where)]
+    with pytest.raises(StageError, match=f"stage 'b': raised ValueError in set-up: failed in {where}") as raised:
+        Pipeline("p", stages).run(initial_tasks=tasks(1), observers=[recorder])
+    assert log[-1] == "teardown a"
+    assert not raised.value.result.complete
+    assert [report.event for report in recorder.workers] == ["ready", "setup_failed", "ended"]
+    assert [summary.workers for summary in raised.value.result.stages] == [1, 0]
+
+
+def test_a_failing_teardown_is_shown_and_breaks_nothing(caplog):
+    log: list[str] = []
+    result = Pipeline("p", [Living(log, "a"), Living(log, "b", fails_in="teardown")]).run(initial_tasks=tasks(1))
+    assert result.complete
+    assert log[-1] == "teardown a"
+    assert "stage 'b' raised in teardown" in caplog.text
+    assert "ValueError: failed in teardown" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["source", "stage"])
+def test_ctrl_c_leaves_the_summary_and_tears_down(where):
+    log: list[str] = []
+    recorder = Recorder()
+
+    def emit(task: Task) -> Any:
+        yield Task(data=1)
+        if where == "source":
+            raise KeyboardInterrupt
+        yield Task(data=2)
+
+    def work(task: Task) -> Task:
+        if task.data == 2:
+            raise KeyboardInterrupt
+        return task
+
+    pipeline = Pipeline("p", [Living(log, "a", emit), Living(log, "b", work)])
+    with pytest.raises(KeyboardInterrupt) as raised:
+        pipeline.run(observers=[recorder])
+    assert [task.data for task in raised.value.result] == [1]
+    assert not raised.value.result.complete
+    assert "interrupted; what was done until then" in raised.value.__notes__[0]
+    assert "ended early" in raised.value.__notes__[0]
+    assert log[-2:] == ["teardown b", "teardown a"]
+    assert len(recorder.ends) == 1
+
+
+def test_a_source_is_closed_before_stages_are_torn_down():
+    log: list[str] = []
+
+    def emit(task: Task) -> Any:
+        try:
+            yield Task(data=1)
+            yield Task(data=2)
+        finally:
+            log.append("closed")
+
+    with pytest.raises(StageError):
+        Pipeline("p", [Living(log, "a", emit), Living(log, "b", lambda task: 1 / 0)]).run()
+    assert log.index("closed") < log.index("teardown b")
+
+
+def test_a_source_that_fails_half_way_and_is_skipped_is_counted():
+    def emit(task: Task) -> Any:
+        yield Task(data=1)
+        raise ValueError("the disk is gone")
+
+    result = Pipeline("p", [Calling(emit, name="source"), Calling(lambda task: task)]).run(on_error="skip")
+    assert [task.data for task in result] == [1]
+    source, second = result.stages
+    assert (source.tasks_in, source.tasks_failed, source.tasks_out, second.tasks_in) == (1, 1, 1, 1)
+    assert result.lost == ()
+    assert "'source' failed on 1 task, first with ValueError: the disk is gone" in result.summary()
+
+
+def test_a_batched_source():
+    result = Pipeline("p", [CallingBatches(lambda batch: [[Task(data=n) for n in range(3)]])]).run()
+    assert [task.task_id for task in result] == ["0", "1", "2"]
+
+
+def test_a_first_stage_that_is_no_source_is_given_an_empty_task():
+    result = Pipeline("p", [Calling(lambda task: Task(data=task.num_items))]).run()
+    assert [task.data for task in result] == [0]
+
+
+def test_an_executor_runs_stages_without_a_pipeline():
+    result = LocalExecutor().execute([Calling(lambda task: task)], tasks(1))
+    assert (result.pipeline_name, len(result)) == ("pipeline", 1)
+
+
+def test_results_can_be_run_again():
+    first = Pipeline("p", [Calling(lambda task: [task, Task(data=2)])]).run(initial_tasks=tasks(1))
+    again = Pipeline("q", [Calling(lambda task: task)]).run(initial_tasks=first)
+    assert [task.task_id for task in first] == ["0.0", "0.1"]
+    assert [task.task_id for task in again] == ["0", "1"]
+    assert [len(task.stage_perf) for task in again] == [1, 1]
+
+
+def test_notes_of_the_callers_tasks_are_not_written_to():
+    def note(task: Task) -> Task:
+        task.metadata["new"] = 1
+        return task
+
+    (task,) = given = tasks(1)
+    task.metadata["old"] = 1
+    result = Pipeline("p", [Calling(note)]).run(initial_tasks=given)
+    assert task.metadata == {"old": 1}
+    assert result[0].metadata == {"old": 1, "new": 1}
+
+
+def test_a_pipeline_inside_a_stage():
+    def inner(task: Task) -> Task:
+        (output,) = Pipeline("inner", [Calling(lambda t: Task(data=t.data + 1))]).run(initial_tasks=[task])
+        return Task(data=output.data)
+
+    result = Pipeline("outer", [Calling(inner, name="outer_stage")]).run(initial_tasks=tasks(1))
+    assert [(task.task_id, task.data) for task in result] == [("0", 2)]
+
+
+def test_a_pipeline_that_fails_inside_a_stage_names_both():
+    def inner(task: Task) -> Any:
+        return Pipeline("inner", [Calling(lambda t: 1 / 0, name="deep")]).run(initial_tasks=[task])
+
+    with pytest.raises(StageError) as raised:
+        Pipeline("outer", [Calling(inner, name="high")]).run(initial_tasks=tasks(1))
+    assert raised.value.stage == "high"
+    assert raised.value.__cause__.stage == "deep"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+from collections import UserDict
+
+import pytest
+
+from curator_core.pickling import check_pickles, dumps, find_unpicklable, loads
+
+
+class Holder:
+    def __init__(self, **parts: object) -> None:
+        self.__dict__.update(parts)
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+
+class WithoutItsLock(Holder):
+    def __getstate__(self) -> dict[str, object]:
+        return {name: part for name, part in vars(self).items() if name != "lock"}
+
+
+class Moody:
+    def __reduce__(self):
+        raise RuntimeError("not today")
+
+
+def closure_over(value: object):
+    return lambda: value
+
+
+def test_what_is_dumped_is_loaded():
+    value = {"a": [1, (2, b"x")], "b": None}
+    assert loads(dumps(value)) == value
+
+
+def test_functions_that_no_module_holds_travel():
+    assert loads(dumps(closure_over(5)))() == 5
+
+
+def test_classes_that_no_module_holds_travel():
+    class Local:
+        x = 3
+
+    assert loads(dumps(Local())).x == 3
+
+
+def test_plain_pickle_reads_it():
+    assert pickle.loads(dumps([1, 2])) == [1, 2]
+
+
+def test_an_open_file_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("content")
+    with path.open() as text, path.open("rb") as raw, path.open("w") as writing:
+        for file in (text, raw, writing):
+            with pytest.raises((TypeError, pickle.PicklingError)):
+                dumps([file])
+
+
+def test_files_in_memory_and_the_standard_streams_travel(monkeypatch):
+    assert loads(dumps(io.BytesIO(b"x"))).read() == b"x"
+    assert loads(dumps(io.StringIO("x"))).read() == "x"
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # pytest has put a file of its own there
+    assert loads(dumps(sys.stderr)) is sys.stderr
+
+
+@pytest.mark.parametrize("value", [[1], closure_over(1), b"x" * 10**6])
+def test_checking_accepts_what_dumping_does(value):
+    check_pickles(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (lambda bad: Holder(a=1, b=bad), "stage.b"),
+        (lambda bad: Holder(a={"k": [0, bad]}), "stage.a['k'][1]"),
+        (lambda bad: Holder(a=Holder(b=(bad,))), "stage.a.b[0]"),
+        (lambda bad: Holder(a=Slotted(bad)), "stage.a.inner"),
+        (lambda bad: Holder(f=closure_over(bad)), "stage.f's variable value"),
+        (lambda bad: Holder(d=UserDict(x=bad)), "stage.d['x']"),
+        (lambda bad: Holder(buffer=io.BytesIO(b"x"), b=bad), "stage.b"),
+        (lambda bad: bad, "stage"),
+    ],
+)
+@pytest.mark.parametrize("bad", [threading.Lock(), (n for n in range(3)), Moody()], ids=lambda bad: type(bad).__name__)
+def test_what_does_not_pickle_is_found(make, path, bad):
+    found_path, found = find_unpicklable(make(bad), "stage")
+    assert found_path == path
+    assert found is bad
+
+
+def test_a_global_that_a_function_uses_is_found():
+    names = {"lock": threading.Lock()}
+    exec("def work():\n    return lock", names)
+    path, _ = find_unpicklable(Holder(work=names["work"]), "stage")
+    assert path == "stage.work's global lock"
+
+
+def test_a_member_of_a_set_is_found():
+    lock = threading.Lock()
+    path, found = find_unpicklable({lock}, "stage")
+    assert (path, found) == ("stage[0]", lock)
+
+
+def test_circles_are_walked_once():
+    holder = Holder(a=1)
+    holder.itself = holder
+    holder.bad = threading.Lock()
+    path, found = find_unpicklable(holder, "stage")
+    assert found is holder.bad
+    assert path.endswith(".bad")
+
+
+def test_what_the_object_leaves_out_itself_is_not_to_blame():
+    bad = (n for n in range(3))
+    stage = WithoutItsLock(lock=threading.Lock(), numbers=bad)
+    assert find_unpicklable(stage, "stage") == ("stage.numbers", bad)
+    check_pickles(WithoutItsLock(lock=threading.Lock()))

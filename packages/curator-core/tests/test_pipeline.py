@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from curator_core import ExecutorError, LocalExecutor, Pipeline, PipelineError, ProcessingStage, ProgressBar, Task
+from curator_core.pipeline import find_installed
+
+
+class Pass(ProcessingStage):
+    def process(self, task):
+        return task
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A distribution that offers an executor, a broken one and an observer."""
+    there = tmp_path / "offering-1.0.dist-info"
+    there.mkdir()
+    (there / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
+    (there / "entry_points.txt").write_text(
+        "[curator.executors]\n"
+        "here = curator_core.local:LocalExecutor\n"
+        "broken = curator_core_offering_nowhere:Executor\n"
+        "[curator.observers]\n"
+        "recorder = curator_core.testing:Recorder\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_stages_are_added_in_a_chain():
+    pipeline = Pipeline("p").add_stage(Pass()).add_stage(Pass().with_(name="b"))
+    assert [stage.name for stage in pipeline.stages] == ["Pass", "b"]
+    assert repr(pipeline) == "<Pipeline 'p': 2 stages>"
+
+
+def test_the_callers_list_is_copied():
+    stages = [Pass()]
+    pipeline = Pipeline("p", stages)
+    pipeline.add_stage(Pass().with_(name="b"))
+    assert len(stages) == 1
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 5, [Pass()]])
+def test_a_pipeline_needs_a_name(name):
+    with pytest.raises(PipelineError, match="needs a name") as raised:
+        Pipeline(name)
+    assert "the name comes first" in raised.value.hint
+
+
+@pytest.mark.parametrize("stages", [Pass(), 5, None])
+def test_stages_come_as_a_list(stages):
+    with pytest.raises(PipelineError, match="these are no stages") as raised:
+        Pipeline("p", stages)
+    assert "stages=[stage]" in raised.value.hint
+
+
+def test_the_executor_is_local_where_none_is_given():
+    assert len(Pipeline("p", [Pass()]).run(initial_tasks=[Task(data=1)])) == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_executors_and_observers_are_found_by_name():
+    assert find_installed("executor", "here") is LocalExecutor
+    result = Pipeline("p", [Pass()]).run("here", [Task(data=1)], observers=["recorder"])
+    assert len(result) == 1
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("kind", "name", "meant"), [("executor", "heer", "here"), ("observer", "recoder", "recorder")])
+def test_what_is_not_installed_is_told_with_the_nearest(kind, name, meant):
+    options = {"executor": name} if kind == "executor" else {"observers": [name]}
+    with pytest.raises(ExecutorError, match=f"no {kind} '{name}' is installed") as raised:
+        Pipeline("p", [Pass()]).run(initial_tasks=[], **options)
+    assert raised.value.hint == f"did you mean '{meant}'?"
+    assert raised.value.expected.startswith(f"one of the {kind}s: ")
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_installed_and_broken_is_told_as_such():
+    with pytest.raises(ExecutorError, match="the executor 'broken' cannot be imported") as raised:
+        find_installed("executor", "broken")
+    assert isinstance(raised.value.__cause__, ImportError)
+
+
+@pytest.mark.parametrize("executor", [5, object(), LocalExecutor, Pass()])
+def test_what_cannot_run_a_pipeline(executor):
+    with pytest.raises(ExecutorError, match="cannot run a pipeline") as raised:
+        Pipeline("p", [Pass()]).run(executor)
+    assert "LocalExecutor()" in raised.value.hint
+
+
+def test_the_packages_own_entry_points_are_what_they_say():
+    # Where the package is installed; from a bare source tree there are none to find.
+    for kind, name, expected in (("executor", "local", LocalExecutor), ("observer", "progress", ProgressBar)):
+        try:
+            found = find_installed(kind, name)
+        except ExecutorError:
+            pytest.skip("curator-core is not installed here")
+        assert found is expected

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from curator_core import (
+    DocumentBatch,
+    EmptyTask,
+    Pipeline,
+    PipelineError,
+    Plan,
+    ProcessingStage,
+    Resources,
+    StageDefinitionError,
+    Task,
+)
+from curator_core.pickling import loads
+from curator_core.plan import dumps
+
+
+class Pass(ProcessingStage):
+    def process(self, task):
+        return task
+
+
+class Both(Pass):
+    def process_batch(self, tasks):
+        return tasks
+
+
+class Neither(ProcessingStage):
+    pass
+
+
+class Holding(Pass):
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+class Columns(Pass):
+    """Needs and adds what it is told."""
+
+    def __init__(self, name: str, needs: Any = None, adds: Any = None) -> None:
+        self.name = name
+        self.needs, self.adds = needs, adds
+
+    def inputs(self):
+        return self.needs
+
+    def outputs(self):
+        return self.adds
+
+
+class Source(ProcessingStage[EmptyTask, DocumentBatch]):
+    def process(self, task):
+        return DocumentBatch([{"text": "a"}])
+
+    def outputs(self):
+        return ["data"], ["text"]
+
+
+class TakesTasks(ProcessingStage[Task[str], Task[str]]):
+    """First in a pipeline, yet no source: its declaration says what it takes."""
+
+    def process(self, task):
+        return task
+
+    def outputs(self):
+        return ["data"], ["length"]
+
+
+def view_of(stage: Any) -> Any:
+    return Plan.from_stages([stage]).stages[0]
+
+
+# --- what is refused ------------------------------------------------------------------------------------
+
+
+def test_an_empty_pipeline():
+    with pytest.raises(PipelineError, match="pipeline 'p' has no stages") as raised:
+        Pipeline("p").compile()
+    assert raised.value.field == "stages"
+    assert "add_stage" in raised.value.hint
+
+
+@pytest.mark.parametrize("thing", [42, "Pass", None, lambda task: task, object()])
+def test_what_is_no_stage(thing):
+    with pytest.raises(StageDefinitionError, match="stage 1 is no ProcessingStage") as raised:
+        Pipeline("p", [Pass(), thing]).compile()
+    assert raised.value.field == "stages[1]"
+    assert "decorate" in raised.value.hint
+
+
+def test_a_class_in_place_of_a_stage():
+    with pytest.raises(StageDefinitionError, match="call the class"):
+        Pipeline("p", [Pass]).compile()
+
+
+def test_a_stage_that_does_nothing():
+    with pytest.raises(StageDefinitionError, match="does nothing") as raised:
+        Pipeline("p", [Neither()]).compile()
+    assert raised.value.stage == "Neither"
+    assert "process_batch(self, tasks)" in raised.value.expected
+
+
+def test_two_stages_of_one_name():
+    with pytest.raises(PipelineError, match="stages 0 and 2 have the same name") as raised:
+        Pipeline("p", [Pass(), Both(), Pass()]).compile()
+    assert raised.value.stage == "Pass"
+    assert "with_(name=" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "  "),
+        ("name", 5),
+        ("name", None),
+        ("name", "two\nlines"),
+        ("resources", None),
+        ("resources", {"cpus": 1}),
+        ("resources", Resources),
+        ("batch_size", 0),
+        ("batch_size", -1),
+        ("batch_size", 2.0),
+        ("batch_size", True),
+        ("batch_size", "8"),
+        ("runtime_env", "pip"),
+        ("runtime_env", {1: "x"}),
+        ("fusible", 1),
+        ("fusible", None),
+        ("max_attempts", 0),
+        ("max_attempts", None),
+        ("num_workers", 0),
+        ("num_workers", 1.5),
+        ("xenna_stage_spec", ["slots_per_actor"]),
+        ("xenna_stage_spec", {1: 2}),
+    ],
+)
+def test_settings_that_make_no_sense(field, value):
+    with pytest.raises(StageDefinitionError, match="this setting makes no sense") as raised:
+        Pipeline("p", [Pass().with_(**{field: value})]).compile()
+    assert raised.value.field == field
+    assert raised.value.stage
+    assert raised.value.given == repr(value)
+    assert raised.value.expected
+    assert "with_(" in raised.value.hint
+
+
+@pytest.mark.parametrize("fields", [["text"], "text", (["a"], ["b"], ["c"]), (["a"], "b"), ([1], []), 5])
+@pytest.mark.parametrize("method", ["needs", "adds"])
+def test_declarations_that_say_nothing(fields, method):
+    with pytest.raises(StageDefinitionError, match="does not say which fields") as raised:
+        Pipeline("p", [Columns("S", **{method: fields})]).compile()
+    assert raised.value.field in ("inputs()", "outputs()")
+
+
+def test_a_stage_must_not_take_the_place_of_its_metrics():
+    @dataclass
+    class Mine(Pass):
+        metrics: int = 5
+
+    with pytest.raises(StageDefinitionError, match="metrics"):
+        Pipeline("p", [Mine()]).compile()
+
+
+@pytest.mark.parametrize("held", [threading.Lock(), (n for n in range(3))], ids=["lock", "generator"])
+def test_a_stage_that_holds_what_does_not_pickle(held):
+    with pytest.raises(StageDefinitionError, match="cannot be sent to a worker") as raised:
+        Pipeline("p", [Pass(), Holding({"a": [0, held]})]).compile()
+    assert raised.value.stage == "Holding"
+    assert raised.value.field == "stage.held['a'][1]"
+    assert type(held).__name__ in raised.value.given
+    assert "setup()" in raised.value.hint
+    assert raised.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "w", "a"])
+def test_a_stage_that_holds_an_open_file(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_text("content")
+    with path.open(mode) as file, pytest.raises(StageDefinitionError, match="cannot be sent") as raised:
+        Pipeline("p", [Holding(file)]).compile()
+    assert raised.value.field == "stage.held"
+
+
+def test_a_stage_may_hold_a_lambda():
+    stage = view_of(Holding(lambda x: x + 1)).stage
+    assert loads(dumps(stage)).held(1) == 2
+
+
+def test_a_stage_may_hold_itself():
+    stage = Holding(None)
+    stage.held = stage
+    assert view_of(stage).name == "Holding"
+
+
+# --- what stages need -----------------------------------------------------------------------------------
+
+
+def compile_columns(*stages: Any, fed: bool | None = None) -> Plan:
+    return Plan.from_stages(stages, "p", fed=fed)
+
+
+TEXT = (["data"], ["text"])
+LANGUAGE = (["data"], ["language"])
+NOTHING: tuple[list[str], list[str]] = ([], [])
+
+
+def test_what_a_source_gives_can_be_needed():
+    compile_columns(Source(), Columns("b", needs=TEXT))
+
+
+@pytest.mark.parametrize("fed", [None, False])
+def test_what_no_stage_gives_cannot_be_needed(fed):
+    with pytest.raises(PipelineError, match="needs 'language', which no earlier stage provides") as raised:
+        compile_columns(Source(), Columns("b", needs=TEXT, adds=NOTHING), Columns("c", needs=LANGUAGE), fed=fed)
+    assert (raised.value.stage, raised.value.field) == ("c", "inputs()")
+    assert "text" in raised.value.expected
+    assert "outputs()" in raised.value.hint
+
+
+def test_what_a_stage_in_between_adds_can_be_needed():
+    compile_columns(Source(), Columns("b", needs=TEXT, adds=LANGUAGE), Columns("c", needs=LANGUAGE))
+
+
+def test_after_a_stage_that_says_nothing_anything_may_be_there():
+    compile_columns(Source(), Pass(), Columns("c", needs=LANGUAGE))
+    compile_columns(Pass(), Columns("c", needs=LANGUAGE))
+
+
+def test_a_later_stage_does_not_help():
+    with pytest.raises(PipelineError, match="needs 'language'"):
+        compile_columns(Source(), Columns("b", needs=LANGUAGE), Columns("c", adds=LANGUAGE))
+
+
+def test_attributes_are_checked_too():
+    with pytest.raises(PipelineError, match="needs 'fps' and 'codec'"):
+        compile_columns(Source(), Columns("b", needs=(["data", "task_id", "fps", "codec"], [])))
+
+
+def test_initial_tasks_may_have_any_column():
+    compile_columns(Columns("a", adds=TEXT), Columns("b", needs=LANGUAGE), fed=True)
+
+
+def test_a_stage_that_needs_something_is_no_source():
+    compile_columns(Columns("a", needs=TEXT, adds=NOTHING), Columns("b", needs=LANGUAGE))
+
+
+def test_a_stage_that_takes_tasks_is_no_source():
+    compile_columns(TakesTasks(), Columns("b", needs=LANGUAGE))
+
+
+def test_without_initial_tasks_the_first_stage_is_given_an_empty_task():
+    with pytest.raises(PipelineError, match="needs 'text'"):
+        compile_columns(Columns("a", needs=TEXT), fed=False)
+
+
+def test_run_knows_whether_there_are_initial_tasks():
+    pipeline = Pipeline("p", [TakesTasks(), Columns("b", needs=LANGUAGE)])
+    with pytest.raises(PipelineError, match="needs 'language'"):
+        pipeline.run()
+    with pytest.raises(Exception, match="has no column 'language'"):
+        pipeline.run(initial_tasks=[Task(data="a")])
+
+
+# --- what is read ---------------------------------------------------------------------------------------
+
+
+def test_a_view_has_what_the_stage_says():
+    stage = Columns("S", needs=TEXT, adds=LANGUAGE).with_(
+        batch_size=8,
+        resources=Resources(cpus=2),
+        runtime_env={"pip": ["x"]},
+        fusible=False,
+        max_attempts=3,
+        num_workers=2,
+        xenna_stage_spec={"slots_per_actor": 2},
+    )
+    view = view_of(stage)
+    assert (view.index, view.name, view.class_name, view.batched) == (0, "S", "Columns", False)
+    assert (view.batch_size, view.resources, view.runtime_env) == (8, Resources(cpus=2), {"pip": ["x"]})
+    assert (view.fusible, view.max_attempts, view.num_workers) == (False, 3, 2)
+    assert (view.needs.attributes, view.needs.columns) == (("data",), ("text",))
+    assert (view.adds.attributes, view.adds.columns) == (("data",), ("language",))
+    assert view.engine_options == {"slots_per_actor": 2}
+    assert view.stage is stage
+
+
+def test_an_unset_batch_size_is_one():
+    assert view_of(Pass().with_(batch_size=None)).batch_size == 1
+
+
+def test_a_stage_with_both_methods_works_in_batches():
+    assert view_of(Both()).batched
+    assert not view_of(Pass()).batched
+
+
+def test_num_workers_may_be_an_attribute():
+    class Fixed(Pass):
+        num_workers = 4  # type: ignore[assignment]
+
+    assert view_of(Fixed()).num_workers == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "wants"),
+    [
+        ({}, False),
+        ({"batch_size": 9, "fusible": False}, False),
+        ({"resources": Resources(cpus=2)}, True),
+        ({"runtime_env": {}}, True),
+        ({"num_workers": 1}, True),
+    ],
+)
+def test_which_source_wants_a_worker(settings, wants):
+    assert view_of(Pass().with_(**settings)).wants_a_worker is wants
+
+
+def test_a_plan_does_not_change_with_what_the_caller_holds():
+    environment: dict[str, Any] = {"env_vars": {"A": "1"}}
+    stage = Pass().with_(runtime_env=environment)
+    pipeline = Pipeline("p", [stage])
+    plan = pipeline.compile()
+    environment["env_vars"]["A"] = "2"
+    pipeline.add_stage(Both())
+    assert plan.stages[0].runtime_env == {"env_vars": {"A": "1"}}
+    assert len(plan.stages) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.name = "other"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.stages[0].batch_size = 2
+
+
+def test_compiling_changes_no_stage():
+    stage = Holding([1])
+    Pipeline("p", [stage]).compile()
+    assert vars(stage) == {"held": [1]}
+
+
+def test_a_fresh_stage_shares_nothing():
+    view = view_of(Holding([1]))
+    view.fresh_stage().held.append(2)
+    assert view.stage.held == [1]
+
+
+def test_a_plan_travels():
+    plan = Plan.from_stages([Pass(), Both()], "p")
+    assert [view.name for view in loads(dumps(plan)).stages] == ["Pass", "Both"]
+
+
+def test_stages_come_in_order():
+    plan = Plan.from_stages(iter([Pass().with_(name=name) for name in "cab"]))
+    assert [(view.index, view.name) for view in plan.stages] == [(0, "c"), (1, "a"), (2, "b")]
+
+
+def test_describe_says_what_each_stage_needs_and_no_secrets():
+    stage = Pass().with_(
+        name="gpu", resources=Resources(gpus=0.5), num_workers=2, runtime_env={"env_vars": {"TOKEN": "s3cret"}}
+    )
+    text = Pipeline("p", [Pass(), stage], description="for people").describe()
+    assert text.splitlines() == [
+        "p: 2 stages",
+        "  00 Pass  Pass(cpus=1, batch_size=1)",
+        "  01 gpu   Pass(cpus=1, gpus=0.5, batch_size=1, num_workers=2, runtime_env=['env_vars'])",
+        "for people",
+    ]
+    assert "entire_gpu" in Pipeline("p", [Pass().with_(resources=Resources(entire_gpu=True))]).describe()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public names, and what an import of them costs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import curator_core
+
+PUBLIC = [
+    "BaseExecutor",
+    "BaseStageAdapter",
+    "BatchReport",
+    "ClusterError",
+    "CompositeStage",
+    "ConfigurationError",
+    "ContractError",
+    "CuratorError",
+    "DataError",
+    "DocumentBatch",
+    "EmptyTask",
+    "ExecutorError",
+    "FileGroupTask",
+    "InputError",
+    "LocalExecutor",
+    "NodeInfo",
+    "Pipeline",
+    "PipelineError",
+    "Plan",
+    "ProcessingStage",
+    "ProgressBar",
+    "Resources",
+    "ResourcesError",
+    "RunError",
+    "RunObserver",
+    "RunResult",
+    "StageDefinitionError",
+    "StageError",
+    "StagePerfStats",
+    "Task",
+    "TasksLostError",
+    "WorkerDiedError",
+    "WorkerMetadata",
+    "__version__",
+    "processing_stage",
+]
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(curator_core.__path__, "curator_core.")
+    if name.split(".")[-1] not in ("__about__", "__main__")
+]
+HEAVY = {
+    "ray",
+    "cosmos_xenna",
+    "opentelemetry",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "cloudpickle",
+    "tqdm",
+    "fsspec",
+    "pytest",
+}
+
+
+def test_public_names_are_pinned():
+    assert curator_core.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_explained(name):
+    thing = getattr(curator_core, name)
+    assert name == "__version__" or inspect.getdoc(thing)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_name_that_a_module_offers_is_there(name):
+    module = importlib.import_module(name)
+    assert inspect.getdoc(module)
+    for offered in getattr(module, "__all__", ()):
+        assert hasattr(module, offered)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter has loaded after a statement."""
+    code = f"import sys, json; before = set(sys.modules); {statement}; print(json.dumps(sorted(set(sys.modules) - before)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(shown.stdout)}
+
+
+@pytest.mark.parametrize("module", ["curator_core", "curator_core.io", "curator_core.local", "curator_core.pipeline"])
+def test_an_import_is_light(module):
+    assert not loaded_by(f"import {module}") & HEAVY
+
+
+def test_an_import_leaves_slow_parts_of_the_standard_library_alone():
+    slow = {"asyncio", "concurrent", "email", "hashlib", "json", "multiprocessing", "pickle", "socket", "subprocess"}
+    assert not loaded_by("import curator_core") & slow
+
+
+def test_a_local_run_needs_no_engine():
+    run = (
+        "from curator_core import *; Pipeline('p', [processing_stage()(lambda t: t)]).run(initial_tasks=[Task(data=1)])"
+    )
+    assert not loaded_by(run) & (HEAVY - {"cloudpickle"})
+
+
+def test_an_import_has_no_side_effects():
+    code = (
+        "import os, sys, signal, threading, logging\n"
+        "before = dict(os.environ), threading.active_count(), signal.getsignal(signal.SIGINT), logging.root.handlers[:]\n"
+        "import curator_core\n"
+        "after = dict(os.environ), threading.active_count(), signal.getsignal(signal.SIGINT), logging.root.handlers[:]\n"
+        "sys.exit(before != after)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

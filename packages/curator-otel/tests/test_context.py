@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose child a run's span is."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
+
+
+def context_of(span):
+    return span.get_span_context()
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_the_run_is_a_child_of_the_current_span(memory, script, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT)  # what is nearer wins
+    outer = memory.tracer_provider.get_tracer("application").start_span("outer")
+    token = attach(trace.set_span_in_context(outer))
+    try:
+        script.play(memory.observer(), script.batch())
+    finally:
+        detach(token)
+    assert memory.one("run by_hand").parent == context_of(outer)
+
+
+def test_the_run_is_a_child_of_traceparent(memory, script, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    monkeypatch.setenv("TRACESTATE", "vendor=1")
+    script.play(memory.observer(), script.batch())
+    root = memory.one("run by_hand")
+    assert f"{root.parent.trace_id:032x}" == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert f"{root.parent.span_id:016x}" == "00f067aa0ba902b7"
+    assert root.parent.is_remote
+    assert context_of(root).trace_state.get("vendor") == "1"
+
+
+def test_traceparent_is_read_when_a_run_starts(memory, script, monkeypatch):
+    observer = memory.observer()
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    observer.on_run_start(script.info)
+    monkeypatch.delenv("TRACEPARENT")
+    observer.on_batch(script.batch())
+    observer.on_run_end(script.result(), None)
+    assert {f"{context_of(span).trace_id:032x}" for span in memory.spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
+
+
+@pytest.mark.parametrize("broken", ["", "nonsense", "00-0-0-00", PARENT.replace("00-4", "ff-4")])
+def test_a_broken_traceparent_is_passed_over(memory, script, monkeypatch, broken):
+    monkeypatch.setenv("TRACEPARENT", broken)
+    script.play(memory.observer(), script.batch())
+    assert memory.one("run by_hand").parent is None
+
+
+def test_a_parent_that_is_not_sampled_switches_the_trace_off_and_leaves_the_metrics(memory, script, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT[:-1] + "0")
+    script.play(memory.observer(), script.batch())
+    assert not memory.spans
+    assert memory.points()["curator.batch.count"] == {("read", "ok"): 1}

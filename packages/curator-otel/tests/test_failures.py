@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a trace says of failures: of batches, workers, stages and runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.trace import StatusCode
+
+from curator_core import Pipeline, ProcessingStage, StageError, Task, processing_stage
+
+
+class Picky(ProcessingStage[Any, Any]):
+    max_attempts = 2
+
+    def process(self, task):
+        if task.data == "bad":
+            raise ValueError("cannot read this")
+        return task
+
+
+def test_a_failed_batch_has_error_type_status_and_an_exception_event(memory):
+    tasks = [Task(data="good"), Task(data="bad")]
+    Pipeline("picky", [Picky()]).run(initial_tasks=tasks, observers=[memory.observer()], on_error="skip")
+    good, retried, failed = memory.named("process_batch Picky")
+    assert good.status.status_code is StatusCode.UNSET
+    assert not good.events
+    for span, outcome in ((retried, "retried"), (failed, "failed")):
+        assert span.attributes["curator.outcome"] == outcome
+        assert span.attributes["error.type"] == "ValueError"
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.status.description == "cannot read this"
+        (event,) = span.events
+        assert event.name == "exception"
+        assert event.timestamp == span.end_time
+        assert dict(event.attributes) == {
+            "exception.type": "ValueError",
+            "exception.message": "cannot read this",
+        }
+    assert (retried.attributes["curator.batch.attempt"], failed.attributes["curator.batch.attempt"]) == (1, 2)
+
+
+def test_a_stage_with_failed_tasks_is_marked_and_a_run_that_went_on_is_not(memory):
+    tasks = [Task(data="good"), Task(data="bad")]
+    Pipeline("picky", [Picky()]).run(initial_tasks=tasks, observers=[memory.observer()], on_error="skip")
+    stage = memory.one("00 Picky")
+    assert stage.status.status_code is StatusCode.ERROR
+    assert stage.status.description == "1 of 2 tasks failed"
+    assert stage.attributes["error.type"] == "ValueError"
+    assert stage.attributes["curator.stage.attempts_retried"] == 1
+    root = memory.one("run picky")
+    assert root.status.status_code is StatusCode.UNSET
+    assert root.attributes["curator.run.tasks_failed"] == 1
+
+
+def test_a_retry_that_goes_well_leaves_its_stage_unmarked(memory, script, boom):
+    script.play(
+        memory.observer(),
+        script.batch(0, 0, kinds=("retried",), error=boom),
+        script.batch(0, 1, attempt=2, batch_id="0/0"),
+    )
+    assert memory.one("00 read").status.status_code is StatusCode.UNSET
+
+
+def test_a_run_that_ends_early_is_marked_and_names_the_stage(memory):
+    with pytest.raises(StageError):
+        Pipeline("picky", [Picky()]).run(initial_tasks=[Task(data="bad")], observers=[memory.observer()])
+    root = memory.one("run picky")
+    assert root.status.status_code is StatusCode.ERROR
+    assert root.attributes["error.type"] == "curator_core.errors.StageError"
+    assert root.attributes["curator.error.stage"] == "Picky"
+    assert root.attributes["curator.run.complete"] is False
+    assert "cannot read this" in root.events[0].attributes["exception.message"]
+    assert memory.one("00 Picky")  # ended, though the run was cut short
+
+
+def test_ctrl_c_ends_the_spans(memory):
+    @processing_stage()
+    def interrupted(task):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("cut", [interrupted]).run(initial_tasks=[Task(data=1)], observers=[memory.observer()])
+    assert memory.one("run cut").attributes["error.type"] == "KeyboardInterrupt"
+    assert memory.one("00 interrupted")
+
+
+def test_a_set_up_that_fails_has_a_span(memory):
+    class Broken(ProcessingStage[Any, Any]):
+        def setup(self, worker_metadata):
+            raise OSError("no weights")
+
+        def process(self, task):
+            return task
+
+    with pytest.raises(StageError):
+        Pipeline("p", [Broken()]).run(initial_tasks=[Task(data=1)], observers=[memory.observer()])
+    span = memory.one("worker setup")
+    assert span.status.description == "no weights"
+    assert span.attributes["error.type"] == memory.one("00 Broken").attributes["error.type"] == "OSError"
+    assert span.attributes["curator.outcome"] == "failed"
+    assert memory.one("00 Broken").status.status_code is StatusCode.ERROR
+
+
+def test_an_error_that_nobody_described_is_marked_all_the_same(memory, script):
+    script.play(memory.observer(), script.batch(kinds=("failed",)), script.worker(1, event="setup_failed"))
+    assert memory.one("00 read").attributes["error.type"] == "_OTHER"
+    assert memory.one("01 write").attributes["error.type"] == "_OTHER"
+
+
+def test_a_teardown_that_fails_has_a_span(memory, script, boom):
+    script.play(memory.observer(), script.batch(), script.worker(event="ended", at=5, error=boom))
+    span = memory.one("worker teardown")
+    assert span.attributes["error.type"] == "ValueError"
+    assert span.end_time <= memory.one("00 read").end_time
+
+
+def test_lost_tasks_mark_the_run(memory, script):
+    script.play(memory.observer(), script.batch(), lost=["1 of 2 tasks between 'read' and 'write'"])
+    root = memory.one("run by_hand")
+    assert root.status.status_code is StatusCode.ERROR
+    assert root.attributes["curator.run.unaccounted"] == ("1 of 2 tasks between 'read' and 'write'",)
+
+
+def test_messages_are_cut_at_1_kb(memory, script, boom):
+    script.play(memory.observer(), script.batch(error=boom._replace(message="ä" * 5000), kinds=("failed",)))
+    message = memory.one("process_batch read").events[0].attributes["exception.message"]
+    assert message == "ä" * 512
+
+
+def test_messages_can_be_left_out(memory, script, boom):
+    secret = boom._replace(message="token=abc")
+    observer = memory.observer(exception_messages=False)
+    script.play(observer, script.batch(error=secret, kinds=("failed",)), error=RuntimeError("token=abc"))
+    assert "token=abc" not in "".join(span.to_json() for span in memory.spans)
+    assert memory.one("process_batch read").attributes["error.type"] == "ValueError"
+    assert memory.one("process_batch read").status.description == "ValueError"
+
+
+def test_text_that_no_exporter_could_encode_is_mended(memory, script, boom):
+    script.play(memory.observer(), script.batch(error=boom._replace(message="\ud800!"), kinds=("failed",)))
+    assert memory.one("process_batch read").events[0].attributes["exception.message"] == "?!"

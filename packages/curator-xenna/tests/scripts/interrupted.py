@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that would take for ever; makes the file it is given once the first batch has been reported."""
+
+import sys
+import threading
+from pathlib import Path
+
+from curator_core import Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_xenna import XennaExecutor
+
+
+class Quick(ProcessingStage):
+    resources = Resources(cpus=0.3)
+
+    def process(self, task):
+        return task
+
+
+class Forever(Quick):
+    def process(self, task):
+        threading.Event().wait()
+
+
+class Announce(RunObserver):
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_batch(self, report):
+        self.path.touch()
+
+
+if __name__ == "__main__":
+    tasks = [Task(data=number) for number in range(6)]
+    Pipeline("forever", [Quick(), Forever()]).run(XennaExecutor(), tasks, [Announce(sys.argv[1])])

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose Ray it is: started, joined, kept, shut down; and what is left after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from curator_core import ClusterError, ExecutorError, Pipeline, ProcessingStage, Task
+from curator_xenna import XennaExecutor
+
+SCRIPTS = Path(__file__).parent / "scripts"
+DEADLINE_S = 120
+
+
+class Same(ProcessingStage[Task[int], Task[int]]):
+    def process(self, task: Task[int]) -> Task[int]:
+        return task
+
+
+@pytest.fixture
+def no_ray_yet(executor: XennaExecutor) -> None:
+    """The shared Ray put away: a process holds one connection at a time. The next test starts it again."""
+    executor.__exit__()
+    executor.__enter__()
+
+
+def run(config: dict[str, Any] | None = None) -> Any:
+    return Pipeline("p", [Same()]).run(XennaExecutor(config), [Task(data=1)])
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+@pytest.mark.parametrize("how", ["environment", "setting"])
+def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    if how == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match="no Ray cluster answers") as caught:
+        run({"address": address} if how == "setting" else None)
+    assert address in str(caught.value)
+    assert "ray start --head" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    with pytest.raises(ExecutorError, match="Ray Client") as caught:
+        run()
+    assert caught.value.given == "'ray://127.0.0.1:10001'"
+
+
+def of_this_mark(mark: str) -> list[psutil.Process]:
+    """All processes that descend from one that was started with the mark in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("CURATOR_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    mark = uuid.uuid4().hex
+    yield mark
+    for process in of_this_mark(mark):
+        process.kill()
+
+
+def all_end(mark: str) -> list[str]:
+    """Wait for all processes of the mark to end; those that do not."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        left = of_this_mark(mark)
+        if not left:
+            return []
+        psutil.wait_procs(left, timeout=1)
+    return [" ".join(process.cmdline())[:100] for process in of_this_mark(mark)]
+
+
+def test_ctrl_c(mark: str, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    running = subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "interrupted.py"), str(ready)],
+        env={**os.environ, "CURATOR_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while not ready.exists():
+        assert running.poll() is None, running.communicate()[0]
+        assert time.monotonic() < deadline
+        psutil.wait_procs([psutil.Process(running.pid)], timeout=0.1)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=DEADLINE_S)
+    assert running.returncode == -signal.SIGINT or running.returncode == 130
+    assert "KeyboardInterrupt" in output
+    assert "interrupted; what was done until then:" in output
+    assert "Quick" in output
+    assert "Forever" in output
+    assert all_end(mark) == []
+
+
+def test_joins_the_ray_at_the_address_and_leaves_it_running(
+    mark: str, run_script: Callable[..., Any], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A head of its own, as an operator starts one.
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={port}", "--num-cpus=2"]
+    ray += ["--include-dashboard=true", "--dashboard-port=0", "--disable-usage-stats", "--block"]
+    head = subprocess.Popen(
+        [*ray, f"--temp-dir={_short_directory()}"],
+        env={
+            **os.environ,
+            "CURATOR_TEST_MARK": mark,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_MAX_LIMIT_FROM_API_SERVER": "40000",
+            "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait_for_head(head, port)
+        said = run_script("joins.py", env={"RAY_ADDRESS": f"127.0.0.1:{port}"})
+        assert said == {"sizes": [5, 5], "environ_kept": True, "connected": True}
+        assert head.poll() is None
+        busy = [" ".join(p.cmdline()).rstrip("\0 ") for p in of_this_mark(mark)]
+        assert not [title for title in busy if title.startswith(("ray::Stage", "ray::Same", "ray::Coord"))]
+    finally:
+        head.terminate()
+        head.communicate(timeout=DEADLINE_S)
+    assert all_end(mark) == []
+
+
+def _wait_for_head(head: subprocess.Popen[str], port: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    assert head.stdout is not None
+    for line in head.stdout:
+        if "Ray runtime started" in line:
+            return
+        assert time.monotonic() < deadline
+    raise AssertionError(f"the head on port {port} did not start")
+
+
+def _short_directory() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="r")  # Ray's socket paths must stay under 108 characters

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What settings do in a real run, and where stages run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from curator_core import Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_core.report import BatchReport, WorkerReport
+from curator_xenna import XennaConfig, XennaExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Numbers(ProcessingStage[Any, Task[Any]]):
+    """A source; says in which process it ran."""
+
+    def process(self, task: Any) -> Iterator[Task[Any]]:
+        for number in range(12):
+            yield Task(data={"number": number, "source_pid": os.getpid()})
+
+
+class Odd(ProcessingStage[Task[Any], Task[Any]]):
+    """Raises on odd numbers."""
+
+    resources = Resources(cpus=0.3)
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        if task.data["number"] % 2:
+            msg = f"odd: {task.data['number']}"
+            raise ValueError(msg)
+        return task
+
+
+class Worker(ProcessingStage[Task[Any], Task[Any]]):
+    """Says in which process it ran, and writes down that it was torn down."""
+
+    resources = Resources(cpus=0.3)
+
+    def __init__(self, directory: str = "") -> None:
+        self.directory = directory
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        return Task(data={**task.data, "pid": os.getpid()})
+
+    def teardown(self) -> None:
+        if self.directory:
+            from pathlib import Path
+
+            (Path(self.directory) / f"{self.name}-{os.getpid()}").touch()
+
+
+class Recorder(RunObserver):
+    def __init__(self) -> None:
+        self.batches: list[BatchReport] = []
+        self.workers: list[WorkerReport] = []
+
+    def on_batch(self, report: BatchReport) -> None:
+        self.batches.append(report)
+
+    def on_worker(self, report: WorkerReport) -> None:
+        self.workers.append(report)
+
+
+class Ran(NamedTuple):
+    result: Any
+    seen: Recorder
+    torn_down: set[str]
+    environ_kept: bool
+
+
+@pytest.fixture(scope="module", params=["streaming", "batch"])
+def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    directory = tmp_path_factory.mktemp("torn-down")
+    stages = [
+        Numbers(),
+        Worker(str(directory)).with_(name="Many", resources=Resources(cpus=0.05)),
+        Worker(str(directory)).with_(name="Single", num_workers=1),
+    ]
+    seen = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        # The shared Ray, under other settings.
+        patch.setattr(executor, "config", XennaConfig(execution_mode=request.param, max_workers_per_stage=2))
+        patch.setenv("RAY_MAX_LIMIT_FROM_API_SERVER", "123")
+        before = dict(os.environ)
+        result = Pipeline("p", stages).run(executor, observers=[seen])
+        kept = dict(os.environ) == before
+    return Ran(result, seen, {path.name for path in directory.iterdir()}, kept)
+
+
+def test_the_driver_runs_a_source_that_asks_for_nothing(ran: Ran) -> None:
+    assert {task.data["source_pid"] for task in ran.result} == {os.getpid()}
+    assert {r.worker_id for r in ran.seen.batches if r.stage_name == "Numbers"} == {"driver"}
+    assert {task.task_id for task in ran.result} == {str(number) for number in range(12)}
+    assert os.getpid() not in {task.data["pid"] for task in ran.result}
+
+
+def test_every_worker_is_torn_down(ran: Ran) -> None:
+    workers = [report for report in ran.seen.workers if report.worker_id != "driver"]
+    set_up = {f"{report.stage_name}-{report.pid}" for report in workers if report.event == "ready"}
+    assert ran.torn_down == set_up
+    assert {f"{report.stage_name}-{report.pid}" for report in workers if report.event == "ended"} == set_up
+
+
+def test_max_workers_per_stage_is_a_limit(ran: Ran) -> None:
+    assert [stage.workers for stage in ran.result.stages] == [1, 2, 1]
+
+
+def test_leaves_the_environment_as_it_was(ran: Ran) -> None:
+    assert ran.environ_kept
+
+
+def test_a_source_that_asks_for_a_worker_gets_one(executor: XennaExecutor) -> None:
+    source = Numbers().with_(resources=Resources(cpus=0.5))
+    result = Pipeline("p", [source, Worker()]).run(executor)
+    assert os.getpid() not in {task.data["source_pid"] for task in result}
+    assert {task.task_id for task in result} == {str(number) for number in range(12)}
+
+
+def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
+    result = Pipeline("p", [Numbers()]).run(XennaExecutor({"address": "nobody:1"}))
+    assert [task.data["number"] for task in result] == list(range(12))
+
+
+def test_ignore_failures_counts_what_it_drops(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "config", XennaConfig(ignore_failures=True))
+    result = Pipeline("p", [Numbers(), Odd()]).run(executor)
+    assert sorted(task.data["number"] for task in result) == [0, 2, 4, 6, 8, 10]
+    odd = result.stages[1]
+    assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)
+
+
+def test_more_stages_than_cores(executor: XennaExecutor) -> None:
+    # On the Ray that is ours, which then declares as many CPUs as streaming needs.
+    stages = [Worker().with_(name=f"s{number}", resources=Resources(cpus=1)) for number in range(4)]
+    result = Pipeline("p", [Numbers(), *stages]).run(executor)
+    assert len(result) == 12

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's programs run as they stand there, and give what it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fences() -> list[tuple[str, str]]:
+    return [(fence[1], fence[2]) for fence in FENCE.finditer(README.read_text(encoding="utf-8"))]
+
+
+def programs() -> dict[str, str]:
+    """The Python of the README, by the names of the files that it is to be saved under."""
+    sources = [body for language, body in fences() if language == "python"]
+    return {source.splitlines()[0].removeprefix("# "): source for source in sources}
+
+
+def shown_below(text: str) -> str:
+    """The output that stands below a command or a program."""
+    found = fences()
+    number = next(number for number, (_, body) in enumerate(found) if text in body)
+    language, body = found[number + 1]
+    assert language == "output", f"{text} is followed by its output"
+    return body
+
+
+def rough(text: str) -> list[str]:
+    """The lines of an output, without what differs from run to run."""
+    text = re.sub(r"\b[0-9a-f]{32}\b", "<run id>", text)
+    text = re.sub(r"\b[\d.]+ (us|ms|s|min)\b", "<time>", text)
+    text = re.sub(r"\b\d[\d,]*\.\d+\b|\b\d+%", "<number>", text)
+    text = re.sub(r"-{5,}", "-----", text)
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def run(directory: Path, *command: str) -> str:
+    for name, source in programs().items():
+        assert re.fullmatch(r"\w+\.py", name), "each program begins with the name of its file"
+        (directory / name).write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_commands_come_first() -> None:
+    (language, commands), *_ = fences()
+    assert language == "console"
+    first, second = (line.partition("  #")[0].strip() for line in commands.splitlines())
+    assert (first, second) == ("$ python -m pip install nox uv && nox -s demo", "$ nox")
+
+
+def test_the_pipeline_has_fifteen_lines() -> None:
+    lines = programs()["sentences.py"].splitlines()
+    assert len([line for line in lines if line.strip() and not line.startswith("#")]) == 15
+
+
+@pytest.mark.parametrize("executor", ["local", pytest.param("xenna", marks=pytest.mark.slow)])
+def test_the_pipeline_gives_what_is_shown(executor: str, tmp_path: Path) -> None:
+    if executor == "xenna":
+        pytest.importorskip("curator_xenna")
+    command = f"$ python sentences.py {executor}\n"
+    said = run(tmp_path, *shlex.split(command)[2:])
+    assert rough(said) == rough(shown_below(command))
+
+
+def test_the_trace_is_what_is_shown(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    said = run(tmp_path, "traced.py")
+    assert rough(said) == rough(shown_below("# traced.py"))
+
+
+@pytest.mark.tree
+def test_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if not (README.parent / link).exists()] == []
