@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import traceback
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +18,7 @@ from curator_core.testing.probe import Calling, CallingBatches
 class Payload:
     """Something whose lives can be counted."""
 
-    alive: weakref.WeakSet[Payload] = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet[Payload]] = weakref.WeakSet()
 
     def __init__(self) -> None:
         self.alive.add(self)
@@ -45,7 +45,7 @@ class Living(Calling):
 
     def __init__(self, log: list[str], name: str, function: Any = lambda task: task, fails_in: str = "") -> None:
         super().__init__(function, name=name)
-        self.log, self.fails_in = Log.of(log), fails_in
+        self.log, self.fails_in = Log(log), fails_in
 
     def note(self, event: str) -> None:
         self.log.lines.append(f"{event} {self.name}")
@@ -68,10 +68,6 @@ class Log:
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
 
-    @classmethod
-    def of(cls, lines: list[str]) -> Log:
-        return cls(lines)
-
     def __deepcopy__(self, memo: Any) -> Log:
         return self
 
@@ -92,7 +88,7 @@ def test_memory_is_bounded_however_many_tasks_a_source_emits():
 
 def test_outputs_come_in_the_order_of_the_source():
     fan = Calling(lambda task: [Task(data=(task.data, n)) for n in range(3)], name="fan")
-    hold = CallingBatches(lambda batch: list(batch), name="hold").with_(batch_size=4)
+    hold = CallingBatches(list, name="hold").with_(batch_size=4)
     result = Pipeline("p", [fan, hold]).run(initial_tasks=tasks(*range(5)))
     assert [task.data for task in result] == [(a, b) for a in range(5) for b in range(3)]
 

@@ -289,3 +289,11 @@ def test_a_method_of_an_output_that_raises_is_the_stages_failure(method, on_erro
     else:
         run(EmptyTask())
     assert run.kinds() == [("failed", 0)]
+
+
+def test_the_input_that_cannot_be_measured_is_named():
+    run = Probe(Calling(same, batch_size=2))
+    odd = Unmeasurable(data=1)
+    stamp(odd, TaskState("1"))
+    with pytest.raises(StageError, match="raised RuntimeError on task '1': no idea"):
+        run(seen("0"), odd)

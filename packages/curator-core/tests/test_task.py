@@ -182,7 +182,7 @@ def test_a_readable_name_is_the_id(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "12", "a.b", "a/b", "../x", "a b", "ü", "x" * 65, "a\n", "a~2", "h" + "0" * 20, "\ud800", "٣"]
+    "name", ["", "12", "a.b", "a/b", "../x", "a b", "ü", "x" * 65, "a\n", "a--2", "h" + "0" * 20, "\ud800", "٣"]
 )
 def test_any_other_name_is_hashed(name):
     (made,) = names_of([NamedTask(1, name=name)])
@@ -192,7 +192,7 @@ def test_any_other_name_is_hashed(name):
 
 
 def test_two_tasks_of_one_name_are_two_tasks():
-    assert names_of([NamedTask(1, name=n) for n in ("a", "a", "a-2", "a", "a~2")])[:4] == ["a", "a~2", "a-2", "a~3"]
+    assert names_of([NamedTask(1, name=n) for n in ("a", "a", "a-2", "a", "a-")]) == ["a", "a--2", "a-2", "a--3", "a-"]
 
 
 def test_the_ids_do_not_depend_on_the_order_of_other_names():
@@ -203,16 +203,16 @@ def test_a_copy_names_from_the_same_point_on():
     names = RootNames()
     names.name(NamedTask(1, name="a"))
     dropped = names.copy()
-    assert dropped.name(NamedTask(1, name="a")) == "a~2"
-    assert names.name(NamedTask(1, name="a")) == "a~2"
+    assert dropped.name(NamedTask(1, name="a")) == "a--2"
+    assert names.name(NamedTask(1, name="a")) == "a--2"
     assert names.name(Task(1)) == "2"
 
 
 tricky_names = st.one_of(
     st.none(),
     st.text(max_size=4),
-    st.sampled_from(["a", "a-2", "a~2", "a.0", "0", "1", "1.0", "h", "h" + "0" * 20, "", "a/0"]),
-    st.text("a~-.02h", max_size=5),
+    st.sampled_from(["a", "a-2", "a--2", "a-", "-", "a.0", "0", "1", "1.0", "h", "h" + "0" * 20, "", "a/0"]),
+    st.text("a-.02h", max_size=5),
 )
 
 
@@ -220,7 +220,7 @@ tricky_names = st.one_of(
 def test_no_two_source_tasks_share_an_id(names):
     made = names_of([NamedTask(1, name=name) for name in names])
     assert len(set(made)) == len(made)
-    assert all(re.fullmatch("[A-Za-z0-9_~-]+", one) for one in made)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", one) for one in made)
 
 
 @given(st.lists(tricky_names, min_size=2, max_size=12), st.lists(st.integers(0, 11), max_size=4))

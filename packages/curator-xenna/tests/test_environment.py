@@ -17,7 +17,10 @@ from curator_xenna.environment import StageEnvironment
 
 
 class Look(ProcessingStage[Task[str], Task[Any]]):
-    resources = Resources(cpus=0.3)
+    resources = Resources(cpus=0.3)  # several on a core
+
+    def num_workers(self) -> int:
+        return 1  # which starts faster than all that would fit
 
     def process(self, task: Task[str]) -> Task[Any]:
         try:

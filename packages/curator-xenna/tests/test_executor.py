@@ -27,7 +27,10 @@ class Numbers(ProcessingStage[Any, Task[Any]]):
 class Odd(ProcessingStage[Task[Any], Task[Any]]):
     """Raises on odd numbers."""
 
-    resources = Resources(cpus=0.3)
+    resources = Resources(cpus=0.3)  # several on a core
+
+    def num_workers(self) -> int:
+        return 1  # which starts faster than all that would fit
 
     def process(self, task: Task[Any]) -> Task[Any]:
         if task.data["number"] % 2:
@@ -39,7 +42,10 @@ class Odd(ProcessingStage[Task[Any], Task[Any]]):
 class Worker(ProcessingStage[Task[Any], Task[Any]]):
     """Says in which process it ran, and writes down that it was torn down."""
 
-    resources = Resources(cpus=0.3)
+    resources = Resources(cpus=0.3)  # several on a core
+
+    def num_workers(self) -> int:
+        return 1  # which starts faster than all that would fit
 
     def __init__(self, directory: str = "") -> None:
         self.directory = directory
@@ -78,7 +84,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     directory = tmp_path_factory.mktemp("torn-down")
     stages = [
         Numbers(),
-        Worker(str(directory)).with_(name="Many", resources=Resources(cpus=0.05)),
+        Worker(str(directory)).with_(name="Many", resources=Resources(cpus=0.05), num_workers=None),
         Worker(str(directory)).with_(name="Single", num_workers=1),
     ]
     seen = Recorder()

@@ -27,7 +27,10 @@ NUMBERS = range(8)
 
 
 class Same(ProcessingStage[Task[int], Task[int]]):
-    resources = Resources(cpus=0.3)
+    resources = Resources(cpus=0.3)  # several on a core
+
+    def num_workers(self) -> int:
+        return 1  # which starts faster than all that would fit
 
     def process(self, task: Task[int]) -> Task[int]:
         return task
@@ -62,7 +65,7 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
 
 def test_a_worker_that_is_always_killed(executor: XennaExecutor) -> None:
     with pytest.raises(WorkerDiedError) as caught:
-        run(executor, Same(), KillsItself())
+        run(executor, Same(), KillsItself().with_(num_workers=1))
     assert caught.value.stage == "KillsItself"
     assert "process" in str(caught.value)
     result = caught.value.result

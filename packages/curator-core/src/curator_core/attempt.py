@@ -62,6 +62,7 @@ class Attempt:
         self.last = last
         self.error: BaseException | None = None
         self.doing = ""
+        self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about, where that is known
         self._isolates = last and adapter.context.on_error == "skip"  # a failure then takes no neighbour along
         self._recorder = adapter.processing_stage.metrics
         self._states: list[TaskState] = [state_of(task) for task in tasks]
@@ -85,7 +86,7 @@ class Attempt:
             self._call(failed, entries)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
             self._stop_clock()
-            return self._fail(exc, at=None if self.view.batched else len(entries))
+            return self._fail(exc)
         self._stop_clock()
         try:
             return self._settle(entries)
@@ -106,7 +107,7 @@ class Attempt:
                 yield output
                 self._start, self._cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
-            self._blame(exc, at=None)
+            self._blame(exc)
         finally:  # also where nobody listens any longer, because a later stage failed
             self._close_source(made)
             self._add_clock()
@@ -128,6 +129,7 @@ class Attempt:
                     check_task(task, self._states[number].task_id, self.view)
             except Exception as exc:
                 if not self._isolates:
+                    self._at = number
                     raise
                 failed[number] = Failed(exc)
         self._num_items, self._in_bytes = num_items, in_bytes
@@ -158,6 +160,7 @@ class Attempt:
                     entry = list(entry)  # a generator does its work when it is read: that is this stage's time
             except (Exception, SystemExit) as exc:
                 if not self._isolates:
+                    self._at = len(entries)
                     raise
                 entry = Failed(exc)
             entries.append(entry)
@@ -168,7 +171,7 @@ class Attempt:
             getattr(made, "close", int)()
         except Exception as exc:  # noqa: BLE001 - as in `execute`
             if self.error is None:
-                self._blame(exc, at=None)
+                self._blame(exc)
 
     # --- what came out ----------------------------------------------------------------------------------
 
@@ -204,7 +207,8 @@ class Attempt:
                 outputs += made
                 return _outcome((task_id, "out" if made else "filtered", len(made)))
         if self.error is None:
-            self._blame(entry.error, at=len(self._outcomes))
+            self._at = len(self._outcomes)
+            self._blame(entry.error)
         return _outcome((task_id, "failed", 0))
 
     def _adopt(self, given: Any, parent: TaskState, entry: Any, row: PerfRow) -> Sequence[Any]:
@@ -227,23 +231,20 @@ class Attempt:
             stamp(task, _state((task_id, perf, own)))
         return made
 
-    def _fail(self, exc: BaseException, at: int | None = None) -> list[Any]:
+    def _fail(self, exc: BaseException) -> list[Any]:
         """All inputs failed, or are to be tried again."""
-        self._blame(exc, at)
+        self._blame(exc)
         self._metrics = self._metrics or self._recorder.take()
         kind: OutcomeKind = "failed" if self.last else "retried"
         self._outcomes = [_outcome((state.task_id, kind, 0)) for state in self._states]
         return []
 
-    def _blame(self, exc: BaseException, at: int | None) -> None:
+    def _blame(self, exc: BaseException) -> None:
         self.error = exc
-        if at is None:
-            count = len(self.tasks)
-            at = 0 if count == 1 else None
-            self.doing = f"on a batch of {count} tasks"
-        if at is not None and at < len(self._states):
-            task_id = self._states[at].task_id
-            self.doing = f"on task '{task_id}'" if task_id else ""
+        if self._at is None:
+            self.doing = f"on a batch of {len(self.tasks)} tasks"
+        elif self._states[self._at].task_id:  # a source's one input has none
+            self.doing = f"on task '{self._states[self._at].task_id}'"
 
     # --- accounts ---------------------------------------------------------------------------------------
 

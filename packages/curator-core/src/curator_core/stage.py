@@ -16,7 +16,7 @@ from curator_core.resources import Resources
 from curator_core.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
     from curator_core.adapter import NodeInfo, WorkerMetadata
@@ -84,14 +84,14 @@ class ProcessingStage(Generic[X, Y]):
         """
         raise NotImplementedError
 
-    def process_batch(self, tasks: list[X]) -> list[Y | list[Y] | None]:
+    def process_batch(self, tasks: list[X]) -> Sequence[Y | list[Y] | None]:
         """Work on up to ``batch_size`` tasks at once.
 
         Args:
             tasks: The tasks.
 
         Returns:
-            One entry for each input, in order: a task, a list of tasks, or None.
+            A list with one entry for each input, in order: a task, a list of tasks, or None.
         """
         raise NotImplementedError
 

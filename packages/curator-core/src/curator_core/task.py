@@ -21,8 +21,9 @@ __all__ = ["EmptyTask", "RootNames", "Task", "TaskState", "child_id", "digest", 
 
 T = TypeVar("T")
 
-# Names that are ids as they stand: not digits alone, which are ordinals, and not like the hash of a name.
-_READABLE_ID = re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)[A-Za-z0-9_-]{1,64}")
+# Names that are ids as they stand: not digits alone, which are ordinals, not like the hash of a name, and not like
+# a name that comes again.
+_READABLE_ID = re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}")
 
 
 class TaskState(NamedTuple):
@@ -172,7 +173,7 @@ class RootNames:
     def name(self, task: Any) -> str:
         """The id of the next source task: its own name, made fit for file names, else its position.
 
-        Two tasks of the same name are two tasks: the id of the second one ends in ``~2``, which no name can.
+        Two tasks of the same name are two tasks: the id of the second one ends in ``--2``, which no name does.
         """
         ordinal, self._ordinal = self._ordinal, self._ordinal + 1
         name = task.get_deterministic_id()
@@ -182,4 +183,4 @@ class RootNames:
         if not _READABLE_ID.fullmatch(name):
             name = f"h{digest(name, 10)}"
         times = self._times_seen[name] = self._times_seen.get(name, 0) + 1
-        return name if times == 1 else f"{name}~{times}"
+        return name if times == 1 else f"{name}--{times}"

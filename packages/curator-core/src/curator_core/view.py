@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from curator_core.errors import StageDefinitionError
@@ -55,7 +55,7 @@ class StageView:
     batched: bool
     batch_size: int
     resources: Resources
-    runtime_env: Mapping[str, Any] | None
+    runtime_env: Mapping[str, Any] | None = field(repr=False)  # its values may be secrets
     fusible: bool
     max_attempts: int
     num_workers: int | None

@@ -67,12 +67,18 @@ class Cluster:
 
     Args:
         config: Says which, and how to start one.
+
+    Attributes:
+        is_ours: Whether we started it.
+        cpu_share: The share of each node's CPUs that Xenna is to plan with, for the run at hand.
     """
 
     def __init__(self, config: XennaConfig) -> None:
         self._config = config
         self._declared_cpus = 0
+        self._checked = False
         self.is_ours = False
+        self.cpu_share = config.cpu_allocation_percentage
 
     def open(self, cpus_needed: float) -> None:
         """Connect, or start an embedded Ray, unless that was done; restart ours where it declares too few CPUs.
@@ -97,6 +103,11 @@ class Cluster:
                 self._join(address)
         # Xenna asks Ray's state API without saying which Ray, and there may be others on this machine.
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        if self.is_ours:
+            self.cpu_share = self._share_of_declared(cpus_needed)
+        elif not self._checked:
+            _check_head(os.environ["RAY_ADDRESS"])
+            self._checked = True
 
     def close(self) -> None:
         """Shut Ray down, if it is ours."""
@@ -122,12 +133,11 @@ class Cluster:
                 expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
                 hint="see `ray status`; is the same Python environment installed on all nodes?",
             ) from exc
-        share = self._config.cpu_allocation_percentage
         nodes = []
         for node, gpus in zip(alive, found, strict=True):
             declared = node["Resources"]
             limit = declared.get("GPU")  # Xenna uses no more of them than Ray declares, where Ray declares any
-            cpus = math.floor(int(declared.get("CPU", 0)) * share)
+            cpus = math.floor(int(declared.get("CPU", 0)) * self.cpu_share)
             nodes.append(Node(node["NodeID"], cpus, tuple(gpus if limit is None else gpus[: int(limit)])))
         return nodes
 
@@ -139,6 +149,20 @@ class Cluster:
         while math.floor(declared * self._config.cpu_allocation_percentage) < cpus_needed:
             declared += 1
         return declared
+
+    def _share_of_declared(self, cpus_needed: float) -> float:
+        """The share that leaves this run what the machine has, or what it needs where that is more.
+
+        An earlier run may have needed more, and the embedded Ray still declares it: without this the
+        autoscaler would start workers for CPUs that are not there.
+        """
+        usual = self._config.cpu_allocation_percentage
+        if self._config.num_cpus is not None:
+            return usual
+        planned = max(math.ceil(cpus_needed), math.floor(machine_cpus() * usual))
+        if planned >= math.floor(self._declared_cpus * usual):
+            return usual
+        return (planned + 0.5) / self._declared_cpus  # Xenna rounds down
 
     def _address(self) -> str | None:
         address = self._config.address or os.environ.get("RAY_ADDRESS") or None
@@ -169,7 +193,6 @@ class Cluster:
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError) as exc:
             raise _nobody_there(address, exc) from exc
-        _check_head(address)
 
     def _init(self, **kwargs: Any) -> None:
         ray.init(
@@ -197,14 +220,18 @@ def _check_head(address: str) -> None:
     try:
         list_actors(limit=int(_NEEDED_BY_XENNA["RAY_MAX_LIMIT_FROM_API_SERVER"]), raise_on_missing_output=False)
     except RayStateApiException as exc:
-        ray.shutdown()  # leaves the cluster as it is: only this connection ends
         raise ClusterError(
             "the head of this Ray cluster was started without what Xenna needs",
             field="RAY_ADDRESS",
             given=address,
             expected=str(exc).partition("\n")[0],
-            hint="start the head with " + " ".join(f"{name}={value}" for name, value in _NEEDED_BY_XENNA.items()),
+            hint=f"start the head with {_settings()}",
         ) from exc
+
+
+def _settings() -> str:
+    """What the environment of a head must say for Xenna, as a shell takes it."""
+    return " ".join(f"{name}={value}" for name, value in _NEEDED_BY_XENNA.items())
 
 
 def _nobody_there(address: str, exc: BaseException) -> ClusterError:
@@ -213,7 +240,7 @@ def _nobody_there(address: str, exc: BaseException) -> ClusterError:
         reasons.append(str(exc).partition("\n")[0])
         exc = exc.__cause__ or exc.__context__  # type: ignore[assignment]  # ends the loop
     reason = reasons[-1]  # Ray's outer ones only say that it did not work
-    hint = "start one with `ray start --head`, or unset RAY_ADDRESS for an embedded Ray"
+    hint = f"start one with `{_settings()} ray start --head`, or unset RAY_ADDRESS for an embedded Ray"
     if "token" in reason.lower():
         hint = "this cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return ClusterError(

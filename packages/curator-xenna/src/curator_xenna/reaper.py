@@ -28,21 +28,31 @@ __all__ = ["end_workers"]
 logger = logging.getLogger(__name__)
 
 _GRACE_S = 2.0  # for a process that was told to end, before it is killed
+_START_S = 20.0  # for an actor that is starting to have a process, or to be given up by Ray
 _POLL_S = 0.02
 _CALL_TIMEOUT_S = 30.0
 
 
 def end_workers(workers: Iterable[WorkerEntry]) -> None:
-    """End all workers of this driver's run, whether they signed in or were still starting.
+    """End all workers of this driver's run, whether they signed in or are only starting.
 
     Args:
         workers: Those that signed in.
     """
-    told: dict[str, set[int]] = defaultdict(set)
+    told: defaultdict[str, set[int]] = defaultdict(set)
     for worker in workers:
         told[worker.node_id].add(worker.pid)
         ray.kill(worker.handle)
-    found = _actors_of_this_job()
+    deadline = time.monotonic() + _START_S
+    while True:
+        found, starting = _actors_of_this_job()
+        _end_everywhere(told, found)
+        if not starting or time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_S)  # an actor that is starting has no process yet that could be ended
+
+
+def _end_everywhere(told: defaultdict[str, set[int]], found: defaultdict[str, set[int]]) -> None:
     here = ray.get_runtime_context().get_node_id()
     asked = []
     for node_id in {*told, *found}:
@@ -58,19 +68,27 @@ def end_workers(workers: Iterable[WorkerEntry]) -> None:
         logger.warning("%d nodes did not say whether their workers have ended", len(late))
 
 
-def _actors_of_this_job() -> defaultdict[str, set[int]]:
-    """Processes of Xenna's actors, by node: also of those that Ray calls dead, which may run on."""
+def _actors_of_this_job() -> tuple[defaultdict[str, set[int]], int]:
+    """Processes of Xenna's actors, by node, and how many actors are starting and have none yet.
+
+    Also of actors that Ray calls dead: on 0.2 and 0.3 they may run on.
+    """
     found: defaultdict[str, set[int]] = defaultdict(set)
+    starting = 0
     job = ray.get_runtime_context().get_job_id()
     try:
         actors = list_actors(filters=[("job_id", "=", job)], limit=10_000, timeout=10, raise_on_missing_output=False)
     except Exception:
         logger.debug("Ray's state API does not answer", exc_info=True)
-        return found
+        return found, 0
     for actor in actors:
-        if actor.class_name in XENNA_ACTOR_CLASSES and actor.pid and actor.node_id:
+        if actor.class_name not in XENNA_ACTOR_CLASSES:
+            continue
+        if actor.pid and actor.node_id:
             found[actor.node_id].add(actor.pid)
-    return found
+        elif actor.state != "DEAD":
+            starting += 1
+    return found, starting
 
 
 def _end_processes(told: list[int], untold: list[int]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ class Session:
         self._cluster.open(_cpus_at_once(self._views, self._config))
         placements = place(self._views, self._cluster.nodes(), self._config)
         coordinator = start_coordinator(len(self._views), len(self._inputs))
-        spec = pipeline_spec(self._adapters(coordinator, placements), placements, self._inputs, self._config)
+        adapters = self._adapters(coordinator, placements)
+        spec = pipeline_spec(adapters, placements, self._inputs, self._config, self._cluster.cpu_share)
         feed = _ReportFeed(coordinator, self._run)
         failure: RunError | None = None
         try:
@@ -82,6 +84,7 @@ class Session:
                 pipelines_v1.run_pipeline(spec)
         except Exception as exc:  # noqa: BLE001 - explained, and raised below without Xenna's frames
             failure = _explain(exc, feed, _ask_workers(coordinator), self._views)
+            traceback.clear_frames(exc.__traceback__)  # they hold Xenna's actors, and Ray ends those that nobody holds
         finally:
             # Also after Ctrl-C, and after a good run: on 0.2 and 0.3 workers outlive that as well.
             end_workers(_ask_workers(coordinator))

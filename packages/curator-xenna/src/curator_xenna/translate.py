@@ -196,8 +196,17 @@ def pipeline_spec(
     placements: Sequence[Placement],
     inputs: Sequence[Any],
     config: XennaConfig,
+    cpu_share: float,
 ) -> pipelines_v1.PipelineSpec:
-    """The specification that Xenna runs."""
+    """The specification that Xenna runs.
+
+    Args:
+        adapters: One for each stage.
+        placements: What they take of the cluster.
+        inputs: Tasks for the first of them.
+        config: The executor's settings.
+        cpu_share: The share of each node's CPUs to plan with: see `Cluster`.
+    """
     quiet = pipelines_v1.VerbosityLevel.NONE
     loud = pipelines_v1.VerbosityLevel.INFO if config.verbose else quiet
     streaming = pipelines_v1.StreamingSpecificSpec(
@@ -210,7 +219,7 @@ def pipeline_spec(
     xenna_config = pipelines_v1.PipelineConfig(
         execution_mode=pipelines_v1.ExecutionMode[config.execution_mode.upper()],
         logging_interval_s=config.logging_interval,
-        cpu_allocation_percentage=config.cpu_allocation_percentage,
+        cpu_allocation_percentage=cpu_share,
         mode_specific=streaming if config.execution_mode == "streaming" else None,
         # The adapters deal with failures; outputs go to the driver with the reports of the last stage.
         num_run_attempts_python=1,

@@ -3,19 +3,32 @@
 
 import json
 import os
+import tempfile
+import threading
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 from curator_core import Pipeline, ProcessingStage, Resources, ResourcesError, Task
 from curator_xenna import XennaExecutor
 
 
 class Report(ProcessingStage):
-    """Adds what its worker sees to the task."""
+    """Adds what its worker sees to the task; waits until all the workers of the stage are there."""
+
+    def __init__(self, directory):
+        self.directory = directory
 
     def setup(self, worker_metadata):
         self.worker = worker_metadata
+        (Path(self.directory) / f"{self.name}-{worker_metadata.worker_id.replace('/', '_')}").touch()
 
     def process(self, task):
+        deadline = time.monotonic() + 120
+        while len(list(Path(self.directory).glob(f"{self.name}-*"))) < self.num_workers():
+            if time.monotonic() > deadline:
+                raise TimeoutError("not all workers came up")
+            threading.Event().wait(0.05)
         gpus = [(gpu.index, gpu.used_fraction) for gpu in self.worker.allocation.gpus]
         seen = {
             "stage": self.name,
@@ -24,32 +37,27 @@ class Report(ProcessingStage):
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "rank": os.environ.get("RANK"),
             "world_size": os.environ.get("WORLD_SIZE"),
-            "local_rank": os.environ.get("LOCAL_RANK"),
         }
         return Task(data=[*task.data, seen])
 
 
-def stage(name, workers=None, options=None, **resources):
-    return Report().with_(
+def stage(name, workers=1, options=None, **resources):
+    return Report(DIRECTORY).with_(
         name=name,
         resources=Resources(**{"cpus": 0.1, **resources}),
         num_workers=workers,
         xenna_stage_spec=options or {},
-        batch_size=1,
     )
 
 
+DIRECTORY = tempfile.mkdtemp()
 CASES = {
-    # Eight halves on four GPUs: they can only be placed two by two.
-    "halves": [stage("half", 4, gpus=0.5), stage("decode", 2, nvdecs=1), stage("fits", 2, gpu_memory_gb=8)],
-    "wholes": [
-        stage("cpu", 1),
-        stage("whole", 1, gpus=1),
-        stage("entire", 1, entire_gpu=True),
-        stage("pair", 1, gpus=2),
-    ],
+    # Four halves on two GPUs: they can only be placed two by two.
+    "halves": [stage("half", 2, gpus=0.5), stage("decode", nvdecs=1), stage("fits", gpu_memory_gb=8)],
+    "wholes": [stage("cpu"), stage("whole", gpus=1), stage("entire", entire_gpu=True)],
+    "pair": [stage("pair", gpus=2)],
     "spmd": [stage("group", 1, {"is_spmd": True}, gpus=2)],
-    "too_many": [stage("too_many", 5, gpus=1)],
+    "too_many": [stage("too_many", 3, gpus=1)],
     "too_large": [stage("too_large", gpus=8)],
 }
 

@@ -94,7 +94,7 @@ class Renew(ProcessingStage[Task[Any], Task[Any]]):
         self.worker_id = worker_metadata.worker_id
         self._note("setup", self.worker_id)
 
-    def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any] | list[Task[Any]] | None]:
+    def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
         """A new task with the same data for each."""
         self._note("process", self.worker_id)
         self.metrics.set("seen", len(tasks))
@@ -144,7 +144,7 @@ class Flaky(ProcessingStage[Task[Any], Task[Any]]):
     def __init__(self) -> None:
         self.attempts: Counter[str] = Counter()
 
-    def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any] | list[Task[Any]] | None]:
+    def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
         """The tasks as they are, at the third attempt."""
         key = " ".join(task.task_id for task in tasks)
         self.attempts[key] += 1
