@@ -260,9 +260,7 @@ def build(session: nox.Session, name: str, target: Path, *, sdist: bool = False)
     formats = [] if sdist else ["--wheel"]
     # The session has hatchling already: no environment to make for each build.
     package = str(ROOT / "packages" / name)
-    session.run(
-        "python", "-m", "build", "--no-isolation", *formats, "--outdir", str(target), package, silent=True
-    )
+    session.run("python", "-m", "build", "--no-isolation", *formats, "--outdir", str(target), package, silent=True)
     return next(target.glob(f"{name.replace('-', '_')}-*.whl"))
 
 

@@ -23,9 +23,7 @@ pytest.importorskip("curator_otel")
 pytest.importorskip("opentelemetry.sdk")
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-GOOD = " ".join(
-    f"This is sentence {number} of the text that we have to be rid of, and of more." for number in range(8)
-)
+GOOD = " ".join(f"This is sentence {number} of the text that we have to be rid of, and of more." for number in range(8))
 
 
 def distribution(site: Path, folder: str, metadata: bytes | None) -> None:
@@ -113,9 +111,7 @@ def test_the_demo_in_this_process(local: Demo) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_on_xenna_gives_the_same_texts_and_counts(
-    local: Demo, sites: list[Path], tmp_path: Path
-) -> None:
+def test_the_demo_on_xenna_gives_the_same_texts_and_counts(local: Demo, sites: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("curator_xenna")
     xenna = run("xenna", tmp_path / "out", sites)
     check(xenna)
@@ -155,9 +151,7 @@ def test_a_batch_that_is_tried_again_keeps_its_own_documents(example) -> None:
                 raise ConnectionError("after the work was done")
             return kept
 
-    batches = [
-        DocumentBatch([{"text": text} for text in texts]) for texts in (["a", "b", "a"], ["b", "c"], ["c"])
-    ]
+    batches = [DocumentBatch([{"text": text} for text in texts]) for texts in (["a", "b", "a"], ["b", "c"], ["c"])]
     counts = example.CountReasons()
     result = Pipeline("test", [Flaky()]).run(initial_tasks=batches, observers=[counts])
     assert [[record["text"] for record in batch.data] for batch in result] == [["a", "b"], ["c"]]

@@ -40,9 +40,7 @@ def test_top_level_pyproject_has_tool_settings_only() -> None:
 def test_every_session_says_what_it_does() -> None:
     module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
-    sessions = [
-        node for node in functions if any("nox.session" in ast.unparse(d) for d in node.decorator_list)
-    ]
+    sessions = [node for node in functions if any("nox.session" in ast.unparse(d) for d in node.decorator_list)]
     assert sessions
     assert [node.name for node in sessions if not ast.get_docstring(node)] == []
 

@@ -145,6 +145,7 @@ def _read(stage: Any, field: str, valid: Callable[[Any], bool], expected: str) -
     if field in ("num_workers", "xenna_stage_spec") and callable(value):  # methods, so that they can compute it
         value = value()
     if not valid(value):
+        value = list(value) if isinstance(value, Mapping) else value  # keys only: values may be secrets
         raise _wrong(stage, field, value, expected, f"with_({field}=…), or mend it in class {type(stage).__name__}")
     # A copy: what the caller does to a dict of settings later must not change the plan.
     return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value

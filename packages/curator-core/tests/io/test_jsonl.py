@@ -45,9 +45,7 @@ def read(path, **options):
 @given(RECORDS, st.sampled_from([None, "gzip", "bz2", "xz"]))
 def test_what_is_written_is_read(tmp_path_factory, records, compression):
     out = tmp_path_factory.mktemp("out")
-    written = Pipeline("write", [JsonlWriter(out, compression=compression)]).run(
-        initial_tasks=[DocumentBatch(records)]
-    )
+    written = Pipeline("write", [JsonlWriter(out, compression=compression)]).run(initial_tasks=[DocumentBatch(records)])
     assert read(out) == [records]
     assert read(written[0].data) == [records]
 
@@ -73,9 +71,7 @@ def test_lines_are_those_of_split_whatever_the_size_of_chunks(data, size):
     assert list(_lines(Stream())) == (expected if expected[-1] else expected[:-1])
 
 
-@pytest.mark.parametrize(
-    ("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
-)
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
 def test_compression_goes_by_the_name(tmp_path, suffix, compress):
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(b'{"a": 1}\n{"a": 2}'))
     (tmp_path / "odd.bin").write_bytes(compress(b'{"a": 3}\n'))
@@ -178,9 +174,7 @@ def test_wrong_encoding_says_which_byte_where(tmp_path, data_error):
     content = b'\xef\xbb\xbf{"a": "fine"}\n\n{"a": "gr' + "ün".encode("latin-1") + b'"}\n'
     path.write_bytes(content)
     error = data_error(JsonlReader(path))
-    assert error.message.startswith(
-        f"line 3 is not utf-8: byte 0xfc at offset {content.index(bytes([0xFC]))}"
-    )
+    assert error.message.startswith(f"line 3 is not utf-8: byte 0xfc at offset {content.index(bytes([0xFC]))}")
     assert error.field == str(path)
     assert "encoding=" in error.hint
     assert read(path, on_bad_line="skip") == [[{"a": "fine"}]]
@@ -190,10 +184,7 @@ def test_the_offset_is_right_behind_many_chunks(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": "%s"}\n' % (b"x" * 1000) * 3000 + b'{"a": "\xff"}\n')
     error = data_error(JsonlReader(path))
-    assert (
-        f"line 3001 is not utf-8: byte 0xff at offset {path.read_bytes().index(bytes([0xFF]))} "
-        in error.message
-    )
+    assert f"line 3001 is not utf-8: byte 0xff at offset {path.read_bytes().index(bytes([0xFF]))} " in error.message
 
 
 def test_a_file_gone_between_listing_and_reading(tmp_path, data_error, memory_url):
@@ -293,9 +284,7 @@ def test_a_key_that_json_has_no_form_for(tmp_path, data_error):
 
 
 def test_nan_where_it_is_wanted(tmp_path):
-    Pipeline("write", [JsonlWriter(tmp_path, allow_nan=True)]).run(
-        initial_tasks=[DocumentBatch([{"a": math.nan}])]
-    )
+    Pipeline("write", [JsonlWriter(tmp_path, allow_nan=True)]).run(initial_tasks=[DocumentBatch([{"a": math.nan}])])
     assert math.isnan(read(tmp_path)[0][0]["a"])
 
 
@@ -320,8 +309,6 @@ def test_a_task_of_another_kind_is_refused_with_the_mend(tmp_path):
 
 
 def test_lines_are_compact_and_readable(tmp_path):
-    Pipeline("write", [JsonlWriter(tmp_path)]).run(
-        initial_tasks=[DocumentBatch([{"a": "ä", "b": [1, None]}])]
-    )
+    Pipeline("write", [JsonlWriter(tmp_path)]).run(initial_tasks=[DocumentBatch([{"a": "ä", "b": [1, None]}])])
     assert (tmp_path / "0.jsonl").read_text("utf-8") == '{"a":"ä","b":[1,null]}\n'
     assert json.loads((tmp_path / "0.jsonl").read_text("utf-8"))

@@ -35,9 +35,7 @@ def read(path, **options):
 @given(st.lists(ROW, min_size=1, max_size=8), st.sampled_from(["snappy", "zstd", "none"]))
 def test_what_is_written_is_read(tmp_path_factory, records, compression):
     out = tmp_path_factory.mktemp("out")
-    Pipeline("write", [ParquetWriter(out, compression=compression)]).run(
-        initial_tasks=[DocumentBatch(records)]
-    )
+    Pipeline("write", [ParquetWriter(out, compression=compression)]).run(initial_tasks=[DocumentBatch(records)])
     assert read(out) == [records]
 
 
@@ -86,9 +84,7 @@ def test_records_per_batch_runs_over_row_groups_and_files(tmp_path_factory, leng
         paths.append(str(root / f"{number}.parquet"))
         table = pa.table({"n": pa.array([next(rows) for _ in range(length)], pa.int64())})
         pq.write_table(table, paths[-1], row_group_size=7)
-    result = Pipeline("read", [ParquetReaderStage(records_per_batch=size)]).run(
-        initial_tasks=[FileGroupTask(paths)]
-    )
+    result = Pipeline("read", [ParquetReaderStage(records_per_batch=size)]).run(initial_tasks=[FileGroupTask(paths)])
     sizes = [batch.num_items for batch in result]
     assert [record["n"] for batch in result for record in batch.to_records()] == list(range(sum(lengths)))
     assert all(s == size for s in sizes[:-1])

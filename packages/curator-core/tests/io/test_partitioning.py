@@ -119,9 +119,7 @@ def test_ids_come_from_the_paths_not_from_how_they_were_given(tmp_path, monkeypa
         [task.task_id for task in Pipeline("p", [FilePartitioningStage(given)]).run()]
         for given in (tmp_path, ["b.txt", "a.txt"], "*.txt", f"file://{tmp_path}")
     ]
-    assert ids[0] == [
-        FileGroupTask([str(tmp_path / name)]).get_deterministic_id() for name in ("a.txt", "b.txt")
-    ]
+    assert ids[0] == [FileGroupTask([str(tmp_path / name)]).get_deterministic_id() for name in ("a.txt", "b.txt")]
     assert all(other == ids[0] for other in ids)
 
 
@@ -155,9 +153,7 @@ def test_an_archive_by_a_chained_url(tmp_path):
 
 def test_storage_options_reach_the_filesystem(tmp_path):
     make(tmp_path, "d/a.txt")
-    assert names("dir://a.txt", storage_options={"path": str(tmp_path / "d"), "target_protocol": "file"}) == [
-        "a.txt"
-    ]
+    assert names("dir://a.txt", storage_options={"path": str(tmp_path / "d"), "target_protocol": "file"}) == ["a.txt"]
 
 
 @pytest.mark.parametrize("path", ["missing.txt", "missing/", "*.csv", "empty"])

@@ -24,9 +24,7 @@ writers = pytest.mark.parametrize("writer", [JsonlWriter, ParquetWriter])
 
 
 def run(stage, *batches, **options):
-    return Pipeline("write", [stage]).run(
-        initial_tasks=[DocumentBatch(batch) for batch in batches], **options
-    )
+    return Pipeline("write", [stage]).run(initial_tasks=[DocumentBatch(batch) for batch in batches], **options)
 
 
 def contents(root):

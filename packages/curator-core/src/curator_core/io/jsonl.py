@@ -191,9 +191,7 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
         self._partitioning = FilePartitioningStage(
             file_paths, files_per_partition, blocksize, file_extensions, storage_options
         )
-        self._reader = JsonlReaderStage(
-            fields, records_per_batch, on_bad_line, encoding, compression, storage_options
-        )
+        self._reader = JsonlReaderStage(fields, records_per_batch, on_bad_line, encoding, compression, storage_options)
 
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
         """The two stages."""
@@ -238,9 +236,7 @@ class JsonlWriter(FileWriter):
         self._allow_nan = allow_nan
 
     def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:
-        encoder = json.JSONEncoder(
-            ensure_ascii=False, allow_nan=self._allow_nan, separators=(",", ":"), default=_plain
-        )
+        encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=self._allow_nan, separators=(",", ":"), default=_plain)
         with _compressed(stream, self._compression) as out:
             for number, record in enumerate(task.to_records()):
                 kept = record if self._fields is None else {k: record[k] for k in self._fields if k in record}
