@@ -13,7 +13,7 @@ from curator_core.report import BatchReport, WorkerReport
 from curator_xenna import XennaConfig, XennaExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Numbers(ProcessingStage[Any, Task[Any]]):
@@ -145,3 +145,13 @@ def test_more_stages_than_cores(executor: XennaExecutor) -> None:
     stages = [Worker().with_(name=f"s{number}", resources=Resources(cpus=1)) for number in range(4)]
     result = Pipeline("p", [Numbers(), *stages]).run(executor)
     assert len(result) == 12
+
+
+def test_classes_of_a_script_come_back_as_they_were(run_script: Callable[..., Any]) -> None:
+    assert run_script("main_classes.py") == {
+        "is_mine": True,
+        "equals_mine": True,
+        "cause_is_mine": True,
+        "unsent": [True, "Frames", "task '0'.data", 1],
+        "kept": 15,
+    }

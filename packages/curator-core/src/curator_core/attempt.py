@@ -104,8 +104,10 @@ class Attempt:
                 row = row or self._perf_row()
                 self._adopt(self.tasks[0], self._states[0], (output,), row)
                 count += 1
-                yield output
-                self._start, self._cpu_start = time.perf_counter_ns(), time.thread_time_ns()
+                try:
+                    yield output
+                finally:  # what was done with it further down is not the source's time, also where that failed
+                    self._start, self._cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
             self._blame(exc)
         finally:  # also where nobody listens any longer, because a later stage failed

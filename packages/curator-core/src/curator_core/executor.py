@@ -155,6 +155,8 @@ class Run:
             complete=error is None,
             lost=self._ledger.lost(self.fed) if error is None or isinstance(error, TasksLostError) else (),
         )
+        if result.lost:
+            logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
         self._tell("on_run_end", result, error)
         return result
 

@@ -172,7 +172,11 @@ class Ledger:
         for name, account in zip(self._names, self._accounts, strict=True):
             went_in = account.passed + account.filtered + account.failed
             if went_in != came:
-                findings.append(f"{came - went_in} of {came} tasks between {before} and '{name}'")
+                findings.append(
+                    f"{came - went_in} of {came} tasks between {before} and '{name}'"
+                    if went_in < came
+                    else f"{went_in - came} tasks more reached '{name}' than the {came} of {before}"
+                )
             came, before = account.out, f"'{name}'"
         return findings
 

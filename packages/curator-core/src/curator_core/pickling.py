@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_pickles", "dumps", "find_unpicklable", "loads"]
+__all__ = ["check_pickles", "dumps", "find_unpicklable", "loads", "use_cloudpickle"]
+
+_cloudpickle: Any = None  # set by an engine that has its own
 
 
 def dumps(value: Any) -> bytes:
@@ -25,6 +27,17 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as buffer:
         _pickler()(buffer).dump(value)
         return buffer.getvalue()
+
+
+def use_cloudpickle(module: Any) -> None:
+    """Pickle with an engine's own copy of cloudpickle from now on.
+
+    A class that travelled by value is known again only by the copy that unpickled it: with another one the
+    driver would get back tasks of a second class of the same name.
+    """
+    global _cloudpickle  # noqa: PLW0603 - one way to pickle for the whole process
+    _cloudpickle = module
+    _pickler.cache_clear()
 
 
 def loads(data: bytes) -> Any:
@@ -66,10 +79,13 @@ class _Nowhere:
 
 @cache
 def _pickler() -> Any:
-    # 8 ms that a reader of files or a type checker need not pay.
-    import cloudpickle  # noqa: PLC0415
+    module = _cloudpickle
+    if module is None:
+        import cloudpickle  # noqa: PLC0415 - 8 ms that a reader of files or a type checker need not pay
 
-    reduce_file = cloudpickle.Pickler.dispatch_table[io.TextIOWrapper]
+        module = cloudpickle
+
+    reduce_file = module.Pickler.dispatch_table[io.TextIOWrapper]
 
     def refuse_file(file: io.TextIOWrapper) -> Any:
         # cloudpickle would read a file to its end and send a copy of the text: nobody means that.
@@ -77,8 +93,8 @@ def _pickler() -> Any:
             return reduce_file(file)
         raise TypeError(f"cannot pickle an open file: {file.name}")
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # without types
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({io.TextIOWrapper: refuse_file})
+    class Pickler(module.Pickler):  # type: ignore[name-defined,misc]  # without types
+        dispatch_table = module.Pickler.dispatch_table.new_child({io.TextIOWrapper: refuse_file})
 
     return Pickler
 

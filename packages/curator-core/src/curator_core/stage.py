@@ -50,7 +50,7 @@ class ProcessingStage(Generic[X, Y]):
         batch_size: How many tasks ``process_batch`` is given at the most.
         runtime_env: A Ray runtime environment for the workers of this stage (``env_vars``, ``pip``,
             ``conda``, ``working_dir`` …); executors without one leave it alone.
-        fusible: Whether it may share a worker with its neighbours.
+        fusible: Whether it may share a worker with its neighbours. No executor fuses stages yet.
         max_attempts: How often a batch that raises is tried in all.
     """
 

@@ -40,7 +40,7 @@ class StageView:
         batch_size: How many tasks a batch has at the most.
         resources: What one worker needs.
         runtime_env: The runtime environment it declares, if any.
-        fusible: Whether it may share a worker with its neighbours.
+        fusible: Whether it may share a worker with its neighbours, once an executor fuses stages.
         max_attempts: How often a batch that raises is tried in all.
         num_workers: How many workers it asks for; None leaves it to the executor.
         needs: What ``inputs()`` says; None where it says nothing.
@@ -70,7 +70,8 @@ class StageView:
     @property
     def wants_a_worker(self) -> bool:
         """Whether it asks for a place of its own to run, so that the driver must not run it."""
-        return self.resources != Resources() or self.runtime_env is not None or self.num_workers is not None
+        asks = (self.runtime_env is not None, self.num_workers is not None, bool(self.engine_options))
+        return self.resources != Resources() or any(asks)
 
     @property
     def may_be_source(self) -> bool:

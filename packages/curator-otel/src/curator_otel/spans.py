@@ -91,9 +91,9 @@ class RunTrace:
         index = report.stage_index
         stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
         reason: SpanReason = "rest"
-        if outcome != "ok":
+        if report.error is not None:  # a mere repeat of a batch has none
             reason = "error"
-            stage.error_type = report.error.type if report.error else ""
+            stage.error_type = report.error.type
         elif report.sequence == 0:
             reason = "first"
         if not self._budget.admit(index, reason):

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
-from curator_core.errors import StageError
+from curator_core.errors import ContractError, StageError
+from curator_core.failure import error_info
+from curator_core.pickling import check_pickles, find_unpicklable
+from curator_core.report import InputOutcome
 from curator_xenna.compat import HAS_DESTROY
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.resources import share_of
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
     from curator_xenna.worker import WorkerLink
 
 __all__ = ["XennaStageAdapter", "create_named_xenna_stage_adapter"]
+
+logger = logging.getLogger(__name__)
+
+_FINISH_S = 10.0  # for a batch to end before its worker is torn down; Xenna waits 45 s for the whole of it
 
 
 class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
@@ -39,6 +48,8 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
         self._is_last = False
         self._is_primary = True
         self._link: WorkerLink | None = None
+        self._is_set_up = False
+        self._busy = threading.RLock()  # held while the stage's code runs
 
     def connect(self, view: StageView, context: RunContext, link: WorkerLink, share: Share, *, is_last: bool) -> None:
         """Make it part of a run.
@@ -94,6 +105,7 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
         self.node_id = worker_metadata.allocation.node
         try:
             super().setup(_to_ours(worker_metadata))
+            self._is_set_up = True
         finally:
             self._send()
         if self._link is not None and not HAS_DESTROY:
@@ -102,22 +114,68 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
     def process_data(self, tasks: list[Any]) -> list[Any]:
         """Run a batch; its reports reach the driver before its outputs can move on."""
         try:
-            outputs = self.process_batch(tasks)
+            with self._busy:
+                outputs = self.process_batch(tasks)
         except StageError:
             self._send()
             raise
         if self._link is None:
             return outputs
-        self._send(outputs if self._is_last else None)
-        # Xenna takes the outputs of rank 0; those of the last stage are with the driver already.
-        return outputs if self._is_primary and not self._is_last else []
+        if not self._is_last:
+            self._send()
+            return outputs if self._is_primary else []  # Xenna takes those of rank 0
+        try:
+            self._send(outputs)
+        except Exception as exc:
+            if not self._cannot_travel(outputs, exc):
+                raise
+        return []  # the outputs of the pipeline are with the driver
 
     def destroy(self) -> None:
-        """Tear down; called by Xenna from 0.4.1 on. On earlier versions the coordinator says when."""
-        self.teardown()
+        """Tear down; called by Xenna from 0.4.1 on. On earlier versions the coordinator says when.
+
+        It comes in a thread of its own, on a scale-down also in the middle of a batch: that is let finish.
+        """
+        if not self._busy.acquire(timeout=_FINISH_S):
+            logger.warning("stage '%s' is still at work and is not torn down", self.view.name)
+            return
+        try:
+            if not self._is_set_up:
+                return
+            self._is_set_up = False
+            self.teardown()
+        finally:
+            self._busy.release()
         self._send()
 
     # --- plumbing -----------------------------------------------------------------------------------------
+
+    def _cannot_travel(self, outputs: list[Any], exc: Exception) -> bool:
+        """Report outputs that do not pickle as failed; whether that is what went wrong."""
+        for task in outputs:
+            try:
+                check_pickles(task)
+            except Exception:  # noqa: BLE001 - pickling runs code of users
+                where, culprit = find_unpicklable(task, f"task '{task.task_id}'")
+                break
+        else:
+            return False
+        error = ContractError(
+            f"an output cannot be sent to the driver: {exc}",
+            stage=self.view.name,
+            field=where,
+            given=culprit,
+            expected="tasks that pickle",
+            hint="keep locks, files and connections in the stage, out of tasks",
+        )
+        report = self._link.take_back() if self._link else None
+        if self._link is not None and report is not None:
+            inputs = tuple(InputOutcome(outcome.task_id, "failed", 0) for outcome in report.inputs)
+            self._link.collect(report._replace(inputs=inputs, error=error_info(error)))
+        self._send()
+        if self.context.on_error == "raise":
+            raise error
+        return True
 
     def _enter(self, worker_metadata: pipelines_v1.WorkerMetadata) -> None:
         # In an SPMD group every rank is given every batch, and Xenna uses what rank 0 returns.
@@ -135,7 +193,8 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The named class exists in this process only; any other makes its own.
-        return _restore, (type(self).__name__, self.__dict__.copy())
+        state = {name: value for name, value in self.__dict__.items() if name != "_busy"}
+        return _restore, (type(self).__name__, state)
 
 
 def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
@@ -157,7 +216,7 @@ def _named_class(name: str) -> type[XennaStageAdapter]:
 def _restore(class_name: str, state: dict[str, Any]) -> XennaStageAdapter:
     cls = _named_class(class_name)
     adapter = cls.__new__(cls)
-    adapter.__dict__.update(state)
+    adapter.__dict__.update(state, _busy=threading.RLock())
     return adapter
 
 

@@ -94,7 +94,9 @@ class Cluster:
         if self.is_ours and wanted > self._declared_cpus:
             logger.info("the stages need %d CPUs: starting the embedded Ray again", wanted)
             self.close()
-        if not ray.is_initialized():
+        if ray.is_initialized():
+            self._check_is_meant()
+        else:
             address = self._address()
             os.environ.update(_NEEDED_BY_XENNA)
             if address is None:
@@ -150,6 +152,18 @@ class Cluster:
             declared += 1
         return declared
 
+    def _check_is_meant(self) -> None:
+        """Whether the Ray that this process is connected to already is the one that the settings mean."""
+        wanted, actual = self._config.address, ray.get_runtime_context().gcs_address
+        if not self.is_ours and wanted not in (None, "auto", actual):
+            raise ExecutorError(
+                "this process is connected to another Ray cluster",
+                field="address",
+                given=wanted,
+                expected=actual,
+                hint="call ray.shutdown() first, or leave the address out",
+            )
+
     def _share_of_declared(self, cpus_needed: float) -> float:
         """The share that leaves this run what the machine has, or what it needs where that is more.
 
@@ -175,9 +189,22 @@ class Cluster:
             "num_gpus": self._config.num_gpus,
             "object_store_memory": self._config.object_store_memory,
         }
-        with _without("RAY_ADDRESS"):
-            self._init(num_cpus=cpus, **{key: value for key, value in optional.items() if value is not None})
+        # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
+        try:
+            with _without("RAY_ADDRESS"):
+                self._init(num_cpus=cpus, **{key: value for key, value in optional.items() if value is not None})
+        except (ConnectionError, RuntimeError, ValueError) as exc:
+            self.close()
+            raise ClusterError(
+                f"the embedded Ray did not start: {str(exc).partition(chr(10))[0]}",
+                given={"num_cpus": cpus, **optional},
+                expected="a machine with memory and ports to spare",
+                hint="see the logs under /tmp/ray/session_latest/logs, or start a head by hand and set RAY_ADDRESS",
+            ) from exc
+        except BaseException:
+            self.close()
+            raise
 
     def _join(self, address: str) -> None:
         if address.startswith("ray://"):

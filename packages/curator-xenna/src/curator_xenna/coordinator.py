@@ -55,12 +55,14 @@ class Delivery(NamedTuple):
         group: Its group of stages.
         reports: Reports, in order.
         outputs: Pickled output tasks of the pipeline, from workers of the last group; opaque here.
+        is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
     """
 
     worker_id: str
     group: int
     reports: tuple[BatchReport | WorkerReport, ...]
     outputs: bytes | None
+    is_primary: bool
 
 
 class _Group:
@@ -101,7 +103,7 @@ class Coordinator:
 
     async def deliver(self, delivery: Delivery) -> None:
         """Take a worker's reports; returns once they are safe and, at the end of a group, torn down for."""
-        fresh = self._first_time(delivery)
+        fresh = self._first_time(delivery) if delivery.is_primary else _without_batches(delivery)
         self._outbox.append(fresh)
         self._news.set()
         self._count(fresh)
@@ -190,6 +192,17 @@ class Coordinator:
                     await self._workers[worker_id].handle.__ray_ready__.remote()
                 except RayError:
                     return
+
+
+def _without_batches(delivery: Delivery) -> Delivery:
+    """What another rank than the first has to say: its life, and what went wrong, which counts nothing."""
+    news: list[BatchReport | WorkerReport] = []
+    for report in delivery.reports:
+        if isinstance(report, WorkerReport):
+            news.append(report)
+        elif report.error is not None:
+            news.append(_as_retry(report))
+    return delivery._replace(reports=tuple(news), outputs=None)
 
 
 def _is_retry(report: BatchReport) -> bool:

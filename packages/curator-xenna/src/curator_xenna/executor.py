@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core.errors import ExecutorError
 from curator_core.executor import BaseExecutor, Run, empty_source
 from curator_xenna.config import XennaConfig
 
@@ -24,6 +26,7 @@ __all__ = ["XennaExecutor"]
 
 logger = logging.getLogger(__name__)
 
+_one_at_a_time = threading.Lock()
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
 
 
@@ -89,12 +92,19 @@ class XennaExecutor(BaseExecutor):
         from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
         from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
 
+        if not _one_at_a_time.acquire(blocking=False):
+            raise ExecutorError(
+                "a run on Xenna is under way in this process",
+                expected="one at a time: they would share Ray's connection and this process's environment",
+                hint="run them one after the other, or in processes of their own",
+            )
         cluster = self._kept or Cluster(self.config)
         try:
             Session(self.config, cluster, run, views, inputs).run()
         finally:
             if cluster is not self._kept:
                 cluster.close()
+            _one_at_a_time.release()
 
 
 def _run_source(run: Run, view: StageView) -> list[Any]:

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,11 +19,11 @@ from ray.util.state import list_actors
 from curator_xenna.compat import XENNA_ACTOR_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from curator_xenna.coordinator import WorkerEntry
 
-__all__ = ["end_workers"]
+__all__ = ["actors_of_this_job", "end_workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +33,47 @@ _POLL_S = 0.02
 _CALL_TIMEOUT_S = 30.0
 
 
-def end_workers(workers: Iterable[WorkerEntry]) -> None:
-    """End all workers of this driver's run, whether they signed in or are only starting.
+def end_workers(workers: Iterable[WorkerEntry], earlier: Container[str] = ()) -> None:
+    """End all workers of a run, whether they signed in or are only starting. Never raises.
 
     Args:
         workers: Those that signed in.
+        earlier: Ids of actors that were there before the run and are none of its.
     """
+    try:
+        _end_workers(workers, earlier)
+    except Exception:  # the cluster may be gone, and what ended the run is what the caller must see
+        logger.warning("the workers of the run could not all be ended", exc_info=True)
+
+
+def _end_workers(workers: Iterable[WorkerEntry], earlier: Container[str]) -> None:
     told: defaultdict[str, set[int]] = defaultdict(set)
     for worker in workers:
         told[worker.node_id].add(worker.pid)
         ray.kill(worker.handle)
     deadline = time.monotonic() + _START_S
     while True:
-        found, starting = _actors_of_this_job()
+        actors = [actor for actor_id, actor in actors_of_this_job().items() if actor_id not in earlier]
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for actor in actors:
+            if actor.pid and actor.node_id:
+                found[actor.node_id].add(actor.pid)
         _end_everywhere(told, found)
-        if not starting or time.monotonic() > deadline:
+        is_starting = any(not actor.pid and actor.state != "DEAD" for actor in actors)
+        if not is_starting or time.monotonic() > deadline:
             return
         time.sleep(_POLL_S)  # an actor that is starting has no process yet that could be ended
+
+
+def actors_of_this_job() -> dict[str, Any]:
+    """Xenna's actors of this driver, by id: also those that Ray calls dead, which on 0.2 and 0.3 may run on."""
+    job = ray.get_runtime_context().get_job_id()
+    try:
+        actors = list_actors(filters=[("job_id", "=", job)], limit=10_000, timeout=10, raise_on_missing_output=False)
+    except Exception:
+        logger.debug("Ray's state API does not answer", exc_info=True)
+        return {}
+    return {actor.actor_id: actor for actor in actors if actor.class_name in XENNA_ACTOR_CLASSES}
 
 
 def _end_everywhere(told: defaultdict[str, set[int]], found: defaultdict[str, set[int]]) -> None:
@@ -66,29 +90,6 @@ def _end_everywhere(told: defaultdict[str, set[int]], found: defaultdict[str, se
     _, late = ray.wait(asked, num_returns=len(asked), timeout=_CALL_TIMEOUT_S) if asked else ([], [])
     if late:
         logger.warning("%d nodes did not say whether their workers have ended", len(late))
-
-
-def _actors_of_this_job() -> tuple[defaultdict[str, set[int]], int]:
-    """Processes of Xenna's actors, by node, and how many actors are starting and have none yet.
-
-    Also of actors that Ray calls dead: on 0.2 and 0.3 they may run on.
-    """
-    found: defaultdict[str, set[int]] = defaultdict(set)
-    starting = 0
-    job = ray.get_runtime_context().get_job_id()
-    try:
-        actors = list_actors(filters=[("job_id", "=", job)], limit=10_000, timeout=10, raise_on_missing_output=False)
-    except Exception:
-        logger.debug("Ray's state API does not answer", exc_info=True)
-        return found, 0
-    for actor in actors:
-        if actor.class_name not in XENNA_ACTOR_CLASSES:
-            continue
-        if actor.pid and actor.node_id:
-            found[actor.node_id].add(actor.pid)
-        elif actor.state != "DEAD":
-            starting += 1
-    return found, starting
 
 
 def _end_processes(told: list[int], untold: list[int]) -> None:

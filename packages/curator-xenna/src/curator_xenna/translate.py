@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curator_xenna.cluster import Node
     from curator_xenna.config import XennaConfig
 
-__all__ = ["Placement", "check_fits", "check_options", "pipeline_spec", "place"]
+__all__ = ["Placement", "asked_workers", "check_fits", "check_options", "pipeline_spec", "place"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ _OURS = {
     "num_run_attempts_python": "use max_attempts, whose retries see the original input",
     "ignore_failures": 'use on_error="skip", which counts what failed',
 }
+_ROUNDING = 1e-6  # sums of thirds and sevenths
 _EXTRA = ("is_spmd",)  # an option of Xenna's Resources
 
 
@@ -99,13 +100,17 @@ def place(views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig
     placements = []
     for view in views:
         share = share_of(view.resources, gpus, view.name, config.codec_engines)
-        per_node = view.engine_options.get("num_workers_per_node")
-        workers = view.num_workers if per_node is None else math.ceil(per_node * len(nodes))
-        placements.append(Placement(view, share, workers))
+        placements.append(Placement(view, share, asked_workers(view, len(nodes))))
     if config.max_workers_per_stage is not None:
         placements = _limited(placements, nodes, config.max_workers_per_stage, config.execution_mode == "streaming")
     check_fits(placements, nodes, streaming=config.execution_mode == "streaming")
     return placements
+
+
+def asked_workers(view: StageView, num_nodes: int) -> int | None:
+    """How many workers a stage asks for; None where it leaves that to the autoscaler."""
+    per_node = view.engine_options.get("num_workers_per_node")
+    return view.num_workers if per_node is None else math.ceil(per_node * num_nodes)
 
 
 def _limited(placements: list[Placement], nodes: Sequence[Node], limit: int, streaming: bool) -> list[Placement]:
@@ -140,7 +145,7 @@ def check_fits(placements: Sequence[Placement], nodes: Sequence[Node], *, stream
         ResourcesError: It cannot; with the table of what each stage asks and what there is.
     """
     for placement in placements:
-        if not _fits_on_a_node(placement, nodes):
+        if not _fits_together([replace(placement, workers=1)], nodes):
             raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node")
     if streaming:
         if not _fits_together(placements, nodes):
@@ -152,18 +157,44 @@ def check_fits(placements: Sequence[Placement], nodes: Sequence[Node], *, stream
             raise _does_not_fit(placement, placements, nodes, "its workers do not fit together")
 
 
-def _fits_on_a_node(placement: Placement, nodes: Sequence[Node]) -> bool:
-    share = placement.share
-    if placement.view.engine_options.get("is_spmd"):  # may span nodes
-        return _fits_together([replace(placement, workers=1)], nodes)
-    return any(share.cpus <= node.cpus and share.gpus <= len(node.gpus) for node in nodes)
-
-
 def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bool:
-    cpus = sum(p.share.cpus * p.least_workers for p in placements)
-    gpus = sum(p.share.gpus * p.least_workers for p in placements)
-    has_cpus, has_gpus = sum(node.cpus for node in nodes), sum(len(node.gpus) for node in nodes)
-    return cpus <= has_cpus + 1e-6 and gpus <= has_gpus + 1e-6  # sums of thirds and sevenths
+    """Whether all workers can be placed: the largest first, each on the first node that has room for it."""
+    free = [(float(node.cpus), [1.0] * len(node.gpus)) for node in nodes]
+    for placement in sorted(placements, key=lambda p: (p.share.gpus, p.share.cpus), reverse=True):
+        pieces = _pieces(placement)
+        for _ in range(placement.least_workers):
+            for piece in pieces:
+                if not _take(piece, free):
+                    return False
+    return True
+
+
+def _pieces(placement: Placement) -> list[Share]:
+    """What must lie on one node: a worker, or in an SPMD group, which may span nodes, each of its ranks."""
+    share = placement.share
+    if not placement.view.engine_options.get("is_spmd"):
+        return [share]
+    ranks = max(1, round(share.gpus))
+    return [Share(share.cpus / ranks, share.gpus / ranks)] * ranks
+
+
+def _take(share: Share, free: list[tuple[float, list[float]]]) -> bool:
+    for number, (cpus, gpus) in enumerate(free):
+        if share.cpus > cpus + _ROUNDING:
+            continue
+        if share.gpus <= 1:
+            fits = [index for index, left in enumerate(gpus) if share.gpus <= left + _ROUNDING]
+            chosen = fits[:1] if share.gpus else []
+            enough = bool(chosen) or not share.gpus
+        else:
+            chosen = [index for index, left in enumerate(gpus) if left > 1 - _ROUNDING][: round(share.gpus)]
+            enough = len(chosen) == round(share.gpus)
+        if enough:
+            for index in chosen:
+                gpus[index] -= min(share.gpus, 1.0)
+            free[number] = (cpus - share.cpus, gpus)
+            return True
+    return False
 
 
 def _does_not_fit(

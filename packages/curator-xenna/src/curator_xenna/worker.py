@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from curator_core.plan import dumps
+from curator_core.pickling import dumps, use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
 from curator_xenna.coordinator import Delivery, WorkerEntry
 
@@ -39,12 +39,17 @@ class WorkerLink:
         self._group = group
         self._waiting: list[BatchReport | WorkerReport] = []
         self._worker_id = ""
+        self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerLink, (self._coordinator, self._group)
 
     def enter(self, worker_id: str, node_id: str) -> None:
         """Sign in, so that the driver can end this worker whatever becomes of the run."""
         if self._worker_id:
             return
         self._worker_id = worker_id
+        use_cloudpickle(ray.cloudpickle)  # Ray unpickled the stage and its tasks with it
         _exit_with_main_thread()
         context = ray.get_runtime_context()
         entry = WorkerEntry(
@@ -69,14 +74,18 @@ class WorkerLink:
             is_primary: Whether this worker's batches count: those of the other ranks of an SPMD group are
                 the same ones, and only their failures are news.
         """
-        reports, self._waiting = self._waiting, []
-        if not is_primary:
-            outputs = None
-            reports = [r for r in reports if isinstance(r, WorkerReport) or r.error is not None]
+        payload = dumps(outputs) if outputs and is_primary else None  # first: where it raises, nothing is lost
+        with self._lock:
+            reports, self._waiting = self._waiting, []
         if reports:
-            payload = dumps(outputs) if outputs else None
-            delivery = Delivery(self._worker_id, self._group, tuple(reports), payload)
+            delivery = Delivery(self._worker_id, self._group, tuple(reports), payload, is_primary)
             ray.get(self._coordinator.deliver.remote(delivery))
+
+    def take_back(self) -> BatchReport | None:
+        """The report of the batch that has just ended, before it is sent; None where there is none."""
+        with self._lock:
+            ended = self._waiting and isinstance(self._waiting[-1], BatchReport)
+            return self._waiting.pop() if ended else None  # type: ignore[return-value]
 
     def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
         """Wait in a thread until the coordinator says that the group's work is done, then tear down.

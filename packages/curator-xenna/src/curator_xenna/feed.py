@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's end of the line to the coordinator."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from curator_core.errors import ClusterError, DataError
+from curator_core.pickling import loads
+from curator_core.report import BatchReport, WorkerReport
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from curator_core.executor import Run
+    from curator_xenna.coordinator import Delivery
+
+__all__ = ["ReportFeed"]
+
+_PULL_S = 0.5
+
+
+class ReportFeed:
+    """Brings reports and outputs from the coordinator to the run while Xenna holds the main thread.
+
+    Args:
+        coordinator: The run's coordinator.
+        run: The run.
+
+    Attributes:
+        error: Why nothing more can be brought: the run is then as good as over.
+        failed_batch: The batch whose failure ends the run; None where failures are skipped.
+        failed_setups: By worker, set-ups that failed and were not made good.
+    """
+
+    def __init__(self, coordinator: ActorHandle[Any], run: Run) -> None:
+        self._coordinator = coordinator
+        self._run = run
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="curator-reports", daemon=True)
+        self.error: Exception | None = None
+        self.failed_batch: BatchReport | None = None
+        self.failed_setups: dict[str, WorkerReport] = {}
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        try:
+            while True:
+                last = self._over.is_set()  # read first: what came before it was set is pulled below
+                news: list[Delivery] = ray.get(self._coordinator.pull.remote(0.0 if last else _PULL_S))
+                for delivery in news:
+                    self._enter(delivery)
+                if last and not news:
+                    return
+        except ray.exceptions.RayError as exc:
+            self.error = _coordinator_died(exc)
+        except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
+            self.error = exc
+            ray.kill(self._coordinator)  # the next worker that reports then fails, and Xenna ends the run
+
+    def _enter(self, delivery: Delivery) -> None:
+        for report in delivery.reports:
+            self._run.report(report)
+            if isinstance(report, WorkerReport):
+                self._note_setup(report)
+            elif report.error is not None and self.failed_batch is None and self._run.context.on_error == "raise":
+                attempts_left = any(outcome.kind == "retried" for outcome in report.inputs) and delivery.is_primary
+                self.failed_batch = None if attempts_left else report
+        if delivery.outputs is not None:
+            self._run.outputs += _unpickled(delivery)
+
+    def _note_setup(self, report: WorkerReport) -> None:
+        if report.event == "setup_failed":
+            self.failed_setups[report.worker_id] = report
+        else:
+            self.failed_setups.pop(report.worker_id, None)
+
+
+def _unpickled(delivery: Delivery) -> list[Any]:
+    try:
+        outputs: list[Any] = loads(delivery.outputs or b"")
+    except Exception as exc:
+        raise DataError(
+            f"an output of worker {delivery.worker_id} cannot be read by the driver: {type(exc).__name__}: {exc}",
+            expected="classes that can be imported here as on the workers",
+            hint="install the same packages on the driver as on the nodes",
+        ) from exc
+    return outputs
+
+
+def _coordinator_died(exc: Exception) -> ClusterError:
+    error = ClusterError(
+        f"the run's coordinator is gone: {type(exc).__name__}",
+        expected="the actor that takes the reports to live as long as the run",
+        hint="look at the log of the driver's node: was it out of memory?",
+    )
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's script: its task, stage and exception classes are those of ``__main__``."""
+
+import json
+import threading
+from dataclasses import dataclass
+
+from curator_core import ContractError, Pipeline, ProcessingStage, Resources, StageError, Task
+from curator_xenna import XennaExecutor
+
+
+@dataclass
+class Video(Task):
+    fps: float = 0.0
+
+
+class OddError(ValueError):
+    pass
+
+
+class Frames(ProcessingStage):
+    resources = Resources(cpus=0.3)
+
+    def num_workers(self):
+        return 1
+
+    def process(self, task):
+        if task.data == 13:
+            raise OddError("thirteen")
+        if task.data == 14:
+            return Video(data=threading.Lock())
+        return Video(data=task.data, fps=24.0)
+
+
+def main():
+    with XennaExecutor() as executor:
+        pipeline = Pipeline("mine", [Frames()])
+        (video,) = pipeline.run(executor, [Video(data=1)])
+        errors = []
+        for number in (13, 14):
+            try:
+                pipeline.run(executor, [Video(data=number)])
+            except StageError as error:
+                errors.append(error)
+        (kept,) = pipeline.run(executor, [Video(data=14), Video(data=15)], on_error="skip")
+    raised, unsent = errors
+    said = {
+        "is_mine": isinstance(video, Video),
+        "equals_mine": video == Video(data=1, fps=24.0),
+        "cause_is_mine": isinstance(raised.__cause__, OddError),
+        "unsent": [type(unsent) is ContractError, unsent.stage, unsent.field, unsent.result.stages[0].tasks_failed],
+        "kept": kept.data,
+    }
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
