@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from curator_core import Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, RunObserver, Task
 from curator_core.report import BatchReport, WorkerReport
 from curator_xenna import XennaConfig, XennaExecutor
 
@@ -132,9 +132,25 @@ def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
     assert [task.data["number"] for task in result] == list(range(12))
 
 
+class RunsAnother(RunObserver):
+    """Starts a second run in the middle of the first."""
+
+    def __init__(self) -> None:
+        self.errors: list[ExecutorError] = []
+
+    def on_batch(self, report: BatchReport) -> None:
+        if report.stage_name == "Odd" and not self.errors:
+            try:
+                Pipeline("second", [Worker()]).run(XennaExecutor(), [Task(data={})])
+            except ExecutorError as error:
+                self.errors.append(error)
+
+
 def test_ignore_failures_counts_what_it_drops(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "config", XennaConfig(ignore_failures=True))
-    result = Pipeline("p", [Numbers(), Odd()]).run(executor)
+    another = RunsAnother()
+    result = Pipeline("p", [Numbers(), Odd()]).run(executor, observers=[another])
+    assert [error.message for error in another.errors] == ["a run on Xenna is under way in this process"]
     assert sorted(task.data["number"] for task in result) == [0, 2, 4, 6, 8, 10]
     odd = result.stages[1]
     assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from curator_core.errors import StageError
+from curator_core.errors import CuratorError, StageError
 from curator_core.pickling import dumps, loads
 from curator_core.report import ErrorInfo
 
@@ -53,7 +53,7 @@ def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
     """The error to raise to the caller for an exception of a stage's code, which becomes its cause."""
     if _is_about(exc, stage):
         return exc  # type: ignore[return-value]  # that is what was asked
-    error = _wrapper(type(exc).__name__, _message(exc), stage, doing)
+    error = _wrapper(type(exc).__name__, _message(exc), stage, doing, exc)
     error.__cause__ = exc.with_traceback(user_frames(exc.__traceback__))
     return error
 
@@ -66,7 +66,7 @@ def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
         original.__cause__ = shown
     if _is_about(original, stage):
         return original  # type: ignore[return-value]  # that is what was asked
-    error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing or info.doing)
+    error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing or info.doing, original)
     error.__cause__ = original or shown
     return error
 
@@ -76,12 +76,17 @@ def _is_about(exc: BaseException | None, stage: str) -> bool:
     return isinstance(exc, StageError) and exc.stage == stage
 
 
-def _wrapper(kind: str, message: str, stage: str, doing: str) -> StageError:
-    return StageError(
-        f"raised {kind}{doing and f' {doing}'}: {message}",
+def _wrapper(kind: str, message: str, stage: str, doing: str, cause: BaseException | None) -> StageError:
+    ours = cause if isinstance(cause, CuratorError) else None
+    error = StageError(
+        f"raised {kind}{doing and f' {doing}'}: {ours.message if ours else message}",
         stage=stage,
         hint="its own traceback is shown above this one; on_error='skip' leaves such tasks out",
     )
+    if ours:  # its details say it once, in their places, and not twice
+        error.field, error.given, error.expected = ours.field, ours.given, ours.expected
+        error.hint = ours.hint or error.hint
+    return error
 
 
 def _pickled(exc: BaseException) -> bytes | None:

@@ -80,14 +80,20 @@ class _Span:
 
 
 def _read(path: Path) -> list[_Span]:
-    """The spans of a file without a parent in it, each with its children, oldest first."""
+    """The spans of a file without a parent in it, each with its children: stages in order, the rest oldest first."""
     spans = [_span(raw) for request in _requests(path) for raw in _raw_spans(request)]
     by_id = {span.span_id: span for span in spans}
     roots: list[_Span] = []
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+    for span in sorted(spans, key=_place):
         above = by_id.get(span.parent_id)
         (roots if above is None else above.children).append(span)
     return roots
+
+
+def _place(span: _Span) -> tuple[int, int, int]:
+    """Stages by their position, since they overlap; everything else by time."""
+    is_stage = span.name.startswith(f"{span.attributes.get(names.STAGE_INDEX, -1):02d} ")
+    return (span.attributes[names.STAGE_INDEX] if is_stage else -1, span.start, -span.end)
 
 
 def _requests(path: Path) -> Iterator[dict[str, Any]]:
