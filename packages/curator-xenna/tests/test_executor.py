@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -47,17 +50,24 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
     def num_workers(self) -> int:
         return 1  # which starts faster than all that would fit
 
-    def __init__(self, directory: str = "") -> None:
-        self.directory = directory
+    def __init__(self, directory: str = "", wait_for: int = 0) -> None:
+        self.directory, self.wait_for = directory, wait_for
+
+    def setup(self, worker_metadata: Any) -> None:
+        if self.directory:
+            (Path(self.directory) / f"up-{self.name}-{os.getpid()}").touch()
 
     def process(self, task: Task[Any]) -> Task[Any]:
+        # Fast as it is, one worker could do all before the others are there.
+        deadline = time.monotonic() + 120
+        while len(list(Path(self.directory).glob(f"up-{self.name}-*"))) < self.wait_for:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.02)
         return Task(data={**task.data, "pid": os.getpid()})
 
     def teardown(self) -> None:
         if self.directory:
-            from pathlib import Path
-
-            (Path(self.directory) / f"{self.name}-{os.getpid()}").touch()
+            (Path(self.directory) / f"down-{self.name}-{os.getpid()}").touch()
 
 
 class Recorder(RunObserver):
@@ -84,7 +94,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     directory = tmp_path_factory.mktemp("torn-down")
     stages = [
         Numbers(),
-        Worker(str(directory)).with_(name="Many", resources=Resources(cpus=0.05), num_workers=None),
+        Worker(str(directory), wait_for=2).with_(name="Many", resources=Resources(cpus=0.05), num_workers=None),
         Worker(str(directory)).with_(name="Single", num_workers=1),
     ]
     seen = Recorder()
@@ -95,7 +105,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
         before = dict(os.environ)
         result = Pipeline("p", stages).run(executor, observers=[seen])
         kept = dict(os.environ) == before
-    return Ran(result, seen, {path.name for path in directory.iterdir()}, kept)
+    return Ran(result, seen, {path.name.removeprefix("down-") for path in directory.glob("down-*")}, kept)
 
 
 def test_the_driver_runs_a_source_that_asks_for_nothing(ran: Ran) -> None:
