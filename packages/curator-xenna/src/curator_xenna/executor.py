@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from contextlib import closing, contextmanager
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from curator_xenna.cluster import Cluster
 
 __all__ = ["XennaExecutor"]
-
-logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from curator_xenna.translate import Placement
 
 __all__ = ["Session"]
-
-logger = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 30.0
 
