@@ -137,7 +137,7 @@ def test_siblings_have_notes_of_their_own(make):
 
 def test_tasks_without_notes_carry_no_dict():
     (output,) = Probe(Calling(lambda task: Task(data=1)))(seen("3"))
-    assert output._state.metadata is None
+    assert output._state[2] is None
 
 
 # --- history --------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_the_record_is_that_of_the_report():
         assert stats.start_time_unix_ns == report.start_unix_ns
         assert stats.num_items_processed == report.num_items == 2
         assert stats.input_data_size_mb == report.in_bytes / 1e6 == 8e-6
-    assert outputs[0]._state.perf[0] is outputs[1]._state.perf[0]
+    assert outputs[0]._state[1] is outputs[1]._state[1]
 
 
 def test_only_the_first_batch_tells_the_start_up():

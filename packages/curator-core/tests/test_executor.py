@@ -23,7 +23,7 @@ from curator_core import (
 )
 from curator_core.ledger import Ledger, StageSummary
 from curator_core.plan import Plan
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, WorkerReport
+from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
 
@@ -128,7 +128,7 @@ def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport
         sequence=0,
         start_unix_ns=fields.pop("start_unix_ns", 1000),
         duration_ns=fields.pop("duration_ns", 10),
-        inputs=tuple(InputOutcome(str(n), kind, count) for n, (kind, count) in enumerate(outcomes)),
+        inputs=Outcomes.of(InputOutcome(str(n), kind, count) for n, (kind, count) in enumerate(outcomes)),
         **fields,
     )
 

@@ -52,7 +52,7 @@ SABOTEURS = """
         def run_plan(self, run, sources):
             super().run_plan(run, sources)
             for task in run.outputs:
-                stamp(task, state_of(task)._replace(metadata=None, perf=()))
+                stamp(task, (state_of(task)[0], (), None))
 
 
     class Untidy(LocalExecutor):

@@ -97,7 +97,7 @@ def test_a_stage_of_a_stage_is_named_by_its_own_class():
 def test_defaults():
     stage = Pass()
     assert stage.resources == Resources()
-    assert (stage.batch_size, stage.runtime_env, stage.fusible, stage.max_attempts) == (1, None, True, 1)
+    assert (stage.batch_size, stage.runtime_env, stage.fusible, stage.max_attempts) == (1, None, None, 1)
     assert stage.num_workers() is None
     assert stage.inputs() is stage.outputs() is None
     assert stage.xenna_stage_spec() == {}

@@ -16,7 +16,7 @@ from curator_core import (
     StageError,
     Task,
 )
-from curator_core.task import TaskState, stamp
+from curator_core.task import new_state, stamp
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
 
@@ -240,7 +240,7 @@ def needing(attributes: list[str], columns: list[str], base: type = Calling) -> 
 def test_what_is_declared_is_checked_for_both_methods(base, attributes, columns, says):
     run = Probe(needing(attributes, columns, base))
     table = Table(data=1)
-    stamp(table, TaskState("0"))
+    stamp(table, new_state("0"))
     if says is None:
         assert len(run(table)) == 1
         return
@@ -258,7 +258,7 @@ def test_neighbours_of_a_task_that_must_not_be_seen_go_through(base, bad):
     run = Probe(needing(["fps"], [], base), on_error="skip")
     tasks = [Table(data=0), bad(data=1), Table(data=2)]
     for number, task in enumerate(tasks):
-        stamp(task, TaskState(str(number)))
+        stamp(task, new_state(str(number)))
     assert [task.data for task in run(*tasks)] == [0, 2]
     assert run.kinds() == [("out", 1), ("failed", 0), ("out", 1)]
     assert run.report.error.doing == "on task '1'"
@@ -294,6 +294,6 @@ def test_a_method_of_an_output_that_raises_is_the_stages_failure(method, on_erro
 def test_the_input_that_cannot_be_measured_is_named():
     run = Probe(Calling(same, batch_size=2))
     odd = Unmeasurable(data=1)
-    stamp(odd, TaskState("1"))
+    stamp(odd, new_state("1"))
     with pytest.raises(StageError, match="raised RuntimeError on task '1': no idea"):
         run(seen("0"), odd)

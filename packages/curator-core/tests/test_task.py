@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import BaseStageAdapter, EmptyTask, NodeInfo, ProcessingStage, Task, WorkerMetadata
-from curator_core.task import RootNames, TaskState, child_id, stamp, state_of
+from curator_core.task import RootNames, child_id, new_state, stamp, state_of
 
 
 @dataclass
@@ -129,7 +129,7 @@ def test_the_state_is_read_only(name):
 
 def test_the_state_takes_no_part_in_equality_or_repr():
     seen, unseen = Task(data=1), Task(data=1)
-    stamp(seen, TaskState("3.1", (), {"a": 1}))
+    stamp(seen, new_state("3.1", (), {"a": 1}))
     assert seen == unseen
     assert repr(seen) == repr(unseen)
 
@@ -143,14 +143,14 @@ def test_metadata_is_each_tasks_own():
 
 def test_replace_makes_a_new_task():
     task = Video(b"x")
-    stamp(task, TaskState("3"))
+    stamp(task, new_state("3"))
     assert dataclasses.replace(task, data=b"y").task_id == ""
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda task: pickle.loads(pickle.dumps(task))])
 def test_the_state_travels_with_the_task(again):
     task = Video(b"x", fps=1.0)
-    stamp(task, TaskState("3.1", (), {"a": 1}))
+    stamp(task, new_state("3.1", (), {"a": 1}))
     other = again(task)
     assert other == task
     assert state_of(other) == state_of(task)
@@ -246,14 +246,14 @@ def test_hashed_names_are_the_same_in_every_release():
 def after_stages(count: int, nodes: list[str]) -> Task:
     """A task that went through so many stages, each in a process of its own."""
     task = Task(data=None)
-    stamp(task, TaskState("123456.12.3"))
+    stamp(task, new_state("123456.12.3"))
     for number in range(count):
         adapter = BaseStageAdapter(Pass().with_(name=f"VideoCaptioningStage{number}", batch_size=16))
         worker = WorkerMetadata(worker_id=str(uuid.uuid4()))
         adapter.setup_on_node(NodeInfo(nodes[number % len(nodes)]), worker)
         adapter.setup(worker)
         other = Task(data=None)
-        stamp(other, TaskState("7"))
+        stamp(other, new_state("7"))
         (task, _) = adapter.process_batch([pickle.loads(pickle.dumps(task)), other])
         task = pickle.loads(pickle.dumps(task))
     return task

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from curator_core import RunResult
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, RunInfo, StageInfo, WorkerReport
+from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
 from curator_otel import OTelObserver
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ class Script:
             "sequence": number,
             "start_unix_ns": T0 + round(at * SECOND),
             "duration_ns": round(took * SECOND),
-            "inputs": tuple(InputOutcome(f"{number}.{i}", kind, int(kind == "out")) for i, kind in enumerate(kinds)),
+            "inputs": Outcomes.of(
+                InputOutcome(f"{number}.{i}", kind, int(kind == "out")) for i, kind in enumerate(kinds)
+            ),
         }
         return BatchReport(**given | fields)
 

@@ -7,7 +7,6 @@ reports. It knows nothing of engines: whoever owns it says where the reports go.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
-from curator_core.pickling import dumps, loads
+from curator_core.history import Place
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
+from curator_core.snapshot import Snapshot
 from curator_core.task import RootNames
 from curator_core.view import StageView, read_stage
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
 __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata"]
-
-logger = logging.getLogger(__name__)
 
 _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 
@@ -73,6 +71,19 @@ class RunContext:
     group: int = 0
 
 
+class WorkerClock:
+    """When a worker last had something to do.
+
+    Attributes:
+        idle_since: Since when it waits, by the monotonic clock; 0 before set-up.
+    """
+
+    __slots__ = ("idle_since",)
+
+    def __init__(self) -> None:
+        self.idle_since = 0
+
+
 class BaseStageAdapter:
     """Runs one stage for an executor.
 
@@ -84,11 +95,12 @@ class BaseStageAdapter:
         processing_stage: The stage.
         view: The stage, as it was read.
         context: The run that the adapter is part of.
-        worker_id: The worker, as of the last call of ``setup`` or ``setup_on_node``.
-        node_id: Its node.
+        place: The stage's name, the worker's and its node's, as of the last call of ``setup`` or ``setup_on_node``.
+        pid: The worker's process.
         sequence: Number of the next batch.
         startup_ns: How long set-up took.
-        idle_since: Since when it has waited for a batch, by the monotonic clock; 0 before set-up.
+        clock: Since when its worker has waited for a batch; stages that share a worker share it.
+        bundle_id: The bundle that the tasks at hand came in; empty where they travelled alone.
         roots: Names the tasks that begin a lineage, where the stage is a source.
     """
 
@@ -97,11 +109,12 @@ class BaseStageAdapter:
         self.view = view if view is not None else read_stage(0, processing_stage)
         self.context = RunContext()
         self._sink: Callable[[BatchReport | WorkerReport], None] = _nowhere
-        self.worker_id = WorkerMetadata().worker_id
-        self.node_id = NodeInfo().node_id
+        self.place = Place.of(self.view.name, WorkerMetadata().worker_id, NodeInfo().node_id)
+        self.pid = os.getpid()
         self.sequence = 0
         self.startup_ns = 0
-        self.idle_since = 0
+        self.clock = WorkerClock()
+        self.bundle_id = ""
         self.roots = RootNames()
 
     def bind(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
@@ -109,11 +122,25 @@ class BaseStageAdapter:
         self.context = context
         self._sink = sink
 
+    @property
+    def worker_id(self) -> str:
+        """The worker."""
+        return self.place.worker_id
+
+    @property
+    def node_id(self) -> str:
+        """The worker's node."""
+        return self.place.node_id
+
+    def move_to(self, worker_id: str, node_id: str) -> None:
+        """Say which worker this is from now on."""
+        self.place, self.pid = Place.of(self.view.name, worker_id, node_id), os.getpid()
+
     # --- the life of a worker ---------------------------------------------------------------------------
 
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
         """Prepare the node; called before ``setup`` on its first worker."""
-        self.node_id, self.worker_id = node_info.node_id, worker_metadata.worker_id
+        self.move_to(worker_metadata.worker_id, node_info.node_id)
         self._guarded_setup(lambda: self.processing_stage.setup_on_node(node_info, worker_metadata))
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
@@ -122,11 +149,11 @@ class BaseStageAdapter:
         Raises:
             StageError: The stage's set-up raised; the worker's report says so as well.
         """
-        self.worker_id = worker_metadata.worker_id
+        self.move_to(worker_metadata.worker_id, self.node_id)
         start_unix = time.time_ns() - self.startup_ns  # node set-up, if it was ours, came right before
         self._guarded_setup(lambda: self.processing_stage.setup(worker_metadata))
         self._report_worker("ready", start_unix, self.startup_ns)
-        self.idle_since = time.perf_counter_ns()
+        self.clock.idle_since = time.perf_counter_ns()
 
     def teardown(self) -> None:
         """Let the stage give back what it took. An exception there is reported and goes no further."""
@@ -162,7 +189,7 @@ class BaseStageAdapter:
                 self.view.name,
                 self.worker_id,
                 self.node_id,
-                os.getpid(),
+                self.pid,
                 event,
                 start_unix_ns,
                 duration_ns,
@@ -187,16 +214,16 @@ class BaseStageAdapter:
         """
         if not tasks:
             return []
-        snapshot = self._snapshot(tasks) if self.view.max_attempts > 1 else None
+        snapshot = Snapshot.of(tasks, self.view.name) if self.view.max_attempts > 1 else None
         number = 1
         while snapshot is not None and number < self.view.max_attempts:
-            attempt = Attempt(self, tasks, number, last=False)
+            # What a failed attempt did to its inputs must not be seen by the next one.
+            attempt = Attempt(self, snapshot.restore(), number, last=False)
             outputs = self._run(attempt)
             if attempt.error is None:
                 return outputs
-            # What the failed attempt did to its inputs must not be seen by the next one.
-            tasks, number = loads(snapshot), number + 1
-        attempt = Attempt(self, tasks, number, last=True)
+            number += 1
+        attempt = Attempt(self, tasks if snapshot is None else snapshot.restore(), number, last=True)
         outputs = self._run(attempt)
         if attempt.error is not None and self.context.on_error == "raise":
             raise stage_error(attempt.error, self.view.name, attempt.doing)
@@ -225,14 +252,6 @@ class BaseStageAdapter:
             self._sink(attempt.close())
         if attempt.error is not None and self.context.on_error == "raise":
             raise stage_error(attempt.error, self.view.name, attempt.doing)
-
-    def _snapshot(self, tasks: Sequence[Any]) -> bytes | None:
-        """The inputs, for another attempt; None where they do not pickle, and so have only one."""
-        try:
-            return dumps(tasks)
-        except Exception as exc:  # noqa: BLE001 - pickling runs code of users
-            logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", self.view.name, exc)
-            return None
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

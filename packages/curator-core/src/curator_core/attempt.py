@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 from curator_core.checks import check_count, check_output, check_task
 from curator_core.failure import error_info
-from curator_core.history import Place
-from curator_core.report import BatchReport, InputOutcome
-from curator_core.task import Task, TaskState, child_id, digest, stamp, state_of
+from curator_core.measure import measure
+from curator_core.report import BatchReport, Outcomes
+from curator_core.task import UNSEEN, Task, child_id, digest, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from curator_core.adapter import BaseStageAdapter
     from curator_core.history import PerfRow
     from curator_core.report import OutcomeKind
+    from curator_core.task import TaskState
 
 __all__ = ["Attempt"]
 
 _END = object()
 _LISTS = (list, tuple)
-# Past the constructors of the NamedTuples, which take twice the time: these are made for every task.
-_outcome = partial(tuple.__new__, InputOutcome)
-_state = partial(tuple.__new__, TaskState)
+_AT_REST: set[type] = {type(None), list, tuple, Task}  # what stages return that is no generator; it learns
+_MANY_CLASSES = 256
+_ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
+_FILTERED: tuple[OutcomeKind, int] = ("filtered", 0)
+_FAILED: tuple[OutcomeKind, int] = ("failed", 0)
+_RETRIED: tuple[OutcomeKind, int] = ("retried", 0)
+_state_of = attrgetter("_state")
 
 
 class Failed:
@@ -65,16 +70,16 @@ class Attempt:
         self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about, where that is known
         self._isolates = last and adapter.context.on_error == "skip"  # a failure then takes no neighbour along
         self._recorder = adapter.processing_stage.metrics
-        self._states: list[TaskState] = [state_of(task) for task in tasks]
-        self._batch_id = _batch_id(self.view.index, self._states)
-        self._outcomes: list[InputOutcome] = []
+        self._states: list[TaskState] = [*map(_state_of, tasks)]
+        self._ids = [state[0] for state in self._states]
+        self._batch_id = _batch_id(self.view.index, self._ids)
+        self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of the inputs that gave not just one task
         self._num_items = self._in_bytes = self._out_bytes = 0
         self._metrics: dict[str, float | str] = {}
         self._duration_ns = self._cpu_ns = 0
         self._start_unix = time.time_ns()
-        self._start = time.perf_counter_ns()
-        self._cpu_start = time.thread_time_ns()
-        self._idle_ns = self._start - adapter.idle_since if adapter.idle_since else 0
+        idle_since = adapter.clock.idle_since
+        self._idle_ns = time.perf_counter_ns() - idle_since if idle_since else 0
 
     # --- the two ways to run ----------------------------------------------------------------------------
 
@@ -83,26 +88,27 @@ class Attempt:
         entries: list[Any] = []
         try:
             failed = self._inspect()
-            self._call(failed, entries)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
-            self._stop_clock()
-            return self._fail(exc)
-        self._stop_clock()
-        try:
+            self._start_clock()
+            try:
+                self._call(failed, entries)
+            finally:
+                self._add_clock()
             return self._settle(entries)
-        except Exception as exc:  # noqa: BLE001 - of the contract, or of a method of the user's task
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
             return self._fail(exc)
 
     def stream(self) -> Generator[Any, None, None]:
         """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
-        count, row, made = 0, None, None
+        count, made = 0, None
+        perf: tuple[PerfRow, ...] = ()
+        self._start_clock()
         self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
         try:
             made = iter(_as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
             while (output := next(made, _END)) is not _END:
                 self._add_clock()
-                row = row or self._perf_row()
-                self._adopt(self.tasks[0], self._states[0], (output,), row)
+                perf = perf or (*self._states[0][1], self._perf_row())
+                self._adopt(self.tasks[0], self._states[0], (output,), perf)
                 count += 1
                 try:
                     yield output
@@ -115,20 +121,27 @@ class Attempt:
             self._add_clock()
             self._metrics.update(self._recorder.take())
             kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
-            self._outcomes = [InputOutcome(self._states[0].task_id, kind, count)]
+            self._outcomes = {0: (kind, count)}
 
     # --- calling the stage ------------------------------------------------------------------------------
 
     def _inspect(self) -> dict[int, Failed]:
         """Measure the inputs; those that the stage must not see, by position. Raises where the run ends at one."""
+        needs_check = self.view.needs is not None or not all(map(_is_always_valid, {t.__class__ for t in self.tasks}))
+        try:
+            self._num_items, self._in_bytes = measure(self.tasks)
+            if not needs_check:
+                return {}
+        except Exception as exc:
+            if len(self.tasks) == 1 and not self._isolates:
+                raise exc from None
         failed: dict[int, Failed] = {}
-        needs, num_items, in_bytes = self.view.needs, 0, 0
+        num_items = in_bytes = 0
         for number, task in enumerate(self.tasks):
             try:
                 num_items += task.num_items
                 in_bytes += task.num_bytes
-                if needs is not None or type(task).validate is not Task.validate:
-                    check_task(task, self._states[number].task_id, self.view)
+                check_task(task, self._ids[number], self.view)
             except Exception as exc:
                 if not self._isolates:
                     self._at = number
@@ -158,8 +171,8 @@ class Attempt:
         for task in tasks:
             try:
                 entry = process(task)
-                if not (entry is None or isinstance(entry, Task)) and isinstance(entry, Iterator):
-                    entry = list(entry)  # a generator does its work when it is read: that is this stage's time
+                if entry.__class__ not in _AT_REST:
+                    entry = _read_out(entry)  # a generator does its work when it is read: that is this stage's time
             except (Exception, SystemExit) as exc:
                 if not self._isolates:
                     self._at = len(entries)
@@ -181,78 +194,110 @@ class Attempt:
         """Check, name and count what came out of each input."""
         self._metrics = self._recorder.take()
         row = self._perf_row()
+        if all(self._ids) and all(map(is_, entries, self.tasks)):
+            outputs = self._settle_unchanged(row)
+        else:
+            outputs = self._settle_each(entries, row)
+        return outputs
+
+    def _settle_unchanged(self, row: PerfRow) -> list[Any]:
+        """As `_settle_each`, where each input came back itself: nothing is to be checked or named."""
+        outputs = [*self.tasks]
+        longer = self._with(row)
+        for task in outputs:
+            task_id, perf, notes = task._state
+            task.__dict__["_state"] = (task_id, longer[id(perf)], notes)
+        self._out_bytes = measure(outputs)[1]
+        return outputs
+
+    def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
+        longer = self._with(row)
         roots = self.adapter.roots
-        if not all(state.task_id for state in self._states):
+        if not all(self._ids):
             self.adapter.roots = roots.copy()  # where this attempt fails, the next one names from here again
         outputs: list[Any] = []
         try:
-            for given, parent, entry in zip(self.tasks, self._states, entries, strict=True):
-                self._outcomes.append(self._settle_one(given, parent, entry, row, outputs))
-            self._out_bytes = sum([task.num_bytes for task in outputs])
+            for number, (given, parent, entry) in enumerate(zip(self.tasks, self._states, entries, strict=True)):
+                perf = longer[id(parent[1])]
+                if isinstance(entry, Task) and entry._state is UNSEEN and parent[0]:  # a new task: the usual case
+                    notes = given._state[2]
+                    entry.__dict__["_state"] = (parent[0], perf, dict(notes) if notes else None)
+                    outputs.append(entry)
+                    continue
+                outcome = self._settle_one(number, given, entry, perf, outputs)
+                if outcome != _ONE_OUT:
+                    self._outcomes[number] = outcome
+            self._out_bytes = measure(outputs)[1]
         except Exception:
             self.adapter.roots = roots
             raise
         return outputs
 
-    def _settle_one(self, given: Any, parent: TaskState, entry: Any, row: PerfRow, outputs: list[Any]) -> InputOutcome:
-        task_id = parent.task_id
+    def _with(self, row: PerfRow) -> dict[int, tuple[PerfRow, ...]]:
+        """The history of what comes out, by the identity of that of the input; tasks that came together share one."""
+        histories = {id(state[1]): state[1] for state in self._states}
+        return {key: (*history, row) for key, history in histories.items()}
+
+    def _settle_one(
+        self, number: int, given: Any, entry: Any, perf: tuple[PerfRow, ...], outputs: list[Any]
+    ) -> tuple[OutcomeKind, int]:
         if entry is None:
-            return _outcome((task_id, "filtered", 0))
+            return _FILTERED
         if not isinstance(entry, Failed):
             try:
-                made = self._adopt(given, parent, entry, row)
+                made = self._adopt(given, self._states[number], entry, perf)
             except Exception as exc:
                 if not self._isolates:
                     raise
                 entry = Failed(exc)
             else:
                 outputs += made
-                return _outcome((task_id, "out" if made else "filtered", len(made)))
+                return ("out", len(made)) if made else _FILTERED
         if self.error is None:
-            self._at = len(self._outcomes)
+            self._at = number
             self._blame(entry.error)
-        return _outcome((task_id, "failed", 0))
+        return _FAILED
 
-    def _adopt(self, given: Any, parent: TaskState, entry: Any, row: PerfRow) -> Sequence[Any]:
+    def _adopt(self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...]) -> Sequence[Any]:
         """Put the framework's state on what came out of an input, and give it as a sequence."""
         is_list = isinstance(entry, _LISTS)
         made = entry if is_list else (entry,)
-        parent_id, perf = parent.task_id, (*parent.perf, row)
-        notes = state_of(given).metadata  # read after the call: what the stage noted on its input goes along
+        parent_id = parent[0]
+        notes = state_of(given)[2]  # read after the call: what the stage noted on its input goes along
         for index, task in enumerate(made):
             known = state_of(task) if isinstance(task, Task) else None
-            if known is None or (known is not parent and known.task_id):  # neither the input nor a new task
-                check_output(task, parent_id, row, self.view)
-            own = state_of(task).metadata
+            if known is None or (known is not parent and known[0]):  # neither the input nor a new task
+                check_output(task, parent_id, perf[-1], self.view)
+            own = state_of(task)[2]
             if (notes or own) and (is_list or task is not given):
                 own = {**(notes or {}), **(own or {})}  # of its own, also where what was made of one task shares one
             if not parent_id:
                 task_id = self.adapter.roots.name(task)
             else:
                 task_id = child_id(parent_id, index) if is_list else parent_id
-            stamp(task, _state((task_id, perf, own)))
+            task.__dict__["_state"] = (task_id, perf, own)  # as `stamp`, which is a call for each task
         return made
 
     def _fail(self, exc: BaseException) -> list[Any]:
         """All inputs failed, or are to be tried again."""
         self._blame(exc)
         self._metrics = self._metrics or self._recorder.take()
-        kind: OutcomeKind = "failed" if self.last else "retried"
-        self._outcomes = [_outcome((state.task_id, kind, 0)) for state in self._states]
+        self._outcomes = dict.fromkeys(range(len(self._ids)), _FAILED if self.last else _RETRIED)
         return []
 
     def _blame(self, exc: BaseException) -> None:
         self.error = exc
         if self._at is None:
             self.doing = f"on a batch of {len(self.tasks)} tasks"
-        elif self._states[self._at].task_id:  # a source's one input has none
-            self.doing = f"on task '{self._states[self._at].task_id}'"
+        elif self._ids[self._at]:  # a source's one input has none
+            self.doing = f"on task '{self._ids[self._at]}'"
 
     # --- accounts ---------------------------------------------------------------------------------------
 
-    def _stop_clock(self) -> None:
-        self._duration_ns = time.perf_counter_ns() - self._start
-        self._cpu_ns = time.thread_time_ns() - self._cpu_start
+    def _start_clock(self) -> None:
+        self._start_unix = time.time_ns()
+        self._start = time.perf_counter_ns()
+        self._cpu_start = time.thread_time_ns()
 
     def _add_clock(self) -> None:
         now, cpu_now = time.perf_counter_ns(), time.thread_time_ns()
@@ -263,7 +308,7 @@ class Attempt:
     def _perf_row(self) -> PerfRow:
         adapter = self.adapter
         return (
-            Place.of(self.view.name, adapter.worker_id, adapter.node_id),
+            adapter.place,
             self._duration_ns,
             self._idle_ns,
             self._in_bytes,
@@ -278,54 +323,70 @@ class Attempt:
         """End the attempt: the worker waits from now on. Gives the report."""
         adapter, context = self.adapter, self.adapter.context
         ready_unix_ns, ready_node_id, parents = _produced(self._states)
-        report = BatchReport(
-            run_id=context.run_id,
-            stage_index=self.view.index,
-            stage_name=self.view.name,
-            batch_id=self._batch_id,
-            worker_id=adapter.worker_id,
-            node_id=adapter.node_id,
-            pid=os.getpid(),
-            sequence=adapter.sequence,
-            start_unix_ns=self._start_unix,
-            duration_ns=self._duration_ns,
-            inputs=tuple(self._outcomes),
-            epoch=context.epoch,
-            group=context.group,
-            attempt=self.number,
-            cpu_ns=self._cpu_ns,
-            idle_ns=self._idle_ns,
-            startup_ns=adapter.startup_ns if adapter.sequence == 0 else 0,
-            ready_unix_ns=ready_unix_ns,
-            ready_node_id=ready_node_id,
-            parents=parents,
-            in_bytes=self._in_bytes,
-            out_bytes=self._out_bytes,
-            num_items=self._num_items,
-            metrics=self._metrics,
-            error=None if self.error is None else error_info(self.error, self.doing),
+        report = BatchReport(  # by position, which takes half the time: one is made for each batch
+            context.run_id,
+            self.view.index,
+            self.view.name,
+            self._batch_id,
+            adapter.place.worker_id,
+            adapter.place.node_id,
+            adapter.pid,
+            adapter.sequence,
+            self._start_unix,
+            self._duration_ns,
+            Outcomes(tuple(self._ids), self._outcomes),
+            context.epoch,
+            context.group,
+            self.number,
+            adapter.bundle_id,
+            self._cpu_ns,
+            self._idle_ns,
+            0 if adapter.sequence else adapter.startup_ns,
+            ready_unix_ns,
+            ready_node_id,
+            parents,
+            self._in_bytes,
+            self._out_bytes,
+            self._num_items,
+            self._metrics,
+            None if self.error is None else error_info(self.error, self.doing),
         )
         adapter.sequence += 1
-        adapter.idle_since = time.perf_counter_ns()
+        adapter.clock.idle_since = time.perf_counter_ns()
         return report
 
 
-def _batch_id(stage_index: int, states: Sequence[TaskState]) -> str:
-    """The same for the same inputs in the same stage, in every run."""
-    if len(states) == 1:
-        return f"{stage_index}/{states[0].task_id}"
-    ids = "\0".join([state.task_id for state in states])
-    return f"{stage_index}/{len(states)}:{digest(ids, 8)}"
+def _batch_id(stage_index: int, ids: Sequence[str]) -> str:
+    """The same for the same inputs in the same stage."""
+    if len(ids) == 1:
+        return f"{stage_index}/{ids[0]}"
+    joined = "\0".join(ids)
+    return f"{stage_index}/{len(ids)}:{digest(joined, 8)}"
 
 
 def _produced(states: Sequence[TaskState]) -> tuple[int, str, tuple[str, ...]]:
     """When the last of the inputs was ready, on which node's clock, and the batches that made them."""
-    rows = {perf[-1][-1]: perf[-1] for _, perf, _ in states if perf}
+    histories = {id(state[1]): state[1] for state in states}
+    rows = {history[-1][-1]: history[-1] for history in histories.values() if history}
     ready, node = 0, ""
     for place, duration_ns, _, _, _, _, start_unix_ns, _, _ in rows.values():
         if start_unix_ns + duration_ns > ready:
-            ready, node = start_unix_ns + duration_ns, place.node_id
+            ready, node = start_unix_ns + duration_ns, place[2]
     return ready, node, tuple(rows)
+
+
+@lru_cache(256)
+def _is_always_valid(task_class: type) -> bool:
+    return getattr(task_class, "validate", None) is Task.validate
+
+
+def _read_out(entry: Any) -> Any:
+    """What a stage returned for one task; a list of it where it is a generator."""
+    if isinstance(entry, Iterator):
+        return list(entry)
+    if isinstance(entry, Task) and len(_AT_REST) < _MANY_CLASSES:
+        _AT_REST.add(entry.__class__)
+    return entry
 
 
 def _as_iterable(entry: Any) -> Iterable[Any]:

@@ -16,7 +16,7 @@ from curator_core.errors import ConfigurationError, ExecutorError, RunError, Tas
 from curator_core.ledger import Ledger, StageSummary, table
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, RunInfo, RunObserver, StageInfo, WorkerReport
-from curator_core.task import EmptyTask, RootNames, Task, TaskState, stamp, state_of
+from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,8 @@ class Run:
         """Enter a report, and show it to the observers."""
         if isinstance(report, BatchReport):
             self._ledger.on_batch(report)
-            self._tell("on_batch", report)
+            if self._observers:
+                self._tell("on_batch", report)
             return
         self._ledger.on_worker(report)
         if report.event == "ended" and report.error is not None:
@@ -258,8 +259,8 @@ def _name_sources(tasks: Iterable[Any]) -> list[Any]:
                 hint="wrap the data: Task(data=…)",
             )
         # The framework's state goes on a copy, with notes of its own: the caller's task stays as it is.
-        task, notes = copy.copy(given), state_of(given).metadata
-        stamp(task, TaskState(names.name(given), (), dict(notes) if notes else None))
+        task, (_, _, notes) = copy.copy(given), state_of(given)
+        stamp(task, new_state(names.name(given), metadata=dict(notes) if notes else None))
         named.append(task)
     return named
 

@@ -96,22 +96,21 @@ class _StageAccount:
         self.idle_ns += report.idle_ns
         if not self.first_start or report.start_unix_ns < self.first_start:
             self.first_start = report.start_unix_ns
-        self.last_end = max(self.last_end, report.end_unix_ns)
-        if report.inputs and report.inputs[0].kind == "retried":
+        end = report.start_unix_ns + report.duration_ns
+        if end > self.last_end:
+            self.last_end = end
+        if report.is_retried:
             self.retried += 1
             return
         self.batches += 1
         self.items += report.num_items
         if report.error is not None and not self.first_error:
             self.first_error = f"{report.error.type.rpartition('.')[2]}: {report.error.message}"
-        for _, kind, count in report.inputs:
-            self.out += count
-            if kind == "out":
-                self.passed += 1
-            elif kind == "filtered":
-                self.filtered += 1
-            else:
-                self.failed += 1
+        tally = report.inputs.tally()
+        self.out += tally.out
+        self.passed += tally.passed
+        self.filtered += tally.filtered
+        self.failed += tally.failed
 
     def summary(self, name: str) -> StageSummary:
         return StageSummary(

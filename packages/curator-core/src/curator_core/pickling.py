@@ -12,9 +12,19 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import pickle
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["check_pickles", "dumps", "find_unpicklable", "loads", "use_cloudpickle"]
+__all__ = [
+    "check_pickles",
+    "dump_parts",
+    "dumps",
+    "find_unpicklable",
+    "load_parts",
+    "loads",
+    "pickles",
+    "use_cloudpickle",
+]
 
 _cloudpickle: Any = None  # set by an engine that has its own
 
@@ -27,6 +37,29 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as buffer:
         _pickler()(buffer).dump(value)
         return buffer.getvalue()
+
+
+def dump_parts(value: Any) -> tuple[bytes, list[Any]]:
+    """As `dumps`, with large buffers (of arrays, of Arrow tables) beside the pickle, not copied into it.
+
+    Returns:
+        The pickle, and the buffers: contiguous memory that belongs to the value, which `load_parts` wants again.
+    """
+    found: list[pickle.PickleBuffer] = []
+    with io.BytesIO() as stream:
+        _pickler()(stream, protocol=5, buffer_callback=found.append).dump(value)
+        head = stream.getvalue()
+    try:
+        return head, [buffer.raw() for buffer in found]
+    except BufferError:  # memory that is not contiguous: numpy sees to it itself, others may not
+        return dumps(value), []
+
+
+def load_parts(head: bytes, buffers: Iterable[Any]) -> Any:
+    """What `dump_parts` was given; arrays are views of the buffers, and read-only where those are."""
+    import pickle  # noqa: PLC0415 - see `loads`
+
+    return pickle.loads(head, buffers=buffers)  # noqa: S301 - as `loads`
 
 
 def use_cloudpickle(module: Any) -> None:
@@ -63,7 +96,7 @@ def find_unpicklable(value: Any, path: str) -> tuple[str, Any]:
     while True:
         seen.add(id(value))
         for part_path, part in _parts(value, path):
-            if id(part) not in seen and not _pickles(part):
+            if id(part) not in seen and not pickles(part):
                 path, value = part_path, part
                 break
         else:
@@ -99,7 +132,8 @@ def _pickler() -> Any:
     return Pickler
 
 
-def _pickles(value: Any) -> bool:
+def pickles(value: Any) -> bool:
+    """Whether `dumps` would work."""
     try:
         check_pickles(value)
     except Exception:  # noqa: BLE001 - pickling runs code of users, which may raise anything

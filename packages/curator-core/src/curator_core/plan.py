@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.composite import decompose
 from curator_core.errors import PipelineError, StageDefinitionError
+from curator_core.fusion import Fusion, Group, group_stages
 from curator_core.pickling import check_pickles, dumps, find_unpicklable
 from curator_core.task import Task
 from curator_core.view import Fields, StageView, read_stage
@@ -15,7 +16,7 @@ from curator_core.view import Fields, StageView, read_stage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Fields", "Plan", "StageView", "dumps", "read_stage"]
+__all__ = ["Fields", "Fusion", "Group", "Plan", "StageView", "dumps", "read_stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,12 @@ class Plan:
     Attributes:
         name: Name of the pipeline.
         stages: Its stages, in order; composites are expanded.
+        has_source: Whether the first of them is a source.
     """
 
     name: str
     stages: tuple[StageView, ...]
+    has_source: bool = False
 
     @classmethod
     def from_stages(cls, stages: Iterable[Any], name: str = "pipeline", *, fed: bool | None = None) -> Plan:
@@ -56,18 +59,39 @@ class Plan:
             )
         views = tuple(read_stage(index, stage) for index, stage in enumerate(leaves))
         _check_names(views)
-        if fed is False or (fed is None and views[0].may_be_source):
+        has_source = fed is False or (fed is None and views[0].may_be_source)
+        if has_source:
             _check_provided(views)
         for view in views:
             _check_pickles(view)
-        return cls(name=name, stages=views)
+        return cls(name=name, stages=views, has_source=has_source)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Which stages share a worker, where everything fits the machine. Executors that must may fuse further."""
+        return group_stages(self.stages, has_source=self.has_source)
+
+    def explain(self) -> str:
+        """Which stages share a worker, and why each boundary is there."""
+        groups = self.groups
+        lines = [f"{self.name}: {_count(len(self.stages), 'stage')} in {_count(len(groups), 'group')}"]
+        for group in groups:
+            if group.boundary:
+                lines.append(f"     | {group.boundary}")
+            source = "  (source)" if self.has_source and group.index == 0 else ""
+            lines.append(f"  {group.index:02d} {' + '.join(view.name for view in group.stages)}{source}")
+        return "\n".join(lines)
 
     def describe(self) -> str:
         """One line a stage: what it is, what it needs."""
-        lines = [f"{self.name}: {len(self.stages)} stage{'s' * (len(self.stages) > 1)}"]
+        lines = [f"{self.name}: {_count(len(self.stages), 'stage')}"]
         width = max(len(view.name) for view in self.stages)
         lines += [f"  {view.index:02d} {view.name:<{width}}  {_describe_view(view)}" for view in self.stages]
         return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _check_names(views: Sequence[StageView]) -> None:

@@ -56,14 +56,14 @@ class ProgressBar(RunObserver):
         if not self._bars:
             return
         bar = self._bars[report.stage_index]
-        failed = sum(outcome.kind == "failed" for outcome in report.inputs)
-        if failed:
-            self._failed[report.stage_index] += failed
+        tally = report.inputs.tally()
+        if tally.failed:
+            self._failed[report.stage_index] += tally.failed
             bar.set_postfix(failed=self._failed[report.stage_index], refresh=False)
-        bar.update(sum(outcome.kind != "retried" for outcome in report.inputs))
-        if report.num_out and report.stage_index + 1 < len(self._bars):
+        bar.update(len(report.inputs) - tally.retried)
+        if tally.out and report.stage_index + 1 < len(self._bars):
             below = self._bars[report.stage_index + 1]
-            below.total = (below.total or 0) + report.num_out
+            below.total = (below.total or 0) + tally.out
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
         """Leave the lines standing as they are."""

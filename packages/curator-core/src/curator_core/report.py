@@ -9,10 +9,14 @@ unpickling 0.6 us, a tenth of a dataclass.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from curator_core.executor import RunResult
 
 __all__ = [
@@ -20,9 +24,11 @@ __all__ = [
     "ErrorInfo",
     "InputOutcome",
     "OutcomeKind",
+    "Outcomes",
     "RunInfo",
     "RunObserver",
     "StageInfo",
+    "Tally",
     "WorkerReport",
 ]
 
@@ -44,6 +50,95 @@ class InputOutcome(NamedTuple):
     task_id: str
     kind: OutcomeKind
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody misses here
+
+
+class Tally(NamedTuple):
+    """How many inputs of a batch came to what.
+
+    Attributes:
+        passed: Inputs that gave at least one task.
+        filtered: Inputs that were dropped on purpose.
+        failed: Inputs that are lost to an error.
+        retried: Inputs that will be handed to the stage again.
+        out: Tasks that came out.
+    """
+
+    passed: int = 0
+    filtered: int = 0
+    failed: int = 0
+    retried: int = 0
+    out: int = 0
+
+
+class Outcomes(Sequence[InputOutcome]):
+    """What became of each input of a batch, in order.
+
+    It reads as a sequence of `InputOutcome`. Inside it has the ids, and what became only of those inputs that did not
+    give just one task: most do, and millions of reports cross process boundaries.
+
+    Args:
+        ids: The inputs.
+        others: By position, kind and count of those that did not give exactly one task.
+    """
+
+    __slots__ = ("_ids", "_others")
+
+    def __init__(self, ids: tuple[str, ...], others: Mapping[int, tuple[OutcomeKind, int]]) -> None:
+        self._ids = ids
+        self._others = others
+
+    @classmethod
+    def of(cls, outcomes: Iterable[InputOutcome]) -> Outcomes:
+        """From outcomes one by one."""
+        known = tuple(outcomes)
+        others = {i: (kind, count) for i, (_, kind, count) in enumerate(known) if (kind, count) != ("out", 1)}
+        return cls(tuple(outcome.task_id for outcome in known), others)
+
+    def all_as(self, kind: OutcomeKind) -> Outcomes:
+        """The same inputs, which all gave nothing."""
+        return Outcomes(self._ids, dict.fromkeys(range(len(self._ids)), (kind, 0)))
+
+    @property
+    def are_retried(self) -> bool:
+        """Whether they will be handed to the stage again: a batch is retried as a whole."""
+        return 0 in self._others and self._others[0][0] == "retried"
+
+    def tally(self) -> Tally:
+        """How many came to what."""
+        if not self._others:
+            return Tally(passed=len(self._ids), out=len(self._ids))
+        counts = Counter[str]()
+        made = 0
+        for kind, count in self._others.values():
+            counts[kind] += 1
+            made += count
+        single = len(self._ids) - len(self._others)
+        return Tally(counts["out"] + single, counts["filtered"], counts["failed"], counts["retried"], made + single)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> InputOutcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[InputOutcome, ...]: ...
+    def __getitem__(self, index: int | slice) -> InputOutcome | tuple[InputOutcome, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        number = range(len(self._ids))[index]
+        return InputOutcome(self._ids[number], *self._others.get(number, ("out", 1)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._ids)
+
+    def __repr__(self) -> str:
+        return f"Outcomes{tuple(self)!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Outcomes, (self._ids, self._others)
 
 
 class ErrorInfo(NamedTuple):
@@ -106,7 +201,7 @@ class BatchReport(NamedTuple):
     sequence: int
     start_unix_ns: int
     duration_ns: int
-    inputs: tuple[InputOutcome, ...]
+    inputs: Outcomes
     epoch: int = 0
     group: int = 0
     attempt: int = 1
@@ -131,7 +226,12 @@ class BatchReport(NamedTuple):
     @property
     def num_out(self) -> int:
         """Tasks that came out."""
-        return sum(outcome.count for outcome in self.inputs)
+        return self.inputs.tally().out
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether its inputs are handed to the stage again: it counts for nothing then."""
+        return self.inputs.are_retried
 
 
 class WorkerReport(NamedTuple):

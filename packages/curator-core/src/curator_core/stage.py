@@ -50,7 +50,12 @@ class ProcessingStage(Generic[X, Y]):
         batch_size: How many tasks ``process_batch`` is given at the most.
         runtime_env: A Ray runtime environment for the workers of this stage (``env_vars``, ``pip``,
             ``conda``, ``working_dir`` …); executors without one leave it alone.
-        fusible: Whether it may share a worker with its neighbours. No executor fuses stages yet.
+        fusible: Whether it may share a worker with its neighbours, so that tasks pass from one to the next without
+            leaving the process. None: yes, unless it asks for a GPU. False refuses, True lets a GPU stage share.
+        fans_out: Whether it makes many tasks of one; what follows then runs in workers of its own, so that they are
+            spread again. None: as its return annotation says, where that names a list or an iterator.
+        full_batches: Whether ``process_batch`` is to get ``batch_size`` tasks each time, but for the last one, also
+            where they come from different workers. None: yes, where it asks for a GPU.
         max_attempts: How often a batch that raises is tried in all.
     """
 
@@ -58,7 +63,9 @@ class ProcessingStage(Generic[X, Y]):
     resources: Resources = Resources()
     batch_size: int = 1
     runtime_env: Mapping[str, Any] | None = None
-    fusible: bool = True
+    fusible: bool | None = None
+    fans_out: bool | None = None
+    full_batches: bool | None = None
     max_attempts: int = 1
 
     _SETTINGS: ClassVar[tuple[str, ...]] = (
@@ -67,6 +74,8 @@ class ProcessingStage(Generic[X, Y]):
         "batch_size",
         "runtime_env",
         "fusible",
+        "fans_out",
+        "full_batches",
         "max_attempts",
         "num_workers",
         "xenna_stage_spec",
@@ -135,8 +144,8 @@ class ProcessingStage(Generic[X, Y]):
         """A new stage that differs in some settings; this one stays as it is.
 
         Args:
-            **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``,
-                ``max_attempts``, ``num_workers``, ``xenna_stage_spec``.
+            **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``, ``fans_out``,
+                ``full_batches``, ``max_attempts``, ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this one computes itself.

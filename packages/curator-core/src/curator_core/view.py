@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
+from curator_core.annotations import says_fan_out
 from curator_core.errors import StageDefinitionError
 from curator_core.resources import Resources
 from curator_core.stage import ProcessingStage
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Fields", "StageView", "read_stage"]
+
+
+_COUNT = "a whole number, 1 or more"
+_CHOICE = "True, False, or None for the default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class StageView:
         batch_size: How many tasks a batch has at the most.
         resources: What one worker needs.
         runtime_env: The runtime environment it declares, if any.
-        fusible: Whether it may share a worker with its neighbours, once an executor fuses stages.
+        fusible: Whether it may share a worker with its neighbours; None where it does not say.
+        fans_out: Whether it makes many tasks of one, as it declares or as its return annotation says.
+        full_batches: Whether its batches are to be full, wherever the tasks come from.
         max_attempts: How often a batch that raises is tried in all.
         num_workers: How many workers it asks for; None leaves it to the executor.
         needs: What ``inputs()`` says; None where it says nothing.
@@ -56,7 +63,9 @@ class StageView:
     batch_size: int
     resources: Resources
     runtime_env: Mapping[str, Any] | None = field(repr=False)  # its values may be secrets
-    fusible: bool
+    fusible: bool | None
+    fans_out: bool
+    full_batches: bool
     max_attempts: int
     num_workers: int | None
     needs: Fields | None
@@ -98,17 +107,22 @@ def read_stage(index: int, stage: Any) -> StageView:
         )
     if type(stage).metrics is not ProcessingStage.metrics:
         raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "give it another name")
+    resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "a Resources")
+    batched, batch_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
+    fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
     view = StageView(
         index=index,
         name=_read(stage, "name", _is_name, "a text on one line that is not empty"),
         class_name=type(stage).__name__,
         stage=stage,
-        batched=_implements(stage, "process_batch"),
-        batch_size=_read(stage, "batch_size", _is_count, "a whole number, 1 or more") or 1,
-        resources=_read(stage, "resources", lambda v: isinstance(v, Resources), "a Resources"),
+        batched=batched,
+        batch_size=batch_size,
+        resources=resources,
         runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with text keys"),
-        fusible=_read(stage, "fusible", lambda v: isinstance(v, bool), "True or False"),
-        max_attempts=_read(stage, "max_attempts", _is_positive, "a whole number, 1 or more"),
+        fusible=_read(stage, "fusible", _is_choice, _CHOICE),
+        fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
+        full_batches=batch_size > 1 and (resources.requires_gpu if full is None else full),
+        max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
@@ -161,6 +175,10 @@ def _wrong(stage: Any, field: str, value: Any, expected: str, hint: str) -> Stag
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_choice(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:

@@ -129,12 +129,12 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome) -> Attributes:
 
 
 def _tasks(report: BatchReport) -> Attributes:
-    kinds = [outcome.kind for outcome in report.inputs]
+    tally = report.inputs.tally()
     return {
-        names.BATCH_IN: len(kinds),
-        names.BATCH_OUT: report.num_out,
-        names.BATCH_FILTERED: kinds.count("filtered"),
-        names.BATCH_FAILED: kinds.count("failed"),
+        names.BATCH_IN: len(report.inputs),
+        names.BATCH_OUT: tally.out,
+        names.BATCH_FILTERED: tally.filtered,
+        names.BATCH_FAILED: tally.failed,
     }
 
 

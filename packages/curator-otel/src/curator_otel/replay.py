@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from opentelemetry import trace
 
 from curator_core.perf import BYTES_PER_MB
-from curator_core.report import BatchReport, RunInfo, StageInfo
+from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel.observer import SCOPE, check_max_spans, parent_context
@@ -155,7 +155,7 @@ def _report(perf: StagePerfStats, stage_index: int, parents: Sequence[str]) -> B
         sequence=0 if perf.startup_time else 1,  # a worker's first batch carries its set-up time
         start_unix_ns=perf.start_time_unix_ns,
         duration_ns=round(perf.process_time * 1e9),
-        inputs=(),
+        inputs=Outcomes((), {}),
         idle_ns=round(perf.actor_idle_time * 1e9),
         startup_ns=round(perf.startup_time * 1e9),
         parents=tuple(parents),

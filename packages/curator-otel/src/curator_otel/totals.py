@@ -51,17 +51,14 @@ class StageTotals:
         end = report.start_unix_ns + took
         if end > self.last_ns:
             self.last_ns = end
-        for _, kind, count in report.inputs:
-            if kind == "out":
-                self.passed += 1
-                self.out += count
-            elif kind == "filtered":
-                self.filtered += 1
-            elif kind == "failed":
-                self.failed += 1
-            else:  # and so are the others: a batch is retried as a whole
-                self.batches_retried += 1
-                return "retried"
+        if report.is_retried:
+            self.batches_retried += 1
+            return "retried"
+        tally = report.inputs.tally()
+        self.passed += tally.passed
+        self.out += tally.out
+        self.filtered += tally.filtered
+        self.failed += tally.failed
         self.items += report.num_items
         if report.error is None:
             self.batches_ok += 1

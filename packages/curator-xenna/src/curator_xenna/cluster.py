@@ -36,6 +36,7 @@ _NEEDED_BY_XENNA = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
+_SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
 
@@ -78,13 +79,27 @@ class Cluster:
         self._declared_cpus = 0
         self._checked = False
         self.is_ours = False
-        self.cpu_share = config.cpu_allocation_percentage
+        self.cpu_share = 1.0
 
-    def open(self, cpus_needed: float) -> None:
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the Ray of the run is, or will be, one that we start."""
+        return self.is_ours or (not ray.is_initialized() and self._address() is None)
+
+    @property
+    def may_declare(self) -> bool:
+        """Whether it can declare more CPUs than the machine has."""
+        return self.is_embedded and self._config.num_cpus is None
+
+    def machine(self) -> Node:
+        """What an embedded Ray has to offer to stages without GPUs, started or not."""
+        return Node("", math.floor(self._cores * self._usual_share), ())
+
+    def open(self, cpus_needed: int = 0) -> None:
         """Connect, or start an embedded Ray, unless that was done; restart ours where it declares too few CPUs.
 
         Args:
-            cpus_needed: Sum of the CPUs of the workers that must run at once.
+            cpus_needed: CPUs that it has to declare, where those are more than there are.
 
         Raises:
             ClusterError: No Ray answers at the address.
@@ -105,9 +120,8 @@ class Cluster:
                 self._join(address)
         # Xenna asks Ray's state API without saying which Ray, and there may be others on this machine.
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        if self.is_ours:
-            self.cpu_share = self._share_of_declared(cpus_needed)
-        elif not self._checked:
+        self.cpu_share = self._share_of_declared(cpus_needed) if self.is_ours else self._usual_share
+        if not self.is_ours and not self._checked:
             _check_head(os.environ["RAY_ADDRESS"])
             self._checked = True
 
@@ -143,12 +157,25 @@ class Cluster:
             nodes.append(Node(node["NodeID"], cpus, tuple(gpus if limit is None else gpus[: int(limit)])))
         return nodes
 
-    def _cpus_to_declare(self, cpus_needed: float) -> int:
-        cores = self._config.num_cpus or machine_cpus()
-        if self._config.num_cpus is not None or cpus_needed <= 0:
-            return cores
-        declared = cores
-        while math.floor(declared * self._config.cpu_allocation_percentage) < cpus_needed:
+    @property
+    def _cores(self) -> int:
+        return self._config.num_cpus or machine_cpus()
+
+    @property
+    def _usual_share(self) -> float:
+        share = self._config.cpu_allocation_percentage
+        if share is not None:
+            return share
+        return 1.0 if self.is_embedded else _SHARE_OF_OTHERS
+
+    def total_cpus(self) -> float:
+        """CPUs of all nodes, as Xenna plans with them."""
+        declared: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return declared.get("CPU", 1.0) * self.cpu_share
+
+    def _cpus_to_declare(self, cpus_needed: int) -> int:
+        declared = self._cores
+        while math.floor(declared * self._usual_share) < cpus_needed:
             declared += 1
         return declared
 
@@ -164,18 +191,15 @@ class Cluster:
                 hint="call ray.shutdown() first, or leave the address out",
             )
 
-    def _share_of_declared(self, cpus_needed: float) -> float:
+    def _share_of_declared(self, cpus_needed: int) -> float:
         """The share that leaves this run what the machine has, or what it needs where that is more.
 
         An earlier run may have needed more, and the embedded Ray still declares it: without this the
         autoscaler would start workers for CPUs that are not there.
         """
-        usual = self._config.cpu_allocation_percentage
-        if self._config.num_cpus is not None:
-            return usual
-        planned = max(math.ceil(cpus_needed), math.floor(machine_cpus() * usual))
-        if planned >= math.floor(self._declared_cpus * usual):
-            return usual
+        planned = max(cpus_needed, self.machine().cpus)
+        if planned >= math.floor(self._declared_cpus * self._usual_share):
+            return self._usual_share
         return (planned + 0.5) / self._declared_cpus  # Xenna rounds down
 
     def _address(self) -> str | None:

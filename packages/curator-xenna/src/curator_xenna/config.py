@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from curator_core.bundling import MAX_BUNDLE_BYTES
 from curator_core.errors import ExecutorError, unknown_name
 
 __all__ = ["XennaConfig"]
@@ -24,8 +25,13 @@ class XennaConfig:
             limit, so with one the workers are shared out evenly at the start and stay.
         execution_mode: ``"streaming"`` runs all stages at once, ``"batch"`` one after the other, holding
             everything in between.
-        cpu_allocation_percentage: Share of each node's CPUs to plan with, above 0 and up to 1.
-        autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler.
+        fuse: Run neighbouring stages that need the same in one worker; see `Plan.explain`.
+        bundle: Send several tasks at once from worker to worker.
+        max_bundle_bytes: No bundle is larger than this, unless a single task is.
+        cpu_allocation_percentage: Share of each node's CPUs to plan with, above 0 and up to 1; None means all of
+            an embedded Ray, and 0.95 of a cluster that is joined.
+        autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler; None means 180 on a cluster that
+            is joined, and less on an embedded Ray, where a stage that has finished holds a good part of the machine.
         slots_per_actor: Tasks that Xenna hands to a worker in advance, the one at hand included.
         max_queued_multiplier: Xenna's back-pressure: tasks queued behind a stage, in slots of its workers.
         max_queued_lower_bound: The least that may be queued behind a stage.
@@ -47,8 +53,11 @@ class XennaConfig:
     ignore_failures: bool = False
     max_workers_per_stage: int | None = None
     execution_mode: Literal["streaming", "batch"] = "streaming"
-    cpu_allocation_percentage: float = 0.95
-    autoscale_interval_s: float = 180.0
+    fuse: bool = True
+    bundle: bool = True
+    max_bundle_bytes: int = MAX_BUNDLE_BYTES
+    cpu_allocation_percentage: float | None = None
+    autoscale_interval_s: float | None = None
     slots_per_actor: int | None = None
     max_queued_multiplier: float = 1.0
     max_queued_lower_bound: int = 8
@@ -86,18 +95,19 @@ class XennaConfig:
         return cls(**config)
 
     def __post_init__(self) -> None:
-        above_zero = ("logging_interval", "autoscale_interval_s", "max_queued_multiplier")
-        for name in above_zero:
+        for name in ("logging_interval", "max_queued_multiplier"):
             self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
-        share = self.cpu_allocation_percentage
-        self._require("cpu_allocation_percentage", _is_number(share) and 0 < share <= 1, "a number above 0, up to 1")
+        interval, share = self.autoscale_interval_s, self.cpu_allocation_percentage
+        self._require("autoscale_interval_s", interval is None or (_is_number(interval) and interval > 0), "above 0")
+        valid = share is None or (_is_number(share) and 0 < share <= 1)
+        self._require("cpu_allocation_percentage", valid, "None, or a number above 0, up to 1")
         self._require("execution_mode", self.execution_mode in ("streaming", "batch"), "'streaming' or 'batch'")
         for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus", "object_store_memory"):
             self._require(name, _is_count(getattr(self, name), least=1), "None, or a whole number, 1 or more")
         self._require("num_gpus", _is_count(self.num_gpus, least=0), "None, or a whole number, 0 or more")
-        queued = self.max_queued_lower_bound
-        self._require("max_queued_lower_bound", _is_count(queued or 0, least=1), "a whole number, 1 or more")
-        for name in ("ignore_failures", "verbose"):
+        for name in ("max_queued_lower_bound", "max_bundle_bytes"):
+            self._require(name, _is_count(getattr(self, name) or 0, least=1), "a whole number, 1 or more")
+        for name in ("ignore_failures", "fuse", "bundle", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
         self._require("address", self.address is None or isinstance(self.address, str), "None, or host:port")

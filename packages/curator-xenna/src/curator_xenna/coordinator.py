@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from curator_core.report import BatchReport, InputOutcome, WorkerReport
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-__all__ = ["Coordinator", "Delivery", "WorkerEntry", "start_coordinator"]
+    from curator_xenna.parcel import Parcel
+
+__all__ = ["Coordinator", "Delivery", "Work", "WorkerEntry", "start_coordinator"]
 
 logger = logging.getLogger(__name__)
 
-_RECENT_BATCHES = 64  # of each worker: Xenna repeats what a dead worker had in hand, which is a few slots
+_RECENT = 65_536  # deliveries to know again: Xenna repeats what a dead worker had in hand, which is a few slots
 _TEARDOWN_BUDGET_S = 45.0  # as Xenna's own, where it has one
 _PROBE_S = 1.0  # after which a worker that is silent is asked whether it lives
 _MAX_WORKERS = 10_000  # calls that may wait at once: one for each worker of a run
@@ -47,22 +46,42 @@ class WorkerEntry(NamedTuple):
     handle: ActorHandle[Any]
 
 
+class Work(NamedTuple):
+    """What a worker did with what Xenna handed it at once.
+
+    Attributes:
+        done: Tasks that its first stage is done with.
+        made: Tasks that came out of its last stage.
+        seconds: How long all its stages took.
+    """
+
+    done: int = 0
+    made: int = 0
+    seconds: float = 0.0
+
+
 class Delivery(NamedTuple):
-    """What a worker sends after each batch.
+    """What a worker sends after each of Xenna's calls.
 
     Attributes:
         worker_id: The worker.
         group: Its group of stages.
-        reports: Reports, in order.
-        outputs: Pickled output tasks of the pipeline, from workers of the last group; opaque here.
+        unit: Name of what Xenna had handed over, the same when it hands that over again; empty for set-up and end.
+        work: What became of it.
+        reports: Pickled reports, in order; opaque here.
+        outputs: Output tasks of the pipeline, from workers of the last group; opaque here.
         is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
+        is_repeated: Whether the same had been delivered before.
     """
 
     worker_id: str
     group: int
-    reports: tuple[BatchReport | WorkerReport, ...]
-    outputs: bytes | None
+    unit: str
+    work: Work
+    reports: bytes
+    outputs: Parcel | None
     is_primary: bool
+    is_repeated: bool = False
 
 
 class _Group:
@@ -72,6 +91,7 @@ class _Group:
         self.expected: int | None = None  # tasks that are to come in; None until the group above has ended
         self.done = 0
         self.made = 0
+        self.seconds = 0.0
         self.ended = asyncio.Event()
         self.ready: dict[str, asyncio.Event] = {}  # by worker; set when it has torn down
 
@@ -88,8 +108,7 @@ class Coordinator:
         self._groups = [_Group() for _ in range(num_groups)]
         self._groups[0].expected = fed
         self._workers: dict[str, WorkerEntry] = {}
-        self._recent: dict[str, deque[str]] = {}
-        self._known: set[str] = set()
+        self._recent: dict[tuple[int, str], None] = {}  # in the order of their coming
         self._outbox: list[Delivery] = []
         self._news = asyncio.Event()
 
@@ -101,13 +120,19 @@ class Coordinator:
         """All workers that ever signed in."""
         return list(self._workers.values())
 
-    async def deliver(self, delivery: Delivery) -> None:
-        """Take a worker's reports; returns once they are safe and, at the end of a group, torn down for."""
-        fresh = self._first_time(delivery) if delivery.is_primary else _without_batches(delivery)
-        self._outbox.append(fresh)
+    async def deliver(self, delivery: Delivery) -> float | None:
+        """Take a worker's reports; returns once they are safe and, at the end of a group, torn down for.
+
+        Returns:
+            What a task takes in the next group, in seconds; None where that is not known.
+        """
+        repeated = delivery.is_primary and bool(delivery.unit) and self._is_known(delivery)
+        self._outbox.append(delivery._replace(is_repeated=True, outputs=None) if repeated else delivery)
         self._news.set()
-        self._count(fresh)
-        await self._end_groups()
+        if delivery.is_primary and not repeated:
+            self._count(delivery)
+            await self._end_groups()
+        return self._pace_of(delivery.group + 1)
 
     async def pull(self, timeout_s: float) -> list[Delivery]:
         """What has come since the last call; waits for something to come, up to a time."""
@@ -120,6 +145,10 @@ class Coordinator:
         news, self._outbox = self._outbox, []
         return news
 
+    async def wake(self) -> None:
+        """Let a `pull` that waits return."""
+        self._news.set()
+
     async def group_ended(self, worker_id: str, group: int) -> None:
         """A worker is ready; returns when there is no more work for its group."""
         self._groups[group].ready.setdefault(worker_id, asyncio.Event())
@@ -131,34 +160,26 @@ class Coordinator:
             if worker_id in group.ready:
                 group.ready[worker_id].set()
 
-    def _first_time(self, delivery: Delivery) -> Delivery:
-        """The delivery, with repeats of batches that were delivered before marked as mere attempts.
-
-        Xenna runs a batch again when its worker died after it had delivered; it must not count twice.
-        """
-        recent = self._recent.setdefault(delivery.worker_id, deque())
-        reports, repeated = [], False
-        for report in delivery.reports:
-            if isinstance(report, BatchReport) and not _is_retry(report):
-                if report.batch_id in self._known:
-                    repeated = True
-                    report = _as_retry(report)  # noqa: PLW2901 - it goes on as what it turned out to be
-                else:
-                    self._remember(report.batch_id, recent)
-            reports.append(report)
-        return delivery._replace(reports=tuple(reports), outputs=None if repeated else delivery.outputs)
-
-    def _remember(self, batch_id: str, recent: deque[str]) -> None:
-        self._known.add(batch_id)
-        recent.append(batch_id)
-        if len(recent) > _RECENT_BATCHES:
-            self._known.discard(recent.popleft())
+    def _is_known(self, delivery: Delivery) -> bool:
+        """Whether this was delivered before: Xenna runs again what a worker that died had in hand."""
+        unit = delivery.group, delivery.unit
+        if unit in self._recent:
+            return True
+        self._recent[unit] = None
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
+        return False
 
     def _count(self, delivery: Delivery) -> None:
         group = self._groups[delivery.group]
-        batches = [r for r in delivery.reports if isinstance(r, BatchReport) and not _is_retry(r)]
-        group.done += sum(len(report.inputs) for report in batches)
-        group.made += sum(report.num_out for report in batches)
+        group.done += delivery.work.done
+        group.made += delivery.work.made
+        group.seconds += delivery.work.seconds
+
+    def _pace_of(self, number: int) -> float | None:
+        if number >= len(self._groups) or not self._groups[number].done:
+            return None
+        return self._groups[number].seconds / self._groups[number].done
 
     async def _end_groups(self) -> None:
         """End every group that has nothing left to do, and wait until its workers have torn down."""
@@ -192,25 +213,6 @@ class Coordinator:
                     await self._workers[worker_id].handle.__ray_ready__.remote()
                 except RayError:
                     return
-
-
-def _without_batches(delivery: Delivery) -> Delivery:
-    """What another rank than the first has to say: its life, and what went wrong, which counts nothing."""
-    news: list[BatchReport | WorkerReport] = []
-    for report in delivery.reports:
-        if isinstance(report, WorkerReport):
-            news.append(report)
-        elif report.error is not None:
-            news.append(_as_retry(report))
-    return delivery._replace(reports=tuple(news), outputs=None)
-
-
-def _is_retry(report: BatchReport) -> bool:
-    return bool(report.inputs) and report.inputs[0].kind == "retried"
-
-
-def _as_retry(report: BatchReport) -> BatchReport:
-    return report._replace(inputs=tuple(InputOutcome(outcome.task_id, "retried", 0) for outcome in report.inputs))
 
 
 def start_coordinator(num_groups: int, fed: int) -> ActorHandle[Any]:

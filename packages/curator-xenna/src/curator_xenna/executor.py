@@ -72,9 +72,10 @@ class XennaExecutor(BaseExecutor):
         if self.config.ignore_failures:
             run.context = replace(run.context, on_error="skip")
         views = run.plan.stages
+        source_in_worker = sources is None and views[0].wants_a_worker
         if sources is not None:
             run.fed = len(sources)
-        elif views[0].wants_a_worker:
+        elif source_in_worker:
             run.fed, sources = 1, [empty_source()]
         else:
             # In the driver: the source's tasks are then known here, and no worker is started for one task.
@@ -83,9 +84,9 @@ class XennaExecutor(BaseExecutor):
         if not (views and sources):
             run.outputs += sources
             return
-        self._run_on_xenna(run, views, sources)
+        self._run_on_xenna(run, views, sources, has_source=source_in_worker)
 
-    def _run_on_xenna(self, run: Run, views: Sequence[StageView], inputs: list[Any]) -> None:
+    def _run_on_xenna(self, run: Run, views: Sequence[StageView], inputs: list[Any], *, has_source: bool) -> None:
         from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
         from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
 
@@ -97,7 +98,7 @@ class XennaExecutor(BaseExecutor):
             )
         cluster = self._kept or Cluster(self.config)
         try:
-            Session(self.config, cluster, run, views, inputs).run()
+            Session(self.config, cluster, run, views, inputs, has_source=has_source).run()
         finally:
             if cluster is not self._kept:
                 cluster.close()

@@ -15,6 +15,7 @@ from curator_core.report import BatchReport, WorkerReport
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+    from curator_core.bundling import Pace
     from curator_core.executor import Run
     from curator_xenna.coordinator import Delivery
 
@@ -29,6 +30,7 @@ class ReportFeed:
     Args:
         coordinator: The run's coordinator.
         run: The run.
+        pace: Is told how long tasks take in the first group.
 
     Attributes:
         error: Why nothing more can be brought: the run is then as good as over.
@@ -36,9 +38,10 @@ class ReportFeed:
         failed_setups: By worker, set-ups that failed and were not made good.
     """
 
-    def __init__(self, coordinator: ActorHandle[Any], run: Run) -> None:
+    def __init__(self, coordinator: ActorHandle[Any], run: Run, pace: Pace) -> None:
         self._coordinator = coordinator
         self._run = run
+        self._pace = pace
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="curator-reports", daemon=True)
         self.error: Exception | None = None
@@ -50,6 +53,7 @@ class ReportFeed:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
+        self._coordinator.wake.remote()
         self._thread.join()
 
     def _follow(self) -> None:
@@ -68,15 +72,28 @@ class ReportFeed:
             ray.kill(self._coordinator)  # the next worker that reports then fails, and Xenna ends the run
 
     def _enter(self, delivery: Delivery) -> None:
-        for report in delivery.reports:
-            self._run.report(report)
+        counts = delivery.is_primary and not delivery.is_repeated
+        for report in loads(delivery.reports):
             if isinstance(report, WorkerReport):
+                self._run.report(report)
                 self._note_setup(report)
-            elif report.error is not None and self.failed_batch is None and self._run.context.on_error == "raise":
-                attempts_left = any(outcome.kind == "retried" for outcome in report.inputs) and delivery.is_primary
-                self.failed_batch = None if attempts_left else report
+                continue
+            self._note_failure(report, delivery)
+            if counts:
+                self._run.report(report)
+            elif delivery.is_repeated or report.error is not None:  # of other ranks only what went wrong is news
+                self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
+        if counts and delivery.group == 0:
+            self._pace.observe(delivery.work.done, delivery.work.seconds)
         if delivery.outputs is not None:
-            self._run.outputs += _unpickled(delivery)
+            self._run.outputs += _unpacked(delivery)
+
+    def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
+        if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
+            return
+        if report.is_retried and delivery.is_primary:
+            return  # there are attempts left
+        self.failed_batch = report
 
     def _note_setup(self, report: WorkerReport) -> None:
         if report.event == "setup_failed":
@@ -85,9 +102,9 @@ class ReportFeed:
             self.failed_setups.pop(report.worker_id, None)
 
 
-def _unpickled(delivery: Delivery) -> list[Any]:
+def _unpacked(delivery: Delivery) -> list[Any]:
     try:
-        outputs: list[Any] = loads(delivery.outputs or b"")
+        outputs: list[Any] = delivery.outputs.open() if delivery.outputs is not None else []
     except Exception as exc:
         raise DataError(
             f"an output of worker {delivery.worker_id} cannot be read by the driver: {type(exc).__name__}: {exc}",

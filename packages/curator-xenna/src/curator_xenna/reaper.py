@@ -27,7 +27,8 @@ __all__ = ["actors_of_this_job", "end_workers"]
 
 logger = logging.getLogger(__name__)
 
-_GRACE_S = 2.0  # for a process that was told to end, before it is killed
+_GRACE_S = 2.0  # for a worker that was told to end, before it is killed
+_SIGNAL_S = 0.1  # for one that Ray is to see end by a signal, and not as a crash: Xenna's monitors do not heed it
 _START_S = 20.0  # for an actor that is starting to have a process, or to be given up by Ray
 _POLL_S = 0.02
 _CALL_TIMEOUT_S = 30.0
@@ -102,13 +103,19 @@ def _end_processes(told: list[int], untold: list[int]) -> None:
     """
     for pid in untold:
         _signal(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE_S
-    left = [pid for pid in (*told, *untold) if _is_ray_worker(pid)]
+    for pids, grace in ((untold, _SIGNAL_S), (told, _GRACE_S)):
+        for pid in _after(grace, pids):
+            _signal(pid, signal.SIGKILL)
+
+
+def _after(seconds: float, pids: list[int]) -> list[int]:
+    """Which of these workers are still there after some time; returns as soon as none is."""
+    deadline = time.monotonic() + seconds
+    left = [pid for pid in pids if _is_ray_worker(pid)]
     while left and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         left = [pid for pid in left if _is_ray_worker(pid)]
-    for pid in left:
-        _signal(pid, signal.SIGKILL)
+    return left
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

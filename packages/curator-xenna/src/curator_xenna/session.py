@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import ray
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
+from curator_core.bundling import BundlePlan
 from curator_core.errors import StageDefinitionError
-from curator_xenna.adapter import create_named_xenna_stage_adapter
-from curator_xenna.cluster import machine_cpus
+from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.compat import quiet_xenna, with_uploaded_directories
 from curator_xenna.coordinator import start_coordinator
 from curator_xenna.feed import ReportFeed
+from curator_xenna.fit import fit
+from curator_xenna.inputs import InputQueue, Inputs, Tickets
 from curator_xenna.outcome import explain
 from curator_xenna.reaper import actors_of_this_job, end_workers
-from curator_xenna.translate import asked_workers, pipeline_spec, place
+from curator_xenna.translate import pipeline_spec
 from curator_xenna.worker import WorkerLink
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
     from curator_xenna.cluster import Cluster
     from curator_xenna.config import XennaConfig
     from curator_xenna.coordinator import WorkerEntry
-    from curator_xenna.translate import Placement
+    from curator_xenna.fit import Fit, Placement
 
 __all__ = ["Session"]
 
 _CALL_TIMEOUT_S = 30.0
+_SLOTS_PER_WORKER = 2  # Xenna's default
+_INTERVAL_S = 180.0  # Xenna's default
+_INTERVAL_EMBEDDED_S = 5.0
 
 
 class Session:
@@ -48,16 +53,25 @@ class Session:
         run: The run.
         views: The stages that run on Xenna.
         inputs: Tasks for the first of them.
+        has_source: Whether that is a source, which is given one task.
     """
 
     def __init__(
-        self, config: XennaConfig, cluster: Cluster, run: Run, views: Sequence[StageView], inputs: list[Any]
+        self,
+        config: XennaConfig,
+        cluster: Cluster,
+        run: Run,
+        views: Sequence[StageView],
+        inputs: list[Any],
+        *,
+        has_source: bool,
     ) -> None:
         self._config = config
         self._cluster = cluster
         self._run = run
         self._views = views
         self._inputs = inputs
+        self._has_source = has_source
 
     def run(self) -> None:
         """Run to the end.
@@ -66,13 +80,22 @@ class Session:
             RunError: See `BaseExecutor.execute`.
             ResourcesError: The stages do not fit the cluster.
         """
-        self._cluster.open(_cpus_at_once(self._views, self._config))
-        placements = place(self._views, self._cluster.nodes(), self._config)
+        fitted = self._open()
         earlier = actors_of_this_job()
-        coordinator = start_coordinator(len(self._views), len(self._inputs))
-        adapters = self._adapters(coordinator, placements)
-        spec = pipeline_spec(adapters, placements, self._inputs, self._config, self._cluster.cpu_share)
-        feed = ReportFeed(coordinator, self._run)
+        coordinator = start_coordinator(len(fitted.placements), len(self._inputs))
+        queue = InputQueue(self._inputs, self._bundle_plan(fitted.placements[0]))
+        adapters = self._adapters(coordinator, fitted, queue)
+        spec = pipeline_spec(
+            adapters,
+            fitted.placements,
+            self._items(queue, streaming=fitted.streaming),
+            self._config,
+            streaming=fitted.streaming,
+            cpu_share=self._cluster.cpu_share,
+            autoscale_interval_s=self._autoscale_interval_s(),
+        )
+        self._inputs = []  # the queue lets go of them as they are sent
+        feed = ReportFeed(coordinator, self._run, queue.pace)
         broken: Exception | None = None
         workers: list[WorkerEntry] = []
         try:
@@ -91,35 +114,62 @@ class Session:
         finally:
             ray.kill(coordinator)
         if broken is not None or feed.error is not None:
-            raise explain(broken, feed, workers, self._views)
+            raise explain(broken, feed, workers, [placement.group for placement in fitted.placements])
 
-    def _adapters(self, coordinator: ActorHandle[Any], placements: Sequence[Placement]) -> list[XennaStageAdapter]:
+    def _open(self) -> Fit:
+        """Decide how the stages fit, and connect to a cluster that has what they need."""
+        cluster = self._cluster
+        if cluster.is_embedded and not any(view.resources.requires_gpu for view in self._views):
+            nodes = [cluster.machine()]  # known before it is started
+        else:
+            cluster.open()
+            nodes = cluster.nodes()
+        fitted = fit(self._views, nodes, self._config, has_source=self._has_source, may_declare=cluster.may_declare)
+        cluster.open(fitted.cpus)
+        return fitted
+
+    def _adapters(self, coordinator: ActorHandle[Any], fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
         adapters = []
-        for group, placement in enumerate(placements):
-            adapter = create_named_xenna_stage_adapter(placement.view.stage)
-            adapter.connect(
-                replace(placement.view, runtime_env=_portable(placement.view)),
-                replace(self._run.context, group=group),
-                WorkerLink(coordinator, group),
-                placement.share,
-                is_last=group == len(placements) - 1,
+        placements = fitted.placements
+        for number, placement in enumerate(placements):
+            group, is_last = placement.group, number == len(placements) - 1
+            role = Role(
+                context=replace(self._run.context, group=number),
+                link=WorkerLink(coordinator, number, group.stages[0].index, group.stages[-1].index),
+                share=placement.share,
+                batch_size=1 if self._comes_in_bundles(placement) else group.stages[0].batch_size,
+                bundles=None if is_last else self._bundles_for(placements[number + 1]),
+                is_last=is_last,
             )
+            adapter = create_group_adapter(group)
+            views = [replace(view, runtime_env=_portable(view)) for view in group.stages]
+            adapter.connect(views, role, queue if number == 0 and self._config.bundle else None)
             adapters.append(adapter)
         return adapters
 
+    def _comes_in_bundles(self, placement: Placement) -> bool:
+        # Those of the driver are full batches already; Xenna makes full batches of tasks that travel alone.
+        return self._config.bundle and (placement.group.index == 0 or not placement.group.full_batches)
 
-def _cpus_at_once(views: Sequence[StageView], config: XennaConfig) -> float:
-    """CPUs of all workers that must run at once; 0 where declaring more than there are would not be honest.
+    def _bundles_for(self, placement: Placement) -> BundlePlan | None:
+        return self._bundle_plan(placement) if self._comes_in_bundles(placement) else None
 
-    Stages that each fit the machine may share its cores. One that does not fit by itself must fail.
-    """
-    each = []
-    for view in views:
-        workers = asked_workers(view, num_nodes=1) or 1
-        each.append(view.resources.cpus * min(workers, config.max_workers_per_stage or workers))
-    if max(each) > machine_cpus():
-        return 0.0
-    return sum(each) if config.execution_mode == "streaming" else max(each)
+    def _bundle_plan(self, placement: Placement) -> BundlePlan:
+        workers = placement.workers or max(1, int(self._cluster.total_cpus() / placement.share.cpus))
+        slots = workers * (self._config.slots_per_actor or _SLOTS_PER_WORKER)
+        return BundlePlan(placement.group.batch_size, slots, self._config.max_bundle_bytes)
+
+    def _items(self, queue: InputQueue, *, streaming: bool) -> Inputs:
+        if not self._config.bundle:
+            return Inputs(self._inputs)
+        # In batch mode Xenna sends everything off at the start: there is nothing to be learnt by waiting.
+        return Tickets(queue) if streaming else Inputs(queue.bundles())
+
+    def _autoscale_interval_s(self) -> float:
+        asked = self._config.autoscale_interval_s
+        if asked is not None:
+            return asked
+        return _INTERVAL_EMBEDDED_S if self._cluster.is_ours else _INTERVAL_S
 
 
 def _portable(view: StageView) -> Mapping[str, Any] | None:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from curator_core.failure import error_info
 from curator_core.pickling import dumps, use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
-from curator_xenna.coordinator import Delivery, WorkerEntry
+from curator_core.task import digest
+from curator_xenna.coordinator import Delivery, Work, WorkerEntry
+from curator_xenna.parcel import Parcel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ray.actor import ActorHandle
 
@@ -32,17 +35,20 @@ class WorkerLink:
     Args:
         coordinator: The run's coordinator.
         group: Which of the run's groups of stages the worker belongs to.
+        first: Index of the group's first stage.
+        last: Index of its last.
     """
 
-    def __init__(self, coordinator: ActorHandle[Any], group: int) -> None:
+    def __init__(self, coordinator: ActorHandle[Any], group: int, first: int, last: int) -> None:
         self._coordinator = coordinator
-        self._group = group
+        self._group, self._first, self._last = group, first, last
         self._waiting: list[BatchReport | WorkerReport] = []
         self._worker_id = ""
+        self._unit = ""
         self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerLink, (self._coordinator, self._group)
+        return WorkerLink, (self._coordinator, self._group, self._first, self._last)
 
     def enter(self, worker_id: str, node_id: str) -> None:
         """Sign in, so that the driver can end this worker whatever becomes of the run."""
@@ -66,26 +72,53 @@ class WorkerLink:
         """Keep a report for the next `send`."""
         self._waiting.append(report)
 
-    def send(self, outputs: list[Any] | None, *, is_primary: bool) -> None:
+    def begin(self, tasks: Sequence[Any]) -> str:
+        """Work on these tasks begins; the name of what Xenna handed over, the same when it hands that over again."""
+        ids = "\0".join([task.task_id for task in tasks])
+        self._unit = digest(ids, 8)
+        return self._unit
+
+    def send(self, outputs: list[Any] | None, *, is_primary: bool) -> float | None:
         """Send what was gathered, and wait until the coordinator has it.
 
         Args:
             outputs: Outputs of the pipeline to go with it.
             is_primary: Whether this worker's batches count: those of the other ranks of an SPMD group are
                 the same ones, and only their failures are news.
+
+        Returns:
+            What a task takes in the next group, in seconds; None where that is not known.
         """
-        payload = dumps(outputs) if outputs and is_primary else None  # first: where it raises, nothing is lost
+        sent = outputs if is_primary else None
+        payload = Parcel.of(sent) if sent else None  # first: where it raises, nothing is lost
         with self._lock:
             reports, self._waiting = self._waiting, []
-        if reports:
-            delivery = Delivery(self._worker_id, self._group, tuple(reports), payload, is_primary)
-            ray.get(self._coordinator.deliver.remote(delivery))
+        unit, self._unit = self._unit, ""
+        if not reports:
+            return None
+        work = _work_of(reports, self._first, self._last)
+        delivery = Delivery(self._worker_id, self._group, unit, work, dumps(reports), payload, is_primary)
+        pace: Any = ray.get(self._coordinator.deliver.remote(delivery))
+        return pace  # type: ignore[no-any-return]
 
-    def take_back(self) -> BatchReport | None:
-        """The report of the batch that has just ended, before it is sent; None where there is none."""
+    def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:
+        """Make failures of batches that have ended and are not sent yet: their outputs cannot travel.
+
+        Returns:
+            The batches of which that is true.
+        """
+        found = set()
         with self._lock:
-            ended = self._waiting and isinstance(self._waiting[-1], BatchReport)
-            return self._waiting.pop() if ended else None  # type: ignore[return-value]
+            for number, report in enumerate(self._waiting):
+                if (
+                    isinstance(report, BatchReport)
+                    and report.batch_id in batch_ids
+                    and report.stage_index == self._last
+                ):
+                    failed = report._replace(inputs=report.inputs.all_as("failed"), error=error_info(error))
+                    self._waiting[number] = failed
+                    found.add(report.batch_id)
+        return found
 
     def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
         """Wait in a thread until the coordinator says that the group's work is done, then tear down.
@@ -101,6 +134,23 @@ class WorkerLink:
             ray.get(self._coordinator.torn_down.remote(self._worker_id))
         except ray.exceptions.RayError:
             logger.debug("the run was over before the worker was told to tear down", exc_info=True)
+
+
+def _work_of(reports: Sequence[BatchReport | WorkerReport], first: int, last: int) -> Work:
+    """What the reports of one call come to, for the whole group."""
+    done = made = 0
+    nanoseconds = 0
+    for report in reports:
+        if not isinstance(report, BatchReport):
+            continue
+        nanoseconds += report.duration_ns
+        if report.is_retried:
+            continue
+        if report.stage_index == first:
+            done += len(report.inputs)
+        if report.stage_index == last:
+            made += report.num_out
+    return Work(done, made, nanoseconds / 1e9)
 
 
 def _exit_with_main_thread() -> None:

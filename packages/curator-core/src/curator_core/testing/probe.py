@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, RunContext
 from curator_core.stage import ProcessingStage
-from curator_core.task import Task, TaskState, stamp
+from curator_core.task import Task, new_state, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,5 +76,5 @@ class Probe:
 def seen(task_id: str, data: Any = None, **metadata: Any) -> Task[Any]:
     """A task as it is inside a pipeline."""
     task = Task(data=data)
-    stamp(task, TaskState(task_id, (), metadata or None))
+    stamp(task, new_state(task_id, metadata=metadata or None))
     return task

@@ -54,7 +54,7 @@ class Recorder(RunObserver):
 
     def final(self) -> list[BatchReport]:
         """The reports that say what became of their inputs: all but those of attempts that were retried."""
-        return [r for r in self.batches if not (r.inputs and r.inputs[0].kind == "retried")]
+        return [r for r in self.batches if not r.is_retried]
 
     def outcomes(self, stage: str) -> dict[str, tuple[str, int]]:
         """What became of each input of a stage: kind and count, by task id."""

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many tasks travel together between workers.
+
+A hop costs about the same for one task as for a thousand, so tasks travel in bundles. Too large a bundle has its own
+price: other workers wait, and a worker that dies takes all of it. So a bundle is to hold about half a second of work,
+as measured; begins small while nothing is measured; and shrinks towards the end of the input, where a large one would
+keep one worker busy while the others have nothing left (guided self-scheduling, in its "factoring" variant: half of
+what remains is dealt out evenly; Flynn Hummel, Schonberg and Flynn, CACM 35(8), 1992).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from curator_core.measure import measure
+from curator_core.pickling import dump_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["MAX_BUNDLE_BYTES", "Bundle", "BundlePlan", "Pace", "split", "unbundled"]
+
+MAX_BUNDLE_BYTES = 32 * 2**20
+TARGET_S = 0.5  # of work in a bundle: some 40 times what a hop costs on Xenna
+_GROWTH = 4  # a bundle has at most so many times the tasks of the one before it
+_UNMEASURED_LIMIT = 64  # tasks in a bundle where nothing is known of how long they take
+
+
+class Bundle:
+    """Tasks that travel as one object.
+
+    Attributes:
+        tasks: The tasks.
+    """
+
+    __slots__ = ("tasks",)
+
+    def __init__(self, tasks: list[Any]) -> None:
+        self.tasks = tasks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bundle, (self.tasks,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Bundle:
+        # Engines copy what they are given, payloads included; nobody changes a bundle.
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePlan:
+    """What bundles for a group of stages are to be like.
+
+    Attributes:
+        batch_size: The group's largest batch: bundles hold a multiple of it where there are enough tasks.
+        slots: Bundles that its workers hold at once, all together.
+        max_bytes: No bundle is larger than this, unless a single task is.
+    """
+
+    batch_size: int = 1
+    slots: int = 1
+    max_bytes: int = MAX_BUNDLE_BYTES
+
+    def whole_batches(self, count: float) -> int:
+        """A number of tasks, rounded up to whole batches."""
+        return max(1, math.ceil(count / self.batch_size)) * self.batch_size
+
+
+class Pace:
+    """How many tasks the next bundle is to have, by what the last ones took.
+
+    Args:
+        plan: What bundles are to be like.
+    """
+
+    def __init__(self, plan: BundlePlan) -> None:
+        self._plan = plan
+        self._dealt = 0  # bundles so far
+        self._last = 0  # tasks in the last one
+        self._tasks = 0
+        self._seconds = 0.0
+
+    def observe(self, tasks: int, seconds: float) -> None:
+        """Learn from work that is done.
+
+        Args:
+            tasks: How many tasks.
+            seconds: How long they took, in all stages of the group.
+        """
+        self._tasks += tasks
+        self._seconds += seconds
+
+    @property
+    def seconds_per_task(self) -> float | None:
+        """Mean time of a task; None where nothing is known yet."""
+        return self._seconds / self._tasks if self._tasks else None
+
+    def next_size(self, remaining: int | None = None) -> int:
+        """How many tasks the next bundle is to have, in whole batches.
+
+        Args:
+            remaining: Tasks that are still to be dealt out, where that is known.
+        """
+        plan, mean = self._plan, self.seconds_per_task
+        if mean is None:
+            wanted = plan.whole_batches(1) * _GROWTH ** (self._dealt // plan.slots)
+            wanted = min(wanted, plan.whole_batches(_UNMEASURED_LIMIT))
+        else:
+            limit = max(self._last, plan.batch_size) * _GROWTH
+            wanted = limit if mean * limit <= TARGET_S else int(TARGET_S / mean)
+        if remaining is not None:
+            wanted = min(wanted, math.ceil(remaining / (2 * plan.slots)))
+        self._dealt += 1
+        self._last = plan.whole_batches(wanted)
+        return self._last
+
+
+def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None) -> Iterator[list[Any]]:
+    """Split the outputs of a worker into bundles for the next group.
+
+    Args:
+        tasks: The tasks.
+        plan: What the bundles are to be like.
+        seconds_per_task: What a task takes in the next group; None where it is not known.
+    """
+    if seconds_per_task is None:
+        wanted = min(_UNMEASURED_LIMIT, math.ceil(len(tasks) / plan.slots))
+    else:
+        wanted = len(tasks) if seconds_per_task * len(tasks) <= TARGET_S else int(TARGET_S / seconds_per_task)
+    size = plan.whole_batches(wanted)
+    start = 0
+    while start < len(tasks):
+        bundle = within_bytes(tasks[start : start + size], plan)
+        start += len(bundle)
+        yield bundle
+
+
+def within_bytes(tasks: Sequence[Any], plan: BundlePlan) -> list[Any]:
+    """As many of these tasks, from the first on, as a bundle may hold by their bytes; at least one."""
+    if len(tasks) == 1:
+        return [*tasks]
+    total = measure(tasks)[1]
+    if not total:  # tasks that do not know their size: one stands for all
+        total = _pickled_bytes(tasks[0]) * len(tasks)
+        fits = len(tasks) if total <= plan.max_bytes else max(1, plan.max_bytes * len(tasks) // total)
+    elif total <= plan.max_bytes:
+        fits = len(tasks)
+    else:
+        fits, held = 0, 0
+        while fits < len(tasks) and (not fits or held + tasks[fits].num_bytes <= plan.max_bytes):
+            held += tasks[fits].num_bytes
+            fits += 1
+    if plan.batch_size < fits < len(tasks):
+        fits -= fits % plan.batch_size
+    return [*tasks[:fits]]
+
+
+def unbundled(items: Iterable[Any]) -> list[Any]:
+    """The tasks of what arrived: bundles, or tasks that travelled alone."""
+    tasks: list[Any] = []
+    for item in items:
+        if isinstance(item, Bundle):
+            tasks += item.tasks
+        else:
+            tasks.append(item)
+    return tasks
+
+
+def _pickled_bytes(task: Any) -> int:
+    try:
+        head, buffers = dump_parts(task)
+    except Exception:  # noqa: BLE001 - code of users; whoever sends the task will say so
+        return 0
+    return len(head) + sum(int(buffer.nbytes) for buffer in buffers)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages one after the other in one worker: a task drops through all of them before the next one is taken."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+
+__all__ = ["Chain"]
+
+
+class Chain:
+    """The adapters of a group of stages, run as one.
+
+    Each stage keeps its batch size: tasks wait in front of it until there are as many, and those that are left when
+    the input ends make a smaller batch. Memory holds one tree of tasks and, for each stage, less than one batch.
+
+    Args:
+        adapters: One for each stage, in order. They share a clock from here on.
+    """
+
+    def __init__(self, adapters: Sequence[BaseStageAdapter]) -> None:
+        self.adapters = tuple(adapters)
+        self._waiting: list[list[Any]] = [[] for _ in adapters]
+        for adapter in self.adapters[1:]:
+            adapter.clock = self.adapters[0].clock
+
+    def set_up(self, node: NodeInfo, worker: WorkerMetadata) -> None:
+        """Set all stages up, in order; where one fails, those before it are torn down again.
+
+        Raises:
+            StageError: A stage's set-up raised.
+        """
+        with ExitStack() as done:
+            for adapter in self.adapters:
+                adapter.setup_on_node(node, worker)
+                adapter.setup(worker)
+                done.callback(adapter.teardown)
+            done.pop_all()
+
+    def tear_down(self) -> None:
+        """Tear all stages down, the last one first."""
+        for adapter in reversed(self.adapters):
+            adapter.teardown()
+
+    def run(self, tasks: Iterable[Any], outputs: list[Any], level: int = 0) -> None:
+        """Run tasks through all stages, or through those from a level on.
+
+        Args:
+            tasks: The tasks.
+            outputs: Where to add what comes out, as soon as it does: it is there also where a later task fails.
+            level: The first stage to take the tasks.
+
+        Raises:
+            StageError: A stage raised, and the run is to end at that. What was under way is dropped.
+        """
+        try:
+            for task in tasks:
+                self._drop(level, [task], outputs)
+            for each in range(level, len(self.adapters)):
+                self._work(each, outputs)  # the last batch of a stage may be a smaller one
+        finally:
+            self._waiting = [[] for _ in self.adapters]
+
+    def _drop(self, level: int, tasks: list[Any], outputs: list[Any]) -> None:
+        if level == len(self.adapters):
+            outputs += tasks
+            return
+        waiting = self._waiting
+        size = self.adapters[level].view.batch_size
+        for task in tasks:
+            waiting[level].append(task)
+            if len(waiting[level]) >= size:
+                self._work(level, outputs)
+
+    def _work(self, level: int, outputs: list[Any]) -> None:
+        batch = self._waiting[level]
+        if batch:
+            self._waiting[level] = []
+            made = self.adapters[level].process_batch(batch)
+            del batch  # not to be held while what came of it goes on
+            self._drop(level + 1, made, outputs)

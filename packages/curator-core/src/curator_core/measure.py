@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a batch holds. Tasks of one kind are measured together: most of them count themselves as `Task` does."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from curator_core.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["measure"]
+
+_data = attrgetter("data")
+_SINGLE = frozenset({type(None), bool, int, float, complex, str})  # one item, whose bytes are not known
+_SIZED = frozenset({list, tuple, dict, set, frozenset})
+_RAW = frozenset({bytes, bytearray})
+
+
+def measure(tasks: Sequence[Any]) -> tuple[int, int]:
+    """Items and bytes of payload: the sums of ``num_items`` and ``num_bytes``, without asking each task.
+
+    Raises:
+        Exception: What a task's own ``num_items`` or ``num_bytes`` raised.
+    """
+    if all(map(_counts_as_task, {task.__class__ for task in tasks})):
+        payloads = [*map(_data, tasks)]
+        kinds = {payload.__class__ for payload in payloads}
+        if kinds <= _SINGLE:
+            return len(tasks), 0
+        if kinds <= _SIZED:
+            return sum(map(len, payloads)), 0
+        if kinds <= _RAW:
+            return len(tasks), sum(map(len, payloads))
+    return sum([task.num_items for task in tasks]), sum([task.num_bytes for task in tasks])
+
+
+@lru_cache(256)
+def _counts_as_task(task_class: type) -> bool:
+    if not issubclass(task_class, Task):
+        return False
+    return task_class.num_items is Task.num_items and task_class.num_bytes is Task.num_bytes

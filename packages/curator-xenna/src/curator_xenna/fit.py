@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a plan fits the cluster, in Xenna's own terms, and what to do where it does not. Pure: nothing touches Ray.
+
+Xenna's streaming mode runs all stages at once and refuses to start where one worker of each does not fit. Before that
+happens more stages are made to share a worker, then an embedded Ray is told of more CPUs than there are (its stages
+share the cores), then the stages run one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from curator_core.errors import ResourcesError
+from curator_core.fusion import Fusion, group_stages
+from curator_xenna.resources import Share, share_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core.fusion import Group
+    from curator_core.plan import StageView
+    from curator_xenna.cluster import Node
+    from curator_xenna.config import XennaConfig
+
+__all__ = ["Fit", "Placement", "fit"]
+
+logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-6  # sums of thirds and sevenths
+_PLENTY = 1_000_000  # CPUs
+_STEPS = {
+    Fusion.UNEQUAL_CPUS: "stages that ask for different numbers of CPUs share workers",
+    Fusion.FAN_OUTS: "stages share workers also across those that make many tasks of one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a group of stages takes of the cluster.
+
+    Attributes:
+        group: The stages.
+        share: What one of its workers needs.
+        workers: How many workers, or None to leave it to Xenna's autoscaler.
+    """
+
+    group: Group
+    share: Share
+    workers: int | None
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that must run at once."""
+        return self.workers or 1
+
+    @property
+    def least_cpus(self) -> float:
+        """CPUs of the workers that must run at once."""
+        return self.share.cpus * self.least_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a plan is run on a cluster.
+
+    Attributes:
+        placements: Its groups of stages, and what they take.
+        streaming: Whether all groups run at once, and not one after the other.
+        cpus: CPUs that Ray has to declare on one machine, where that is more than there are; else 0.
+    """
+
+    placements: tuple[Placement, ...]
+    streaming: bool = True
+    cpus: int = 0
+
+
+def fit(
+    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
+) -> Fit:
+    """Find a way to run stages on a cluster.
+
+    Args:
+        views: The stages that run on Xenna.
+        nodes: The cluster.
+        config: The executor's settings.
+        has_source: Whether the first stage is a source, which has one task.
+        may_declare: Whether Ray can be told of more CPUs than there are: it is ours, on this machine.
+
+    Raises:
+        ResourcesError: There is none; with the table of what each stage asks, and what there is.
+    """
+    levels = [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
+    if config.execution_mode == "batch":
+        placements = _place(views, nodes, config, levels[0], has_source=has_source)
+        _check_each(placements, nodes)
+        return Fit(placements, streaming=False)
+    for level in levels:
+        placements = _place(views, nodes, config, level, has_source=has_source)
+        if _fits_together(placements, nodes):
+            if level in _STEPS:
+                logger.info("streaming does not fit: %s", _STEPS[level])
+            return Fit(placements)
+    _check_each(placements, nodes)  # one that does not fit by itself must fail
+    if may_declare and _fits_together(placements, [replace(node, cpus=_PLENTY) for node in nodes]):
+        cpus = math.ceil(sum(placement.least_cpus for placement in placements) - _ROUNDING)
+        logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
+        return Fit(placements, cpus=cpus)
+    logger.info("streaming does not fit: the stages run one after the other, and hold all tasks in between")
+    return Fit(_place(views, nodes, config, levels[0], has_source=has_source), streaming=False)
+
+
+def _place(
+    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, level: Fusion, *, has_source: bool
+) -> tuple[Placement, ...]:
+    gpus = [gpu for node in nodes for gpu in node.gpus]
+    placements = []
+    for group in group_stages(views, level, has_source=has_source):
+        share = share_of(group.resources, gpus, group.name, config.codec_engines)
+        workers = asked_workers(group, len(nodes))
+        if workers is None and has_source and group.index == 0:
+            workers = 1  # the autoscaler would give it several, for one task
+        placements.append(Placement(group, share, workers))
+    if config.max_workers_per_stage is not None:
+        streaming = config.execution_mode == "streaming"
+        return tuple(_limited(placements, nodes, config.max_workers_per_stage, streaming))
+    return tuple(placements)
+
+
+def asked_workers(group: Group, num_nodes: int) -> int | None:
+    """How many workers a group asks for; None where it leaves that to the autoscaler."""
+    per_node = group.engine_options.get("num_workers_per_node")
+    return group.num_workers if per_node is None else math.ceil(per_node * num_nodes)
+
+
+def _limited(placements: list[Placement], nodes: Sequence[Node], limit: int, streaming: bool) -> list[Placement]:
+    """Share out workers evenly, none above the limit. Xenna's autoscaler knows no upper bound of its own."""
+    for placement in placements:
+        if placement.least_workers > limit:
+            logger.info(
+                "stage '%s' gets %d workers, not the %d it asks for: max_workers_per_stage",
+                placement.group.name,
+                limit,
+                placement.workers,
+            )
+    counts = [min(placement.workers or 1, limit) for placement in placements]
+    grown = [placement.workers is None for placement in placements]
+    while any(grown):
+        for number in range(len(placements)):
+            if not grown[number]:
+                continue
+            counts[number] += 1
+            tried = [replace(p, workers=count) for p, count in zip(placements, counts, strict=True)]
+            fits = _fits_together(tried if streaming else [tried[number]], nodes)
+            if counts[number] > limit or not fits:
+                counts[number] -= 1
+                grown[number] = False
+    return [replace(placement, workers=count) for placement, count in zip(placements, counts, strict=True)]
+
+
+def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:
+    """Raise `ResourcesError` where the workers of a group do not fit, even with the cluster to themselves."""
+    for placement in placements:
+        if not _fits_together([replace(placement, workers=1)], nodes):
+            raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node")
+        if not _fits_together([placement], nodes):
+            raise _does_not_fit(placement, placements, nodes, "its workers do not fit together")
+
+
+def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bool:
+    """Whether all workers can be placed: the largest first, each on the first node that has room for it."""
+    free = [(float(node.cpus), [1.0] * len(node.gpus)) for node in nodes]
+    for placement in sorted(placements, key=lambda p: (p.share.gpus, p.share.cpus), reverse=True):
+        pieces = _pieces(placement)
+        for _ in range(placement.least_workers):
+            for piece in pieces:
+                if not _take(piece, free):
+                    return False
+    return True
+
+
+def _pieces(placement: Placement) -> list[Share]:
+    """What must lie on one node: a worker, or in an SPMD group, which may span nodes, each of its ranks."""
+    share = placement.share
+    if not placement.group.engine_options.get("is_spmd"):
+        return [share]
+    ranks = max(1, round(share.gpus))
+    return [Share(share.cpus / ranks, share.gpus / ranks)] * ranks
+
+
+def _take(share: Share, free: list[tuple[float, list[float]]]) -> bool:
+    for number, (cpus, gpus) in enumerate(free):
+        if share.cpus > cpus + _ROUNDING:
+            continue
+        if share.gpus <= 1:
+            fits = [index for index, left in enumerate(gpus) if share.gpus <= left + _ROUNDING]
+            chosen = fits[:1] if share.gpus else []
+            enough = bool(chosen) or not share.gpus
+        else:
+            chosen = [index for index, left in enumerate(gpus) if left > 1 - _ROUNDING][: round(share.gpus)]
+            enough = len(chosen) == round(share.gpus)
+        if enough:
+            for index in chosen:
+                gpus[index] -= min(share.gpus, 1.0)
+            free[number] = (cpus - share.cpus, gpus)
+            return True
+    return False
+
+
+def _does_not_fit(
+    placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str
+) -> ResourcesError:
+    rows = [f"{'stage':<24} {'workers':>7} {'cpus each':>10} {'gpus each':>10}"]
+    rows += [f"{p.group.name:<24} {p.least_workers:>7} {p.share.cpus:>10g} {p.share.gpus:>10.3g}" for p in placements]
+    has = ", ".join(f"{node.cpus} CPUs and {len(node.gpus)} GPUs" for node in nodes)
+    table = "\n    ".join([*rows, f"there is, a node: {has}"])
+    return ResourcesError(
+        f"does not fit the cluster: {why}",
+        stage=placement.group.name,
+        field="resources",
+        given=placement.group.resources,
+        expected=f"no more than there is:\n    {table}",
+        hint=f"lower {'num_workers' if placement.least_workers > 1 else 'resources'} of '{placement.group.name}', "
+        "or run on a larger cluster",
+    )

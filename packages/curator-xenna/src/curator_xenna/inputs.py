@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Xenna is given as input: tickets for bundles, which are made up when they are sent off.
+
+Xenna takes its input as a list before the run, and pickles each item only when a worker is to have it. So the items are
+tickets: by the time one is pickled the run has measured how long tasks take, and the bundle that goes in its place has
+as many of them as is right.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from curator_core.bundling import Bundle, Pace, within_bytes
+from curator_core.measure import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from curator_core.bundling import BundlePlan
+
+__all__ = ["InputQueue", "Inputs", "Tickets"]
+
+# Tickets that nobody needs are sent off empty, all at once, 0.1 to 0.5 ms each. Too few make the bundles of long runs
+# larger than they should be.
+_FEW, _MANY = 256, 4096
+_TASKS_A_TICKET = 16
+_TICKETS_A_SLOT = 32
+
+
+class InputQueue:
+    """The tasks of a run that no worker has yet.
+
+    Args:
+        tasks: The tasks; the queue lets go of each when it is sent.
+        plan: What bundles are to be like.
+
+    Attributes:
+        pace: Learns how long tasks take.
+        num_tickets: At most so many bundles will be made.
+    """
+
+    def __init__(self, tasks: Sequence[Any], plan: BundlePlan) -> None:
+        self._tasks = deque(tasks)
+        self._plan = plan
+        self.pace = Pace(plan)
+        by_count = min(max(_FEW, len(tasks) // _TASKS_A_TICKET), _MANY)
+        by_bytes = 2 * measure(tasks)[1] // plan.max_bytes
+        self.num_tickets = min(len(tasks), max(by_count, _TICKETS_A_SLOT * plan.slots, by_bytes))
+        self._tickets_left = self.num_tickets
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all tasks have been sent."""
+        return not self._tasks
+
+    def take(self) -> Bundle:
+        """The next bundle, for one ticket; empty where no tasks are left."""
+        remaining, tickets = len(self._tasks), self._tickets_left
+        self._tickets_left -= 1
+        if not remaining:
+            return Bundle([])
+        if tickets <= 1:
+            tasks = [*self._tasks]
+        else:
+            fair = self._plan.whole_batches(remaining / tickets)  # fewer would leave too much for the others
+            size = max(self.pace.next_size(remaining), fair if tickets < remaining else 1)
+            tasks = within_bytes([*islice(self._tasks, size)], self._plan)
+        for _ in tasks:
+            self._tasks.popleft()
+        return Bundle(tasks)
+
+    def bundles(self) -> list[Bundle]:
+        """All bundles at once, where Xenna sends everything off at the start."""
+        made = []
+        while not self.is_empty:
+            made.append(self.take())
+        return made
+
+
+class Ticket:
+    """A place in Xenna's input queue. Its pickle is that of a bundle, taken when it is first pickled."""
+
+    __slots__ = ("_bundle", "_queue")
+
+    def __init__(self, queue: InputQueue) -> None:
+        self._queue = queue
+        self._bundle: Bundle | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._bundle = self._bundle or self._queue.take()
+        return self._bundle.__reduce__()
+
+
+class Inputs(list[Any]):
+    """Input items that are not copied when Xenna copies the specification; it copies payloads otherwise."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inputs:
+        return self
+
+
+class Tickets(Inputs):
+    """Tickets for a queue; new ones each time it is read, so that what they were taken for is not held.
+
+    Args:
+        queue: The queue.
+    """
+
+    def __init__(self, queue: InputQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def __len__(self) -> int:
+        return self._queue.num_tickets
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return (Ticket(self._queue) for _ in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return len(self) > 0

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks on their way to the driver: opaque to whoever hands them on, and not copied into a pickle."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from curator_core.pickling import dump_parts, load_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Parcel"]
+
+
+class Parcel:
+    """A pickle whose large buffers lie beside it, so that Ray moves them through shared memory as they are.
+
+    Args:
+        head: The pickle.
+        buffers: Its buffers.
+    """
+
+    def __init__(self, head: bytes, buffers: Sequence[Any]) -> None:
+        self._head = head
+        self._buffers = list(buffers)
+
+    @classmethod
+    def of(cls, value: Any) -> Parcel:
+        """Pack a value.
+
+        Raises:
+            Exception: It does not pickle.
+        """
+        return cls(*dump_parts(value))
+
+    def open(self) -> Any:
+        """Unpack it.
+
+        Buffers are copied once, out of Ray's shared memory, which would be held for as long as they live.
+        """
+        return load_parts(self._head, [bytearray(buffer) for buffer in self._buffers])
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Parcel, (self._head, [pickle.PickleBuffer(buffer) for buffer in self._buffers])
