@@ -230,7 +230,7 @@ class CountReasons(RunObserver):
         self._totals: Counter[str] = Counter()
 
     def on_batch(self, report: BatchReport) -> None:
-        if any(outcome.kind == "retried" for outcome in report.inputs):
+        if report.is_retried:
             return  # the attempt that counts is yet to come
         self._totals.update({name: value for name, value in report.metrics.items() if isinstance(value, int)})
 

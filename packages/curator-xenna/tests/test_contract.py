@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-import curator_xenna.session
+import curator_xenna.adapter
 from curator_core import BaseStageAdapter, NodeInfo, Pipeline, ProcessingStage, Resources, Task, WorkerMetadata
 from curator_core.report import BatchReport, RunObserver
 from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_stage_adapter
@@ -71,7 +71,7 @@ def ran(executor: XennaExecutor) -> Ran:
 
     seen = Watch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curator_xenna.session, "create_named_xenna_stage_adapter", watched)
+        patch.setattr(curator_xenna.adapter, "create_named_xenna_stage_adapter", watched)
         pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
         result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
     return Ran([task.data for task in result], result, seen.reports, named)

@@ -11,8 +11,9 @@ from curator_core import ProcessingStage, Resources, ResourcesError, StageDefini
 from curator_core.plan import Plan
 from curator_xenna import XennaConfig
 from curator_xenna.cluster import Node
+from curator_xenna.fit import fit
 from curator_xenna.resources import CODEC_ENGINES, Gpu, Share, share_of
-from curator_xenna.translate import check_options, place
+from curator_xenna.translate import check_options
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 L40S = Gpu("NVIDIA L40S", 48.3)
@@ -89,7 +90,9 @@ NODES = [Node("a", 8, (H100,)), Node("b", 4, ())]
 
 
 def workers(*settings: dict[str, Any], **config: Any) -> list[int | None]:
-    return [placement.workers for placement in place(views(*settings), NODES, XennaConfig(**config))]
+    chosen = XennaConfig(fuse=False, **config)
+    fitted = fit(views(*settings), NODES, chosen, has_source=False, may_declare=False)
+    return [placement.workers for placement in fitted.placements]
 
 
 def test_workers_are_left_to_the_autoscaler() -> None:
@@ -125,9 +128,8 @@ def test_batch_mode_gives_each_stage_the_cluster() -> None:
     [
         [{"resources": Resources(cpus=9)}],
         [{"resources": Resources(gpus=2)}],
-        [{"resources": Resources(cpus=8)}, {"resources": Resources(cpus=5)}],
         [{"num_workers": 13}],
-        [{"resources": Resources(gpus=0.6)}, {"resources": Resources(gpus=0.6)}],
+        [{"resources": Resources(gpus=0.6), "num_workers": 2}],
     ],
 )
 def test_what_does_not_fit_fails_with_the_numbers(settings: list[dict[str, Any]]) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BUNDLE_BYTES", "Bundle", "BundlePlan", "Pace", "split", "unbundled"]
 
 MAX_BUNDLE_BYTES = 32 * 2**20
-TARGET_S = 0.5  # of work in a bundle: some 40 times what a hop costs on Xenna
+TARGET_S = 0.5  # of work in a bundle
+HOP_S = 0.02  # what a hop costs, more or less, on Xenna; less work than that is not worth one
 _GROWTH = 4  # a bundle has at most so many times the tasks of the one before it
 _UNMEASURED_LIMIT = 64  # tasks in a bundle where nothing is known of how long they take
 
@@ -103,17 +104,21 @@ class Pace:
             remaining: Tasks that are still to be dealt out, where that is known.
         """
         plan, mean = self._plan, self.seconds_per_task
+        fair = math.inf if remaining is None else math.ceil(remaining / (2 * plan.slots))
         if mean is None:
-            wanted = plan.whole_batches(1) * _GROWTH ** (self._dealt // plan.slots)
-            wanted = min(wanted, plan.whole_batches(_UNMEASURED_LIMIT))
+            wanted = plan.batch_size * _GROWTH ** (self._dealt // plan.slots)
+            wanted = min(wanted, plan.whole_batches(_UNMEASURED_LIMIT), fair)
         else:
             limit = max(self._last, plan.batch_size) * _GROWTH
-            wanted = limit if mean * limit <= TARGET_S else int(TARGET_S / mean)
-        if remaining is not None:
-            wanted = min(wanted, math.ceil(remaining / (2 * plan.slots)))
+            # The fair part of what remains, but neither more than is wanted nor less than is worth a hop.
+            wanted = min(max(fair, _tasks_in(HOP_S, mean)), _tasks_in(TARGET_S, mean), limit)
         self._dealt += 1
         self._last = plan.whole_batches(wanted)
         return self._last
+
+
+def _tasks_in(seconds: float, mean: float) -> float:
+    return seconds / mean if mean else math.inf
 
 
 def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None) -> Iterator[list[Any]]:
@@ -125,9 +130,9 @@ def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None
         seconds_per_task: What a task takes in the next group; None where it is not known.
     """
     if seconds_per_task is None:
-        wanted = min(_UNMEASURED_LIMIT, math.ceil(len(tasks) / plan.slots))
+        wanted: float = min(_UNMEASURED_LIMIT, math.ceil(len(tasks) / plan.slots))
     else:
-        wanted = len(tasks) if seconds_per_task * len(tasks) <= TARGET_S else int(TARGET_S / seconds_per_task)
+        wanted = min(len(tasks), _tasks_in(TARGET_S, seconds_per_task))
     size = plan.whole_batches(wanted)
     start = 0
     while start < len(tasks):

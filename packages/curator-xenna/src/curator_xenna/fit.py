@@ -93,23 +93,22 @@ def fit(
         ResourcesError: There is none; with the table of what each stage asks, and what there is.
     """
     levels = [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
+    apart = _place(views, nodes, config, levels[0], has_source=has_source)
+    _check_each(apart, nodes)  # what does not fit by itself does not fit in any way
     if config.execution_mode == "batch":
-        placements = _place(views, nodes, config, levels[0], has_source=has_source)
-        _check_each(placements, nodes)
-        return Fit(placements, streaming=False)
+        return Fit(apart, streaming=False)
     for level in levels:
         placements = _place(views, nodes, config, level, has_source=has_source)
         if _fits_together(placements, nodes):
             if level in _STEPS:
                 logger.info("streaming does not fit: %s", _STEPS[level])
             return Fit(placements)
-    _check_each(placements, nodes)  # one that does not fit by itself must fail
     if may_declare and _fits_together(placements, [replace(node, cpus=_PLENTY) for node in nodes]):
         cpus = math.ceil(sum(placement.least_cpus for placement in placements) - _ROUNDING)
         logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
         return Fit(placements, cpus=cpus)
     logger.info("streaming does not fit: the stages run one after the other, and hold all tasks in between")
-    return Fit(_place(views, nodes, config, levels[0], has_source=has_source), streaming=False)
+    return Fit(apart, streaming=False)
 
 
 def _place(

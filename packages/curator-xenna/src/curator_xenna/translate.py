@@ -103,6 +103,7 @@ def pipeline_spec(
         num_run_attempts_python=1,
         ignore_failures=False,
         return_last_stage_outputs=False,
+        enable_work_stealing=True,  # a worker with nothing to do takes what waits behind another's work
         actor_pool_verbosity_level=loud,
         monitoring_verbosity_level=loud,
         **optional,

@@ -99,7 +99,7 @@ class WorkerLink:
         work = _work_of(reports, self._first, self._last)
         delivery = Delivery(self._worker_id, self._group, unit, work, dumps(reports), payload, is_primary)
         pace: Any = ray.get(self._coordinator.deliver.remote(delivery))
-        return pace  # type: ignore[no-any-return]
+        return pace
 
     def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:
         """Make failures of batches that have ended and are not sent yet: their outputs cannot travel.

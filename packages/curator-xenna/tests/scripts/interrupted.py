@@ -17,6 +17,8 @@ class Quick(ProcessingStage):
 
 
 class Forever(Quick):
+    fusible = False  # else nothing would be reported before it is done
+
     def process(self, task):
         threading.Event().wait()
 
