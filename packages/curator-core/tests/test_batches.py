@@ -86,3 +86,23 @@ class TestArrow:
     def test_a_table_travels(self, pa):
         batch = DocumentBatch(pa.table({"text": ["a"]}))
         assert pickle.loads(pickle.dumps(batch)).to_records() == [{"text": "a"}]
+
+
+def test_a_slice_of_a_table_travels_alone():
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"text": ["a long text"] * 10_000, "number": range(10_000)})
+    batch = DocumentBatch(data=table.slice(5, 10), dataset_name="d")
+    again = pickle.loads(pickle.dumps(batch))
+    assert again == batch
+    assert again.data.equals(batch.data)
+    assert again.dataset_name == "d"
+    assert len(pickle.dumps(batch)) < 2_000
+    assert batch.data.get_total_buffer_size() > 100_000  # this one is as it was
+
+
+def test_a_table_of_its_own_is_not_copied_to_travel():
+    pa = pytest.importorskip("pyarrow")
+    buffers = []
+    table = pa.table({"number": range(10_000)})
+    pickle.dumps(DocumentBatch(data=table), protocol=5, buffer_callback=buffers.append)
+    assert sum(buffer.raw().nbytes for buffer in buffers) >= 80_000

@@ -203,7 +203,7 @@ def test_a_function_of_a_module_travels_by_name():
     # So that its module's globals, which may not pickle, are those of the other side.
     other = loads(dumps(increase.with_(name="other", batch_size=2)))
     assert (other.name, other.batch_size) == ("other", 2)
-    assert other._function is increase._function
+    assert other.function is increase.function
     assert type(other) is type(increase)
     assert run(other) == [2, 3]
     assert len(dumps(increase)) < 300

@@ -19,7 +19,8 @@ class TestXennaExecutorPlain(ExecutorConformance):
     """The same with fusion and bundles off, on the same Ray."""
 
     @pytest.fixture(scope="class")
-    def executor(self, executor: XennaExecutor) -> Iterator[XennaExecutor]:
+    @classmethod
+    def executor(cls, executor: XennaExecutor) -> Iterator[XennaExecutor]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(executor, "config", XennaConfig(fuse=False, bundle=False))
             yield executor

@@ -79,11 +79,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def test_where_streaming_fits_nothing_is_done(lines: Any) -> None:
-    found = fitted(machine(3), {}, SPLIT, {}, asking(cpus=2))
-    assert names(found) == ["s0+s1", "s2", "s3"] or lines()
     found = fitted(machine(4), {}, SPLIT, {}, asking(cpus=2))
     assert names(found) == ["s0+s1", "s2", "s3"]
-    assert (found.streaming, found.cpus) == (True, 0)
+    assert (found.streaming, found.cpus, lines()) == (True, 0, [])
     assert workers(found) == [None, None, None]
 
 
@@ -229,7 +227,7 @@ def test_no_stage_has_more_workers_than_the_limit(lines: Any) -> None:
     nodes = [Node("a", 8, ()), Node("b", 4, ())]
     stages = [APART, {**APART, "num_workers": 5}, {**APART, "num_workers": 1}]
     assert workers(fitted(nodes, *stages, max_workers_per_stage=3)) == [3, 3, 1]
-    assert lines() == ["stage 's1' gets 3 workers, not the 5 it asks for: max_workers_per_stage"]
+    assert set(lines()) == {"stage 's1' gets 3 workers, not the 5 it asks for: max_workers_per_stage"}
 
 
 def test_the_limit_leaves_room_for_all_stages() -> None:
@@ -257,6 +255,11 @@ def test_batch_mode_needs_only_the_largest_stage(lines: Any) -> None:
     assert (found.streaming, workers(found), lines()) == (False, [None] * 3, [])
 
 
+def test_shares_of_a_cpu_add_up() -> None:
+    found = fitted(machine(1), *[{**asking(cpus=1 / 9), **APART}] * 9)  # 1 - 8/9 comes out a little less than 1/9
+    assert (found.streaming, found.cpus) == (True, 0)
+
+
 # --- GPUs -----------------------------------------------------------------------------------------------
 
 HALF, WHOLE, TWO = asking(gpus=0.5), asking(gpus=1), asking(gpus=2)
@@ -276,6 +279,7 @@ HALF, WHOLE, TWO = asking(gpus=0.5), asking(gpus=1), asking(gpus=2)
         (2, [TWO], True),
         (2, [asking(gpus=0.6), asking(gpus=0.6), asking(gpus=0.4)], True),
         (1, [asking(gpus=0.6), asking(gpus=0.6)], False),
+        (1, [asking(gpus=1 / 9)] * 9, True),
         (1, [asking(nvdecs=1)] * 7, True),
         (1, [asking(nvdecs=1)] * 8, False),
         (1, [asking(gpu_memory_gb=40)] * 2, True),
@@ -378,14 +382,13 @@ def test_a_placement_says_the_least_that_it_takes() -> None:
 # --- known to be wrong ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the limit is shared out as if all stages ran at once, which they do not")
 def test_the_limit_is_each_stages_own_where_batch_mode_is_the_last_resort() -> None:
     found = fitted(machine(2), *[APART] * 3, may_declare=False, max_workers_per_stage=2)
     assert not found.streaming
     assert workers(found) == [2, 2, 2]  # as with execution_mode="batch"
 
 
-@pytest.mark.xfail(strict=True, reason="each way that is tried logs it again")
-def test_a_stage_that_gets_fewer_workers_is_told_of_once(lines: Any) -> None:
-    fitted(machine(3), asking(cpus=2), {**SPLIT, "num_workers": 2}, {}, max_workers_per_stage=1)
+@pytest.mark.parametrize("cpus", [8, 3])
+def test_a_stage_that_gets_fewer_workers_is_told_of_once(cpus: int, lines: Any) -> None:
+    fitted(machine(cpus), asking(cpus=2), {**SPLIT, "num_workers": 2}, {}, max_workers_per_stage=1)
     assert sum("max_workers_per_stage" in line for line in lines()) == 1

@@ -18,7 +18,7 @@ from curator_core.bundling import MAX_BUNDLE_BYTES, Bundle, BundlePlan
 from curator_xenna.inputs import InputQueue, Inputs, Tickets
 
 MACHINE = BundlePlan(slots=4)  # two workers of two slots
-seconds = st.one_of(st.just(0.0), st.floats(1e-6, 5.0))
+seconds = st.floats(1e-7, 5.0)
 
 
 @dataclass
@@ -52,12 +52,12 @@ def sent(tickets: Tickets) -> list[Bundle]:
 # --- how many bundles -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("takes", [0.0, 1e-6, 5e-5])
+@pytest.mark.parametrize("takes", [1e-6, 5e-5, 2e-4, 1e-3])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 def test_ten_thousand_quick_tasks_make_tens_of_bundles(slots: int, takes: float) -> None:
     sizes = take_all(queue_of(10_000, BundlePlan(slots=slots)), takes)
     assert sum(sizes) == 10_000
-    assert 10 <= len(sizes) < 100
+    assert 8 <= len(sizes) < 100
 
 
 def test_ten_thousand_unmeasured_tasks_make_few_hundred_bundles() -> None:
@@ -118,7 +118,7 @@ def test_an_empty_queue_gives_empty_bundles() -> None:
     ],
 )
 def test_there_are_tickets_enough_and_not_too_many(count: int, plan: BundlePlan, tickets: int) -> None:
-    assert queue_of(count, plan).num_tickets == tickets
+    assert InputQueue([Task(data=1)] * count, plan).num_tickets == tickets
 
 
 def test_large_tasks_have_tickets_enough() -> None:
@@ -139,9 +139,9 @@ def test_the_queue_lets_go_of_what_it_sends() -> None:
 # --- whatever happens -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
-    st.integers(0, 3000),
+    st.integers(0, 1500),
     st.builds(BundlePlan, batch_size=st.integers(1, 9), slots=st.integers(1, 40)),
     st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 100), seconds)), min_size=1, max_size=30),
 )
@@ -161,7 +161,7 @@ def test_whatever_is_observed_no_task_is_lost_or_sent_twice(count: int, plan: Bu
     assert queue.take().tasks == []
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.one_of(
         st.lists(st.integers(1, 150), max_size=250),  # as many tickets as tasks
@@ -184,7 +184,7 @@ def test_no_bundle_is_larger_than_the_limit_unless_a_single_task_is(
     assert [task.data for task in seen] == sizes
 
 
-@pytest.mark.parametrize("takes", [None, 0.0, 0.01, 1.0])
+@pytest.mark.parametrize("takes", [None, 1e-6, 0.01, 1.0])
 @pytest.mark.parametrize(("count", "size"), [(250, 3000), (250, 700), (2000, 100), (2000, 5)])
 def test_the_limit_holds_for_tasks_that_do_not_know_their_size(count: int, size: int, takes: float | None) -> None:
     tasks = [Task(data={"video": bytes(size)}) for _ in range(count)]
@@ -239,9 +239,16 @@ def test_all_tasks_are_out_when_all_tickets_are(count: int) -> None:
     assert queue.is_empty
 
 
+def test_nothing_stays_behind_where_the_limit_leaves_too_few_tickets() -> None:
+    queue = InputQueue([Task(data={"video": bytes(300)}) for _ in range(1000)], BundlePlan(max_bytes=500))
+    bundles = sent(Tickets(queue))
+    assert sum(len(bundle.tasks) for bundle in bundles) == 1000
+    assert queue.take().tasks == []
+
+
 def test_tickets_that_are_left_over_are_empty() -> None:
     queue = queue_of(10_000)
-    queue.pace.observe(1, 0.0)
+    queue.pace.observe(1, 1e-6)
     bundles = sent(Tickets(queue))
     sizes = [len(bundle.tasks) for bundle in bundles]
     assert sum(sizes) == 10_000
@@ -274,15 +281,11 @@ def test_neither_tickets_nor_inputs_are_copied() -> None:
 # --- known to be wrong ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True, reason="too few tickets where tasks do not know their size: the last takes all the rest"
-)
 def test_the_last_ticket_keeps_the_limit_for_tasks_that_do_not_know_their_size() -> None:
     queue = InputQueue([Task(data={"video": bytes(3000)}) for _ in range(2000)], BundlePlan(max_bytes=5000))
     assert max(len(bundle.tasks) for bundle in queue.bundles()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="tickets are spent by count: few are left where the large tasks come last")
 def test_the_last_ticket_keeps_the_limit_where_large_tasks_come_last() -> None:
     sizes = [1] * 900 + [60] * 100
     queue = InputQueue([Weighed(size) for size in sizes], BundlePlan(max_bytes=100))
@@ -291,13 +294,17 @@ def test_the_last_ticket_keeps_the_limit_where_large_tasks_come_last() -> None:
         assert len(bundle.tasks) == 1 or sum(task.num_bytes for task in bundle.tasks) <= 100
 
 
+def test_tasks_that_took_no_time_are_sent_within_the_limit() -> None:
+    queue = InputQueue([Weighed(600) for _ in range(100)], BundlePlan(max_bytes=1000))
+    assert take_all(queue, takes=0.0) == [1] * 100
+
+
 class Moody(Task[Any]):
     @property
     def num_items(self) -> int:
         raise KeyError("frames")
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a task's own num_items is called in the driver, unguarded")
 def test_a_task_that_cannot_be_measured_is_left_to_its_stage() -> None:
     queue = InputQueue([Task(data=1), Moody(data=2)], MACHINE)
     assert sum(len(bundle.tasks) for bundle in queue.bundles()) == 2

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, NamedTuple, Union, get_args, get_origin
+
+from curator_core.stage import FunctionStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,61 +15,87 @@ if TYPE_CHECKING:
 __all__ = ["says_fan_out"]
 
 _MANY = {"list", "tuple", "Sequence", "Iterable", "Iterator", "Generator", "Collection"}
-_UNIONS = {"Optional", "Union", "Annotated"}
+_UNIONS = {"Optional", "Union"}
+_OLD_NAMES = {"List": "list", "Tuple": "tuple"}
+
+
+class _Type(NamedTuple):
+    """A type by its name, and what stands in its brackets: ``list`` and ``Task`` for ``list[Task]``."""
+
+    name: str = ""
+    arguments: tuple[Any, ...] = ()
 
 
 def says_fan_out(stage: Any, *, batched: bool) -> bool:
     """Whether the annotation names a list, a tuple or an iterator for what is made of one task.
 
-    It is read as text: the names in it may be importable for a type checker only.
+    Where it is text it is read as such: the names in it may be importable for a type checker only.
 
     Args:
         stage: The stage.
         batched: Whether it works by ``process_batch``, whose outer list has an entry for each input.
     """
-    function = getattr(stage, "_function", None) or (stage.process_batch if batched else stage.process)
-    annotation = getattr(function, "__annotations__", {}).get("return")
-    if annotation is None:
-        return False
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    try:
-        returned = ast.parse(text, mode="eval").body
-    except SyntaxError:  # an object whose repr is no code
-        return False
+    if isinstance(stage, FunctionStage):
+        function: Any = stage.function
+    else:
+        function = stage.process_batch if batched else stage.process
+    returned = _read(getattr(function, "__annotations__", {}).get("return"))
     if batched:
-        return any(_is_many(entry) for each in _alternatives(returned) for entry in _arguments(each))
+        return any(_is_many(entry) for each in _alternatives(returned) for entry in each.arguments)
     return _is_many(returned)
 
 
-def _is_many(node: ast.expr) -> bool:
-    return any(_name(each) in _MANY for each in _alternatives(node))
+def _is_many(declared: _Type) -> bool:
+    return any(each.name in _MANY for each in _alternatives(declared))
 
 
-def _alternatives(node: ast.expr) -> Iterator[ast.expr]:
+def _alternatives(declared: _Type) -> Iterator[_Type]:
     """The parts of a union, in whichever way it is written."""
-    if isinstance(node, ast.BinOp):
-        yield from _alternatives(node.left)
-        yield from _alternatives(node.right)
-    elif isinstance(node, ast.Subscript) and _name(node) in _UNIONS:
-        for argument in _arguments(node):
+    if declared.name in _UNIONS:
+        for argument in declared.arguments:
             yield from _alternatives(argument)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # list["Task"] | "Task"
-        yield from _alternatives(ast.parse(node.value, mode="eval").body)
     else:
-        yield node
+        yield declared
 
 
-def _arguments(node: ast.expr) -> list[ast.expr]:
-    if not isinstance(node, ast.Subscript):
-        return []
-    return node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+def _read(annotation: Any) -> _Type:
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return _read_text(annotation)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _read(arguments[0])
+    if origin is None:
+        return _named(getattr(annotation, "__name__", ""))
+    name = "Union" if origin in (Union, types.UnionType) else getattr(origin, "__name__", "")
+    return _named(name, *map(_read, arguments))
 
 
-def _name(node: ast.expr) -> str:
-    """``list`` for ``list[int]``, ``Iterator`` for ``collections.abc.Iterator[int]``."""
-    if isinstance(node, ast.Subscript):
-        node = node.value
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    name = node.id if isinstance(node, ast.Name) else ""
-    return name.lower() if name in ("List", "Tuple") else name
+def _read_text(text: str) -> _Type:
+    try:
+        return _read_node(ast.parse(text, mode="eval").body)
+    except SyntaxError:  # a note, and no type
+        return _Type()
+
+
+def _read_node(node: ast.expr) -> _Type:
+    match node:
+        case ast.BinOp():
+            return _Type("Union", (_read_node(node.left), _read_node(node.right)))
+        case ast.Constant(value=str(text)):  # list["Task"]
+            return _read_text(text)
+        case ast.Subscript():
+            outer = _read_node(node.value).name
+            inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            return _read_node(inner[0]) if outer == "Annotated" else _named(outer, *map(_read_node, inner))
+        case ast.Attribute():  # collections.abc.Iterator
+            return _named(node.attr)
+        case ast.Name():
+            return _named(node.id)
+        case _:
+            return _Type()
+
+
+def _named(name: str, *arguments: _Type) -> _Type:
+    return _Type(_OLD_NAMES.get(name, name), arguments)

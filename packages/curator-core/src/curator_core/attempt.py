@@ -198,7 +198,7 @@ class Attempt:
             outputs = self._settle_unchanged(row)
         else:
             outputs = self._settle_each(entries, row)
-        return outputs
+        return self._weigh(outputs)
 
     def _settle_unchanged(self, row: PerfRow) -> list[Any]:
         """As `_settle_each`, where each input came back itself: nothing is to be checked or named."""
@@ -207,8 +207,25 @@ class Attempt:
         for task in outputs:
             task_id, perf, notes = task._state
             task.__dict__["_state"] = (task_id, longer[id(perf)], notes)
-        self._out_bytes = measure(outputs)[1]
         return outputs
+
+    def _weigh(self, outputs: list[Any]) -> list[Any]:
+        """Measure what came out; without what was made of inputs one of whose outputs cannot be measured."""
+        try:
+            self._out_bytes = measure(outputs)[1]
+            return outputs
+        except Exception:
+            if not self._isolates:
+                raise
+        good: list[Any] = []
+        for number, (_, _, count) in enumerate(Outcomes(tuple(self._ids), dict(self._outcomes))):
+            made, outputs = outputs[:count], outputs[count:]
+            try:
+                self._out_bytes += measure(made)[1]
+                good += made
+            except Exception as exc:  # noqa: BLE001 - of a method of the user's task
+                self._outcomes[number] = self._lose(number, exc)
+        return good
 
     def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
         longer = self._with(row)
@@ -227,7 +244,6 @@ class Attempt:
                 outcome = self._settle_one(number, given, entry, perf, outputs)
                 if outcome != _ONE_OUT:
                     self._outcomes[number] = outcome
-            self._out_bytes = measure(outputs)[1]
         except Exception:
             self.adapter.roots = roots
             raise
@@ -253,9 +269,13 @@ class Attempt:
             else:
                 outputs += made
                 return ("out", len(made)) if made else _FILTERED
+        return self._lose(number, entry.error)
+
+    def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
+        """An input failed; the first one says why the report has an error."""
         if self.error is None:
             self._at = number
-            self._blame(entry.error)
+            self._blame(error)
         return _FAILED
 
     def _adopt(self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...]) -> Sequence[Any]:

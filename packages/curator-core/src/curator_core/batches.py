@@ -17,6 +17,9 @@ __all__ = ["DocumentBatch", "FileGroupTask"]
 Records: TypeAlias = "list[dict[str, Any]]"
 
 
+_SLACK = 2  # how much larger than its own rows the memory may be that a table holds on to
+
+
 @dataclass
 class FileGroupTask(Task[list[str]]):
     """The files of one partition of a source, named by content: the same paths give the same id.
@@ -50,6 +53,13 @@ class DocumentBatch(Task["Records | pa.Table"]):
             expected="a list of dicts or a pyarrow.Table",
             hint="use DataFrame.to_dict('records') or pyarrow.Table.from_pandas for a pandas DataFrame",
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled. A slice of an Arrow table would travel with the whole table that it was cut from."""
+        table = self.data
+        if isinstance(table, list) or table.get_total_buffer_size() <= _SLACK * table.nbytes:
+            return self.__dict__
+        return {**self.__dict__, "data": _compact(table)}
 
     @property
     def columns(self) -> list[str]:
@@ -88,3 +98,13 @@ class DocumentBatch(Task["Records | pa.Table"]):
                 expected="values of one type in each column",
                 hint="convert the column before this stage",
             ) from exc
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """A copy of a table that holds its own rows and nothing else."""
+    import pyarrow as pa  # noqa: PLC0415 - as above
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()

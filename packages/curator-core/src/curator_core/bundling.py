@@ -14,18 +14,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curator_core.measure import measure
+from curator_core.measure import bytes_of
 from curator_core.pickling import dump_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["MAX_BUNDLE_BYTES", "Bundle", "BundlePlan", "Pace", "split", "unbundled"]
+__all__ = ["MAX_BUNDLE_BYTES", "Bundle", "BundlePlan", "Pace", "estimated_bytes", "split", "unbundled", "within_bytes"]
 
 MAX_BUNDLE_BYTES = 32 * 2**20
 TARGET_S = 0.5  # of work in a bundle
 HOP_S = 0.02  # what a hop costs, more or less, on Xenna; less work than that is not worth one
 _GROWTH = 4  # a bundle has at most so many times the tasks of the one before it
+_SAMPLE = 8  # tasks that are weighed where tasks do not know their size
 _UNMEASURED_LIMIT = 64  # tasks in a bundle where nothing is known of how long they take
 
 
@@ -113,7 +114,7 @@ class Pace:
             # The fair part of what remains, but neither more than is wanted nor less than is worth a hop.
             wanted = min(max(fair, _tasks_in(HOP_S, mean)), _tasks_in(TARGET_S, mean), limit)
         self._dealt += 1
-        self._last = plan.whole_batches(wanted)
+        self._last = plan.whole_batches(wanted if remaining is None else min(wanted, remaining))
         return self._last
 
 
@@ -143,22 +144,23 @@ def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None
 
 def within_bytes(tasks: Sequence[Any], plan: BundlePlan) -> list[Any]:
     """As many of these tasks, from the first on, as a bundle may hold by their bytes; at least one."""
-    if len(tasks) == 1:
-        return [*tasks]
-    total = measure(tasks)[1]
-    if not total:  # tasks that do not know their size: one stands for all
-        total = _pickled_bytes(tasks[0]) * len(tasks)
-        fits = len(tasks) if total <= plan.max_bytes else max(1, plan.max_bytes * len(tasks) // total)
-    elif total <= plan.max_bytes:
-        fits = len(tasks)
-    else:
-        fits, held = 0, 0
-        while fits < len(tasks) and (not fits or held + tasks[fits].num_bytes <= plan.max_bytes):
-            held += tasks[fits].num_bytes
+    fits = len(tasks)
+    if fits > 1 and estimated_bytes(tasks) > plan.max_bytes:
+        fits, held = 1, estimated_bytes(tasks[:1])
+        while fits < len(tasks) and (held := held + estimated_bytes(tasks[fits : fits + 1])) <= plan.max_bytes:
             fits += 1
     if plan.batch_size < fits < len(tasks):
         fits -= fits % plan.batch_size
     return [*tasks[:fits]]
+
+
+def estimated_bytes(tasks: Sequence[Any]) -> int:
+    """Bytes of some tasks: as they say, or where they do not know, as some of them would travel. Never raises."""
+    known = bytes_of(tasks)
+    if known or not tasks:
+        return known
+    sample = tasks[:: math.ceil(len(tasks) / _SAMPLE)]
+    return sum(map(_pickled_bytes, sample)) * len(tasks) // len(sample)
 
 
 def unbundled(items: Iterable[Any]) -> list[Any]:

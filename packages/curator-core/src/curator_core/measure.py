@@ -12,7 +12,7 @@ from curator_core.task import Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["measure"]
+__all__ = ["bytes_of", "measure"]
 
 _data = attrgetter("data")
 _SINGLE = frozenset({type(None), bool, int, float, complex, str})  # one item, whose bytes are not known
@@ -36,6 +36,22 @@ def measure(tasks: Sequence[Any]) -> tuple[int, int]:
         if kinds <= _RAW:
             return len(tasks), sum(map(len, payloads))
     return sum([task.num_items for task in tasks]), sum([task.num_bytes for task in tasks])
+
+
+def bytes_of(tasks: Sequence[Any]) -> int:
+    """Bytes of payload, as far as the tasks say; those that fail at it count for nothing. Never raises."""
+    try:
+        return measure(tasks)[1]
+    except Exception:  # noqa: BLE001 - code of users; the stage that is to work on the task reports it
+        return sum(map(_bytes_of_one, tasks))
+
+
+def _bytes_of_one(task: Any) -> int:
+    try:
+        size = task.num_bytes
+    except Exception:  # noqa: BLE001 - as above
+        return 0
+    return size if isinstance(size, int) else 0
 
 
 @lru_cache(256)

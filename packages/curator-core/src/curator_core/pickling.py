@@ -49,10 +49,7 @@ def dump_parts(value: Any) -> tuple[bytes, list[Any]]:
     with io.BytesIO() as stream:
         _pickler()(stream, protocol=5, buffer_callback=found.append).dump(value)
         head = stream.getvalue()
-    try:
-        return head, [buffer.raw() for buffer in found]
-    except BufferError:  # memory that is not contiguous: numpy sees to it itself, others may not
-        return dumps(value), []
+    return head, [buffer.raw() for buffer in found]
 
 
 def load_parts(head: bytes, buffers: Iterable[Any]) -> Any:

@@ -132,7 +132,7 @@ class Outcomes(Sequence[InputOutcome]):
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
     def __hash__(self) -> int:
-        return hash(self._ids)
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         return f"Outcomes{tuple(self)!r}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import NodeInfo, WorkerMetadata
 
-__all__ = ["ProcessingStage", "processing_stage"]
+__all__ = ["FunctionStage", "ProcessingStage", "processing_stage"]
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
@@ -188,22 +188,27 @@ class _Constant:
         return self.value
 
 
-class _FunctionStage(ProcessingStage[Any, Any]):
-    """A stage whose ``process`` is a function."""
+class FunctionStage(ProcessingStage[Any, Any]):
+    """A stage whose ``process`` is a function.
+
+    Args:
+        function: Takes one task.
+    """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function = function
+        self.function = function
         self.__doc__ = function.__doc__
 
     def process(self, task: Any) -> Any:
-        return self._function(task)
+        """What the function gives."""
+        return self.function(task)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Where the function stood there is the stage now, so that pickle cannot find it by name and would carry
         # it, with all the globals that it uses. On the other side it is to use its own module's.
-        home = self._function.__module__, self._function.__qualname__
-        settings = {name: value for name, value in vars(self).items() if name != "_function"}
-        if home[0] != "__main__" and getattr(_find(*home), "_function", None) is self._function:
+        home = self.function.__module__, self.function.__qualname__
+        settings = {name: value for name, value in vars(self).items() if name != "function"}
+        if home[0] != "__main__" and getattr(_find(*home), "function", None) is self.function:
             return _again, home, settings
         return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
@@ -215,11 +220,11 @@ def _find(module: str, qualname: str) -> Any:
     return found
 
 
-def _again(module: str, qualname: str) -> _FunctionStage:
+def _again(module: str, qualname: str) -> FunctionStage:
     importlib.import_module(module)
-    stage: _FunctionStage = _find(module, qualname)
+    stage: FunctionStage = _find(module, qualname)
     fresh = type(stage).__new__(type(stage))
-    fresh._function = stage._function
+    fresh.function = stage.function
     return fresh
 
 
@@ -241,7 +246,7 @@ def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], Proces
     def decorate(function: Callable[[Any], Any]) -> ProcessingStage[Any, Any]:
         _check_takes_one_task(function)
         # A class of its own, so that engines that show the class's name show the function's.
-        stage_class = type(function.__name__, (_FunctionStage,), {"__module__": function.__module__})
+        stage_class = type(function.__name__, (FunctionStage,), {"__module__": function.__module__})
         stage: ProcessingStage[Any, Any] = stage_class(function)
         return stage.with_(**{"name": function.__name__, **settings})
 

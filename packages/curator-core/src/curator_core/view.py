@@ -121,7 +121,7 @@ def read_stage(index: int, stage: Any) -> StageView:
         runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with text keys"),
         fusible=_read(stage, "fusible", _is_choice, _CHOICE),
         fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
-        full_batches=batch_size > 1 and (resources.requires_gpu if full is None else full),
+        full_batches=batch_size > 1 and (batched and resources.requires_gpu if full is None else full),
         max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),

@@ -92,13 +92,34 @@ def fit(
     Raises:
         ResourcesError: There is none; with the table of what each stage asks, and what there is.
     """
+    chosen = _choose(views, nodes, config, has_source=has_source, may_declare=may_declare)
+    for placement in chosen.placements:
+        asked = asked_workers(placement.group, len(nodes))
+        if asked is not None and asked != placement.workers:
+            logger.info(
+                "stage '%s' gets %s workers, not the %d it asks for: max_workers_per_stage",
+                placement.group.name,
+                placement.workers,
+                asked,
+            )
+    return chosen
+
+
+def _choose(
+    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
+) -> Fit:
     levels = [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
-    apart = _place(views, nodes, config, levels[0], has_source=has_source)
-    _check_each(apart, nodes)  # what does not fit by itself does not fit in any way
+
+    def place(level: Fusion, *, streaming: bool = True) -> tuple[Placement, ...]:
+        placements = _placements(group_stages(views, level, has_source=has_source), nodes, config, has_source)
+        return _limited(placements, nodes, config.max_workers_per_stage, streaming)
+
+    one_by_one = place(levels[0], streaming=False)
+    _check_each(one_by_one, nodes)  # what does not fit by itself does not fit in any way
     if config.execution_mode == "batch":
-        return Fit(apart, streaming=False)
+        return Fit(one_by_one, streaming=False)
     for level in levels:
-        placements = _place(views, nodes, config, level, has_source=has_source)
+        placements = place(level)
         if _fits_together(placements, nodes):
             if level in _STEPS:
                 logger.info("streaming does not fit: %s", _STEPS[level])
@@ -108,23 +129,20 @@ def fit(
         logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
         return Fit(placements, cpus=cpus)
     logger.info("streaming does not fit: the stages run one after the other, and hold all tasks in between")
-    return Fit(apart, streaming=False)
+    return Fit(one_by_one, streaming=False)
 
 
-def _place(
-    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, level: Fusion, *, has_source: bool
+def _placements(
+    groups: Sequence[Group], nodes: Sequence[Node], config: XennaConfig, has_source: bool
 ) -> tuple[Placement, ...]:
     gpus = [gpu for node in nodes for gpu in node.gpus]
     placements = []
-    for group in group_stages(views, level, has_source=has_source):
+    for group in groups:
         share = share_of(group.resources, gpus, group.name, config.codec_engines)
         workers = asked_workers(group, len(nodes))
         if workers is None and has_source and group.index == 0:
             workers = 1  # the autoscaler would give it several, for one task
         placements.append(Placement(group, share, workers))
-    if config.max_workers_per_stage is not None:
-        streaming = config.execution_mode == "streaming"
-        return tuple(_limited(placements, nodes, config.max_workers_per_stage, streaming))
     return tuple(placements)
 
 
@@ -134,16 +152,12 @@ def asked_workers(group: Group, num_nodes: int) -> int | None:
     return group.num_workers if per_node is None else math.ceil(per_node * num_nodes)
 
 
-def _limited(placements: list[Placement], nodes: Sequence[Node], limit: int, streaming: bool) -> list[Placement]:
+def _limited(
+    placements: tuple[Placement, ...], nodes: Sequence[Node], limit: int | None, streaming: bool
+) -> tuple[Placement, ...]:
     """Share out workers evenly, none above the limit. Xenna's autoscaler knows no upper bound of its own."""
-    for placement in placements:
-        if placement.least_workers > limit:
-            logger.info(
-                "stage '%s' gets %d workers, not the %d it asks for: max_workers_per_stage",
-                placement.group.name,
-                limit,
-                placement.workers,
-            )
+    if limit is None:
+        return placements
     counts = [min(placement.workers or 1, limit) for placement in placements]
     grown = [placement.workers is None for placement in placements]
     while any(grown):
@@ -156,7 +170,7 @@ def _limited(placements: list[Placement], nodes: Sequence[Node], limit: int, str
             if counts[number] > limit or not fits:
                 counts[number] -= 1
                 grown[number] = False
-    return [replace(placement, workers=count) for placement, count in zip(placements, counts, strict=True)]
+    return tuple(replace(placement, workers=count) for placement, count in zip(placements, counts, strict=True))
 
 
 def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:
@@ -190,7 +204,9 @@ def _pieces(placement: Placement) -> list[Share]:
 
 
 def _take(share: Share, free: list[tuple[float, list[float]]]) -> bool:
-    for number, (cpus, gpus) in enumerate(free):
+    """Take a piece from the node that has the fewest CPUs to spare; False where it fits none."""
+    for number in sorted(range(len(free)), key=lambda index: free[index][0]):
+        cpus, gpus = free[number]
         if share.cpus > cpus + _ROUNDING:
             continue
         if share.gpus <= 1:

@@ -12,8 +12,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from curator_core.bundling import Bundle, Pace, within_bytes
-from curator_core.measure import measure
+from curator_core.bundling import Bundle, Pace, estimated_bytes, within_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,9 +44,10 @@ class InputQueue:
         self._tasks = deque(tasks)
         self._plan = plan
         self.pace = Pace(plan)
-        by_count = min(max(_FEW, len(tasks) // _TASKS_A_TICKET), _MANY)
-        by_bytes = 2 * measure(tasks)[1] // plan.max_bytes
-        self.num_tickets = min(len(tasks), max(by_count, _TICKETS_A_SLOT * plan.slots, by_bytes))
+        by_count = max(min(max(_FEW, len(tasks) // _TASKS_A_TICKET), _MANY), _TICKETS_A_SLOT * plan.slots)
+        # Two bundles that follow on each other are larger than one may be, where bytes have parted them.
+        self._reserve = 2 * estimated_bytes(tasks) // plan.max_bytes
+        self.num_tickets = min(len(tasks), by_count + self._reserve)
         self._tickets_left = self.num_tickets
 
     @property
@@ -64,8 +64,9 @@ class InputQueue:
         if tickets <= 1:
             tasks = [*self._tasks]
         else:
-            fair = self._plan.whole_batches(remaining / tickets)  # fewer would leave too much for the others
-            size = max(self.pace.next_size(remaining), fair if tickets < remaining else 1)
+            # Fewer would leave too much for the other tickets, of which bytes may take the reserve.
+            fair = self._plan.whole_batches(remaining / max(1, tickets - self._reserve)) if tickets < remaining else 1
+            size = max(self.pace.next_size(remaining), fair)
             tasks = within_bytes([*islice(self._tasks, size)], self._plan)
         for _ in tasks:
             self._tasks.popleft()

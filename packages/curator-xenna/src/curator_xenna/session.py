@@ -82,8 +82,8 @@ class Session:
         """
         fitted = self._open()
         earlier = actors_of_this_job()
-        coordinator = start_coordinator(len(fitted.placements), len(self._inputs))
         queue = InputQueue(self._inputs, self._bundle_plan(fitted.placements[0]))
+        coordinator = start_coordinator(len(fitted.placements), len(self._inputs))
         adapters = self._adapters(coordinator, fitted, queue)
         spec = pipeline_spec(
             adapters,

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a return annotation says about how many tasks come of one: in all the ways in which people write them."""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import typing
+from typing import Any
+
+import pytest
+
+from curator_core import ProcessingStage, Task, processing_stage
+from curator_core.view import read_stage
+
+Clip = Task  # a name of the user's own
+
+NAMES = {**vars(typing), "typing": typing, "collections": collections, "Task": Task, "Clip": Clip}
+
+ONE_TASK = [
+    "Task",
+    "None",
+    "Any",
+    "Task | None",
+    "None | Task",
+    "Optional[Task]",
+    "typing.Optional[Task]",
+    "Union[Task, None]",
+    "Union[Task, Clip, None]",
+    "Annotated[Task, 5]",
+    "Task[list[int]]",
+    "Task[list[int]] | None",
+    "Optional[Task[tuple[int, ...]]]",
+    "dict[str, list[Task]]",
+    "Literal['list']",
+    "object",
+]
+
+MANY_TASKS = [
+    "list",
+    "tuple",
+    "list[Task]",
+    "tuple[Task, ...]",
+    "tuple[Task, Task]",
+    "List[Task]",
+    "Tuple[Task, ...]",
+    "Sequence[Task]",
+    "Iterable[Task]",
+    "Collection[Task]",
+    "Iterator[Task]",
+    "typing.Iterator[Task]",
+    "collections.abc.Iterator[Task]",
+    "collections.abc.Sequence[Task]",
+    "Generator[Task, None, None]",
+    "typing.Generator[Task, None, None]",
+    "collections.abc.Generator[Task, None, None]",
+    "Optional[list[Task]]",
+    "Optional[List[Task]]",
+    "typing.Optional[typing.Sequence[Task]]",
+    "Union[Task, list[Task]]",
+    "Union[Task, List[Task], None]",
+    "Union[Task, Optional[list[Task]]]",
+    "list[Task] | None",
+    "None | list[Task]",
+    "Task | list[Task] | None",
+    "Task | None | Iterator[Task]",
+    "Optional[Task] | list[Task]",
+    "Annotated[list[Task], 5]",
+    "Annotated[Optional[list[Task]], 5]",
+    "list['Task']",
+    "list['Task'] | None",
+]
+
+ONE_TASK_EACH = [
+    "list",
+    "list[Task]",
+    "list[Task | None]",
+    "List[Optional[Task]]",
+    "Sequence[Task]",
+    "Sequence[Union[Task, None]]",
+    "list[Task] | None",
+    "tuple[Task, ...]",
+    "list[Task[list[int]]]",
+    "Iterator[Task]",
+    "list['Task | None']",
+    "None",
+    "Any",
+]
+
+MANY_TASKS_EACH = [
+    "list[list[Task]]",
+    "List[List[Task]]",
+    "list[list[Task] | None]",
+    "list[Task | list[Task]]",
+    "Sequence[Task | list[Task] | None]",
+    "Sequence[Union[Task, Sequence[Task], None]]",
+    "List[Optional[List[Task]]]",
+    "list[tuple[Task, ...]]",
+    "list[Iterator[Task]]",
+    "list[Generator[Task, None, None]]",
+    "list[list[Task]] | None",
+    "Optional[list[list[Task]]]",
+    "tuple[list[Task], ...]",
+    "list['list[Task]']",
+    "list['Task | list[Task]']",
+    "Iterator[list[Task]]",
+]
+
+
+class Each(ProcessingStage):
+    def process(self, task):
+        return task
+
+
+class Batches(ProcessingStage):
+    def process_batch(self, tasks):
+        return tasks
+
+
+def annotated(stage_class: type, annotation: Any) -> ProcessingStage:
+    """A stage of this kind whose method is annotated so."""
+
+    def method(self, given):
+        return given
+
+    method.__annotations__["return"] = annotation
+    name = "process_batch" if stage_class is Batches else "process"
+    return type("Annotated", (stage_class,), {name: method})()
+
+
+def fans_out(stage: ProcessingStage) -> bool:
+    return read_stage(0, stage).fans_out
+
+
+def as_text(text: str) -> str:
+    """What Python keeps of it in a module with ``from __future__ import annotations``."""
+    return text
+
+
+def as_object(text: str) -> Any:
+    """What Python keeps of it in any other module."""
+    return eval(text, dict(NAMES))
+
+
+def as_quoted_text(text: str) -> str:
+    """What Python keeps of it in quotes, in a module with ``from __future__ import annotations``."""
+    return repr(text)
+
+
+FORMS = pytest.mark.parametrize("form", [as_text, as_object, as_quoted_text])
+
+
+@FORMS
+@pytest.mark.parametrize("text", ONE_TASK)
+def test_one_task_is_no_fan_out(text, form):
+    assert not fans_out(annotated(Each, form(text)))
+
+
+@FORMS
+@pytest.mark.parametrize("text", MANY_TASKS)
+def test_a_list_or_an_iterator_is_a_fan_out(text, form):
+    assert fans_out(annotated(Each, form(text)))
+
+
+@FORMS
+@pytest.mark.parametrize("text", ONE_TASK_EACH)
+def test_the_outer_list_of_a_batch_is_no_fan_out(text, form):
+    assert not fans_out(annotated(Batches, form(text)))
+
+
+@FORMS
+@pytest.mark.parametrize("text", MANY_TASKS_EACH)
+def test_lists_within_the_list_of_a_batch_are_a_fan_out(text, form):
+    assert fans_out(annotated(Batches, form(text)))
+
+
+def test_where_nothing_is_said_there_is_no_fan_out():
+    assert not fans_out(Each())
+    assert not fans_out(Batches())
+
+
+@pytest.mark.parametrize("annotation", ["not code at all", "list[", "", object(), 5, "~Y | Task", "f(list)"])
+def test_what_cannot_be_read_is_no_fan_out(annotation):
+    assert not fans_out(annotated(Each, annotation))
+    assert not fans_out(annotated(Batches, annotation))
+
+
+def test_names_need_not_be_importable():
+    assert fans_out(annotated(Each, "list[OnlyForTypeCheckers]"))
+    assert fans_out(annotated(Each, "abc.Iterator[x.y.OnlyForTypeCheckers] | None"))
+    assert fans_out(annotated(Batches, "Sequence[OnlyForTypeCheckers | list[OnlyForTypeCheckers]]"))
+
+
+def test_type_variables_are_read():
+    several = typing.TypeVar("several")
+    assert fans_out(annotated(Each, list[several]))
+    assert not fans_out(annotated(Each, several))
+
+
+def test_a_function_says_it_for_its_stage():
+    @processing_stage()
+    def split(task: Task) -> list[Task]:
+        return [task]
+
+    @processing_stage()
+    def keep(task: Task) -> Task | None:
+        return task
+
+    assert fans_out(split)
+    assert not fans_out(keep)
+
+
+def test_a_wrapped_method_says_what_the_method_inside_says():
+    def logged(method):
+        @functools.wraps(method)
+        def wrapper(*args):
+            return method(*args)
+
+        return wrapper
+
+    class Split(Each):
+        @logged
+        def process(self, task) -> list[Task]:
+            return [task]
+
+    assert fans_out(Split())
+
+
+def test_an_inherited_method_says_it_too():
+    class Split(Each):
+        def process(self, task) -> typing.Iterator[Task]:
+            yield task
+
+    class Finer(Split):
+        pass
+
+    class Silent(Split):
+        def process(self, task):
+            return task
+
+    assert fans_out(Finer())
+    assert not fans_out(Silent())
+
+
+def test_only_the_method_that_is_called_is_asked():
+    class Both(Batches):
+        def process(self, task) -> list[Task]:
+            return [task]
+
+    assert not fans_out(Both())
+
+
+@pytest.mark.parametrize("stage_class", [Each, Batches])
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("annotation", ["Task", "list[Task]", "list[list[Task]]"])
+def test_what_is_declared_overrules_what_is_annotated(stage_class, declared, annotation):
+    assert fans_out(annotated(stage_class, annotation).with_(fans_out=declared)) is declared
+
+
+def test_a_class_may_declare_it():
+    class Split(Each):
+        fans_out = True
+
+    assert fans_out(Split())
+    assert fans_out(Split().with_(fans_out=None)) is False
+
+
+# --- known to be wrong ------------------------------------------------------------------------------------
+
+
+def test_a_list_of_typing_is_a_list():
+    assert fans_out(annotated(Each, as_object("typing.List[Task]")))
+    assert fans_out(annotated(Batches, as_object("typing.List[typing.Tuple[Task, ...]]")))
+
+
+@pytest.mark.parametrize("text", ["typing.List[Task]", "t.Tuple[Task, ...]", "typing.Optional[typing.List[Task]]"])
+def test_a_list_of_typing_is_a_list_also_as_text(text):
+    assert fans_out(annotated(Each, text))
+    assert fans_out(annotated(Batches, f"list[{text}]"))
+
+
+@FORMS
+@pytest.mark.parametrize("stage_class", [Each, Batches])
+def test_a_note_on_an_annotation_is_no_code(stage_class, form):
+    text = "Annotated[Task, 'the caption of a clip']"
+    assert not fans_out(annotated(stage_class, form(text if stage_class is Each else f"list[{text}]")))
+
+
+@FORMS
+def test_a_note_on_an_annotation_is_no_type(form):
+    assert not fans_out(annotated(Each, form("Annotated[Task, 'list']")))
+
+
+@pytest.mark.parametrize("text", ["Optional['list[Task]']", "Union['Task', 'list[Task]']"])
+def test_quoted_parts_of_unions_are_read(text):
+    assert fans_out(annotated(Each, as_object(text)))
+
+
+def test_a_list_of_a_class_that_a_function_holds_is_a_fan_out():
+    class Local(Task):
+        pass
+
+    assert fans_out(annotated(Each, list[Local]))
+
+
+class Mapped(ProcessingStage):
+    """A user's stage that happens to call something ``_function``."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+
+class MappedToOne(Mapped):
+    def process(self, task) -> Task:
+        return Task(data=self._function(task.data))
+
+
+class MappedToMany(Mapped):
+    def process(self, task) -> list[Task]:
+        return [Task(data=part) for part in self._function(task.data)]
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(MappedToOne(words), False), (MappedToMany(str.split), True)])
+def test_what_a_stage_holds_is_not_asked(stage, expected):
+    assert fans_out(stage) is expected

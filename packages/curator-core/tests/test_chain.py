@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages in one worker; and groups of them one after the other, against the run that has no groups."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageError, Task
+from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
+from curator_core.bundling import Bundle, unbundled
+from curator_core.chain import Chain
+from curator_core.executor import BaseExecutor, Run, empty_source
+from curator_core.fusion import Fusion, group_stages
+from curator_core.pickling import dumps, loads
+from curator_core.report import BatchReport
+from curator_core.task import new_state, stamp
+from curator_core.testing import Recorder
+
+
+class Noting(ProcessingStage):
+    """Writes down what happens to it, in a list that all stages of a test share."""
+
+    def __init__(self, name: str, journal: list[Any], fails_in: str = "") -> None:
+        self.name, self.journal, self.fails_in = name, journal, fails_in
+
+    def note(self, event: str) -> None:
+        self.journal.append((self.name, event))
+        if event == self.fails_in:
+            raise ValueError(f"told to fail in {event}")
+
+    def setup_on_node(self, node_info, worker_metadata):
+        self.note("setup_on_node")
+
+    def setup(self, worker_metadata):
+        self.note("setup")
+
+    def process_batch(self, tasks):
+        self.note(" ".join(str(task.data) for task in tasks))
+        return tasks
+
+    def teardown(self):
+        self.note("teardown")
+
+
+def chain_of(*stages: ProcessingStage, sink: Any = lambda report: None, on_error: Any = "raise") -> Chain:
+    adapters = [BaseStageAdapter(view.stage, view) for view in Plan.from_stages(stages, fed=True).stages]
+    for adapter in adapters:
+        adapter.bind(RunContext(run_id="r", on_error=on_error), sink)
+    return Chain(adapters)
+
+
+def numbered(count: int) -> list[Task]:
+    tasks = [Task(data=number) for number in range(count)]
+    for number, task in enumerate(tasks):
+        stamp(task, new_state(str(number)))
+    return tasks
+
+
+def batches_of(journal: list[Any], name: str) -> list[str]:
+    return [event for stage, event in journal if stage == name]
+
+
+def test_each_stage_gets_its_batches():
+    journal: list[Any] = []
+    outputs: list[Any] = []
+    chain = chain_of(*(Noting(name, journal).with_(batch_size=size) for name, size in (("a", 2), ("b", 3), ("c", 1))))
+    chain.run(numbered(7), outputs)
+    assert batches_of(journal, "a") == ["0 1", "2 3", "4 5", "6"]
+    assert batches_of(journal, "b") == ["0 1 2", "3 4 5", "6"]
+    assert batches_of(journal, "c") == [*"0123456"]
+    assert [task.data for task in outputs] == [*range(7)]
+
+
+def test_a_task_drops_through_all_stages_before_the_next_is_taken():
+    journal: list[Any] = []
+
+    def tasks():
+        for task in numbered(2):
+            journal.append(("taken", str(task.data)))
+            yield task
+
+    chain_of(Noting("a", journal), Noting("b", journal)).run(tasks(), [])
+    assert journal == [(who, n) for n in "01" for who in ("taken", "a", "b")]
+
+
+def test_a_run_ends_with_smaller_batches_and_the_next_begins_anew():
+    journal: list[Any] = []
+    outputs: list[Any] = []
+    chain = chain_of(Noting("a", journal).with_(batch_size=2))
+    for part in (numbered(3), [], numbered(1)):
+        chain.run(part, outputs)
+    assert batches_of(journal, "a") == ["0 1", "2", "0"]
+    assert len(outputs) == 4
+
+
+def test_tasks_may_come_in_at_a_later_stage():
+    journal: list[Any] = []
+    outputs: list[Any] = []
+    chain_of(Noting("a", journal), Noting("b", journal)).run(numbered(2), outputs, level=1)
+    assert journal == [("b", "0"), ("b", "1")]
+    assert len(outputs) == 2
+
+
+def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
+    journal: list[Any] = []
+    outputs: list[Any] = []
+    chain = chain_of(Noting("a", journal, fails_in="2"), Noting("b", journal).with_(batch_size=2))
+    with pytest.raises(StageError, match="told to fail in 2"):
+        chain.run(numbered(4), outputs)
+    assert [task.data for task in outputs] == [0, 1]
+    journal.clear()
+    with pytest.raises(StageError):
+        chain.run(numbered(3)[1:], outputs)  # 1 waits before b
+    chain.run(numbered(1), outputs)
+    assert batches_of(journal, "b") == ["0"]
+
+
+def test_stages_are_set_up_in_order_and_torn_down_from_the_end():
+    journal: list[Any] = []
+    chain = chain_of(Noting("a", journal), Noting("b", journal))
+    chain.set_up(NodeInfo(), WorkerMetadata())
+    chain.tear_down()
+    set_up = [(name, event) for name in "ab" for event in ("setup_on_node", "setup")]
+    assert journal == [*set_up, ("b", "teardown"), ("a", "teardown")]
+
+
+@pytest.mark.parametrize("step", ["setup_on_node", "setup"])
+def test_where_a_set_up_fails_those_before_it_are_torn_down(step):
+    journal: list[Any] = []
+    chain = chain_of(Noting("a", journal), Noting("b", journal), Noting("c", journal, fails_in=step))
+    with pytest.raises(StageError, match="told to fail"):
+        chain.set_up(NodeInfo(), WorkerMetadata())
+    assert journal[-2:] == [("b", "teardown"), ("a", "teardown")]
+    assert ("c", "teardown") not in journal
+
+
+def test_stages_of_a_worker_share_a_clock():
+    # Otherwise each would have been idle while the others work.
+    chain = chain_of(*(Noting(name, []) for name in "abc"))
+    assert len({id(adapter.clock) for adapter in chain.adapters}) == 1
+
+
+def test_each_stage_leaves_its_own_reports():
+    reports: list[Any] = []
+    chain = chain_of(Noting("a", []).with_(batch_size=2), Noting("b", []), sink=reports.append)
+    chain.run(numbered(3), [])
+    batches = [report for report in reports if isinstance(report, BatchReport)]
+    assert [(r.stage_name, r.batch_id, r.sequence, len(r.inputs)) for r in batches if r.stage_name == "b"] == [
+        ("b", f"1/{n}", n, 1) for n in range(3)
+    ]
+    assert [len(r.inputs) for r in batches if r.stage_name == "a"] == [2, 1]
+
+
+def test_a_task_that_fails_takes_no_neighbour_along():
+    outputs: list[Any] = []
+    chain = chain_of(Noting("a", [], fails_in="1"), Noting("b", []).with_(batch_size=2), on_error="skip")
+    chain.run(numbered(4), outputs)
+    assert [task.data for task in outputs] == [0, 2, 3]
+
+
+# --- groups one after the other -------------------------------------------------------------------------
+
+DROP, KEEP, RENEW, FAIL = "drop", "keep", "renew", "fail"
+behaviours = st.one_of(st.sampled_from([DROP, KEEP, RENEW, FAIL]), st.integers(0, 3))
+
+
+class Scripted(ProcessingStage):
+    """Does with a task what its script says for the task's number."""
+
+    def __init__(self, name: str, script: list[Any]) -> None:
+        self.name, self.script = name, script
+
+    def process(self, task):
+        what = self.script[task.data % len(self.script)]
+        if what == FAIL:
+            raise ValueError(f"told to fail at {task.data}")
+        if what == DROP:
+            return None
+        task.metadata[self.name] = task.data
+        if what == KEEP:
+            return task
+        if what == RENEW:
+            return Task(data=task.data + 1)
+        return [Task(data=task.data + number) for number in range(what)]
+
+
+class ScriptedBatches(Scripted):
+    def process_batch(self, tasks):
+        return [self.process(task) for task in tasks]
+
+
+class Numbers(ProcessingStage[EmptyTask, Task]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def process(self, task):
+        return (Task(data=number) for number in range(self.count))
+
+
+@st.composite
+def pipelines(draw: Any) -> list[ProcessingStage]:
+    stages = []
+    for number in range(draw(st.integers(1, 6))):
+        script = draw(st.lists(behaviours, min_size=1, max_size=4))
+        batched = FAIL not in script and draw(st.booleans())  # a batch fails as one
+        stage = (ScriptedBatches if batched else Scripted)(f"s{number}", script)
+        may_share = draw(st.sampled_from([True, True, False]))
+        fans_out = any(isinstance(what, int) for what in script) and draw(st.booleans())
+        full = draw(st.booleans())
+        size = draw(st.integers(1, 5))
+        stages.append(stage.with_(batch_size=size, fusible=may_share, fans_out=fans_out, full_batches=full))
+    return stages
+
+
+class InGroups(BaseExecutor):
+    """Runs the groups one after the other, each on two workers that take turns, over bundles that were pickled."""
+
+    def __init__(self, fusion: Fusion, sizes: list[int]) -> None:
+        self.fusion, self.sizes = fusion, sizes
+
+    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
+        groups = group_stages(run.plan.stages, self.fusion, has_source=run.plan.has_source)
+        run.fed = 1 if sources is None else len(sources)
+        tasks = sources or []
+        for group in groups:
+            workers = [self.worker(run, group) for _ in range(2)]
+            if sources is None and group.index == 0:
+                tasks = [*workers[0].adapters[0].process_source(empty_source())]
+            else:
+                made: list[Any] = []
+                for worker, bundle in zip(cycle(workers), self.bundles(tasks), strict=False):
+                    worker.run(unbundled([bundle]), made)
+                tasks = made
+            for worker in workers:
+                worker.tear_down()
+        run.outputs += tasks
+
+    def worker(self, run: Run, group: Any) -> Chain:
+        adapters = [BaseStageAdapter(view.fresh_stage(), view) for view in group.stages]
+        for adapter in adapters:
+            adapter.bind(run.context, run.report)
+        chain = Chain(adapters)
+        chain.set_up(NodeInfo(), WorkerMetadata())
+        return chain
+
+    def bundles(self, tasks: list[Any]) -> list[Bundle]:
+        bundles, left, sizes = [], [*tasks], cycle(self.sizes)
+        while left:
+            size = next(sizes)
+            bundles.append(loads(dumps(Bundle(left[:size]))))
+            left = left[size:]
+        return bundles
+
+
+def seen(result: Any) -> list[Any]:
+    """What tells the outputs of two runs apart."""
+    return [
+        (task.task_id, task.data, task.metadata, [stats.stage_name for stats in task.stage_perf]) for task in result
+    ]
+
+
+def accounts(result: Any) -> list[Any]:
+    return [(s.name, s.tasks_in, s.tasks_passed, s.tasks_filtered, s.tasks_failed, s.tasks_out) for s in result.stages]
+
+
+@settings(max_examples=60)
+@given(
+    pipelines(),
+    st.integers(0, 10),
+    st.booleans(),
+    st.sampled_from(Fusion),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+)
+def test_groups_over_bundles_give_what_one_worker_gives(stages, count, from_source, fusion, sizes):
+    initial = None if from_source else [Task(data=number) for number in range(count)]
+    plan = Plan.from_stages([Numbers(count), *stages] if from_source else stages, fed=not from_source)
+    here, there = Recorder(), Recorder()
+    expected = LocalExecutor().execute(plan, initial, observers=[here], on_error="skip")
+    result = InGroups(fusion, sizes).execute(plan, initial, observers=[there], on_error="skip")
+
+    assert seen(result) == seen(expected)
+    assert accounts(result) == accounts(expected)
+    assert result.lost == expected.lost == ()
+    assert {s.name: there.outcomes(s.name) for s in plan.stages} == {s.name: here.outcomes(s.name) for s in plan.stages}
+    assert all(len(report.inputs) <= plan.stages[report.stage_index].batch_size for report in there.batches)
+    assert len({task.task_id for task in result}) == len(result)
+
+
+@settings(max_examples=20)
+@given(pipelines(), st.integers(0, 12))
+def test_one_bundle_for_each_group_makes_the_same_batches(stages, count):
+    plan = Plan.from_stages([Numbers(count), *stages], fed=False)
+    batches = []
+    for executor in (LocalExecutor(), InGroups(Fusion.OFF, [10_000]), InGroups(Fusion.FAN_OUTS, [10_000])):
+        recorder = Recorder()
+        executor.execute(plan, observers=[recorder], on_error="skip")
+        by_stage = [[r for r in recorder.batches if r.stage_name == view.name] for view in plan.stages]
+        batches.append([[(r.batch_id, r.inputs, sorted(r.parents)) for r in reports] for reports in by_stage])
+    assert batches[0] == batches[1] == batches[2]

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs that can be had again, and what crosses a process beside its pickle: without a copy of the arrays."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pickle import PickleBuffer
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from curator_core import Pipeline, ProcessingStage, StageError, Task
+from curator_core.pickling import dump_parts, dumps, load_parts, loads, pickles
+from curator_core.snapshot import Snapshot
+from curator_core.task import new_state, stamp
+from curator_core.testing import Recorder
+
+
+class Array:
+    """Memory that travels beside the pickle, as that of a numpy array does."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def __reduce_ex__(self, protocol):
+        return Array, (PickleBuffer(self.memory),)
+
+
+class Moody:
+    """Does not pickle, and says so in its own way."""
+
+    def __reduce__(self):
+        raise RuntimeError("not today")
+
+
+def snapshot_of(*data: Any) -> Snapshot:
+    snapshot = Snapshot.of([Task(data=one) for one in data], "s")
+    assert snapshot is not None
+    return snapshot
+
+
+def address(table: pa.Table) -> int:
+    return table.column(0).chunk(0).buffers()[1].address
+
+
+# --- pickling with buffers beside -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 5, "text", b"bytes", [1, {"a": (2,)}], bytearray(b"x")])
+def test_what_has_no_buffers_is_one_part(value):
+    head, buffers = dump_parts(value)
+    assert buffers == []
+    assert load_parts(head, buffers) == value
+    assert loads(head) == value
+
+
+def test_arrays_stay_beside_the_pickle():
+    array = Array(bytearray(10**6))
+    head, buffers = dump_parts({"array": array, "again": array})
+    assert len(head) < 1000
+    assert [buffer.nbytes for buffer in buffers] == [10**6]
+    array.memory[7] = 42
+    loaded = load_parts(head, buffers)
+    assert loaded["array"] is loaded["again"]
+    assert loaded["array"].memory[7] == 42
+
+
+def test_several_arrays_keep_their_order():
+    head, buffers = dump_parts([Array(bytearray(bytes([n]) * n)) for n in range(1, 5)])
+    assert [bytes(array.memory) for array in load_parts(head, buffers)] == [bytes([n]) * n for n in range(1, 5)]
+
+
+def test_what_is_read_only_stays_read_only():
+    head, buffers = dump_parts([Array(bytearray(b"ab")), Array(b"ab")])
+    writable, constant = load_parts(head, buffers)
+    assert not memoryview(writable.memory).readonly
+    assert memoryview(constant.memory).readonly
+    (frozen,) = load_parts(dump_parts([Array(bytearray(2))])[0], [memoryview(bytearray(2)).toreadonly()])
+    assert memoryview(frozen.memory).readonly
+
+
+def test_the_other_way_to_pickle_takes_arrays_along():
+    array = Array(bytearray(b"abc"))
+    data = dumps(array)
+    array.memory[0] = 0
+    assert bytes(loads(data).memory) == b"abc"
+
+
+def test_arrow_tables_are_not_copied():
+    table = pa.table({"a": list(range(1000))})
+    head, buffers = dump_parts(table)
+    assert len(head) < 1000
+    again = load_parts(head, buffers)
+    assert again == table
+    assert address(again) == address(table)
+
+
+def test_functions_that_no_module_holds_travel_in_parts_too():
+    assert load_parts(*dump_parts(lambda: 5))() == 5
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), Moody(), (n for n in range(3))], ids=lambda v: type(v).__name__)
+def test_what_does_not_pickle_does_not_in_parts(value):
+    assert not pickles(value)
+    assert not pickles([1, {"a": value}])
+    with pytest.raises((TypeError, RuntimeError)):
+        dump_parts([value])
+
+
+def test_memory_with_gaps_does_not_pickle_by_itself():
+    # Arrays that have such memory (numpy's) see to it themselves.
+    gaps = Array(memoryview(bytearray(10))[::2])
+    with pytest.raises(pickle.PicklingError, match="non-contiguous"):
+        dump_parts(gaps)
+
+
+@pytest.mark.parametrize("value", [None, [1], lambda x: x, Array(bytearray(5)), Task(data=b"x"), Moody])
+def test_what_pickles_is_said_to(value):
+    assert pickles(value)
+
+
+# --- snapshots ------------------------------------------------------------------------------------------
+
+
+def test_tasks_come_back_with_all_that_is_theirs():
+    first, second = Task(data="a", dataset_name="d"), Task(data=[1])
+    stamp(first, new_state("3.1", metadata={"note": 1}))
+    stamp(second, new_state("3.2"))
+    snapshot = Snapshot.of([first, second], "s")
+    for _ in range(2):
+        tasks = snapshot.restore()
+        assert tasks == [first, second]
+        assert [task.task_id for task in tasks] == ["3.1", "3.2"]
+        assert tasks[0].metadata == {"note": 1}
+        assert tasks[0] is not first
+
+
+def test_each_time_they_are_new_objects():
+    snapshot = snapshot_of([1])
+    given = snapshot.restore()
+    given[0].data.append(2)
+    given[0].metadata["note"] = 1
+    given.append(None)
+    (task,) = snapshot.restore()
+    assert (task.data, task.metadata) == ([1], {})
+
+
+def test_later_changes_of_the_originals_are_not_seen():
+    task = Task(data=[1])
+    snapshot = Snapshot.of([task], "s")
+    task.data.append(2)
+    assert snapshot.restore()[0].data == [1]
+
+
+def test_arrays_are_views_of_the_same_memory():
+    memory = bytearray(b"abc")
+    snapshot = snapshot_of(Array(memory))
+    one, other = snapshot.restore()[0].data, snapshot.restore()[0].data
+    memory[1] = ord("x")
+    assert bytes(one.memory) == bytes(other.memory) == b"axc"
+
+
+def test_arrays_are_read_only():
+    (task,) = snapshot_of(Array(bytearray(b"abc"))).restore()
+    assert task.data.memory.readonly
+    with pytest.raises(TypeError, match="read-only"):
+        task.data.memory[0] = 0
+
+
+def test_arrow_tables_are_views_of_the_same_memory():
+    table = pa.table({"a": list(range(1000))})
+    snapshot = snapshot_of(table)
+    for _ in range(2):
+        (task,) = snapshot.restore()
+        assert task.data == table
+        assert address(task.data) == address(table)
+
+
+def test_a_snapshot_outlives_what_it_was_made_of():
+    snapshot = snapshot_of(Array(bytearray(b"abc")), pa.table({"a": [1, 2]}))
+    array, table = (task.data for task in snapshot.restore())
+    del snapshot
+    assert bytes(array.memory) == b"abc"
+    assert table.to_pydict() == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("bad", [threading.Lock(), Moody(), Array(memoryview(bytearray(4))[::2])])
+def test_of_what_does_not_pickle_there_is_none(bad, caplog):
+    assert Snapshot.of([Task(data=1), Task(data=bad)], "decode") is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "stage 'decode' cannot be tried again: its inputs do not pickle" in record.getMessage()
+
+
+# --- attempts -------------------------------------------------------------------------------------------
+
+
+class Changing(ProcessingStage):
+    """Changes its inputs in place; fails until it has been called often enough."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls = 0
+
+    def process_batch(self, tasks):
+        self.calls += 1
+        for task in tasks:
+            self.change(task)
+            task.metadata["calls"] = self.calls
+        if self.calls <= self.failures:
+            raise ValueError("told to fail")
+        return tasks
+
+    def change(self, task):
+        task.data.append(self.calls)
+
+
+class Writing(Changing):
+    def change(self, task):
+        task.data.memory[0] = self.calls
+
+
+class Reading(Changing):
+    def change(self, task):
+        assert bytes(task.data.memory) == b"abc"
+
+
+def test_what_one_attempt_changed_is_not_seen_by_the_next():
+    stage = Changing(failures=2).with_(max_attempts=3, batch_size=2)
+    given = [Task(data=[0]), Task(data=[1]), Task(data=[2])]
+    recorder = Recorder()
+    result = Pipeline("p", [stage]).run(initial_tasks=given, observers=[recorder])
+    assert [task.data for task in result] == [[0, 3], [1, 3], [2, 4]]
+    assert [task.metadata for task in result] == [{"calls": 3}, {"calls": 3}, {"calls": 4}]
+    assert [(report.attempt, report.is_retried) for report in recorder.batches] == [
+        (1, True),
+        (2, True),
+        (3, False),
+        (1, False),
+    ]
+    assert [task.data for task in given] == [[0], [1], [2]]
+
+
+def test_the_last_attempt_too_begins_with_the_inputs_as_they_came():
+    stage = Changing(failures=1).with_(max_attempts=2)
+    (task,) = Pipeline("p", [stage]).run(initial_tasks=[Task(data=[0])])
+    assert task.data == [0, 2]
+
+
+def test_no_attempt_can_write_into_what_the_next_is_given():
+    memory = bytearray(b"abc")
+    recorder = Recorder()
+    with pytest.raises(StageError, match="read-only"):
+        Pipeline("p", [Writing(0).with_(max_attempts=2)]).run(
+            initial_tasks=[Task(data=Array(memory))], observers=[recorder]
+        )
+    assert [report.attempt for report in recorder.batches] == [1, 2]
+    assert memory == b"abc"
+
+
+def test_attempts_read_the_same_memory():
+    (task,) = Pipeline("p", [Reading(1).with_(max_attempts=2)]).run(initial_tasks=[Task(data=Array(bytearray(b"abc")))])
+    assert task.metadata == {"calls": 2}
+
+
+def test_what_does_not_pickle_has_one_attempt(caplog):
+    recorder = Recorder()
+    with pytest.raises(StageError, match="told to fail"):
+        Pipeline("p", [Changing(1).with_(max_attempts=3)]).run(
+            initial_tasks=[Task(data=[threading.Lock()])], observers=[recorder]
+        )
+    assert [(report.attempt, report.is_retried) for report in recorder.batches] == [(1, False)]
+    assert "stage 'Changing' cannot be tried again" in caplog.text
+
+
+def test_where_nothing_is_tried_again_nothing_is_pickled():
+    lock = threading.Lock()
+    (task,) = Pipeline("p", [Changing(0)]).run(initial_tasks=[Task(data=[lock])])
+    assert task.data == [lock, 1]
