@@ -41,7 +41,7 @@ SOURCES = [f"packages/{name}/src" for name in PACKAGES]
 
 # What the packages are installed as. Core comes along by path wherever another one needs it, so that no index
 # is ever asked for a package of ours.
-CORE = ["curator-core[parquet,testing]"]
+CORE = ["curator-core[parallel,parquet,testing]"]
 OTEL = [*CORE, "curator-otel[otlp]"]
 XENNA = [*CORE, "curator-xenna"]
 ALL = [*CORE, "curator-xenna", "curator-otel[otlp]"]
@@ -63,6 +63,7 @@ TOOLS = {
     "coverage": [*PYTEST, *OTEL_TOOLS, "coverage[toml]>=7.6"],
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
+    "bench": ["matplotlib>=3.9", "psutil>=6.0"],
 }
 
 # Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin. The
@@ -71,6 +72,24 @@ NEWEST = {"3.11": "0.3.0", "3.12": "0.5.12", "3.13": "0.5.12"}
 COMPAT = [
     *(nox.param(*pair, id="{}-xenna-{}".format(*pair), tags=["newest"]) for pair in NEWEST.items()),
     nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),
+]
+
+# What the benchmarks hold us against. NeMo Curator demands much that runs on CPUs do not need: this is what they do.
+NEMO_CURATOR = ["nemo-curator==1.4.0"]
+NEMO_CURATOR_NEEDS = [
+    "cosmos-xenna==0.2.0",
+    "ray[default,data]>=2.57",
+    "absl-py",
+    "fsspec",
+    "hydra-core",
+    "lmdb",
+    "loguru",
+    "numpy",
+    "omegaconf",
+    "openai",
+    "pandas",
+    "pyarrow",
+    "tqdm",
 ]
 
 # Ray would report its use; tests have nothing to report.
@@ -170,6 +189,48 @@ def demo(session: nox.Session) -> None:
     session.run("python", str(script), *where, *session.posargs, env=TEST_ENV)
     if not chosen:
         session.log(f"the output and trace.json are in {output}")
+
+
+@nox.session(venv_backend="uv", default=False)
+def bench(session: nox.Session) -> None:
+    """Side by side with what else one could run, into docs/benchmarks.*; `-- --workloads tiny` for a part. Needs uv."""
+    session.install(*TOOLS["bench"])
+    chosen = [f"--environment={name}={python}" for name, python in bench_environments(session).items()]
+    env = {**TEST_ENV, "PYTHONPATH": str(ROOT / "tests" / "benchmarks")}
+    session.run("python", "-m", "curator_bench", *chosen, *session.posargs, env=env)
+
+
+def bench_environments(session: nox.Session) -> dict[str, Path]:
+    """Make the environments that contenders run in: one for each pair of Python and Xenna, and NeMo Curator's."""
+    found = {}
+    for python, xenna in NEWEST.items():
+        if f"xenna-{xenna}" not in found and (path := environment(session, f"xenna-{xenna}", python)):
+            ours = from_tree(["curator-core[parallel,parquet]", "curator-xenna", "curator-otel"])
+            install_into(session, path, *ours, f"cosmos-xenna=={xenna}", "numpy")
+            found[f"xenna-{xenna}"] = path
+    for python in NEWEST:
+        if "nemo-curator" not in found and (path := environment(session, "nemo-curator", python)):
+            install_into(session, path, "--no-deps", *NEMO_CURATOR)
+            install_into(session, path, *NEMO_CURATOR_NEEDS)
+            found["nemo-curator"] = path
+    return found
+
+
+def environment(session: nox.Session, name: str, python: str) -> Path | None:
+    """An empty environment beside the session's own; None where there is no such Python."""
+    path = Path(session.create_tmp()) / name
+    shutil.rmtree(path, ignore_errors=True)
+    options = ("--quiet", "--no-python-downloads", "--python", python)
+    session.run("uv", "venv", *options, str(path), success_codes=[0, 1, 2], silent=True)
+    interpreter = path / "bin" / "python"
+    if not interpreter.exists():
+        session.warn(f"no Python {python} here: left out")
+        return None
+    return interpreter
+
+
+def install_into(session: nox.Session, python: Path, *what: str) -> None:
+    session.run("uv", "pip", "install", "--quiet", "--python", str(python), *what)
 
 
 @nox.session(python="3.11", venv_backend="uv", default=False)

@@ -23,7 +23,7 @@ REQUIREMENTS = {
 }
 
 EXTRAS = {
-    "curator-core": {"parquet", "testing"},
+    "curator-core": {"parallel", "parquet", "testing"},
     "curator-xenna": {"gpu"},
     "curator-otel": {"otlp"},
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LocalExecutor passes the kit, and the kit guards itself."""
+"""LocalExecutor passes the kit, in this process and on several, and the kit guards itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ class TestLocalExecutor(ExecutorConformance):
     @classmethod
     def executor(cls) -> LocalExecutor:
         return LocalExecutor()
+
+
+class TestLocalExecutorOnProcesses(ExecutorConformance):
+    ordered = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> LocalExecutor:
+        pytest.importorskip("loky")
+        return LocalExecutor(workers=2)
 
 
 def test_overriding_a_contract_test_is_refused() -> None:

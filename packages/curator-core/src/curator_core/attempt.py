@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.checks import check_count, check_output, check_task
 from curator_core.failure import error_info
+from curator_core.lineage import batch_id_of, produced
 from curator_core.measure import measure
 from curator_core.report import BatchReport, Outcomes
-from curator_core.task import UNSEEN, Task, child_id, digest, state_of
+from curator_core.task import UNSEEN, Task, child_id, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -72,7 +73,9 @@ class Attempt:
         self._recorder = adapter.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
-        self._batch_id = _batch_id(self.view.index, self._ids)
+        # By identity: tasks that came together share one, so that there are few.
+        self._histories = {id(state[1]): state[1] for state in self._states}
+        self._batch_id = batch_id_of(self.view.index, self._ids)
         self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of the inputs that gave not just one task
         self._num_items = self._in_bytes = self._out_bytes = 0
         self._metrics: dict[str, float | str] = {}
@@ -250,9 +253,8 @@ class Attempt:
         return outputs
 
     def _with(self, row: PerfRow) -> dict[int, tuple[PerfRow, ...]]:
-        """The history of what comes out, by the identity of that of the input; tasks that came together share one."""
-        histories = {id(state[1]): state[1] for state in self._states}
-        return {key: (*history, row) for key, history in histories.items()}
+        """The history of what comes out, by the identity of that of the input."""
+        return {key: (*history, row) for key, history in self._histories.items()}
 
     def _settle_one(
         self, number: int, given: Any, entry: Any, perf: tuple[PerfRow, ...], outputs: list[Any]
@@ -342,7 +344,7 @@ class Attempt:
     def close(self) -> BatchReport:
         """End the attempt: the worker waits from now on. Gives the report."""
         adapter, context = self.adapter, self.adapter.context
-        ready_unix_ns, ready_node_id, parents = _produced(self._states)
+        ready_unix_ns, ready_node_id, parents = produced(self._histories.values())
         report = BatchReport(  # by position, which takes half the time: one is made for each batch
             context.run_id,
             self.view.index,
@@ -374,25 +376,6 @@ class Attempt:
         adapter.sequence += 1
         adapter.clock.idle_since = time.perf_counter_ns()
         return report
-
-
-def _batch_id(stage_index: int, ids: Sequence[str]) -> str:
-    """The same for the same inputs in the same stage."""
-    if len(ids) == 1:
-        return f"{stage_index}/{ids[0]}"
-    joined = "\0".join(ids)
-    return f"{stage_index}/{len(ids)}:{digest(joined, 8)}"
-
-
-def _produced(states: Sequence[TaskState]) -> tuple[int, str, tuple[str, ...]]:
-    """When the last of the inputs was ready, on which node's clock, and the batches that made them."""
-    histories = {id(state[1]): state[1] for state in states}
-    rows = {history[-1][-1]: history[-1] for history in histories.values() if history}
-    ready, node = 0, ""
-    for place, duration_ns, _, _, _, _, start_unix_ns, _, _ in rows.values():
-        if start_unix_ns + duration_ns > ready:
-            ready, node = start_unix_ns + duration_ns, place[2]
-    return ready, node, tuple(rows)
 
 
 @lru_cache(256)

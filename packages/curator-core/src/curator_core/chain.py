@@ -30,15 +30,20 @@ class Chain:
         for adapter in self.adapters[1:]:
             adapter.clock = self.adapters[0].clock
 
-    def set_up(self, node: NodeInfo, worker: WorkerMetadata) -> None:
+    def set_up(self, node: NodeInfo | None, worker: WorkerMetadata) -> None:
         """Set all stages up, in order; where one fails, those before it are torn down again.
+
+        Args:
+            node: The node; None where its set-up is done.
+            worker: The worker.
 
         Raises:
             StageError: A stage's set-up raised.
         """
         with ExitStack() as done:
             for adapter in self.adapters:
-                adapter.setup_on_node(node, worker)
+                if node is not None:
+                    adapter.setup_on_node(node, worker)
                 adapter.setup(worker)
                 done.callback(adapter.teardown)
             done.pop_all()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of a run, through loky; imported only where a run asks for some.
+
+Each process is an executor of its own, with one worker. So the driver says who gets what, a process that dies takes no
+other along, and each can be told to tear down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core import worker
+from curator_core.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
+    from multiprocessing.connection import Connection
+
+__all__ = ["Crew", "Event", "Hand"]
+
+_IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
+_EXIT_S = 10.0  # for processes to exit by themselves
+_NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+"""loky replaces a process that has grown by 300 MB, between two calls; a stage may well have loaded a model."""
+
+
+class Event(NamedTuple):
+    """A call that has ended.
+
+    Attributes:
+        hand: Whose it was.
+        job: What the driver calls it.
+        future: Its result.
+    """
+
+    hand: Hand
+    job: Any
+    future: Future[worker.Reply]
+
+
+class Hand:
+    """A process of a run; started when it is first called.
+
+    Args:
+        number: Its number.
+        groups: As for `curator_core.worker.begin`.
+        lifeline: Likewise.
+        directory: Likewise.
+
+    Attributes:
+        worker_id: Its name.
+        held: What it was called for and has not ended, as the driver calls it; the first one is under way.
+        groups: The groups of stages that it has had work of.
+    """
+
+    def __init__(self, number: int, groups: Mapping[int, bytes], lifeline: Connection, directory: str) -> None:
+        self.worker_id = f"local-{number}"
+        self.held: deque[Any] = deque()
+        self.groups: set[int] = set()
+        self._arguments = (self.worker_id, groups, lifeline, directory)
+        self._pool: Any = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a process."""
+        return self._pool is not None
+
+    def call(self, function: Callable[..., worker.Reply], *arguments: Any) -> Future[worker.Reply]:
+        """Call a function in the process, after what it is at.
+
+        Raises:
+            BrokenProcessPool: The process has died.
+            ExecutorError: It cannot be started.
+        """
+        try:
+            if self._pool is None:
+                from loky import ProcessPoolExecutor  # noqa: PLC0415 - an extra: this module can be read without
+
+                self._pool = ProcessPoolExecutor(
+                    1, initializer=worker.begin, initargs=self._arguments, env=_NO_RECYCLING
+                )
+            future: Future[worker.Reply] = self._pool.submit(function, *arguments)
+        except OSError as exc:
+            raise ExecutorError(
+                f"the process of worker {self.worker_id} cannot be started: {exc}",
+                field="workers",
+                expected="a number of processes that the machine allows, and ten open files for each",
+                hint="use fewer workers, or raise the limits (ulimit -n, ulimit -u)",
+            ) from exc
+        return future
+
+    def dismiss(self, *, kill: bool) -> None:
+        """End the process, and wait until it has ended."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=kill)
+
+
+class Crew:
+    """All processes of a run.
+
+    Args:
+        count: How many there may be.
+        groups: As for `curator_core.worker.begin`.
+
+    Attributes:
+        hands: The processes.
+        directory: Where large parcels lie.
+    """
+
+    def __init__(self, count: int, groups: Mapping[int, bytes]) -> None:
+        where = _IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
+        try:
+            self._files = tempfile.TemporaryDirectory(prefix="curator-", dir=where, ignore_cleanup_errors=True)
+        except OSError:  # not ours to write to
+            self._files = tempfile.TemporaryDirectory(prefix="curator-", ignore_cleanup_errors=True)
+        self.directory = self._files.name
+        # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
+        self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
+        self.hands = [Hand(number, groups, self._their_end, self.directory) for number in range(count)]
+        self._events: SimpleQueue[Event] = SimpleQueue()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything has not ended."""
+        return any(hand.held for hand in self.hands)
+
+    def submit(self, hand: Hand, job: Any, function: Callable[..., worker.Reply], *arguments: Any) -> None:
+        """Have a process call a function; an event says when it has ended.
+
+        Args:
+            hand: The process.
+            job: What to call it.
+            function: One of `curator_core.worker`.
+            *arguments: For the function.
+
+        Raises:
+            BrokenProcessPool: The process has died.
+            ExecutorError: It cannot be started.
+        """
+        future = hand.call(function, *arguments)
+        hand.held.append(job)
+        future.add_done_callback(lambda done: self._events.put(Event(hand, job, done)))
+
+    def next_event(self, timeout: float | None) -> Event | None:
+        """The next call that has ended; None where there is none in time.
+
+        Args:
+            timeout: How long to wait, in seconds; None waits for ever.
+        """
+        try:
+            event = self._events.get(timeout != 0, timeout or None)
+        except Empty:
+            return None
+        event.hand.held.remove(event.job)
+        return event
+
+    def dismiss(self, overdue: Sequence[Hand] = ()) -> None:
+        """End all processes, and wait until they have ended.
+
+        Args:
+            overdue: Those that are to be killed, with all that they have started.
+        """
+        threads = [
+            threading.Thread(target=hand.dismiss, kwargs={"kill": hand in overdue}, name="curator-dismiss", daemon=True)
+            for hand in self.hands
+            if hand.is_started
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            _join(threads, _EXIT_S)
+        finally:
+            self._our_end.close()  # whoever is still there, since a thread of a stage keeps it, ends now
+            _join(threads, _EXIT_S)
+            self._their_end.close()
+            self._files.cleanup()
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the inputs of a batch come from: its id, and the batches that made them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from curator_core.task import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from curator_core.history import PerfRow
+
+__all__ = ["batch_id_of", "produced"]
+
+
+def batch_id_of(stage_index: int, ids: Sequence[str]) -> str:
+    """The id of a batch: the same for the same inputs in the same stage.
+
+    Args:
+        stage_index: The stage's position in the plan.
+        ids: The inputs, in order.
+    """
+    if len(ids) == 1:
+        return f"{stage_index}/{ids[0]}"
+    joined = "\0".join(ids)
+    return f"{stage_index}/{len(ids)}:{digest(joined, 8)}"
+
+
+def produced(histories: Iterable[tuple[PerfRow, ...]]) -> tuple[int, str, tuple[str, ...]]:
+    """When the last of the inputs was ready, on which node's clock, and the batches that made them."""
+    rows = {history[-1][-1]: history[-1] for history in histories if history}
+    ready, node = 0, ""
+    for place, duration_ns, _, _, _, _, start_unix_ns, _, _ in rows.values():
+        if start_unix_ns + duration_ns > ready:
+            ready, node = start_unix_ns + duration_ns, place[2]
+    return ready, node, tuple(rows)

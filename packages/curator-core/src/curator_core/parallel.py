@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on several processes of this machine, as the driver sees it; `worker` has the other side.
+
+One loop, in the calling thread, reads the source, hands bundles to processes, and takes what comes back: reports at
+once, outputs in the order of the source.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from curator_core import worker
+from curator_core.crew import Crew
+from curator_core.errors import ConfigurationError, DataError, WorkerDiedError
+from curator_core.failure import rebuild_error
+from curator_core.parcels import Shelf, UnsendableError
+from curator_core.pickling import dumps, find_unpicklable, loads
+from curator_core.report import BatchReport
+from curator_core.station import Station
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from curator_core.crew import Event, Hand
+    from curator_core.errors import CuratorError, StageError
+    from curator_core.executor import Run
+    from curator_core.fusion import Group
+    from curator_core.parcels import Parcel
+    from curator_core.station import Sent
+
+__all__ = ["Flow"]
+
+logger = logging.getLogger(__name__)
+
+_READ_S = 0.02  # the source is read for so long before somebody looks what else there is to do
+_GRACE_S = 10.0  # after a failure, for processes to end what they are at and to tear down
+_TELL_S = 1.0  # after so much of it, say what is waited for
+
+
+class Call:
+    """What a process is called for besides bundles; see `Sent`.
+
+    Args:
+        station: The group that it is for; None where it is for all.
+    """
+
+    seconds = math.inf
+
+    def __init__(self, station: Station | None = None) -> None:
+        self.station = station
+
+    def settle(self, reply: worker.Reply) -> None:
+        """It has been done."""
+        if self.station is not None and not reply.ended_by:
+            self.station.node = "ready"
+
+
+class Flow:
+    """A run on several processes.
+
+    Args:
+        run: The run.
+        groups: Its groups of stages, without the source.
+        workers: How many processes there may be.
+        tasks: The tasks for the first group, as they are made.
+        total: How many they are; None where that is not known.
+    """
+
+    def __init__(
+        self, run: Run, groups: Sequence[Group], workers: int, tasks: Generator[Any, None, None], total: int | None
+    ) -> None:
+        self._run = run
+        self._tasks = tasks
+        self._crew = Crew(workers, {group.index: _definition(run, group) for group in groups})
+        shelf = Shelf(self._crew.directory, "driver")
+        shares = _shares(groups, self._crew.hands)
+        self._stations = [Station(group, hands, shelf) for group, hands in zip(groups, shares, strict=True)]
+        self._stations[0].to_come = total
+        for station, following in pairwise(self._stations):
+            station.following = following
+
+    def go(self) -> None:
+        """Run to the end, or to the first failure; afterwards there are no processes.
+
+        Raises:
+            StageError: A stage raised, and the run is to end at that.
+            WorkerDiedError: A process died.
+            CuratorError: Something cannot travel between processes.
+        """
+        overdue: Sequence[Hand] = self._crew.hands  # until they have been torn down
+        try:
+            try:
+                with closing(self._tasks):
+                    self._work()
+                self._tear_down()
+                overdue = ()
+            except BaseException:
+                overdue = self._wind_up()
+                raise
+        finally:
+            self._crew.dismiss(overdue)
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            self._collect(wait=False)
+            self._read()
+            self._deal()
+            if self._is_reading:
+                continue
+            if not self._crew.is_busy:
+                return
+            self._collect(wait=True)
+
+    @property
+    def _is_reading(self) -> bool:
+        first = self._stations[0]
+        return first.to_come != 0 and not first.is_full
+
+    def _read(self) -> None:
+        """Read the source until enough is there, or for a while."""
+        first = self._stations[0]
+        deadline = time.perf_counter() + _READ_S
+        while self._is_reading and time.perf_counter() < deadline:
+            task = next(self._tasks, None)
+            if task is None:
+                first.to_come = 0
+                return
+            first.backlog.add_task(task)
+            if first.to_come is not None:
+                first.to_come -= 1
+
+    def _deal(self) -> None:
+        """Give work to who has time: to later groups first, so that tasks leave before others come in."""
+        for station, following in pairwise(self._stations):
+            if station.is_done:
+                following.to_come = 0
+        for only_idle in (False, True):
+            for station in reversed(self._stations):
+                while station.has_bundle(any_size=only_idle):
+                    hand = station.next_hand(idle=only_idle)
+                    if hand is None:
+                        break
+                    self._send(station, hand)
+
+    def _send(self, station: Station, hand: Hand) -> None:
+        """Have a process work on a bundle, or prepare the node for the group first."""
+        try:
+            if station.node == "untouched":
+                station.node = "in set-up"
+                self._crew.submit(hand, Call(station), worker.prepare_node, station.group.index)
+            else:
+                sent, parcels = self._take(station)
+                self._crew.submit(hand, sent, worker.work, _assignment(station, hand, parcels))
+                hand.groups.add(station.group.index)
+        except BrokenProcessPool as exc:
+            raise _died(hand, station, exc) from exc
+
+    def _take(self, station: Station) -> tuple[Sent, list[Parcel]]:
+        try:
+            return station.take()
+        except UnsendableError as exc:
+            raise self._unsendable(exc) from exc.__cause__
+        except Exception as exc:
+            raise worker.unreadable("a task", "the driver", exc) from exc
+
+    def _unsendable(self, exc: UnsendableError) -> CuratorError:
+        first = self._stations[0].group.stages[0]
+        if first.index > 0:
+            return worker.unsendable(exc, self._run.plan.stages[0].name)
+        where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
+        return ConfigurationError(
+            f"an initial task cannot be sent to another process: {exc.__cause__}",
+            field=where,
+            given=culprit,
+            expected="tasks that pickle",
+            hint="keep locks, files and connections out of tasks, or run with workers=1",
+        )
+
+    # --- what comes back ----------------------------------------------------------------------------------
+
+    def _collect(self, *, wait: bool) -> None:
+        event = self._crew.next_event(None if wait else 0)
+        while event is not None:
+            reply, reports = self._enter(event)
+            if reply.ended_by == "failure":
+                raise _failure(reports)
+            if reply.ended_by == "interrupt":
+                raise KeyboardInterrupt
+            if event.job.station is not None:
+                self._hand_on(event.job.station)
+            event = self._crew.next_event(0)
+
+    def _enter(self, event: Event) -> tuple[worker.Reply, list[Any]]:
+        """Report what a process has reported, and keep what it has made."""
+        try:
+            reply = event.future.result()
+        except BrokenProcessPool as exc:
+            raise _died(event.hand, event.job.station, exc) from exc
+        reports: list[Any] = loads(reply.reports)
+        for report in reports:
+            self._run.report(report)
+        event.job.settle(reply)
+        return reply, reports
+
+    def _hand_on(self, station: Station) -> None:
+        """Pass on what has come back, up to the first bundle that is still worked on."""
+        for parcel in station.leaving():
+            if station.following is not None:
+                station.following.backlog.add(parcel)
+            else:
+                self._run.outputs += _opened(parcel)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _tear_down(self) -> None:
+        for hand in self._crew.hands:
+            if hand.is_started:
+                try:
+                    self._crew.submit(hand, Call(), worker.tear_down)
+                except BrokenProcessPool as exc:
+                    raise _died(hand, None, exc) from exc
+        while self._crew.is_busy:
+            self._collect(wait=True)
+
+    def _wind_up(self) -> list[Hand]:
+        """After a failure: tear down as far as processes answer, and keep what is complete; gives those that do not."""
+        asked: dict[Any, Hand] = {}
+        for hand in self._crew.hands:
+            if hand.is_started:
+                call = Call()
+                with suppress(BrokenProcessPool):
+                    self._crew.submit(hand, call, worker.tear_down)
+                    asked[call] = hand
+        try:
+            self._wait(asked, _TELL_S)
+            if asked:
+                logger.warning("waiting up to %d s for workers to end what they are at; Ctrl-C ends them now", _GRACE_S)
+                self._wait(asked, _GRACE_S - _TELL_S)
+        finally:
+            with suppress(DataError):  # if it is what the run fails with, it has been raised
+                for parcel in self._stations[-1].complete():
+                    self._run.outputs += _opened(parcel)
+        return [*asked.values()]
+
+    def _wait(self, asked: dict[Any, Hand], seconds: float) -> None:
+        """Take what comes back, whatever it is, until the calls asked for have ended; removes those that have.
+
+        It is these that count and not what the processes hold: Ctrl-C may have come between two lines that keep count.
+        """
+        deadline = time.monotonic() + seconds
+        while asked and (left := deadline - time.monotonic()) > 0:
+            event = self._crew.next_event(left)
+            if event is not None:
+                asked.pop(event.job, None)
+                with suppress(Exception):  # the run has failed already
+                    self._enter(event)
+
+
+# --- before the run -------------------------------------------------------------------------------------
+
+
+def _definition(run: Run, group: Group) -> bytes:
+    """What a process needs to know of a group. Options of engines stay here: they may have secrets."""
+    views = [replace(view, runtime_env=None, engine_options={}) for view in group.stages]
+    return dumps((replace(run.context, group=group.index), views))
+
+
+def _shares(groups: Sequence[Group], hands: Sequence[Hand]) -> list[list[Hand]]:
+    """The processes that may work for each group: as many as it asks for, different ones for different groups."""
+    shares, start = [], 0
+    for group in groups:
+        wanted = min(group.num_workers or len(hands), len(hands))
+        shares.append([hands[(start + number) % len(hands)] for number in range(wanted)])
+        start += wanted % len(hands)
+    return shares
+
+
+def _assignment(station: Station, hand: Hand, parcels: Sequence[Parcel]) -> worker.Assignment:
+    group, following = station.group.index, station.following
+    return worker.Assignment(
+        group=group,
+        bundle_id=f"{group}-{station.sent}",
+        parcels=parcels,
+        is_first=group not in hand.groups,
+        part_size=sys.maxsize if following is None else following.part_size,
+        plan=station.plan if following is None else following.plan,
+    )
+
+
+# --- when it fails --------------------------------------------------------------------------------------
+
+
+def _opened(parcel: Parcel) -> list[Any]:
+    try:
+        return parcel.open()
+    except Exception as exc:
+        raise worker.unreadable("an output", "the driver", exc) from exc
+
+
+def _failure(reports: Sequence[Any]) -> StageError:
+    """The error of a stage, from the last report that has one; a failed teardown is no reason to end a run."""
+    failed = [r for r in reports if r.error is not None and (isinstance(r, BatchReport) or r.event == "setup_failed")]
+    report = failed[-1]
+    return rebuild_error(report.error, report.stage_name)
+
+
+def _died(hand: Hand, station: Station | None, exc: BaseException) -> WorkerDiedError:
+    how = re.search(r"\{(\w+\(-?\d+\))\}", str(exc))  # loky says so: {SIGKILL(-9)}
+    when = "while it had work" if station else "in teardown"
+    return WorkerDiedError(
+        f"worker {hand.worker_id} died {f'by {how[1]} ' if how else ''}{when}",
+        stage=station.group.name if station else None,
+        expected="processes that live until their work is done",
+        hint="look for a crash in native code (its traceback is on stderr) or for the system's out-of-memory killer "
+        "(dmesg); fewer workers need less memory",
+    )

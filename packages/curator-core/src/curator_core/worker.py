@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs in a process of `LocalExecutor`: the stages of each group, set up when its first tasks come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, WorkerMetadata
+from curator_core.bundling import within_bytes
+from curator_core.chain import Chain
+from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
+from curator_core.failure import error_info
+from curator_core.parcels import Shelf, UnsendableError
+from curator_core.pickling import dumps, find_unpicklable, loads, pickles
+from curator_core.report import BatchReport, WorkerReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from multiprocessing.connection import Connection
+    from typing import Literal
+
+    from curator_core.bundling import BundlePlan
+    from curator_core.parcels import Parcel
+
+__all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
+
+
+class Assignment(NamedTuple):
+    """A bundle to work on, as it is sent to a process.
+
+    Attributes:
+        group: The group of stages.
+        bundle_id: Its name, for reports.
+        parcels: The tasks.
+        is_first: Whether the process has had none of this group yet.
+        part_size: How many outputs are to be packed together.
+        plan: What bundles for the next group are to be like.
+    """
+
+    group: int
+    bundle_id: str
+    parcels: Sequence[Parcel]
+    is_first: bool
+    part_size: int
+    plan: BundlePlan
+
+
+class Reply(NamedTuple):
+    """What a process has done.
+
+    Attributes:
+        reports: Reports of batches and workers, pickled.
+        parcels: The outputs, in order; those that were complete where it failed.
+        seconds: How long it took, without set-up.
+        ended_by: What ends the run, if anything does: the last of the reports with an error, or Ctrl-C.
+    """
+
+    reports: bytes
+    parcels: Sequence[Parcel] = ()
+    seconds: float = 0.0
+    ended_by: Literal["", "failure", "interrupt"] = ""
+
+
+# --- what the driver calls ------------------------------------------------------------------------------
+
+_workers: list[Worker] = []  # one: a process is a worker of one run
+
+
+def begin(worker_id: str, groups: Mapping[int, bytes], lifeline: Connection, directory: str) -> None:
+    """Make this process a worker; called once, when it starts.
+
+    Args:
+        worker_id: Its name.
+        groups: By index, the run's context and the stages of each group, pickled.
+        lifeline: Ends when the driver does.
+        directory: Where large parcels lie.
+    """
+    # Ctrl-C goes to all processes of a terminal. The driver decides what becomes of it, and still has stages torn down.
+    signal.signal(signal.SIGINT, _leave_to_driver)
+    threading.Thread(target=_end_with_driver, args=(lifeline, directory), name="curator-lifeline", daemon=True).start()
+    _workers[:] = [Worker(worker_id, groups, Shelf(directory, worker_id))]
+
+
+def prepare_node(group: int) -> Reply:
+    """Call ``setup_on_node`` of all stages of a group."""
+    return _workers[0].prepare_node(group)
+
+
+def work(assignment: Assignment) -> Reply:
+    """Work on a bundle."""
+    return _workers[0].work(assignment)
+
+
+def tear_down() -> Reply:
+    """Tear down all stages that were set up here."""
+    return _workers[0].tear_down()
+
+
+def _leave_to_driver(signum: int, frame: Any) -> None:
+    """Not `SIG_IGN`, which programs that a stage starts would inherit."""
+
+
+def _end_with_driver(lifeline: Connection, directory: str) -> None:
+    """End this process when the driver is no more: nobody would ever give it work, or end it."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    import shutil  # noqa: PLC0415 - for a rare end
+
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(1)
+
+
+# --- the worker -----------------------------------------------------------------------------------------
+
+
+class Worker:
+    """The stages of a run in one process.
+
+    Args:
+        worker_id: Its name.
+        groups: As for `begin`.
+        shelf: Packs outputs.
+    """
+
+    def __init__(self, worker_id: str, groups: Mapping[int, bytes], shelf: Shelf) -> None:
+        self._metadata = WorkerMetadata(worker_id)
+        self._groups = groups
+        self._shelf = shelf
+        self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
+        self._made: dict[int, Chain] = {}
+        self._ready: dict[int, Chain] = {}
+        self._reports: list[BatchReport | WorkerReport] = []
+
+    def prepare_node(self, group: int) -> Reply:
+        """See `prepare_node`."""
+        try:
+            for adapter in self._chain(group).adapters:
+                adapter.setup_on_node(NodeInfo(), self._metadata)
+        except StageError:
+            return Reply(self._take_reports(), ended_by="failure")
+        return Reply(self._take_reports())
+
+    def work(self, assignment: Assignment) -> Reply:
+        """See `work`."""
+        outputs: list[Any] = []
+        ended_by: Literal["", "failure", "interrupt"] = ""
+        start = time.perf_counter()
+        try:
+            chain = self._set_up(assignment)
+            start = time.perf_counter()
+            chain.run(self._open(assignment), outputs)
+        except StageError:
+            ended_by = "failure"
+        except KeyboardInterrupt:  # a stage raised it: the process itself is deaf to Ctrl-C
+            ended_by = "interrupt"
+        parcels, all_good = self._pack(outputs, assignment)
+        if not all_good and not ended_by:
+            ended_by = "failure"
+        return Reply(self._take_reports(), parcels, time.perf_counter() - start, ended_by)
+
+    def tear_down(self) -> Reply:
+        """See `tear_down`."""
+        while self._ready:
+            self._ready.pop(max(self._ready)).tear_down()
+        return Reply(self._take_reports())
+
+    def _take_reports(self) -> bytes:
+        reports = dumps(self._reports)
+        self._reports.clear()  # the list stays: the adapters have it
+        return reports
+
+    # --- stages -------------------------------------------------------------------------------------------
+
+    def _chain(self, group: int) -> Chain:
+        """The stages of a group, which may not be set up yet."""
+        chain = self._made.get(group)
+        if chain is None:
+            try:
+                context, views = loads(self._groups[group])
+            except Exception as exc:
+                raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
+            chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views])
+            for adapter in chain.adapters:
+                adapter.bind(context, self._reports.append)
+                adapter.clock = self._clock
+        return chain
+
+    def _set_up(self, assignment: Assignment) -> Chain:
+        group = assignment.group
+        chain = self._chain(group)
+        if assignment.is_first:
+            chain.set_up(None, self._metadata)
+            self._ready[group] = chain
+        elif group not in self._ready:
+            raise WorkerDiedError(
+                f"worker {self._metadata.worker_id} has a new process, and what its stages had in memory is gone",
+                stage="+".join(adapter.view.name for adapter in chain.adapters),
+                expected="a process that lives as long as the run",
+                hint="run with fewer workers, or with workers=1",
+            )
+        for adapter in chain.adapters:
+            adapter.bundle_id = assignment.bundle_id
+        return chain
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    def _open(self, assignment: Assignment) -> list[Any]:
+        try:
+            return [task for parcel in assignment.parcels for task in parcel.open()]
+        except Exception as exc:
+            raise unreadable("a task", f"worker {self._metadata.worker_id}", exc) from exc
+
+    def _pack(self, outputs: list[Any], assignment: Assignment) -> tuple[list[Parcel], bool]:
+        """The outputs as parcels, and whether all of them could be packed, or the run goes on without."""
+        try:
+            return self._packed(outputs, assignment), True
+        except UnsendableError as exc:
+            adapter = self._ready[assignment.group].adapters[-1]
+            error = unsendable(exc, adapter.view.name)
+            culprits = {_batch_of(task) for task in outputs if not pickles(task)}
+            spoilt = self._mark_failed(culprits, adapter.view.index, error)
+            good = [task for task in outputs if _batch_of(task) not in spoilt]
+            return self._packed(good, assignment), adapter.context.on_error == "skip"
+
+    def _packed(self, outputs: list[Any], assignment: Assignment) -> list[Parcel]:
+        parcels: list[Parcel] = []
+        start = 0
+        while start < len(outputs):
+            part = within_bytes(outputs[start : start + assignment.part_size], assignment.plan)
+            parcels.append(self._shelf.pack(part))
+            start += len(part)
+        return parcels
+
+    def _mark_failed(self, batch_ids: set[str], stage_index: int, error: BaseException) -> set[str]:
+        """Make failures of batches whose outputs cannot travel; gives the batches of which that is true."""
+        found: set[str] = set()
+        for number, report in enumerate(self._reports):
+            if isinstance(report, BatchReport) and report.batch_id in batch_ids and report.stage_index == stage_index:
+                failed = report._replace(inputs=report.inputs.all_as("failed"), error=error_info(error))
+                self._reports[number] = failed
+                found.add(report.batch_id)
+        return found
+
+
+def _batch_of(task: Any) -> str:
+    """The batch that made a task."""
+    batch_id: str = task.stage_perf[-1].batch_id
+    return batch_id
+
+
+def unsendable(exc: UnsendableError, stage: str) -> ContractError:
+    """The error for a task that does not pickle.
+
+    Args:
+        exc: What packing it raised.
+        stage: The stage that made it.
+    """
+    where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
+    return ContractError(
+        f"an output cannot be sent to another process: {exc.__cause__}",
+        stage=stage,
+        field=where,
+        given=culprit,
+        expected="tasks that pickle",
+        hint="keep locks, files and connections in the stage, out of tasks; or run with workers=1",
+    )
+
+
+def unreadable(what: str, reader: str, exc: Exception) -> DataError:
+    """The error for something that pickles, and does not unpickle on the other side.
+
+    Args:
+        what: A stage, or a task.
+        reader: Who cannot read it.
+        exc: What unpickling raised.
+    """
+    return DataError(
+        f"{what} cannot be read by {reader}: {type(exc).__name__}: {exc}",
+        expected="classes that pickle and unpickle, from modules that every process can import",
+        hint="move the class into a module on sys.path, or look at its __reduce__ and __setstate__",
+    )

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is measured, and on what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["GROWTH", "MAIN", "NEMO", "Case", "Contender", "chosen", "contenders", "growth_contenders", "versions_of"]
+
+NEMO = "nemo-curator"  # name of the environment that holds it
+XENNA = "xenna-"  # names of the others begin with this, and go on with the version of cosmos-xenna
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Something that runs workloads.
+
+    Attributes:
+        name: Its name on the command line and in the results.
+        label: Its name in tables.
+        runner: The runner: ours, nemo, xenna_by_hand or plain.
+        environment: The environment that it runs in.
+        arguments: For the runner.
+        only: The workloads that it runs; empty for all.
+        always: Whether it is measured in every round even where it is slow, since others are held against it.
+        limit: The version of Xenna that it is one way to reach the practical limit of; empty for the others.
+    """
+
+    name: str
+    label: str
+    runner: str
+    environment: str
+    arguments: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    always: bool = False
+    limit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A workload at one size.
+
+    Attributes:
+        workload: The workload.
+        size: Tasks.
+        stages: Stages; 0 for the workload's own number.
+        nbytes: Bytes of a payload; 0 for the workload's own.
+        rounds: Rounds at the most.
+    """
+
+    workload: str
+    size: int
+    stages: int = 0
+    nbytes: int = 0
+    rounds: int = 1000
+
+    def smaller(self, times: int) -> Case:
+        """The same with fewer tasks, to try things out."""
+        return replace(self, size=max(min(self.size, 8), self.size // times))
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        stages = f"-{self.stages}-stages" if self.stages else ""
+        nbytes = f"-{self.nbytes}-bytes" if self.nbytes else ""
+        return f"{self.workload}-{self.size}{stages}{nbytes}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """For a runner."""
+        given = ["--workload", self.workload, "--size", str(self.size)]
+        given += ["--stages", str(self.stages)] if self.stages else []
+        return [*given, "--nbytes", str(self.nbytes)] if self.nbytes else given
+
+
+MAIN = (
+    Case("tiny", 1000),
+    Case("tiny", 10_000),
+    Case("cpu", 200),
+    Case("payload", 100),
+    Case("skew", 64),
+    Case("text", 1),  # one directory of packages
+    Case("deep", 200),
+)
+
+# How cost grows, along one side at a time. The first side shares two points with the workloads above.
+GROWTH = {
+    "tasks": tuple(Case("tiny", size, rounds=1) for size in (100, 1000, 10_000, 100_000)),
+    "stages": tuple(Case("tiny", 1000, stages=stages, rounds=1) for stages in (1, 2, 4, 8, 16)),
+    "payload": tuple(
+        Case("payload", 16, nbytes=nbytes, rounds=1) for nbytes in (1000, 32_000, 1_000_000, 8_000_000, 64_000_000)
+    ),
+}
+
+_LIGHT, _HEAVY = ("tiny", "deep"), ("cpu", "payload", "skew", "text")
+# Bundles and workers of the fused stage that is written by hand: what somebody would try who wants it fast.
+_BY_HAND = (
+    (64, 1, _LIGHT),
+    (256, 1, _LIGHT),
+    (1, 0, _HEAVY),
+    (8, 0, _HEAVY),
+)
+
+
+def versions_of(environments: Sequence[str]) -> list[str]:
+    """The versions of Xenna that there are environments for, the oldest first."""
+    found = [name.removeprefix(XENNA) for name in environments if name.startswith(XENNA)]
+    return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def contenders(environments: Sequence[str], cores: int) -> list[Contender]:
+    """All contenders that these environments can run."""
+    versions = versions_of(environments)
+    found = [one for version in versions for one in _on_xenna(version, newest=version == versions[-1])]
+    if versions:
+        found += _in_process(f"{XENNA}{versions[-1]}", cores)
+    if NEMO in environments:
+        found += _nemo_curator()
+    return found
+
+
+def growth_contenders(found: Sequence[Contender], case: Case) -> list[Contender]:
+    """Those that are cheap enough to show how their cost grows."""
+    newest = max((one.limit for one in found if one.limit), key=lambda v: [int(p) for p in v.split(".")], default="")
+    by_hand = "hand-1x0" if case.workload == "payload" else "hand-256x1"
+    wanted = (f"ours@{newest}", "local", f"{by_hand}@{newest}")
+    return [one for one in found if one.name in wanted]
+
+
+def chosen(found: Sequence[Contender], patterns: Sequence[str]) -> list[Contender]:
+    """Those whose names match one of the patterns, as ``ours*``; all where there are none."""
+    return [one for one in found if not patterns or any(fnmatchcase(one.name, pattern) for pattern in patterns)]
+
+
+def _ours(name: str, label: str, version: str, settings: dict[str, bool], **more: object) -> Contender:
+    arguments = ("--executor", "xenna", "--settings", json.dumps(settings))
+    return Contender(f"{name}@{version}", f"{label} ({version})", "ours", f"{XENNA}{version}", arguments, **more)  # type: ignore[arg-type]
+
+
+def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
+    environment = f"{XENNA}{version}"
+    found = [
+        _ours("ours", "**Curator on Xenna**", version, {}, always=True),
+        _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=("skew",), always=True),
+    ]
+    if newest:  # neither is what anybody is held against: one version is enough
+        found += [
+            _ours("ours-off", "Curator, fusion and bundles off", version, {"fuse": False, "bundle": False}),
+            Contender(f"hand@{version}", f"Xenna by hand, a stage a step ({version})", "xenna_by_hand", environment),
+        ]
+    for bundle, workers, only in _BY_HAND:
+        found.append(
+            Contender(
+                f"hand-{bundle}x{workers}@{version}",
+                f"Xenna by hand, one stage, bundles of {bundle} ({version})",
+                "xenna_by_hand",
+                environment,
+                ("--bundle", str(bundle), "--workers", str(workers)),
+                only=only,
+                always=True,
+                limit=version,
+            )
+        )
+    return found
+
+
+def _in_process(environment: str, cores: int) -> list[Contender]:
+    local = ("--executor", "local", "--settings")
+    long = ("cpu", "skew", "payload", "text")
+    return [
+        Contender("local", "Curator, `LocalExecutor()`", "ours", environment, (*local, "{}"), always=True),
+        Contender(
+            "local-all",
+            f"**Curator, `LocalExecutor(workers={cores})`**",
+            "ours",
+            environment,
+            (*local, json.dumps({"workers": cores})),
+            always=True,
+        ),
+        Contender("plain", "a plain loop", "plain", environment),
+        Contender(
+            "plain-all", f"a plain loop in {cores} processes", "plain", environment, ("--processes", "1"), only=long
+        ),
+    ]
+
+
+def _nemo_curator() -> list[Contender]:
+    # Its other executors need not place all stages at once: with a whole CPU a stage they start fewer workers, and were
+    # faster for it on every workload that was tried.
+    return [
+        Contender("nemo-xenna", "NeMo Curator on Xenna", "nemo", NEMO, ("--executor", "xenna"), always=True),
+        Contender("nemo-ray-data", "NeMo Curator on Ray Data", "nemo", NEMO, ("--executor", "ray-data", "--cpus", "1")),
+        Contender(
+            "nemo-actor-pool",
+            "NeMo Curator on actor pools",
+            "nemo",
+            NEMO,
+            ("--executor", "actor-pool", "--cpus", "1"),
+        ),
+    ]

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all runners share: one process runs one workload once, and prints one line of JSON.
+
+The clock runs from before the executor is made until the outputs are in this process: with the start and the end of
+Ray, as users pay it, and without the imports, which are measured by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from curator_bench.workloads import ARRAY_BYTES, WORKLOADS, Job, Step, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
+
+    Prepare: TypeAlias = Callable[["Work", argparse.Namespace], Callable[[], list[Any]]]
+
+__all__ = ["SCRATCH", "Work", "cores", "main", "process_of"]
+
+SCRATCH = "CURATOR_BENCH_SCRATCH"  # environment variable: the directory of this run
+
+_marked: list[bool] = []  # holds something when this process has made an output
+
+
+class Work:
+    """A workload at a size, as a runner sees it.
+
+    Attributes:
+        inputs: The payloads; empty where there is a source.
+        steps: The stages after the source.
+        source: What makes the payloads, where that is part of the work.
+        cpus: What each stage asks for.
+        one_worker: Whether all payloads must meet in one worker.
+    """
+
+    def __init__(self, workload: Workload, job: Job) -> None:
+        self.inputs = workload.inputs(job)
+        *first, last = workload.steps(job)
+        self.steps: list[Step] = [*first, replace(last, call=Marking(last.call, job.output))]
+        self.source = workload.source(job) if workload.source else None
+        self.cpus = workload.cpus(job)
+        self.one_worker = workload.one_worker
+
+
+class Marking:
+    """The last step; when a process has made its first output it leaves a note of the time.
+
+    Args:
+        call: The step.
+        directory: Where the note goes.
+    """
+
+    def __init__(self, call: Callable[[Any], Any], directory: Path) -> None:
+        self._call = call
+        self._directory = directory
+
+    def __call__(self, payload: Any) -> Any:
+        """What the step makes of a payload."""
+        made = self._call(payload)
+        if not _marked:
+            _marked.append(True)
+            (self._directory / f"first-{os.getpid()}").write_text(repr(time.time()))
+        return made
+
+
+def process_of(call: Callable[[Any], Any], payloads: list[Any]) -> list[Any]:
+    """What a step makes of payloads, without those that it drops."""
+    return [made for payload in payloads if (made := call(payload)) is not None]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(prepare: Prepare, options: Sequence[tuple[str, Any]]) -> None:
+    """The command line of a runner.
+
+    Args:
+        prepare: Imports what is needed and gives back what is to be timed, which returns the output payloads.
+        options: The runner's own options, with their defaults.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workload", choices=WORKLOADS, required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--stages", type=int)
+    parser.add_argument("--nbytes", type=int, default=ARRAY_BYTES)
+    parser.add_argument("--documents", type=Path, default=Path())
+    for name, default in options:
+        parser.add_argument(name, type=type(default), default=default)
+    given = parser.parse_args()
+    with only_json_on_stdout() as stdout:
+        print(json.dumps(run(prepare, given)), file=stdout)
+
+
+def run(prepare: Prepare, given: argparse.Namespace) -> dict[str, Any]:
+    """Run once; what was measured."""
+    workload = WORKLOADS[given.workload]
+    scratch = Path(os.environ[SCRATCH])
+    job = Job(given.size, given.stages or workload.stages, given.nbytes, given.documents.absolute(), scratch)
+    go = prepare(Work(workload, job), given)
+    began, start = time.time(), time.perf_counter()
+    outputs = go()
+    seconds = time.perf_counter() - start
+    marks = [float(path.read_text()) for path in scratch.glob("first-*")]
+    return {
+        "seconds": round(seconds, 3),
+        "first_s": round(min(marks) - began, 3) if marks else None,
+        "driver_mb": _peak_mb(),
+        "check": workload.check(outputs, job),
+    }
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has had."""
+    status = Path("/proc/self/status")  # Linux: what getrusage() says there counts the parent's before exec, too
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1e3
+    import resource  # not on Windows, where this is not run
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+@contextmanager
+def only_json_on_stdout() -> Iterator[IO[str]]:
+    """Let everything else that is printed, by workers and C libraries too, go to stderr."""
+    sys.stdout.flush()
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with stdout:
+        yield stdout

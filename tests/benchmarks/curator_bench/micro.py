@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a framework costs by itself: its adapter, its import, its size, and what it adds to a task.
+
+It runs in the environment of what it measures, and prints one line of JSON, as runners do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+import uuid
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from curator_bench.harness import only_json_on_stdout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["NAMES"]
+
+NAMES = {
+    "adapter_batch_of_one_us": "adapter, a batch of one, us",
+    "adapter_task_at_1024_us": "adapter, a task in a batch of 1,024, us",
+    "task_bytes": "framework's bytes on a task after ten stages",
+    "bundled_task_bytes": "the same, where 64 tasks are pickled together",
+    "import_pipeline_ms": "import of what a pipeline is written with, ms",
+    "import_executor_ms": "import of the Xenna executor, ms",
+    "import_engine_ms": "the same with Xenna and Ray, which Curator imports when it runs, ms",
+}
+"""The figures, as the page calls them; sizes come beside them."""
+
+STAGES, BUNDLE, BATCH = 10, 64, 1024
+IMPORT_NAMES = ("import_pipeline_ms", "import_executor_ms", "import_engine_ms")
+IMPORTS = {
+    "ours": (
+        "import curator_core; curator_core.Pipeline, curator_core.ProcessingStage, curator_core.Task",
+        "from curator_xenna import XennaExecutor; XennaExecutor()",
+        "import ray, cosmos_xenna.pipelines.v1; from curator_xenna import XennaExecutor; XennaExecutor()",
+    ),
+    "nemo-curator": (
+        "import nemo_curator.pipeline, nemo_curator.stages.base, nemo_curator.tasks",
+        "from nemo_curator.backends.xenna import XennaExecutor; XennaExecutor()",
+        "import ray, cosmos_xenna.pipelines.v1; from nemo_curator.backends.xenna import XennaExecutor; XennaExecutor()",
+    ),
+}
+PACKAGES = {"ours": ("curator_core", "curator_xenna", "curator_otel"), "nemo-curator": ("nemo_curator",)}
+
+
+def ours() -> dict[str, float]:
+    """This project's adapter and tasks."""
+    from curator_core import (
+        BaseStageAdapter,
+        NodeInfo,
+        Pipeline,
+        ProcessingStage,
+        Task,
+        WorkerMetadata,
+    )
+    from curator_core.pickling import dumps
+
+    class Same(ProcessingStage[Task[Any], Task[Any]]):
+        def process(self, task: Task[Any]) -> Task[Any]:
+            return task
+
+    class SameBatch(ProcessingStage[Task[Any], Task[Any]]):
+        batch_size = BATCH
+
+        def process_batch(self, tasks: Sequence[Task[Any]]) -> Sequence[Task[Any]]:
+            return tasks
+
+    def adapter(stage: ProcessingStage[Any, Any]) -> BaseStageAdapter:
+        made = BaseStageAdapter(stage)
+        worker = WorkerMetadata(str(uuid.uuid4()))  # as long as Xenna's
+        made.setup_on_node(NodeInfo(uuid.uuid4().hex), worker)
+        made.setup(worker)
+        return made
+
+    def tasks(number: int) -> list[Task[Any]]:
+        named = Pipeline("named", [SameBatch()]).run(initial_tasks=[Task(data=n) for n in range(number)])
+        return list(named)
+
+    travelled = tasks(BUNDLE)
+    for number in range(STAGES - 1):  # one is behind them
+        stage = adapter(Same().with_(name=f"Stage{number}"))
+        travelled = [made for task in travelled for made in stage.process_batch([task])]
+    return _adapter_costs(adapter(Same()), adapter(SameBatch()), tasks) | _bytes(travelled, dumps)
+
+
+def nemo_curator() -> dict[str, float]:
+    """NeMo Curator's adapter and tasks, connected to a Ray as its workers are."""
+    import ray
+    from nemo_curator.backends.base import BaseStageAdapter
+    from nemo_curator.pipeline.pipeline import assign_root_task_ids
+    from nemo_curator.stages.base import ProcessingStage
+
+    from curator_bench.run_nemo import Item
+
+    class Same(ProcessingStage[Item, Item]):
+        name = "Same"
+
+        def process(self, task: Item) -> Item:
+            return task
+
+    class SameBatch(Same):
+        name = "SameBatch"
+        batch_size = BATCH
+
+        def process_batch(self, tasks: list[Item]) -> list[Item]:
+            return tasks
+
+    def tasks(number: int) -> list[Item]:
+        return assign_root_task_ids([Item(dataset_name="bench", data=n) for n in range(number)])
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        travelled = tasks(BUNDLE)
+        for number in range(STAGES):
+            stage = BaseStageAdapter(Same().with_(name=f"Stage{number}"))
+            travelled = [made for task in travelled for made in stage.process_batch([task])]
+        costs = _adapter_costs(BaseStageAdapter(Same()), BaseStageAdapter(SameBatch()), tasks)
+        return costs | _bytes(travelled, ray.cloudpickle.dumps)
+    finally:
+        ray.shutdown()
+
+
+def _adapter_costs(single: Any, batched: Any, tasks: Callable[[int], list[Any]]) -> dict[str, float]:
+    """Microseconds that adapters take around stages that do nothing, on tasks that are new each time."""
+    return {
+        "adapter_batch_of_one_us": round(_best(single, [[task] for task in tasks(3000)], 200), 2),
+        "adapter_task_at_1024_us": round(_best(batched, [tasks(BATCH) for _ in range(45)], 3) / BATCH, 3),
+    }
+
+
+def _best(adapter: Any, batches: list[Any], together: int) -> float:
+    """Microseconds a batch, in the best of some tries: what else the machine does only ever adds to it."""
+    found = []
+    for start in range(0, len(batches), together):
+        chosen = batches[start : start + together]
+        began = time.perf_counter()
+        for batch in chosen:
+            adapter.process_batch(batch)
+        found.append((time.perf_counter() - began) / len(chosen))
+    return min(found) * 1e6
+
+
+def _bytes(tasks: list[Any], dumps: Callable[[Any], bytes]) -> dict[str, float]:
+    """What tasks weigh when they travel, less their payloads."""
+    payloads = [task.data for task in tasks]
+    return {
+        "task_bytes": len(dumps(tasks[0])) - len(dumps(payloads[0])),
+        "bundled_task_bytes": round((len(dumps(tasks)) - len(dumps(payloads))) / len(tasks)),
+    }
+
+
+def imports(of: str) -> dict[str, float]:
+    """Milliseconds of imports, each in processes of its own, with bytecode there."""
+    found = {}
+    for name, statement in zip(IMPORT_NAMES, IMPORTS[of], strict=True):
+        code = f"import time; start = time.perf_counter(); {statement}; print((time.perf_counter() - start) * 1e3)"
+        took = [
+            float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()[-1])
+            for _ in range(6)
+        ]
+        found[name] = round(median(took[1:]), 1)  # the first may have had to compile
+    return found
+
+
+def sizes(of: str) -> dict[str, float]:
+    """Kilobytes of the packages, without bytecode, and of everything in the environment."""
+    found: dict[str, float] = {
+        f"size_{name}_kb": round(_size(Path(str(resources.files(name)))) / 1e3) for name in PACKAGES[of]
+    }
+    return found | {"size_environment_mb": round(_size(Path(sysconfig.get_paths()["purelib"])) / 1e6)}
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        total += sum(Path(folder, name).stat().st_size for name in files)
+    return total
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--of", choices=PACKAGES, required=True)
+    of = parser.parse_args().of
+    with only_json_on_stdout() as stdout:
+        costs = ours() if of == "ours" else nemo_curator()
+        print(json.dumps({"values": costs | imports(of) | sizes(of)}), file=stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page that tells the results: Markdown from records. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from curator_bench.contenders import NEMO
+from curator_bench.micro import NAMES
+from curator_bench.results import Summary, targets
+from curator_bench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from curator_bench.contenders import Case, Contender
+    from curator_bench.results import Results
+
+__all__ = ["Machine", "page"]
+
+INTRO = """\
+# Benchmarks
+
+What the same work costs on this project, on what its users would run instead, and with no framework at all. All
+contenders run the same functions on the same inputs, in turns, each run in processes of its own and with nothing left
+over from the one before; a run whose outputs differ fails the benchmark.
+
+```console
+$ nox -s bench                                          # everything, {minutes}
+$ nox -s bench -- --workloads tiny,cpu --rounds 5       # some of it; the rest of this page stays as it is
+$ nox -s bench -- --resume                              # goes on after a run that was aborted
+```
+
+{commits}{machine}.
+
+**Read the ratios.** Seconds depend on the machine and on what else it does, and so do ratios that are close to 1. The
+clock runs from before the executor is made until all outputs are in the driver: it has the start and the end of Ray in
+it, as users pay them, and no imports.
+"""
+
+SETTINGS = """\
+Everybody runs with default settings, and asks for the same CPUs for the same stage: a quarter of one, or less where
+there are more than four stages, because Xenna plans with 95% of the cores, rounded down, and NeMo Curator's executor on
+it wants room for all stages at once. On Ray Data and on actor pools, which do not, a stage asks for a whole CPU: they
+start fewer workers then, and were faster. *By hand, one stage* is the practical limit: one Xenna stage that does all
+steps on bundles of payloads, with a fixed number of workers, and without ids, counts, batch sizes or reports. Several
+such bundles were tried, and the fastest counts.
+
+Contenders are in the order of their medians; `x` is how many times as long as Curator on Xenna {newest} they took.
+*First output* is when a worker had made the first output, which need not have been in the driver then. Memory is the
+most that all processes of a run had for themselves. A contender that took more than {slow:.0f} s ran once, unless it is
+one that others are held against; and so did any that took more than {very_slow:.0f} s.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it was measured, and with what.
+
+    Attributes:
+        cores: Cores.
+        memory_gb: Memory.
+        kind: Processor and operating system.
+        versions: Versions of what was measured, by environment.
+    """
+
+    cores: int
+    memory_gb: int
+    kind: str
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.cores} cores, {self.memory_gb} GB of memory, {self.kind}"
+
+
+def page(
+    results: Results,
+    cases: Sequence[Case],
+    contenders: Sequence[Contender],
+    versions: Sequence[str],
+    machine: Machine,
+    **limits: float,
+) -> str:
+    """The page.
+
+    Args:
+        results: What was measured.
+        cases: The workloads, at their sizes.
+        contenders: Who there is, in the order of the tables.
+        versions: Versions of Xenna.
+        machine: Where it was measured.
+        limits: ``slow`` and ``very_slow``: seconds, see `compare`.
+    """
+    newest = versions[-1]
+    commits = results.commits()
+    measured = f"Measured at {', '.join(f'`{commit}`' for commit in commits)}, on " if commits else "Measured on "
+    if any(commit.endswith("+") for commit in commits):
+        measured = measured.replace(", on ", " (`+`: with changes of its own), on ")
+    intro = INTRO.format(minutes="more than an hour on two cores", commits=measured, machine=machine)
+    parts = [intro, _targets(results, contenders, versions, machine.cores)]
+    workloads = [_workload(results, case, contenders, f"ours@{newest}") for case in cases]
+    if any(workloads):
+        plot = "![Median seconds of each contender on each workload](benchmarks.svg)"
+        parts += ["## Workloads", plot, SETTINGS.format(newest=newest, **limits), *workloads]
+    labels = {one.name: one.label for one in contenders}
+    parts += [_micro(results, versions), _growth(results, labels), _versions(machine)]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; all columns but the first ones are aligned to the right."""
+    marks = ["---" if column < left else "---:" for column in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, to a precision that means something."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def _targets(results: Results, contenders: Sequence[Contender], versions: Sequence[str], cores: int) -> str:
+    limits = {version: [one.name for one in contenders if one.limit == version] for version in versions}
+    rows = []
+    for target in targets(results, versions, limits, cores):
+        figure = "not measured" if target.figure is None else f"{target.figure:.3g} {target.unit}"
+        verdict = {True: "met", False: "**missed**", None: "-"}[target.is_met]
+        rows.append([target.says, target.demands, figure, verdict])
+    return "## Targets\n\n" + table(["compared", "wanted", "measured", ""], rows, left=2)
+
+
+def _workload(results: Results, case: Case, contenders: Sequence[Contender], reference: str) -> str:
+    workload = WORKLOADS[case.workload]
+    size = "" if case.workload == "text" else f", {case.size:,} tasks"
+    found = [(one, summary) for one in contenders if (summary := results.summary(case.key, one.name))]
+    if not found:
+        return ""
+    found.sort(key=lambda pair: (pair[1].status != "ok", pair[1].median))
+    ours = results.median(case.key, reference)
+    rows = [_row(contender, summary, ours) for contender, summary in found]
+    head = ["", "median s", "from, to", "rounds", "x", "first output s", "memory MB"]
+    return f"### {case.workload}{size}\n\n{_sentence(workload.says)}\n\n{table(head, rows)}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _row(contender: Contender, summary: Summary, ours: float | None) -> list[str]:
+    if summary.status != "ok":
+        told = f"> {summary.median:.0f}" if summary.status == "timeout" else summary.status
+        return [contender.label, told, "", "", "", "", ""]
+    spread = f"{seconds(summary.least)} to {seconds(summary.most)}" if summary.rounds > 1 else ""
+    ratio = "-" if not ours else f"{summary.median / ours:.2f}" if summary.median > ours / 100 else "< 0.01"
+    memory = f"{summary.peak_mb:,.0f}" if summary.peak_mb else "-"
+    first = seconds(summary.first_s)
+    return [contender.label, seconds(summary.median), spread, str(summary.rounds), ratio, first, memory]
+
+
+def _micro(results: Results, versions: Sequence[str]) -> str:
+    names = [(f"ours@{version}", f"Curator, with Xenna {version}") for version in versions]
+    names.append((NEMO, "NeMo Curator"))
+    there = {name for record in results.records if record.case == "micro" for name in record.values}
+    if not there:
+        return ""
+    titles = {**NAMES, **{name: _size_title(name) for name in sorted(there) if name.startswith("size_")}}
+    rows = []
+    for figure, title in titles.items():
+        values = [results.value("micro", name, figure) for name, _ in names]
+        rows.append([title, *("-" if value is None else f"{value:,.4g}" for value in values)])
+    firsts = [results.summary("tiny-1000", "nemo-xenna" if name == NEMO else name) for name, _ in names]
+    told = [seconds(first.first_s) if first else "-" for first in firsts]
+    rows.append(["start-up to the first output of 1,000 tiny tasks on Xenna, s", *told])
+    about = (
+        "Each framework's adapter around a stage that does nothing, in the best of many tries; what a task weighs "
+        "beside its payload when it travels; imports, medians of five; and sizes as installed, without bytecode."
+    )
+    return f"## What the framework costs\n\n{about}\n\n{table(['', *(label for _, label in names)], rows)}"
+
+
+def _size_title(name: str) -> str:
+    what, _, unit = name.removeprefix("size_").rpartition("_")
+    thing = "the whole environment" if what == "environment" else f"`{what}`"
+    return f"size of {thing}, {'kB' if unit == 'kb' else 'MB'}"
+
+
+def _growth(results: Results, labels: Mapping[str, str]) -> str:
+    if not any("-stages" in record.case for record in results.records):
+        return ""
+    most = "tiny-100000"
+    rows = [
+        [label, seconds(found.median), f"{found.peak_mb:,.0f}"]
+        for name, label in labels.items()
+        if (found := results.summary(most, name)) is not None and found.status == "ok"
+    ]
+    head = ["100,000 tasks", "s", "peak memory MB"]
+    about = (
+        "One side at a time: tasks of one number through 3 stages, 1,000 of them through more stages, and 16 arrays "
+        "that become larger, each measured once."
+    )
+    plot = "![Seconds by tasks, stages and bytes](benchmarks-growth.svg)"
+    return f"## How cost grows\n\n{about}\n\n{plot}\n\n{table(head, rows)}"
+
+
+def _versions(machine: Machine) -> str:
+    packages = list(dict.fromkeys(name for held in machine.versions.values() for name in held))
+    rows = [[name, *(held.get(name, "-") for held in machine.versions.values())] for name in packages]
+    if not rows:
+        return ""
+    return f"## Versions\n\n{table(['', *(f'`{name}`' for name in machine.versions)], rows)}"

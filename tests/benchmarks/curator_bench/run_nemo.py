@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo Curator: a stage for each step, on its executors, with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_curator.pipeline import Pipeline
+from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.resources import Resources
+from nemo_curator.tasks import EmptyTask, Task
+
+from curator_bench.harness import Work
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+OPTIONS = (("--executor", "xenna"), ("--cpus", 0.0))
+
+
+@dataclass
+class Item(Task[Any]):
+    """A payload as a task."""
+
+    @property
+    def num_items(self) -> int:
+        """One payload is one item."""
+        return 1
+
+    def validate(self) -> bool:
+        """Any payload will do."""
+        return True
+
+
+class StepStage(ProcessingStage[Item, Item]):
+    """A step as a stage.
+
+    Args:
+        call: The step.
+    """
+
+    name = "Step"
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        self._call = call
+
+    def process(self, task: Item) -> Item | None:
+        """See `ProcessingStage`. The task is changed in place, as is the custom there: its history stays on it."""
+        task.data = self._call(task.data)
+        return None if task.data is None else task
+
+
+class SourceStage(ProcessingStage[EmptyTask, Item]):
+    """A source as a stage.
+
+    Args:
+        call: Makes the payloads.
+    """
+
+    name = "Source"
+
+    def __init__(self, call: Callable[[Any], list[Any]]) -> None:
+        self._call = call
+
+    def process(self, task: EmptyTask) -> list[Item]:
+        """See `ProcessingStage`."""
+        return [Item(dataset_name="bench", data=payload) for payload in self._call(None)]
+
+
+def pipeline_of(work: Work, cpus: float) -> Pipeline:
+    """The pipeline."""
+    resources = Resources(cpus=cpus)
+    pipeline = Pipeline("bench")
+    if work.source:
+        pipeline.add_stage(SourceStage(work.source.call).with_(resources=resources))
+    for step in work.steps:
+        stage = StepStage(step.call).with_(name=step.name, resources=resources, batch_size=step.batch)
+        pipeline.add_stage(stage.with_(num_workers=step.workers) if step.workers else stage)
+    return pipeline
+
+
+def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
+    """See `harness.main`."""
+    # Each in its own branch: only the executor that is run has to be importable.
+    if given.executor == "xenna":
+        from nemo_curator.backends.xenna import XennaExecutor as Executor
+    elif given.executor == "ray-data":
+        from nemo_curator.backends.ray_data import RayDataExecutor as Executor
+    else:
+        from nemo_curator.backends.ray_actor_pool import RayActorPoolExecutor as Executor
+
+    def go() -> list[Any]:
+        initial = None if work.source else [Item(dataset_name="bench", data=payload) for payload in work.inputs]
+        cpus = given.cpus or work.cpus
+        return [task.data for task in pipeline_of(work, cpus).run(Executor(), initial_tasks=initial)]
+
+    return go

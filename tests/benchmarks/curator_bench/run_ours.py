@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This project: a stage for each step, on `XennaExecutor` or `LocalExecutor`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from curator_bench.harness import Work
+from curator_core import EmptyTask, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+    from curator_core import BaseExecutor
+
+OPTIONS = (("--executor", "xenna"), ("--settings", "{}"))
+
+
+class StepStage(ProcessingStage[Task[Any], Task[Any]]):
+    """A step as a stage.
+
+    Args:
+        call: The step.
+    """
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        self._call = call
+
+    def process(self, task: Task[Any]) -> Task[Any] | None:
+        """See `ProcessingStage`."""
+        made = self._call(task.data)
+        return None if made is None else Task(data=made)
+
+
+class SourceStage(ProcessingStage[EmptyTask, Task[Any]]):
+    """A source as a stage.
+
+    Args:
+        call: Makes the payloads.
+    """
+
+    def __init__(self, call: Callable[[Any], list[Any]]) -> None:
+        self._call = call
+
+    def process(self, task: EmptyTask) -> list[Task[Any]]:
+        """See `ProcessingStage`."""
+        return [Task(data=payload) for payload in self._call(None)]
+
+
+def pipeline_of(work: Work) -> Pipeline:
+    """The pipeline."""
+    resources = Resources(cpus=work.cpus)
+    stages: list[ProcessingStage[Any, Any]] = [SourceStage(work.source.call)] if work.source else []
+    for step in work.steps:
+        stage = StepStage(step.call).with_(name=step.name, resources=resources, batch_size=step.batch)
+        stages.append(stage.with_(num_workers=step.workers) if step.workers else stage)
+    return Pipeline("bench", stages)
+
+
+def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
+    """See `harness.main`."""
+    settings = json.loads(given.settings)
+    if given.executor == "xenna":
+        # With Ray and Xenna, as for the other contenders: their import is no part of what is timed.
+        import cosmos_xenna.pipelines.v1  # noqa: F401 - other environments have none
+        import ray  # noqa: F401 - as above
+
+        from curator_xenna import XennaExecutor
+
+    def executor() -> BaseExecutor:
+        return XennaExecutor(settings) if given.executor == "xenna" else LocalExecutor(**settings)
+
+    def go() -> list[Any]:
+        initial = None if work.source else [Task(data=payload) for payload in work.inputs]
+        return [task.data for task in pipeline_of(work).run(executor(), initial_tasks=initial)]
+
+    return go

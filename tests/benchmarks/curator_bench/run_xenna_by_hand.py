@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Xenna alone, as somebody would write it who has no framework: what it costs, and what can be had.
+
+One stage for each step; or one stage that does all steps on bundles of payloads, with a fixed number of workers. The
+latter gives up ids, counts, batch sizes and reports, and is the practical limit of what a framework on Xenna can reach.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+from cosmos_xenna.pipelines import v1 as pipelines_v1
+
+from curator_bench.harness import Work, cores, process_of
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+OPTIONS = (("--bundle", 0), ("--workers", 0))
+
+
+class StepStage(pipelines_v1.Stage[Any, Any]):
+    """One step.
+
+    Args:
+        call: The step.
+        batch: Payloads in a batch.
+        cpus: What a worker needs.
+    """
+
+    def __init__(self, call: Callable[[Any], Any], batch: int, cpus: float) -> None:
+        self._call = call
+        self._batch = batch
+        self._cpus = cpus
+
+    @property
+    def stage_batch_size(self) -> int:
+        """See `Stage`."""
+        return self._batch
+
+    @property
+    def required_resources(self) -> pipelines_v1.Resources:
+        """See `Stage`."""
+        return pipelines_v1.Resources(cpus=self._cpus)
+
+    def process_data(self, in_data: list[Any]) -> list[Any]:
+        """See `Stage`."""
+        return process_of(self._call, in_data)
+
+
+class FusedStage(StepStage):
+    """All steps, on bundles.
+
+    Args:
+        calls: The steps.
+        cpus: What a worker needs.
+    """
+
+    def __init__(self, calls: list[Callable[[Any], Any]], cpus: float) -> None:
+        super().__init__(self._run, 1, cpus)
+        self._calls = calls
+
+    def _run(self, bundle: list[Any]) -> list[Any]:
+        for call in self._calls:
+            bundle = process_of(call, bundle)
+        return bundle
+
+
+def specification(work: Work, bundle: int, workers: int) -> pipelines_v1.PipelineSpec:
+    """What Xenna is to run; a bundle of 0 is one stage for each step."""
+    payloads = work.source.call(None) if work.source else work.inputs
+    if not bundle:
+        stages = [
+            pipelines_v1.StageSpec(StepStage(step.call, step.batch, work.cpus), num_workers=step.workers)
+            for step in work.steps
+        ]
+    else:
+        payloads = [payloads[start : start + bundle] for start in range(0, len(payloads), bundle)]
+        fused = FusedStage([step.call for step in work.steps], work.cpus)
+        stages = [pipelines_v1.StageSpec(fused, num_workers=1 if work.one_worker else workers)]
+    config = pipelines_v1.PipelineConfig(return_last_stage_outputs=True)
+    return pipelines_v1.PipelineSpec(input_data=payloads, stages=stages, config=config)
+
+
+def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
+    """See `harness.main`."""
+
+    def go() -> list[Any]:
+        try:
+            outputs = pipelines_v1.run_pipeline(specification(work, given.bundle, given.workers or cores())) or []
+        finally:
+            ray.shutdown()  # as the others do
+        return [payload for made in outputs for payload in made] if given.bundle else outputs
+
+    return go

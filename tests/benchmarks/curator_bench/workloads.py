@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: the work itself, free of any engine, so that every contender does the same.
+
+A workload is a list of payloads and a list of steps. A contender wraps each step into its own kind of stage and
+each payload into its own kind of task, runs them, and gives back payloads.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curator_bench import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["WORKLOADS", "Job", "Step", "Workload"]
+
+CPU_SECONDS = 0.05  # of CPU time that a task of `cpu` takes in each step
+ARRAY_BYTES = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How much of a workload to do, and where.
+
+    Attributes:
+        size: How many tasks.
+        stages: How many steps, where the workload can have any number.
+        nbytes: Bytes of a payload, where the workload has large ones.
+        documents: Directory of installed packages, whose descriptions are the texts.
+        output: Directory to write to.
+    """
+
+    size: int
+    stages: int = 3
+    nbytes: int = ARRAY_BYTES
+    documents: Path = Path()
+    output: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage: what it does to a payload.
+
+    Attributes:
+        name: Name of the stage.
+        call: What it does; what it gives is the next payload, or None to drop it.
+        batch: Payloads in a batch.
+        workers: How many workers it must have; None leaves that to the contender.
+    """
+
+    name: str
+    call: Callable[[Any], Any]
+    batch: int = 1
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A kind of work.
+
+    Attributes:
+        name: Its name on the command line.
+        says: What it is, for readers of the results.
+        steps: The stages of a job.
+        inputs: The payloads of a job, or what its source is given.
+        check: Sums up the outputs: equal for all contenders, in whatever order the outputs come.
+        stages: How many steps, unless a job says otherwise.
+        source: Makes the payloads of a job inside the pipeline, where that is part of the work.
+        one_worker: Whether a step keeps something that all payloads must meet.
+    """
+
+    name: str
+    says: str
+    steps: Callable[[Job], list[Step]]
+    inputs: Callable[[Job], list[Any]]
+    check: Callable[[Sequence[Any], Job], str]
+    stages: int = 3
+    source: Callable[[Job], Step] | None = None
+    one_worker: bool = False
+
+    def cpus(self, job: Job) -> float:
+        """CPUs that each stage asks for.
+
+        Xenna's streaming mode wants room for all stages at once, in 95% of the cores, rounded down: of two cores
+        that is one. A quarter each, or less where there are more than four, is what fits for everybody.
+        """
+        stages = len(self.steps(job)) + (self.source is not None)
+        return min(0.25, int(100 / stages) / 100)
+
+
+# --- tiny and deep: next to no work, so what is left is the cost of the framework ------------------------------
+
+
+def add_one(number: int) -> int:
+    """Next to nothing, as a step."""
+    return number + 1
+
+
+def _light_steps(job: Job) -> list[Step]:
+    return [Step(f"Light{number:02d}", add_one) for number in range(job.stages)]
+
+
+def _numbers(job: Job) -> list[int]:
+    return list(range(job.size))
+
+
+def _sum_of(outputs: Sequence[int], job: Job) -> str:
+    return f"{len(outputs)} numbers, sum {sum(outputs)}"
+
+
+# --- cpu: every task needs a core for a while ---------------------------------------------------------------
+
+
+def burn(number: int) -> int:
+    """Takes CPU time of this thread, not time on the wall: sharing a core makes it no shorter."""
+    until = time.thread_time() + CPU_SECONDS
+    while time.thread_time() < until:
+        sum(range(500))
+    return number + 1
+
+
+def _burning_steps(job: Job) -> list[Step]:
+    return [Step(f"Burn{number:02d}", burn) for number in range(job.stages)]
+
+
+# --- payload: large arrays, each step makes a new one -------------------------------------------------------
+
+
+def next_array(array: Any) -> Any:
+    """A new array of the same size."""
+    return array + 1.0
+
+
+def _array_steps(job: Job) -> list[Step]:
+    return [Step(f"Array{number:02d}", next_array) for number in range(job.stages)]
+
+
+def _arrays(job: Job) -> list[Any]:
+    import numpy as np
+
+    return [np.full(max(1, job.nbytes // 8), float(number)) for number in range(job.size)]
+
+
+def _sum_of_arrays(outputs: Sequence[Any], job: Job) -> str:
+    ends = sum(float(array[0]) + float(array[-1]) for array in outputs)
+    return f"{len(outputs)} arrays of {sum(array.nbytes for array in outputs)} bytes, ends {ends:.0f}"
+
+
+# --- skew: some tasks take twenty times as long as others ---------------------------------------------------
+
+
+def skewed_seconds(size: int) -> list[float]:
+    """Seconds from 0.1 to 2, most of them short, the same in every run."""
+    draw = random.Random(64)
+    return [round(0.1 * 20 ** (draw.random() ** 2), 4) for _ in range(size)]
+
+
+def work_and_wait(task: tuple[int, float]) -> tuple[int, float]:
+    """Half of a task's time is CPU time, half is waiting, as for a disk or a service."""
+    number, seconds = task
+    until = time.thread_time() + seconds / 2
+    while time.thread_time() < until:
+        sum(range(500))
+    time.sleep(seconds / 2)
+    return number + 1, seconds
+
+
+def add_one_to_first(task: tuple[int, float]) -> tuple[int, float]:
+    """Next to nothing, as a step."""
+    return task[0] + 1, task[1]
+
+
+def _skewed_steps(job: Job) -> list[Step]:
+    return [Step("Before", add_one_to_first), Step("WorkAndWait", work_and_wait), Step("After", add_one_to_first)]
+
+
+def _skewed_tasks(job: Job) -> list[tuple[int, float]]:
+    return list(enumerate(skewed_seconds(job.size)))
+
+
+def _sum_of_skewed(outputs: Sequence[tuple[int, float]], job: Job) -> str:
+    numbers, seconds = sum(number for number, _ in outputs), sum(took for _, took in outputs)
+    return f"{len(outputs)} tasks, sum {numbers}, {seconds:.3f} s"
+
+
+# --- text: the example's pipeline over the descriptions of installed packages -------------------------------
+
+
+def _text_source(job: Job) -> Step:
+    return Step("FindPackages", texts.FindPackages(job.documents))
+
+
+def _text_steps(job: Job) -> list[Step]:
+    return [
+        Step("ReadDescriptions", texts.ReadDescriptions(job.documents)),
+        Step("CleanMarkup", texts.clean_markup),
+        Step("MeasureQuality", texts.measure_quality),
+        Step("FilterByQuality", texts.filter_by_quality, batch=4),
+        Step("DropDuplicates", texts.DropDuplicates(), workers=1),
+        Step("WriteParquet", texts.WriteParquet(job.output)),
+    ]
+
+
+def _nothing(job: Job) -> list[Any]:
+    return []
+
+
+def _texts_written(outputs: Sequence[Any], job: Job) -> str:
+    return texts.summary(job.output)
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "tiny", "tasks that are one number, through 3 stages that add one to it", _light_steps, _numbers, _sum_of
+        ),
+        Workload("cpu", "tasks of 50 ms of CPU time in each of 3 stages", _burning_steps, _numbers, _sum_of),
+        Workload(
+            "payload",
+            "tasks that are one array of 8 MB each, through 3 stages that make a new one of it",
+            _array_steps,
+            _arrays,
+            _sum_of_arrays,
+        ),
+        Workload(
+            "skew",
+            "tasks of 0.1 to 2 s, half of it CPU time and half waiting, in the second of 3 stages; most are short",
+            _skewed_steps,
+            _skewed_tasks,
+            _sum_of_skewed,
+        ),
+        Workload(
+            "text",
+            "the example's 7 stages, over the descriptions of the packages of one environment",
+            _text_steps,
+            _nothing,
+            _texts_written,
+            stages=6,
+            source=_text_source,
+            one_worker=True,
+        ),
+        Workload(
+            "deep", "tasks that are one number, through 12 such stages", _light_steps, _numbers, _sum_of, stages=12
+        ),
+    )
+}
