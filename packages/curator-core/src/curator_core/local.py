@@ -90,7 +90,7 @@ class LocalExecutor(BaseExecutor):
     def _run_groups(
         self, run: Run, groups: Sequence[Group], tasks: Generator[Any, None, None], total: int | None
     ) -> None:
-        from curator_core.parallel import Flow  # noqa: PLC0415 - multiprocessing, which a run in this process spares
+        from curator_core.processes.flow import Flow  # noqa: PLC0415 - multiprocessing, which a run in this process spares
 
         Flow(run, groups, self.workers, tasks, total).go()
 

@@ -18,24 +18,24 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from curator_core import worker
-from curator_core.crew import Crew
 from curator_core.errors import ConfigurationError, DataError, WorkerDiedError
 from curator_core.failure import rebuild_error
-from curator_core.parcels import Shelf, UnsendableError
 from curator_core.pickling import dumps, find_unpicklable, loads
+from curator_core.processes import worker
+from curator_core.processes.crew import Crew
+from curator_core.processes.parcels import Shelf, UnsendableError
+from curator_core.processes.station import Station
 from curator_core.report import BatchReport
-from curator_core.station import Station
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from curator_core.crew import Event, Hand
     from curator_core.errors import CuratorError, StageError
     from curator_core.executor import Run
     from curator_core.fusion import Group
-    from curator_core.parcels import Parcel
-    from curator_core.station import Sent
+    from curator_core.processes.crew import Event, Hand
+    from curator_core.processes.parcels import Parcel
+    from curator_core.processes.station import Sent
 
 __all__ = ["Flow"]
 

@@ -15,8 +15,8 @@ from curator_core.bundling import within_bytes
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
 from curator_core.failure import error_info
-from curator_core.parcels import Shelf, UnsendableError
 from curator_core.pickling import dumps, find_unpicklable, loads, pickles
+from curator_core.processes.parcels import Shelf, UnsendableError
 from curator_core.report import BatchReport, WorkerReport
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from curator_core.bundling import BundlePlan
-    from curator_core.parcels import Parcel
+    from curator_core.processes.parcels import Parcel
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
 

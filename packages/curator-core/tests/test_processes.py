@@ -282,8 +282,8 @@ def test_a_pipeline_inside_a_stage_on_processes_of_its_own():
 
 
 def test_a_source_runs_only_so_far_ahead(monkeypatch):
-    monkeypatch.setattr("curator_core.station._WINDOW", 2)
-    monkeypatch.setattr("curator_core.station._MOST", 8)
+    monkeypatch.setattr("curator_core.processes.station._WINDOW", 2)
+    monkeypatch.setattr("curator_core.processes.station._MOST", 8)
     made, ahead = 0, []
 
     class Watch(RunObserver):
@@ -471,10 +471,10 @@ def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
     from curator_core.adapter import RunContext
     from curator_core.bundling import BundlePlan
-    from curator_core.parcels import Shelf
     from curator_core.pickling import dumps
     from curator_core.plan import read_stage
-    from curator_core.worker import Assignment, Worker
+    from curator_core.processes.parcels import Shelf
+    from curator_core.processes.worker import Assignment, Worker
 
     groups = {0: dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))}
     shelf = Shelf(str(tmp_path), "test")
@@ -523,7 +523,7 @@ def test_large_payloads_arrive_whole():
 
 
 def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
-    from curator_core.parcels import Shelf
+    from curator_core.processes.parcels import Shelf
 
     for directory in (tmp_path, tmp_path / "missing"):
         given = tasks(*payloads())
@@ -541,7 +541,7 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
 )
 def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, unit):
     from curator_core.bundling import BundlePlan
-    from curator_core.parcels import Backlog, Shelf
+    from curator_core.processes.parcels import Backlog, Shelf
 
     shelf = Shelf("/nowhere", "test")
     backlog = Backlog(BundlePlan(batch_size=unit), shelf, full=False)
@@ -567,7 +567,7 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
 
 def test_bundles_are_no_larger_than_they_may_be():
     from curator_core.bundling import BundlePlan
-    from curator_core.parcels import Backlog, Shelf
+    from curator_core.processes.parcels import Backlog, Shelf
 
     shelf = Shelf("/nowhere", "test")
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
@@ -767,9 +767,10 @@ def test_a_script_without_a_guard_and_with_everything_in_main(script):
 
 INTERRUPTED = """
     import sys
-    from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task, parallel
+    from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
+    from curator_core.processes import flow
 
-    parallel._GRACE_S, parallel._TELL_S = {grace}, {grace} / 3
+    flow._GRACE_S, flow._TELL_S = {grace}, {grace} / 3
 
     class Source(ProcessingStage):
         def process(self, task):
@@ -827,7 +828,8 @@ def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):
     running = script(
         """
         import threading
-        from curator_core import LocalExecutor, Pipeline, Task, crew, processing_stage
+        from curator_core import LocalExecutor, Pipeline, Task, processing_stage
+        from curator_core.processes import crew
 
         crew._EXIT_S = 0.3
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core import worker
 from curator_core.errors import ExecutorError
+from curator_core.processes import worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ class Hand:
 
     Args:
         number: Its number.
-        groups: As for `curator_core.worker.begin`.
+        groups: As for `curator_core.processes.worker.begin`.
         lifeline: Likewise.
         directory: Likewise.
 
@@ -108,7 +108,7 @@ class Crew:
 
     Args:
         count: How many there may be.
-        groups: As for `curator_core.worker.begin`.
+        groups: As for `curator_core.processes.worker.begin`.
 
     Attributes:
         hands: The processes.
@@ -138,7 +138,7 @@ class Crew:
         Args:
             hand: The process.
             job: What to call it.
-            function: One of `curator_core.worker`.
+            function: One of `curator_core.processes.worker`.
             *arguments: For the function.
 
         Raises:

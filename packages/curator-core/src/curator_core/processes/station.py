@@ -8,17 +8,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from curator_core.bundling import BundlePlan, Pace
-from curator_core.parcels import Backlog
+from curator_core.processes.parcels import Backlog
 from curator_core.stage import ProcessingStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Literal
 
-    from curator_core.crew import Hand
     from curator_core.fusion import Group
-    from curator_core.parcels import Parcel, Shelf
-    from curator_core.worker import Reply
+    from curator_core.processes.crew import Hand
+    from curator_core.processes.parcels import Parcel, Shelf
+    from curator_core.processes.worker import Reply
 
 __all__ = ["Sent", "Station"]
 
