@@ -221,7 +221,8 @@ def environment(session: nox.Session, name: str, python: str) -> Path | None:
     path = Path(session.create_tmp()) / name
     shutil.rmtree(path, ignore_errors=True)
     options = ("--quiet", "--no-python-downloads", "--python", python)
-    session.run("uv", "venv", *options, str(path), success_codes=[0, 1, 2], silent=True)
+    # pyenv's interpreters answer only when they are named here.
+    session.run("uv", "venv", *options, str(path), env={"PYENV_VERSION": python}, success_codes=[0, 1, 2], silent=True)
     interpreter = path / "bin" / "python"
     if not interpreter.exists():
         session.warn(f"no Python {python} here: left out")

@@ -98,7 +98,8 @@ class Bench:
         told = json.loads(finished.stdout) if finished.status == "ok" else {"seconds": round(finished.seconds, 1)}
         peak = max(finished.peak_bytes / 1e6, told.pop("driver_mb", 0.0))  # a short run lies between two samples
         if finished.status == "failed":
-            logger.error("%s of %s failed; the end of %s:\n%s", case, contender.name, log, _end_of(log))
+            told_by = f"{case} of {contender.name} ended with {finished.code}; the end of {log}:"
+            logger.error("%s\n%s", told_by, _end_of(log))
         return Record(
             case=case,
             contender=contender.name,

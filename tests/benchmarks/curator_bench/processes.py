@@ -36,6 +36,7 @@ class Finished:
 
     Attributes:
         status: ``"ok"``, ``"failed"`` or ``"timeout"``.
+        code: What it ended with; below 0 where a signal ended it.
         stdout: What it printed.
         seconds: How long it lived.
         peak_bytes: The most memory that it and its children had for themselves at one time.
@@ -43,6 +44,7 @@ class Finished:
     """
 
     status: str
+    code: int
     stdout: str
     seconds: float
     peak_bytes: int
@@ -77,7 +79,7 @@ def run_alone(command: Sequence[str], env: Mapping[str, str], timeout: float, lo
         stdout.seek(0)
         printed = stdout.read()
     status = "timeout" if timed_out else "ok" if process.returncode == 0 else "failed"
-    return Finished(status, printed, seconds, peak, left_over)
+    return Finished(status, process.returncode, printed, seconds, peak, left_over)
 
 
 class Neighbours:
