@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,32 +107,34 @@ def within_deadline(condition: Any) -> bool:
     return True
 
 
-def our_processes() -> set[int]:
-    """The worker processes of this one. (loky's two resource trackers stay as long as it does, for all its users.)"""
-    found = set()
-    for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"popen_loky" in command:
-                found.add(int(pid))
+def processes() -> list[tuple[int, int, int, bytes]]:
+    """All living ones: process, parent, group, and command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (path / "stat").read_text(), (path / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        state, parent, group = status.rpartition(")")[2].split()[:3]
+        if state not in "ZX":
+            found.append((int(path.name), int(parent), int(group), command))
     return found
 
 
-def our_files() -> set[Path]:
-    return {*Path("/dev/shm").glob("curator-*"), *Path("/tmp").glob("curator-*")}
+def our_workers() -> list[int]:
+    """The worker processes of this one. (loky's two resource trackers stay as long as it does, for all its users.)"""
+    return [pid for pid, parent, _, command in processes() if parent == os.getpid() and b"popen_loky" in command]
+
+
+def files_of(driver: int) -> list[Path]:
+    return [path for place in ("/dev/shm", "/tmp") for path in Path(place).glob(f"curator-{driver}-*")]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    files = our_files()
     yield
-    assert our_processes() == set()
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        mine = [path for path in our_files() - files if path.stat().st_uid == os.getuid()]
-        assert mine == []
+    assert our_workers() == []
+    assert files_of(os.getpid()) == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("curator-")] == []
 
 
@@ -704,12 +707,8 @@ class Script:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody of the group is left."""
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        """Whether nothing of it is left."""
+        return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
 
 
 @pytest.fixture
@@ -722,7 +721,7 @@ def script(tmp_path):
 
     yield start
     for each in started:
-        if not each.is_gone:
+        with suppress(ProcessLookupError):
             os.killpg(each.process.pid, signal.SIGKILL)
         each.process.communicate()
 
@@ -815,13 +814,11 @@ def test_ctrl_c_ends_workers_that_do_not_answer(script):
 
 
 def test_workers_end_with_a_driver_that_is_killed(script):
-    before = our_files()
     running = script(INTERRUPTED.format(grace=20, work="__import__('threading').Event().wait()"))
     assert [running.line(), running.line()] == ["ready", "ready"]
     running.process.kill()
     running.process.wait()
     assert within_deadline(lambda: running.is_gone)
-    assert our_files() <= before
 
 
 def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):

@@ -60,6 +60,26 @@ def fitted(
     return fit(plan.stages, nodes, XennaConfig(**config), has_source=source, may_declare=may_declare)
 
 
+@pytest.mark.parametrize(
+    ("stages", "cpus", "expected"),
+    [
+        ([asking(cpus=0.25)], 2, [2]),
+        ([{**asking(cpus=0.25), "num_workers": 8}], 2, [8]),
+        ([asking(cpus=0.25), {**asking(cpus=0.25), "fusible": False}], 2, [2, 2]),
+        ([asking(cpus=0.75), {**asking(cpus=0.75), "fusible": False}], 2, [1, 1]),
+        ([asking(cpus=0.25), {**asking(cpus=1), "fusible": False}], 2, [2, None]),
+        ([asking(cpus=1)], 2, [None]),
+    ],
+)
+def test_small_groups_have_no_more_workers_than_an_embedded_rays_machine_has_cores(
+    stages: list[dict[str, Any]], cpus: int, expected: list[int | None]
+) -> None:
+    made = [Stage().with_(name=f"s{number}", **given) for number, given in enumerate(stages)]
+    views = Plan.from_stages(made, fed=True).stages
+    found = fit(views, machine(cpus), XennaConfig(), has_source=False, may_declare=True, cores=cpus)
+    assert workers(found) == expected
+
+
 def names(found: Fit) -> list[str]:
     return [placement.group.name for placement in found.placements]
 

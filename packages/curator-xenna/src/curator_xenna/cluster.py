@@ -91,6 +91,11 @@ class Cluster:
         """Whether it can declare more CPUs than the machine has."""
         return self.is_embedded and self._config.num_cpus is None
 
+    @property
+    def cores(self) -> int | None:
+        """Cores of the machine that an embedded Ray is on; None where it is a cluster's."""
+        return self._cores if self.is_embedded else None
+
     def machine(self) -> Node:
         """What an embedded Ray has to offer to stages without GPUs, started or not."""
         return Node("", math.floor(self._cores * self._usual_share), ())

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
     from ray.actor import ActorHandle
 
     from curator_xenna.parcel import Parcel
@@ -70,6 +71,7 @@ class Delivery(NamedTuple):
         work: What became of it.
         reports: Pickled reports, in order; opaque here.
         outputs: Output tasks of the pipeline, from workers of the last group; opaque here.
+        outputs_ref: The same where they are large: they stay with the worker until the driver has fetched them.
         is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
         is_repeated: Whether the same had been delivered before.
     """
@@ -80,6 +82,7 @@ class Delivery(NamedTuple):
     work: Work
     reports: bytes
     outputs: Parcel | None
+    outputs_ref: ObjectRef[Parcel] | None
     is_primary: bool
     is_repeated: bool = False
 
@@ -110,6 +113,7 @@ class Coordinator:
         self._workers: dict[str, WorkerEntry] = {}
         self._recent: dict[tuple[int, str], None] = {}  # in the order of their coming
         self._outbox: list[Delivery] = []
+        self._fetched: dict[str, asyncio.Event] = {}  # by worker: it delivers one thing at a time
         self._news = asyncio.Event()
 
     async def sign_in(self, worker: WorkerEntry) -> None:
@@ -127,8 +131,13 @@ class Coordinator:
             What a task takes in the next group, in seconds; None where that is not known.
         """
         repeated = delivery.is_primary and bool(delivery.unit) and self._is_known(delivery)
-        self._outbox.append(delivery._replace(is_repeated=True, outputs=None) if repeated else delivery)
+        if repeated:
+            delivery = delivery._replace(is_repeated=True, outputs=None, outputs_ref=None)
+        fetched = self._fetched[delivery.worker_id] = asyncio.Event()
+        self._outbox.append(delivery)
         self._news.set()
+        if delivery.outputs_ref is not None:
+            await fetched.wait()
         if delivery.is_primary and not repeated:
             self._count(delivery)
             await self._end_groups()
@@ -144,6 +153,10 @@ class Coordinator:
         self._news.clear()
         news, self._outbox = self._outbox, []
         return news
+
+    async def fetched(self, worker_id: str) -> None:
+        """The driver has what a worker keeps for it."""
+        self._fetched[worker_id].set()
 
     async def wake(self) -> None:
         """Let a `pull` that waits return."""

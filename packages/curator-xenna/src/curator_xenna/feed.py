@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from curator_core.bundling import Pace
     from curator_core.executor import Run
     from curator_xenna.coordinator import Delivery
+    from curator_xenna.parcel import Parcel
 
 __all__ = ["ReportFeed"]
+
+logger = logging.getLogger(__name__)
 
 _PULL_S = 0.5
 
@@ -85,8 +89,22 @@ class ReportFeed:
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        if delivery.outputs is not None:
-            self._run.outputs += _unpacked(delivery)
+        self._run.outputs += self._outputs_of(delivery)
+
+    def _outputs_of(self, delivery: Delivery) -> list[Any]:
+        parcel = delivery.outputs
+        if delivery.outputs_ref is not None:
+            try:
+                parcel = ray.get(delivery.outputs_ref)
+            except ray.exceptions.RayError:
+                if not self._over.is_set():
+                    raise
+                logger.warning("worker %s was ended before its last outputs were fetched", delivery.worker_id)
+        made = [] if parcel is None else _opened(parcel, delivery.worker_id)
+        if delivery.outputs_ref is not None:
+            del parcel  # it holds Ray's memory
+            self._coordinator.fetched.remote(delivery.worker_id)
+        return made
 
     def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
         if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
@@ -102,12 +120,12 @@ class ReportFeed:
             self.failed_setups.pop(report.worker_id, None)
 
 
-def _unpacked(delivery: Delivery) -> list[Any]:
+def _opened(parcel: Parcel, worker_id: str) -> list[Any]:
     try:
-        outputs: list[Any] = delivery.outputs.open() if delivery.outputs is not None else []
+        outputs: list[Any] = parcel.open()
     except Exception as exc:
         raise DataError(
-            f"an output of worker {delivery.worker_id} cannot be read by the driver: {type(exc).__name__}: {exc}",
+            f"an output of worker {worker_id} cannot be read by the driver: {type(exc).__name__}: {exc}",
             expected="classes that can be imported here as on the workers",
             hint="install the same packages on the driver as on the nodes",
         ) from exc

@@ -78,7 +78,13 @@ class Fit:
 
 
 def fit(
-    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
+    views: Sequence[StageView],
+    nodes: Sequence[Node],
+    config: XennaConfig,
+    *,
+    has_source: bool,
+    may_declare: bool,
+    cores: int | None = None,
 ) -> Fit:
     """Find a way to run stages on a cluster.
 
@@ -88,11 +94,13 @@ def fit(
         config: The executor's settings.
         has_source: Whether the first stage is a source, which has one task.
         may_declare: Whether Ray can be told of more CPUs than there are: it is ours, on this machine.
+        cores: Cores of the machine, where Ray is embedded. Groups that ask for less than one each get no more workers
+            than that unless they say how many: starting a process takes a core a second or two.
 
     Raises:
         ResourcesError: There is none; with the table of what each stage asks, and what there is.
     """
-    chosen = _choose(views, nodes, config, has_source=has_source, may_declare=may_declare)
+    chosen = _choose(views, nodes, config, has_source, may_declare, cores)
     for placement in chosen.placements:
         asked = asked_workers(placement.group, len(nodes))
         if asked is not None and asked != placement.workers:
@@ -106,13 +114,20 @@ def fit(
 
 
 def _choose(
-    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
+    views: Sequence[StageView],
+    nodes: Sequence[Node],
+    config: XennaConfig,
+    has_source: bool,
+    may_declare: bool,
+    cores: int | None,
 ) -> Fit:
     levels = [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
 
     def place(level: Fusion, *, streaming: bool = True) -> tuple[Placement, ...]:
         placements = _placements(group_stages(views, level, has_source=has_source), nodes, config, has_source)
-        return _limited(placements, nodes, config.max_workers_per_stage, streaming)
+        limit = config.max_workers_per_stage
+        limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
+        return _limited(placements, nodes, limits, streaming)
 
     one_by_one = place(levels[0], streaming=False)
     _check_each(one_by_one, nodes)  # what does not fit by itself does not fit in any way
@@ -152,25 +167,30 @@ def asked_workers(group: Group, num_nodes: int) -> int | None:
     return group.num_workers if per_node is None else math.ceil(per_node * num_nodes)
 
 
+def _is_small(placement: Placement) -> bool:
+    return placement.workers is None and placement.share.cpus < 1 and not placement.share.gpus
+
+
 def _limited(
-    placements: tuple[Placement, ...], nodes: Sequence[Node], limit: int | None, streaming: bool
+    placements: tuple[Placement, ...], nodes: Sequence[Node], limits: Sequence[int | None], streaming: bool
 ) -> tuple[Placement, ...]:
-    """Share out workers evenly, none above the limit. Xenna's autoscaler knows no upper bound of its own."""
-    if limit is None:
-        return placements
-    counts = [min(placement.workers or 1, limit) for placement in placements]
-    grown = [placement.workers is None for placement in placements]
+    """Share out workers evenly, none above its limit. Xenna's autoscaler knows no upper bound of its own."""
+    counts = [min(p.least_workers, limit or p.least_workers) for p, limit in zip(placements, limits, strict=True)]
+    grown = [p.workers is None and limit is not None for p, limit in zip(placements, limits, strict=True)]
     while any(grown):
-        for number in range(len(placements)):
+        for number, limit in enumerate(limits):
             if not grown[number]:
                 continue
             counts[number] += 1
             tried = [replace(p, workers=count) for p, count in zip(placements, counts, strict=True)]
             fits = _fits_together(tried if streaming else [tried[number]], nodes)
-            if counts[number] > limit or not fits:
+            if counts[number] > (limit or 0) or not fits:
                 counts[number] -= 1
                 grown[number] = False
-    return tuple(replace(placement, workers=count) for placement, count in zip(placements, counts, strict=True))
+    return tuple(
+        placement if limit is None else replace(placement, workers=count)
+        for placement, limit, count in zip(placements, limits, counts, strict=True)
+    )
 
 
 def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:

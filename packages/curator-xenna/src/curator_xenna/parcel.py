@@ -35,6 +35,11 @@ class Parcel:
         """
         return cls(*dump_parts(value))
 
+    @property
+    def nbytes(self) -> int:
+        """How large it is."""
+        return len(self._head) + sum(memoryview(buffer).nbytes for buffer in self._buffers)
+
     def open(self) -> Any:
         """Unpack it.
 

@@ -124,7 +124,14 @@ class Session:
         else:
             cluster.open()
             nodes = cluster.nodes()
-        fitted = fit(self._views, nodes, self._config, has_source=self._has_source, may_declare=cluster.may_declare)
+        fitted = fit(
+            self._views,
+            nodes,
+            self._config,
+            has_source=self._has_source,
+            may_declare=cluster.may_declare,
+            cores=cluster.cores,
+        )
         cluster.open(fitted.cpus)
         return fitted
 

@@ -26,6 +26,7 @@ __all__ = ["WorkerLink"]
 
 logger = logging.getLogger(__name__)
 
+_LARGE = 256 * 1024  # bytes of outputs
 _watched = threading.Lock()  # taken once a process: the first worker in it starts the watch
 
 
@@ -97,7 +98,18 @@ class WorkerLink:
         if not reports:
             return None
         work = _work_of(reports, self._first, self._last)
-        delivery = Delivery(self._worker_id, self._group, unit, work, dumps(reports), payload, is_primary)
+        # What is large stays here until the driver has fetched it: by way of the coordinator it would be copied twice.
+        outputs_ref = ray.put(payload) if payload is not None and payload.nbytes > _LARGE else None
+        delivery = Delivery(
+            self._worker_id,
+            self._group,
+            unit,
+            work,
+            dumps(reports),
+            payload if outputs_ref is None else None,
+            outputs_ref,
+            is_primary,
+        )
         pace: Any = ray.get(self._coordinator.deliver.remote(delivery))
         return pace
 

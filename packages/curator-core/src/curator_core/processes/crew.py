@@ -7,11 +7,14 @@ other along, and each can be told to tear down.
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.resource_tracker
+import os
+import signal
 import tempfile
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +23,7 @@ from curator_core.errors import ExecutorError
 from curator_core.processes import worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from multiprocessing.connection import Connection
 
@@ -80,14 +83,20 @@ class Hand:
             BrokenProcessPool: The process has died.
             ExecutorError: It cannot be started.
         """
-        try:
-            if self._pool is None:
-                from loky import ProcessPoolExecutor  # noqa: PLC0415 - an extra: this module can be read without
+        if self._pool is None:
+            return self._start(function, *arguments)
+        future: Future[worker.Reply] = self._pool.submit(function, *arguments)
+        return future
 
-                self._pool = ProcessPoolExecutor(
+    def _start(self, function: Callable[..., worker.Reply], *arguments: Any) -> Future[worker.Reply]:
+        import loky  # noqa: PLC0415 - an extra: this module can be read without
+
+        try:
+            with _deaf_to_ctrl_c():
+                self._pool = loky.ProcessPoolExecutor(
                     1, initializer=worker.begin, initargs=self._arguments, env=_NO_RECYCLING
                 )
-            future: Future[worker.Reply] = self._pool.submit(function, *arguments)
+                future: Future[worker.Reply] = self._pool.submit(function, *arguments)
         except OSError as exc:
             raise ExecutorError(
                 f"the process of worker {self.worker_id} cannot be started: {exc}",
@@ -116,11 +125,11 @@ class Crew:
     """
 
     def __init__(self, count: int, groups: Mapping[int, bytes]) -> None:
-        where = _IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
+        prefix, where = f"curator-{os.getpid()}-", _IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
         try:
-            self._files = tempfile.TemporaryDirectory(prefix="curator-", dir=where, ignore_cleanup_errors=True)
+            self._files = tempfile.TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
         except OSError:  # not ours to write to
-            self._files = tempfile.TemporaryDirectory(prefix="curator-", ignore_cleanup_errors=True)
+            self._files = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
         self.directory = self._files.name
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
@@ -182,6 +191,24 @@ class Crew:
             _join(threads, _EXIT_S)
             self._their_end.close()
             self._files.cleanup()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start something that hears Ctrl-C only when it says so; this thread hears it afterwards.
+
+    A process that is only just starting would fill the terminal with tracebacks.
+    """
+    from loky.backend import resource_tracker  # noqa: PLC0415 - as above
+
+    # Where these two are not running loky starts them, and is no longer deaf then.
+    resource_tracker.ensure_running()
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(threads: Sequence[threading.Thread], seconds: float) -> None:

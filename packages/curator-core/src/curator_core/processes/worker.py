@@ -82,6 +82,7 @@ def begin(worker_id: str, groups: Mapping[int, bytes], lifeline: Connection, dir
     """
     # Ctrl-C goes to all processes of a terminal. The driver decides what becomes of it, and still has stages torn down.
     signal.signal(signal.SIGINT, _leave_to_driver)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_driver, args=(lifeline, directory), name="curator-lifeline", daemon=True).start()
     _workers[:] = [Worker(worker_id, groups, Shelf(directory, worker_id))]
 
