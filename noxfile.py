@@ -50,7 +50,7 @@ ALL = [*CORE, "curator-xenna", "curator-otel[otlp]"]
 # unrelated change.
 PYTEST = ["pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100"]
 OTEL_TOOLS = ["oteltest>=0.40"]  # a real OTLP receiver
-XENNA_TOOLS = ["psutil>=6.0"]  # counts the processes that a run leaves behind
+XENNA_TOOLS = ["psutil>=6.0", "numpy>=2.1"]  # counts the processes that a run leaves behind; arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
 TOOLS = {
     "lint": ["ruff==0.17.*"],

@@ -45,6 +45,7 @@ pytest.importorskip("loky")
 
 TWO = LocalExecutor(workers=2)
 DEADLINE_S = 20
+LOKY = b"popen_loky"  # in the command of a worker process
 
 
 def tasks(*data: Any) -> list[Task]:
@@ -123,7 +124,7 @@ def processes() -> list[tuple[int, int, int, bytes]]:
 
 def our_workers() -> list[int]:
     """The worker processes of this one. (loky's two resource trackers stay as long as it does, for all its users.)"""
-    return [pid for pid, parent, _, command in processes() if parent == os.getpid() and b"popen_loky" in command]
+    return [pid for pid, parent, _, command in processes() if parent == os.getpid() and LOKY in command]
 
 
 def files_of(driver: int) -> list[Path]:
@@ -473,17 +474,18 @@ def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
 
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
     from curator_core.adapter import RunContext
-    from curator_core.bundling import BundlePlan
     from curator_core.pickling import dumps
     from curator_core.plan import read_stage
     from curator_core.processes.parcels import Shelf
     from curator_core.processes.worker import Assignment, Worker
 
-    groups = {0: dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))}
+    definition = dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))
     shelf = Shelf(str(tmp_path), "test")
-    assignment = Assignment(0, "0-1", [shelf.pack(tasks(1))], False, 1, BundlePlan())
+    worker = Worker("local-0", shelf)
     with pytest.raises(WorkerDiedError, match="has a new process"):
-        Worker("local-0", groups, shelf).work(assignment)
+        worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1))
+    assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
+    assert worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
 
 
 def test_loky_replaces_no_process_that_has_grown():
@@ -516,7 +518,7 @@ def plain(value: Any) -> Any:
     return (value.tolist(), value.flags.writeable) if hasattr(value, "tolist") else value
 
 
-def test_large_payloads_arrive_whole():
+def test_large_dataarrive_whole():
     given = payloads()
     same, split = stage(lambda task: task, name="same"), stage(lambda task: task, name="again", fusible=False)
     result = Pipeline("p", [same, split]).run(TWO, tasks(*given))
@@ -530,7 +532,7 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
 
     for directory in (tmp_path, tmp_path / "missing"):
         given = tasks(*payloads())
-        parcel = Shelf(str(directory), "test").pack(given)
+        (parcel,) = Shelf(str(directory), "test").pack(given)
         assert list(tmp_path.iterdir()) == ([tmp_path / "test-1"] if directory == tmp_path else [])
         opened = parcel.open()
         assert [plain(task.data) for task in opened] == [plain(task.data) for task in given]
@@ -553,7 +555,7 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
         new = tasks(*range(added, added + count))
         added += count
         if packed:
-            backlog.add(shelf.pack(new))
+            backlog.add(*shelf.pack(new))
         else:
             for task in new:
                 backlog.add_task(task)
@@ -572,7 +574,7 @@ def test_bundles_are_no_larger_than_they_may_be():
     from curator_core.bundling import BundlePlan
     from curator_core.processes.parcels import Backlog, Shelf
 
-    shelf = Shelf("/nowhere", "test")
+    shelf = Shelf("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
         backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500), shelf, full=full)
         for _ in range(5):
@@ -581,6 +583,23 @@ def test_bundles_are_no_larger_than_they_may_be():
         while backlog.count:
             taken.append(sum(parcel.count for parcel in backlog.take(4)))
         assert taken == counts
+
+
+def test_parcels_of_tasks_that_do_not_know_their_size_are_split():
+    from curator_core.processes.parcels import Shelf
+
+    for data in ([{"text": letter * 1000} for letter in "abcdefg"], [bytes([n]) * 1000 for n in range(7)]):
+        parcels = Shelf("/nowhere", "test", max_bytes=2500).pack(tasks(*data))
+        opened = [task.data for parcel in parcels for task in parcel.open()]
+        assert opened == data
+        assert len(parcels) >= 4
+        assert all(parcel.nbytes <= 2500 for parcel in parcels)
+
+
+def test_a_stage_may_be_large():
+    table = os.urandom(2_000_000)
+    result = Pipeline("p", [stage(lambda task: Task(data=len(table)))]).run(TWO, tasks(1, 2))
+    assert [task.data for task in result] == [2_000_000] * 2
 
 
 def test_an_output_that_does_not_pickle_is_the_failure_of_its_batch():
@@ -596,6 +615,24 @@ def test_an_output_that_does_not_pickle_is_the_failure_of_its_batch():
         result = pipeline.run(TWO, tasks(0, 1, 2), on_error="skip")
         assert [task.data for task in result] == [0, 2]
         assert (result.stages[0].tasks_failed, result.lost) == (1, ())
+
+
+def test_a_retried_attempt_is_not_taken_for_the_failure():
+    class Late(ProcessingStage):
+        max_attempts = 2
+        tried = False
+
+        def process(self, task):
+            if task.data == 0:
+                return Task(data=threading.Lock())
+            if not self.tried:
+                self.tried = True
+                raise ValueError("not yet")
+            return task
+
+    # One bundle, since the next group wants both tasks: the retry comes after what cannot be sent.
+    with pytest.raises(ContractError, match="an output cannot be sent"):
+        Pipeline("p", [Late().with_(batch_size=1), stage(lambda task: task, batch_size=2)]).run(TWO, tasks(0, 1))
 
 
 def test_a_source_task_that_does_not_pickle_is_the_sources_fault():
@@ -692,6 +729,7 @@ class Script:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
 
     def line(self) -> str:
@@ -700,6 +738,9 @@ class Script:
 
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def workers(self) -> list[int]:
+        return [pid for pid, parent, _, command in processes() if parent == self.process.pid and LOKY in command]
 
     def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=DEADLINE_S)
@@ -764,6 +805,11 @@ def test_a_script_without_a_guard_and_with_everything_in_main(script):
     assert within_deadline(lambda: running.is_gone)
 
 
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 INTERRUPTED = """
     import sys
     from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
@@ -799,6 +845,16 @@ def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
     assert out.split("\n") == ["torn down", "torn down", ""]
     assert err.rstrip().splitlines()[0] == "Traceback (most recent call last):"
     assert "interrupted; what was done until then" in err
+    assert err.count("Traceback") == 1
+    assert within_deadline(lambda: running.is_gone)
+
+
+def test_ctrl_c_while_workers_start_shows_one_traceback(script):
+    running = script(INTERRUPTED.format(grace=20, work="return task"))
+    assert within_deadline(running.workers)
+    running.interrupt()
+    code, _, err = running.end()
+    assert code == -signal.SIGINT
     assert err.count("Traceback") == 1
     assert within_deadline(lambda: running.is_gone)
 

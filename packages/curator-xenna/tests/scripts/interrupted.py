@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that would take for ever; makes the file it is given once the first batch has been reported."""
 
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -32,5 +33,6 @@ class Announce(RunObserver):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     tasks = [Task(data=number) for number in range(6)]
     Pipeline("forever", [Quick(), Forever()]).run(XennaExecutor(), tasks, [Announce(sys.argv[1])])

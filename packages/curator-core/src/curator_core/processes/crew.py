@@ -23,7 +23,7 @@ from curator_core.errors import ExecutorError
 from curator_core.processes import worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from multiprocessing.connection import Connection
 
@@ -54,8 +54,7 @@ class Hand:
 
     Args:
         number: Its number.
-        groups: As for `curator_core.processes.worker.begin`.
-        lifeline: Likewise.
+        lifeline: As for `curator_core.processes.worker.begin`.
         directory: Likewise.
 
     Attributes:
@@ -64,11 +63,11 @@ class Hand:
         groups: The groups of stages that it has had work of.
     """
 
-    def __init__(self, number: int, groups: Mapping[int, bytes], lifeline: Connection, directory: str) -> None:
+    def __init__(self, number: int, lifeline: Connection, directory: str) -> None:
         self.worker_id = f"local-{number}"
         self.held: deque[Any] = deque()
         self.groups: set[int] = set()
-        self._arguments = (self.worker_id, groups, lifeline, directory)
+        self._arguments = (self.worker_id, lifeline, directory)
         self._pool: Any = None
 
     @property
@@ -117,14 +116,13 @@ class Crew:
 
     Args:
         count: How many there may be.
-        groups: As for `curator_core.processes.worker.begin`.
 
     Attributes:
         hands: The processes.
         directory: Where large parcels lie.
     """
 
-    def __init__(self, count: int, groups: Mapping[int, bytes]) -> None:
+    def __init__(self, count: int) -> None:
         prefix, where = f"curator-{os.getpid()}-", _IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
         try:
             self._files = tempfile.TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
@@ -133,7 +131,7 @@ class Crew:
         self.directory = self._files.name
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
-        self.hands = [Hand(number, groups, self._their_end, self.directory) for number in range(count)]
+        self.hands = [Hand(number, self._their_end, self.directory) for number in range(count)]
         self._events: SimpleQueue[Event] = SimpleQueue()
 
     @property

@@ -80,7 +80,8 @@ class Flow:
     ) -> None:
         self._run = run
         self._tasks = tasks
-        self._crew = Crew(workers, {group.index: _definition(run, group) for group in groups})
+        self._definitions = {group.index: _definition(run, group) for group in groups}
+        self._crew = Crew(workers)
         shelf = Shelf(self._crew.directory, "driver")
         shares = _shares(groups, self._crew.hands)
         self._stations = [Station(group, hands, shelf) for group, hands in zip(groups, shares, strict=True)]
@@ -155,14 +156,22 @@ class Flow:
 
     def _send(self, station: Station, hand: Hand) -> None:
         """Have a process work on a bundle, or prepare the node for the group first."""
+        group, following = station.group.index, station.following
         try:
             if station.node == "untouched":
                 station.node = "in set-up"
-                self._crew.submit(hand, Call(station), worker.prepare_node, station.group.index)
-            else:
-                sent, parcels = self._take(station)
-                self._crew.submit(hand, sent, worker.work, _assignment(station, hand, parcels))
-                hand.groups.add(station.group.index)
+                self._crew.submit(hand, Call(station), worker.prepare_node, group, self._definitions[group])
+                return
+            sent, parcels = self._take(station)
+            assignment = worker.Assignment(
+                group=group,
+                definition=None if group in hand.groups else self._definitions[group],
+                bundle_id=f"{group}-{station.sent}",
+                parcels=parcels,
+                part_size=sys.maxsize if following is None else following.part_size,
+            )
+            self._crew.submit(hand, sent, worker.work, assignment)
+            hand.groups.add(group)
         except BrokenProcessPool as exc:
             raise _died(hand, station, exc) from exc
 
@@ -286,18 +295,6 @@ def _shares(groups: Sequence[Group], hands: Sequence[Hand]) -> list[list[Hand]]:
     return shares
 
 
-def _assignment(station: Station, hand: Hand, parcels: Sequence[Parcel]) -> worker.Assignment:
-    group, following = station.group.index, station.following
-    return worker.Assignment(
-        group=group,
-        bundle_id=f"{group}-{station.sent}",
-        parcels=parcels,
-        is_first=group not in hand.groups,
-        part_size=sys.maxsize if following is None else following.part_size,
-        plan=station.plan if following is None else following.plan,
-    )
-
-
 # --- when it fails --------------------------------------------------------------------------------------
 
 
@@ -309,10 +306,14 @@ def _opened(parcel: Parcel) -> list[Any]:
 
 
 def _failure(reports: Sequence[Any]) -> StageError:
-    """The error of a stage, from the last report that has one; a failed teardown is no reason to end a run."""
-    failed = [r for r in reports if r.error is not None and (isinstance(r, BatchReport) or r.event == "setup_failed")]
-    report = failed[-1]
-    return rebuild_error(report.error, report.stage_name)
+    """The error of a stage, from the last report that has one."""
+    failed = [report for report in reports if report.error is not None and _ends_run(report)]
+    return rebuild_error(failed[-1].error, failed[-1].stage_name)
+
+
+def _ends_run(report: Any) -> bool:
+    """Whether a failure is for good: of a batch that is not tried again, or of a set-up; not that of a teardown."""
+    return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 
 def _died(hand: Hand, station: Station | None, exc: BaseException) -> WorkerDiedError:

@@ -8,7 +8,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_core.bundling import within_bytes
+from curator_core.bundling import MAX_BUNDLE_BYTES
+from curator_core.measure import bytes_of
 from curator_core.pickling import dump_parts, load_parts, pickles
 
 if TYPE_CHECKING:
@@ -72,34 +73,37 @@ class Shelf:
     Args:
         directory: The directory; it should be in memory.
         owner: Who packs here, as the names of its files begin.
+        max_bytes: No parcel is larger than this, unless a single task is.
     """
 
-    def __init__(self, directory: str, owner: str) -> None:
+    def __init__(self, directory: str, owner: str, max_bytes: int = MAX_BUNDLE_BYTES) -> None:
         self._prefix = f"{directory}/{owner}-"
-        self._packed = 0
+        self._max_bytes = max_bytes
+        self._stored = 0
 
-    def pack(self, tasks: Sequence[Any]) -> Parcel:
-        """Pack tasks.
+    def pack(self, tasks: Sequence[Any]) -> list[Parcel]:
+        """Pack tasks: into one parcel, unless they are too large for that.
 
         Raises:
             UnsendableError: One of them does not pickle.
         """
-        try:
-            head, buffers = dump_parts(tasks)
-        except Exception as exc:
-            for task in tasks:
-                if not pickles(task):
-                    raise UnsendableError(task) from exc
-            raise
-        parts = [memoryview(part) for part in (head, *buffers)]
-        nbytes = sum(part.nbytes for part in parts)
+        is_one = len(tasks) == 1
+        if is_one or bytes_of(tasks) <= self._max_bytes:
+            parts = _dumped(tasks)
+            nbytes = sum(part.nbytes for part in parts)
+            if is_one or nbytes <= self._max_bytes:
+                return [self._store(len(tasks), nbytes, parts)]
+        middle = len(tasks) // 2
+        return [*self.pack(tasks[:middle]), *self.pack(tasks[middle:])]
+
+    def _store(self, count: int, nbytes: int, parts: Sequence[memoryview]) -> Parcel:
         if nbytes >= _LARGE:
-            self._packed += 1
-            path = f"{self._prefix}{self._packed}"
+            self._stored += 1
+            path = f"{self._prefix}{self._stored}"
             if _written(path, parts):
-                return Parcel(len(tasks), nbytes, [(part.nbytes, part.readonly) for part in parts], path)
+                return Parcel(count, nbytes, [(part.nbytes, part.readonly) for part in parts], path)
         # Copies, so that nothing is sent that somebody writes to in the meantime.
-        return Parcel(len(tasks), nbytes, [bytes(part) if part.readonly else bytearray(part) for part in parts])
+        return Parcel(count, nbytes, [bytes(part) if part.readonly else bytearray(part) for part in parts])
 
 
 class Backlog:
@@ -146,52 +150,66 @@ class Backlog:
             Exception: What is in a parcel that is to be split cannot be unpickled here.
         """
         unit = self._plan.batch_size
-        count = self._fitting(size)
+        count = self._fitting(min(size, self.count))
         if count > unit:
             count -= count % unit
         elif self._full:
             count = min(unit, self.count)
         taken: list[Parcel] = []
         while count:
-            parcel = self._pop(count)
-            count -= parcel.count
-            taken.append(parcel)
+            taken.append(self._pop(count))
+            count -= taken[-1].count
         return taken
 
     def _fitting(self, size: int) -> int:
-        """How many tasks a bundle may have by their number and their bytes; at least one."""
-        count = nbytes = 0
-        for item in self._items:
-            if count >= size:
+        """How many tasks, of so many, a bundle may have by their bytes; at least one."""
+        count = nbytes = number = 0
+        while count < size:
+            parcel = self._parcel(number, size - count)
+            nbytes += parcel.nbytes
+            if count and nbytes > self._plan.max_bytes:
                 break
-            if isinstance(item, Parcel):
-                if count and nbytes + item.nbytes > self._plan.max_bytes:
-                    break
-                nbytes += item.nbytes
-                count += item.count
-            else:
-                fits = len(within_bytes(item[: size - count], self._plan))
-                count += fits
-                if fits < len(item):
-                    break
+            count += parcel.count
+            number += 1
         return min(count, size)
 
     def _pop(self, most: int) -> Parcel:
-        """The first item, or so many tasks of it."""
-        first = self._items[0]
-        if isinstance(first, Parcel):
-            self.nbytes -= first.nbytes
-            if first.count <= most:
-                self._items.popleft()
-                self.count -= first.count
-                return first
-            first = self._items[0] = first.open()
-        parcel = self._shelf.pack(first[:most])
-        del first[:most]
-        if not first:
-            self._items.popleft()
+        """The first parcel, or one of so many tasks that were in it."""
+        parcel = self._parcel(0, most)
+        if parcel.count > most:
+            self._items[0] = parcel.open()
+            self.nbytes -= parcel.nbytes
+            parcel = self._parcel(0, most)
+        self._items.popleft()
         self.count -= parcel.count
+        self.nbytes -= parcel.nbytes
         return parcel
+
+    def _parcel(self, number: int, most: int) -> Parcel:
+        """An item; where it is tasks that are not packed, so many of them are now."""
+        item = self._items[number]
+        if isinstance(item, Parcel):
+            return item
+        parcels = self._shelf.pack(item[:most])
+        del item[:most]
+        if not item:
+            del self._items[number]
+        for parcel in reversed(parcels):
+            self._items.insert(number, parcel)
+            self.nbytes += parcel.nbytes
+        return parcels[0]
+
+
+def _dumped(tasks: Sequence[Any]) -> list[memoryview]:
+    """Tasks as a pickle and its buffers."""
+    try:
+        head, buffers = dump_parts(tasks)
+    except Exception as exc:
+        for task in tasks:
+            if not pickles(task):
+                raise UnsendableError(task) from exc
+        raise
+    return [memoryview(part) for part in (head, *buffers)]
 
 
 def _written(path: str, parts: Sequence[memoryview]) -> bool:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, WorkerMetadata
-from curator_core.bundling import within_bytes
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
 from curator_core.failure import error_info
@@ -20,11 +19,10 @@ from curator_core.processes.parcels import Shelf, UnsendableError
 from curator_core.report import BatchReport, WorkerReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
     from typing import Literal
 
-    from curator_core.bundling import BundlePlan
     from curator_core.processes.parcels import Parcel
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
@@ -35,19 +33,17 @@ class Assignment(NamedTuple):
 
     Attributes:
         group: The group of stages.
+        definition: The run's context and the stages, pickled, where the process has had none of this group yet.
         bundle_id: Its name, for reports.
         parcels: The tasks.
-        is_first: Whether the process has had none of this group yet.
         part_size: How many outputs are to be packed together.
-        plan: What bundles for the next group are to be like.
     """
 
     group: int
+    definition: bytes | None
     bundle_id: str
     parcels: Sequence[Parcel]
-    is_first: bool
     part_size: int
-    plan: BundlePlan
 
 
 class Reply(NamedTuple):
@@ -71,12 +67,11 @@ class Reply(NamedTuple):
 _workers: list[Worker] = []  # one: a process is a worker of one run
 
 
-def begin(worker_id: str, groups: Mapping[int, bytes], lifeline: Connection, directory: str) -> None:
+def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     """Make this process a worker; called once, when it starts.
 
     Args:
         worker_id: Its name.
-        groups: By index, the run's context and the stages of each group, pickled.
         lifeline: Ends when the driver does.
         directory: Where large parcels lie.
     """
@@ -84,12 +79,12 @@ def begin(worker_id: str, groups: Mapping[int, bytes], lifeline: Connection, dir
     signal.signal(signal.SIGINT, _leave_to_driver)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_driver, args=(lifeline, directory), name="curator-lifeline", daemon=True).start()
-    _workers[:] = [Worker(worker_id, groups, Shelf(directory, worker_id))]
+    _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
 
 
-def prepare_node(group: int) -> Reply:
-    """Call ``setup_on_node`` of all stages of a group."""
-    return _workers[0].prepare_node(group)
+def prepare_node(group: int, definition: bytes) -> Reply:
+    """Call ``setup_on_node`` of all stages of a group; for what it is given see `Assignment`."""
+    return _workers[0].prepare_node(group, definition)
 
 
 def work(assignment: Assignment) -> Reply:
@@ -124,23 +119,21 @@ class Worker:
 
     Args:
         worker_id: Its name.
-        groups: As for `begin`.
         shelf: Packs outputs.
     """
 
-    def __init__(self, worker_id: str, groups: Mapping[int, bytes], shelf: Shelf) -> None:
+    def __init__(self, worker_id: str, shelf: Shelf) -> None:
         self._metadata = WorkerMetadata(worker_id)
-        self._groups = groups
         self._shelf = shelf
         self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
         self._made: dict[int, Chain] = {}
         self._ready: dict[int, Chain] = {}
         self._reports: list[BatchReport | WorkerReport] = []
 
-    def prepare_node(self, group: int) -> Reply:
+    def prepare_node(self, group: int, definition: bytes) -> Reply:
         """See `prepare_node`."""
         try:
-            for adapter in self._chain(group).adapters:
+            for adapter in self._chain(group, definition).adapters:
                 adapter.setup_on_node(NodeInfo(), self._metadata)
         except StageError:
             return Reply(self._take_reports(), ended_by="failure")
@@ -177,12 +170,12 @@ class Worker:
 
     # --- stages -------------------------------------------------------------------------------------------
 
-    def _chain(self, group: int) -> Chain:
+    def _chain(self, group: int, definition: bytes) -> Chain:
         """The stages of a group, which may not be set up yet."""
         chain = self._made.get(group)
         if chain is None:
             try:
-                context, views = loads(self._groups[group])
+                context, views = loads(definition)
             except Exception as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
             chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views])
@@ -193,17 +186,17 @@ class Worker:
 
     def _set_up(self, assignment: Assignment) -> Chain:
         group = assignment.group
-        chain = self._chain(group)
-        if assignment.is_first:
+        if assignment.definition is not None:
+            chain = self._chain(group, assignment.definition)
             chain.set_up(None, self._metadata)
             self._ready[group] = chain
         elif group not in self._ready:
             raise WorkerDiedError(
                 f"worker {self._metadata.worker_id} has a new process, and what its stages had in memory is gone",
-                stage="+".join(adapter.view.name for adapter in chain.adapters),
                 expected="a process that lives as long as the run",
                 hint="run with fewer workers, or with workers=1",
             )
+        chain = self._ready[group]
         for adapter in chain.adapters:
             adapter.bundle_id = assignment.bundle_id
         return chain
@@ -229,13 +222,9 @@ class Worker:
             return self._packed(good, assignment), adapter.context.on_error == "skip"
 
     def _packed(self, outputs: list[Any], assignment: Assignment) -> list[Parcel]:
-        parcels: list[Parcel] = []
-        start = 0
-        while start < len(outputs):
-            part = within_bytes(outputs[start : start + assignment.part_size], assignment.plan)
-            parcels.append(self._shelf.pack(part))
-            start += len(part)
-        return parcels
+        size = assignment.part_size
+        parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
+        return [parcel for part in parts for parcel in self._shelf.pack(part)]
 
     def _mark_failed(self, batch_ids: set[str], stage_index: int, error: BaseException) -> set[str]:
         """Make failures of batches whose outputs cannot travel; gives the batches of which that is true."""
