@@ -22,6 +22,9 @@ class ImageReaderStage(ProcessingStage[Task[int], Task[Any]]):
     batch_size = 4
     resources = Resources(cpus=0.5)
 
+    def num_workers(self) -> int:
+        return 1  # Xenna calls setup_on_node in the first worker of a node only
+
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
         self.node_info, self.node_worker = node_info, worker_metadata
 
