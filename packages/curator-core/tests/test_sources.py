@@ -11,6 +11,7 @@ import pytest
 from curator_core import (
     ContractError,
     EmptyTask,
+    Pipeline,
     ProcessingStage,
     StageError,
     Task,
@@ -145,3 +146,23 @@ class TestStreaming:
         run, outputs = self.source(emit, max_attempts=3)
         assert [task.task_id for task in outputs] == ["0"]
         assert [report.attempt for report in run.reports] == [1, 2, 3]
+
+
+def test_what_an_attempt_named_is_named_again_where_its_outputs_cannot_be_measured():
+    class Odd(Task):
+        @property
+        def num_bytes(self):
+            if self.data == "broken":
+                raise ValueError(self.data)
+            return 1
+
+    class Source(ProcessingStage):
+        max_attempts = 2
+        calls = 0
+
+        def process(self, task):
+            self.calls += 1
+            return [Odd(data="fine"), Odd(data="broken" if self.calls == 1 else "mended")]
+
+    result = Pipeline("p", [Source()]).run()
+    assert [(task.task_id, task.data) for task in result] == [("0", "fine"), ("1", "mended")]

@@ -198,10 +198,8 @@ class Attempt:
         self._metrics = self._recorder.take()
         row = self._perf_row()
         if all(self._ids) and all(map(is_, entries, self.tasks)):
-            outputs = self._settle_unchanged(row)
-        else:
-            outputs = self._settle_each(entries, row)
-        return self._weigh(outputs)
+            return self._settle_unchanged(row)
+        return self._settle_each(entries, row)
 
     def _settle_unchanged(self, row: PerfRow) -> list[Any]:
         """As `_settle_each`, where each input came back itself: nothing is to be checked or named."""
@@ -210,7 +208,7 @@ class Attempt:
         for task in outputs:
             task_id, perf, notes = task._state
             task.__dict__["_state"] = (task_id, longer[id(perf)], notes)
-        return outputs
+        return self._weigh(outputs)
 
     def _weigh(self, outputs: list[Any]) -> list[Any]:
         """Measure what came out; without what was made of inputs one of whose outputs cannot be measured."""
@@ -247,10 +245,10 @@ class Attempt:
                 outcome = self._settle_one(number, given, entry, perf, outputs)
                 if outcome != _ONE_OUT:
                     self._outcomes[number] = outcome
+            return self._weigh(outputs)
         except Exception:
             self.adapter.roots = roots
             raise
-        return outputs
 
     def _with(self, row: PerfRow) -> dict[int, tuple[PerfRow, ...]]:
         """The history of what comes out, by the identity of that of the input."""
