@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from curator_core.errors import CuratorError, StageError
 from curator_core.pickling import dumps, loads
-from curator_core.report import ErrorInfo
+from curator_core.report import BatchReport, ErrorInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from types import TracebackType
+    from typing import Any
 
-__all__ = ["RemoteTraceback", "error_info", "rebuild_error", "stage_error", "user_frames"]
+__all__ = ["RemoteTraceback", "error_info", "fail_batches", "rebuild_error", "stage_error", "user_frames"]
 
 _PICKLE_LIMIT = 64_000  # bytes; an exception that drags its payload along is described, not carried
 _OUR_CALLERS = frozenset({"curator_core.adapter", "curator_core.attempt"})  # modules that call stages
@@ -119,3 +121,22 @@ def user_frames(frames: TracebackType | None) -> TracebackType | None:
     while first is not None and first.tb_frame.f_globals.get("__name__") in _OUR_CALLERS:
         first = first.tb_next
     return first or frames
+
+
+def fail_batches(reports: list[Any], batch_ids: Container[str], error: BaseException) -> set[str]:
+    """Make failures of batches that have ended and are not sent yet: their outputs cannot travel.
+
+    Args:
+        reports: Reports of batches and workers; those of the batches are replaced.
+        batch_ids: The batches.
+        error: Why.
+
+    Returns:
+        The batches that there are reports of.
+    """
+    found: set[str] = set()
+    for number, report in enumerate(reports):
+        if isinstance(report, BatchReport) and report.batch_id in batch_ids:
+            reports[number] = report._replace(inputs=report.inputs.all_as("failed"), error=error_info(error))
+            found.add(report.batch_id)
+    return found

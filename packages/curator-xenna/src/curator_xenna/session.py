@@ -82,7 +82,8 @@ class Session:
         """
         fitted = self._open()
         earlier = actors_of_this_job()
-        queue = InputQueue(self._inputs, self._bundle_plan(fitted.placements[0]))
+        bundled = self._inputs if self._config.bundle else []
+        queue = InputQueue(bundled, self._bundle_plan(fitted.placements[0]))
         coordinator = start_coordinator(len(fitted.placements), len(self._inputs))
         adapters = self._adapters(coordinator, fitted, queue)
         spec = pipeline_spec(
@@ -149,7 +150,8 @@ class Session:
                 is_last=is_last,
             )
             adapter = create_group_adapter(group)
-            views = [replace(view, runtime_env=_portable(view)) for view in group.stages]
+            first, *following = group.stages  # whose environments are the same: one is uploaded
+            views = [replace(first, runtime_env=_portable(first)), *following]
             adapter.connect(views, role, queue if number == 0 and self._config.bundle else None)
             adapters.append(adapter)
         return adapters

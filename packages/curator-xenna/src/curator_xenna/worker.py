@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from curator_core.failure import error_info
+from curator_core.failure import fail_batches
 from curator_core.pickling import dumps, use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.task import digest
@@ -119,18 +119,8 @@ class WorkerLink:
         Returns:
             The batches of which that is true.
         """
-        found = set()
         with self._lock:
-            for number, report in enumerate(self._waiting):
-                if (
-                    isinstance(report, BatchReport)
-                    and report.batch_id in batch_ids
-                    and report.stage_index == self._last
-                ):
-                    failed = report._replace(inputs=report.inputs.all_as("failed"), error=error_info(error))
-                    self._waiting[number] = failed
-                    found.add(report.batch_id)
-        return found
+            return fail_batches(self._waiting, batch_ids, error)
 
     def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
         """Wait in a thread until the coordinator says that the group's work is done, then tear down.

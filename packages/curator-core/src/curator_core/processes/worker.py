@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, WorkerMetadata
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
-from curator_core.failure import error_info
+from curator_core.failure import fail_batches
 from curator_core.pickling import dumps, find_unpicklable, loads, pickles
 from curator_core.processes.parcels import Shelf, UnsendableError
-from curator_core.report import BatchReport, WorkerReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from curator_core.processes.parcels import Parcel
+    from curator_core.report import BatchReport, WorkerReport
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
 
@@ -217,7 +217,7 @@ class Worker:
             adapter = self._ready[assignment.group].adapters[-1]
             error = unsendable(exc, adapter.view.name)
             culprits = {_batch_of(task) for task in outputs if not pickles(task)}
-            spoilt = self._mark_failed(culprits, adapter.view.index, error)
+            spoilt = fail_batches(self._reports, culprits, error)
             good = [task for task in outputs if _batch_of(task) not in spoilt]
             return self._packed(good, assignment), adapter.context.on_error == "skip"
 
@@ -225,16 +225,6 @@ class Worker:
         size = assignment.part_size
         parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
         return [parcel for part in parts for parcel in self._shelf.pack(part)]
-
-    def _mark_failed(self, batch_ids: set[str], stage_index: int, error: BaseException) -> set[str]:
-        """Make failures of batches whose outputs cannot travel; gives the batches of which that is true."""
-        found: set[str] = set()
-        for number, report in enumerate(self._reports):
-            if isinstance(report, BatchReport) and report.batch_id in batch_ids and report.stage_index == stage_index:
-                failed = report._replace(inputs=report.inputs.all_as("failed"), error=error_info(error))
-                self._reports[number] = failed
-                found.add(report.batch_id)
-        return found
 
 
 def _batch_of(task: Any) -> str:
