@@ -99,14 +99,14 @@ class _StageAccount:
         end = report.start_unix_ns + report.duration_ns
         if end > self.last_end:
             self.last_end = end
-        if report.is_retried:
+        tally = report.inputs.tally()
+        if tally.retried:
             self.retried += 1
             return
         self.batches += 1
         self.items += report.num_items
         if report.error is not None and not self.first_error:
             self.first_error = f"{report.error.type.rpartition('.')[2]}: {report.error.message}"
-        tally = report.inputs.tally()
         self.out += tally.out
         self.passed += tally.passed
         self.filtered += tally.filtered
