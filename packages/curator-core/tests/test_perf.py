@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import pickle
 
 import pytest
@@ -176,6 +177,25 @@ class TestStageMetrics:
         metrics = StageMetrics()
         metrics.set("x", Scalar())
         assert metrics.take() == {"x": 2.5}
+
+    def test_values_of_derived_classes_become_plain_ones(self):
+        class Number(enum.IntEnum):
+            ONE = 1
+
+        class Text(str):
+            __slots__ = ()
+
+        class Seconds(float):
+            __slots__ = ()
+
+        metrics = StageMetrics()
+        for name, value in (("number", Number.ONE), ("text", Text("x")), ("seconds", Seconds(0.5))):
+            metrics.set(name, value)
+        assert {name: (value, type(value)) for name, value in metrics.take().items()} == {
+            "number": (1, int),
+            "text": ("x", str),
+            "seconds": (0.5, float),
+        }
 
     @pytest.mark.parametrize("value", [None, [1], {"a": 1}, object()])
     def test_anything_else_is_refused(self, value):

@@ -155,12 +155,15 @@ class StageMetrics:
         return values
 
 
+_PLAIN = frozenset({bool, int, float})
 _NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing, and nobody writes into it
 
 
 def _checked(name: str, value: Any) -> float | str:
-    if isinstance(value, str | int | float):
-        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # also of an enumeration's: what is reported is made of plain values
+    if isinstance(value, int | float):
+        return value if value.__class__ in _PLAIN else +value
     try:
         return float(value)  # numbers of numpy and the like
     except (TypeError, ValueError):

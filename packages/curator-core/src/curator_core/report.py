@@ -115,6 +115,11 @@ class Outcomes(Sequence[InputOutcome]):
         single = len(self._ids) - len(self._others)
         return Tally(counts["out"] + single, counts["filtered"], counts["failed"], counts["retried"], made + single)
 
+    @property
+    def parts(self) -> tuple[tuple[str, ...], Mapping[int, tuple[OutcomeKind, int]]]:
+        """What it is made of."""
+        return self._ids, self._others
+
     def __len__(self) -> int:
         return len(self._ids)
 
@@ -138,7 +143,7 @@ class Outcomes(Sequence[InputOutcome]):
         return f"Outcomes{tuple(self)!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Outcomes, (self._ids, self._others)
+        return Outcomes, self.parts
 
 
 class ErrorInfo(NamedTuple):

@@ -17,6 +17,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
+from curator_xenna.compat import end_autoscaler
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Cluster:
     def close(self) -> None:
         """Shut Ray down, if it is ours."""
         if self.is_ours:
+            end_autoscaler()
             ray.shutdown()
             self.is_ours = False
 

@@ -19,7 +19,7 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "quiet_xenna", "with_uploaded_directories"]
+__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "end_autoscaler", "quiet_xenna", "with_uploaded_directories"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,19 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
             options: dict[str, Any] = {"include_gitignore": True} if "include_gitignore" in takes else {}
             env = upload(env, scratch_dir=scratch, logger=logger, **options)
     return env
+
+
+def end_autoscaler() -> None:
+    """End the autoscaler of a Ray that this process started, before Ray is shut down.
+
+    On a Ray of one machine it has nothing to scale. Ray ends it after the server that it talks to, so that it waits a
+    second for an answer that cannot come (2.46 to 2.60); and says so at length where it is asked to end before that.
+    """
+    from ray._private import worker  # noqa: PLC0415 - private: there is no other way to its processes
+
+    node = getattr(worker, "_global_node", None)
+    for started in getattr(node, "all_processes", {}).get("monitor", ()):
+        started.process.kill()
 
 
 def _is_error(record: logging.LogRecord) -> bool:

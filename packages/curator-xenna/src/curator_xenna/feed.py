@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from curator_core.errors import ClusterError, DataError
-from curator_core.pickling import loads
 from curator_core.report import BatchReport, WorkerReport
+from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -77,7 +77,7 @@ class ReportFeed:
 
     def _enter(self, delivery: Delivery) -> None:
         counts = delivery.is_primary and not delivery.is_repeated
-        for report in loads(delivery.reports):
+        for report in unpack_reports(delivery.reports):
             if isinstance(report, WorkerReport):
                 self._run.report(report)
                 self._note_setup(report)

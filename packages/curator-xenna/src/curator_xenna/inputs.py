@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["InputQueue", "Inputs", "Tickets"]
 
 # Tickets that nobody needs are sent off empty, all at once, 0.1 to 0.5 ms each. Too few make the bundles of long runs
-# larger than they should be.
+# larger than they should be; with 32 or more for each slot the last bundle is a thirtieth of a slot's work at most.
 _FEW, _MANY = 256, 4096
-_TASKS_A_TICKET = 16
+_TASKS_A_TICKET = 64
 _TICKETS_A_SLOT = 32
 
 

@@ -103,19 +103,13 @@ def _end_processes(told: list[int], untold: list[int]) -> None:
     """
     for pid in untold:
         _signal(pid, signal.SIGTERM)
-    for pids, grace in ((untold, _SIGNAL_S), (told, _GRACE_S)):
-        for pid in _after(grace, pids):
+    now = time.monotonic()
+    left = {**dict.fromkeys(told, now + _GRACE_S), **dict.fromkeys(untold, now + _SIGNAL_S)}
+    while left := {pid: deadline for pid, deadline in left.items() if _is_ray_worker(pid)}:
+        for pid in [pid for pid, deadline in left.items() if time.monotonic() > deadline]:
             _signal(pid, signal.SIGKILL)
-
-
-def _after(seconds: float, pids: list[int]) -> list[int]:
-    """Which of these workers are still there after some time; returns as soon as none is."""
-    deadline = time.monotonic() + seconds
-    left = [pid for pid in pids if _is_ray_worker(pid)]
-    while left and time.monotonic() < deadline:
+            del left[pid]
         time.sleep(_POLL_S)
-        left = [pid for pid in left if _is_ray_worker(pid)]
-    return left
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from curator_core.failure import fail_batches
-from curator_core.pickling import dumps, use_cloudpickle
+from curator_core.pickling import use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.task import digest
+from curator_core.wire import pack_reports
 from curator_xenna.coordinator import Delivery, Work, WorkerEntry
 from curator_xenna.parcel import Parcel
 
@@ -105,7 +106,7 @@ class WorkerLink:
             self._group,
             unit,
             work,
-            dumps(reports),
+            pack_reports(reports),
             payload if outputs_ref is None else None,
             outputs_ref,
             is_primary,

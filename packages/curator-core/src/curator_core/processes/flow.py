@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ConfigurationError, DataError, WorkerDiedError
 from curator_core.failure import rebuild_error
-from curator_core.pickling import dumps, find_unpicklable, loads
+from curator_core.pickling import dumps, find_unpicklable
 from curator_core.processes import worker
 from curator_core.processes.crew import Crew
 from curator_core.processes.parcels import Shelf, UnsendableError
 from curator_core.processes.station import Station
-from curator_core.report import BatchReport
+from curator_core.report import BatchReport, WorkerReport
+from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -210,13 +211,13 @@ class Flow:
                 self._hand_on(event.job.station)
             event = self._crew.next_event(0)
 
-    def _enter(self, event: Event) -> tuple[worker.Reply, list[Any]]:
+    def _enter(self, event: Event) -> tuple[worker.Reply, list[BatchReport | WorkerReport]]:
         """Report what a process has reported, and keep what it has made."""
         try:
             reply = event.future.result()
         except BrokenProcessPool as exc:
             raise _died(event.hand, event.job.station, exc) from exc
-        reports: list[Any] = loads(reply.reports)
+        reports = unpack_reports(reply.reports)
         for report in reports:
             self._run.report(report)
         event.job.settle(reply)

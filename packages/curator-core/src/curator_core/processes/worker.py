@@ -14,8 +14,9 @@ from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, Worker
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
 from curator_core.failure import fail_batches
-from curator_core.pickling import dumps, find_unpicklable, loads, pickles
+from curator_core.pickling import find_unpicklable, loads, pickles
 from curator_core.processes.parcels import Shelf, UnsendableError
+from curator_core.wire import pack_reports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +165,7 @@ class Worker:
         return Reply(self._take_reports())
 
     def _take_reports(self) -> bytes:
-        reports = dumps(self._reports)
+        reports = pack_reports(self._reports)
         self._reports.clear()  # the list stays: the adapters have it
         return reports
 

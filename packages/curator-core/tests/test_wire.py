@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports come out of the bytes as they went in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core.wire import pack_reports, unpack_reports
+
+names = st.text(max_size=8)
+numbers = st.integers(0, 2**62)
+outcomes = st.lists(
+    st.builds(InputOutcome, names, st.sampled_from(["out", "filtered", "failed", "retried"]), st.integers(0, 9))
+).map(Outcomes.of)
+errors = st.none() | st.builds(ErrorInfo, names, names, names, st.none() | st.binary(max_size=8), names)
+batches = st.builds(
+    BatchReport,
+    run_id=names,
+    stage_index=st.integers(0, 20),
+    stage_name=names,
+    batch_id=names,
+    worker_id=names,
+    node_id=names,
+    pid=numbers,
+    sequence=numbers,
+    start_unix_ns=numbers,
+    duration_ns=numbers,
+    inputs=outcomes,
+    parents=st.lists(names, max_size=3).map(tuple),
+    metrics=st.dictionaries(names, numbers | names, max_size=3),
+    error=errors,
+)
+workers = st.builds(
+    WorkerReport,
+    run_id=names,
+    stage_index=st.integers(0, 20),
+    stage_name=names,
+    worker_id=names,
+    node_id=names,
+    pid=numbers,
+    event=st.sampled_from(["ready", "setup_failed", "ended"]),
+    start_unix_ns=numbers,
+    duration_ns=numbers,
+    error=errors,
+)
+
+
+@given(st.lists(batches | workers, max_size=6))
+def test_reports_come_out_as_they_went_in(reports: list[BatchReport | WorkerReport]) -> None:
+    out = unpack_reports(pack_reports(reports))
+    assert out == reports
+    assert [type(report) for report in out] == [type(report) for report in reports]
+    for report in out:
+        if isinstance(report, BatchReport):
+            assert isinstance(report.inputs, Outcomes)
+            assert report.inputs.tally().out == sum(outcome.count for outcome in report.inputs)
