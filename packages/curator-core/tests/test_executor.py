@@ -232,6 +232,7 @@ def test_the_summary_is_a_table():
         "-" * 94,
         "read                 1      1  1,234         0       0       0.50    0.00        0.25     20.0",
         "a longer name        2  1,234      2     1,230       2       0.00    0.00        0.00      0.0",
+        "the run was too short to say what held it up",
         "'a longer name' failed on 2 tasks, first with ValueError: bad",
     ]
 

@@ -190,8 +190,10 @@ class TestStageMetrics:
 
         metrics = StageMetrics()
         for name, value in (("number", Number.ONE), ("text", Text("x")), ("seconds", Seconds(0.5))):
-            metrics.set(name, value)
-        assert {name: (value, type(value)) for name, value in metrics.take().items()} == {
+            metrics.set(Text(name), value)
+        taken = metrics.take()
+        assert {type(name) for name in taken} == {str}
+        assert {name: (value, type(value)) for name, value in taken.items()} == {
             "number": (1, int),
             "text": ("x", str),
             "seconds": (0.5, float),

@@ -47,6 +47,21 @@ workers = st.builds(
 )
 
 
+class Shout(str):
+    """A text of a class of somebody's, which plain pickle does not find by its name."""
+
+    __slots__ = ()
+
+
+Shout.__qualname__ = "nowhere.Shout"
+
+
+def test_what_is_not_plain_goes_along_all_the_same() -> None:
+    report = BatchReport("r", 0, Shout("LOUD"), "0/1", "w", "n", 1, 0, 1, 1, Outcomes(("1",), {}))
+    (out,) = unpack_reports(pack_reports([report]))
+    assert out.stage_name == "LOUD"
+
+
 @given(st.lists(batches | workers, max_size=6))
 def test_reports_come_out_as_they_went_in(reports: list[BatchReport | WorkerReport]) -> None:
     out = unpack_reports(pack_reports(reports))

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from curator_core import Pipeline, Task, processing_stage
+from curator_core.verdict import Verdict
 from curator_otel import conventions, replay
 from curator_otel.conventions import ATTRIBUTES, EVENTS, METRICS, SPANS
 
@@ -20,7 +21,7 @@ TYPES = {
     "string[]": tuple,
     "number or string": (int, float, str),
 }
-UNITS = {"", "s", "By", "{task}", "{batch}", "{item}", "{stage}", "{span}", "{worker}", "{run}"}
+UNITS = {"", "1", "s", "By", "{task}", "{batch}", "{item}", "{stage}", "{span}", "{worker}", "{run}"}
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def everything(memory, script, boom):
         script.batch(0, 3, kinds=("retried",), error=boom),
         *(script.batch(0, number) for number in range(4, 200)),  # more than the histograms take
         lost=["1 of 2 tasks between 'read' and 'write'"],
+        verdict=Verdict("busy", "read", 0.9, "it is at work", "give it more workers"),
     )
 
     @processing_stage()
@@ -119,8 +121,8 @@ def test_the_table_keeps_to_its_own_rules():
         assert row.description.endswith((".", "`."))
         own = row.name.startswith("curator.")
         assert (row.stability == "development") == own
-    # Names that OpenTelemetry or others may want, and those that are kept for the verdict.
-    taken = ("pipeline.", "cicd.", "messaging.", "otel.", "curator.bottleneck.")
+    # Names that OpenTelemetry or others may want.
+    taken = ("pipeline.", "cicd.", "messaging.", "otel.")
     assert not [name for name in (*ATTRIBUTES, *METRICS) if name.startswith(taken)]
     # A metric's name is no other metric's namespace.
     assert not [a for a in METRICS for b in METRICS if b.startswith(f"{a}.")]

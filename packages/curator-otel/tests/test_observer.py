@@ -188,6 +188,9 @@ def test_the_run_says_what_came_of_it(memory):
     assert attributes["curator.spans.left_out"] == 0
     assert attributes["curator.slowest.stage"] == slowest.name
     assert attributes["curator.slowest.process_time"] == slowest.process_s
+    assert attributes["curator.bottleneck.kind"] == result.verdict.kind == "too_short"
+    assert attributes["curator.bottleneck.reason"] == result.verdict.reason
+    assert "curator.bottleneck.stage" not in attributes
 
 
 def test_the_stages_agree_with_the_result(memory):

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from curator_core import DataError, Pipeline, Task, processing_stage
+from curator_core.verdict import Verdict
 from curator_otel import OTelObserver, configure, render_tree, slowest_stage
 
 
@@ -46,8 +47,18 @@ def test_the_tree_shows_what_took_how_long(written, script, boom):
         ),
         "   └─ process_batch write  1 min 15 s  ! ValueError: boom",
         "slowest stage: write, 1 min 15 s in its code, 97% of the time in all stages",
+        "the run was too short to say what held it up",
     ]
     assert slowest_stage(path) == "write"
+
+
+def test_the_tree_ends_with_the_verdict(tmp_path, script):
+    path = tmp_path / "trace.json"
+    verdict = Verdict("busy", "write", 0.97, "'write' is at work 97% of the time", "give it more workers")
+    with configure(json_file=path, set_global=False) as telemetry:
+        script.play(OTelObserver(telemetry.tracer_provider), script.batch(), verdict=verdict)
+    last = render_tree(path).splitlines()[-1]
+    assert last == "bottleneck: 'write' is at work 97% of the time; give it more workers" == str(verdict)
 
 
 def test_a_crowd_is_summed_up_and_errors_and_the_longest_are_shown(written, script, boom):

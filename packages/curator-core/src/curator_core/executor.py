@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from curator_core.activity import Activity
 from curator_core.adapter import RunContext
 from curator_core.errors import ConfigurationError, ExecutorError, RunError, TasksLostError
 from curator_core.ledger import Ledger, StageSummary, table
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, RunInfo, RunObserver, StageInfo, WorkerReport
 from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, state_of
+from curator_core.verdict import TOO_SHORT, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +44,7 @@ class RunResult(list[Any]):
         stages: What each stage did.
         complete: Whether the run came to its end.
         lost: Where the counts do not add up, in words; empty on a good run.
+        verdict: What held the run up, and what to change.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class RunResult(list[Any]):
         stages: Sequence[StageSummary] = (),
         complete: bool = True,
         lost: Sequence[str] = (),
+        verdict: Verdict | None = None,
     ) -> None:
         super().__init__(tasks)
         self.run_id = run_id
@@ -62,13 +66,14 @@ class RunResult(list[Any]):
         self.stages = tuple(stages)
         self.complete = complete
         self.lost = tuple(lost)
+        self.verdict = verdict or TOO_SHORT
 
     def summary(self) -> str:
         """The run as a text table."""
         state = "" if self.complete else " (ended early)"
         lines = [f"{self.pipeline_name}: {len(self):,} tasks out in {self.wall_time_s:.1f} s{state}, run {self.run_id}"]
         if self.stages:
-            lines.append(table(self.stages))
+            lines += [table(self.stages), str(self.verdict)]
         for stage in self.stages:
             if stage.first_error:
                 failed = f"{stage.tasks_failed:,} task{'s' * (stage.tasks_failed != 1)}"
@@ -97,13 +102,23 @@ class Run:
         fed: Tasks handed to the first stage so far.
     """
 
-    def __init__(self, plan: Plan, executor_name: str, observers: Sequence[RunObserver], on_error: OnError) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        executor_name: str,
+        observers: Sequence[RunObserver],
+        on_error: OnError,
+        *,
+        in_process: bool = False,
+    ) -> None:
         # From the operating system, not from `random`: a user's seeded sequence stays as it was.
         self.context = RunContext(run_id=os.urandom(16).hex(), on_error=on_error)
         self.plan = plan
         self.outputs: list[Any] = []
         self.fed = 0
         self._ledger = Ledger(plan)
+        # In one process the accounts say it all; a report there is to cost next to nothing.
+        self._activity = None if in_process else Activity(len(plan.stages))
         self._observers = tuple(observers)
         self._failed_observers = set[int]()
         self._executor_name = executor_name
@@ -126,10 +141,14 @@ class Run:
         """Enter a report, and show it to the observers."""
         if isinstance(report, BatchReport):
             self._ledger.on_batch(report)
+            if self._activity is not None:
+                self._activity.on_batch(report)
             if self._observers:
                 self._tell("on_batch", report)
             return
         self._ledger.on_worker(report)
+        if self._activity is not None:
+            self._activity.on_worker(report)
         if report.event == "ended" and report.error is not None:
             # Nobody raises it, since the work is done; a stage that writes at the end may have lost some of it.
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
@@ -155,11 +174,21 @@ class Run:
             stages=self._ledger.summaries(),
             complete=error is None,
             lost=self._ledger.lost(self.fed) if error is None or isinstance(error, TasksLostError) else (),
+            verdict=self._verdict(),
         )
         if result.lost:
             logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
         self._tell("on_run_end", result, error)
         return result
+
+    def _verdict(self) -> Verdict:
+        try:
+            if self._activity is None:
+                return judge(self._ledger.evidence())
+            return judge(self._activity.evidence(self._ledger.stage_evidence()))
+        except Exception:  # what came of the run matters more
+            logger.exception("what held the run up cannot be said")
+            return Verdict("unclear", reason="what held the run up cannot be said: see the log")
 
     def _tell(self, method: str, *args: Any) -> None:
         for observer in self._observers:
@@ -175,7 +204,13 @@ class Run:
 
 
 class BaseExecutor(ABC):
-    """Runs plans. A subclass says how batches move, in `run_plan`; everything else is the same for all."""
+    """Runs plans. A subclass says how batches move, in `run_plan`; everything else is the same for all.
+
+    Attributes:
+        in_process: Whether all stages run in the calling thread, one after the other.
+    """
+
+    in_process: bool = False
 
     def execute(
         self,
@@ -210,7 +245,7 @@ class BaseExecutor(ABC):
             )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
         sources = None if initial_tasks is None else _name_sources(initial_tasks)
-        run = Run(plan, type(self).__name__, _check_observers(observers), on_error)
+        run = Run(plan, type(self).__name__, _check_observers(observers), on_error, in_process=self.in_process)
         try:
             run.start(None if sources is None else len(sources))
             self.run_plan(run, sources)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from curator_core.verdict import Evidence, StageEvidence, Team
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -71,6 +73,7 @@ class _StageAccount:
         "cpu_ns",
         "filtered",
         "failed",
+        "failed_ns",
         "first_error",
         "first_start",
         "idle_ns",
@@ -86,7 +89,7 @@ class _StageAccount:
 
     def __init__(self) -> None:
         self.batches = self.passed = self.out = self.filtered = self.failed = self.retried = 0
-        self.items = self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = self.workers = 0
+        self.items = self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = self.workers = self.failed_ns = 0
         self.first_start = self.last_end = 0
         self.first_error = ""
 
@@ -100,6 +103,8 @@ class _StageAccount:
         if end > self.last_end:
             self.last_end = end
         tally = report.inputs.tally()
+        if report.error is not None:
+            self.failed_ns += report.duration_ns * (tally.failed + tally.retried) // max(1, len(report.inputs))
         if tally.retried:
             self.retried += 1
             return
@@ -142,7 +147,8 @@ class Ledger:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._names = [view.name for view in plan.stages]
+        self._views = plan.stages
+        self._has_source = plan.has_source
         self._accounts = [_StageAccount() for _ in plan.stages]
 
     def on_batch(self, report: BatchReport) -> None:
@@ -158,7 +164,35 @@ class Ledger:
 
     def summaries(self) -> tuple[StageSummary, ...]:
         """What each stage did so far."""
-        return tuple(account.summary(name) for name, account in zip(self._names, self._accounts, strict=True))
+        pairs = zip(self._views, self._accounts, strict=True)
+        return tuple(account.summary(view.name) for view, account in pairs)
+
+    def stage_evidence(self) -> list[StageEvidence]:
+        """What the accounts have to say of each stage when the run is judged."""
+        return [
+            StageEvidence(
+                name=view.name,
+                batches=account.batches + account.retried,
+                busy_ns=account.process_ns,
+                cpu_ns=account.cpu_ns,
+                failed_ns=account.failed_ns,
+                setup_ns=account.startup_ns // max(1, account.workers),
+                is_source=self._has_source and view.index == 0,
+                on_gpu=view.resources.requires_gpu,
+            )
+            for view, account in zip(self._views, self._accounts, strict=True)
+        ]
+
+    def evidence(self) -> Evidence:
+        """What a run in one process is judged by, which does one thing at a time: the sums say it all."""
+        active = [account for account in self._accounts if account.first_start]
+        if not active:
+            return Evidence((), (), 0, 0)
+        work_ns = max(account.last_end for account in active) - min(account.first_start for account in active)
+        use = min(1.0, sum(account.process_ns for account in active) / work_ns) if work_ns else 0.0
+        setup_ns = sum(account.startup_ns for account in self._accounts)
+        team = Team(tuple(range(len(self._accounts))), 1, use, use)
+        return Evidence(tuple(self.stage_evidence()), (team,), work_ns, work_ns + setup_ns)
 
     def lost(self, fed: int) -> list[str]:
         """Where tasks are missing, in words; empty where everything adds up.
@@ -168,7 +202,8 @@ class Ledger:
         """
         findings = []
         came, before = fed, "what was fed"
-        for name, account in zip(self._names, self._accounts, strict=True):
+        for view, account in zip(self._views, self._accounts, strict=True):
+            name = view.name
             went_in = account.passed + account.filtered + account.failed
             if went_in != came:
                 findings.append(

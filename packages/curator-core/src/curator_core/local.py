@@ -51,6 +51,7 @@ class LocalExecutor(BaseExecutor):
         if workers > 1:
             _check_installed(workers)
         self.workers = workers
+        self.in_process = workers == 1
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """See `BaseExecutor.run_plan`."""

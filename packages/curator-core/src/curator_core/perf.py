@@ -131,12 +131,13 @@ class StageMetrics:
 
     def add(self, name: str, value: float = 1) -> None:
         """Add to a count; it begins at 0 with each batch."""
+        name = str(name)
         mine, more = self._values.get(name, 0), _checked(name, value)
         self._values[name] = more if isinstance(mine, str) or isinstance(more, str) else mine + more
 
     def set(self, name: str, value: float | str) -> None:
         """Set a value, a number or a short text; the last one of a batch stays."""
-        self._values[name] = _checked(name, value)
+        self._values[str(name)] = _checked(name, value)
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -155,15 +156,15 @@ class StageMetrics:
         return values
 
 
-_PLAIN = frozenset({bool, int, float})
+_PLAIN = (bool, int)
 _NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing, and nobody writes into it
 
 
 def _checked(name: str, value: Any) -> float | str:
     if isinstance(value, str):
         return str.__str__(value)  # also of an enumeration's: what is reported is made of plain values
-    if isinstance(value, int | float):
-        return value if value.__class__ in _PLAIN else +value
+    if isinstance(value, int):
+        return value if value.__class__ in _PLAIN else int(value)
     try:
         return float(value)  # numbers of numpy and the like
     except (TypeError, ValueError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING
 
+from curator_core.pickling import dumps
 from curator_core.report import BatchReport, Outcomes
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ _INPUTS = BatchReport._fields.index("inputs")
 def pack_reports(reports: Sequence[BatchReport | WorkerReport]) -> bytes:
     """Reports as bytes, for `unpack_reports`."""
     rows = [_row(report) if isinstance(report, BatchReport) else report for report in reports]
-    return pickle.dumps(rows, protocol=5)
+    try:
+        return pickle.dumps(rows, protocol=5)
+    except Exception:  # noqa: BLE001 - a text of a class of the user's, say, among what was to be plain values
+        return dumps(rows)
 
 
 def unpack_reports(data: bytes) -> list[BatchReport | WorkerReport]:

@@ -11,7 +11,9 @@ way into telemetry.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from curator_core.verdict import VerdictKind
 
 AttributeType = Literal["string", "int", "double", "boolean", "string[]", "number or string"]
 SpanKindName = Literal["SERVER", "INTERNAL"]
@@ -152,6 +154,22 @@ RUN_REPLAYED = _attribute(
     "True where the trace was made afterwards, from the tasks' statistics.",
 )
 SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent most time in its code.")
+BOTTLENECK_KIND = _attribute(
+    "curator.bottleneck.kind",
+    "string",
+    _RUN,
+    f"What held the run up: {', '.join(get_args(VerdictKind))}.",
+)
+BOTTLENECK_STAGE = _attribute("curator.bottleneck.stage", "string", _RUN, "The stage to look at, where there is one.")
+BOTTLENECK_BUSY_RATIO = _attribute(
+    "curator.bottleneck.busy_ratio",
+    "double",
+    _RUN,
+    "Share of the run's time in which its workers were at work.",
+    unit="1",
+)
+BOTTLENECK_REASON = _attribute("curator.bottleneck.reason", "string", _RUN, "Why, in words.")
+BOTTLENECK_ADVICE = _attribute("curator.bottleneck.advice", "string", _RUN, "What to change, where that is known.")
 SLOWEST_TIME = _attribute("curator.slowest.process_time", "double", _RUN, "That time, over all workers.", unit="s")
 ERROR_STAGE = _attribute("curator.error.stage", "string", _RUN, "The stage that the error which ended the run names.")
 SPANS_LIMIT = _attribute("curator.spans.limit", "int", _RUN, "How many spans the run might make.", unit="{span}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from curator_core.executor import RunResult
     from curator_core.report import BatchReport, ErrorInfo, RunInfo, StageInfo, WorkerReport
+    from curator_core.verdict import Verdict
     from curator_otel.attributes import Attributes
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
@@ -275,8 +276,22 @@ def _result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attr
         names.RUN_TASKS_FILTERED: sum(did.filtered for did in totals),
         names.RUN_TASKS_FAILED: sum(did.failed for did in totals),
     }
+    attributes |= _verdict_attributes(result.verdict)
     if result.lost:
         attributes[names.RUN_UNACCOUNTED] = [cut(finding) for finding in result.lost[:_FINDINGS_LIMIT]]
+    return attributes
+
+
+def _verdict_attributes(verdict: Verdict) -> Attributes:
+    attributes: Attributes = {
+        names.BOTTLENECK_KIND: verdict.kind,
+        names.BOTTLENECK_REASON: cut(verdict.reason, MESSAGE_LIMIT),
+    }
+    if verdict.advice:
+        attributes[names.BOTTLENECK_ADVICE] = cut(verdict.advice, MESSAGE_LIMIT)
+    if verdict.stage:
+        attributes[names.BOTTLENECK_STAGE] = cut(verdict.stage)
+        attributes[names.BOTTLENECK_BUSY_RATIO] = verdict.busy_ratio
     return attributes
 
 

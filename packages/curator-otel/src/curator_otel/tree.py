@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import DataError
+from curator_core.verdict import Verdict
 from curator_otel import conventions as names
 
 if TYPE_CHECKING:
@@ -43,8 +44,22 @@ def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
             whole = sum(float(stage.attributes.get(names.STAGE_PROCESS_TIME, 0)) for stage in root.children)
             share = f", {seconds / whole:.0%} of the time in all stages" if whole else ""
             lines.append(f"slowest stage: {slowest}, {_duration(seconds)} in its code{share}")
+        lines += _verdict(root)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) if blocks else "no spans"
+
+
+def _verdict(root: _Span) -> list[str]:
+    known = root.attributes
+    if names.BOTTLENECK_KIND not in known:
+        return []  # replayed, or of another program
+    verdict = Verdict(
+        kind=known[names.BOTTLENECK_KIND],
+        stage=known.get(names.BOTTLENECK_STAGE, ""),
+        reason=known.get(names.BOTTLENECK_REASON, ""),
+        advice=known.get(names.BOTTLENECK_ADVICE, ""),
+    )
+    return [str(verdict)]
 
 
 def slowest_stage(path: str | PathLike[str]) -> str | None:

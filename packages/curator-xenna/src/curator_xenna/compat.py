@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import loguru  # Xenna's own logging library
@@ -73,11 +73,12 @@ def end_autoscaler() -> None:
     On a Ray of one machine it has nothing to scale. Ray ends it after the server that it talks to, so that it waits a
     second for an answer that cannot come (2.46 to 2.60); and says so at length where it is asked to end before that.
     """
-    from ray._private import worker  # noqa: PLC0415 - private: there is no other way to its processes
+    with suppress(Exception):  # another Ray may keep it elsewhere; then the second is waited for
+        from ray._private import worker  # noqa: PLC0415 - private: there is no other way to its processes
 
-    node = getattr(worker, "_global_node", None)
-    for started in getattr(node, "all_processes", {}).get("monitor", ()):
-        started.process.kill()
+        node: Any = worker._global_node
+        for started in node.all_processes.get("monitor", ()):
+            started.process.kill()
 
 
 def _is_error(record: logging.LogRecord) -> bool:

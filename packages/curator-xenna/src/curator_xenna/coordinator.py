@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.errors import ClusterError
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -17,16 +20,13 @@ if TYPE_CHECKING:
 
     from curator_xenna.parcel import Parcel
 
-__all__ = ["Coordinator", "Delivery", "Work", "WorkerEntry", "start_coordinator"]
+__all__ = ["Coordinator", "Delivery", "LateCoordinator", "Work", "WorkerEntry"]
 
 logger = logging.getLogger(__name__)
 
 _RECENT = 65_536  # deliveries to know again: Xenna repeats what a dead worker had in hand, which is a few slots
 _TEARDOWN_BUDGET_S = 45.0  # as Xenna's own, where it has one
 _PROBE_S = 1.0  # after which a worker that is silent is asked whether it lives
-# Ray starts a process for each CPU beforehand, and Xenna waits for the first two that it asks for. One of our own,
-# which starts meanwhile and is not waited for, leaves those to Xenna: 0.8 s of a short run on two cores.
-_OWN_PROCESS = {"env_vars": {"CURATOR_COORDINATOR": "1"}}
 _MAX_WORKERS = 10_000  # calls that may wait at once: one for each worker of a run
 
 
@@ -231,14 +231,51 @@ class Coordinator:
                     return
 
 
-def start_coordinator(num_groups: int, fed: int) -> ActorHandle[Any]:
-    """Start a run's coordinator on the driver's node. It lives as long as the driver holds the handle."""
-    import ray  # noqa: PLC0415 - the actor itself does not need it
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+class LateCoordinator:
+    """A run's coordinator, started when it is first sent to a worker, on the driver's node.
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Coordinator).options(
-        num_cpus=0, max_concurrency=_MAX_WORKERS, scheduling_strategy=here, runtime_env=_OWN_PROCESS
-    )
-    handle: Any = actor.remote(num_groups, fed)
-    return handle  # type: ignore[no-any-return]
+    Ray starts a process for each CPU beforehand, and Xenna waits for the first two actors that it asks for. One that
+    came before them would make it wait for a new process, 0.8 s on two cores; one that comes after them finds theirs.
+
+    Args:
+        num_groups: Groups of stages in the run.
+        fed: Tasks that the first group is fed.
+    """
+
+    def __init__(self, num_groups: int, fed: int) -> None:
+        self._args = num_groups, fed
+        self._lock = threading.Lock()
+        self._started = threading.Event()
+        self._handle: ActorHandle[Any] | None = None
+
+    @property
+    def started(self) -> ActorHandle[Any] | None:
+        """The actor; None where no worker was ever to have it."""
+        return self._handle
+
+    def get(self) -> ActorHandle[Any]:
+        """The actor, which is started if need be. It lives as long as the driver holds the handle."""
+        with self._lock:
+            if self._handle is None:
+                # In a thread of its own: Ray is in the middle of pickling what asks for it.
+                thread = threading.Thread(target=self._start, name="curator-coordinator", daemon=True)
+                thread.start()
+                thread.join()
+            if self._handle is None:
+                raise ClusterError("the run's coordinator did not start", hint="see Ray's logs")
+        return self._handle
+
+    def wait(self, timeout_s: float) -> ActorHandle[Any] | None:
+        """The actor, as soon as somebody has asked for it; None where nobody has for so long."""
+        self._started.wait(timeout_s)
+        return self._handle
+
+    def _start(self) -> None:
+        import ray  # noqa: PLC0415 - the actor itself does not need it
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=_MAX_WORKERS, scheduling_strategy=here)
+        handle: Any = actor.remote(*self._args)
+        self._handle = handle
+        self._started.set()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from curator_core.bundling import Pace
     from curator_core.executor import Run
-    from curator_xenna.coordinator import Delivery
+    from curator_xenna.coordinator import Delivery, LateCoordinator
     from curator_xenna.parcel import Parcel
 
 __all__ = ["ReportFeed"]
@@ -42,7 +42,7 @@ class ReportFeed:
         failed_setups: By worker, set-ups that failed and were not made good.
     """
 
-    def __init__(self, coordinator: ActorHandle[Any], run: Run, pace: Pace) -> None:
+    def __init__(self, coordinator: LateCoordinator, run: Run, pace: Pace) -> None:
         self._coordinator = coordinator
         self._run = run
         self._pace = pace
@@ -57,25 +57,31 @@ class ReportFeed:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._coordinator.wake.remote()
+        if self._coordinator.started is not None:
+            self._coordinator.started.wake.remote()
         self._thread.join()
 
     def _follow(self) -> None:
+        coordinator = self._coordinator.wait(_PULL_S)
+        while coordinator is None:
+            if self._over.is_set():
+                return
+            coordinator = self._coordinator.wait(_PULL_S)
         try:
             while True:
                 last = self._over.is_set()  # read first: what came before it was set is pulled below
-                news: list[Delivery] = ray.get(self._coordinator.pull.remote(0.0 if last else _PULL_S))
+                news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
                 for delivery in news:
-                    self._enter(delivery)
+                    self._enter(delivery, coordinator)
                 if last and not news:
                     return
         except ray.exceptions.RayError as exc:
             self.error = _coordinator_died(exc)
         except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
             self.error = exc
-            ray.kill(self._coordinator)  # the next worker that reports then fails, and Xenna ends the run
+            ray.kill(coordinator)  # the next worker that reports then fails, and Xenna ends the run
 
-    def _enter(self, delivery: Delivery) -> None:
+    def _enter(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> None:
         counts = delivery.is_primary and not delivery.is_repeated
         for report in unpack_reports(delivery.reports):
             if isinstance(report, WorkerReport):
@@ -89,9 +95,9 @@ class ReportFeed:
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        self._run.outputs += self._outputs_of(delivery)
+        self._run.outputs += self._outputs_of(delivery, coordinator)
 
-    def _outputs_of(self, delivery: Delivery) -> list[Any]:
+    def _outputs_of(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> list[Any]:
         parcel = delivery.outputs
         if delivery.outputs_ref is not None:
             try:
@@ -103,7 +109,7 @@ class ReportFeed:
         made = [] if parcel is None else _opened(parcel, delivery.worker_id)
         if delivery.outputs_ref is not None:
             del parcel  # it holds Ray's memory
-            self._coordinator.fetched.remote(delivery.worker_id)
+            coordinator.fetched.remote(delivery.worker_id)
         return made
 
     def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:

@@ -24,7 +24,7 @@ __all__ = ["InputQueue", "Inputs", "Tickets"]
 # Tickets that nobody needs are sent off empty, all at once, 0.1 to 0.5 ms each. Too few make the bundles of long runs
 # larger than they should be; with 32 or more for each slot the last bundle is a thirtieth of a slot's work at most.
 _FEW, _MANY = 256, 4096
-_TASKS_A_TICKET = 64
+_TASKS_A_TICKET = 32
 _TICKETS_A_SLOT = 32
 
 
@@ -65,7 +65,10 @@ class InputQueue:
             tasks = [*self._tasks]
         else:
             # Fewer would leave too much for the other tickets, of which bytes may take the reserve.
-            fair = self._plan.whole_batches(remaining / max(1, tickets - self._reserve)) if tickets < remaining else 1
+            # The first ones are small all the same: something is to be known soon of how long tasks take.
+            is_early = self.num_tickets - tickets < 2 * self._plan.slots
+            scarce = tickets < remaining and not is_early
+            fair = self._plan.whole_batches(remaining / max(1, tickets - self._reserve)) if scarce else 1
             size = max(self.pace.next_size(remaining), fair)
             tasks = within_bytes([*islice(self._tasks, size)], self._plan)
         for _ in tasks:

@@ -14,7 +14,7 @@ from curator_core.bundling import BundlePlan
 from curator_core.errors import StageDefinitionError
 from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.compat import quiet_xenna, with_uploaded_directories
-from curator_xenna.coordinator import start_coordinator
+from curator_xenna.coordinator import LateCoordinator
 from curator_xenna.feed import ReportFeed
 from curator_xenna.fit import fit
 from curator_xenna.inputs import InputQueue, Inputs, Tickets
@@ -25,8 +25,6 @@ from curator_xenna.worker import WorkerLink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from ray.actor import ActorHandle
 
     from curator_core.executor import Run
     from curator_core.plan import StageView
@@ -84,7 +82,7 @@ class Session:
         earlier = actors_of_this_job()
         bundled = self._inputs if self._config.bundle else []
         queue = InputQueue(bundled, self._bundle_plan(fitted.placements[0]))
-        coordinator = start_coordinator(len(fitted.placements), len(self._inputs))
+        coordinator = LateCoordinator(len(fitted.placements), len(self._inputs))
         adapters = self._adapters(coordinator, fitted, queue)
         spec = pipeline_spec(
             adapters,
@@ -113,7 +111,8 @@ class Session:
                     workers = _ask_workers(coordinator)
                     end_workers(workers, earlier)
         finally:
-            ray.kill(coordinator)
+            if coordinator.started is not None:
+                ray.kill(coordinator.started)
         if broken is not None or feed.error is not None:
             raise explain(broken, feed, workers, [placement.group for placement in fitted.placements])
 
@@ -136,7 +135,7 @@ class Session:
         cluster.open(fitted.cpus)
         return fitted
 
-    def _adapters(self, coordinator: ActorHandle[Any], fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
+    def _adapters(self, coordinator: LateCoordinator, fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
         adapters = []
         placements = fitted.placements
         for number, placement in enumerate(placements):
@@ -197,9 +196,11 @@ def _portable(view: StageView) -> Mapping[str, Any] | None:
         ) from exc
 
 
-def _ask_workers(coordinator: ActorHandle[Any]) -> list[WorkerEntry]:
+def _ask_workers(coordinator: LateCoordinator) -> list[WorkerEntry]:
+    if coordinator.started is None:
+        return []
     try:
-        workers: list[WorkerEntry] = ray.get(coordinator.workers.remote(), timeout=_CALL_TIMEOUT_S)
+        workers: list[WorkerEntry] = ray.get(coordinator.started.workers.remote(), timeout=_CALL_TIMEOUT_S)
     except ray.exceptions.RayError:
         return []
     return workers

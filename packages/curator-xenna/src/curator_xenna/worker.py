@@ -15,7 +15,7 @@ from curator_core.pickling import use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.task import digest
 from curator_core.wire import pack_reports
-from curator_xenna.coordinator import Delivery, Work, WorkerEntry
+from curator_xenna.coordinator import Delivery, LateCoordinator, Work, WorkerEntry
 from curator_xenna.parcel import Parcel
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ class WorkerLink:
     """Gathers the reports of one worker, and sends them in one call for each of Xenna's.
 
     Args:
-        coordinator: The run's coordinator.
+        coordinator: The run's coordinator; in the driver, one that is started when this is sent to a worker.
         group: Which of the run's groups of stages the worker belongs to.
         first: Index of the group's first stage.
         last: Index of its last.
     """
 
-    def __init__(self, coordinator: ActorHandle[Any], group: int, first: int, last: int) -> None:
-        self._coordinator = coordinator
+    def __init__(self, coordinator: ActorHandle[Any] | LateCoordinator, group: int, first: int, last: int) -> None:
+        self._coordinator: Any = coordinator
         self._group, self._first, self._last = group, first, last
         self._waiting: list[BatchReport | WorkerReport] = []
         self._worker_id = ""
@@ -50,7 +50,10 @@ class WorkerLink:
         self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerLink, (self._coordinator, self._group, self._first, self._last)
+        coordinator = self._coordinator
+        if isinstance(coordinator, LateCoordinator):
+            coordinator = coordinator.get()
+        return WorkerLink, (coordinator, self._group, self._first, self._last)
 
     def enter(self, worker_id: str, node_id: str) -> None:
         """Sign in, so that the driver can end this worker whatever becomes of the run."""
@@ -111,7 +114,7 @@ class WorkerLink:
             outputs_ref,
             is_primary,
         )
-        pace: Any = ray.get(self._coordinator.deliver.remote(delivery))
+        pace: float | None = ray.get(self._coordinator.deliver.remote(delivery))
         return pace
 
     def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:

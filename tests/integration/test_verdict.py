@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines with one fault each, on Xenna: the verdict names it.
+
+Slow stages burn CPU time and the numbers of workers are fixed, since an autoscaler would level the differences out.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from curator_core import Pipeline, ProcessingStage, Resources, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from curator_core import RunResult
+
+pytest.importorskip("curator_xenna")
+pytestmark = pytest.mark.slow
+
+FAST, SLOW = 0.004, 0.04
+TASKS = 200
+
+
+class Burn(ProcessingStage[Task[int], Task[int]]):
+    """Takes CPU time, which sharing a core makes no shorter."""
+
+    resources = Resources(cpus=0.25)
+    num_workers = 1
+    fusible = False
+
+    def __init__(self, seconds: float = FAST) -> None:
+        self.seconds = seconds
+
+    def process(self, task: Task[int]) -> Task[int]:
+        self.burn(self.seconds)
+        return task
+
+    def burn(self, seconds: float) -> None:
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            sum(range(500))
+
+
+class LoadsLong(Burn):
+    def setup(self, worker: Any) -> None:
+        time.sleep(10)
+
+
+class OneGiant(Burn):
+    num_workers = 2
+
+    def process(self, task: Task[int]) -> Task[int]:
+        self.burn(8 if task.data == TASKS - 1 else self.seconds)
+        return task
+
+
+class Waits(Burn):
+    def process(self, task: Task[int]) -> Task[int]:
+        time.sleep(self.seconds)
+        return task
+
+
+class FailsAtFirst(Burn):
+    """The first attempt at every other task fails, when its work is done."""
+
+    max_attempts = 2
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.tried: set[int] = set()
+
+    def process(self, task: Task[int]) -> Task[int]:
+        self.burn(self.seconds)
+        if task.data % 2 and task.data not in self.tried:
+            self.tried.add(task.data)
+            raise ValueError("try again")
+        return task
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from curator_xenna import XennaExecutor
+
+    with XennaExecutor() as executor:
+        yield executor
+
+
+def run(executor: Any, *stages: Burn, tasks: int = TASKS) -> RunResult:
+    named = [stage.with_(name=name) for stage, name in zip(stages, "ABC", strict=False)]
+    return Pipeline("verdict", named).run(executor, [Task(data=number) for number in range(tasks)])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_slow_stage(cluster: Any, place: int) -> None:
+    stages = [Burn() for _ in range(3)]
+    stages[place] = Burn(SLOW)
+    verdict = run(cluster, *stages).verdict
+    assert (verdict.kind, verdict.stage) == ("busy", "ABC"[place]), verdict
+
+
+def test_two_that_are_slow_alike(cluster: Any) -> None:
+    verdict = run(cluster, Burn(SLOW), Burn(), Burn(SLOW)).verdict
+    assert verdict.kind == "equal", verdict
+    assert "'A' and 'C'" in verdict.reason
+
+
+def test_a_slow_set_up(cluster: Any) -> None:
+    verdict = run(cluster, Burn(SLOW), LoadsLong(), Burn()).verdict
+    assert (verdict.kind, verdict.stage) == ("setup", "B"), verdict
+
+
+def test_one_giant_task(cluster: Any) -> None:
+    verdict = run(cluster, Burn(), OneGiant(SLOW / 2), Burn()).verdict
+    assert (verdict.kind, verdict.stage) == ("skew", "B"), verdict
+    assert f"task '{TASKS - 1}'" in verdict.reason
+
+
+def test_a_stage_that_waits(cluster: Any) -> None:
+    verdict = run(cluster, Burn(), Waits(SLOW), Burn()).verdict
+    assert (verdict.kind, verdict.stage) == ("waits", "B"), verdict
+
+
+def test_a_stage_whose_attempts_fail(cluster: Any) -> None:
+    verdict = run(cluster, Burn(), FailsAtFirst(SLOW), Burn()).verdict
+    assert (verdict.kind, verdict.stage) == ("retries", "B"), verdict
+
+
+def test_tasks_that_are_longer_on_their_way_than_at_work(cluster: Any) -> None:
+    from curator_xenna import XennaExecutor
+
+    # It joins the Ray that the other one has started.
+    apart = XennaExecutor({"fuse": False, "bundle": False, "cpu_allocation_percentage": 1.0})
+    verdict = run(apart, Burn(0.0), Burn(0.0), Burn(0.0), tasks=1000).verdict
+    assert verdict.kind == "transport", verdict
+
+
+def test_a_run_that_is_too_short(cluster: Any) -> None:
+    result = run(cluster, Burn(), Burn(), tasks=5)
+    assert result.verdict.kind == "too_short"
+    assert str(result.verdict) in result.summary()
