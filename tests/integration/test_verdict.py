@@ -22,7 +22,7 @@ pytest.importorskip("curator_xenna")
 pytestmark = pytest.mark.slow
 
 FAST, SLOW = 0.004, 0.04
-TASKS = 200
+TASKS = 120
 
 
 class Burn(ProcessingStage[Task[int], Task[int]]):
@@ -134,7 +134,7 @@ def test_tasks_that_are_longer_on_their_way_than_at_work(cluster: Any) -> None:
 
     # It joins the Ray that the other one has started.
     apart = XennaExecutor({"fuse": False, "bundle": False, "cpu_allocation_percentage": 1.0})
-    verdict = run(apart, Burn(0.0), Burn(0.0), Burn(0.0), tasks=1000).verdict
+    verdict = run(apart, Burn(0.0), Burn(0.0), Burn(0.0), tasks=600).verdict
     assert verdict.kind == "transport", verdict
 
 

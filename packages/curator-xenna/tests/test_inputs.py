@@ -111,8 +111,8 @@ def test_an_empty_queue_gives_empty_bundles() -> None:
         (1, MACHINE, 1),
         (100, MACHINE, 100),
         (1000, MACHINE, 256),
-        (10_000, MACHINE, 256),
-        (100_000, MACHINE, 1562),
+        (10_000, MACHINE, 312),
+        (100_000, MACHINE, 3125),
         (1_000_000, MACHINE, 4100),  # four of them because of the bytes
         (1000, BundlePlan(slots=20), 640),
         (10_000, BundlePlan(slots=1000), 10_000),

@@ -234,8 +234,10 @@ class Coordinator:
 class LateCoordinator:
     """A run's coordinator, started when it is first sent to a worker, on the driver's node.
 
-    Ray starts a process for each CPU beforehand, and Xenna waits for the first two actors that it asks for. One that
-    came before them would make it wait for a new process, 0.8 s on two cores; one that comes after them finds theirs.
+    For a new driver Ray starts a process for each CPU beforehand, and Xenna waits for the first two actors that it asks
+    for. One that came before them would make it wait for a new process, 0.8 s on two cores; one that comes after them
+    finds a process of theirs. Later runs of the same driver have no such processes: they call `get` at once, so that
+    the coordinator's starts while Xenna prepares.
 
     Args:
         num_groups: Groups of stages in the run.

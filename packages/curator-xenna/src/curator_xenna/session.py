@@ -78,11 +78,14 @@ class Session:
             RunError: See `BaseExecutor.execute`.
             ResourcesError: The stages do not fit the cluster.
         """
+        is_first = not ray.is_initialized()
         fitted = self._open()
         earlier = actors_of_this_job()
         bundled = self._inputs if self._config.bundle else []
         queue = InputQueue(bundled, self._bundle_plan(fitted.placements[0]))
         coordinator = LateCoordinator(len(fitted.placements), len(self._inputs))
+        if not is_first:
+            coordinator.get()
         adapters = self._adapters(coordinator, fitted, queue)
         spec = pipeline_spec(
             adapters,
