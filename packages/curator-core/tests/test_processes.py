@@ -811,6 +811,7 @@ def _heed_ctrl_c() -> None:
 
 
 INTERRUPTED = """
+    import os
     import sys
     from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
     from curator_core.processes import flow
@@ -824,13 +825,13 @@ INTERRUPTED = """
 
     class Work(ProcessingStage):
         def setup(self, worker_metadata):
-            print("ready", flush=True)
+            os.write(1, b"ready\\n")  # whole: two processes write here
 
         def process(self, task):
             {work}
 
         def teardown(self):
-            print("torn down", flush=True)
+            os.write(1, b"torn down\\n")
 
     Pipeline("p", [Source(), Work()]).run(LocalExecutor(workers=2))
 """
