@@ -71,7 +71,7 @@ def end_autoscaler() -> None:
     """End the autoscaler of a Ray that this process started, before Ray is shut down.
 
     On a Ray of one machine it has nothing to scale. Ray ends it after the server that it talks to, so that it waits a
-    second for an answer that cannot come (2.46 to 2.60); and says so at length where it is asked to end before that.
+    second for an answer that cannot come (seen with 2.60); and says so at length where it is asked to end before that.
     """
     with suppress(Exception):  # another Ray may keep it elsewhere; then the second is waited for
         from ray._private import worker  # noqa: PLC0415 - private: there is no other way to its processes

@@ -62,11 +62,9 @@ class ReportFeed:
         self._thread.join()
 
     def _follow(self) -> None:
-        coordinator = self._coordinator.wait(_PULL_S)
-        while coordinator is None:
+        while (coordinator := self._coordinator.wait(_PULL_S)) is None:
             if self._over.is_set():
                 return
-            coordinator = self._coordinator.wait(_PULL_S)
         try:
             while True:
                 last = self._over.is_set()  # read first: what came before it was set is pulled below
