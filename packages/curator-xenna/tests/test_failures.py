@@ -63,9 +63,10 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
     return Pipeline("failures", stages).run(executor, [Task(data=n) for n in NUMBERS], **options)
 
 
-def test_a_worker_that_is_always_killed(executor: XennaExecutor) -> None:
+@pytest.mark.parametrize("workers", [1, 2])  # with two, 0.5 gives the batch up and ends the run as if it were well
+def test_a_worker_that_is_always_killed(executor: XennaExecutor, workers: int) -> None:
     with pytest.raises(WorkerDiedError) as caught:
-        run(executor, Same(), KillsItself())
+        run(executor, Same().with_(num_workers=workers), KillsItself().with_(num_workers=workers))
     assert caught.value.stage == "Same+KillsItself"  # they share a worker
     assert "process" in str(caught.value)
     result = caught.value.result

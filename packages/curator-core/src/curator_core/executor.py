@@ -154,9 +154,13 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
+    def lost(self) -> list[str]:
+        """Where tasks are missing from the counts, in words; empty where all add up."""
+        return self._ledger.lost(self.fed)
+
     def check_accounts(self) -> None:
         """Raise `TasksLostError` where the counts do not add up, and the run is to end at a failure."""
-        lost = self._ledger.lost(self.fed)
+        lost = self.lost()
         if lost and self.context.on_error == "raise":
             raise TasksLostError(
                 f"the run lost tasks: {'; '.join(lost)}",
@@ -173,7 +177,7 @@ class Run:
             wall_time_s=time.perf_counter() - self._start,
             stages=self._ledger.summaries(),
             complete=error is None,
-            lost=self._ledger.lost(self.fed) if error is None or isinstance(error, TasksLostError) else (),
+            lost=self.lost() if error is None or isinstance(error, TasksLostError) else (),
             verdict=self._verdict(),
         )
         if result.lost:

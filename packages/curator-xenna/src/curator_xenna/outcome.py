@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import ray
+from ray.util.state import list_actors
 
 from curator_core.errors import ClusterError, CuratorError, RunError, WorkerDiedError
 from curator_core.failure import rebuild_error
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from curator_xenna.coordinator import WorkerEntry
     from curator_xenna.feed import ReportFeed
 
-__all__ = ["explain"]
+__all__ = ["explain", "explain_loss"]
+
+logger = logging.getLogger(__name__)
+
+_CRASHED = "WORKER_DIED"  # Ray's reason for an actor that nobody killed: those that Xenna ends are killed
 
 
 def explain(
@@ -42,7 +48,9 @@ def explain(
             if report.error is not None and (report.worker_id in text or report.stage_name in text):
                 return rebuild_error(report.error, report.stage_name, "in set-up")
         if any(isinstance(cause, ray.exceptions.RayActorError) for cause in _causes(broken)):
-            return _worker_died(broken, text, workers, groups)
+            died = _worker_died(next((worker for worker in workers if worker.actor_id in text), None), groups)
+            died.__cause__ = broken
+            return died
     error = ClusterError(
         f"Xenna gave up: {type(reason).__name__}: {reason}",
         expected="a run to its end",
@@ -60,15 +68,37 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-def _worker_died(broken: Exception, text: str, workers: Sequence[WorkerEntry], groups: Sequence[Group]) -> RunError:
-    dead = next((worker for worker in workers if worker.actor_id in text), None)
+def explain_loss(lost: Sequence[str], workers: Sequence[WorkerEntry], groups: Sequence[Group]) -> RunError | None:
+    """The worker whose end lost tasks, where Xenna went on without them; None where none crashed.
+
+    Xenna 0.5 gives up a batch after four workers have died of it, and may then end the run as if all were well.
+
+    Args:
+        lost: What is missing, in words.
+        workers: Those that signed in.
+        groups: The groups of stages.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    try:
+        actors = list_actors(filters=[("job_id", "=", job), ("state", "=", "DEAD")], limit=10_000, detail=True)
+    except Exception:  # that tasks are lost is told all the same
+        logger.debug("Ray's state API does not answer", exc_info=True)
+        return None
+    crashed = {
+        actor.actor_id
+        for actor in actors
+        if ((actor.death_cause or {}).get("actor_died_error_context") or {}).get("reason") == _CRASHED
+    }
+    dead = next((worker for worker in workers if worker.actor_id in crashed), None)
+    return None if dead is None else _worker_died(dead, groups, f", and Xenna gave that up: {'; '.join(lost)}")
+
+
+def _worker_died(dead: WorkerEntry | None, groups: Sequence[Group], and_then: str = "") -> RunError:
     who = f"worker {dead.worker_id} (process {dead.pid} on node {dead.node_id[:8]}) died" if dead else "a worker died"
-    error = WorkerDiedError(
-        f"{who} while it had work",
+    return WorkerDiedError(
+        f"{who} while it had work{and_then}",
         stage=groups[dead.group].name if dead else None,
         expected="workers that live until their work is done",
         hint="look for a crash in native code or the system's out-of-memory killer (dmesg), "
         "or give the stage more memory; on Python 3.12 and later Xenna replaces dead workers",
     )
-    error.__cause__ = broken
-    return error

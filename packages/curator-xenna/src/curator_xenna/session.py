@@ -18,7 +18,7 @@ from curator_xenna.coordinator import LateCoordinator
 from curator_xenna.feed import ReportFeed
 from curator_xenna.fit import fit
 from curator_xenna.inputs import InputQueue, Inputs, Tickets
-from curator_xenna.outcome import explain
+from curator_xenna.outcome import explain, explain_loss
 from curator_xenna.reaper import actors_of_this_job, end_workers
 from curator_xenna.translate import pipeline_spec
 from curator_xenna.worker import WorkerLink
@@ -116,8 +116,12 @@ class Session:
         finally:
             if coordinator.started is not None:
                 ray.kill(coordinator.started)
+        groups = [placement.group for placement in fitted.placements]
         if broken is not None or feed.error is not None:
-            raise explain(broken, feed, workers, [placement.group for placement in fitted.placements])
+            raise explain(broken, feed, workers, groups)
+        lost = self._run.lost() if self._run.context.on_error == "raise" else []
+        if lost and (died := explain_loss(lost, workers, groups)):
+            raise died
 
     def _open(self) -> Fit:
         """Decide how the stages fit, and connect to a cluster that has what they need."""
