@@ -49,6 +49,7 @@ PUBLIC = [
     "WorkerMetadata",
     "__version__",
     "processing_stage",
+    "watch_all_runs",
 ]
 MODULES = [
     name

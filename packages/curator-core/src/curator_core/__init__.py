@@ -14,6 +14,7 @@ Read it in this order: ``task``, ``stage``, ``plan``, ``adapter``, ``executor``.
 
 from curator_core.__about__ import __version__
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core.ambient import watch_all_runs
 from curator_core.batches import DocumentBatch, FileGroupTask
 from curator_core.composite import CompositeStage
 from curator_core.errors import (
@@ -79,4 +80,5 @@ __all__ = [
     "WorkerMetadata",
     "__version__",
     "processing_stage",
+    "watch_all_runs",
 ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.activity import Activity
 from curator_core.adapter import RunContext
+from curator_core.ambient import ambient_observers
 from curator_core.errors import ConfigurationError, ExecutorError, RunError, TasksLostError
 from curator_core.ledger import Ledger, StageSummary, table
 from curator_core.plan import Plan
@@ -230,7 +231,7 @@ class BaseExecutor(ABC):
             plan: A plan, or the stages of one.
             initial_tasks: What the first stage is given; None for a source, which is given one `EmptyTask`.
                 They are left as they are.
-            observers: Who watches.
+            observers: Who watches, beside those of `watch_all_runs`.
             on_error: ``"raise"`` ends the run at the first failure, ``"skip"`` drops what failed, counts it
                 and goes on.
 
@@ -249,7 +250,8 @@ class BaseExecutor(ABC):
             )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
         sources = None if initial_tasks is None else _name_sources(initial_tasks)
-        run = Run(plan, type(self).__name__, _check_observers(observers), on_error, in_process=self.in_process)
+        watching = (*_check_observers(observers), *ambient_observers(observers))
+        run = Run(plan, type(self).__name__, watching, on_error, in_process=self.in_process)
         try:
             run.start(None if sources is None else len(sources))
             self.run_plan(run, sources)
