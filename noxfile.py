@@ -42,9 +42,9 @@ SOURCES = [f"packages/{name}/src" for name in PACKAGES]
 # What the packages are installed as. Core comes along by path wherever another one needs it, so that no index
 # is ever asked for a package of ours.
 CORE = ["curator-core[parallel,parquet,testing]"]
-OTEL = [*CORE, "curator-otel[otlp]"]
+OTEL = [*CORE, "curator-otel[otlp,instrument]"]
 XENNA = [*CORE, "curator-xenna"]
-ALL = [*CORE, "curator-xenna", "curator-otel[otlp]"]
+ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
 
 # What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
 # unrelated change.
