@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # it has no types
 
 from curator_core import watch_all_runs
 from curator_otel.observer import OTelObserver
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CuratorInstrumentor"]
 
 
-class CuratorInstrumentor(BaseInstrumentor):
+class CuratorInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Has an `OTelObserver` watch every run of this process, on any executor.
 
     There is one a process, however often the class is called. ``opentelemetry-instrument`` finds it by itself;
