@@ -242,6 +242,30 @@ def test_the_summary_of_failures_is_one_line_a_stage():
     assert result.summary().splitlines()[-1] == "'Fail' failed on 3 tasks, first with ValueError: bad"
 
 
+def test_the_summary_says_which_clocks_were_corrected():
+    result = RunResult(clock_offsets={"ab12cd34ef": 0.0123, "0123456789": -2.5})
+    assert result.summary().splitlines()[-1] == (
+        "clocks corrected: node 01234567 by -2.500 s, node ab12cd34 by +0.012 s"
+    )
+    many = RunResult(clock_offsets={f"node-{number}": number / 100 for number in range(1, 100)})
+    assert many.summary().splitlines()[-1].endswith("node node-96 by +0.960 s, and 95 more")
+
+
+def test_a_run_on_one_machine_corrects_no_clock():
+    result = run()
+    assert result.clock_offsets == {}
+    assert "clocks" not in result.summary()
+
+
+def test_what_an_executor_corrected_is_in_the_result():
+    class Distant(LocalExecutor):
+        def run_plan(self, run, sources):
+            super().run_plan(run, sources)
+            run.clock_offsets["far"] = -0.25
+
+    assert run(executor=Distant()).clock_offsets == {"far": -0.25}
+
+
 def test_run_ids_leave_a_seeded_random_alone():
     random.seed(5)
     expected = random.random()

@@ -22,7 +22,7 @@ from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, stat
 from curator_core.verdict import TOO_SHORT, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from curator_core.adapter import OnError
 
@@ -31,6 +31,7 @@ __all__ = ["BaseExecutor", "Run", "RunResult"]
 logger = logging.getLogger(__name__)
 
 _LINE_LIMIT = 120  # characters of an error that the summary shows
+_NODES_LIMIT = 4  # whose clocks the summary shows: those that differ most
 
 
 class RunResult(list[Any]):
@@ -46,6 +47,8 @@ class RunResult(list[Any]):
         complete: Whether the run came to its end.
         lost: Where the counts do not add up, in words; empty on a good run.
         verdict: What held the run up, and what to change.
+        clock_offsets: By node, the seconds that were added to the times in its reports, since its clock differs from
+            the driver's: the last estimate. Only nodes that were corrected; empty on one machine.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class RunResult(list[Any]):
         complete: bool = True,
         lost: Sequence[str] = (),
         verdict: Verdict | None = None,
+        clock_offsets: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(tasks)
         self.run_id = run_id
@@ -68,6 +72,7 @@ class RunResult(list[Any]):
         self.complete = complete
         self.lost = tuple(lost)
         self.verdict = verdict or TOO_SHORT
+        self.clock_offsets = dict(clock_offsets or {})
 
     def summary(self) -> str:
         """The run as a text table."""
@@ -79,6 +84,8 @@ class RunResult(list[Any]):
             if stage.first_error:
                 failed = f"{stage.tasks_failed:,} task{'s' * (stage.tasks_failed != 1)}"
                 lines.append(f"'{stage.name}' failed on {failed}, first with {_first_line(stage.first_error)}")
+        if self.clock_offsets:
+            lines.append(f"clocks corrected: {_shown_offsets(self.clock_offsets)}")
         lines += [f"unaccounted for: {finding}" for finding in self.lost]
         return "\n".join(lines)
 
@@ -91,6 +98,13 @@ def _first_line(text: str) -> str:
     return line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…"
 
 
+def _shown_offsets(offsets: Mapping[str, float]) -> str:
+    largest = sorted(offsets.items(), key=lambda item: -abs(item[1]))
+    shown = [f"node {node_id[:8]} by {seconds:+.3f} s" for node_id, seconds in largest[:_NODES_LIMIT]]
+    left = len(largest) - len(shown)
+    return ", ".join(shown) + (f", and {left} more" if left else "")
+
+
 class Run:
     """One run as its executor sees it: where reports go in, and outputs are gathered.
 
@@ -101,6 +115,7 @@ class Run:
         context: What adapters are bound to.
         outputs: The output tasks so far.
         fed: Tasks handed to the first stage so far.
+        clock_offsets: As in `RunResult`, from an executor whose workers are on several nodes.
     """
 
     def __init__(
@@ -117,6 +132,7 @@ class Run:
         self.plan = plan
         self.outputs: list[Any] = []
         self.fed = 0
+        self.clock_offsets: dict[str, float] = {}
         self._ledger = Ledger(plan)
         # In one process the accounts say it all; a report there is to cost next to nothing.
         self._activity = None if in_process else Activity(len(plan.stages))
@@ -180,6 +196,7 @@ class Run:
             complete=error is None,
             lost=self.lost() if error is None or isinstance(error, TasksLostError) else (),
             verdict=self._verdict(),
+            clock_offsets=self.clock_offsets,
         )
         if result.lost:
             logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
