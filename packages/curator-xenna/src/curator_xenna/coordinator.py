@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.errors import ClusterError
@@ -69,6 +70,7 @@ class Delivery(NamedTuple):
 
     Attributes:
         worker_id: The worker.
+        node_id: Its node.
         group: Its group of stages.
         unit: Name of what Xenna had handed over, the same when it hands that over again; empty for set-up and end.
         work: What became of it.
@@ -76,10 +78,13 @@ class Delivery(NamedTuple):
         outputs: Output tasks of the pipeline, from workers of the last group; opaque here.
         outputs_ref: The same where they are large: they stay with the worker until the driver has fetched them.
         is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
+        sent_unix_ns: When it left, by the clock of the worker's node.
+        received_unix_ns: When it arrived, by the clock of the driver's node; 0 while it is on its way.
         is_repeated: Whether the same had been delivered before.
     """
 
     worker_id: str
+    node_id: str
     group: int
     unit: str
     work: Work
@@ -87,6 +92,8 @@ class Delivery(NamedTuple):
     outputs: Parcel | None
     outputs_ref: ObjectRef[Parcel] | None
     is_primary: bool
+    sent_unix_ns: int
+    received_unix_ns: int = 0
     is_repeated: bool = False
 
 
@@ -133,6 +140,7 @@ class Coordinator:
         Returns:
             What a task takes in the next group, in seconds; None where that is not known.
         """
+        delivery = delivery._replace(received_unix_ns=time.time_ns())
         repeated = delivery.is_primary and bool(delivery.unit) and self._is_known(delivery)
         if repeated:
             delivery = delivery._replace(is_repeated=True, outputs=None, outputs_ref=None)

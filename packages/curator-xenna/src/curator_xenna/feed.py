@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from curator_core.bundling import Pace
     from curator_core.executor import Run
+    from curator_xenna.clocks import NodeClocks
     from curator_xenna.coordinator import Delivery, LateCoordinator
     from curator_xenna.parcel import Parcel
 
@@ -35,6 +36,7 @@ class ReportFeed:
         coordinator: The run's coordinator.
         run: The run.
         pace: Is told how long tasks take in the first group.
+        clocks: Is told of every delivery, and corrects the times in reports before anybody sees them.
 
     Attributes:
         error: Why nothing more can be brought: the run is then as good as over.
@@ -42,10 +44,11 @@ class ReportFeed:
         failed_setups: By worker, set-ups that failed and were not made good.
     """
 
-    def __init__(self, coordinator: LateCoordinator, run: Run, pace: Pace) -> None:
+    def __init__(self, coordinator: LateCoordinator, run: Run, pace: Pace, clocks: NodeClocks) -> None:
         self._coordinator = coordinator
         self._run = run
         self._pace = pace
+        self._clocks = clocks
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="curator-reports", daemon=True)
         self.error: Exception | None = None
@@ -60,6 +63,7 @@ class ReportFeed:
         if self._coordinator.started is not None:
             self._coordinator.started.wake.remote()
         self._thread.join()
+        self._run.clock_offsets |= self._clocks.corrections
 
     def _follow(self) -> None:
         while (coordinator := self._coordinator.wait(_PULL_S)) is None:
@@ -81,7 +85,8 @@ class ReportFeed:
 
     def _enter(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> None:
         counts = delivery.is_primary and not delivery.is_repeated
-        for report in unpack_reports(delivery.reports):
+        self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns)
+        for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
             if isinstance(report, WorkerReport):
                 self._run.report(report)
                 self._note_setup(report)

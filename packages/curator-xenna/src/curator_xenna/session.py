@@ -13,6 +13,7 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 from curator_core.bundling import BundlePlan
 from curator_core.errors import StageDefinitionError
 from curator_xenna.adapter import Role, create_group_adapter
+from curator_xenna.clocks import NodeClocks
 from curator_xenna.compat import quiet_xenna, with_uploaded_directories
 from curator_xenna.coordinator import LateCoordinator
 from curator_xenna.feed import ReportFeed
@@ -97,7 +98,8 @@ class Session:
             autoscale_interval_s=self._autoscale_interval_s(),
         )
         self._inputs = []  # the queue lets go of them as they are sent
-        feed = ReportFeed(coordinator, self._run, queue.pace)
+        home = ray.get_runtime_context().get_node_id()  # where the coordinator lives, too
+        feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home))
         broken: Exception | None = None
         workers: list[WorkerEntry] = []
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -45,7 +46,7 @@ class WorkerLink:
         self._coordinator: Any = coordinator
         self._group, self._first, self._last = group, first, last
         self._waiting: list[BatchReport | WorkerReport] = []
-        self._worker_id = ""
+        self._worker_id = self._node_id = ""
         self._unit = ""
         self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
 
@@ -59,7 +60,7 @@ class WorkerLink:
         """Sign in, so that the driver can end this worker whatever becomes of the run."""
         if self._worker_id:
             return
-        self._worker_id = worker_id
+        self._worker_id, self._node_id = worker_id, node_id
         use_cloudpickle(ray.cloudpickle)  # Ray unpickled the stage and its tasks with it
         _exit_with_main_thread()
         context = ray.get_runtime_context()
@@ -106,6 +107,7 @@ class WorkerLink:
         outputs_ref = ray.put(payload) if payload is not None and payload.nbytes > _LARGE else None
         delivery = Delivery(
             self._worker_id,
+            self._node_id,
             self._group,
             unit,
             work,
@@ -113,6 +115,7 @@ class WorkerLink:
             payload if outputs_ref is None else None,
             outputs_ref,
             is_primary,
+            sent_unix_ns=time.time_ns(),
         )
         pace: float | None = ray.get(self._coordinator.deliver.remote(delivery))
         return pace

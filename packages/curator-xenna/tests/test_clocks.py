@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes whose clocks disagree: how well that is estimated, what is corrected, and what is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curator_core import ProcessingStage, RunObserver, Task
+from curator_core.bundling import BundlePlan, Pace
+from curator_core.executor import Run, RunResult
+from curator_core.plan import Plan
+from curator_core.report import BatchReport, InputOutcome, Outcomes, WorkerReport
+from curator_core.wire import pack_reports
+from curator_xenna.clocks import NodeClocks
+from curator_xenna.coordinator import Coordinator, Delivery, LateCoordinator, Work
+from curator_xenna.feed import ReportFeed
+
+MS, S = 1_000_000, 1_000_000_000
+T0 = 1_700_000_000 * S
+NOISE = 5 * MS
+HOME, FAR = "home", "far"
+
+behinds = st.integers(-3600 * S, 3600 * S)
+latencies = st.lists(st.integers(0, 50 * MS), min_size=30, max_size=100)
+
+
+def observe(clocks: NodeClocks, node: str, behind: int, trips: Iterable[int], every: int = 10 * MS) -> None:
+    """Deliveries from a node whose clock is behind the driver's, each with the time that it takes."""
+    for number, latency in enumerate(trips):
+        left = T0 + number * every
+        clocks.observe(node, left - behind, left + latency)
+
+
+def batch(start: int = T0, node: str = FAR, ready: int = 0, ready_node: str = "", **fields: Any) -> BatchReport:
+    inputs = Outcomes.of([InputOutcome("0", "out", 1)])
+    report = BatchReport("r", 0, "Same", "0/0", f"w-{node}", node, 1, 0, start, S, inputs)
+    return report._replace(ready_unix_ns=ready, ready_node_id=ready_node, **fields)
+
+
+def ready(start: int = T0, node: str = FAR) -> WorkerReport:
+    return WorkerReport("r", 0, "Same", f"w-{node}", node, 1, "ready", start, S)
+
+
+# --- the estimate ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(behinds, latencies)
+def test_a_clock_is_right_within_the_least_latency(behind: int, trips: list[int]) -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, behind, trips)
+    seen = behind + min(trips)
+    assert clocks.offset_ns(FAR) == (seen if abs(seen) > NOISE else 0)
+    wrong = behind - clocks.offset_ns(FAR)
+    assert abs(wrong) <= (min(trips) if clocks.offset_ns(FAR) else NOISE + min(trips))
+
+
+@settings(deadline=None)
+@given(st.integers(-NOISE, NOISE), st.data())
+def test_what_noise_may_be_is_left_alone(behind: int, data: st.DataObject) -> None:
+    least = data.draw(st.integers(0, NOISE - behind))
+    trips = [least, *data.draw(st.lists(st.integers(least, 500 * MS), max_size=100))]
+    clocks = NodeClocks(HOME)
+    for known in range(1, len(trips) + 1):
+        observe(clocks, FAR, behind, trips[known - 1 : known])
+        assert clocks.offset_ns(FAR) == 0
+    assert clocks.corrections == {}
+
+
+@settings(deadline=None)
+@given(behinds, latencies)
+def test_the_node_of_the_driver_is_never_corrected(behind: int, trips: list[int]) -> None:
+    clocks = NodeClocks(FAR)
+    observe(clocks, FAR, behind, trips)
+    report = batch()
+    assert clocks.offset_ns(FAR) == 0
+    assert clocks.corrected(report) is report
+    assert clocks.corrections == {}
+
+
+@settings(deadline=None)
+@given(st.integers(-100 * MS, S), st.integers(1, 29))
+def test_a_few_trips_that_may_be_long_ones_say_nothing(trip: int, count: int) -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, 0, [trip] * count)
+    assert clocks.offset_ns(FAR) == 0
+
+
+@pytest.mark.parametrize("trip", [-100 * MS - 1, S + 1])
+def test_one_trip_says_what_no_trip_can_be(trip: int) -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, 0, [trip])
+    assert clocks.offset_ns(FAR) == trip
+    assert clocks.corrections == {FAR: trip / 1e9}
+
+
+@settings(deadline=None)
+@given(behinds, latencies, st.randoms(use_true_random=False))
+def test_the_order_of_deliveries_does_not_matter(behind: int, trips: list[int], random: Any) -> None:
+    stamps = [(T0 + n * 10 * MS - behind, T0 + n * 10 * MS + latency) for n, latency in enumerate(trips)]
+    in_order, shuffled = NodeClocks(HOME), NodeClocks(HOME)
+    for sent, received in stamps:
+        in_order.observe(FAR, sent, received)
+    random.shuffle(stamps)
+    for sent, received in stamps:
+        shuffled.observe(FAR, sent, received)
+    assert shuffled.offset_ns(FAR) == in_order.offset_ns(FAR)
+
+
+@settings(deadline=None)
+@given(behinds, behinds, latencies)
+def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int]) -> None:
+    both, one = NodeClocks(HOME), NodeClocks(HOME)
+    observe(both, "a", here, trips)
+    observe(both, "b", there, trips)
+    observe(one, "b", there, trips)
+    assert both.offset_ns("b") == one.offset_ns("b")
+
+
+# --- clocks that do not stay as they are ----------------------------------------------------------------
+
+
+def longest(every: int) -> int:
+    """How old a trip may be that still counts, where one comes every so often: two windows."""
+    return 2 * (max(60 * S, 30 * every) + every)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(-200, 200),
+    st.integers(50 * MS, 20 * S),
+    st.lists(st.integers(0, 20 * MS), min_size=40, max_size=200),
+)
+def test_a_clock_that_drifts_is_followed(ppm: int, every: int, trips: list[int]) -> None:
+    clocks = NodeClocks(HOME)
+    begins, behind = 30 * S, 0
+    for number, latency in enumerate(trips):
+        left = T0 + number * every
+        behind = begins + number * every * ppm // 1_000_000
+        clocks.observe(FAR, left - behind, left + latency)
+    wrong = clocks.offset_ns(FAR) - behind
+    slack = longest(every) * abs(ppm) // 1_000_000 + len(trips)
+    assert -slack <= wrong <= min(trips[-30:]) + slack
+
+
+@settings(deadline=None)
+@given(behinds, behinds, latencies, st.integers(200 * MS, 20 * S))
+def test_a_clock_that_is_set_is_found_out(first: int, then: int, trips: list[int], every: int) -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, first, trips, every)
+    since = T0 + len(trips) * every
+    for number, latency in zip(itertools.count(), itertools.cycle(trips)):
+        left = since + number * every
+        clocks.observe(FAR, left - then, left + latency)
+        if number >= 60 and left > since + longest(every) + max(trips):
+            break
+    offset = clocks.offset_ns(FAR)
+    assert 0 <= offset - then <= max(trips) if offset else abs(then) <= NOISE + max(trips)
+
+
+def test_a_clock_that_is_set_forward_is_found_out_at_once() -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, 0, [MS] * 30)
+    observe(clocks, FAR, -20 * MS, [MS])
+    assert clocks.offset_ns(FAR) == -19 * MS
+
+
+def test_a_clock_that_is_set_right_is_corrected_no_longer_and_stays_on_record() -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, FAR, S, [MS] * 30)
+    assert clocks.corrections == {FAR: 1.001}
+    observe(clocks, FAR, 0, [MS])
+    report = batch()
+    assert clocks.corrected(report) is report
+    assert clocks.corrections == {FAR: 1.001}
+
+
+# --- reports --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clocks() -> NodeClocks:
+    """One node whose clock is 2 s behind, one that is 3 s ahead, one that is right."""
+    clocks = NodeClocks(HOME)
+    observe(clocks, "behind", 2 * S, [0])
+    observe(clocks, "ahead", -3 * S, [0])
+    observe(clocks, "right", 0, [MS] * 30)
+    return clocks
+
+
+def test_a_batch_is_corrected_by_both_nodes(clocks: NodeClocks) -> None:
+    report = batch(T0, "behind", T0 + 4 * S, "ahead", metrics={"loss": 0.5})
+    corrected = clocks.corrected(report)
+    assert corrected == report._replace(start_unix_ns=T0 + 2 * S, ready_unix_ns=T0 + S)
+    assert corrected.end_unix_ns == T0 + 3 * S
+
+
+def test_one_of_a_batchs_nodes_may_be_right(clocks: NodeClocks) -> None:
+    report = batch(T0, "right", T0, "ahead")
+    assert clocks.corrected(report) == report._replace(ready_unix_ns=T0 - 3 * S)
+    report = batch(T0, "ahead", T0 - 4 * S, HOME)
+    assert clocks.corrected(report) == report._replace(start_unix_ns=T0 - 3 * S)
+
+
+def test_inputs_of_unknown_age_stay_so(clocks: NodeClocks) -> None:
+    corrected = clocks.corrected(batch(T0, "behind", 0, "ahead"))
+    assert (corrected.start_unix_ns, corrected.ready_unix_ns) == (T0 + 2 * S, 0)
+
+
+def test_a_step_in_a_workers_life_is_corrected(clocks: NodeClocks) -> None:
+    report = ready(T0, "ahead")
+    assert clocks.corrected(report) == report._replace(start_unix_ns=T0 - 3 * S)
+
+
+@pytest.mark.parametrize("make", [batch, ready])
+@pytest.mark.parametrize("node", ["right", HOME, "never heard of"])
+def test_what_is_right_stays_the_same_object(make: Callable[..., Any], node: str, clocks: NodeClocks) -> None:
+    report = make(T0, node)
+    assert clocks.corrected(report) is report
+
+
+# --- the feed, with deliveries from two nodes that are not there -----------------------------------------
+
+
+class Same(ProcessingStage[Task[int], Task[int]]):
+    def process(self, task: Task[int]) -> Task[int]:
+        return task
+
+
+class Watch(RunObserver):
+    def __init__(self) -> None:
+        self.batches: list[BatchReport] = []
+        self.workers: list[WorkerReport] = []
+
+    def on_batch(self, report: BatchReport) -> None:
+        self.batches.append(report)
+
+    def on_worker(self, report: WorkerReport) -> None:
+        self.workers.append(report)
+
+
+class Node:
+    """Sends deliveries to a coordinator by a clock of its own, which is behind the coordinator's."""
+
+    def __init__(self, coordinator: Coordinator, name: str, behind: int) -> None:
+        self.coordinator, self.name, self.behind = coordinator, name, behind
+        self.sent = 0
+
+    def shown(self, unix_ns: int) -> int:
+        """What its clock shows at a time."""
+        return unix_ns - self.behind
+
+    async def send(self, *reports: BatchReport | WorkerReport) -> None:
+        self.sent += 1
+        await self.coordinator.deliver(
+            Delivery(
+                f"w-{self.name}",
+                self.name,
+                0,
+                f"{self.name}-{self.sent}",
+                Work(),
+                pack_reports(reports),
+                None,
+                None,
+                is_primary=True,
+                sent_unix_ns=self.shown(time.time_ns()),
+            )
+        )
+
+    async def send_batches(self, number: int, ready_node: Node) -> None:
+        """Batches that began a second ago, of inputs that had waited for two."""
+        for count in range(number):
+            name, now = f"{self.name}-{count}", time.time_ns()
+            report = batch(self.shown(now - S), self.name, ready_node.shown(now - 3 * S), ready_node.name)
+            inputs = Outcomes.of([InputOutcome(name, "out", 1)])
+            await self.send(report._replace(batch_id=f"0/{name}", sequence=count, inputs=inputs))
+
+
+def waits(watch: Watch, node: str) -> list[int]:
+    return [report.start_unix_ns - report.ready_unix_ns for report in watch.batches if report.node_id == node]
+
+
+def feed_through(watch: Watch, send: Callable[[Node, Node, Node], Any], behind: Sequence[int]) -> RunResult:
+    """A run that is given what three nodes send, of which the first is the driver's."""
+    coordinator = Coordinator(1, fed=10_000)
+    nodes = [Node(coordinator, name, off) for name, off in zip((HOME, "near", "far"), (0, *behind), strict=True)]
+
+    async def gather() -> list[Delivery]:
+        await send(*nodes)
+        return await coordinator.pull(0.0)
+
+    run = Run(Plan.from_stages([Same()], fed=True), "by hand", [watch], "raise")
+    feed = ReportFeed(LateCoordinator(1, 0), run, Pace(BundlePlan()), NodeClocks(HOME))
+    with feed:
+        for delivery in asyncio.run(gather()):
+            feed._enter(delivery, coordinator)  # type: ignore[arg-type]  # no Ray: it is asked for nothing here
+    assert feed.error is None
+    return run.finish(None)
+
+
+def test_every_report_reaches_the_run_in_the_time_of_the_driver() -> None:
+    async def send(home: Node, near: Node, far: Node) -> None:
+        for node in (home, near, far):
+            await node.send(ready(node.shown(time.time_ns() - 2 * S), node.name))
+        await near.send_batches(5, ready_node=far)
+        await far.send_batches(5, ready_node=near)
+        await home.send_batches(5, ready_node=far)
+
+    watch = Watch()
+    before = time.time_ns()
+    result = feed_through(watch, send, (40 * S, -7 * S))
+    latest = time.time_ns()
+    slack = latest - before  # all of this test: no trip took longer
+    assert len(watch.batches) == 15
+    for report in watch.batches:
+        assert before - S <= report.start_unix_ns <= latest - S + slack
+        assert before - 3 * S <= report.ready_unix_ns <= latest - 3 * S + slack
+    assert [before - 2 * S <= report.start_unix_ns <= latest - 2 * S + slack for report in watch.workers] == [True] * 3
+    assert set(result.clock_offsets) == {"near", "far"}
+    assert 40 <= result.clock_offsets["near"] <= 40 + slack / S
+    assert -7 <= result.clock_offsets["far"] <= -7 + slack / S
+    assert result.stages[0].tasks_out == 15
+    assert "clocks corrected: node near by +40.0" in result.summary()
+
+
+def test_a_small_difference_is_corrected_once_it_is_sure() -> None:
+    async def send(home: Node, near: Node, far: Node) -> None:
+        await far.send_batches(29, ready_node=home)
+        await near.send_batches(60, ready_node=home)
+        await far.send_batches(11, ready_node=home)
+
+    watch = Watch()
+    result = feed_through(watch, send, (0, -60 * MS))
+    assert set(result.clock_offsets) == {"far"}
+    assert result.clock_offsets["far"] == pytest.approx(-0.06, abs=0.03)
+    assert waits(watch, "near") == [2 * S] * 60
+    far = waits(watch, "far")
+    assert far[:29] == [2 * S + 60 * MS] * 29
+    assert all(2 * S <= wait < 2 * S + 55 * MS for wait in far[29:])
+    assert far[29:] == sorted(far[29:], reverse=True)  # the least trip becomes less
+
+
+def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
+    async def send(home: Node, near: Node, far: Node) -> None:
+        await home.send_batches(40, ready_node=home)
+
+    result = feed_through(Watch(), send, (0, 0))
+    assert result.clock_offsets == {}
+    assert "clocks" not in result.summary()
