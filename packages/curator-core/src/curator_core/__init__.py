@@ -35,6 +35,7 @@ from curator_core.errors import (
 )
 from curator_core.executor import BaseExecutor, RunResult
 from curator_core.local import LocalExecutor
+from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, current_work
 from curator_core.perf import StagePerfStats
 from curator_core.pipeline import Pipeline
 from curator_core.plan import Plan
@@ -45,6 +46,7 @@ from curator_core.stage import ProcessingStage, processing_stage
 from curator_core.task import EmptyTask, Task
 
 __all__ = [
+    "LOG_FORMAT",
     "BaseExecutor",
     "BaseStageAdapter",
     "BatchReport",
@@ -73,12 +75,15 @@ __all__ = [
     "RunResult",
     "StageDefinitionError",
     "StageError",
+    "StageLogFilter",
     "StagePerfStats",
+    "StageWork",
     "Task",
     "TasksLostError",
     "WorkerDiedError",
     "WorkerMetadata",
     "__version__",
+    "current_work",
     "processing_stage",
     "watch_all_runs",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
 from curator_core.history import Place
+from curator_core.logs import StageWork, at_work
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
 from curator_core.snapshot import Snapshot
 from curator_core.task import RootNames
@@ -136,6 +137,10 @@ class BaseStageAdapter:
         """Say which worker this is from now on."""
         self.place, self.pid = Place.of(self.view.name, worker_id, node_id), os.getpid()
 
+    def current_work(self) -> StageWork:
+        """What the stage is at outside of batches, for log records."""
+        return StageWork(self.context.run_id, self.view.name, worker_id=self.worker_id)
+
     # --- the life of a worker ---------------------------------------------------------------------------
 
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
@@ -160,7 +165,8 @@ class BaseStageAdapter:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         error = None
         try:
-            self.processing_stage.teardown()
+            with at_work(self):
+                self.processing_stage.teardown()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
             error = error_info(exc, _IN_TEARDOWN)
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
@@ -168,7 +174,8 @@ class BaseStageAdapter:
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         try:
-            call()
+            with at_work(self):
+                call()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised as ours
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))

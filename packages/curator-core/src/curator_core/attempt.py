@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import lru_cache
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
-from curator_core.checks import check_count, check_output, check_task
+from curator_core.checks import check_count, check_output, check_task, is_always_valid
 from curator_core.failure import error_info
 from curator_core.lineage import batch_id_of, produced
+from curator_core.logs import StageWork, this_thread
 from curator_core.measure import measure
 from curator_core.report import BatchReport, Outcomes
+from curator_core.returned import AT_REST, LISTS, Failed, as_iterable, read_out
 from curator_core.task import UNSEEN, Task, child_id, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from curator_core.adapter import BaseStageAdapter
     from curator_core.history import PerfRow
@@ -27,23 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Attempt"]
 
 _END = object()
-_LISTS = (list, tuple)
-_AT_REST: set[type] = {type(None), list, tuple, Task}  # what stages return that is no generator; it learns
-_MANY_CLASSES = 256
 _ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
 _FILTERED: tuple[OutcomeKind, int] = ("filtered", 0)
 _FAILED: tuple[OutcomeKind, int] = ("failed", 0)
 _RETRIED: tuple[OutcomeKind, int] = ("retried", 0)
 _state_of = attrgetter("_state")
-
-
-class Failed:
-    """Stands where a task's output would be."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
 
 
 class Attempt:
@@ -59,6 +47,9 @@ class Attempt:
         error: What went wrong, if anything did.
         doing: What the stage was at when it did, for a message.
     """
+
+    _entries: list[Any] | None = None  # one for each input that the stage has done with; None before it is called
+    _ids_called: Sequence[str] = ()  # of the inputs that it sees, where it does not see all
 
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any], number: int, *, last: bool) -> None:
         self.adapter = adapter
@@ -89,6 +80,8 @@ class Attempt:
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
         entries: list[Any] = []
+        post = this_thread.post
+        before, post.caller = post.caller, self
         try:
             failed = self._inspect()
             self._start_clock()
@@ -99,28 +92,36 @@ class Attempt:
             return self._settle(entries)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
             return self._fail(exc)
+        finally:
+            post.caller = before
 
     def stream(self) -> Generator[Any, None, None]:
         """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
         count, made = 0, None
         perf: tuple[PerfRow, ...] = ()
+        post = this_thread.post
+        before, post.caller = post.caller, self
         self._start_clock()
         self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
         try:
-            made = iter(_as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
+            made = iter(as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
             while (output := next(made, _END)) is not _END:
                 self._add_clock()
                 perf = perf or (*self._states[0][1], self._perf_row())
                 self._adopt(self.tasks[0], self._states[0], (output,), perf)
                 count += 1
+                post.caller = before
                 try:
                     yield output
                 finally:  # what was done with it further down is not the source's time, also where that failed
+                    post = this_thread.post
+                    before, post.caller = post.caller, self
                     self._start, self._cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
             self._blame(exc)
         finally:  # also where nobody listens any longer, because a later stage failed
             self._close_source(made)
+            post.caller = before
             self._add_clock()
             self._metrics.update(self._recorder.take())
             kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
@@ -130,7 +131,7 @@ class Attempt:
 
     def _inspect(self) -> dict[int, Failed]:
         """Measure the inputs; those that the stage must not see, by position. Raises where the run ends at one."""
-        needs_check = self.view.needs is not None or not all(map(_is_always_valid, {t.__class__ for t in self.tasks}))
+        needs_check = self.view.needs is not None or not all(map(is_always_valid, {t.__class__ for t in self.tasks}))
         try:
             self._num_items, self._in_bytes = measure(self.tasks)
             if not needs_check:
@@ -155,10 +156,13 @@ class Attempt:
 
     def _call(self, failed: dict[int, Failed], entries: list[Any]) -> None:
         """Call the stage, and fill in one entry for each input."""
+        self._entries = entries
         if not failed:
             self._call_with(self.tasks, entries)
             return
         good: list[Any] = []
+        self._entries = good
+        self._ids_called = [task_id for number, task_id in enumerate(self._ids) if number not in failed]
         self._call_with([task for number, task in enumerate(self.tasks) if number not in failed], good)
         following = iter(good)
         entries += [failed.get(number) or next(following) for number in range(len(self.tasks))]
@@ -174,8 +178,8 @@ class Attempt:
         for task in tasks:
             try:
                 entry = process(task)
-                if entry.__class__ not in _AT_REST:
-                    entry = _read_out(entry)  # a generator does its work when it is read: that is this stage's time
+                if entry.__class__ not in AT_REST:
+                    entry = read_out(entry)  # a generator does its work when it is read: that is this stage's time
             except (Exception, SystemExit) as exc:
                 if not self._isolates:
                     self._at = len(entries)
@@ -190,6 +194,21 @@ class Attempt:
         except Exception as exc:  # noqa: BLE001 - as in `execute`
             if self.error is None:
                 self._blame(exc)
+
+    def current_work(self) -> StageWork:
+        """What the stage is at, for log records."""
+        adapter = self.adapter
+        run_id, worker_id = adapter.context.run_id, adapter.place.worker_id
+        return StageWork(run_id, self.view.name, self._task_at_hand(), self._batch_id, worker_id)
+
+    def _task_at_hand(self) -> str:
+        """The input that `_call_with` is at: there are entries for those before it."""
+        if len(self._ids) == 1:
+            return self._ids[0]
+        if self._entries is None or self.view.batched:
+            return ""
+        ids, number = self._ids_called or self._ids, len(self._entries)
+        return ids[number] if number < len(ids) else ""
 
     # --- what came out ----------------------------------------------------------------------------------
 
@@ -280,7 +299,7 @@ class Attempt:
 
     def _adopt(self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...]) -> Sequence[Any]:
         """Put the framework's state on what came out of an input, and give it as a sequence."""
-        is_list = isinstance(entry, _LISTS)
+        is_list = isinstance(entry, LISTS)
         made = entry if is_list else (entry,)
         parent_id = parent[0]
         notes = state_of(given)[2]  # read after the call: what the stage noted on its input goes along
@@ -374,23 +393,3 @@ class Attempt:
         adapter.sequence += 1
         adapter.clock.idle_since = time.perf_counter_ns()
         return report
-
-
-@lru_cache(256)
-def _is_always_valid(task_class: type) -> bool:
-    return getattr(task_class, "validate", None) is Task.validate
-
-
-def _read_out(entry: Any) -> Any:
-    """What a stage returned for one task; a list of it where it is a generator."""
-    if isinstance(entry, Iterator):
-        return list(entry)
-    if isinstance(entry, Task) and len(_AT_REST) < _MANY_CLASSES:
-        _AT_REST.add(entry.__class__)
-    return entry
-
-
-def _as_iterable(entry: Any) -> Iterable[Any]:
-    if entry is None:
-        return ()
-    return entry if isinstance(entry, (*_LISTS, Iterator)) else (entry,)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ContractError, InputError
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from curator_core.history import PerfRow
     from curator_core.view import StageView
 
-__all__ = ["check_count", "check_output", "check_task"]
+__all__ = ["check_count", "check_output", "check_task", "is_always_valid"]
 
 
 def check_task(task: Any, task_id: str, view: StageView) -> None:
@@ -36,6 +37,12 @@ def check_task(task: Any, task_id: str, view: StageView) -> None:
             expected=f"{type(task).__name__}.validate() to be true",
             hint="mend the stage that made it, or drop such tasks there",
         )
+
+
+@lru_cache(256)
+def is_always_valid(task_class: type) -> bool:
+    """Whether a class of tasks leaves ``validate`` as it is, so that there is nothing to ask."""
+    return getattr(task_class, "validate", None) is Task.validate
 
 
 def _lacks(message: str, name: str, have: list[str], view: StageView) -> InputError:

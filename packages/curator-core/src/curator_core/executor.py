@@ -16,6 +16,7 @@ from curator_core.adapter import RunContext
 from curator_core.ambient import ambient_observers
 from curator_core.errors import ConfigurationError, ExecutorError, RunError, TasksLostError
 from curator_core.ledger import Ledger, StageSummary, table
+from curator_core.logs import marked_records
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, RunInfo, RunObserver, StageInfo, WorkerReport
 from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, state_of
@@ -271,7 +272,8 @@ class BaseExecutor(ABC):
         run = Run(plan, type(self).__name__, watching, on_error, in_process=self.in_process)
         try:
             run.start(None if sources is None else len(sources))
-            self.run_plan(run, sources)
+            with marked_records():
+                self.run_plan(run, sources)
             run.check_accounts()
         except BaseException as exc:
             _attach(exc, run.finish(exc))

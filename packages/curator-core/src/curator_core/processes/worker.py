@@ -14,6 +14,7 @@ from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, Worker
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
 from curator_core.failure import fail_batches
+from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
 from curator_core.processes.parcels import Shelf, UnsendableError
 from curator_core.wire import pack_reports
@@ -80,6 +81,7 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     signal.signal(signal.SIGINT, _leave_to_driver)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_driver, args=(lifeline, directory), name="curator-lifeline", daemon=True).start()
+    mark_records()
     _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
 
 

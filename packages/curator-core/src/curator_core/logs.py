@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which run, stage and task a log record was made for, so that logs, results and traces can be joined.
+
+While a run is under way, the records that a stage's code makes have four attributes more: ``curator_run_id``,
+``curator_stage``, ``curator_task_id`` and ``curator_batch_id``. That holds for ``setup``, ``process``,
+``process_batch``, ``teardown``, a source's generator, and every library that these call, whatever logger it uses.
+
+It is the record factory of `logging` that adds them: nothing else sees all records. A filter on a handler reaches that
+handler, one on a logger that logger's own records, and a logger class only loggers that are not there yet. So a run
+wraps the factory that it finds, and puts it back at its end; runs at the same time share one wrapper. Records made
+outside of stages pass as they are. Processes that a run starts are its own: there the wrapper stays.
+
+What a thread is at is looked up when a record is made. A batch costs three assignments, and a task nothing. Threads and
+processes that a stage starts by itself are not covered; coroutines that it runs in its own thread are.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["LOG_FORMAT", "StageLogFilter", "StageWork", "at_work", "current_work", "mark_records", "marked_records"]
+
+LOG_FORMAT = (
+    "%(asctime)s %(levelname)s %(name)s "
+    "[run=%(curator_run_id)s stage=%(curator_stage)s batch=%(curator_batch_id)s task=%(curator_task_id)s] %(message)s"
+)
+"""For a `logging.Formatter` on a handler that has a `StageLogFilter`."""
+
+
+class StageWork(NamedTuple):
+    """What a thread is at inside of a stage.
+
+    Attributes:
+        run_id: The run; empty where the adapter belongs to none.
+        stage: The stage's name.
+        task_id: The task that the stage is at; empty in set-up and teardown, in a source, and where a stage with
+            ``process_batch`` is at several.
+        batch_id: The batch, as in its `BatchReport`; empty in set-up and teardown.
+        worker_id: The worker.
+    """
+
+    run_id: str = ""
+    stage: str = ""
+    task_id: str = ""
+    batch_id: str = ""
+    worker_id: str = ""
+
+
+_NO_WORK = StageWork()
+
+
+class Caller(Protocol):
+    """Who calls a stage: an adapter, or one of its attempts."""
+
+    def current_work(self) -> StageWork:
+        """What the stage is at."""
+
+
+class Post:
+    """Where a thread keeps who calls a stage in it.
+
+    Attributes:
+        caller: Who calls a stage in this thread; None outside of stages. Put back what was there before.
+    """
+
+    __slots__ = ("caller",)
+
+    def __init__(self) -> None:
+        self.caller: Caller | None = None
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.post = Post()  # found once a batch: assigning to a thread-local itself takes three times as long
+
+
+this_thread = _ThisThread()
+
+
+def current_work() -> StageWork | None:
+    """What this thread is at; None outside of a stage."""
+    caller = this_thread.post.caller
+    return None if caller is None else caller.current_work()
+
+
+@contextmanager
+def at_work(caller: Caller) -> Iterator[None]:
+    """Say who calls a stage in this thread, inside the ``with`` block."""
+    post = this_thread.post
+    before, post.caller = post.caller, caller
+    try:
+        yield
+    finally:
+        post.caller = before
+
+
+class StageLogFilter(logging.Filter):
+    """Sees to it that records have the four attributes, empty outside of a stage. It drops none.
+
+    For handlers whose format names them. Where a `logging.handlers.QueueHandler` takes the records to another thread,
+    put it on that one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add what is not there yet."""
+        if not hasattr(record, "curator_run_id"):
+            _mark(record, current_work() or _NO_WORK)
+        return True
+
+
+def _mark(record: logging.LogRecord, work: StageWork) -> None:
+    record.curator_run_id = work.run_id
+    record.curator_stage = work.stage
+    record.curator_task_id = work.task_id
+    record.curator_batch_id = work.batch_id
+
+
+class _MarkingFactory:
+    """Makes records as the factory that it wraps, and marks those of stages."""
+
+    def __init__(self, wrapped: Callable[..., logging.LogRecord]) -> None:
+        self.wrapped = wrapped
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self.wrapped(*args, **kwargs)
+        work = current_work()
+        if work is not None:
+            _mark(record, work)
+        return record
+
+
+class _Marking:
+    """Has the record factory wrapped while anybody asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._asking += 1
+            there = logging.getLogRecordFactory()
+            if not isinstance(there, _MarkingFactory):
+                logging.setLogRecordFactory(_MarkingFactory(there))
+
+    def end(self) -> None:
+        """Where somebody else has wrapped ours since, theirs stays, and ours in it finds nobody at work."""
+        with self._lock:
+            self._asking -= 1
+            there = logging.getLogRecordFactory()
+            if not self._asking and isinstance(there, _MarkingFactory):
+                logging.setLogRecordFactory(there.wrapped)
+
+
+_marking = _Marking()
+
+
+def mark_records() -> None:
+    """Have the records of stages marked in this process from now on."""
+    _marking.begin()
+
+
+@contextmanager
+def marked_records() -> Iterator[None]:
+    """Have the records of stages marked inside the ``with`` block."""
+    _marking.begin()
+    try:
+        yield
+    finally:
+        _marking.end()
