@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that stages make in Xenna's workers say which run, stage, batch and task they belong to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from curator_core import EmptyTask, Pipeline, ProcessingStage, Task, processing_stage
+
+if TYPE_CHECKING:
+    from curator_xenna import XennaExecutor
+
+NAMES = ("process", "message", "curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id")
+
+
+def noting(directory: Path, name: str, **settings: Any) -> ProcessingStage:
+    """A stage that logs into a file of its worker's."""
+
+    class Noting(ProcessingStage):
+        def setup(self, worker_metadata):
+            self.handler = logging.FileHandler(directory / f"{self.name}-{os.getpid()}.log")
+            self.handler.setFormatter(logging.Formatter(json.dumps([f"%({name})s" for name in NAMES])))
+            self.logger = logging.getLogger(f"noting.{self.name}")
+            self.logger.addHandler(self.handler)
+            self.logger.warning("setup")
+
+        def process(self, task):
+            self.logger.warning("process")
+            return task
+
+        def teardown(self):
+            self.logger.warning("teardown")
+            self.handler.close()
+
+    return Noting().with_(name=name, **settings)
+
+
+def said(directory: Path) -> list[list[str]]:
+    return [json.loads(line) for path in directory.glob("*.log") for line in path.read_text().splitlines()]
+
+
+def test_workers_mark_the_records_of_all_stages_of_their_group(executor: XennaExecutor, tmp_path: Path) -> None:
+    stages = [noting(tmp_path, "first"), noting(tmp_path, "second", batch_size=2)]
+    result = Pipeline("p", stages).run(executor, initial_tasks=[Task(data=number) for number in range(4)])
+    lines = said(tmp_path)
+    assert str(os.getpid()) not in {process for process, *_ in lines}
+    assert {run_id for _, _, run_id, *_ in lines} == {result.run_id}
+    known = {(stats.stage_name, task.task_id, stats.batch_id) for task in result for stats in task.stage_perf}
+    assert {tuple(mark) for _, message, _, *mark in lines if message == "process"} == known
+    others = {(message, *mark) for _, message, _, *mark in lines if message != "process"}
+    names = ("first", "second")
+    assert others == {(message, name, "", "") for message in ("setup", "teardown") for name in names}
+
+
+def test_the_source_marks_its_records_in_the_driver(
+    executor: XennaExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def emit(task: EmptyTask) -> list[Task[int]]:
+        logging.getLogger("emit").warning("emit")
+        return [Task(data=1)]
+
+    before = logging.getLogRecordFactory()
+    result = Pipeline("p", [processing_stage(name="emit")(emit), noting(tmp_path, "note")]).run(executor)
+    assert logging.getLogRecordFactory() is before
+    (record,) = [record for record in caplog.records if record.name == "emit"]
+    assert (record.curator_run_id, record.curator_stage) == (result.run_id, "emit")
+    assert {run_id for _, _, run_id, *_ in said(tmp_path)} == {result.run_id}
