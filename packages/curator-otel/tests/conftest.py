@@ -63,7 +63,8 @@ class Memory:
         return span
 
     def names(self) -> Counter[str]:
-        return Counter(span.name for span in self.spans)
+        """How many spans there are of each name, but for that which says that a run has started."""
+        return Counter(span.name for span in self.spans if not span.name.startswith("run started "))
 
     def instruments(self) -> dict[str, Any]:
         """The metrics by name, as the SDK exports them."""
@@ -132,9 +133,17 @@ class Script:
 
     def play(self, observer: OTelObserver, *reports: Any, error: Any = None, **result: Any) -> None:
         observer.on_run_start(self.info)
+        self.report(observer, *reports)
+        observer.on_run_end(self.result(complete=error is None, **result), error)
+
+    def turn_clock(self, observer: OTelObserver, seconds: float) -> None:
+        """Let the run be so old, as the observer's own clock does once a second."""
+        run = observer._runs[self.run_id]
+        run.tick(run.trace.start_ns + round(seconds * SECOND))
+
+    def report(self, observer: OTelObserver, *reports: Any) -> None:
         for report in reports:
             (observer.on_batch if isinstance(report, BatchReport) else observer.on_worker)(report)
-        observer.on_run_end(self.result(complete=error is None, **result), error)
 
 
 @pytest.fixture
@@ -142,9 +151,14 @@ def script() -> Script:
     return Script()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_script() -> type[Script]:
     return Script
+
+
+@pytest.fixture(scope="session")
+def make_memory() -> type[Memory]:
+    return Memory
 
 
 @pytest.fixture

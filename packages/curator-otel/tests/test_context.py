@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
+
+from curator_otel import OTelObserver, configure
 
 
 def context_of(span):
@@ -59,3 +63,43 @@ def test_a_parent_that_is_not_sampled_switches_the_trace_off_and_leaves_the_metr
     script.play(memory.observer(), script.batch())
     assert not memory.spans
     assert memory.points()["curator.batch.count"] == {("read", "ok"): 1}
+
+
+def test_the_trace_has_the_runs_id_where_configure_set_the_sdk_up(tmp_path, script):
+    with configure(json_file=tmp_path / "trace.json", set_global=False) as telemetry:
+        result = script.result()
+        observer = OTelObserver(telemetry.tracer_provider)
+        observer.on_run_start(script.info)
+        observer.on_run_end(result, None)
+        assert result.trace_id == script.run_id
+        assert f"run {script.run_id}" in result.summary()
+        assert ", trace" not in result.summary()
+
+
+def test_the_result_knows_the_trace_that_was_joined(memory, script, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    result = script.result()
+    observer = memory.observer()
+    observer.on_run_start(script.info)
+    observer.on_run_end(result, None)
+    assert result.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert "trace 4bf92f3577b34da6a3ce929d0e0e4736" in result.summary()
+
+
+@pytest.mark.parametrize("run_id", ["", "not hex", "0" * 32, "f" * 40])
+def test_a_run_with_an_id_of_another_kind_has_a_trace_all_the_same(tmp_path, script, run_id):
+    script.run_id = run_id
+    with configure(json_file=tmp_path / "trace.json", set_global=False) as telemetry:
+        observer = OTelObserver(telemetry.tracer_provider)
+        observer.on_run_start(dataclasses.replace(script.info, run_id=run_id))
+        result = script.result()
+        observer.on_run_end(result, None)
+    assert len(result.trace_id) == 32
+
+
+def test_a_run_without_an_sdk_has_no_trace(script):
+    result = script.result()
+    observer = OTelObserver()
+    observer.on_run_start(script.info)
+    observer.on_run_end(result, None)
+    assert result.trace_id == ""

@@ -102,7 +102,7 @@ def test_a_receiver_gets_the_trace(sink):
         assert telemetry.flush()
     assert telemetry.dropped == 0
     spans = {span.span_id: span for span in sink.spans}
-    assert len(spans) == len(sink.spans) == 10  # a run, two stages, two set-ups, five batches
+    assert len(spans) == len(sink.spans) == 11  # a run, that it started, two stages, two set-ups, five batches
     by_name: dict[str, list[Span]] = {}
     for span in spans.values():
         by_name.setdefault(span.name, []).append(span)
@@ -271,7 +271,7 @@ def lose(endpoint, caplog, **settings):
         assert not telemetry.shutdown()
     assert [task.data for task in result] == [0, 3]
     assert result.complete
-    assert telemetry.dropped == 10
+    assert telemetry.dropped == 11
     ours = [record for record in caplog.records if record.name != "urllib3.connectionpool"]
     assert [record.name for record in ours] == ["curator_otel.setup"]
     (record,) = ours
@@ -282,13 +282,13 @@ def lose(endpoint, caplog, **settings):
 
 def test_an_endpoint_that_is_down(refusing, caplog):
     said = lose(refusing, caplog, shutdown_timeout_s=0.2)
-    assert said.startswith(f"10 spans and the last metrics did not reach {refusing}/v1/traces; runs are unaffected (")
+    assert said.startswith(f"11 spans and the last metrics did not reach {refusing}/v1/traces; runs are unaffected (")
     assert "refused" in said
 
 
 def test_an_endpoint_that_never_answers(silent, caplog):
     said = lose(silent, caplog, shutdown_timeout_s=0.2)
-    assert said.startswith("10 spans")
+    assert said.startswith("11 spans")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_an_endpoint_that_never_answers(silent, caplog):
 )
 def test_an_endpoint_that_says_no(answering, caplog, status, headers):
     said = lose(answering(status, headers), caplog, shutdown_timeout_s=0.2)
-    assert said.startswith("10 spans and the last metrics")
+    assert said.startswith("11 spans and the last metrics")
 
 
 def test_an_address_that_does_not_exist(caplog):
@@ -308,7 +308,7 @@ def test_a_flush_that_fails_says_so(answering):
     with configure(endpoint=answering(400), set_global=False) as telemetry:
         run_fussy(telemetry)
         assert not telemetry.flush()
-        assert telemetry.dropped == 10
+        assert telemetry.dropped == 11
 
 
 def test_what_other_exporters_of_the_application_log_is_let_through(answering, caplog):
@@ -333,7 +333,7 @@ def test_a_disk_that_is_full_costs_the_trace_and_nothing_else(caplog, tmp_path):
         assert len(run_fussy(telemetry)) == 2
         assert not telemetry.shutdown()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"10 spans did not reach {full}")
+    assert record.getMessage().startswith(f"11 spans did not reach {full}")
     assert "No space left" in record.getMessage()
 
 

@@ -227,6 +227,7 @@ def test_a_batch_says_who_did_what(memory, script):
         "process.pid": 4711,
         "curator.run.epoch": 1,
         "curator.batch.id": "0/3",
+        "curator.batch.kept_as": "lineage",
         "curator.batch.sequence": 3,
         "curator.batch.attempt": 2,
         "curator.batch.group": 1,

@@ -22,10 +22,12 @@ def python(code: str, *args: str) -> str:
 def test_public_names():
     assert curator_otel.__all__ == [
         "OTelObserver",
+        "Recovered",
         "Replayed",
         "Telemetry",
         "__version__",
         "configure",
+        "recover",
         "render_tree",
         "replay",
         "slowest_stage",
@@ -129,7 +131,7 @@ print(len(Pipeline("p", [same]).run(initial_tasks=[Task(data=1)], observers=[OTe
     first, *rest = python(code).splitlines()
     assert first == "1"
     (line,) = rest
-    assert line.startswith("4 spans and the last metrics did not reach http://127.0.0.1:9/v1/traces")
+    assert line.startswith("5 spans and the last metrics did not reach http://127.0.0.1:9/v1/traces")
 
 
 def test_a_forked_child_leaves_the_delivery_to_its_parent(tmp_path):

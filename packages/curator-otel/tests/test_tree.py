@@ -101,11 +101,36 @@ def test_the_file_is_otlp_json(written, script):
         for scope in resource["scopeSpans"]
         for span in scope["spans"]
     ]
-    assert len(spans) == 3
+    assert len(spans) == 4
     for span in spans:
         assert re.fullmatch("[0-9a-f]{32}", span["traceId"])
         assert re.fullmatch("[0-9a-f]{16}", span["spanId"])
         assert re.fullmatch("[0-9]+", span["startTimeUnixNano"])
+
+
+def test_a_run_that_has_not_ended_is_shown_as_one_that_has_started(tmp_path, script):
+    path = tmp_path / "trace.json"
+    with configure(json_file=path, set_global=False) as telemetry:
+        observer = OTelObserver(telemetry.tracer_provider)
+        observer.on_run_start(script.info)
+        assert telemetry.flush()
+        assert render_tree(path) == "run started by_hand  (it goes on, or its driver was killed)"
+        observer.on_run_end(script.result(), None)
+    assert render_tree(path).startswith("run by_hand")
+
+
+def test_windows_are_drawn_as_bars(script, tmp_path):
+    path = tmp_path / "trace.json"
+    with configure(json_file=path, set_global=False) as telemetry:
+        observer = OTelObserver(telemetry.tracer_provider)
+        observer.on_run_start(script.info)
+        for number, took in enumerate((1, 4, 2)):
+            script.report(observer, script.batch(0, number, at=10 * number, took=took, worker_id="w2"),
+                          script.batch(0, number + 10, at=10 * number + 5, took=5 - took))  # fmt: skip
+            script.turn_clock(observer, number + 1.5)
+        script.report(observer, script.batch(0, 3, at=40))
+        observer.on_run_end(script.result(), None)
+    assert "4 windows, at work: ▅▇▅█" in render_tree(path)
 
 
 def test_an_empty_file_has_no_spans(tmp_path):

@@ -50,6 +50,7 @@ class RunResult(list[Any]):
         verdict: What held the run up, and what to change.
         clock_offsets: By node, the seconds that were added to the times in its reports, since its clock differs from
             the driver's: the last estimate. Only nodes that were corrected; empty on one machine.
+        trace_id: The trace that an observer wrote, 32 hex digits; empty where none did.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class RunResult(list[Any]):
         self.lost = tuple(lost)
         self.verdict = verdict or TOO_SHORT
         self.clock_offsets = dict(clock_offsets or {})
+        self.trace_id = ""
 
     def summary(self) -> str:
         """The run as a text table."""
         state = "" if self.complete else " (ended early)"
-        lines = [f"{self.pipeline_name}: {len(self):,} tasks out in {self.wall_time_s:.1f} s{state}, run {self.run_id}"]
+        run = f"run {self.run_id}" + (f", trace {self.trace_id}" if self.trace_id not in ("", self.run_id) else "")
+        lines = [f"{self.pipeline_name}: {len(self):,} tasks out in {self.wall_time_s:.1f} s{state}, {run}"]
         if self.stages:
             lines += [table(self.stages), str(self.verdict)]
         for stage in self.stages:

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from curator_otel import conventions as names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from curator_core.executor import RunResult
     from curator_core.report import BatchReport, RunInfo, StageInfo, WorkerReport
+    from curator_core.verdict import Verdict
+    from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
+    from curator_otel.windows import Window
 
 __all__ = [
     "Attributes",
     "batch_attributes",
     "custom_metrics",
     "cut",
+    "result_attributes",
     "run_attributes",
+    "run_totals",
     "stage_attributes",
     "stage_totals",
+    "started_attributes",
+    "window_attributes",
     "worker_attributes",
 ]
 
@@ -31,6 +39,7 @@ Attributes: TypeAlias = "dict[str, str | int | float | bool | list[str]]"
 NAME_LIMIT = 256  # bytes of a name or an id
 MESSAGE_LIMIT = 1024  # bytes of an exception's message
 METRICS_LIMIT = 32  # custom metrics of a batch
+LIST_LIMIT = 16  # texts of a list
 _METRIC_NAME_LIMIT = 64
 _METRIC_TEXT_LIMIT = 256
 _INT64 = 2**63  # the protocol carries no larger number, and one of them would make a whole export fail
@@ -42,17 +51,63 @@ def cut(text: Any, limit: int = NAME_LIMIT) -> str:
     return raw[:limit].decode("utf-8", "ignore")
 
 
-def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
-    """What is known of a run when it begins."""
-    attributes: Attributes = {
+def started_attributes(run: RunInfo) -> Attributes:
+    """Which run it is."""
+    return {
         names.RUN_ID: run.run_id,
         names.PIPELINE_NAME: cut(run.pipeline_name),
         names.EXECUTOR_NAME: cut(run.executor_name),
+    }
+
+
+def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
+    """What is known of a run when it begins."""
+    attributes = started_attributes(run) | {
         names.RUN_STAGES: len(run.stages),
         names.SPANS_LIMIT: span_limit,
     }
     if run.num_source_tasks is not None:
         attributes[names.RUN_SOURCE_TASKS] = run.num_source_tasks
+    return attributes
+
+
+def run_totals(stages: Sequence[StageInfo], totals: Sequence[StageTotals]) -> Attributes:
+    """What a run's stages did."""
+    attributes: Attributes = {names.RUN_BATCHES: sum(did.batches for did in totals)}
+    slowest = max(range(len(totals)), key=lambda index: totals[index].process_ns, default=None)
+    if slowest is not None and totals[slowest].process_ns:
+        attributes[names.SLOWEST_STAGE] = cut(stages[slowest].name)
+        attributes[names.SLOWEST_TIME] = totals[slowest].process_ns / 1e9
+    return attributes
+
+
+def result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attributes:
+    """What came of a run."""
+    attributes: Attributes = {
+        names.RUN_COMPLETE: result.complete,
+        names.RUN_TASKS_OUT: len(result),
+        names.RUN_TASKS_FILTERED: sum(did.filtered for did in totals),
+        names.RUN_TASKS_FAILED: sum(did.failed for did in totals),
+    }
+    attributes |= _verdict_attributes(result.verdict)
+    if result.lost:
+        attributes[names.RUN_UNACCOUNTED] = [cut(finding) for finding in result.lost[:LIST_LIMIT]]
+    if result.clock_offsets:
+        shown = [f"{cut(node)} {seconds:+.3f} s" for node, seconds in result.clock_offsets.items()]
+        attributes[names.CLOCK_OFFSETS] = shown[:LIST_LIMIT]
+    return attributes
+
+
+def _verdict_attributes(verdict: Verdict) -> Attributes:
+    attributes: Attributes = {
+        names.BOTTLENECK_KIND: verdict.kind,
+        names.BOTTLENECK_REASON: cut(verdict.reason, MESSAGE_LIMIT),
+    }
+    if verdict.advice:
+        attributes[names.BOTTLENECK_ADVICE] = cut(verdict.advice, MESSAGE_LIMIT)
+    if verdict.stage:
+        attributes[names.BOTTLENECK_STAGE] = cut(verdict.stage)
+        attributes[names.BOTTLENECK_BUSY_RATIO] = verdict.busy_ratio
     return attributes
 
 
@@ -82,6 +137,28 @@ def stage_totals(totals: StageTotals) -> Attributes:
     }
 
 
+def window_attributes(stage: StageInfo, window: Window) -> Attributes:
+    """What a stage did in a window."""
+    did = window.sums
+    return {
+        names.STAGE_NAME: cut(stage.name),
+        names.STAGE_INDEX: stage.index,
+        names.WINDOW_NUMBER: window.number,
+        names.WINDOW_WORKERS: window.workers,
+        names.WINDOW_SLOWEST: window.slowest_ns / 1e9,
+        names.WINDOW_BATCHES: did["batches_ok"] + did["batches_failed"],
+        names.WINDOW_RETRIED: did["batches_retried"],
+        names.WINDOW_IN: did["passed"] + did["filtered"] + did["failed"],
+        names.WINDOW_OUT: did["out"],
+        names.WINDOW_FILTERED: did["filtered"],
+        names.WINDOW_FAILED: did["failed"],
+        names.WINDOW_ITEMS: did["items"],
+        names.WINDOW_PROCESS_TIME: did["process_ns"] / 1e9,
+        names.WINDOW_CPU_TIME: did["cpu_ns"] / 1e9,
+        names.WINDOW_IDLE_TIME: did["idle_ns"] / 1e9,
+    }
+
+
 def worker_attributes(report: BatchReport | WorkerReport) -> Attributes:
     """Which stage and worker a report is about; what is not known is left out."""
     attributes: Attributes = {
@@ -99,7 +176,7 @@ def worker_attributes(report: BatchReport | WorkerReport) -> Attributes:
     return attributes
 
 
-def batch_attributes(report: BatchReport, outcome: BatchOutcome) -> Attributes:
+def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanReason | None = None) -> Attributes:
     """A batch, all but its error."""
     attributes = custom_metrics(report.metrics)  # first: a full span evicts its oldest attributes
     attributes |= worker_attributes(report)
@@ -115,6 +192,8 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome) -> Attributes:
         names.BATCH_IDLE_TIME: report.idle_ns / 1e9,
         names.BATCH_PARENTS: len(report.parents),
     }
+    if kept_as is not None:
+        attributes[names.BATCH_KEPT_AS] = kept_as
     if report.bundle_id:
         attributes[names.BUNDLE_ID] = cut(report.bundle_id)
     if report.in_bytes:

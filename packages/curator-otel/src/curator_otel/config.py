@@ -25,6 +25,7 @@ ExporterName = Literal["otlp", "console", "json"]
 _EXPORTERS = ("otlp", "console", "json")
 _DEFAULT_ENDPOINT = "http://localhost:4318"
 _QUEUE_SIZE = 65_536  # the SDK's 2,048 lose two thirds of a burst of 100,000 spans
+_DELAY_MS = 1_000  # the SDK's 5 s are what a killed driver would have lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class SetupConfig:
         json_file: Where spans are written.
         json_metrics_file: Where metrics are written.
         queue_size: Spans that may wait to be sent; None leaves it to ``OTEL_BSP_MAX_QUEUE_SIZE``.
+        delay_ms: How long a span may wait to be sent; None leaves it to ``OTEL_BSP_SCHEDULE_DELAY``.
         shutdown_timeout_s: How long the end may take.
     """
 
@@ -51,6 +53,7 @@ class SetupConfig:
     json_file: Path | None
     json_metrics_file: Path | None
     queue_size: int | None
+    delay_ms: float | None
     shutdown_timeout_s: float
 
     @property
@@ -97,6 +100,7 @@ def read_config(
         json_file=_path("json_file", json_file),
         json_metrics_file=_path("json_metrics_file", json_metrics_file),
         queue_size=None if environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else _QUEUE_SIZE,
+        delay_ms=None if environ.get("OTEL_BSP_SCHEDULE_DELAY") else _DELAY_MS,
         shutdown_timeout_s=float(timeout),
     )
 

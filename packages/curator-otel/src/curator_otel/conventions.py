@@ -17,7 +17,7 @@ from curator_core.verdict import VerdictKind
 
 AttributeType = Literal["string", "int", "double", "boolean", "string[]", "number or string"]
 SpanKindName = Literal["SERVER", "INTERNAL"]
-InstrumentKind = Literal["counter", "histogram"]
+InstrumentKind = Literal["counter", "observable counter", "histogram"]
 Stability = Literal["development", "stable"]
 
 
@@ -115,7 +115,22 @@ def _metric(metric: Metric) -> Metric:
 # --- spans and events ---------------------------------------------------------------------------------------
 
 RUN_SPAN = _span("run", "run {pipeline}", "A run of a pipeline, from start to end.", kind="SERVER")
+STARTED_SPAN = _span(
+    "started",
+    "run started {pipeline}",
+    "That a run has begun: exported at once, so that a run that goes on, or was killed, is on the list of traces.",
+)
 STAGE_SPAN = _span("stage", "{index:02d} {stage}", "A stage, from its first to its last activity.")
+WINDOW_SPAN = _span(
+    "window",
+    "window {stage}",
+    "A part of a stage's activity, exported when it is over. A stage that is done within its first has none.",
+)
+DETAIL_SPAN = _span(
+    "detail",
+    "detail {stage}",
+    'With `detail="full"`: all batches of a window, in a trace of its own, linked to the stage.',
+)
 BATCH_SPAN = _span("batch", "process_batch {stage}", "One attempt at one batch. A sample: see `sampling`.")
 SETUP_SPAN = _span("setup", "worker setup", "A worker's set-up, good or failed: cold start, model load.")
 TEARDOWN_SPAN = _span("teardown", "worker teardown", "A worker's teardown that raised; good ones leave no span.")
@@ -123,16 +138,17 @@ TEARDOWN_SPAN = _span("teardown", "worker teardown", "A worker's teardown that r
 EXCEPTION_EVENT = "exception"
 EVENTS[EXCEPTION_EVENT] = "What was raised, on the span of the batch, worker or run that it ended."
 
-_RUN, _STAGE, _BATCH = ("run",), ("stage",), ("batch",)
+_RUN, _STAGE, _WINDOW, _BATCH = ("run",), ("stage",), ("window",), ("batch",)
+_ANY_RUN = ("run", "started", "detail")
 _WORKER = ("setup", "teardown")
-_BELOW_RUN = ("stage", "batch", *_WORKER)
+_BELOW_RUN = ("stage", "window", "detail", "batch", *_WORKER)
 _BELOW_STAGE = ("batch", *_WORKER)
 
 # --- attributes: the run ------------------------------------------------------------------------------------
 
-RUN_ID = _attribute("curator.run.id", "string", _RUN, "The run's id, as on `RunResult.run_id`.")
-PIPELINE_NAME = _attribute("curator.pipeline.name", "string", _RUN, "Name of the pipeline.")
-EXECUTOR_NAME = _attribute("curator.executor.name", "string", _RUN, "Class of the executor.")
+RUN_ID = _attribute("curator.run.id", "string", _ANY_RUN, "The run's id, as on `RunResult.run_id`.")
+PIPELINE_NAME = _attribute("curator.pipeline.name", "string", _ANY_RUN, "Name of the pipeline.")
+EXECUTOR_NAME = _attribute("curator.executor.name", "string", ("run", "started"), "Class of the executor.")
 RUN_STAGES = _attribute("curator.run.stages", "int", _RUN, "Stages of the plan.", unit="{stage}")
 RUN_SOURCE_TASKS = _attribute(
     "curator.run.source_tasks", "int", _RUN, "Source tasks, where known beforehand.", unit="{task}"
@@ -152,6 +168,15 @@ RUN_REPLAYED = _attribute(
     "boolean",
     _RUN,
     "True where the trace was made afterwards, from the tasks' statistics.",
+)
+RUN_RECOVERED = _attribute(
+    "curator.run.recovered", "boolean", _RUN, "True where the driver was killed, and `recover` closed the trace."
+)
+CLOCK_OFFSETS = _attribute(
+    "curator.clock.offsets",
+    "string[]",
+    _RUN,
+    "By how much nodes' clocks were corrected to the driver's, as `node +0.012 s`; at most 16.",
 )
 SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent most time in its code.")
 BOTTLENECK_KIND = _attribute(
@@ -221,6 +246,29 @@ STAGE_IDLE_TIME = _attribute(
 )
 STAGE_STARTUP_TIME = _attribute("curator.stage.startup_time", "double", _STAGE, "Set-up time, all workers.", unit="s")
 STAGE_WORKERS = _attribute("curator.stage.workers", "int", _STAGE, "Workers that were set up.", unit="{worker}")
+
+# --- attributes: windows ------------------------------------------------------------------------------------
+
+WINDOW_NUMBER = _attribute("curator.window.number", "int", ("window", "detail"), "Position in its stage, from 0.")
+WINDOW_WORKERS = _attribute(
+    "curator.window.workers", "int", _WINDOW, "Workers that the batches ran on.", unit="{worker}"
+)
+WINDOW_SLOWEST = _attribute("curator.window.slowest_batch", "double", _WINDOW, "Its longest batch.", unit="s")
+WINDOW_BATCHES = _attribute("curator.window.batches", "int", _WINDOW, "Batches that ended.", unit="{batch}")
+WINDOW_RETRIED = _attribute(
+    "curator.window.attempts_retried", "int", _WINDOW, "Attempts that will be tried again.", unit="{batch}"
+)
+WINDOW_IN = _attribute("curator.window.tasks_in", "int", _WINDOW, "Tasks that came in.", unit="{task}")
+WINDOW_OUT = _attribute("curator.window.tasks_out", "int", _WINDOW, "Tasks that came out.", unit="{task}")
+WINDOW_FILTERED = _attribute("curator.window.tasks_filtered", "int", _WINDOW, "Dropped on purpose.", unit="{task}")
+WINDOW_FAILED = _attribute("curator.window.tasks_failed", "int", _WINDOW, "Tasks lost to errors.", unit="{task}")
+WINDOW_ITEMS = _attribute("curator.window.items", "int", _WINDOW, "Items in the tasks.", unit="{item}")
+WINDOW_PROCESS_TIME = _attribute("curator.window.process_time", "double", _WINDOW, "In the stage's code.", unit="s")
+WINDOW_CPU_TIME = _attribute("curator.window.cpu_time", "double", _WINDOW, "CPU time of it.", unit="s")
+WINDOW_IDLE_TIME = _attribute("curator.window.idle_time", "double", _WINDOW, "Waited for batches.", unit="s")
+
+# --- attributes: workers ------------------------------------------------------------------------------------
+
 WORKER_ID = _attribute("curator.worker.id", "string", _BELOW_STAGE, "The worker, by the engine's name.")
 NODE_ID = _attribute("curator.node.id", "string", _BELOW_STAGE, "The node, by the engine's name.")
 PROCESS_PID = _attribute("process.pid", "int", _BELOW_STAGE, "The worker's process.", stability="stable")
@@ -229,6 +277,12 @@ EPOCH = _attribute("curator.run.epoch", "int", _BELOW_STAGE, "Restarts of the en
 # --- attributes: batches ------------------------------------------------------------------------------------
 
 BATCH_ID = _attribute("curator.batch.id", "string", _BATCH, "The batch: the same in every run on the same input.")
+BATCH_KEPT_AS = _attribute(
+    "curator.batch.kept_as",
+    "string",
+    _BATCH,
+    "Why it is in the sample: `error`, its worker's `first`, the `slowest` of its window, or of a chosen `lineage`.",
+)
 BATCH_SEQUENCE = _attribute("curator.batch.sequence", "int", _BATCH, "Its number on its worker and stage, from 0.")
 BATCH_ATTEMPT = _attribute("curator.batch.attempt", "int", _BATCH, "The attempt, from 1.")
 BATCH_GROUP = _attribute("curator.batch.group", "int", _BATCH, "The group of stages that it ran in.")
@@ -317,6 +371,15 @@ BATCH_IDLE = _metric(
 )
 SETUP_DURATION = _metric(
     Metric("curator.setup.duration", "histogram", "s", _BY_OUTCOME, "Time that a worker's set-up took.", SECONDS)
+)
+TELEMETRY_DROPPED = _metric(
+    Metric(
+        "curator.telemetry.dropped",
+        "observable counter",
+        "{span}",
+        (),
+        "Spans that `configure` could not deliver: runs are unaffected.",
+    )
 )
 UNRECORDED = _metric(
     Metric(

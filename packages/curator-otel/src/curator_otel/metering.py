@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of one run.
 
-Counters are fed once a second from the stages' totals: an ``add`` costs 5 us, a batch must not. Histograms
-take single batches, and only so many a second: what they leave out is counted.
+Counters are fed from the stages' totals, once a second: an ``add`` costs 5 us, a batch must not. Histograms take single
+batches, and only so many between two feeds: what they leave out is counted. A batch that has a span is its bucket's
+exemplar.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.metrics import Meter
+    from opentelemetry.trace import Span
 
     from curator_core.report import BatchReport, RunInfo, WorkerReport
     from curator_otel.conventions import Metric
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunMeter"]
 
-_INTERVAL_NS = 1_000_000_000
-_RECORDS_PER_INTERVAL = 200  # of histograms, over all stages: 1.5 ms of each second
+_RECORDS_A_FEED = 200  # of histograms, over all stages: 1.5 ms of each second
 
 # Exemplars are drawn with the global `random`, and only inside a sampled span: outside of any, a user's
 # seeded sequence stays as it was. An empty context would not do: the SDK takes the current one instead.
@@ -61,25 +61,25 @@ class RunMeter:
 
     def __init__(self, meter: Meter, run: RunInfo, totals: Sequence[StageTotals]) -> None:
         self._totals = totals
-        self._instruments = {metric.name: _instrument(meter, metric) for metric in names.METRICS.values()}
+        self._instruments = {
+            metric.name: _instrument(meter, metric) for metric in names.METRICS.values() if metric.labels
+        }
         self._stages = [cut(stage.name) for stage in run.stages]
         self._fed = [[0] * len(_COUNTS) for _ in run.stages]
-        self._share = max(1, _RECORDS_PER_INTERVAL // 2 // max(1, len(run.stages)))  # two records a batch
+        self._share = max(1, _RECORDS_A_FEED // 2 // max(1, len(run.stages)))  # two records a batch
         self._left = [self._share] * len(run.stages)
         self._unrecorded = [0] * len(run.stages)
-        self._due = time.monotonic_ns() + _INTERVAL_NS
 
-    def batch(self, report: BatchReport, outcome: BatchOutcome) -> None:
+    def batch(self, report: BatchReport, outcome: BatchOutcome, span: Span | None = None) -> None:
         """Enter a batch; the caller has entered it in the totals."""
         index = report.stage_index
-        if self._left[index]:
-            self._left[index] -= 1
-            self._record(names.BATCH_DURATION, report.duration_ns, index, outcome)
-            self._record(names.BATCH_IDLE, report.idle_ns, index)
-        else:
+        if not self._left[index]:
             self._unrecorded[index] += 1
-        if time.monotonic_ns() >= self._due:
-            self.feed()
+            return
+        self._left[index] -= 1
+        where = _OUTSIDE if span is None else trace.set_span_in_context(span, Context())
+        self._record(names.BATCH_DURATION, report.duration_ns, index, outcome, where)
+        self._record(names.BATCH_IDLE, report.idle_ns, index, "", where)
 
     def worker(self, report: WorkerReport) -> None:
         """Enter a worker's set-up."""
@@ -89,7 +89,6 @@ class RunMeter:
 
     def feed(self) -> None:
         """Feed the counters with what came since the last time."""
-        self._due = time.monotonic_ns() + _INTERVAL_NS
         for index in range(len(self._stages)):
             self._left[index] = self._share
             self._feed_stage(index)
@@ -115,8 +114,8 @@ class RunMeter:
     def _add(self, metric: Metric, amount: float, index: int, outcome: str = "") -> None:
         self._instruments[metric.name].add(amount, self._labels(index, outcome), context=_OUTSIDE)
 
-    def _record(self, metric: Metric, ns: int, index: int, outcome: str = "") -> None:
-        self._instruments[metric.name].record(ns / 1e9, self._labels(index, outcome), context=_OUTSIDE)
+    def _record(self, metric: Metric, ns: int, index: int, outcome: str, where: Context = _OUTSIDE) -> None:
+        self._instruments[metric.name].record(ns / 1e9, self._labels(index, outcome), context=where)
 
     def _labels(self, index: int, outcome: str) -> dict[str, str]:
         labels = {names.STAGE_NAME: self._stages[index]}

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -20,12 +19,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from curator_core.errors import ConfigurationError
 from curator_core.report import RunObserver
 from curator_otel.__about__ import __version__
-from curator_otel.metering import RunMeter
-from curator_otel.spans import RunTrace
-from curator_otel.totals import StageTotals
+from curator_otel.snapshot import Snapshots, check_directory
+from curator_otel.spans import TraceSettings
+from curator_otel.watch import RunWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from os import PathLike
 
     from opentelemetry.context import Context
 
@@ -54,6 +54,11 @@ class OTelObserver(RunObserver):
         max_spans: How many spans a run may make. Those of the run and its stages are always made; the
             number of spans left out is on them.
         exception_messages: Whether messages of exceptions are written (cut at 1 kB), or their types only.
+        detail: ``"sample"`` keeps to the limit. ``"full"`` writes every batch as well, in a trace of its own for each
+            window of a stage, of at most 5,000 spans, linked to the run's.
+        snapshots: A directory for a small file, written every two seconds while a run goes on and removed at its end.
+            From the one that a killed driver leaves behind `recover` closes the trace. None reads the directory from
+            the environment variable ``CURATOR_OTEL_SNAPSHOTS``; where that is not set there are none.
 
     Raises:
         ConfigurationError: A setting that makes no sense.
@@ -66,31 +71,33 @@ class OTelObserver(RunObserver):
         *,
         max_spans: int = 1500,
         exception_messages: bool = True,
+        detail: Literal["sample", "full"] = "sample",
+        snapshots: str | PathLike[str] | None = None,
     ) -> None:
         check_max_spans(max_spans)
+        self._settings = TraceSettings(max_spans, exception_messages, _is_full(detail))
+        self._snapshots = check_directory(snapshots or os.environ.get("CURATOR_OTEL_SNAPSHOTS") or None)
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
-        self._max_spans = max_spans
-        self._messages = exception_messages
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, RunWatch] = {}
         self._complained = False
 
     def on_run_start(self, run: RunInfo) -> None:
         """Begin the run's span."""
-        try:
-            if self._tracer_provider is None:
-                _warn_without_sdk()
-            tracer = trace.get_tracer(SCOPE, __version__, self._tracer_provider)
-            meter = metrics.get_meter(SCOPE, __version__, self._meter_provider)
-            totals = [StageTotals() for _ in run.stages]
-            run_meter = RunMeter(meter, run, totals)
-            # Last, so that no span is left open should anything else fail.
-            run_trace = RunTrace(
-                tracer, run, parent_context(os.environ), max_spans=self._max_spans, messages=self._messages
-            )
-            self._runs[run.run_id] = _Run(totals, run_trace, run_meter)
-        except Exception as exc:  # noqa: BLE001 - telemetry never breaks a run
-            self._complain(exc)
+        self._guarded(lambda: self._begin(run))
+
+    def _begin(self, run: RunInfo) -> None:
+        if self._tracer_provider is None:
+            _warn_without_sdk()
+        self._runs[run.run_id] = RunWatch(
+            run,
+            trace.get_tracer(SCOPE, __version__, self._tracer_provider),
+            metrics.get_meter(SCOPE, __version__, self._meter_provider),
+            parent_context(os.environ),
+            self._settings,
+            None if self._snapshots is None else Snapshots(self._snapshots),
+            self._guarded,
+        )
 
     def on_batch(self, report: BatchReport) -> None:
         """Count the batch, and write its span if the budget admits it."""
@@ -98,38 +105,26 @@ class OTelObserver(RunObserver):
         if run is None:
             return
         try:
-            outcome = run.totals[report.stage_index].add(report)
-            run.meter.batch(report, outcome)
-            run.trace.batch(report, outcome)
-        except Exception as exc:  # noqa: BLE001 - as above
+            run.batch(report)
+        except Exception as exc:  # noqa: BLE001 - telemetry never breaks a run
             self._complain(exc)
 
     def on_worker(self, report: WorkerReport) -> None:
         """Write a worker's set-up."""
         run = self._runs.get(report.run_id)
-        if run is None:
-            return
-        try:
-            run.totals[report.stage_index].add_worker(report)
-            run.meter.worker(report)
-            run.trace.worker(report)
-        except Exception as exc:  # noqa: BLE001 - as above
-            self._complain(exc)
+        if run is not None:
+            self._guarded(lambda: run.worker(report))
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """End the spans of the stages, then that of the run."""
+        """End the spans of the stages, then that of the run; the result learns the trace's id."""
         run = self._runs.pop(result.run_id, None)
-        if run is None:
-            return
-        now = time.time_ns()
-        # One step that fails does not cost the next.
-        self._guarded(run.meter.run_ended, failed=error is not None)
-        self._guarded(run.trace.end_stages, run.totals)
-        self._guarded(run.trace.end, run.totals, now, result, error)
+        if run is not None:
+            result.trace_id = run.trace.trace_id or result.trace_id
+            self._guarded(lambda: run.end(result, error))
 
-    def _guarded(self, step: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            step(*args, **kwargs)
+            step()
         except Exception as exc:  # noqa: BLE001 - telemetry never breaks a run
             self._complain(exc)
 
@@ -142,15 +137,16 @@ class OTelObserver(RunObserver):
         return f"<{type(self).__name__}>"
 
 
-class _Run:
-    """What the observer keeps of a run."""
-
-    __slots__ = ("meter", "totals", "trace")
-
-    def __init__(self, totals: list[StageTotals], run_trace: RunTrace, meter: RunMeter) -> None:
-        self.totals = totals
-        self.trace = run_trace
-        self.meter = meter
+def _is_full(detail: Any) -> bool:
+    if detail not in ("sample", "full"):
+        raise ConfigurationError(
+            "there is no such level of detail",
+            field="detail",
+            given=detail,
+            expected="'sample' or 'full'",
+            hint="leave it out for a sample",
+        )
+    return bool(detail == "full")
 
 
 def check_max_spans(given: Any) -> None:

@@ -17,7 +17,7 @@ from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel.observer import SCOPE, check_max_spans, parent_context
-from curator_otel.spans import RunTrace
+from curator_otel.spans import RunTrace, TraceSettings
 from curator_otel.totals import StageTotals
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def replay(
     infos = tuple(StageInfo(index, name, "") for index, name in enumerate(history.stages))
     run = RunInfo(os.urandom(16).hex(), pipeline_name, "", infos, known[0].start_unix_ns)
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
-    written = RunTrace(tracer, run, parent_context(os.environ), max_spans=max_spans)
     totals = [StageTotals() for _ in infos]
+    written = RunTrace(tracer, run, totals, parent_context(os.environ), TraceSettings(max_spans))
     for batch in known:
         written.batch(batch, totals[batch.stage_index].add(batch), _UNKNOWN)
     without = [0] * len(infos)
@@ -108,9 +108,9 @@ def replay(
             without[batch.stage_index] += 1
     for index, count in enumerate(without):
         written.add_to_stage(index, {names.WITHOUT_START: count})
-    written.end_stages(totals, _UNKNOWN)
+    written.end_stages(_UNKNOWN)
     written.root.set_attributes({names.RUN_REPLAYED: True, names.WITHOUT_START: untimed})
-    written.end(totals, max(batch.end_unix_ns for batch in known))
+    written.end(max(batch.end_unix_ns for batch in known))
     return Replayed(f"{written.root.get_span_context().trace_id:032x}", len(history.batches), untimed)
 
 

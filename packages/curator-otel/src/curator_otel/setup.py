@@ -23,8 +23,12 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from curator_core.errors import ConfigurationError
+from curator_otel import conventions as names
+from curator_otel.__about__ import __version__
 from curator_otel.config import SetupConfig, read_config
 from curator_otel.delivery import Closer, CountedProcessor, WatchedExporter
+from curator_otel.ids import ChosenIds
+from curator_otel.observer import SCOPE
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -248,7 +252,8 @@ def _build(config: SetupConfig) -> Telemetry:
     pipes = _Pipes(config)
     exporter: Any = pipes.metric_exporter
     # Ended by us and not by the SDK, which would wait for half a minute when the interpreter exits.
-    tracer_provider = TracerProvider(resource=resource, id_generator=_id_generator(), shutdown_on_exit=False)
+    ids: Any = ChosenIds()
+    tracer_provider = TracerProvider(resource=resource, id_generator=ids, shutdown_on_exit=False)
     processor: Any = pipes.processor
     tracer_provider.add_span_processor(processor)
     meter_provider = MeterProvider(
@@ -256,32 +261,21 @@ def _build(config: SetupConfig) -> Telemetry:
         resource=resource,
         shutdown_on_exit=False,
     )
-    return Telemetry(config, tracer_provider, meter_provider, pipes)
+    telemetry = Telemetry(config, tracer_provider, meter_provider, pipes)
+    dropped = names.TELEMETRY_DROPPED
+    meter_provider.get_meter(SCOPE, __version__).create_observable_counter(
+        dropped.name,
+        callbacks=[lambda _: [metrics.Observation(telemetry.dropped)]],
+        unit=dropped.unit,
+        description=dropped.description,
+    )
+    return telemetry
 
 
 def _span_processor(config: SetupConfig, exporter: Any) -> Any:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    return BatchSpanProcessor(exporter, max_queue_size=config.queue_size)
-
-
-def _id_generator() -> Any:
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-
-    class IdGenerator(RandomIdGenerator):
-        """Draws from the operating system.
-
-        The SDK draws from `random`: a span would shift a user's seeded sequence, and equal seeds would give
-        equal traces.
-        """
-
-        def generate_span_id(self) -> int:
-            return int.from_bytes(os.urandom(8), "big") or self.generate_span_id()
-
-        def generate_trace_id(self) -> int:
-            return int.from_bytes(os.urandom(16), "big") or self.generate_trace_id()
-
-    return IdGenerator()
+    return BatchSpanProcessor(exporter, max_queue_size=config.queue_size, schedule_delay_millis=config.delay_ms)
 
 
 def _span_exporter(config: SetupConfig, files: ExitStack) -> WatchedExporter:

@@ -1,117 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spans of one run: made from its reports, with their true times, through the OpenTelemetry API alone."""
+"""The trace of one run: made from its reports, while they arrive."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from curator_otel import conventions as names
 from curator_otel.attributes import (
-    MESSAGE_LIMIT,
-    batch_attributes,
     cut,
+    result_attributes,
     run_attributes,
+    run_totals,
     stage_attributes,
     stage_totals,
+    started_attributes,
+    window_attributes,
     worker_attributes,
 )
+from curator_otel.detail import DetailTraces
 from curator_otel.sampling import SpanBudget
+from curator_otel.totals import outcome_of
+from curator_otel.windows import SHORTEST_S, StageWindow
+from curator_otel.writer import SpanWriter, below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from opentelemetry.trace import Span, SpanContext, Tracer
 
     from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, ErrorInfo, RunInfo, StageInfo, WorkerReport
-    from curator_core.verdict import Verdict
-    from curator_otel.attributes import Attributes
+    from curator_core.report import BatchReport, RunInfo, StageInfo, WorkerReport
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
+    from curator_otel.windows import Window
 
-__all__ = ["RunTrace"]
+__all__ = ["RunTrace", "SpanIds", "TraceSettings"]
 
-LINKS_LIMIT = 16  # of a batch to the batches that made its inputs
-_FINDINGS_LIMIT = 16
 _UNKNOWN_ERROR = "_OTHER"  # what OpenTelemetry has `error.type` say where nothing is known
+_AFTER_ROOT_NS = 1_000  # by which `run started` follows the run's own span: back ends then still take that for the root
+
+
+class TraceSettings(NamedTuple):
+    """How a run is to be traced.
+
+    Attributes:
+        max_spans: How many spans to make at the most; see `SpanBudget`.
+        messages: Whether the messages of exceptions are written, or their types only.
+        full: Whether every batch is written, in traces of their own.
+    """
+
+    max_spans: int = 1500
+    messages: bool = True
+    full: bool = False
+
+
+class SpanIds(NamedTuple):
+    """Ids of spans that had been begun by a driver that was killed.
+
+    Attributes:
+        root: Those of the run: its trace and its span.
+        stages: Of each stage its span and when it began; None where it had not begun.
+        left_out: Of each stage the batches that had no span.
+    """
+
+    root: tuple[int, int]
+    stages: Sequence[tuple[int, int] | None]
+    left_out: Sequence[int]
 
 
 class RunTrace:
     """Writes the spans of one run.
 
-    Batches and set-ups are written when their reports arrive. The spans of the run and its stages are begun
-    early, so that the others have a parent, and are ended last. A stage's begins with its first activity.
+    Batches and set-ups are written when their reports arrive, windows when they are over. The spans of the run and its
+    stages are begun early, so that the others have a parent, and are ended last. A stage's begins with its first
+    activity.
 
     Args:
         tracer: What makes the spans.
         run: The run.
+        totals: What each stage did so far; kept by the caller, who enters a batch there before it comes here.
         parent: The context that the run's span is a child in.
-        max_spans: How many spans to make at the most; see `SpanBudget`.
-        messages: Whether the messages of exceptions are written, or their types only.
+        settings: How it is to be traced.
+        resumed: The spans of a run whose driver was killed, to be written now.
+
+    Attributes:
+        root: The span of the run.
+        recording: Whether anything is written.
+        start_ns: When it began, by the monotonic clock.
     """
 
-    def __init__(self, tracer: Tracer, run: RunInfo, parent: Context, *, max_spans: int, messages: bool = True) -> None:
-        self._tracer = tracer
+    def __init__(
+        self,
+        tracer: Tracer,
+        run: RunInfo,
+        totals: Sequence[StageTotals],
+        parent: Context,
+        settings: TraceSettings,
+        resumed: SpanIds | None = None,
+    ) -> None:
+        self._writer = SpanWriter(tracer, messages=settings.messages)
         self._infos = run.stages
-        self._messages = messages
-        self._budget = SpanBudget(max_spans, len(run.stages))
+        self._totals = totals
+        self._budget = SpanBudget(settings.max_spans, len(run.stages))
+        self._windows = [StageWindow(did) for did in totals]
         self._stages: list[_Stage | None] = [None] * len(run.stages)
         self._kept: dict[str, SpanContext] = {}  # spans of batches, by batch; no more than the budget admits
-        self.root = tracer.start_span(
+        self._details = DetailTraces(self._writer, run) if settings.full else None
+        self.start_ns = time.monotonic_ns()
+        for window in self._windows:
+            window.due_ns = self.start_ns + round(SHORTEST_S * 1e9)
+        self.root = self._writer.begin(
             names.RUN_SPAN.format(pipeline=cut(run.pipeline_name)),
-            context=parent,
+            parent,
+            run.start_unix_ns,
+            run_attributes(run, settings.max_spans),
             kind=SpanKind.SERVER,
-            attributes=run_attributes(run, max_spans),
-            start_time=run.start_unix_ns,
+            ids=resumed.root if resumed else (_as_trace_id(run.run_id), 0),
         )
         # Without an SDK, or where the sampler says no, there is nothing to be written.
         self.recording = self.root.is_recording()
-        self._below = trace.set_span_in_context(self.root, Context())
+        self._below = below(self.root)
+        if resumed is not None:
+            self._resume(resumed)
+        elif self.recording:
+            try:
+                self._say_started(run, parent)
+            except BaseException:
+                self.root.end()  # nobody else will
+                raise
+
+    @property
+    def trace_id(self) -> str:
+        """The trace, as 32 hex digits; empty where none is written."""
+        return f"{self.root.get_span_context().trace_id:032x}" if self.recording else ""
 
     @property
     def left_out(self) -> int:
-        """Spans that were not made, to keep the limit."""
+        """Batches and set-ups that have no span, to keep the limit."""
         return sum(self._budget.left_out)
 
     # --- while the run goes on --------------------------------------------------------------------------
 
-    def batch(self, report: BatchReport, outcome: BatchOutcome, unknown: Iterable[str] = ()) -> None:
-        """Write a batch, if the budget admits it.
+    def batch(self, report: BatchReport, outcome: BatchOutcome, unknown: Collection[str] = ()) -> Span | None:
+        """Enter a batch, and write its span if the budget admits it.
 
         Args:
             report: The batch.
             outcome: How it went.
             unknown: Attributes to leave out, because whoever made the report could not know them.
+
+        Returns:
+            The span, if there is one.
         """
         if not self.recording:
-            return
+            return None
         index = report.stage_index
         stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
-        reason: SpanReason = "rest"
         if report.error is not None:  # a mere repeat of a batch has none
-            reason = "error"
             stage.error_type = report.error.type
-        elif report.sequence == 0:
-            reason = "first"
-        if not self._budget.admit(index, reason):
-            return
-        attributes = batch_attributes(report, outcome)
-        for name in unknown:
-            attributes.pop(name, None)
-        span = self._write(
-            stage,
-            stage.batch_name,
-            report.start_unix_ns,
-            report.end_unix_ns,
-            attributes,
-            report.error,
-            self._links(report),
-        )
-        self._kept[report.batch_id] = span.get_span_context()
+        kept_as = self._budget.admit_batch(report)
+        window = self._windows[index]
+        window.note(report, has_span=kept_as is not None)
+        if self._details is not None:
+            self._details.batch(stage.span, window.number, report, outcome)
+        return None if kept_as is None else self._write_batch(stage, report, outcome, kept_as, unknown)
 
     def worker(self, report: WorkerReport) -> None:
         """Write a worker's set-up, and a teardown that failed."""
@@ -121,78 +178,108 @@ class RunTrace:
         stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
         if report.event == "setup_failed":
             stage.error_type = report.error.type if report.error else ""
-        if not self._budget.admit(index, "error" if report.error else "setup"):
+        if not self._budget.admit_worker(index, failed=report.error is not None):
             return
         attributes = worker_attributes(report)
         name = names.TEARDOWN_SPAN
         if report.event != "ended":
             name = names.SETUP_SPAN
             attributes[names.OUTCOME] = "failed" if report.error else "ok"
-        self._write(
-            stage,
-            name,
-            report.start_unix_ns,
-            report.start_unix_ns + report.duration_ns,
-            attributes,
-            report.error,
-        )
+        times = report.start_unix_ns, report.start_unix_ns + report.duration_ns
+        self._writer.write(name, stage.below, times, attributes, report.error)
 
-    def _begin_stage(self, index: int, start_unix_ns: int) -> _Stage:
-        stage = self._stages[index] = _Stage(self._tracer, self._infos[index], self._below, start_unix_ns)
+    def tick(self, now_ns: int) -> None:
+        """Close the windows that are over.
+
+        Args:
+            now_ns: The time, by the monotonic clock.
+        """
+        plan = self._budget.windows
+        if not (plan.most and self.recording):
+            return
+        for index, window in enumerate(self._windows):
+            if now_ns < window.due_ns:
+                continue
+            if not window.is_empty and window.number < plan.most - 1:  # the last one is closed by the run's end
+                self._close_window(index)
+            window.due_ns = now_ns + round(plan.length_s((now_ns - self.start_ns) / 1e9) * 1e9)
+
+    def _begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> _Stage:
+        stage = self._stages[index] = _Stage(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
         return stage
 
-    def _links(self, report: BatchReport) -> list[Link]:
-        links = []
-        for parent in report.parents:
-            context = self._kept.get(parent)
-            if context is not None:
-                links.append(Link(context))
-                if len(links) == LINKS_LIMIT:
-                    break
-        return links
-
-    def _write(
+    def _write_batch(
         self,
         stage: _Stage,
-        name: str,
-        start: int,
-        end: int,
-        attributes: Attributes,
-        error: ErrorInfo | None,
-        links: Sequence[Link] = (),
+        report: BatchReport,
+        outcome: BatchOutcome,
+        kept_as: SpanReason,
+        unknown: Collection[str] = (),
     ) -> Span:
-        span = self._tracer.start_span(name, context=stage.below, attributes=attributes, links=links, start_time=start)
-        if error is not None:
-            self._fail(span, error.type, error.message, end)
-        span.end(end_time=max(start, end))
-        return span
+        written = self._writer.write_batch(stage.batch_name, stage.below, report, outcome, self._kept, kept_as, unknown)
+        self._kept[report.batch_id] = written.get_span_context()
+        return written
 
-    def _fail(self, span: Span, error_type: str, message: str, when: int) -> None:
-        shown = cut(message, MESSAGE_LIMIT) if self._messages else ""
-        event: dict[str, str] = {names.EXCEPTION_TYPE: cut(error_type)}
-        if shown:
-            event[names.EXCEPTION_MESSAGE] = shown
-        span.set_attribute(names.ERROR_TYPE, cut(error_type))
-        span.add_event(names.EXCEPTION_EVENT, event, timestamp=when)
-        span.set_status(Status(StatusCode.ERROR, shown or cut(error_type)))
+    def _say_started(self, run: RunInfo, parent: Context) -> None:
+        """Show the run now: its own span is exported last, and never if the driver is killed."""
+        context = self.root.get_span_context()
+        above = self._below
+        is_child = trace.get_current_span(parent).get_span_context().is_valid
+        if not is_child and context.trace_id == _as_trace_id(run.run_id):  # a second root of the same trace can be had
+            above = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+        when = run.start_unix_ns + _AFTER_ROOT_NS
+        name = names.STARTED_SPAN.format(pipeline=cut(run.pipeline_name))
+        span = self._writer.begin(name, above, when, started_attributes(run), ids=(context.trace_id, 0))
+        span.end(end_time=when)
+
+    # --- windows ----------------------------------------------------------------------------------------
+
+    def _close_window(self, index: int) -> None:
+        stage, window = self._stages[index], self._windows[index]
+        if stage is None:
+            return
+        self._write_slowest(stage, index)
+        closed = window.close()
+        stage.closed = [*stage.closed, (self.write_window(index, closed), closed)][-_REMEMBERED:]
+        if self._details is not None:
+            self._details.close(index)
+
+    def write_window(self, index: int, window: Window, span_id: int = 0) -> int:
+        """Write a window of a stage that has begun; the id of its span."""
+        stage = self._stages[index]
+        if stage is None:
+            return 0
+        times = window.start_unix_ns, window.end_unix_ns
+        name = names.WINDOW_SPAN.format(stage=cut(self._infos[index].name))
+        attributes = window_attributes(self._infos[index], window)
+        span = self._writer.write(name, stage.below, times, attributes, span_id=span_id)
+        return span.get_span_context().span_id
+
+    def _write_slowest(self, stage: _Stage, index: int) -> None:
+        window = self._windows[index]
+        report = window.slowest
+        if report is not None and not window.has_slowest and self._budget.admit_slowest(index, window.number):
+            self._write_batch(stage, report, outcome_of(report), "slowest")
 
     # --- at its end -------------------------------------------------------------------------------------
 
-    def end_stages(self, totals: Sequence[StageTotals], unknown: Iterable[str] = ()) -> None:
+    def end_stages(self, unknown: Collection[str] = ()) -> None:
         """Write the stages, each with what it did. Stages that were never active have no span.
 
         Args:
-            totals: What each stage did.
             unknown: As in `batch`.
         """
-        for stage, did, left_out in zip(self._stages, totals, self._budget.left_out, strict=True):
+        for index, (stage, did) in enumerate(zip(self._stages, self._totals, strict=True)):
             if stage is None:
                 continue
-            attributes = stage_totals(did)
-            for name in unknown:
-                attributes.pop(name, None)
-            attributes[names.SPANS_LEFT_OUT] = left_out
-            stage.end(attributes, did)
+            window = self._windows[index]
+            self._write_slowest(stage, index)
+            if window.number and not window.is_empty:
+                self.write_window(index, window.close())
+            if self._details is not None:
+                self._details.close(index)
+            attributes = {name: value for name, value in stage_totals(did).items() if name not in unknown}
+            stage.end(attributes | {names.SPANS_LEFT_OUT: self._budget.left_out[index]}, did)
 
     def add_to_stage(self, index: int, attributes: Mapping[str, Any]) -> None:
         """Add to the span of a stage, if it has one."""
@@ -200,66 +287,69 @@ class RunTrace:
         if stage is not None:
             stage.span.set_attributes(attributes)
 
-    def end(
-        self,
-        totals: Sequence[StageTotals],
-        now_unix_ns: int,
-        result: RunResult | None = None,
-        error: BaseException | None = None,
-    ) -> None:
+    def end(self, now_unix_ns: int, result: RunResult | None = None, error: BaseException | None = None) -> None:
         """Write the run.
 
         Args:
-            totals: What each stage did.
             now_unix_ns: When it ended.
             result: What came of it, where that is known.
             error: What ended it early.
         """
         root = self.root
-        root.set_attributes(self._run_totals(totals))
+        root.set_attributes(run_totals(self._infos, self._totals) | {names.SPANS_LEFT_OUT: self.left_out})
         if result is not None:
-            root.set_attributes(_result_attributes(result, totals))
+            root.set_attributes(result_attributes(result, self._totals))
         if error is not None:
             stage = getattr(error, "stage", None)
             if isinstance(stage, str):
                 root.set_attribute(names.ERROR_STAGE, cut(stage))
-            self._fail(root, _type_name(error), _message(error), now_unix_ns)
+            self._writer.fail(root, _type_name(error), _message(error), now_unix_ns)
         elif result is not None and result.lost:
-            self._fail(root, "curator_core.errors.TasksLostError", "; ".join(result.lost), now_unix_ns)
+            self._writer.fail(root, "curator_core.errors.TasksLostError", "; ".join(result.lost), now_unix_ns)
         # Other nodes' clocks may be ahead; the bar of the run still covers those of its stages.
-        root.end(end_time=max(now_unix_ns, *(did.last_ns for did in totals), 0))
+        root.end(end_time=max(now_unix_ns, *(did.last_ns for did in self._totals), 0))
 
-    def _run_totals(self, totals: Sequence[StageTotals]) -> Attributes:
-        attributes: Attributes = {
-            names.RUN_BATCHES: sum(did.batches for did in totals),
-            names.SPANS_LEFT_OUT: self.left_out,
+    # --- for a driver that may be killed ----------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What `curator_otel.recover` needs to write the spans that have begun and not ended, as plain values."""
+        context = self.root.get_span_context()
+        return {
+            "root": [context.trace_id, context.span_id],
+            "left_out": list(self._budget.left_out),
+            "stages": [
+                None if stage is None else stage.state(window)
+                for stage, window in zip(self._stages, self._windows, strict=True)
+            ],
         }
-        slowest = max(range(len(totals)), key=lambda index: totals[index].process_ns, default=None)
-        if slowest is not None and totals[slowest].process_ns:
-            attributes[names.SLOWEST_STAGE] = cut(self._infos[slowest].name)
-            attributes[names.SLOWEST_TIME] = totals[slowest].process_ns / 1e9
-        return attributes
+
+    def _resume(self, resumed: SpanIds) -> None:
+        self._budget.left_out = list(resumed.left_out)
+        for index, found in enumerate(resumed.stages):
+            if found is not None:
+                span_id, start_unix_ns = found
+                self._begin_stage(index, start_unix_ns, span_id)
+
+
+_REMEMBERED = 8  # windows that were closed last, and that an exporter may not have sent when the driver was killed
 
 
 class _Stage:
     """The span of a stage."""
 
-    __slots__ = ("batch_name", "below", "error_type", "span", "start")
+    __slots__ = ("batch_name", "below", "closed", "error_type", "span", "start")
 
-    def __init__(self, tracer: Tracer, info: StageInfo, above: Context, start: int) -> None:
+    def __init__(self, writer: SpanWriter, info: StageInfo, above: Context, start: int, span_id: int = 0) -> None:
         name = cut(info.name)
         self.start = start
         self.batch_name = names.BATCH_SPAN.format(stage=name)
         self.error_type = ""
-        self.span = tracer.start_span(
-            names.STAGE_SPAN.format(index=info.index, stage=name),
-            context=above,
-            attributes=stage_attributes(info),
-            start_time=start,
-        )
-        self.below = trace.set_span_in_context(self.span, Context())
+        self.closed: list[tuple[int, Window]] = []
+        title = names.STAGE_SPAN.format(index=info.index, stage=name)
+        self.span = writer.begin(title, above, start, stage_attributes(info), ids=(0, span_id))
+        self.below = below(self.span)
 
-    def end(self, attributes: Attributes, did: StageTotals) -> None:
+    def end(self, attributes: Mapping[str, Any], did: StageTotals) -> None:
         self.span.set_attributes(attributes)
         if did.failed or did.setups_failed or did.batches_failed:
             self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type) or _UNKNOWN_ERROR)
@@ -268,31 +358,22 @@ class _Stage:
             self.span.set_status(Status(StatusCode.ERROR, why))
         self.span.end(end_time=max(self.start, did.last_ns))
 
-
-def _result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attributes:
-    attributes: Attributes = {
-        names.RUN_COMPLETE: result.complete,
-        names.RUN_TASKS_OUT: len(result),
-        names.RUN_TASKS_FILTERED: sum(did.filtered for did in totals),
-        names.RUN_TASKS_FAILED: sum(did.failed for did in totals),
-    }
-    attributes |= _verdict_attributes(result.verdict)
-    if result.lost:
-        attributes[names.RUN_UNACCOUNTED] = [cut(finding) for finding in result.lost[:_FINDINGS_LIMIT]]
-    return attributes
+    def state(self, window: StageWindow) -> dict[str, Any]:
+        return {
+            "span": self.span.get_span_context().span_id,
+            "start": self.start,
+            "closed": [[span_id, *closed] for span_id, closed in self.closed],
+            "open": None if window.is_empty else list(window.read()),
+        }
 
 
-def _verdict_attributes(verdict: Verdict) -> Attributes:
-    attributes: Attributes = {
-        names.BOTTLENECK_KIND: verdict.kind,
-        names.BOTTLENECK_REASON: cut(verdict.reason, MESSAGE_LIMIT),
-    }
-    if verdict.advice:
-        attributes[names.BOTTLENECK_ADVICE] = cut(verdict.advice, MESSAGE_LIMIT)
-    if verdict.stage:
-        attributes[names.BOTTLENECK_STAGE] = cut(verdict.stage)
-        attributes[names.BOTTLENECK_BUSY_RATIO] = verdict.busy_ratio
-    return attributes
+def _as_trace_id(run_id: str) -> int:
+    """The same 128 bits; 0 where a run has an id of another kind."""
+    try:
+        number = int(run_id, 16)
+    except ValueError:
+        return 0
+    return number if 0 < number < 2**128 else 0
 
 
 def _type_name(error: BaseException) -> str:

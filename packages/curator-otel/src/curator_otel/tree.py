@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["render_tree", "slowest_stage"]
 
 _ERROR = 2  # STATUS_CODE_ERROR
+_STARTED = names.STARTED_SPAN.format(pipeline="")
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
@@ -76,6 +78,7 @@ def slowest_stage(path: str | PathLike[str]) -> str | None:
 class _Span:
     """A span of the file."""
 
+    trace_id: str
     span_id: str
     parent_id: str
     name: str
@@ -96,13 +99,20 @@ class _Span:
 
 def _read(path: Path) -> list[_Span]:
     """The spans of a file without a parent in it, each with its children: stages in order, the rest oldest first."""
-    spans = [_span(raw) for request in _requests(path) for raw in _raw_spans(request)]
-    by_id = {span.span_id: span for span in spans}
+    spans = (_span(raw) for request in _requests(path) for raw in _raw_spans(request))
+    by_id = {span.span_id: span for span in spans}  # what `recover` wrote again counts once
+    ended = {span.trace_id for span in by_id.values() if names.RUN_STAGES in span.attributes}
     roots: list[_Span] = []
-    for span in sorted(spans, key=_place):
+    for span in sorted(by_id.values(), key=_place):
+        if _says_started(span) and span.trace_id in ended:
+            continue
         above = by_id.get(span.parent_id)
         (roots if above is None else above.children).append(span)
     return roots
+
+
+def _says_started(span: _Span) -> bool:
+    return span.name.startswith(_STARTED)
 
 
 def _place(span: _Span) -> tuple[int, int, int]:
@@ -148,6 +158,7 @@ def _raw_spans(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _span(raw: dict[str, Any]) -> _Span:
     status = raw.get("status") or {}
     return _Span(
+        trace_id=raw.get("traceId", ""),
         span_id=raw.get("spanId", ""),
         parent_id=raw.get("parentSpanId", ""),
         name=raw.get("name", ""),
@@ -174,9 +185,11 @@ def _value(value: dict[str, Any]) -> Any:
 
 def _lines(span: _Span, max_children: int, depth: int = 0) -> Iterator[str]:
     yield _describe(span)
+    windows = [child for child in span.children if names.WINDOW_BATCHES in child.attributes]
+    others = [child for child in span.children if names.WINDOW_BATCHES not in child.attributes]
     # Stages are shown all; below them, a sample says as much.
-    shown = span.children if depth == 0 else _choose(span.children, max_children)
-    hidden = _hidden(span, shown)
+    shown = others if depth == 0 else _choose(others, max_children)
+    hidden = "; ".join(filter(None, (_windows(windows), _hidden(span, others, shown))))
     for number, child in enumerate(shown):
         last = number == len(shown) - 1 and not hidden
         for row, line in enumerate(_lines(child, max_children, depth + 1)):
@@ -194,12 +207,22 @@ def _choose(spans: list[_Span], most: int) -> list[_Span]:
     return [span for span in spans if id(span) in chosen]
 
 
-def _hidden(span: _Span, shown: list[_Span]) -> str:
+def _windows(windows: list[_Span]) -> str:
+    """How busy a stage was as time went on: a bar for each window, as high as its workers were at work in it."""
+    if not windows:
+        return ""
+    busy = [float(window.attributes[names.WINDOW_PROCESS_TIME]) / (window.seconds or 1) for window in windows]
+    highest = max(busy) or 1
+    bars = "".join(_BARS[round(height / highest * (len(_BARS) - 1))] for height in busy)
+    return f"{len(windows)} windows, at work: {bars}"
+
+
+def _hidden(span: _Span, others: list[_Span], shown: list[_Span]) -> str:
     parts = []
-    if len(shown) < len(span.children):
+    if len(shown) < len(others):
         chosen = {id(child) for child in shown}
         rest: dict[str, list[float]] = defaultdict(list)
-        for child in span.children:
+        for child in others:
             if id(child) not in chosen:
                 rest[child.name].append(child.seconds)
         parts += [f"{len(times):,} more {name}, {_duration(sum(times))} in all" for name, times in rest.items()]
@@ -212,6 +235,8 @@ def _hidden(span: _Span, shown: list[_Span]) -> str:
 def _describe(span: _Span) -> str:
     text = f"{span.name}  {_duration(span.seconds)}"
     attributes = span.attributes
+    if _says_started(span):
+        text = f"{span.name}  (it goes on, or its driver was killed)"
     if names.STAGE_BATCHES in attributes:
         batches = attributes[names.STAGE_BATCHES]
         facts = [f"{batches:,} batch{'es' * (batches != 1)}"]

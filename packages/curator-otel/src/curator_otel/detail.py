@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every batch of a run, in traces of their own.
+
+A trace of a whole run would be refused by the back ends, or choke their pages. So each window of a stage has one, with
+links to the stage in the run's trace and between the batches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link
+
+from curator_otel import conventions as names
+from curator_otel.attributes import cut
+from curator_otel.writer import below
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext
+
+    from curator_core.report import BatchReport, RunInfo, StageInfo
+    from curator_otel.attributes import Attributes
+    from curator_otel.totals import BatchOutcome
+    from curator_otel.writer import SpanWriter
+
+__all__ = ["DetailTraces"]
+
+SPANS_LIMIT = 4_999  # of a trace, without its first span; a window with more has several traces
+_LINKABLE = 20_000  # batches that later ones can be linked to: 6 MB
+_NO_PARENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+
+
+class DetailTraces:
+    """Writes the batches of a run, all of them.
+
+    Args:
+        writer: What writes the spans.
+        run: The run.
+    """
+
+    def __init__(self, writer: SpanWriter, run: RunInfo) -> None:
+        self._writer = writer
+        self._run = run
+        self._open: list[_Trace | None] = [None] * len(run.stages)
+        self._written: dict[str, SpanContext] = {}
+
+    def batch(self, stage: Span, window: int, report: BatchReport, outcome: BatchOutcome) -> None:
+        """Write a batch.
+
+        Args:
+            stage: The span of its stage.
+            window: The number of the window that it arrived in.
+            report: The batch.
+            outcome: How it went.
+        """
+        index = report.stage_index
+        found = self._open[index]
+        if found is not None and found.spans == SPANS_LIMIT:
+            self.close(index)
+            found = None
+        if found is None:
+            found = self._open[index] = self._begin(self._run.stages[index], stage, window, report.start_unix_ns)
+        name = names.BATCH_SPAN.format(stage=found.stage_name)
+        span = self._writer.write_batch(name, found.below, report, outcome, self._written)
+        found.spans += 1
+        found.end_unix_ns = max(found.end_unix_ns, report.end_unix_ns)
+        self._written[report.batch_id] = span.get_span_context()
+        if len(self._written) > _LINKABLE:
+            del self._written[next(iter(self._written))]
+
+    def close(self, index: int) -> None:
+        """End the trace of a stage's window."""
+        found, self._open[index] = self._open[index], None
+        if found is not None:
+            found.root.end(end_time=found.end_unix_ns)
+
+    def _begin(self, stage: StageInfo, span: Span, window: int, start_unix_ns: int) -> _Trace:
+        name = cut(stage.name)
+        attributes: Attributes = {
+            names.RUN_ID: self._run.run_id,
+            names.PIPELINE_NAME: cut(self._run.pipeline_name),
+            names.STAGE_NAME: name,
+            names.STAGE_INDEX: stage.index,
+            names.WINDOW_NUMBER: window,
+        }
+        links = [Link(span.get_span_context())]
+        root = self._writer.begin(names.DETAIL_SPAN.format(stage=name), _NO_PARENT, start_unix_ns, attributes, links)
+        return _Trace(root, name, start_unix_ns)
+
+
+class _Trace:
+    """A trace that is open."""
+
+    __slots__ = ("below", "end_unix_ns", "root", "spans", "stage_name")
+
+    def __init__(self, root: Span, stage_name: str, start_unix_ns: int) -> None:
+        self.root = root
+        self.stage_name = stage_name
+        self.below = below(root)
+        self.end_unix_ns = start_unix_ns
+        self.spans = 0

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closes the trace of a run whose driver was killed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry import trace
+
+from curator_otel import conventions as names
+from curator_otel.__about__ import __version__
+from curator_otel.observer import SCOPE
+from curator_otel.snapshot import read_snapshot
+from curator_otel.spans import RunTrace
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["DriverKilledError", "Recovered", "recover"]
+
+logger = logging.getLogger(__name__)
+
+
+class DriverKilledError(RuntimeError):
+    """What the span of a run says that `recover` closed; never raised."""
+
+
+class Recovered(NamedTuple):
+    """What `recover` wrote.
+
+    Attributes:
+        run_id: The run.
+        trace_id: Its trace, as 32 hex digits; empty where nothing was written.
+        batches: Batches that the run had reported by the last snapshot.
+        is_same_trace: Whether the spans that were exported before are in the same trace.
+    """
+
+    run_id: str
+    trace_id: str
+    batches: int
+    is_same_trace: bool
+
+
+def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | None = None) -> Recovered:
+    """Write the spans that a killed driver had begun and not ended: its run, its stages, their last windows.
+
+    They say what was known at the last snapshot, up to two seconds before the end, and that the driver was killed.
+    Windows that may not have been sent are written again under their own ids, which back ends take once. The file is
+    left where it is.
+
+        with configure():
+            recover("traces/4bf92f3577b34da6a3ce929d0e0e4736.curator-trace.json")
+
+    Args:
+        path: The snapshot: see `OTelObserver`.
+        tracer_provider: Who makes the spans, as `configure` sets it up, which can give them the ids that the run's
+            other spans name as their parents; None for the global one.
+
+    Raises:
+        DataError: The file cannot be read, or is no snapshot.
+    """
+    found = read_snapshot(path)
+    tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+    written = RunTrace(tracer, found.run, found.totals, found.parent, found.settings._replace(full=False), found.ids)
+    for index, windows in enumerate(found.windows):
+        for span_id, window in windows:
+            if span_id or window.number:  # a stage within its first window has none
+                written.write_window(index, window, span_id)
+    written.end_stages()
+    written.root.set_attributes({names.RUN_RECOVERED: True, names.RUN_COMPLETE: False})
+    written.end(found.at_unix_ns, error=DriverKilledError("the driver was killed; this is what it had reported"))
+    context = written.root.get_span_context()
+    same = (context.trace_id, context.span_id) == found.ids.root
+    if written.recording and not same:
+        logger.warning(
+            "the recovered spans are in a trace of their own: only an SDK that curator_otel.configure() set up gives "
+            "them the ids of those that were exported before"
+        )
+    return Recovered(found.run.run_id, written.trace_id, sum(did.batches for did in found.totals), same)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run under watch: its reports go into totals, trace and metrics, and a clock closes what is due."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from curator_otel.metering import RunMeter
+from curator_otel.spans import RunTrace
+from curator_otel.totals import StageTotals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Meter
+    from opentelemetry.trace import Tracer
+
+    from curator_core.executor import RunResult
+    from curator_core.report import BatchReport, RunInfo, WorkerReport
+    from curator_otel.snapshot import Snapshots
+    from curator_otel.spans import TraceSettings
+
+__all__ = ["RunWatch"]
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_TICKS_A_SNAPSHOT = 2
+_STOP_S = 5.0  # for a tick that is under way, as one that writes to a file system which hangs
+
+
+class RunWatch:
+    """Enters the reports of one run.
+
+    A thread of its own feeds the metrics and closes windows, so that they leave also while no report comes; the run's
+    thread does no more than a batch costs.
+
+    Args:
+        run: The run.
+        tracer: What makes the spans.
+        meter: What makes the metrics.
+        parent: The context that the run's span is a child in.
+        settings: How it is to be traced.
+        snapshots: Where to keep what is needed to close the trace of a driver that is killed; None for nowhere.
+        guarded: Calls a function, and lets no exception out.
+    """
+
+    def __init__(
+        self,
+        run: RunInfo,
+        tracer: Tracer,
+        meter: Meter,
+        parent: Context,
+        settings: TraceSettings,
+        snapshots: Snapshots | None,
+        guarded: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._totals = [StageTotals() for _ in run.stages]
+        self._meter = RunMeter(meter, run, self._totals)
+        self._lock = threading.Lock()  # the clock's thread reads what the run's thread writes
+        self._guarded = guarded
+        self._over = threading.Event()
+        self._snapshots = snapshots
+        # Last, so that no span is left open should anything else fail.
+        self.trace = RunTrace(tracer, run, self._totals, parent, settings)
+        if snapshots is not None:
+            snapshots.begin(run, settings, parent)
+        self._clock = threading.Thread(target=self._run_clock, name="curator-telemetry", daemon=True)
+        self._clock.start()
+
+    def batch(self, report: BatchReport) -> None:
+        """Enter a batch."""
+        with self._lock:
+            outcome = self._totals[report.stage_index].add(report)
+            span = self.trace.batch(report, outcome)
+            self._meter.batch(report, outcome, span)
+
+    def worker(self, report: WorkerReport) -> None:
+        """Enter a step in a worker's life."""
+        with self._lock:
+            self._totals[report.stage_index].add_worker(report)
+            self._meter.worker(report)
+            self.trace.worker(report)
+
+    def end(self, result: RunResult, error: BaseException | None) -> None:
+        """End the spans of the stages, then that of the run."""
+        now = time.time_ns()
+        self._over.set()
+        self._clock.join(_STOP_S)
+        # One step that fails does not cost the next.
+        self._guarded(lambda: self._meter.run_ended(failed=error is not None))
+        self._guarded(self.trace.end_stages)
+        self._guarded(lambda: self.trace.end(now, result, error))
+        if self._snapshots is not None:
+            self._guarded(self._snapshots.remove)
+
+    def tick(self, now_ns: int) -> None:
+        """Feed the metrics, and close the windows that are over.
+
+        Args:
+            now_ns: The time, by the monotonic clock.
+        """
+        with self._lock:
+            self._meter.feed()
+            self.trace.tick(now_ns)
+
+    def write_snapshot(self) -> None:
+        """Write down what is needed to close the trace, where that was asked for."""
+        if self._snapshots is None or not self.trace.recording:
+            return
+        with self._lock:
+            state, totals = self.trace.state(), [did.values() for did in self._totals]
+        self._snapshots.write(state, totals)
+
+    def _run_clock(self) -> None:
+        count = 0
+        while not self._over.wait(_TICK_S):
+            self._guarded(lambda: self.tick(time.monotonic_ns()))
+            count += 1
+            if self._snapshots is not None and count % _TICKS_A_SNAPSHOT == 0:
+                self._guarded(self.write_snapshot)

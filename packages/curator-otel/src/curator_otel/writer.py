@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes single spans, with the times and errors of reports, through the OpenTelemetry API alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from curator_otel import conventions as names
+from curator_otel.attributes import MESSAGE_LIMIT, batch_attributes, cut
+from curator_otel.ids import chosen_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from opentelemetry.trace import Span, SpanContext, Tracer
+
+    from curator_core.report import BatchReport, ErrorInfo
+    from curator_otel.attributes import Attributes
+    from curator_otel.sampling import SpanReason
+    from curator_otel.totals import BatchOutcome
+
+__all__ = ["LINKS_LIMIT", "SpanWriter", "below"]
+
+LINKS_LIMIT = 16  # of a batch to the batches that made its inputs
+
+
+def below(span: Span) -> Context:
+    """The context of a span's children; nothing of the current one."""
+    return trace.set_span_in_context(span, Context())
+
+
+class SpanWriter:
+    """Writes spans.
+
+    Args:
+        tracer: What makes them.
+        messages: Whether the messages of exceptions are written, or their types only.
+    """
+
+    def __init__(self, tracer: Tracer, *, messages: bool = True) -> None:
+        self._tracer = tracer
+        self._messages = messages
+
+    def begin(
+        self,
+        name: str,
+        above: Context,
+        start_unix_ns: int,
+        attributes: Attributes,
+        links: Sequence[Link] = (),
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        ids: tuple[int, int] = (0, 0),
+    ) -> Span:
+        """Begin a span.
+
+        Args:
+            name: Its name.
+            above: The context that it is a child in.
+            start_unix_ns: When it began.
+            attributes: What it says.
+            links: What it is linked to.
+            kind: Its kind.
+            ids: The ids of its trace and of itself, where they are to be these: see `chosen_ids`.
+        """
+        with chosen_ids(*ids):
+            return self._tracer.start_span(
+                name, context=above, kind=kind, attributes=attributes, links=links, start_time=start_unix_ns
+            )
+
+    def write(
+        self,
+        name: str,
+        above: Context,
+        times: tuple[int, int],
+        attributes: Attributes,
+        error: ErrorInfo | None = None,
+        links: Sequence[Link] = (),
+        *,
+        span_id: int = 0,
+    ) -> Span:
+        """Write a span that is over.
+
+        Args:
+            name: Its name.
+            above: The context that it is a child in.
+            times: When it began and ended.
+            attributes: What it says.
+            error: What it ended with.
+            links: What it is linked to.
+            span_id: Its id, where it is to be this one.
+        """
+        start, end = times
+        span = self.begin(name, above, start, attributes, links, ids=(0, span_id))
+        if error is not None:
+            self.fail(span, error.type, error.message, end)
+        span.end(end_time=max(start, end))
+        return span
+
+    def write_batch(
+        self,
+        name: str,
+        above: Context,
+        report: BatchReport,
+        outcome: BatchOutcome,
+        known: Mapping[str, SpanContext],
+        kept_as: SpanReason | None = None,
+        unknown: Collection[str] = (),
+    ) -> Span:
+        """Write a batch.
+
+        Args:
+            name: Name of the span.
+            above: The context that it is a child in.
+            report: The batch.
+            outcome: How it went.
+            known: The spans of earlier batches, to link to.
+            kept_as: Why it has a span.
+            unknown: Attributes to leave out, because whoever made the report could not know them.
+        """
+        attributes = batch_attributes(report, outcome, kept_as)
+        if unknown:
+            attributes = {name: value for name, value in attributes.items() if name not in unknown}
+        times = report.start_unix_ns, report.end_unix_ns
+        return self.write(name, above, times, attributes, report.error, _links(report.parents, known))
+
+    def fail(self, span: Span, error_type: str, message: str, when_unix_ns: int) -> None:
+        """Mark a span as one that ended with an error."""
+        shown = cut(message, MESSAGE_LIMIT) if self._messages else ""
+        event: dict[str, str] = {names.EXCEPTION_TYPE: cut(error_type)}
+        if shown:
+            event[names.EXCEPTION_MESSAGE] = shown
+        span.set_attribute(names.ERROR_TYPE, cut(error_type))
+        span.add_event(names.EXCEPTION_EVENT, event, timestamp=when_unix_ns)
+        span.set_status(Status(StatusCode.ERROR, shown or cut(error_type)))
+
+
+def _links(parents: Iterable[str], known: Mapping[str, SpanContext]) -> list[Link]:
+    links = []
+    for parent in parents:
+        context = known.get(parent)
+        if context is not None:
+            links.append(Link(context))
+            if len(links) == LINKS_LIMIT:
+                break
+    return links
