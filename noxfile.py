@@ -49,7 +49,7 @@ ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
 # What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
 # unrelated change.
 PYTEST = ["pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100"]
-OTEL_TOOLS = ["oteltest>=0.40"]  # a real OTLP receiver
+OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
 XENNA_TOOLS = ["psutil>=6.0", "numpy>=2.1"]  # counts the processes that a run leaves behind; arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
 TOOLS = {

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of delivery share: a receiver that is not ours, one that does as it is told, and a run to send."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from oteltest.sink import HttpSink
+from oteltest.sink.handler import AccumulatingHandler
+
+from curator_core import Pipeline, ProcessingStage, Task
+from curator_otel import OTelObserver, configure
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    from curator_core import RunResult
+    from curator_otel import Telemetry
+
+
+@pytest.fixture(autouse=True)
+def plain_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine says whom to trust: `requests` heeds these two before what OpenTelemetry's name."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- a receiver ---------------------------------------------------------------------------------------------
+
+
+class Sink(HttpSink):
+    """oteltest's receiver, which keeps the whole protobuf, on a free port.
+
+    Args:
+        tls: What its end of a connection is wrapped in; None for plain HTTP.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.listening = threading.Event()
+        self.tls = tls
+        super().__init__(AccumulatingHandler(), logging.getLogger("sink"), port=0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "httpd" and value is not None:  # it listens, and is about to serve
+            if self.tls is not None:
+                value.socket = self.tls.wrap_socket(value.socket, server_side=True)
+            value.RequestHandlerClass.log_message = lambda *_: None
+            value.serve_forever = functools.partial(value.serve_forever, poll_interval=0.02)
+            self.listening.set()
+
+    def handle_trace(self, post_data: bytes, headers: dict[str, str]) -> None:
+        super().handle_trace(_unpacked(post_data, headers), headers)
+
+    def handle_metrics(self, post_data: bytes, headers: dict[str, str]) -> None:
+        super().handle_metrics(_unpacked(post_data, headers), headers)
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' * bool(self.tls)}://127.0.0.1:{self.httpd.server_address[1]}"
+
+    @property
+    def traces(self) -> list[Any]:
+        """The requests with spans; their headers' names are in lower case."""
+        return [_lower(request) for request in self.listener.telemetry.trace_requests]
+
+    @property
+    def measured(self) -> list[Any]:
+        """The requests with metrics; their headers' names are in lower case."""
+        return [_lower(request) for request in self.listener.telemetry.metric_requests]
+
+    @property
+    def spans(self) -> list[Span]:
+        """In the order in which they arrived."""
+        resources = [resource for request in self.traces for resource in request.pbreq.resource_spans]
+        return [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
+
+    def named(self, name: str) -> list[Span]:
+        return [span for span in self.spans if span.name == name]
+
+    def one(self, name: str) -> Span:
+        (span,) = self.named(name)
+        return span
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Those that arrived last, by name."""
+        resources = [resource for request in self.measured for resource in request.pbreq.resource_metrics]
+        return {metric.name: metric for r in resources for scope in r.scope_metrics for metric in scope.metrics}
+
+    @staticmethod
+    def attributes_of(message: Any) -> dict[str, Any]:
+        """Those of a span, an event, a resource or a point, each from the field that holds it."""
+        return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in message.attributes}
+
+
+def _unpacked(data: bytes, headers: dict[str, str]) -> bytes:
+    encoding = {name.lower(): value for name, value in headers.items()}.get("content-encoding")
+    return gzip.decompress(data) if encoding == "gzip" else data
+
+
+def _lower(request: Any) -> Any:
+    return type(request)(
+        request.pbreq, {name.lower(): value for name, value in request.headers.items()}, request.test_elapsed_ms
+    )
+
+
+@contextmanager
+def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
+    receiver = Sink(tls)
+    receiver.start()
+    try:
+        assert receiver.listening.wait(30)
+        yield receiver
+    finally:
+        receiver.stop()
+
+
+@pytest.fixture
+def make_sink() -> Callable[..., AbstractContextManager[Sink]]:
+    return receiving
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with receiving() as receiver:
+        yield receiver
+
+
+# --- one that does as it is told ----------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What a request gets: a status, or the end of its connection; either of them after a wait."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
+    after: threading.Event | None = None
+
+
+class Moody(ThreadingHTTPServer):
+    """Answers requests with spans as its answers say, one after the other, and all others well.
+
+    What it answers well it hands to a sink.
+
+    Args:
+        sink: Who keeps what was taken.
+        answers: What the first requests get.
+        forever: What all the later ones get; None to take them.
+
+    Attributes:
+        times: When each request with spans came, by the monotonic clock.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, sink: Sink, *answers: Answer, forever: Answer | None = None) -> None:
+        self.sink, self.answers, self.forever = sink, list(answers), forever or Answer()
+        self.times: list[float] = []
+        super().__init__(("127.0.0.1", 0), _MoodyHandler, bind_and_activate=False)
+        self.server_bind()  # until it is activated, whoever connects is refused
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def open(self) -> None:
+        """Let connections in."""
+        self.server_activate()
+        self.thread.start()
+
+    def next_answer(self) -> Answer:
+        self.times.append(time.monotonic())
+        return self.answers.pop(0) if self.answers else self.forever
+
+
+class _MoodyHandler(BaseHTTPRequestHandler):
+    server: Moody
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        with_spans = self.path.endswith("/traces")
+        answer = self.server.next_answer() if with_spans else Answer()
+        if answer.after is not None:
+            answer.after.wait(30)
+        if answer.closes:
+            self.close_connection = True
+            return
+        if answer.status == 200:
+            take = self.server.sink.handle_trace if with_spans else self.server.sink.handle_metrics
+            take(data, dict(self.headers.items()))
+        self.send_response(answer.status)
+        for name, value in (*answer.headers, ("Content-Length", "0")):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def answer() -> type[Answer]:
+    return Answer
+
+
+@pytest.fixture
+def make_moody(sink: Sink) -> Iterator[Callable[..., Moody]]:
+    made: list[Moody] = []
+
+    def make(*answers: Answer, forever: Answer | None = None, opened: bool = True) -> Moody:
+        made.append(Moody(sink, *answers, forever=forever))
+        if opened:
+            made[-1].open()
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.thread.is_alive():
+            server.shutdown()
+            server.thread.join()
+        server.server_close()
+
+
+class Complaints(logging.Handler):
+    """What an exporter says about its tries.
+
+    Attributes:
+        first: Set when it has said something.
+        then: Called at that moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = threading.Event()
+        self.then: Callable[[], None] = lambda: None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.first.is_set():
+            self.first.set()
+            self.then()
+
+
+@pytest.fixture
+def complaints(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Complaints]:
+    """Exporters send at once, and what they complain of is heard."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    heard, delivery = Complaints(), logging.getLogger("curator_otel.delivery")
+    with caplog.at_level(logging.DEBUG, delivery.name):
+        delivery.addHandler(heard)
+        yield heard
+        delivery.removeHandler(heard)
+
+
+# --- a run to send ------------------------------------------------------------------------------------------
+
+
+class Split(ProcessingStage[Any, Any]):
+    """Makes four numbers of each."""
+
+    name = "split"
+
+    def process(self, task: Task[int]) -> list[Task[int]]:
+        return [Task(data=number) for number in range(4)]
+
+
+class Sieve(ProcessingStage[Any, Any]):
+    """Drops 1, raises at 3, and records a metric of each type."""
+
+    name = "sieve"
+
+    def process(self, task: Task[int]) -> Task[int] | None:
+        for name, value in (("whole", 7), ("share", 0.5), ("flag", True), ("model", "tiny")):
+            self.metrics.set(name, value)
+        if task.data == 3:
+            raise ValueError("three is too many")
+        return None if task.data == 1 else task
+
+
+class Pair(ProcessingStage[Any, Any]):
+    """Two numbers a batch."""
+
+    name = "pair"
+    batch_size = 2
+
+    def process(self, task: Task[int]) -> Task[int]:
+        return task
+
+
+class Sent(NamedTuple):
+    """A run, and what the SDK was given of it."""
+
+    result: RunResult
+    kept: InMemorySpanExporter
+
+    @property
+    def ended(self) -> int:
+        """Spans that ended, by a count that is not ours."""
+        return len(self.kept.get_finished_spans())
+
+
+def send_run(telemetry: Telemetry, **settings: Any) -> Sent:
+    """Split, sieve and pair two numbers, two of the eight fail and two are dropped; what is sent is kept as well."""
+    provider: Any = telemetry.tracer_provider
+    kept = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    observer = OTelObserver(provider, telemetry.meter_provider)
+    tasks = [Task(data=0), Task(data=1)]
+    given = {"on_error": "skip"} | settings
+    result = Pipeline("numbers", [Split(), Sieve(), Pair()]).run(initial_tasks=tasks, observers=[observer], **given)
+    assert [task.data for task in result] == [0, 2, 0, 2]
+    return Sent(result, kept)
+
+
+@pytest.fixture
+def send() -> Callable[..., Sent]:
+    return send_run
+
+
+@pytest.fixture
+def received(sink: Sink) -> tuple[Sink, RunResult]:
+    """The receiver of a run, and the run."""
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        sent = send_run(telemetry)
+    assert telemetry.dropped == 0
+    assert len(sink.spans) == sent.ended
+    return sink, sent.result

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spans of a run as a receiver gets them: every field of the protobuf that says something."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
+from opentelemetry.sdk.version import __version__ as sdk_version
+
+from curator_core import Pipeline, StageError, Task, processing_stage
+from curator_otel import OTelObserver, __version__, configure
+from curator_otel.conventions import ATTRIBUTES
+
+STAGES = ["00 split", "01 sieve", "02 pair"]
+# Two numbers are split, eight are sieved, four are left for batches of two.
+BATCHES = {"process_batch split": 2, "process_batch sieve": 8, "process_batch pair": 2}
+VALUES = {"string": "string_value", "int": "int_value", "double": "double_value", "boolean": "bool_value"}
+
+
+# --- the tree -----------------------------------------------------------------------------------------------
+
+
+def test_every_span_that_there_should_be_arrives_once(received):
+    sink, _ = received
+    names = Counter(span.name for span in sink.spans)
+    expected = {"run numbers": 1, **dict.fromkeys(STAGES, 1), **BATCHES, "worker setup": 3}
+    assert {name: names[name] for name in expected} == expected
+
+
+def test_ids_have_their_lengths_and_are_not_shared(received):
+    sink, result = received
+    ids = [span.span_id for span in sink.spans]
+    assert {len(span_id) for span_id in ids} == {8}
+    assert bytes(8) not in ids
+    assert len(set(ids)) == len(ids)
+    (trace_id,) = {span.trace_id for span in sink.spans}
+    assert len(trace_id) == 16
+    assert trace_id.hex() == result.run_id
+
+
+def test_two_runs_are_two_traces(sink, send):
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        send(telemetry)
+        send(telemetry)
+    first, second = sink.named("run numbers")
+    assert first.trace_id != second.trace_id
+    assert {span.trace_id for span in sink.spans} == {first.trace_id, second.trace_id}
+
+
+def test_every_parent_has_arrived(received):
+    sink, _ = received
+    spans = {span.span_id: span for span in sink.spans}
+    run = sink.one("run numbers")
+    assert run.parent_span_id == b""
+    for span in spans.values():
+        assert span.parent_span_id in spans or not span.parent_span_id, span.name
+    for stage in STAGES:
+        assert sink.one(stage).parent_span_id == run.span_id
+    for batch, number in BATCHES.items():
+        stage = sink.one(next(name for name in STAGES if name.endswith(batch.rpartition(" ")[2])))
+        assert [spans[span.parent_span_id].name for span in sink.named(batch)] == [stage.name] * number
+    assert {spans[span.parent_span_id].name for span in sink.named("worker setup")} == set(STAGES)
+
+
+def test_nothing_is_its_own_ancestor(received):
+    sink, _ = received
+    parents = {span.span_id: span.parent_span_id for span in sink.spans}
+    for span_id in parents:
+        line = [span_id]
+        while line[-1] in parents:
+            line.append(parents[line[-1]])
+            assert len(line) <= len(parents)
+        assert line[-1] == b""
+
+
+def test_links_lead_to_the_batches_that_made_the_inputs(received):
+    sink, _ = received
+    spans = {span.span_id: span for span in sink.spans}
+    made_by = {"process_batch split": set(), "process_batch sieve": {"process_batch split"}}
+    made_by["process_batch pair"] = {"process_batch sieve"}
+    linked = Counter()
+    for name, sources in made_by.items():
+        for batch in sink.named(name):
+            assert len({link.span_id for link in batch.links}) == len(batch.links)
+            for link in batch.links:
+                source = spans[link.span_id]
+                assert link.trace_id == source.trace_id == batch.trace_id
+                assert source.name in sources
+                assert source.end_time_unix_nano <= batch.end_time_unix_nano
+                linked[name] += 1
+    assert linked == {"process_batch sieve": 8, "process_batch pair": 4}  # one a batch, and two
+
+
+def test_times_are_nanoseconds_and_children_lie_within_the_run(received):
+    sink, _ = received
+    run = sink.one("run numbers")
+    spans = {span.span_id: span for span in sink.spans}
+    assert time.time_ns() - 300_000_000_000 < run.start_time_unix_nano < run.end_time_unix_nano < time.time_ns()
+    for span in spans.values():
+        assert isinstance(span.start_time_unix_nano, int)
+        assert run.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano, span.name
+        assert span.end_time_unix_nano <= run.end_time_unix_nano, span.name
+        stage = spans.get(span.parent_span_id)
+        if stage is not None:
+            assert stage.start_time_unix_nano <= span.start_time_unix_nano, span.name
+            assert span.end_time_unix_nano <= stage.end_time_unix_nano, span.name
+    for name in BATCHES:  # one worker, one batch after the other
+        batches = sorted(sink.named(name), key=lambda span: span.start_time_unix_nano)
+        assert all(one.end_time_unix_nano <= next_.start_time_unix_nano for one, next_ in pairwise(batches))
+
+
+def test_kinds_and_flags(received):
+    sink, _ = received
+    known = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_INTERNAL
+    assert sink.one("run numbers").kind == Span.SPAN_KIND_SERVER
+    for span in sink.spans:
+        assert span.kind in known
+        assert span.flags & SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+        assert not span.flags & SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+        assert span.trace_state == ""
+        if span.name in STAGES or span.name in BATCHES or span.name == "worker setup":
+            assert span.kind == Span.SPAN_KIND_INTERNAL
+
+
+def test_nothing_was_cut_from_a_span(received):
+    sink, _ = received
+    for span in sink.spans:
+        counts = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count)
+        assert counts == (0, 0, 0)
+
+
+# --- what spans say -----------------------------------------------------------------------------------------
+
+
+def test_attributes_have_the_types_of_the_table(received):
+    sink, _ = received
+    seen = Counter()
+    for span in sink.spans:
+        for pair in span.attributes:
+            described = ATTRIBUTES.get(pair.key)
+            if described is not None:
+                assert pair.value.WhichOneof("value") == VALUES[described.type], pair.key
+                seen[described.type] += 1
+    assert all(seen[kind] for kind in VALUES)
+
+
+def test_what_a_stage_recorded_keeps_its_type(received):
+    sink, _ = received
+    for batch in sink.named("process_batch sieve"):
+        fields = {
+            pair.key.removeprefix("curator.metric."): pair.value.WhichOneof("value")
+            for pair in batch.attributes
+            if pair.key.startswith("curator.metric.")
+        }
+        assert fields == {
+            "whole": "int_value",
+            "share": "double_value",
+            "flag": "bool_value",
+            "model": "string_value",
+        }
+        attributes = sink.attributes_of(batch)
+        assert [attributes[f"curator.metric.{name}"] for name in fields] == [7, 0.5, True, "tiny"]
+
+
+def test_the_run_says_what_its_result_says(received):
+    sink, result = received
+    attributes = sink.attributes_of(sink.one("run numbers"))
+    assert attributes["curator.run.id"] == result.run_id
+    assert attributes["curator.pipeline.name"] == "numbers"
+    assert attributes["curator.executor.name"] == "LocalExecutor"
+    assert attributes["curator.run.stages"] == 3
+    assert attributes["curator.run.complete"] is True
+    assert attributes["curator.run.tasks_out"] == len(result) == 4
+    assert attributes["curator.run.tasks_filtered"] == 2
+    assert attributes["curator.run.tasks_failed"] == 2
+    assert attributes["curator.run.batches"] == sum(stage.batches for stage in result.stages) == 12
+    assert attributes["curator.bottleneck.kind"] == result.verdict.kind
+
+
+def test_stages_and_batches_say_what_the_result_says(received):
+    sink, result = received
+    for name, stage in zip(STAGES, result.stages, strict=True):
+        attributes = sink.attributes_of(sink.one(name))
+        batches = [sink.attributes_of(span) for span in sink.named(f"process_batch {stage.name}")]
+        assert attributes["curator.stage.batches"] == stage.batches == len(batches)
+        for of_stage, of_batch, counted in (
+            ("tasks_in", "tasks_in", stage.tasks_passed + stage.tasks_filtered + stage.tasks_failed),
+            ("tasks_out", "tasks_out", stage.tasks_out),
+            ("tasks_filtered", "tasks_filtered", stage.tasks_filtered),
+            ("tasks_failed", "tasks_failed", stage.tasks_failed),
+            ("items", "items", stage.items),
+        ):
+            assert attributes[f"curator.stage.{of_stage}"] == counted
+            assert sum(batch[f"curator.batch.{of_batch}"] for batch in batches) == counted
+        assert attributes["curator.stage.process_time"] == pytest.approx(stage.process_s)
+        assert {batch["process.pid"] for batch in batches} == {os.getpid()}
+
+
+def test_statuses_messages_and_events_of_a_run_that_goes_on(received):
+    sink, _ = received
+    failed = [span for span in sink.named("process_batch sieve") if span.status.code == Status.STATUS_CODE_ERROR]
+    assert len(failed) == 2
+    for batch in failed:
+        assert batch.status.message == "three is too many"
+        assert sink.attributes_of(batch)["error.type"] == "ValueError"
+        (event,) = batch.events
+        assert event.name == "exception"
+        assert event.time_unix_nano == batch.end_time_unix_nano
+        assert event.dropped_attributes_count == 0
+        assert sink.attributes_of(event) == {
+            "exception.type": "ValueError",
+            "exception.message": "three is too many",
+        }
+    stage = sink.one("01 sieve")
+    assert (stage.status.code, stage.status.message) == (Status.STATUS_CODE_ERROR, "2 of 8 tasks failed")
+    assert sink.attributes_of(stage)["error.type"] == "ValueError"
+    fine = [sink.one("run numbers"), sink.one("00 split"), sink.one("02 pair"), *sink.named("worker setup")]
+    for span in fine:
+        assert (span.status.code, span.status.message) == (Status.STATUS_CODE_UNSET, "")
+        assert not span.events
+        assert "error.type" not in sink.attributes_of(span)
+
+
+def test_statuses_messages_and_events_of_a_run_that_ends_early(sink):
+    @processing_stage(name="brittle")
+    def brittle(task):
+        raise ValueError("gone")
+
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
+        with pytest.raises(StageError) as caught:
+            Pipeline("numbers", [brittle]).run(initial_tasks=[Task(data=0)], observers=[observer])
+    run, stage, batch = (sink.one(name) for name in ("run numbers", "00 brittle", "process_batch brittle"))
+    assert {span.status.code for span in (run, stage, batch)} == {Status.STATUS_CODE_ERROR}
+    assert batch.status.message == "gone"
+    assert stage.status.message == "1 of 1 tasks failed"
+    assert run.status.message == str(caught.value)[: len(run.status.message)]
+    assert "gone" in run.status.message
+    (event,) = run.events
+    assert sink.attributes_of(event)["exception.type"] == "curator_core.errors.StageError"
+    assert event.time_unix_nano <= run.end_time_unix_nano
+    attributes = sink.attributes_of(run)
+    assert attributes["curator.error.stage"] == "brittle"
+    assert attributes["error.type"] == "curator_core.errors.StageError"
+    assert attributes["curator.run.complete"] is False
+
+
+# --- where it comes from ------------------------------------------------------------------------------------
+
+
+def resources_of(sink):
+    """Of spans and of metrics, since both have to name the same service."""
+    spans = [resource.resource for request in sink.traces for resource in request.pbreq.resource_spans]
+    metrics = [resource.resource for request in sink.measured for resource in request.pbreq.resource_metrics]
+    assert spans
+    assert metrics
+    return [*spans, *metrics]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, {"service.name": "curator"}),
+        ({"OTEL_SERVICE_NAME": "captions"}, {"service.name": "captions"}),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.name=clips,deployment.environment.name=a%20test"},
+            {"service.name": "clips", "deployment.environment.name": "a test"},
+        ),
+        (
+            {"OTEL_SERVICE_NAME": "captions", "OTEL_RESOURCE_ATTRIBUTES": "service.name=clips,team=video"},
+            {"service.name": "captions", "team": "video"},
+        ),
+    ],
+)
+def test_the_resource(sink, send, monkeypatch, environ, expected):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        send(telemetry)
+    sdk = {"telemetry.sdk.name": "opentelemetry", "telemetry.sdk.language": "python"}
+    for resource in resources_of(sink):
+        attributes = sink.attributes_of(resource)
+        assert expected.items() <= attributes.items()
+        assert sdk.items() <= attributes.items()
+        assert attributes["telemetry.sdk.version"] == sdk_version
+        assert resource.dropped_attributes_count == 0
+
+
+def test_the_scope_is_the_package_and_its_version(received):
+    sink, _ = received
+    resources = [resource for request in sink.traces for resource in request.pbreq.resource_spans]
+    scopes = [group.scope for resource in resources for group in resource.scope_spans]
+    measured = [resource for request in sink.measured for resource in request.pbreq.resource_metrics]
+    scopes += [group.scope for resource in measured for group in resource.scope_metrics]
+    assert {(scope.name, scope.version) for scope in scopes} == {("curator_otel", __version__)}
+
+
+def test_a_joined_trace(sink, send, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    monkeypatch.setenv("TRACESTATE", "vendor=1")
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        send(telemetry)
+    assert {span.trace_id.hex() for span in sink.spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
+    assert {span.trace_state for span in sink.spans} == {"vendor=1"}
+    run = sink.one("run numbers")
+    assert run.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert run.flags & SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+    ids = {span.span_id for span in sink.spans} | {run.parent_span_id}
+    assert all(span.parent_span_id in ids for span in sink.spans)

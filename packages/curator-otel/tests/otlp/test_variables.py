@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenTelemetry's standard variables, by what arrives at a receiver."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+import trustme
+
+from curator_otel import configure
+
+OTLP = "OTEL_EXPORTER_OTLP_"
+
+
+@pytest.fixture
+def environ(monkeypatch):
+    """Sets variables, without the prefix that all exporters' have."""
+
+    def put(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(OTLP + name, str(value))
+
+    return put
+
+
+def send_by_environment(send, **settings):
+    """Everything is sent where the variables say, and arrives."""
+    with configure(set_global=False, **settings) as telemetry:
+        sent = send(telemetry)
+        assert telemetry.flush()
+    assert telemetry.dropped == 0
+    return sent
+
+
+# --- where to -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_base_endpoint_gets_each_signal_at_its_path(sink, send, environ, slash):
+    environ(ENDPOINT=sink.url + slash)
+    sent = send_by_environment(send)
+    assert len(sink.spans) == sent.ended
+    assert "curator.batch.count" in sink.metrics
+
+
+def test_the_path_of_a_base_endpoint_stays(sink, send, environ):
+    sink.handlers = {"/in/v1/traces": sink.handle_trace, "/in/v1/metrics": sink.handle_metrics}
+    environ(ENDPOINT=f"{sink.url}/in")
+    sent = send_by_environment(send)
+    assert len(sink.spans) == sent.ended
+    assert sink.measured
+
+
+def test_a_signals_own_endpoint_is_taken_as_it_is(sink, make_sink, send, environ):
+    sink.handlers = {"/spans": sink.handle_trace}
+    with make_sink() as other:
+        other.handlers = {"/numbers": other.handle_metrics}
+        environ(
+            ENDPOINT="http://127.0.0.1:9",
+            TRACES_ENDPOINT=f"{sink.url}/spans",
+            METRICS_ENDPOINT=f"{other.url}/numbers",
+        )
+        sent = send_by_environment(send)
+        assert len(sink.spans) == sent.ended
+        assert other.measured
+        assert not other.traces
+    assert not sink.measured
+
+
+def test_the_programs_endpoint_wins(sink, send, environ):
+    environ(ENDPOINT="http://127.0.0.1:9")
+    send_by_environment(send, endpoint=sink.url)
+    assert sink.spans
+    assert sink.measured
+
+
+# --- how ----------------------------------------------------------------------------------------------------
+
+
+def test_headers_arrive(sink, send, environ):
+    environ(ENDPOINT=sink.url, HEADERS="x-key=abc,authorization=Bearer%20a%3Db")
+    send_by_environment(send)
+    for request in (*sink.traces, *sink.measured):
+        assert request.headers["x-key"] == "abc"
+        assert request.headers["authorization"] == "Bearer a=b"
+        assert request.headers["content-type"] == "application/x-protobuf"
+        assert "content-encoding" not in request.headers
+
+
+def test_a_signals_own_headers_go_with_it_alone(sink, send, environ):
+    environ(ENDPOINT=sink.url, HEADERS="x-key=both", METRICS_HEADERS="x-key=metrics")
+    send_by_environment(send)
+    assert {request.headers["x-key"] for request in sink.traces} == {"both"}
+    assert {request.headers["x-key"] for request in sink.measured} == {"metrics"}
+
+
+def test_compression(sink, send, environ):
+    environ(ENDPOINT=sink.url, COMPRESSION="gzip")
+    sent = send_by_environment(send)
+    assert {request.headers["content-encoding"] for request in (*sink.traces, *sink.measured)} == {"gzip"}
+    assert len(sink.spans) == sent.ended
+    sizes = [(int(request.headers["content-length"]), request.pbreq.ByteSize()) for request in sink.traces]
+    assert all(sent_bytes < plain_bytes / 2 for sent_bytes, plain_bytes in sizes)
+
+
+def test_a_signals_own_compression(sink, send, environ):
+    environ(ENDPOINT=sink.url, TRACES_COMPRESSION="gzip")
+    send_by_environment(send)
+    assert {request.headers.get("content-encoding") for request in sink.traces} == {"gzip"}
+    assert {request.headers.get("content-encoding") for request in sink.measured} == {None}
+
+
+def test_the_timeout_ends_the_wait_for_a_receiver(send, environ):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environ(ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}", TIMEOUT=0.3)
+        telemetry = configure(set_global=False, shutdown_timeout_s=60)
+        sent = send(telemetry)
+        began = time.monotonic()
+        assert not telemetry.shutdown()
+        assert 0.3 <= time.monotonic() - began < 8  # ten seconds, left to itself
+    assert telemetry.dropped == sent.ended
+
+
+# --- certificates -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority, tmp_path):
+    """The authority's certificate, which a client has to be told of."""
+    path = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def tls(authority):
+    """The receiver's end of a connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_a_certificate_that_is_named_is_trusted(make_sink, tls, trusted, send, environ):
+    with make_sink(tls) as sink:
+        environ(ENDPOINT=sink.url, CERTIFICATE=trusted)
+        assert sink.url.startswith("https://")
+        sent = send_by_environment(send)
+        assert len(sink.spans) == sent.ended
+        assert sink.measured
+
+
+def test_a_certificate_that_nobody_named_is_refused(make_sink, tls, send, environ, complaints, caplog):
+    with make_sink(tls) as sink:
+        environ(ENDPOINT=sink.url)
+        telemetry = configure(set_global=False, shutdown_timeout_s=0.2)
+        sent = send(telemetry)
+        assert complaints.first.wait(30)
+        assert not telemetry.shutdown()
+        assert not sink.spans
+        assert not sink.measured
+    assert telemetry.dropped == sent.ended
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
+    assert said.startswith(f"{sent.ended} spans and the last metrics did not reach {sink.url}/v1/traces")
+    assert "CERTIFICATE_VERIFY_FAILED" in said
+
+
+def test_a_client_shows_its_own_certificate(make_sink, authority, tls, trusted, tmp_path, send, environ):
+    tls.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(tls)
+    mine = authority.issue_cert("curator@example.org")
+    mine.cert_chain_pems[0].write_to_path(tmp_path / "mine.pem")
+    mine.private_key_pem.write_to_path(tmp_path / "mine.key")
+    with make_sink(tls) as sink:
+        environ(
+            ENDPOINT=sink.url,
+            CERTIFICATE=trusted,
+            CLIENT_CERTIFICATE=tmp_path / "mine.pem",
+            CLIENT_KEY=tmp_path / "mine.key",
+        )
+        sent = send_by_environment(send)
+        assert len(sink.spans) == sent.ended
+
+
+# --- the SDK's ----------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_request(sink, send, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "3")
+    sent = send_by_environment(send, endpoint=sink.url)
+    sizes = [
+        sum(len(scope.spans) for resource in request.pbreq.resource_spans for scope in resource.scope_spans)
+        for request in sink.traces
+    ]
+    assert max(sizes) == 3
+    assert sum(sizes) == sent.ended
+
+
+def test_a_short_queue_drops_and_counts(sink, make_moody, answer, monkeypatch):
+    """The receiver holds the first request until the queue has run over."""
+    go_on = threading.Event()
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+    server = make_moody(answer(after=go_on))
+    telemetry = configure(endpoint=server.url, set_global=False)
+    tracer = telemetry.tracer_provider.get_tracer("application")
+    for _ in range(200):
+        tracer.start_span("s").end()
+    go_on.set()
+    assert not telemetry.shutdown()
+    assert 0 < telemetry.dropped < 200
+    assert len(sink.spans) + telemetry.dropped == 200
+
+
+def test_a_sampler_that_says_no_leaves_the_metrics(sink, send, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    sent = send_by_environment(send, endpoint=sink.url)
+    assert sent.ended == 0
+    assert not sink.spans
+    assert "curator.batch.count" in sink.metrics
+
+
+def test_metrics_are_sent_as_often_as_is_said(sink, send, monkeypatch):
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    arrived = threading.Semaphore(0)
+
+    def take(data, headers):
+        sink.handle_metrics(data, headers)
+        arrived.release()
+
+    sink.handlers["/v1/metrics"] = take
+    with configure(endpoint=sink.url, set_global=False) as telemetry:
+        send(telemetry)
+        assert all(arrived.acquire(timeout=30) for _ in range(3))  # before anything is flushed or shut down
+
+
+def test_the_temporality_of_metrics(sink, send, environ):
+    environ(METRICS_TEMPORALITY_PREFERENCE="delta")
+    send_by_environment(send, endpoint=sink.url)
+    assert sink.metrics["curator.run.count"].sum.aggregation_temporality == 1  # delta
