@@ -153,6 +153,15 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
     assert all_end(mark) == []
 
 
+def test_starts_its_own_ray_where_another_runs_that_nobody_asked_for(run_script: Callable[..., Any]) -> None:
+    directory = _short_directory()
+    known = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes its address, for those on its machine
+    known.parent.mkdir()
+    known.write_text("127.0.0.1:9")
+    said = run_script("joins.py", env={"RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
+    assert said == {"sizes": [5, 5], "environ_kept": True, "connected": False}
+
+
 def _wait_for_head(head: subprocess.Popen[str], port: int) -> None:
     deadline = time.monotonic() + DEADLINE_S
     assert head.stdout is not None

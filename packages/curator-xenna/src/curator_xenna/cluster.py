@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import socket
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from curator_xenna.compat import end_autoscaler
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from curator_xenna.config import XennaConfig
 
 __all__ = ["Cluster", "Node", "machine_cpus"]
@@ -223,8 +220,8 @@ class Cluster:
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
-            with _without("RAY_ADDRESS"):
-                self._init(num_cpus=cpus, **{key: value for key, value in optional.items() if value is not None})
+            asked = {key: value for key, value in optional.items() if value is not None}
+            self._init(address="local", num_cpus=cpus, **asked)  # and not any that runs on this machine already
         except (ConnectionError, RuntimeError, ValueError) as exc:
             self.close()
             raise ClusterError(
@@ -308,16 +305,6 @@ def _nobody_there(address: str, exc: BaseException) -> ClusterError:
         expected="the address of a running Ray head, host:port",
         hint=hint,
     )
-
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    value = os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[name] = value
 
 
 def _on(node_id: str, function: Any) -> Any:

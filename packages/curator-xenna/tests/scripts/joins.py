@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the Ray at RAY_ADDRESS, runs twice, and says what it left behind, as JSON."""
+"""Joins the Ray at RAY_ADDRESS, if any, runs twice, and says what it left behind, as JSON."""
 
 import json
 import os

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What telemetry says of a run on Xenna is what happened, to the task, the batch and the nanosecond.
+
+Five counts of one run are held against each other: the windows, the stages' spans, every batch's span, the metrics, and
+`RunResult.stages`; and a sixth, kept by the stages themselves in files, which knows nothing of reports. A worker is
+killed half-way. What it was doing then is in no report and is never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from curator_core import Pipeline, ProcessingStage, Resources, RunResult, Task, WorkerDiedError
+from curator_otel import OTelObserver, configure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest.importorskip("curator_xenna")
+pytestmark = pytest.mark.slow
+
+TASKS = 150
+LAST_WORDS = 8  # batches that the workers of an aborted run may have finished and not reported
+
+
+class Counts(ProcessingStage[Task[int], Task[int]]):
+    """Writes a line for each batch that it finishes, fails every tenth once, drops every seventh task."""
+
+    resources = Resources(cpus=0.25)
+    num_workers = 1
+    fusible = False
+    batch_size = 3
+    max_attempts = 2
+
+    def __init__(self, directory: Path, killed: Path | None = None) -> None:
+        self.directory = directory
+        self.killed = killed
+        self.tried: set[int] = set()
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int] | None]:
+        first = tasks[0].data
+        if self.killed is not None and first > TASKS // 2 and not self.killed.exists():
+            self.killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        fails = first % 10 == 0 and first not in self.tried
+        self.tried.add(first)
+        with (self.directory / f"{self.name}-{os.getpid()}").open("a") as file:
+            file.write(f"{len(tasks)} {'retried' if fails else 'done'}\n")
+        if fails:
+            raise ValueError("once")
+        return [task if task.data % 7 else None for task in tasks]
+
+
+def lines(directory: Path, stage: str) -> Counter[str]:
+    """Batches and tasks that a stage says it finished, and attempts that it failed."""
+    counts: Counter[str] = Counter()
+    for path in directory.glob(f"{stage}-*"):
+        for line in path.read_text().splitlines():
+            tasks, how = line.split()
+            counts[how] += 1
+            counts["tasks"] += int(tasks) * (how == "done")
+    return counts
+
+
+class Told:
+    """What a trace file and a metrics file say, by stage."""
+
+    def __init__(self, trace: Path, metrics: Path) -> None:
+        self.spans = [
+            {"name": span["name"], "took": int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])}
+            | {pair["key"]: self.value(pair["value"]) for pair in span["attributes"]}
+            for request in self.requests(trace)
+            for resource in request["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+        (*_, last) = self.requests(metrics)
+        self.metrics = {
+            metric["name"]: metric["sum"]["dataPoints"]
+            for resource in last["resourceMetrics"]
+            for scope in resource["scopeMetrics"]
+            for metric in scope["metrics"]
+            if "sum" in metric
+        }
+
+    @staticmethod
+    def requests(path: Path) -> Iterator[dict[str, Any]]:
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+    @staticmethod
+    def value(given: dict[str, Any]) -> Any:
+        ((kind, value),) = given.items()
+        return int(value) if kind == "intValue" else value
+
+    def below(self, prefix: str, stage: str) -> dict[str, int]:
+        """The sums over all spans of a stage whose attributes begin with a prefix."""
+        found = [span for span in self.spans if f"{prefix}.batches" in span and span["curator.stage.name"] == stage]
+        return {
+            "batches": sum(span[f"{prefix}.batches"] for span in found),
+            "retried": sum(span[f"{prefix}.attempts_retried"] for span in found),
+            "in": sum(span[f"{prefix}.tasks_in"] for span in found),
+            "out": sum(span[f"{prefix}.tasks_out"] for span in found),
+            "process_ns": sum(nanoseconds(span[f"{prefix}.process_time"]) for span in found),
+            "cpu_ns": sum(nanoseconds(span[f"{prefix}.cpu_time"]) for span in found),
+        }
+
+    def batches(self, stage: str) -> dict[str, int]:
+        """The sums over the spans of all batches: those that tell why they are in the sample are there twice."""
+        found = [
+            span
+            for span in self.spans
+            if span["name"] == f"process_batch {stage}" and "curator.batch.kept_as" not in span
+        ]
+        ended = [span for span in found if span["curator.outcome"] != "retried"]
+        return {
+            "batches": len(ended),
+            "retried": len(found) - len(ended),
+            "in": sum(span["curator.batch.tasks_in"] for span in ended),
+            "out": sum(span["curator.batch.tasks_out"] for span in ended),
+            "process_ns": sum(span["took"] for span in found),
+            "cpu_ns": sum(nanoseconds(span["curator.batch.cpu_time"]) for span in found),
+        }
+
+    def counters(self, stage: str) -> dict[str, int]:
+        """What the metrics say."""
+        count = {outcome: self.metric("curator.batch.count", stage, outcome) for outcome in ("ok", "failed", "retried")}
+        tasks = (self.metric("curator.task.count", stage, outcome) for outcome in ("out", "filtered", "failed"))
+        return {
+            "batches": count["ok"] + count["failed"],
+            "retried": count["retried"],
+            "in": sum(tasks),
+            "out": self.metric("curator.task.produced", stage),
+            "process_ns": nanoseconds(self.metric("curator.process.time", stage)),
+            "cpu_ns": nanoseconds(self.metric("curator.cpu.time", stage)),
+        }
+
+    def metric(self, name: str, stage: str, *outcome: str) -> Any:
+        for point in self.metrics[name]:
+            if [self.value(pair["value"]) for pair in point["attributes"]] == [stage, *outcome]:
+                return int(point["asInt"]) if "asInt" in point else point["asDouble"]
+        return 0
+
+
+def nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def accounts(result: RunResult, stage: str) -> dict[str, int]:
+    (did,) = [summary for summary in result.stages if summary.name == stage]
+    return {
+        "batches": did.batches,
+        "retried": did.attempts_retried,
+        "in": did.tasks_in,
+        "out": did.tasks_out,
+        "process_ns": nanoseconds(did.process_s),
+        "cpu_ns": nanoseconds(did.cpu_s),
+    }
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Any]:
+    from curator_xenna import XennaExecutor
+
+    with XennaExecutor({"bundle": False}) as shared:  # each of Xenna's calls is a batch: what was reported was returned
+        yield shared
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
+    written = tmp_path / "lines"
+    written.mkdir()
+    killed = tmp_path / "killed" if kills else None
+    stages = [Counts(written).with_(name="first"), Counts(written, killed).with_(name="second")]
+    tasks = [Task(data=number) for number in range(TASKS)]
+    trace, metrics = tmp_path / "trace.json", tmp_path / "metrics.json"
+    with configure(json_file=trace, json_metrics_file=metrics, set_global=False) as telemetry:
+        observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, detail="full")
+        try:
+            result, died = Pipeline("exact", stages).run(executor, tasks, observers=[observer]), False
+        except WorkerDiedError as error:  # before 0.4 a worker that dies ends the run
+            assert kills
+            assert isinstance(error.result, RunResult)
+            result, died = error.result, True
+    assert killed is None or killed.exists()
+    told = Told(trace, metrics)
+    for stage in ("first", "second"):
+        expected = accounts(result, stage)
+        assert expected["batches"]
+        assert told.batches(stage) == expected
+        assert told.below("curator.stage", stage) == expected
+        assert told.counters(stage) == expected
+        if any(span["name"] == f"window {stage}" for span in told.spans):
+            assert told.below("curator.window", stage) == expected
+        own = lines(written, stage)
+        unreported = own["done"] - expected["batches"]
+        if not died:
+            assert unreported == 0
+            assert own["tasks"] == expected["in"]
+            assert own["retried"] == expected["retried"]
+        assert 0 <= unreported <= LAST_WORDS * died
+    if not died:
+        assert told.below("curator.stage", "first")["in"] == TASKS
+        assert len(result) == sum(1 for number in range(TASKS) if number % 7)
