@@ -125,6 +125,16 @@ def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int])
     assert both.offset_ns("b") == one.offset_ns("b")
 
 
+@settings(deadline=None)
+@given(st.integers(0, S), st.integers(-S, S), latencies)
+def test_where_the_drivers_node_is_busy_more_is_noise(least: int, behind: int, trips: list[int]) -> None:
+    clocks = NodeClocks(HOME)
+    observe(clocks, HOME, 0, [least, 2 * S])
+    observe(clocks, FAR, behind, trips)
+    seen = behind + min(trips)
+    assert clocks.offset_ns(FAR) == (seen if abs(seen) > max(NOISE, 2 * least) else 0)
+
+
 # --- clocks that do not stay as they are ----------------------------------------------------------------
 
 
@@ -355,3 +365,22 @@ def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
     result = feed_through(Watch(), send, (0, 0))
     assert result.clock_offsets == {}
     assert "clocks" not in result.summary()
+
+
+# --- two raylets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behind", [0, 30])
+def test_a_cluster_of_two_nodes(run_script: Callable[..., Any], behind: int) -> None:
+    said = run_script("two_nodes.py", str(behind))
+    assert said["numbers"] == list(range(100))
+    assert said["home_worked"]
+    assert said["batches_away"] > 0
+    assert said["all_in_the_run"]  # also where a clock is 30 s behind: from the first batch on
+    if behind:
+        assert said["corrected"] == {"away": pytest.approx(30, abs=1)}
+        assert len(said["summary"]) == 1
+    else:  # they share a clock
+        assert said["corrected"] == {}
+        assert said["summary"] == []

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["NodeClocks"]
 
 _NEVER = 1 << 63  # longer than any trip
-_NOISE_NS = 5_000_000  # what busy nodes and slow networks may add even to the least of many trips
+_NOISE_NS = 5_000_000  # what a busy node or a slow network may add even to the least of many trips
 _MANY = 30  # trips, of which the least can be relied on
 _WINDOW_NS = 60_000_000_000  # a clock that runs fast by 50 ppm, as those left to themselves may, gains 3 ms in it
-# What one trip alone shows. None ends before it began, but while workers start it may well take long.
+# What one trip alone shows. None ends before it began; but on a busy machine some take more than 0.1 s.
 _AHEAD_NS = 100_000_000
 _BEHIND_NS = 1_000_000_000
 
@@ -30,9 +30,12 @@ class NodeClocks:
     """Learns by how much the nodes' clocks differ from that of the driver's node, and corrects reports.
 
     A node is corrected where it differs by more than 5 ms, once there were 30 trips from it; from its first trip on
-    where its clock is ahead by more than 100 ms, or behind by more than 1 s. So two nodes' times, once corrected, differ
-    by 5 ms at the most from what they would be by one clock, as long as the least trips take less. A clock that is set
-    back during the run is found out after one to two minutes, and one that is set forward at once.
+    where its clock is ahead by more than 100 ms, or behind by more than 1 s. Its times are then those of the driver's
+    node but for the least trip; those of a node that is left alone, but for that and 5 ms. A clock that is set back
+    during the run is found out after one to two minutes, and one that is set forward at once.
+
+    Trips from the driver's own node show how long they take and nothing else. Where even the least of them takes long,
+    because the driver's node has too much to do, nodes have to differ by twice that.
 
     Calls must come from one thread at a time.
 
@@ -45,6 +48,7 @@ class NodeClocks:
 
     def __init__(self, home: str) -> None:
         self._home = home
+        self._noise = _NOISE_NS
         self._trips: dict[str, _Trips] = {}
         self._offsets: dict[str, int] = {}  # only of nodes that are corrected: mostly there are none
         self.corrections: dict[str, float] = {}
@@ -57,13 +61,13 @@ class NodeClocks:
             sent_unix_ns: When it left, by that node's clock.
             received_unix_ns: When it arrived, by the clock of the driver's node.
         """
-        if node_id == self._home:
-            return
         trips = self._trips.get(node_id)
         if trips is None:
             trips = self._trips[node_id] = _Trips(received_unix_ns)
         trips.add(received_unix_ns - sent_unix_ns, received_unix_ns)
-        if trips.show_a_difference:
+        if node_id == self._home:
+            self._noise = max(_NOISE_NS, 2 * trips.least)
+        elif trips.show_more_than(self._noise):
             self._offsets[node_id] = trips.least
             self.corrections[node_id] = trips.least / 1e9
         else:
@@ -94,7 +98,7 @@ class NodeClocks:
 class _Trips:
     """The least of the latest trips from one node, in two windows: the old ones go when the next two are full.
 
-    A window is over after a minute, and not before it has had enough trips: that of a node that seldom reports is longer.
+    A window is over after a minute, and not before it has had enough trips: where a node seldom reports it is longer.
 
     Args:
         since: When the first trip ended.
@@ -120,9 +124,8 @@ class _Trips:
         """Of both windows, in nanoseconds; negative where the node's clock is ahead."""
         return min(self._before, self._now)
 
-    @property
-    def show_a_difference(self) -> bool:
-        """Whether what they say is beyond noise."""
+    def show_more_than(self, noise_ns: int) -> bool:
+        """Whether the node's clock certainly differs."""
         if self._before != _NEVER or self._count >= _MANY:
-            return abs(self.least) > _NOISE_NS
+            return abs(self.least) > noise_ns
         return not -_AHEAD_NS <= self.least <= _BEHIND_NS
