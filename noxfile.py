@@ -205,7 +205,7 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
     found = {}
     for python, xenna in NEWEST.items():
         if f"xenna-{xenna}" not in found and (path := environment(session, f"xenna-{xenna}", python)):
-            ours = from_tree(["curator-core[parallel,parquet]", "curator-xenna", "curator-otel"])
+            ours = from_tree(["curator-core[parallel,parquet]", "curator-xenna", "curator-otel[otlp]"])
             install_into(session, path, *ours, f"cosmos-xenna=={xenna}", "numpy")
             found[f"xenna-{xenna}"] = path
     for python in NEWEST:

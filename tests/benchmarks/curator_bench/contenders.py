@@ -143,11 +143,17 @@ def _ours(name: str, label: str, version: str, settings: dict[str, bool], **more
     return Contender(f"{name}@{version}", f"{label} ({version})", "ours", f"{XENNA}{version}", arguments, **more)  # type: ignore[arg-type]
 
 
+def _traced(version: str) -> Contender:
+    plain = _ours("ours-traced", "Curator on Xenna, traced", version, {}, only=("tiny",), always=True)
+    return replace(plain, arguments=(*plain.arguments, "--traced", "yes"))
+
+
 def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
     environment = f"{XENNA}{version}"
     found = [
         _ours("ours", "**Curator on Xenna**", version, {}, always=True),
         _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=("skew",), always=True),
+        _traced(version),
     ]
     if newest:  # neither is what anybody is held against: one version is enough
         found += [

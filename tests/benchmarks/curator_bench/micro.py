@@ -29,6 +29,7 @@ __all__ = ["NAMES"]
 NAMES = {
     "adapter_batch_of_one_us": "adapter, a batch of one, us",
     "adapter_task_at_1024_us": "adapter, a task in a batch of 1,024, us",
+    "telemetry_batch_us": "telemetry, a batch, us",
     "task_bytes": "framework's bytes on a task after ten stages",
     "bundled_task_bytes": "the same, where 64 tasks are pickled together",
     "import_pipeline_ms": "import of what a pipeline is written with, ms",
@@ -91,7 +92,45 @@ def ours() -> dict[str, float]:
     for number in range(STAGES - 1):  # one is behind them
         stage = adapter(Same().with_(name=f"Stage{number}"))
         travelled = [made for task in travelled for made in stage.process_batch([task])]
-    return _adapter_costs(adapter(Same()), adapter(SameBatch()), tasks) | _bytes(travelled, dumps)
+    costs = _adapter_costs(adapter(Same()), adapter(SameBatch()), tasks)
+    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps)
+
+
+def _telemetry_cost() -> float:
+    """Microseconds that the observer takes for a batch, once it has made the spans that it may."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
+    from curator_otel import OTelObserver
+
+    observer = OTelObserver(TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False))
+    run, stages = uuid.uuid4().hex, tuple(StageInfo(number, f"Stage{number}", "Stage") for number in range(3))
+    observer.on_run_start(RunInfo(run, "bench", "LocalExecutor", stages, time.time_ns()))
+    reports = [
+        BatchReport(
+            run,
+            number % 3,
+            f"Stage{number % 3}",
+            f"{number % 3}/{number // 3}",
+            "local",
+            "local",
+            1,
+            number // 3,
+            time.time_ns(),
+            1000,
+            Outcomes((str(number // 3),), {}),
+            parents=(f"{number % 3 - 1}/{number // 3}",) if number % 3 else (),
+        )
+        for number in range(60_000)
+    ]
+    found = []
+    for start in range(0, len(reports), 1000):
+        began = time.perf_counter()
+        for report in reports[start : start + 1000]:
+            observer.on_batch(report)
+        found.append(time.perf_counter() - began)
+    return round(median(found[len(found) // 2 :]) / 1000 * 1e6, 2)
 
 
 def nemo_curator() -> dict[str, float]:

@@ -249,6 +249,9 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
             times.faster("cpu-200", "nemo-xenna", 1.25, f"cpu, {on}: NeMo Curator on Xenna"),
             times.faster("payload-100", "nemo-xenna", 1.4, f"payload, {on}: NeMo Curator on Xenna"),
             times.within("payload-100", limits[version], 1.0, f"payload, {on}: by hand, fused"),
+            _Times(results, f"ours-traced@{version}").within(
+                "tiny-1000", [ours], 1.03, f"tiny, 1,000 tasks, traced, {on}: the same, not traced"
+            ),
             times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task a bundle"),
         ]
     local = _Times(results, "local-all")
@@ -280,6 +283,12 @@ def _adapter_targets(results: Results, versions: Sequence[str]) -> list[Target]:
             ),
             _at_most(f"{with_version}, a batch of one", one, 12, "us"),
             _at_most(f"{with_version}, a task in a batch of 1,024", many, 0.6, "us"),
+            _at_most(
+                f"telemetry in-process, environment of Xenna {version}, a batch",
+                results.value("micro", f"ours@{version}", "telemetry_batch_us"),
+                3,
+                "us",
+            ),
         ]
     return found
 

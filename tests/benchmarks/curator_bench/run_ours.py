@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_bench.harness import Work
+from curator_bench.harness import SCRATCH, Work
 from curator_core import EmptyTask, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
-    from curator_core import BaseExecutor
+    from curator_core import BaseExecutor, RunObserver
 
-OPTIONS = (("--executor", "xenna"), ("--settings", "{}"))
+OPTIONS = (("--executor", "xenna"), ("--settings", "{}"), ("--traced", ""))
 
 
 class StepStage(ProcessingStage[Task[Any], Task[Any]]):
@@ -72,8 +74,20 @@ def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
     def executor() -> BaseExecutor:
         return XennaExecutor(settings) if given.executor == "xenna" else LocalExecutor(**settings)
 
+    observers = [_telemetry()] if given.traced else []
+
     def go() -> list[Any]:
         initial = None if work.source else [Task(data=payload) for payload in work.inputs]
-        return [task.data for task in pipeline_of(work).run(executor(), initial_tasks=initial)]
+        done = pipeline_of(work).run(executor(), initial_tasks=initial, observers=observers)
+        return [task.data for task in done]
 
     return go
+
+
+def _telemetry() -> RunObserver:
+    """The SDK set up, and a file that spans and metrics go to; delivered when the process ends."""
+    from curator_otel import OTelObserver, configure
+
+    scratch = Path(os.environ[SCRATCH])
+    telemetry = configure(json_file=scratch / "trace.json", json_metrics_file=scratch / "metrics.json")
+    return OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
