@@ -21,6 +21,7 @@ def python(code: str, *args: str) -> str:
 
 def test_public_names():
     assert curator_otel.__all__ == [
+        "Drawn",
         "OTelObserver",
         "Recovered",
         "Replayed",
@@ -31,6 +32,7 @@ def test_public_names():
         "render_tree",
         "replay",
         "slowest_stage",
+        "to_perfetto",
     ]
     for name in curator_otel.__all__:
         assert hasattr(curator_otel, name)

@@ -12,12 +12,14 @@ so, and imports it then. Every name that is emitted is in `curator_otel.conventi
 
 from curator_otel.__about__ import __version__
 from curator_otel.observer import OTelObserver
+from curator_otel.perfetto import Drawn, to_perfetto
 from curator_otel.recovery import Recovered, recover
 from curator_otel.replay import Replayed, replay
 from curator_otel.setup import Telemetry, configure
 from curator_otel.tree import render_tree, slowest_stage
 
 __all__ = [
+    "Drawn",
     "OTelObserver",
     "Recovered",
     "Replayed",
@@ -28,4 +30,5 @@ __all__ = [
     "render_tree",
     "replay",
     "slowest_stage",
+    "to_perfetto",
 ]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a trace file as ``configure(json_file=…)`` writes it: OTLP as JSON, a request a line.
+
+It needs no OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["FileEvent", "FileSpan", "SpanKey", "read_trace"]
+
+_ERROR = (2, "STATUS_CODE_ERROR")
+
+
+class SpanKey(NamedTuple):
+    """What tells a span from all others: ids in hex; the span's is empty where there is none."""
+
+    trace_id: str
+    span_id: str
+
+
+class FileEvent(NamedTuple):
+    """An event of a span.
+
+    Attributes:
+        name: Its name.
+        time: When it was, in nanoseconds since the Unix epoch.
+        attributes: What it says.
+    """
+
+    name: str
+    time: int
+    attributes: dict[str, Any]
+
+
+@dataclass(slots=True)
+class FileSpan:
+    """A span of the file.
+
+    Attributes:
+        key: Its ids.
+        parent: Those of the span above it.
+        name: Its name.
+        start: When it began, in nanoseconds since the Unix epoch; 0 where it does not say so.
+        end: When it ended, likewise.
+        attributes: What it says.
+        failed: Whether its status is an error.
+        message: What its status says.
+        links: The spans that it is linked to; they may be in no file.
+        events: What happened in it.
+        children: The spans below it, in the order of the file.
+    """
+
+    key: SpanKey
+    parent: SpanKey
+    name: str
+    start: int
+    end: int
+    attributes: dict[str, Any]
+    failed: bool
+    message: str
+    links: tuple[SpanKey, ...]
+    events: tuple[FileEvent, ...]
+    children: list[FileSpan] = field(default_factory=list)
+
+
+def read_trace(path: Path) -> list[FileSpan]:
+    """The spans of a file that have no parent in it, each with those below it; in the order of the file.
+
+    Raises:
+        DataError: The file cannot be read, or is no trace.
+    """
+    by_key = {span.key: span for span in _spans(path)}  # one that was written again counts once
+    roots: list[FileSpan] = []
+    for span in by_key.values():
+        above = by_key.get(span.parent) if span.parent.span_id else None
+        (roots if above is None else above.children).append(span)
+    return roots
+
+
+def _spans(path: Path) -> Iterator[FileSpan]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            spans = [_span(raw) for raw in _raw_spans(json.loads(line))]
+        except (ValueError, TypeError, AttributeError, KeyError) as exc:
+            raise DataError(
+                "this is no trace",
+                field=f"{path}:{number}",
+                given=line,
+                expected="an OTLP request as JSON on each line",
+                hint="a line that breaks off means that the disk was full or the process was killed",
+            ) from exc
+        yield from spans
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(
+            f"the trace file cannot be read: {exc}",
+            field=str(path),
+            expected="a file that configure(json_file=…) wrote",
+            hint="flush or shut down the telemetry before you read it",
+        ) from exc
+
+
+def _raw_spans(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for resource in request.get("resourceSpans", ()):
+        for scope in resource.get("scopeSpans", ()):
+            yield from scope.get("spans", ())
+
+
+def _span(raw: dict[str, Any]) -> FileSpan:
+    status = raw.get("status") or {}
+    trace_id = raw.get("traceId", "")
+    return FileSpan(
+        key=SpanKey(trace_id, raw.get("spanId", "")),
+        parent=SpanKey(trace_id, raw.get("parentSpanId", "")),
+        name=raw.get("name", ""),
+        start=int(raw.get("startTimeUnixNano", 0)),
+        end=int(raw.get("endTimeUnixNano", 0)),
+        attributes=_attributes(raw),
+        failed=status.get("code") in _ERROR,
+        message=status.get("message", ""),
+        links=tuple(SpanKey(link.get("traceId", ""), link.get("spanId", "")) for link in raw.get("links", ())),
+        events=tuple(
+            FileEvent(event.get("name", ""), int(event.get("timeUnixNano", 0)), _attributes(event))
+            for event in raw.get("events", ())
+        ),
+    )
+
+
+def _attributes(raw: dict[str, Any]) -> dict[str, Any]:
+    return {pair["key"]: _value(pair.get("value") or {}) for pair in raw.get("attributes", ())}
+
+
+def _value(value: dict[str, Any]) -> Any:
+    for kind, shown in value.items():
+        if kind == "intValue":
+            return int(shown)
+        if kind == "arrayValue":
+            return [_value(item) for item in shown.get("values", ())]
+        return shown
+    return None
