@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
 
-from curator_core import ConfigurationError, Pipeline, ProcessingStage, StagePerfStats, Task, processing_stage
+from curator_core import (
+    ConfigurationError,
+    DataError,
+    Pipeline,
+    ProcessingStage,
+    StagePerfStats,
+    Task,
+    processing_stage,
+)
 from curator_otel import Replayed, replay
 
 SECOND = 1_000_000_000
@@ -94,12 +103,65 @@ def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory):
     assert (root.start_time, root.end_time) == (T0, T0 + SECOND)
 
 
-@pytest.mark.parametrize("tasks", [[], [FinishedTask()], [FinishedTask(StagePerfStats("a", 1.0))]])
-def test_without_a_start_time_there_is_no_trace(memory, tasks):
-    replayed = replay(tasks, memory.tracer_provider)
-    assert replayed.trace_id == ""
-    assert replayed.batches == replayed.batches_without_start
+@pytest.mark.parametrize("tasks", [[], [FinishedTask()]])
+def test_without_a_batch_there_is_no_trace(memory, tasks):
+    assert replay(tasks, memory.tracer_provider) == Replayed("", 0, 0)
     assert not memory.spans
+
+
+def test_without_a_start_time_the_spans_carry_the_sums_and_have_no_length(memory):
+    before = time.time_ns()
+    replayed = replay([FinishedTask(StagePerfStats("a", 1.5, batch_id="0/0"))], memory.tracer_provider)
+    assert replayed[1:] == (1, 1)
+    assert memory.names() == {"run replay": 1, "00 a": 1}
+    for name in ("run replay", "00 a"):
+        span = memory.one(name)
+        assert before <= span.start_time == span.end_time <= time.time_ns()
+        assert span.attributes["curator.batches_without_start"] == 1
+    assert memory.one("00 a").attributes["curator.stage.process_time"] == 1.5
+
+
+@dataclasses.dataclass
+class TheirStats:
+    """As NeMo Curator 1.4 has them."""
+
+    stage_name: str
+    process_time: float = 0.0
+    actor_idle_time: float = 0.0
+    input_data_size_mb: float = 0.0
+    num_items_processed: int = 0
+    custom_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class TheirTask:
+    """A task of NeMo Curator: all that replay looks at."""
+
+    def __init__(self, *perf: TheirStats) -> None:
+        self._stage_perf = list(perf)
+
+
+def test_nemo_curators_tasks_are_replayed_without_their_faults(memory):
+    shared = TheirStats("Read", 2.0, 0.5, 3 / 2**20, 3, {"files": 1.0})
+    copied = dataclasses.replace(shared, custom_metrics={"files": 1.0})  # as it comes out of another process
+    other = TheirStats("Read", 2.25, 0.5, 1 / 2**20, 1)
+    tasks = [TheirTask(perf, TheirStats("Filter", 0.001 * n, 0.0, 0.0, 1)) for n, perf in
+             enumerate([shared, shared, copied, other])]  # fmt: skip
+    replayed = replay(tasks, memory.tracer_provider)
+    assert replayed[1:] == (6, 6)  # two of one stage, four of the other
+    assert memory.names() == {"run replay": 1, "00 Read": 1, "01 Filter": 1}
+    read = memory.one("00 Read").attributes
+    assert read["curator.stage.batches"] == 2
+    assert read["curator.stage.process_time"] == 4.25
+    assert read["curator.stage.idle_time"] == 1.0
+    assert read["curator.stage.items"] == 4
+    assert "curator.stage.tasks_in" not in read
+    assert memory.one("run replay").attributes["curator.slowest.stage"] == "Read"
+    assert not any("bytes" in name for span in memory.spans for name in span.attributes)
+
+
+def test_what_is_no_task_is_refused():
+    with pytest.raises(DataError, match="no task"):
+        replay([object()])
 
 
 def test_what_tasks_do_not_know_is_left_out(memory):

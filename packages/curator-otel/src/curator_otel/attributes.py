@@ -71,14 +71,34 @@ def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
     return attributes
 
 
-def run_totals(stages: Sequence[StageInfo], totals: Sequence[StageTotals]) -> Attributes:
-    """What a run's stages did."""
-    attributes: Attributes = {names.RUN_BATCHES: sum(did.batches for did in totals)}
+def run_totals(stages: Sequence[StageInfo], totals: Sequence[StageTotals], fed: int | None) -> Attributes:
+    """What a run's stages did.
+
+    Args:
+        stages: The stages.
+        totals: What each did.
+        fed: Tasks that the first was to have, where that is known.
+    """
+    attributes: Attributes = {
+        names.RUN_BATCHES: sum(did.batches for did in totals),
+        names.RUN_UNREPORTED: _unreported(totals, fed),
+    }
     slowest = max(range(len(totals)), key=lambda index: totals[index].process_ns, default=None)
     if slowest is not None and totals[slowest].process_ns:
         attributes[names.SLOWEST_STAGE] = cut(stages[slowest].name)
         attributes[names.SLOWEST_TIME] = totals[slowest].process_ns / 1e9
     return attributes
+
+
+def _unreported(totals: Sequence[StageTotals], fed: int | None) -> int:
+    """What was handed on and has not been reported by the stage that was to have it."""
+    missing, handed_on = 0, fed
+    for did in totals:
+        came = did.passed + did.filtered + did.failed
+        if handed_on is not None:
+            missing += max(0, handed_on - came)
+        handed_on = did.out
+    return missing
 
 
 def result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attributes:

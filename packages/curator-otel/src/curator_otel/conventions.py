@@ -163,6 +163,13 @@ RUN_BATCHES = _attribute("curator.run.batches", "int", _RUN, "Batches that ended
 RUN_UNACCOUNTED = _attribute(
     "curator.run.unaccounted", "string[]", _RUN, "Where the counts do not add up, in words; at most 16."
 )
+RUN_UNREPORTED = _attribute(
+    "curator.run.tasks_unreported",
+    "int",
+    _RUN,
+    "Tasks that no stage has reported on: in flight when the run ended early, or lost with a worker. 0 on a good run.",
+    unit="{task}",
+)
 RUN_REPLAYED = _attribute(
     "curator.run.replayed",
     "boolean",

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace made afterwards, from what finished tasks carry with them.
+"""A trace made afterwards, from what finished tasks carry with them: ours, or NeMo Curator's.
 
-Tasks know less than reports do: batches that output nothing or failed left no task, and outcomes, attempts
-and CPU time are not on record. What is not known is left out of the spans, never guessed.
+Tasks know less than reports do: batches that output nothing or failed left no task, and outcomes, attempts and CPU time
+are not on record. What is not known is left out of the spans, never guessed. NeMo Curator's know less still: not when a
+batch began, nor which of two equal records were one; and what they call its size in MB is a count of items.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
 
+from curator_core.errors import DataError
 from curator_core.perf import BYTES_PER_MB
 from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
 from curator_otel import conventions as names
@@ -21,15 +24,13 @@ from curator_otel.spans import RunTrace, TraceSettings
 from curator_otel.totals import StageTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from curator_core.perf import StagePerfStats
-    from curator_core.task import Task
+    from collections.abc import Hashable, Iterable, Sequence
 
 __all__ = ["Replayed", "replay"]
 
-# What the tasks do not know about a batch, and so about a stage.
+# What the tasks do not know about a batch, and so about a stage and the run.
 _UNKNOWN = (
+    names.RUN_UNREPORTED,
     names.BATCH_SEQUENCE,
     names.BATCH_ATTEMPT,
     names.BATCH_GROUP,
@@ -53,7 +54,7 @@ class Replayed(NamedTuple):
     """What `replay` found.
 
     Attributes:
-        trace_id: The trace, as 32 hex digits; empty where nothing was written.
+        trace_id: The trace, as 32 hex digits; empty where the tasks went through no batch.
         batches: Batches that the tasks went through, each counted once.
         batches_without_start: How many of them do not say when they began. They are counted on their stage,
             and have no span.
@@ -65,53 +66,123 @@ class Replayed(NamedTuple):
 
 
 def replay(
-    tasks: Iterable[Task[object]],
+    tasks: Iterable[object],
     tracer_provider: trace.TracerProvider | None = None,
     pipeline_name: str = "replay",
     *,
     max_spans: int = 1500,
 ) -> Replayed:
-    """Write the spans of a finished run, from the ``stage_perf`` of its tasks alone.
+    """Write the spans of a finished run, from what its tasks know of it alone.
+
+    Batches that do not say when they began have no span, and count on that of their stage. Where none says so, as in
+    NeMo Curator's tasks, the spans of the run and its stages have no length and the time of the replay: they carry the
+    sums.
 
     Args:
-        tasks: The tasks that came out of a run, or some of them.
+        tasks: The tasks that came out of a run, or some of them: with ``stage_perf``, or NeMo Curator's with
+            ``_stage_perf``.
         tracer_provider: Who makes the spans; None for the global one.
         pipeline_name: The name in the run's span.
         max_spans: As for `OTelObserver`.
 
     Returns:
-        The trace, and how many batches it was made of. Without a single start time there is no trace.
+        The trace, and how many batches it was made of.
 
     Raises:
         ConfigurationError: A limit that makes no sense.
+        DataError: An object among the tasks is none.
     """
     check_max_spans(max_spans)
     history = _History(tasks)
+    if not history.batches:
+        return Replayed("", 0, 0)
     known = sorted((batch for batch in history.batches if batch.start_unix_ns), key=lambda b: b.start_unix_ns)
-    untimed = len(history.batches) - len(known)
-    if not known:
-        return Replayed("", len(history.batches), untimed)
+    start = known[0].start_unix_ns if known else time.time_ns()
     infos = tuple(StageInfo(index, name, "") for index, name in enumerate(history.stages))
-    run = RunInfo(os.urandom(16).hex(), pipeline_name, "", infos, known[0].start_unix_ns)
-    tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+    run = RunInfo(os.urandom(16).hex(), pipeline_name, "", infos, start)
     totals = [StageTotals() for _ in infos]
+    tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
     written = RunTrace(tracer, run, totals, parent_context(os.environ), TraceSettings(max_spans))
     for batch in known:
         written.batch(batch, totals[batch.stage_index].add(batch), _UNKNOWN)
-    without = [0] * len(infos)
-    for batch in history.batches:
-        totals[batch.stage_index].startup_ns += batch.startup_ns
-        if not batch.start_unix_ns:
-            last = totals[batch.stage_index].last_ns
-            totals[batch.stage_index].add(batch)
-            totals[batch.stage_index].last_ns = last  # it does not say when it was
-            without[batch.stage_index] += 1
+    without = _add_untimed(history.batches, totals)
     for index, count in enumerate(without):
+        if not known:
+            written.begin_stage(index, start)
         written.add_to_stage(index, {names.WITHOUT_START: count})
     written.end_stages(_UNKNOWN)
-    written.root.set_attributes({names.RUN_REPLAYED: True, names.WITHOUT_START: untimed})
-    written.end(max(batch.end_unix_ns for batch in known))
-    return Replayed(f"{written.root.get_span_context().trace_id:032x}", len(history.batches), untimed)
+    written.root.set_attributes({names.RUN_REPLAYED: True, names.WITHOUT_START: sum(without)})
+    written.end(max((batch.end_unix_ns for batch in known), default=start), unknown=_UNKNOWN)
+    return Replayed(written.trace_id, len(history.batches), sum(without))
+
+
+def _add_untimed(batches: Iterable[BatchReport], totals: Sequence[StageTotals]) -> list[int]:
+    """Enter the batches that do not say when they were; how many there are of each stage."""
+    without = [0] * len(totals)
+    for batch in batches:
+        did = totals[batch.stage_index]
+        did.startup_ns += batch.startup_ns
+        if not batch.start_unix_ns:
+            last = did.last_ns
+            did.add(batch)
+            did.last_ns = last
+            without[batch.stage_index] += 1
+    return without
+
+
+class _Record(NamedTuple):
+    """What a task knows of one batch."""
+
+    key: Hashable  # the same for all tasks of the batch
+    stage_name: str
+    batch_id: str
+    worker_id: str
+    node_id: str
+    start_unix_ns: int
+    process_time: float
+    idle_time: float
+    startup_time: float
+    in_bytes: int
+    num_items: int
+    metrics: dict[str, float | str]
+
+
+def _records(task: object) -> list[_Record]:
+    for name, read in (("stage_perf", _ours), ("_stage_perf", _nemo_curators)):
+        if hasattr(task, name):
+            return [read(perf) for perf in getattr(task, name)]
+    raise DataError(
+        "this is no task",
+        given=task,
+        expected="objects with stage_perf, or NeMo Curator's with _stage_perf",
+        hint="give the list of tasks that a run returned",
+    )
+
+
+def _ours(perf: Any) -> _Record:
+    return _Record(
+        (perf.stage_name, perf.batch_id, perf.start_time_unix_ns),
+        perf.stage_name,
+        perf.batch_id,
+        perf.worker_id,
+        perf.node_id,
+        perf.start_time_unix_ns,
+        perf.process_time,
+        perf.actor_idle_time,
+        perf.startup_time,
+        round(perf.input_data_size_mb * BYTES_PER_MB),
+        perf.num_items_processed,
+        dict(perf.custom_metrics),
+    )
+
+
+def _nemo_curators(perf: Any) -> _Record:
+    """Without its size, which is none. All tasks of a batch hold one record, or copies that travelled."""
+    metrics = dict(getattr(perf, "custom_metrics", None) or {})
+    # Two batches whose times agree to the last bit of both doubles would be taken for one.
+    key = (perf.stage_name, perf.process_time, perf.actor_idle_time, perf.num_items_processed, repr(metrics))
+    idle, items = float(perf.actor_idle_time), int(perf.num_items_processed)
+    return _Record(key, perf.stage_name, "", "", "", 0, float(perf.process_time), idle, 0.0, 0, items, metrics)
 
 
 class _History:
@@ -122,44 +193,43 @@ class _History:
         batches: The batches.
     """
 
-    def __init__(self, tasks: Iterable[Task[object]]) -> None:
+    def __init__(self, tasks: Iterable[object]) -> None:
         first_seen: dict[str, int] = {}
-        stats: dict[tuple[str, str, int], StagePerfStats] = {}
-        parents: dict[tuple[str, str, int], dict[str, None]] = {}
+        records: dict[Hashable, _Record] = {}
+        parents: dict[Hashable, dict[str, None]] = {}
         for task in tasks:
             before = ""
-            for position, perf in enumerate(task.stage_perf):
-                key = (perf.stage_name, perf.batch_id, perf.start_time_unix_ns)
-                first_seen[perf.stage_name] = max(position, first_seen.get(perf.stage_name, 0))
+            for position, record in enumerate(_records(task)):
+                first_seen[record.stage_name] = max(position, first_seen.get(record.stage_name, 0))
                 # All tasks of a batch share its statistics: they are counted once.
-                stats.setdefault(key, perf)
+                records.setdefault(record.key, record)
                 if before:
-                    parents.setdefault(key, {})[before] = None
-                before = perf.batch_id
+                    parents.setdefault(record.key, {})[before] = None
+                before = record.batch_id
         self.stages = sorted(first_seen, key=lambda name: first_seen[name])
         index = {name: number for number, name in enumerate(self.stages)}
         self.batches = [
-            _report(perf, index[perf.stage_name], tuple(parents.get(key, ()))) for key, perf in stats.items()
+            _report(record, index[record.stage_name], tuple(parents.get(key, ()))) for key, record in records.items()
         ]
 
 
-def _report(perf: StagePerfStats, stage_index: int, parents: Sequence[str]) -> BatchReport:
+def _report(record: _Record, stage_index: int, parents: tuple[str, ...]) -> BatchReport:
     return BatchReport(
         run_id="",
         stage_index=stage_index,
-        stage_name=perf.stage_name,
-        batch_id=perf.batch_id,
-        worker_id=perf.worker_id,
-        node_id=perf.node_id,
+        stage_name=record.stage_name,
+        batch_id=record.batch_id,
+        worker_id=record.worker_id,
+        node_id=record.node_id,
         pid=0,
-        sequence=0 if perf.startup_time else 1,  # a worker's first batch carries its set-up time
-        start_unix_ns=perf.start_time_unix_ns,
-        duration_ns=round(perf.process_time * 1e9),
+        sequence=0 if record.startup_time else 1,  # a worker's first batch carries its set-up time
+        start_unix_ns=record.start_unix_ns,
+        duration_ns=round(record.process_time * 1e9),
         inputs=Outcomes((), {}),
-        idle_ns=round(perf.actor_idle_time * 1e9),
-        startup_ns=round(perf.startup_time * 1e9),
-        parents=tuple(parents),
-        in_bytes=round(perf.input_data_size_mb * BYTES_PER_MB),
-        num_items=perf.num_items_processed,
-        metrics=dict(perf.custom_metrics),
+        idle_ns=round(record.idle_time * 1e9),
+        startup_ns=round(record.startup_time * 1e9),
+        parents=parents,
+        in_bytes=record.in_bytes,
+        num_items=record.num_items,
+        metrics=record.metrics,
     )

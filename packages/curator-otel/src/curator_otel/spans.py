@@ -105,6 +105,7 @@ class RunTrace:
     ) -> None:
         self._writer = SpanWriter(tracer, messages=settings.messages)
         self._infos = run.stages
+        self._fed = run.num_source_tasks
         self._totals = totals
         self._budget = SpanBudget(settings.max_spans, len(run.stages))
         self._windows = [StageWindow(did) for did in totals]
@@ -160,7 +161,7 @@ class RunTrace:
         if not self.recording:
             return None
         index = report.stage_index
-        stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
+        stage = self._stages[index] or self.begin_stage(index, report.start_unix_ns)
         if report.error is not None:  # a mere repeat of a batch has none
             stage.error_type = report.error.type
         kept_as = self._budget.admit_batch(report)
@@ -175,7 +176,7 @@ class RunTrace:
         if not self.recording or (report.event == "ended" and report.error is None):
             return
         index = report.stage_index
-        stage = self._stages[index] or self._begin_stage(index, report.start_unix_ns)
+        stage = self._stages[index] or self.begin_stage(index, report.start_unix_ns)
         if report.event == "setup_failed":
             stage.error_type = report.error.type if report.error else ""
         if not self._budget.admit_worker(index, failed=report.error is not None):
@@ -204,7 +205,8 @@ class RunTrace:
                 self._close_window(index)
             window.due_ns = now_ns + round(plan.length_s((now_ns - self.start_ns) / 1e9) * 1e9)
 
-    def _begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> _Stage:
+    def begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> _Stage:
+        """Begin the span of a stage, where no report does so."""
         stage = self._stages[index] = _Stage(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
         return stage
 
@@ -287,16 +289,25 @@ class RunTrace:
         if stage is not None:
             stage.span.set_attributes(attributes)
 
-    def end(self, now_unix_ns: int, result: RunResult | None = None, error: BaseException | None = None) -> None:
+    def end(
+        self,
+        now_unix_ns: int,
+        result: RunResult | None = None,
+        error: BaseException | None = None,
+        unknown: Collection[str] = (),
+    ) -> None:
         """Write the run.
 
         Args:
             now_unix_ns: When it ended.
             result: What came of it, where that is known.
             error: What ended it early.
+            unknown: As in `batch`.
         """
         root = self.root
-        root.set_attributes(run_totals(self._infos, self._totals) | {names.SPANS_LEFT_OUT: self.left_out})
+        told = run_totals(self._infos, self._totals, self._fed)
+        root.set_attributes({name: value for name, value in told.items() if name not in unknown})
+        root.set_attribute(names.SPANS_LEFT_OUT, self.left_out)
         if result is not None:
             root.set_attributes(result_attributes(result, self._totals))
         if error is not None:
@@ -328,7 +339,7 @@ class RunTrace:
         for index, found in enumerate(resumed.stages):
             if found is not None:
                 span_id, start_unix_ns = found
-                self._begin_stage(index, start_unix_ns, span_id)
+                self.begin_stage(index, start_unix_ns, span_id)
 
 
 _REMEMBERED = 8  # windows that were closed last, and that an exporter may not have sent when the driver was killed
