@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from curator_core import ConfigurationError, Pipeline, Task, processing_stage
-from curator_otel import OTelObserver
+from curator_otel import OTelObserver, configure, render_tree
 from curator_otel.detail import SPANS_LIMIT
 
 
@@ -73,6 +73,15 @@ def test_each_window_has_its_own(memory, script):
     assert len(detail(memory)) == 2  # they have left, though the run goes on
     observer.on_run_end(script.result(), None)
     assert [root.attributes["curator.window.number"] for root, _ in detail(memory)] == [0, 1]
+
+
+def test_the_tree_counts_them(script, tmp_path):
+    path = tmp_path / "trace.json"
+    with configure(json_file=path, set_global=False) as telemetry:
+        script.play(OTelObserver(telemetry.tracer_provider, detail="full"), script.batch(0, 0), script.batch(1, 0))
+    run, details = render_tree(path).split("\n\n")
+    assert run.startswith("run by_hand")
+    assert details == "in traces of their own: 2 batches in 2 windows"
 
 
 def test_without_being_asked_there_are_none(memory, script):

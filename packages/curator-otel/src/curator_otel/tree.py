@@ -6,23 +6,22 @@ It reads what ``configure(json_file=…)`` writes: OTLP as JSON, a request a lin
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from curator_core.errors import DataError
 from curator_core.verdict import Verdict
 from curator_otel import conventions as names
+from curator_otel.tracefile import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+    from curator_otel.tracefile import FileSpan
+
 __all__ = ["render_tree", "slowest_stage"]
 
-_ERROR = 2  # STATUS_CODE_ERROR
 _STARTED = names.STARTED_SPAN.format(pipeline="")
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -38,7 +37,11 @@ def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
         DataError: The file cannot be read, or is no trace.
     """
     blocks = []
-    for root in _read(Path(path)):
+    roots = _read(Path(path))
+    details = [root for root in roots if names.WINDOW_NUMBER in root.attributes]
+    for root in roots:
+        if root in details:
+            continue
         lines = list(_lines(root, max_children))
         slowest = root.attributes.get(names.SLOWEST_STAGE)
         if slowest:
@@ -48,10 +51,13 @@ def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
             lines.append(f"slowest stage: {slowest}, {_duration(seconds)} in its code{share}")
         lines += _verdict(root)
         blocks.append("\n".join(lines))
+    if details:
+        batches = sum(len(root.children) for root in details)
+        blocks.append(f"in traces of their own: {batches:,} batches in {len(details):,} windows")
     return "\n\n".join(blocks) if blocks else "no spans"
 
 
-def _verdict(root: _Span) -> list[str]:
+def _verdict(root: FileSpan) -> list[str]:
     known = root.attributes
     if names.BOTTLENECK_KIND not in known:
         return []  # replayed, or of another program
@@ -74,116 +80,33 @@ def slowest_stage(path: str | PathLike[str]) -> str | None:
     return next((str(name) for name in reversed(found) if name), None)
 
 
-@dataclass(slots=True)
-class _Span:
-    """A span of the file."""
-
-    trace_id: str
-    span_id: str
-    parent_id: str
-    name: str
-    start: int
-    end: int
-    attributes: dict[str, Any]
-    failed: bool
-    message: str
-    children: list[_Span] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        return (self.end - self.start) / 1e9
+def _read(path: Path) -> list[FileSpan]:
+    """The traces of a file, each by its first span; below one, stages are in order, and the rest oldest first."""
+    roots = read_trace(path)
+    ended = {root.key.trace_id for root in roots if names.RUN_STAGES in root.attributes}
+    return _in_order([root for root in roots if not (_says_started(root) and root.key.trace_id in ended)])
 
 
-# --- reading ------------------------------------------------------------------------------------------------
+def _in_order(spans: list[FileSpan]) -> list[FileSpan]:
+    for span in spans:
+        span.children = _in_order([child for child in span.children if not _says_started(child)])
+    return sorted(spans, key=_place)
 
 
-def _read(path: Path) -> list[_Span]:
-    """The spans of a file without a parent in it, each with its children: stages in order, the rest oldest first."""
-    spans = (_span(raw) for request in _requests(path) for raw in _raw_spans(request))
-    by_id = {span.span_id: span for span in spans}  # what `recover` wrote again counts once
-    ended = {span.trace_id for span in by_id.values() if names.RUN_STAGES in span.attributes}
-    roots: list[_Span] = []
-    for span in sorted(by_id.values(), key=_place):
-        if _says_started(span) and span.trace_id in ended:
-            continue
-        above = by_id.get(span.parent_id)
-        (roots if above is None else above.children).append(span)
-    return roots
-
-
-def _says_started(span: _Span) -> bool:
-    return span.name.startswith(_STARTED)
-
-
-def _place(span: _Span) -> tuple[int, int, int]:
+def _place(span: FileSpan) -> tuple[int, int, int]:
     """Stages by their position, since they overlap; everything else by time."""
     is_stage = span.name.startswith(f"{span.attributes.get(names.STAGE_INDEX, -1):02d} ")
     return (span.attributes[names.STAGE_INDEX] if is_stage else -1, span.start, -span.end)
 
 
-def _requests(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(
-            f"the trace file cannot be read: {exc}",
-            field=str(path),
-            expected="a file that configure(json_file=…) wrote",
-            hint="flush or shut down the telemetry before you read it",
-        ) from exc
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            request = json.loads(line)
-        except ValueError:
-            request = None
-        if not isinstance(request, dict):
-            raise DataError(
-                "this is no trace",
-                field=f"{path}:{number}",
-                given=line,
-                expected="an OTLP request as JSON on each line",
-                hint="a line that breaks off means that the disk was full or the process was killed",
-            )
-        yield request
-
-
-def _raw_spans(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for resource in request.get("resourceSpans", ()):
-        for scope in resource.get("scopeSpans", ()):
-            yield from scope.get("spans", ())
-
-
-def _span(raw: dict[str, Any]) -> _Span:
-    status = raw.get("status") or {}
-    return _Span(
-        trace_id=raw.get("traceId", ""),
-        span_id=raw.get("spanId", ""),
-        parent_id=raw.get("parentSpanId", ""),
-        name=raw.get("name", ""),
-        start=int(raw.get("startTimeUnixNano", 0)),
-        end=int(raw.get("endTimeUnixNano", 0)),
-        attributes={pair["key"]: _value(pair.get("value") or {}) for pair in raw.get("attributes", ())},
-        failed=status.get("code") in (_ERROR, "STATUS_CODE_ERROR"),
-        message=status.get("message", ""),
-    )
-
-
-def _value(value: dict[str, Any]) -> Any:
-    for kind, shown in value.items():
-        if kind == "intValue":
-            return int(shown)
-        if kind == "arrayValue":
-            return [_value(item) for item in shown.get("values", ())]
-        return shown
-    return None
+def _says_started(span: FileSpan) -> bool:
+    return span.name.startswith(_STARTED)
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def _lines(span: _Span, max_children: int, depth: int = 0) -> Iterator[str]:
+def _lines(span: FileSpan, max_children: int, depth: int = 0) -> Iterator[str]:
     yield _describe(span)
     windows = [child for child in span.children if names.WINDOW_BATCHES in child.attributes]
     others = [child for child in span.children if names.WINDOW_BATCHES not in child.attributes]
@@ -199,32 +122,32 @@ def _lines(span: _Span, max_children: int, depth: int = 0) -> Iterator[str]:
         yield f"└─ {hidden}"
 
 
-def _choose(spans: list[_Span], most: int) -> list[_Span]:
+def _choose(spans: list[FileSpan], most: int) -> list[FileSpan]:
     if len(spans) <= most:
         return spans
-    ranked = sorted(spans, key=lambda span: (not span.failed, -span.seconds))[:most]
+    ranked = sorted(spans, key=lambda span: (not span.failed, -_seconds(span)))[:most]
     chosen = {id(span) for span in ranked}
     return [span for span in spans if id(span) in chosen]
 
 
-def _windows(windows: list[_Span]) -> str:
+def _windows(windows: list[FileSpan]) -> str:
     """How busy a stage was as time went on: a bar for each window, as high as its workers were at work in it."""
     if not windows:
         return ""
-    busy = [float(window.attributes[names.WINDOW_PROCESS_TIME]) / (window.seconds or 1) for window in windows]
+    busy = [float(window.attributes[names.WINDOW_PROCESS_TIME]) / (_seconds(window) or 1) for window in windows]
     highest = max(busy) or 1
     bars = "".join(_BARS[round(height / highest * (len(_BARS) - 1))] for height in busy)
     return f"{len(windows)} windows, at work: {bars}"
 
 
-def _hidden(span: _Span, others: list[_Span], shown: list[_Span]) -> str:
+def _hidden(span: FileSpan, others: list[FileSpan], shown: list[FileSpan]) -> str:
     parts = []
     if len(shown) < len(others):
         chosen = {id(child) for child in shown}
         rest: dict[str, list[float]] = defaultdict(list)
         for child in others:
             if id(child) not in chosen:
-                rest[child.name].append(child.seconds)
+                rest[child.name].append(_seconds(child))
         parts += [f"{len(times):,} more {name}, {_duration(sum(times))} in all" for name, times in rest.items()]
     left_out = span.attributes.get(names.SPANS_LEFT_OUT, 0)
     if left_out and names.STAGE_INDEX in span.attributes:
@@ -232,8 +155,8 @@ def _hidden(span: _Span, others: list[_Span], shown: list[_Span]) -> str:
     return "; ".join(parts)
 
 
-def _describe(span: _Span) -> str:
-    text = f"{span.name}  {_duration(span.seconds)}"
+def _describe(span: FileSpan) -> str:
+    text = f"{span.name}  {_duration(_seconds(span))}"
     attributes = span.attributes
     if _says_started(span):
         text = f"{span.name}  (it goes on, or its driver was killed)"
@@ -261,6 +184,10 @@ _STAGE_FACTS = (
     (names.STAGE_FAILED, "failed"),
     (names.STAGE_RETRIED, "retried"),
 )
+
+
+def _seconds(span: FileSpan) -> float:
+    return (span.end - span.start) / 1e9
 
 
 def _duration(seconds: float) -> str:
