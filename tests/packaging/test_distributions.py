@@ -25,7 +25,7 @@ REQUIREMENTS = {
 EXTRAS = {
     "curator-core": {"parallel", "parquet", "testing"},
     "curator-xenna": {"gpu"},
-    "curator-otel": {"otlp"},
+    "curator-otel": {"otlp", "instrument"},
 }
 
 ENTRY_POINTS = {
@@ -34,7 +34,10 @@ ENTRY_POINTS = {
         ("curator.observers", "progress", "curator_core.progress:ProgressBar"),
     },
     "curator-xenna": {("curator.executors", "xenna", "curator_xenna.executor:XennaExecutor")},
-    "curator-otel": {("curator.observers", "otel", "curator_otel.observer:OTelObserver")},
+    "curator-otel": {
+        ("curator.observers", "otel", "curator_otel.observer:OTelObserver"),
+        ("opentelemetry_instrumentor", "curator", "curator_otel.instrumentor:CuratorInstrumentor"),
+    },
 }
 
 # What importing a package must not import: engines and the telemetry SDK come when they are used.
