@@ -98,6 +98,7 @@ def masked(text: str) -> str:
     """The text without what differs from run to run."""
     text = re.sub(r"\b[0-9a-f]{32}\b", "<run id>", text)
     text = re.sub(r"\b[\d.]+ (us|ms|s|min)\b", "<time>", text)
+    text = re.sub(r"\b\d+ windows, at work: [▁-█]+", "<windows>", text)
     text = re.sub(r"\b\d[\d,]*\.\d+\b|\b\d+%", "<number>", text)
     return re.sub(r"-{5,}", "-----", text)
 
