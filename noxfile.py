@@ -64,6 +64,7 @@ TOOLS = {
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
     "bench": ["matplotlib>=3.9", "psutil>=6.0"],
+    "phoenix": [*PYTEST, "arize-phoenix==20.*", "httpx>=0.27", "pillow>=11"],
 }
 
 # Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin. The
@@ -189,6 +190,14 @@ def demo(session: nox.Session) -> None:
     session.run("python", str(script), *where, *session.posargs, env=TEST_ENV)
     if not chosen:
         session.log(f"the output and trace.json are in {output}")
+
+
+@nox.session(default=False)
+def phoenix(session: nox.Session) -> None:
+    """The demo in a trace server of others, Arize Phoenix: its API, its page in build/phoenix/. Installs 0.8 GB."""
+    session.install(*from_tree(OTEL), *TOOLS["phoenix"])
+    # Phoenix brings a plugin for pytest, whose import alone raises warnings.
+    run_tests(session, "-p", "no:phoenix", "tests/phoenix")
 
 
 @nox.session(venv_backend="uv", default=False)
