@@ -153,7 +153,7 @@ def photograph(tmp_path: Path) -> Callable[[str, Path], Picture]:
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             f"--user-data-dir={tmp_path / 'browser'}",
             "--no-proxy-server",
-            "--window-size=1600,1000",
+            "--window-size=1600,1250",
             "--virtual-time-budget=20000",  # ms by a clock that stands still while something is being fetched
             "--dump-dom",
             f"--screenshot={path}",
