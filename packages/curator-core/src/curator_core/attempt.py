@@ -48,7 +48,6 @@ class Attempt:
         doing: What the stage was at when it did, for a message.
     """
 
-    _entries: list[Any] | None = None  # one for each input that the stage has done with; None before it is called
     _ids_called: Sequence[str] = ()  # of the inputs that it sees, where it does not see all
 
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any], number: int, *, last: bool) -> None:
@@ -70,7 +69,8 @@ class Attempt:
         self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of the inputs that gave not just one task
         self._num_items = self._in_bytes = self._out_bytes = 0
         self._metrics: dict[str, float | str] = {}
-        self._duration_ns = self._cpu_ns = 0
+        self._entries: list[Any] = []  # one for each input that the stage has done with
+        self._start = self._duration_ns = self._cpu_ns = 0
         self._start_unix = time.time_ns()
         idle_since = adapter.clock.idle_since
         self._idle_ns = time.perf_counter_ns() - idle_since if idle_since else 0
@@ -79,7 +79,7 @@ class Attempt:
 
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
-        entries: list[Any] = []
+        entries = self._entries
         post = this_thread.post
         before, post.caller = post.caller, self
         try:
@@ -156,7 +156,6 @@ class Attempt:
 
     def _call(self, failed: dict[int, Failed], entries: list[Any]) -> None:
         """Call the stage, and fill in one entry for each input."""
-        self._entries = entries
         if not failed:
             self._call_with(self.tasks, entries)
             return
@@ -205,7 +204,7 @@ class Attempt:
         """The input that `_call_with` is at: there are entries for those before it."""
         if len(self._ids) == 1:
             return self._ids[0]
-        if self._entries is None or self.view.batched:
+        if not self._start or self.view.batched:  # not called yet
             return ""
         ids, number = self._ids_called or self._ids, len(self._entries)
         return ids[number] if number < len(ids) else ""
