@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class Counts(ProcessingStage[Task[int], Task[int]]):
         if self.killed is not None and first > TASKS // 2 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)  # seconds in all: there is more than one window
         fails = first % 10 == 0 and first not in self.tried
         self.tried.add(first)
         with (self.directory / f"{self.name}-{os.getpid()}").open("a") as file:
@@ -198,7 +200,9 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
         assert told.batches(stage) == expected
         assert told.below("curator.stage", stage) == expected
         assert told.counters(stage) == expected
-        if any(span["name"] == f"window {stage}" for span in told.spans):
+        has_windows = any(span["name"] == f"window {stage}" for span in told.spans)
+        assert has_windows or died  # soon enough, it may have been within its first
+        if has_windows:
             assert told.below("curator.window", stage) == expected
         own = lines(written, stage)
         unreported = own["done"] - expected["batches"]

@@ -81,7 +81,17 @@ def test_asking_twice_changes_nothing(ambient):
     undo()
     undo()
     run()
-    assert len(ambient.ends) == 1
+    assert len(ambient.ends) == 2  # the fixture has asked for it as well
+
+
+def test_what_was_asked_for_twice_is_watched_until_both_have_ended_it():
+    recorder = Recorder()
+    first, second = watch_all_runs(recorder), watch_all_runs(recorder)
+    first()
+    first()
+    assert ambient_observers(()) == (recorder,)
+    second()
+    assert ambient_observers(()) == ()
 
 
 def test_two_observers_of_one_class_both_watch(ambient):

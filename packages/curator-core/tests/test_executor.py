@@ -278,6 +278,13 @@ def test_run_ids_leave_a_seeded_random_alone():
 # --- observers ------------------------------------------------------------------------------------------
 
 
+def test_an_observer_that_stands_twice_is_told_once():
+    recorder = Recorder()
+    run(observers=[recorder, recorder])
+    assert len(recorder.ends) == 1
+    assert len(recorder.batches) == 3
+
+
 def test_an_observer_may_override_what_it_needs():
     class Counting(RunObserver):
         batches = 0

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from curator_core import RunResult
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
-from curator_otel import OTelObserver
+from curator_otel import OTelObserver, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +31,17 @@ T0 = 1_700_000_000 * SECOND
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the machine that runs the tests has a say in them."""
     for name in list(os.environ):
-        if name.startswith("OTEL_") or name in ("TRACEPARENT", "TRACESTATE"):
+        if name.startswith(("OTEL_", "CURATOR_")) or name in ("TRACEPARENT", "TRACESTATE"):
             monkeypatch.delenv(name)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of runs stands still, unless a test is marked to need it; `Script.turn_clock` turns it."""
+    if not request.node.get_closest_marker("real_clock"):
+        monkeypatch.setattr(watch, "TICK_S", 3600.0)
 
 
 class Memory:

@@ -106,6 +106,7 @@ def test_a_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
     assert points["curator.process.time"] == {("read",): 510.0}
 
 
+@pytest.mark.real_clock
 def test_the_counters_are_fed_while_the_run_goes_on(memory, script):
     """By the run's own clock, also when no report comes any more."""
     observer = memory.observer()

@@ -154,6 +154,7 @@ def test_a_run_has_no_more_windows_than_planned_however_long_it_is(memory, scrip
     assert len(memory.spans) <= 30
 
 
+@pytest.mark.real_clock
 def test_windows_leave_by_themselves_while_the_run_goes_on(memory, script):
     """By the run's own clock, with nothing coming any more."""
     observer = OTelObserver(memory.tracer_provider, memory.meter_provider)

@@ -115,6 +115,16 @@ def test_the_order_of_deliveries_does_not_matter(behind: int, trips: list[int], 
     assert shuffled.offset_ns(FAR) == in_order.offset_ns(FAR)
 
 
+def test_a_slow_network_is_told_from_a_clock_that_is_behind() -> None:
+    """Where nobody works on the driver's node there is nothing to compare with but the way there and back."""
+    slow, behind = NodeClocks(HOME), NodeClocks(HOME)
+    for number in range(40):
+        slow.observe(FAR, number * S, number * S + 8 * MS, 16 * MS if number else 0)
+        behind.observe(FAR, number * S, number * S + 28 * MS, 16 * MS if number else 0)
+    assert slow.offset_ns(FAR) == 0
+    assert behind.offset_ns(FAR) == 28 * MS
+
+
 @settings(deadline=None)
 @given(behinds, behinds, latencies)
 def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int]) -> None:

@@ -19,19 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["ambient_observers", "watch_all_runs"]
 
 _lock = threading.Lock()
-_watching: list[RunObserver] = []
+
+
+class _Asked:
+    """That somebody asked for an observer."""
+
+    def __init__(self, observer: RunObserver) -> None:
+        self.observer = observer
+
+
+_watching: list[_Asked] = []
 
 
 def watch_all_runs(observer: RunObserver) -> Callable[[], None]:
     """Have an observer watch every run that begins in this process from now on, on any executor.
 
-    It stays out of a run that was given an observer of its class: nothing is reported twice.
+    It stays out of a run that was given an observer of its class.
 
     Args:
-        observer: The observer. Asking twice for the same one changes nothing.
+        observer: The observer. It watches a run once, also where it was asked for twice.
 
     Returns:
-        What ends it. Runs under way are watched to their end; further calls change nothing.
+        What ends it, where nobody else has asked for the same observer. Runs under way are watched to their end;
+        further calls change nothing.
 
     Raises:
         ExecutorError: It is no observer.
@@ -44,19 +54,19 @@ def watch_all_runs(observer: RunObserver) -> Callable[[], None]:
             expected="an instance of a subclass of RunObserver",
             hint=f"call the class: {observer.__name__}()" if isinstance(observer, type) else "subclass RunObserver",
         )
+    asked = _Asked(observer)
     with _lock:
-        if not any(known is observer for known in _watching):
-            _watching.append(observer)
-    return lambda: _forget(observer)
+        _watching.append(asked)
+    return lambda: _forget(asked)
 
 
 def ambient_observers(given: Sequence[Any]) -> tuple[RunObserver, ...]:
     """Who watches a run beside the observers that it was given."""
     with _lock:
-        watching = tuple(_watching)
-    return tuple(one for one in watching if not any(isinstance(known, type(one)) for known in given))
+        watching = {id(asked.observer): asked.observer for asked in _watching}
+    return tuple(one for one in watching.values() if not any(isinstance(known, type(one)) for known in given))
 
 
-def _forget(observer: RunObserver) -> None:
+def _forget(asked: _Asked) -> None:
     with _lock:
-        _watching[:] = [known for known in _watching if known is not observer]
+        _watching[:] = [known for known in _watching if known is not asked]

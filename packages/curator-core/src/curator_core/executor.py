@@ -338,7 +338,9 @@ def _check_observers(observers: Sequence[Any]) -> Sequence[RunObserver]:
                 expected="an instance of a subclass of RunObserver",
                 hint="call the class, or give an installed observer's name to Pipeline.run",
             )
-    return observers
+    return [
+        *{id(observer): observer for observer in observers}.values()
+    ]  # each is told once, also where it stands twice
 
 
 def _attach(exc: BaseException, result: RunResult) -> None:

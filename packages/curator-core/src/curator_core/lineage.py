@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from curator_core.history import PerfRow
 
-__all__ = ["batch_id_of", "produced"]
+__all__ = ["batch_id_of", "is_source_batch", "produced"]
 
 
 def batch_id_of(stage_index: int, ids: Sequence[str]) -> str:
@@ -26,6 +26,11 @@ def batch_id_of(stage_index: int, ids: Sequence[str]) -> str:
         return f"{stage_index}/{ids[0]}"
     joined = "\0".join(ids)
     return f"{stage_index}/{len(ids)}:{digest(joined, 8)}"
+
+
+def is_source_batch(batch_id: str) -> bool:
+    """Whether a batch is a source's: its one input has no id."""
+    return batch_id.endswith("/")
 
 
 def produced(histories: Iterable[tuple[PerfRow, ...]]) -> tuple[int, str, tuple[str, ...]]:

@@ -10,6 +10,8 @@ handler, one on a logger that logger's own records, and a logger class only logg
 wraps the factory that it finds, and puts it back at its end; runs at the same time share one wrapper. Records made
 outside of stages pass as they are. Processes that a run starts are its own: there the wrapper stays.
 
+`logging` refuses records whose ``extra`` has a name that the factory has set: inside of a stage those four are taken.
+
 What a thread is at is looked up when a record is made. A batch costs three assignments, and a task nothing. Threads and
 processes that a stage starts by itself are not covered; coroutines that it runs in its own thread are.
 """

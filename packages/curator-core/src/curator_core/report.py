@@ -176,7 +176,8 @@ class BatchReport(NamedTuple):
         node_id: Its node.
         pid: Its process.
         sequence: Number of the batch on its worker and stage, from 0.
-        start_unix_ns: When it began, by the node's clock.
+        start_unix_ns: When it began, by the node's clock; once it is in the driver, by the driver's, where the executor
+            corrects clocks that differ.
         duration_ns: How long it took, monotonic clock.
         inputs: The outcome of each input, in order.
         epoch: 0, and one more for each restart of the engine within the run.

@@ -37,6 +37,7 @@ class SetupConfig:
         disabled: Whether ``OTEL_SDK_DISABLED`` says that nothing is to be set up.
         service_name: The service's name; None where the environment names one.
         traces_endpoint: Where spans are sent.
+        metrics: Whether metrics are sent or written.
         metrics_endpoint: Where metrics are sent.
         json_file: Where spans are written.
         json_metrics_file: Where metrics are written.
@@ -49,6 +50,7 @@ class SetupConfig:
     disabled: bool
     service_name: str | None
     traces_endpoint: str
+    metrics: bool
     metrics_endpoint: str
     json_file: Path | None
     json_metrics_file: Path | None
@@ -61,10 +63,14 @@ class SetupConfig:
         """Where spans go, for people; without the credentials that a URL may hold."""
         if self.exporter == "console":
             return "the console"
-        if self.exporter == "json":
-            return str(self.json_file)
-        parts = urlsplit(self.traces_endpoint)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        return str(self.json_file) if self.exporter == "json" else _shown(self.traces_endpoint)
+
+    @property
+    def metrics_destination(self) -> str:
+        """Where metrics go, likewise."""
+        if self.exporter == "console":
+            return "the console"
+        return str(self.json_metrics_file) if self.exporter == "json" else _shown(self.metrics_endpoint)
 
 
 def read_config(
@@ -96,6 +102,7 @@ def read_config(
         disabled=disabled,
         service_name=None if _names_service(environ) else service_name,
         traces_endpoint=_endpoint(environ, "TRACES", endpoint) if sends else "",
+        metrics=_wants_metrics(environ) and (chosen != "json" or json_metrics_file is not None),
         metrics_endpoint=_endpoint(environ, "METRICS", endpoint) if sends else "",
         json_file=_path("json_file", json_file),
         json_metrics_file=_path("json_metrics_file", json_metrics_file),
@@ -146,6 +153,11 @@ def _endpoint(environ: Mapping[str, str], signal: str, given: Any) -> str:
     return _url(base, environ.get(base) or _DEFAULT_ENDPOINT).rstrip("/") + path
 
 
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
 def _url(field: str, url: Any) -> str:
     try:
         parts = urlsplit(url)
@@ -163,6 +175,10 @@ def _names_service(environ: Mapping[str, str]) -> bool:
     resource = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     keys = (pair.partition("=")[0].strip() for pair in resource.split(","))
     return bool(environ.get("OTEL_SERVICE_NAME")) or "service.name" in keys
+
+
+def _wants_metrics(environ: Mapping[str, str]) -> bool:
+    return environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() != "none"
 
 
 def _path(field: str, value: Any) -> Path | None:

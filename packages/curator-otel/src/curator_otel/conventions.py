@@ -120,7 +120,7 @@ STARTED_SPAN = _span(
     "run started {pipeline}",
     "That a run has begun: exported at once, so that a run that goes on, or was killed, is on the list of traces.",
 )
-STAGE_SPAN = _span("stage", "{index:02d} {stage}", "A stage, from its first to its last activity.")
+STAGE_SPAN = _span("stage", "{index:02d} {stage}", "A stage, from the activity that was reported first to its last.")
 WINDOW_SPAN = _span(
     "window",
     "window {stage}",
@@ -150,6 +150,7 @@ RUN_ID = _attribute("curator.run.id", "string", _ANY_RUN, "The run's id, as on `
 PIPELINE_NAME = _attribute("curator.pipeline.name", "string", _ANY_RUN, "Name of the pipeline.")
 EXECUTOR_NAME = _attribute("curator.executor.name", "string", ("run", "started"), "Class of the executor.")
 RUN_STAGES = _attribute("curator.run.stages", "int", _RUN, "Stages of the plan.", unit="{stage}")
+RUN_STARTED = _attribute("curator.run.started", "boolean", ("started",), "True: what tells this span from a run's.")
 RUN_SOURCE_TASKS = _attribute(
     "curator.run.source_tasks", "int", _RUN, "Source tasks, where known beforehand.", unit="{task}"
 )
@@ -167,7 +168,7 @@ RUN_UNREPORTED = _attribute(
     "curator.run.tasks_unreported",
     "int",
     _RUN,
-    "Tasks that no stage has reported on: in flight when the run ended early, or lost with a worker. 0 on a good run.",
+    "Tasks that no stage reported on: not begun or in flight when the run ended early, or lost with a worker.",
     unit="{task}",
 )
 RUN_REPLAYED = _attribute(

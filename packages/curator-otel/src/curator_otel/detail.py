@@ -7,7 +7,7 @@ links to the stage in the run's trace and between the batches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DetailTraces"]
 
-SPANS_LIMIT = 4_999  # of a trace, without its first span; a window with more has several traces
+SPANS_LIMIT = 4_998  # of a trace, without its first span; a window with more has several traces
 _LINKABLE = 20_000  # batches that later ones can be linked to: 6 MB
 _NO_PARENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
@@ -66,7 +66,9 @@ class DetailTraces:
         span = self._writer.write_batch(name, found.below, report, outcome, self._written)
         found.spans += 1
         found.end_unix_ns = max(found.end_unix_ns, report.end_unix_ns)
-        self._written[report.batch_id] = span.get_span_context()
+        context = span.get_span_context()
+        if context.trace_flags.sampled:  # each of these traces is sampled by itself
+            self._written[report.batch_id] = context
         if len(self._written) > _LINKABLE:
             del self._written[next(iter(self._written))]
 
@@ -76,7 +78,25 @@ class DetailTraces:
         if found is not None:
             found.root.end(end_time=found.end_unix_ns)
 
-    def _begin(self, stage: StageInfo, span: Span, window: int, start_unix_ns: int) -> _Trace:
+    def state(self) -> list[dict[str, Any]]:
+        """The traces whose first span has begun and not ended, for `write_again`."""
+        return [found.state(index) for index, found in enumerate(self._open) if found is not None]
+
+    def write_again(self, stage: Span, index: int, window: int, ids: tuple[int, int], times: tuple[int, int]) -> None:
+        """Write the first span of a trace that a killed driver had begun.
+
+        Args:
+            stage: The span of its stage.
+            index: The stage.
+            window: The number of its window.
+            ids: Those of the trace and the span.
+            times: When it began, and how far it had come.
+        """
+        self._begin(self._run.stages[index], stage, window, times[0], ids).root.end(end_time=max(times))
+
+    def _begin(
+        self, stage: StageInfo, span: Span, window: int, start_unix_ns: int, ids: tuple[int, int] = (0, 0)
+    ) -> _Trace:
         name = cut(stage.name)
         attributes: Attributes = {
             names.RUN_ID: self._run.run_id,
@@ -86,18 +106,29 @@ class DetailTraces:
             names.WINDOW_NUMBER: window,
         }
         links = [Link(span.get_span_context())]
-        root = self._writer.begin(names.DETAIL_SPAN.format(stage=name), _NO_PARENT, start_unix_ns, attributes, links)
-        return _Trace(root, name, start_unix_ns)
+        title = names.DETAIL_SPAN.format(stage=name)
+        root = self._writer.begin(title, _NO_PARENT, start_unix_ns, attributes, links, ids=ids)
+        return _Trace(root, name, window, start_unix_ns)
 
 
 class _Trace:
     """A trace that is open."""
 
-    __slots__ = ("below", "end_unix_ns", "root", "spans", "stage_name")
+    __slots__ = ("below", "end_unix_ns", "root", "spans", "stage_name", "start_unix_ns", "window")
 
-    def __init__(self, root: Span, stage_name: str, start_unix_ns: int) -> None:
+    def __init__(self, root: Span, stage_name: str, window: int, start_unix_ns: int) -> None:
         self.root = root
         self.stage_name = stage_name
+        self.window = window
         self.below = below(root)
-        self.end_unix_ns = start_unix_ns
+        self.start_unix_ns = self.end_unix_ns = start_unix_ns
         self.spans = 0
+
+    def state(self, index: int) -> dict[str, Any]:
+        context = self.root.get_span_context()
+        return {
+            "stage": index,
+            "window": self.window,
+            "ids": [context.trace_id, context.span_id],
+            "times": [self.start_unix_ns, self.end_unix_ns],
+        }

@@ -24,7 +24,7 @@ _span_id: ContextVar[int] = ContextVar("curator_otel_span_id", default=0)
 
 @contextmanager
 def chosen_ids(trace_id: int = 0, span_id: int = 0) -> Iterator[None]:
-    """Spans begun in here get these ids, if the generator is a `ChosenIds`; 0 leaves the choice to it."""
+    """The span begun in here gets these ids, if the generator is a `ChosenIds`; 0 leaves the choice to it."""
     trace_token, span_token = _trace_id.set(trace_id), _span_id.set(span_id)
     try:
         yield
@@ -41,12 +41,20 @@ class ChosenIds:
 
     def generate_span_id(self) -> int:
         """64 bits, not all of them 0."""
-        return _span_id.get() or int.from_bytes(os.urandom(8), "big") or 1
+        return _take(_span_id) or int.from_bytes(os.urandom(8), "big") or 1
 
     def generate_trace_id(self) -> int:
         """128 bits, not all of them 0."""
-        return _trace_id.get() or int.from_bytes(os.urandom(16), "big") or 1
+        return _take(_trace_id) or int.from_bytes(os.urandom(16), "big") or 1
 
     def is_trace_id_random(self) -> bool:
         """Run ids are random, too."""
         return True
+
+
+def _take(chosen: ContextVar[int]) -> int:
+    """What was chosen, once: whatever else an SDK's processors may begin meanwhile gets ids of its own."""
+    value = chosen.get()
+    if value:
+        chosen.set(0)
+    return value

@@ -65,7 +65,7 @@ class RunMeter:
             metric.name: _instrument(meter, metric) for metric in names.METRICS.values() if metric.labels
         }
         self._stages = [cut(stage.name) for stage in run.stages]
-        self._fed = [[0] * len(_COUNTS) for _ in run.stages]
+        self._fed: list[list[float]] = [[0] * len(_COUNTS) for _ in run.stages]
         self._share = max(1, _RECORDS_A_FEED // 2 // max(1, len(run.stages)))  # two records a batch
         self._left = [self._share] * len(run.stages)
         self._unrecorded = [0] * len(run.stages)
@@ -106,10 +106,11 @@ class RunMeter:
         totals, fed = self._totals[index], self._fed[index]
         for number, (metric, outcome, field) in enumerate(_COUNTS):
             value = getattr(totals, field)
-            new = value - fed[number]
-            if new:
-                fed[number] = value
-                self._add(metric, new / 1e9 if metric.unit == "s" else new, index, outcome)
+            # Held against the sum as the SDK has it, and not as it should be: rounding does not add up then.
+            new = (value / 1e9 if metric.unit == "s" else value) - fed[number]
+            if new > 0:
+                fed[number] += new
+                self._add(metric, new, index, outcome)
 
     def _add(self, metric: Metric, amount: float, index: int, outcome: str = "") -> None:
         self._instruments[metric.name].add(amount, self._labels(index, outcome), context=_OUTSIDE)

@@ -87,6 +87,8 @@ class OTelObserver(RunObserver):
         self._guarded(lambda: self._begin(run))
 
     def _begin(self, run: RunInfo) -> None:
+        if run.run_id in self._runs:
+            return
         if self._tracer_provider is None:
             _warn_without_sdk()
         self._runs[run.run_id] = RunWatch(

@@ -46,11 +46,11 @@ def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | N
     """Write the spans that a killed driver had begun and not ended: its run, its stages, their last windows.
 
     They say what was known at the last snapshot, up to two seconds before the end, and that the driver was killed.
-    Windows that may not have been sent are written again under their own ids, which back ends take once. The file is
-    left where it is.
+    Windows that may not have been sent are written again under their own ids, which back ends take once; so nothing is
+    doubled where this is called twice. The file is left where it is.
 
         with configure():
-            recover("traces/4bf92f3577b34da6a3ce929d0e0e4736.curator-trace.json")
+            recover("traces/4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7.curator-trace.json")
 
     Args:
         path: The snapshot: see `OTelObserver`.
@@ -58,15 +58,16 @@ def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | N
             other spans name as their parents; None for the global one.
 
     Raises:
-        DataError: The file cannot be read, or is no snapshot.
+        DataError: The file cannot be read, is no snapshot, or is that of a run that goes on.
     """
     found = read_snapshot(path)
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
-    written = RunTrace(tracer, found.run, found.totals, found.parent, found.settings._replace(full=False), found.ids)
+    written = RunTrace(tracer, found.run, found.totals, found.parent, found.settings, found.ids)
     for index, windows in enumerate(found.windows):
-        for span_id, window in windows:
-            if span_id or window.number:  # a stage within its first window has none
-                written.write_window(index, window, span_id)
+        for window in windows:
+            written.write_window(index, window)
+    for detail in found.details:
+        written.write_detail(detail.stage, detail.window, detail.ids, detail.times)
     written.end_stages()
     written.root.set_attributes({names.RUN_RECOVERED: True, names.RUN_COMPLETE: False})
     written.end(found.at_unix_ns, error=DriverKilledError("the driver was killed; this is what it had reported"))

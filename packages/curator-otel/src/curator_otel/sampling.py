@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
+from curator_core.lineage import is_source_batch
 from curator_otel.windows import plan_windows
 
 if TYPE_CHECKING:
@@ -111,7 +112,6 @@ class Lineages:
         self._late = self._entries // 2
         self._seen = 0
         self._kept = set[str]()
-        self._sources = set[str]()  # batches of sources: all lineages begin below them
 
     def admit(self, report: BatchReport) -> bool:
         """Whether a batch is in one of the lineages, and there is a span left for it."""
@@ -120,7 +120,7 @@ class Lineages:
             if not self._below:
                 return False
             self._below -= 1
-        elif not (self._entries and self._sources.issuperset(parents) and self._begins(report)):
+        elif not (self._entries and _begins_a_lineage(parents) and self._begins(report)):
             return False
         self._kept.add(report.batch_id)
         return True
@@ -128,8 +128,7 @@ class Lineages:
     def _begins(self, report: BatchReport) -> bool:
         ids = report.inputs.parts[0] or (report.batch_id,)  # a replayed batch does not know its inputs
         first = ids[0]
-        if not first:  # the one task that a source is given
-            self._sources.add(report.batch_id)
+        if not first:  # the one task that a source is given: all lineages begin below it
             return False
         self._seen += 1
         if self._entries <= self._late:
@@ -138,3 +137,8 @@ class Lineages:
                 return False
         self._entries -= 1
         return True
+
+
+def _begins_a_lineage(parents: tuple[str, ...]) -> bool:
+    """Whether nothing but a source made the inputs; a source that streams reports after those that it made them for."""
+    return not parents or is_source_batch(parents[0])

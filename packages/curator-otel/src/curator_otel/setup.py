@@ -55,9 +55,10 @@ def configure(
 ) -> Telemetry:
     """Set the SDK up: where spans and metrics go, under which name, with queues that lose nothing.
 
-    The standard variables hold: ``OTEL_EXPORTER_OTLP_*``, ``OTEL_SERVICE_NAME``,
-    ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_*``, ``OTEL_TRACES_SAMPLER*``; with
-    ``OTEL_SDK_DISABLED=true`` nothing is set up at all. They are read here, once.
+    The standard variables hold: ``OTEL_EXPORTER_OTLP_*``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``,
+    ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_*``, ``OTEL_TRACES_SAMPLER*``. With ``OTEL_METRICS_EXPORTER=none`` metrics are
+    not sent, for receivers that take traces only; with ``OTEL_SDK_DISABLED=true`` nothing is set up at all. They are
+    read here, once.
 
     Args:
         exporter: ``"otlp"`` (over HTTP, the default), ``"console"``, or ``"json"`` (the default where a file
@@ -201,7 +202,7 @@ class Telemetry:
             lost.append("the last metrics")
         if lost:
             reason = next((exporter.reason for exporter in pipes.exporters if exporter.reason), "not done in time")
-            where = self._config.destination
+            where = self._config.destination if self.dropped else self._config.metrics_destination
             logger.warning("%s did not reach %s; runs are unaffected (%s)", " and ".join(lost), where, reason)
 
     def __enter__(self) -> Self:
@@ -299,6 +300,8 @@ def _span_exporter(config: SetupConfig, files: ExitStack) -> WatchedExporter:
 def _metric_exporter(config: SetupConfig, files: ExitStack) -> WatchedExporter | None:
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter, MetricExportResult
 
+    if not config.metrics:
+        return None
     exporter: MetricExporter
     if config.exporter == "otlp":
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -307,8 +310,6 @@ def _metric_exporter(config: SetupConfig, files: ExitStack) -> WatchedExporter |
         _leave_random_alone(exporter)
     elif config.exporter == "console":
         exporter = ConsoleMetricExporter(out=sys.stdout)
-    elif config.json_metrics_file is None:
-        return None
     else:
         from opentelemetry.exporter.otlp.json.file.metric_exporter import FileMetricExporter
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 
 from curator_otel import conventions as names
 from curator_otel.attributes import (
@@ -16,7 +16,6 @@ from curator_otel.attributes import (
     result_attributes,
     run_attributes,
     run_totals,
-    stage_attributes,
     stage_totals,
     started_attributes,
     window_attributes,
@@ -24,6 +23,7 @@ from curator_otel.attributes import (
 )
 from curator_otel.detail import DetailTraces
 from curator_otel.sampling import SpanBudget
+from curator_otel.stagespan import StageSpan
 from curator_otel.totals import outcome_of
 from curator_otel.windows import SHORTEST_S, StageWindow
 from curator_otel.writer import SpanWriter, below
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
     from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, RunInfo, StageInfo, WorkerReport
+    from curator_core.report import BatchReport, RunInfo, WorkerReport
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
     from curator_otel.windows import Window
 
 __all__ = ["RunTrace", "SpanIds", "TraceSettings"]
 
-_UNKNOWN_ERROR = "_OTHER"  # what OpenTelemetry has `error.type` say where nothing is known
 _AFTER_ROOT_NS = 1_000  # by which `run started` follows the run's own span: back ends then still take that for the root
 
 
@@ -77,8 +76,8 @@ class RunTrace:
     """Writes the spans of one run.
 
     Batches and set-ups are written when their reports arrive, windows when they are over. The spans of the run and its
-    stages are begun early, so that the others have a parent, and are ended last. A stage's begins with its first
-    activity.
+    stages are begun early, so that the others have a parent, and are ended last. A stage's begins with the activity
+    that is reported first.
 
     Args:
         tracer: What makes the spans.
@@ -109,7 +108,7 @@ class RunTrace:
         self._totals = totals
         self._budget = SpanBudget(settings.max_spans, len(run.stages))
         self._windows = [StageWindow(did) for did in totals]
-        self._stages: list[_Stage | None] = [None] * len(run.stages)
+        self._stages: list[StageSpan | None] = [None] * len(run.stages)
         self._kept: dict[str, SpanContext] = {}  # spans of batches, by batch; no more than the budget admits
         self._details = DetailTraces(self._writer, run) if settings.full else None
         self.start_ns = time.monotonic_ns()
@@ -189,37 +188,45 @@ class RunTrace:
         times = report.start_unix_ns, report.start_unix_ns + report.duration_ns
         self._writer.write(name, stage.below, times, attributes, report.error)
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int) -> bool:
         """Close the windows that are over.
 
         Args:
             now_ns: The time, by the monotonic clock.
+
+        Returns:
+            Whether there was one.
         """
         plan = self._budget.windows
         if not (plan.most and self.recording):
-            return
+            return False
+        closed = False
         for index, window in enumerate(self._windows):
             if now_ns < window.due_ns:
                 continue
             if not window.is_empty and window.number < plan.most - 1:  # the last one is closed by the run's end
                 self._close_window(index)
+                closed = True
             window.due_ns = now_ns + round(plan.length_s((now_ns - self.start_ns) / 1e9) * 1e9)
+        return closed
 
-    def begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> _Stage:
+    def begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> StageSpan:
         """Begin the span of a stage, where no report does so."""
-        stage = self._stages[index] = _Stage(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
+        stage = self._stages[index] = StageSpan(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
         return stage
 
     def _write_batch(
         self,
-        stage: _Stage,
+        stage: StageSpan,
         report: BatchReport,
         outcome: BatchOutcome,
         kept_as: SpanReason,
         unknown: Collection[str] = (),
     ) -> Span:
         written = self._writer.write_batch(stage.batch_name, stage.below, report, outcome, self._kept, kept_as, unknown)
-        self._kept[report.batch_id] = written.get_span_context()
+        context = written.get_span_context()
+        if context.trace_flags.sampled:  # else a link to it would lead nowhere
+            self._kept[report.batch_id] = context
         return written
 
     def _say_started(self, run: RunInfo, parent: Context) -> None:
@@ -231,7 +238,8 @@ class RunTrace:
             above = trace.set_span_in_context(trace.INVALID_SPAN, Context())
         when = run.start_unix_ns + _AFTER_ROOT_NS
         name = names.STARTED_SPAN.format(pipeline=cut(run.pipeline_name))
-        span = self._writer.begin(name, above, when, started_attributes(run), ids=(context.trace_id, 0))
+        told = started_attributes(run) | {names.RUN_STARTED: True}
+        span = self._writer.begin(name, above, when, told, ids=(context.trace_id, 0))
         span.end(end_time=when)
 
     # --- windows ----------------------------------------------------------------------------------------
@@ -242,22 +250,28 @@ class RunTrace:
             return
         self._write_slowest(stage, index)
         closed = window.close()
-        stage.closed = [*stage.closed, (self.write_window(index, closed), closed)][-_REMEMBERED:]
+        self.write_window(index, closed)
+        stage.remember(closed)
         if self._details is not None:
             self._details.close(index)
 
-    def write_window(self, index: int, window: Window, span_id: int = 0) -> int:
-        """Write a window of a stage that has begun; the id of its span."""
+    def write_window(self, index: int, window: Window) -> None:
+        """Write a window of a stage that has begun."""
         stage = self._stages[index]
         if stage is None:
-            return 0
+            return
         times = window.start_unix_ns, window.end_unix_ns
         name = names.WINDOW_SPAN.format(stage=cut(self._infos[index].name))
         attributes = window_attributes(self._infos[index], window)
-        span = self._writer.write(name, stage.below, times, attributes, span_id=span_id)
-        return span.get_span_context().span_id
+        self._writer.write(name, stage.below, times, attributes, span_id=window.span_id)
 
-    def _write_slowest(self, stage: _Stage, index: int) -> None:
+    def write_detail(self, index: int, window: int, ids: tuple[int, int], times: tuple[int, int]) -> None:
+        """Write the first span of a trace of details that a killed driver had begun: see `DetailTraces`."""
+        stage = self._stages[index]
+        if stage is not None and self._details is not None:
+            self._details.write_again(stage.span, index, window, ids, times)
+
+    def _write_slowest(self, stage: StageSpan, index: int) -> None:
         window = self._windows[index]
         report = window.slowest
         if report is not None and not window.has_slowest and self._budget.admit_slowest(index, window.number):
@@ -271,17 +285,23 @@ class RunTrace:
         Args:
             unknown: As in `batch`.
         """
-        for index, (stage, did) in enumerate(zip(self._stages, self._totals, strict=True)):
+        for index, stage in enumerate(self._stages):
             if stage is None:
                 continue
-            window = self._windows[index]
-            self._write_slowest(stage, index)
-            if window.number and not window.is_empty:
-                self.write_window(index, window.close())
-            if self._details is not None:
-                self._details.close(index)
-            attributes = {name: value for name, value in stage_totals(did).items() if name not in unknown}
-            stage.end(attributes | {names.SPANS_LEFT_OUT: self._budget.left_out[index]}, did)
+            try:
+                self._end_activity(stage, index)
+            finally:  # whatever an SDK may do with a window, the stage's own span is ended
+                did = self._totals[index]
+                attributes = {name: value for name, value in stage_totals(did).items() if name not in unknown}
+                stage.end(attributes | {names.SPANS_LEFT_OUT: self._budget.left_out[index]}, did)
+
+    def _end_activity(self, stage: StageSpan, index: int) -> None:
+        window = self._windows[index]
+        self._write_slowest(stage, index)
+        if window.number and not window.is_empty:
+            self.write_window(index, window.close())
+        if self._details is not None:
+            self._details.close(index)
 
     def add_to_stage(self, index: int, attributes: Mapping[str, Any]) -> None:
         """Add to the span of a stage, if it has one."""
@@ -327,6 +347,7 @@ class RunTrace:
         context = self.root.get_span_context()
         return {
             "root": [context.trace_id, context.span_id],
+            "details": [] if self._details is None else self._details.state(),
             "left_out": list(self._budget.left_out),
             "stages": [
                 None if stage is None else stage.state(window)
@@ -340,42 +361,6 @@ class RunTrace:
             if found is not None:
                 span_id, start_unix_ns = found
                 self.begin_stage(index, start_unix_ns, span_id)
-
-
-_REMEMBERED = 8  # windows that were closed last, and that an exporter may not have sent when the driver was killed
-
-
-class _Stage:
-    """The span of a stage."""
-
-    __slots__ = ("batch_name", "below", "closed", "error_type", "span", "start")
-
-    def __init__(self, writer: SpanWriter, info: StageInfo, above: Context, start: int, span_id: int = 0) -> None:
-        name = cut(info.name)
-        self.start = start
-        self.batch_name = names.BATCH_SPAN.format(stage=name)
-        self.error_type = ""
-        self.closed: list[tuple[int, Window]] = []
-        title = names.STAGE_SPAN.format(index=info.index, stage=name)
-        self.span = writer.begin(title, above, start, stage_attributes(info), ids=(0, span_id))
-        self.below = below(self.span)
-
-    def end(self, attributes: Mapping[str, Any], did: StageTotals) -> None:
-        self.span.set_attributes(attributes)
-        if did.failed or did.setups_failed or did.batches_failed:
-            self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type) or _UNKNOWN_ERROR)
-            came = did.passed + did.filtered + did.failed
-            why = f"{did.failed} of {came} tasks failed" if did.failed else "a batch or a worker's set-up failed"
-            self.span.set_status(Status(StatusCode.ERROR, why))
-        self.span.end(end_time=max(self.start, did.last_ns))
-
-    def state(self, window: StageWindow) -> dict[str, Any]:
-        return {
-            "span": self.span.get_span_context().span_id,
-            "start": self.start,
-            "closed": [[span_id, *closed] for span_id, closed in self.closed],
-            "open": None if window.is_empty else list(window.read()),
-        }
 
 
 def _as_trace_id(run_id: str) -> int:

@@ -24,7 +24,6 @@ State = Literal["ok", "failed", "retried"]
 _LOCAL = "local"  # what the in-process executor calls its node and its worker
 _ON_TRACK = {names.STAGE_NAME, names.STAGE_INDEX, names.WORKER_ID, names.NODE_ID}  # not to be said again
 _BY_WORKERS = (names.SETUP_SPAN, names.TEARDOWN_SPAN)
-_STARTED = names.STARTED_SPAN.format(pipeline="")
 _PREFIX = "curator."
 
 
@@ -202,7 +201,7 @@ class _Groups:
 
     def is_said_again(self, span: FileSpan) -> bool:
         """Whether it says no more than that a run began, and the run's own span is there."""
-        return span.name.startswith(_STARTED) and span.attributes.get(names.RUN_ID) in self._ended
+        return names.RUN_STARTED in span.attributes and span.attributes.get(names.RUN_ID) in self._ended
 
     def track(self, span: FileSpan, name: str = "") -> Track:
         """A track of the run that a span is in; the run's own where no name is given."""

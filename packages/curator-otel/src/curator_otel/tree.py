@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render_tree", "slowest_stage"]
 
-_STARTED = names.STARTED_SPAN.format(pipeline="")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -100,7 +99,7 @@ def _place(span: FileSpan) -> tuple[int, int, int]:
 
 
 def _says_started(span: FileSpan) -> bool:
-    return span.name.startswith(_STARTED)
+    return names.RUN_STARTED in span.attributes
 
 
 # --- drawing ------------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ __all__ = ["RunWatch"]
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 1.0
+TICK_S = 1.0
 _TICKS_A_SNAPSHOT = 2
-_STOP_S = 5.0  # for a tick that is under way, as one that writes to a file system which hangs
+_STOP_S = 5.0  # for what the clock's thread is at, as an exporter or a file system that hangs
 
 
 class RunWatch:
@@ -64,13 +64,17 @@ class RunWatch:
         self._lock = threading.Lock()  # the clock's thread reads what the run's thread writes
         self._guarded = guarded
         self._over = threading.Event()
+        self._ticks = 0
         self._snapshots = snapshots
+        self._clock = threading.Thread(target=self._run_clock, name="curator-telemetry", daemon=True)
         # Last, so that no span is left open should anything else fail.
         self.trace = RunTrace(tracer, run, self._totals, parent, settings)
         if snapshots is not None:
-            snapshots.begin(run, settings, parent)
-        self._clock = threading.Thread(target=self._run_clock, name="curator-telemetry", daemon=True)
-        self._clock.start()
+            snapshots.begin(run, settings, parent, self.trace.root.get_span_context().span_id)
+        try:
+            self._clock.start()
+        except RuntimeError:  # the interpreter exits, or there are too many: all is written at the end then
+            logger.debug("the run's telemetry has no clock", exc_info=True)
 
     def batch(self, report: BatchReport) -> None:
         """Enter a batch."""
@@ -90,23 +94,35 @@ class RunWatch:
         """End the spans of the stages, then that of the run."""
         now = time.time_ns()
         self._over.set()
-        self._clock.join(_STOP_S)
-        # One step that fails does not cost the next.
-        self._guarded(lambda: self._meter.run_ended(failed=error is not None))
-        self._guarded(self.trace.end_stages)
-        self._guarded(lambda: self.trace.end(now, result, error))
-        if self._snapshots is not None:
-            self._guarded(self._snapshots.remove)
+        has_lock = self._lock.acquire(timeout=_STOP_S)
+        try:
+            # One step that fails does not cost the next.
+            self._guarded(lambda: self._meter.run_ended(failed=error is not None))
+            self._guarded(self.trace.end_stages)
+            self._guarded(lambda: self.trace.end(now, result, error))
+        finally:
+            if has_lock:
+                self._lock.release()
+        if self._clock.is_alive():
+            self._clock.join(_STOP_S)  # it removes the snapshot, since it might be writing it
 
     def tick(self, now_ns: int) -> None:
-        """Feed the metrics, and close the windows that are over.
+        """Feed the metrics, close the windows that are over, and write down where that leaves the run.
 
         Args:
             now_ns: The time, by the monotonic clock.
         """
+        closed = False
         with self._lock:
-            self._meter.feed()
-            self.trace.tick(now_ns)
+            if self._over.is_set():
+                return
+            try:
+                self._meter.feed()
+            finally:
+                closed = self.trace.tick(now_ns)
+        self._ticks += 1
+        if closed or self._ticks % _TICKS_A_SNAPSHOT == 0:  # a window is known there before it is sent
+            self.write_snapshot()
 
     def write_snapshot(self) -> None:
         """Write down what is needed to close the trace, where that was asked for."""
@@ -117,9 +133,7 @@ class RunWatch:
         self._snapshots.write(state, totals)
 
     def _run_clock(self) -> None:
-        count = 0
-        while not self._over.wait(_TICK_S):
+        while not self._over.wait(TICK_S):
             self._guarded(lambda: self.tick(time.monotonic_ns()))
-            count += 1
-            if self._snapshots is not None and count % _TICKS_A_SNAPSHOT == 0:
-                self._guarded(self.write_snapshot)
+        if self._snapshots is not None:
+            self._guarded(self._snapshots.remove)

@@ -9,6 +9,7 @@ report arrived.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from curator_otel.totals import SUMS
@@ -58,6 +59,7 @@ class Window(NamedTuple):
     """What a stage did in a window.
 
     Attributes:
+        span_id: The id of its span, chosen when it opens: one that is written twice is one span.
         number: From 0.
         start_unix_ns: When the first of its batches began.
         end_unix_ns: When the last of them ended.
@@ -66,6 +68,7 @@ class Window(NamedTuple):
         sums: The stage's totals, less what they were when the window opened: see `SUMS`.
     """
 
+    span_id: int
     number: int
     start_unix_ns: int
     end_unix_ns: int
@@ -87,8 +90,10 @@ class StageWindow:
         has_slowest: Whether that has a span already.
     """
 
-    __slots__ = ("_base", "_end", "_slowest_ns", "_start", "_totals", "_workers", "due_ns", "has_slowest", "number",
-                 "slowest")  # fmt: skip
+    __slots__ = (
+        *("_base", "_end", "_slowest_ns", "_span_id", "_start", "_totals", "_workers"),
+        *("due_ns", "has_slowest", "number", "slowest"),
+    )
 
     def __init__(self, totals: StageTotals) -> None:
         self._totals = totals
@@ -97,6 +102,7 @@ class StageWindow:
 
     def _open(self) -> None:
         self.number += 1
+        self._span_id = int.from_bytes(os.urandom(8), "big") or 1
         self.due_ns = 0
         self.slowest: BatchReport | None = None
         self.has_slowest = False
@@ -124,7 +130,9 @@ class StageWindow:
     def read(self) -> Window:
         """What it holds so far."""
         sums = {name: now - before for name, now, before in zip(SUMS, self._totals.sums(), self._base, strict=True)}
-        return Window(self.number, self._start, self._end, len(self._workers), max(0, self._slowest_ns), sums)
+        return Window(
+            self._span_id, self.number, self._start, self._end, len(self._workers), max(0, self._slowest_ns), sums
+        )
 
     def close(self) -> Window:
         """What it held; the next one is open then."""

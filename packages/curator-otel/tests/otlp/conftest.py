@@ -155,7 +155,7 @@ class Answer(NamedTuple):
 
 
 class Moody(ThreadingHTTPServer):
-    """Answers requests with spans as its answers say, one after the other, and all others well.
+    """Answers requests with spans as its answers say, one after the other, and those with metrics all alike.
 
     What it answers well it hands to a sink.
 
@@ -163,6 +163,7 @@ class Moody(ThreadingHTTPServer):
         sink: Who keeps what was taken.
         answers: What the first requests get.
         forever: What all the later ones get; None to take them.
+        metrics: What those with metrics get; None to take them.
 
     Attributes:
         times: When each request with spans came, by the monotonic clock.
@@ -171,8 +172,11 @@ class Moody(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, sink: Sink, *answers: Answer, forever: Answer | None = None) -> None:
+    def __init__(
+        self, sink: Sink, *answers: Answer, forever: Answer | None = None, metrics: Answer | None = None
+    ) -> None:
         self.sink, self.answers, self.forever = sink, list(answers), forever or Answer()
+        self.metrics = metrics or Answer()
         self.times: list[float] = []
         super().__init__(("127.0.0.1", 0), _MoodyHandler, bind_and_activate=False)
         self.server_bind()  # until it is activated, whoever connects is refused
@@ -198,7 +202,7 @@ class _MoodyHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         with_spans = self.path.endswith("/traces")
-        answer = self.server.next_answer() if with_spans else Answer()
+        answer = self.server.next_answer() if with_spans else self.server.metrics
         if answer.after is not None:
             answer.after.wait(30)
         if answer.closes:
@@ -225,8 +229,8 @@ def answer() -> type[Answer]:
 def make_moody(sink: Sink) -> Iterator[Callable[..., Moody]]:
     made: list[Moody] = []
 
-    def make(*answers: Answer, forever: Answer | None = None, opened: bool = True) -> Moody:
-        made.append(Moody(sink, *answers, forever=forever))
+    def make(*answers: Answer, opened: bool = True, **others: Answer) -> Moody:
+        made.append(Moody(sink, *answers, **others))
         if opened:
             made[-1].open()
         return made[-1]

@@ -242,6 +242,22 @@ def test_metrics_are_sent_as_often_as_is_said(sink, send, monkeypatch):
         assert all(arrived.acquire(timeout=30) for _ in range(3))  # before anything is flushed or shut down
 
 
+def test_a_receiver_that_takes_traces_only(sink, make_moody, answer, send, caplog, monkeypatch):
+    """It says no to metrics, which is told with their address; or is not asked."""
+    server = make_moody(metrics=answer(405))
+    telemetry = configure(endpoint=server.url, set_global=False, shutdown_timeout_s=30)
+    send(telemetry)
+    assert not telemetry.shutdown()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
+    assert said.startswith(f"the last metrics did not reach {server.url}/v1/metrics; runs are unaffected")
+    caplog.clear()
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    telemetry = configure(endpoint=server.url, set_global=False, shutdown_timeout_s=30)
+    send(telemetry)
+    assert telemetry.shutdown()
+    assert not caplog.records
+
+
 def test_the_temporality_of_metrics(sink, send, environ):
     environ(METRICS_TEMPORALITY_PREFERENCE="delta")
     send_by_environment(send, endpoint=sink.url)

@@ -35,7 +35,8 @@ class NodeClocks:
     during the run is found out after one to two minutes, and one that is set forward at once.
 
     Trips from the driver's own node show how long they take and nothing else. Where even the least of them takes long,
-    because the driver's node has too much to do, nodes have to differ by twice that.
+    because the driver's node has too much to do, nodes have to differ by twice that; and in any case by more than the
+    least time that there and back took them.
 
     Calls must come from one thread at a time.
 
@@ -50,16 +51,18 @@ class NodeClocks:
         self._home = home
         self._noise = _NOISE_NS
         self._trips: dict[str, _Trips] = {}
+        self._there_and_back: dict[str, int] = {}
         self._offsets: dict[str, int] = {}  # only of nodes that are corrected: mostly there are none
         self.corrections: dict[str, float] = {}
 
-    def observe(self, node_id: str, sent_unix_ns: int, received_unix_ns: int) -> None:
+    def observe(self, node_id: str, sent_unix_ns: int, received_unix_ns: int, round_trip_ns: int = 0) -> None:
         """A delivery has come.
 
         Args:
             node_id: Where from.
             sent_unix_ns: When it left, by that node's clock.
             received_unix_ns: When it arrived, by the clock of the driver's node.
+            round_trip_ns: How long an earlier one and its answer took together; 0 where there was none.
         """
         trips = self._trips.get(node_id)
         if trips is None:
@@ -67,7 +70,10 @@ class NodeClocks:
         trips.add(received_unix_ns - sent_unix_ns, received_unix_ns)
         if node_id == self._home:
             self._noise = max(_NOISE_NS, 2 * trips.least)
-        elif trips.show_more_than(self._noise):
+            return
+        if round_trip_ns:
+            self._there_and_back[node_id] = min(round_trip_ns, self._there_and_back.get(node_id, _NEVER))
+        if trips.show_more_than(max(self._noise, self._there_and_back.get(node_id, 0))):
             self._offsets[node_id] = trips.least
             self.corrections[node_id] = trips.least / 1e9
         else:

@@ -85,7 +85,7 @@ class ReportFeed:
 
     def _enter(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> None:
         counts = delivery.is_primary and not delivery.is_repeated
-        self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns)
+        self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
             if isinstance(report, WorkerReport):
                 self._run.report(report)

@@ -49,6 +49,7 @@ class WorkerLink:
         self._waiting: list[BatchReport | WorkerReport] = []
         self._worker_id = self._node_id = ""
         self._unit = ""
+        self._round_trip_ns = 0
         self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,8 +119,11 @@ class WorkerLink:
             outputs_ref,
             is_primary,
             sent_unix_ns=time.time_ns(),
+            round_trip_ns=self._round_trip_ns,
         )
+        start = time.perf_counter_ns()
         pace: float | None = ray.get(self._coordinator.deliver.remote(delivery))
+        self._round_trip_ns = time.perf_counter_ns() - start
         return pace
 
     def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:
