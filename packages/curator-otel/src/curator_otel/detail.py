@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import Link
 
 from curator_otel import conventions as names
 from curator_otel.attributes import cut
-from curator_otel.writer import below
+from curator_otel.writer import NO_PARENT, below
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
@@ -29,7 +27,6 @@ __all__ = ["DetailTraces"]
 
 SPANS_LIMIT = 4_998  # of a trace, without its first span; a window with more has several traces
 _LINKABLE = 20_000  # batches that later ones can be linked to: 6 MB
-_NO_PARENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
 class DetailTraces:
@@ -107,7 +104,7 @@ class DetailTraces:
         }
         links = [Link(span.get_span_context())]
         title = names.DETAIL_SPAN.format(stage=name)
-        root = self._writer.begin(title, _NO_PARENT, start_unix_ns, attributes, links, ids=ids)
+        root = self._writer.begin(title, NO_PARENT, start_unix_ns, attributes, links, ids=ids)
         return _Trace(root, name, window, start_unix_ns)
 
 

@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ChosenIds", "chosen_ids"]
+__all__ = ["ChosenIds", "chosen_ids", "random_span_id"]
 
 _trace_id: ContextVar[int] = ContextVar("curator_otel_trace_id", default=0)
 _span_id: ContextVar[int] = ContextVar("curator_otel_span_id", default=0)
+
+
+def random_span_id() -> int:
+    """64 bits of the operating system's randomness, not all of them 0."""
+    return int.from_bytes(os.urandom(8), "big") or 1
 
 
 @contextmanager
@@ -41,7 +46,7 @@ class ChosenIds:
 
     def generate_span_id(self) -> int:
         """64 bits, not all of them 0."""
-        return _take(_span_id) or int.from_bytes(os.urandom(8), "big") or 1
+        return _take(_span_id) or random_span_id()
 
     def generate_trace_id(self) -> int:
         """128 bits, not all of them 0."""

@@ -3,22 +3,22 @@
 
 Counters are fed from the stages' totals, once a second: an ``add`` costs 5 us, a batch must not. Histograms take single
 batches, and only so many between two feeds: what they leave out is counted. A batch that has a span is its bucket's
-exemplar.
+exemplar. All else is recorded outside of any span: counters draw exemplars with the global `random`, and a user's
+seeded sequence is to stay as it was.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-
 from curator_otel import conventions as names
 from curator_otel.attributes import cut
+from curator_otel.writer import NO_PARENT, below
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import Meter
     from opentelemetry.trace import Span
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["RunMeter"]
 
 _RECORDS_A_FEED = 200  # of histograms, over all stages: 1.5 ms of each second
-
-# Exemplars are drawn with the global `random`, and only inside a sampled span: outside of any, a user's
-# seeded sequence stays as it was. An empty context would not do: the SDK takes the current one instead.
-_OUTSIDE = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 # Counter, outcome, field of `StageTotals`.
 _COUNTS: tuple[tuple[Metric, str, str], ...] = (
@@ -77,7 +73,7 @@ class RunMeter:
             self._unrecorded[index] += 1
             return
         self._left[index] -= 1
-        where = _OUTSIDE if span is None else trace.set_span_in_context(span, Context())
+        where = NO_PARENT if span is None else below(span)
         self._record(names.BATCH_DURATION, report.duration_ns, index, outcome, where)
         self._record(names.BATCH_IDLE, report.idle_ns, index, "", where)
 
@@ -100,7 +96,7 @@ class RunMeter:
         """Feed the rest, and count the run."""
         self.feed()
         labels = {names.OUTCOME: "failed" if failed else "ok"}
-        self._instruments[names.RUN_COUNT.name].add(1, labels, context=_OUTSIDE)
+        self._instruments[names.RUN_COUNT.name].add(1, labels, context=NO_PARENT)
 
     def _feed_stage(self, index: int) -> None:
         totals, fed = self._totals[index], self._fed[index]
@@ -113,9 +109,9 @@ class RunMeter:
                 self._add(metric, new, index, outcome)
 
     def _add(self, metric: Metric, amount: float, index: int, outcome: str = "") -> None:
-        self._instruments[metric.name].add(amount, self._labels(index, outcome), context=_OUTSIDE)
+        self._instruments[metric.name].add(amount, self._labels(index, outcome), context=NO_PARENT)
 
-    def _record(self, metric: Metric, ns: int, index: int, outcome: str, where: Context = _OUTSIDE) -> None:
+    def _record(self, metric: Metric, ns: int, index: int, outcome: str, where: Context = NO_PARENT) -> None:
         self._instruments[metric.name].record(ns / 1e9, self._labels(index, outcome), context=where)
 
     def _labels(self, index: int, outcome: str) -> dict[str, str]:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from curator_core.errors import ConfigurationError, DataError
@@ -24,9 +22,12 @@ from curator_core.report import RunInfo, StageInfo
 from curator_otel.spans import SpanIds, TraceSettings
 from curator_otel.totals import SUMS, StageTotals
 from curator_otel.windows import Window
+from curator_otel.writer import NO_PARENT
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from opentelemetry.context import Context
 
 __all__ = ["Detail", "Snapshot", "Snapshots", "check_directory", "read_snapshot"]
 
@@ -177,9 +178,7 @@ def _parse(raw: dict[str, Any]) -> Snapshot:
     return Snapshot(
         run=RunInfo(**run),
         settings=TraceSettings(*raw["settings"]),
-        parent=TraceContextTextMapPropagator().extract(
-            raw["parent"], context=trace.set_span_in_context(trace.INVALID_SPAN, Context())
-        ),
+        parent=TraceContextTextMapPropagator().extract(raw["parent"], context=NO_PARENT),
         at_unix_ns=int(raw["at_unix_ns"]),
         totals=[StageTotals.of(values) for values in raw["totals"]],
         ids=SpanIds(

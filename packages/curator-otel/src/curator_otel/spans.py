@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from curator_otel import conventions as names
@@ -26,11 +25,12 @@ from curator_otel.sampling import SpanBudget
 from curator_otel.stagespan import StageSpan
 from curator_otel.totals import outcome_of
 from curator_otel.windows import SHORTEST_S, StageWindow
-from curator_otel.writer import SpanWriter, below
+from curator_otel.writer import NO_PARENT, SpanWriter, below
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext, Tracer
 
     from curator_core.executor import RunResult
@@ -235,7 +235,7 @@ class RunTrace:
         above = self._below
         is_child = trace.get_current_span(parent).get_span_context().is_valid
         if not is_child and context.trace_id == _as_trace_id(run.run_id):  # a second root of the same trace can be had
-            above = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+            above = NO_PARENT
         when = run.start_unix_ns + _AFTER_ROOT_NS
         name = names.STARTED_SPAN.format(pipeline=cut(run.pipeline_name))
         told = started_attributes(run) | {names.RUN_STARTED: True}

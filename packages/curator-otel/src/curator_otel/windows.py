@@ -9,9 +9,9 @@ report arrived.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from curator_otel.ids import random_span_id
 from curator_otel.totals import SUMS
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class StageWindow:
 
     def _open(self) -> None:
         self.number += 1
-        self._span_id = int.from_bytes(os.urandom(8), "big") or 1
+        self._span_id = random_span_id()
         self.due_ns = 0
         self.slowest: BatchReport | None = None
         self.has_slowest = False

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome
 
-__all__ = ["LINKS_LIMIT", "SpanWriter", "below"]
+__all__ = ["LINKS_LIMIT", "NO_PARENT", "SpanWriter", "below"]
 
 LINKS_LIMIT = 16  # of a batch to the batches that made its inputs
+
+NO_PARENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""Outside of any span. An empty context would not do everywhere: the SDK's metrics take the current one instead."""
 
 
 def below(span: Span) -> Context:
