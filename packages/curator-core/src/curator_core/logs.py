@@ -65,16 +65,19 @@ class Caller(Protocol):
 
 
 class Post:
-    """Where a thread keeps who calls a stage in it.
+    """What is known of a thread that works for a run.
 
     Attributes:
         caller: Who calls a stage in this thread; None outside of stages. Put back what was there before.
+        cpu_ns: The thread's CPU time when it was last asked for.
+        cpu_read_ns: When that was, by the monotonic clock.
     """
 
-    __slots__ = ("caller",)
+    __slots__ = ("caller", "cpu_ns", "cpu_read_ns")
 
     def __init__(self) -> None:
         self.caller: Caller | None = None
+        self.cpu_ns = self.cpu_read_ns = 0
 
 
 class _ThisThread(threading.local):
