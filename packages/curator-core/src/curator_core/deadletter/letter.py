@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dead letter: what is known of a failure, and the form of the file that has it.
+
+The file is one line of JSON (``head -1 x.letter | python -m json.tool``), then the parts of the payload one after the
+other, as long as ``parts`` in that line says. The line ends in a checksum of all else. It finds damage, not malice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from curator_core.deadletter.payload import Payload, PayloadKind
+from curator_core.errors import DataError
+from curator_core.task import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["SUFFIX", "Letter", "damaged", "decode", "encode", "letter_path", "parse_header"]
+
+SUFFIX = ".letter"
+
+_FORMAT = "curator dead letter"
+_VERSION = 1
+_MAX_TEXT = 64_000  # bytes of a traceback or message; the middle of a longer one is left out
+_DIGEST_SIZE = 16  # bytes
+_SEAL = b', "checksum": "'
+# Names that are kept as they are. What is altered has a "~" in it: the two never meet.
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_UNSAFE = re.compile(r"\W+", re.ASCII)
+_KEPT_OF_NAME = 64  # characters of an unsafe name, for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """What is known of a task that failed for good.
+
+    Attributes:
+        task_id: The task.
+        stage: Name of the stage that it failed in.
+        stage_index: Position of the stage in the plan, from 0.
+        attempts: How often the stage was tried.
+        error_type: Qualified name of the exception's class.
+        error_message: What the exception said.
+        error_traceback: Its formatted traceback, as in `ErrorInfo`; up to 64 kB, beginning and end.
+        error_doing: What the stage was at, as in `ErrorInfo`.
+        worker_id: The worker that the last attempt ran in.
+        node_id: Its node.
+        pid: Its process.
+        run_id: The run.
+        trace_id: The trace that the run wrote; empty where it wrote none.
+        pipeline: Name of the pipeline.
+        failed_at: When it failed, in Unix seconds.
+        task_class: The task's class, with the module.
+        payload_kind: How the task is kept: ``"json"``, ``"pickle"``, or ``"none"``.
+        payload_bytes: Bytes that the task takes, also where it is too large to be kept.
+        payload_note: Why it is not kept.
+        version: Of the file's form.
+    """
+
+    task_id: str
+    stage: str
+    stage_index: int = 0
+    attempts: int = 1
+    error_type: str = ""
+    error_message: str = ""
+    error_traceback: str = ""
+    error_doing: str = ""
+    worker_id: str = ""
+    node_id: str = ""
+    pid: int = 0
+    run_id: str = ""
+    trace_id: str = ""
+    pipeline: str = ""
+    failed_at: float = 0.0
+    task_class: str = ""
+    payload_kind: PayloadKind = "none"
+    payload_bytes: int = 0
+    payload_note: str = ""
+    version: int = _VERSION
+
+    @property
+    def failed_at_utc(self) -> str:
+        """When it failed, as ISO 8601 text in UTC."""
+        return datetime.fromtimestamp(self.failed_at, UTC).isoformat(timespec="milliseconds")
+
+
+def letter_path(stage: str, task_id: str) -> str:
+    """Where the letter of a task and stage is, below the directory of dead letters: always at the same place.
+
+    Two names that differ have two places. None leads out of the directory.
+    """
+    return f"{_safe(stage)}/{_safe(task_id)}{SUFFIX}"
+
+
+def _safe(name: str) -> str:
+    if _SAFE_NAME.fullmatch(name):
+        return name
+    return f"{_UNSAFE.sub('_', name[:_KEPT_OF_NAME]) or '_'}~{digest(name, 10)}"
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def encode(letter: Letter, payload: Payload) -> list[bytes | memoryview]:
+    """The file of a letter, in parts to be written one after the other.
+
+    Args:
+        letter: What is known; what it says of the payload is taken from the payload.
+        payload: The task.
+    """
+    letter = _filled_in(letter, payload)
+    parts = [] if payload.kind == "none" else [payload.head, *payload.buffers]
+    header = {
+        "format": _FORMAT,
+        **asdict(letter),
+        "failed_at_utc": letter.failed_at_utc,
+        "parts": [len(part) for part in parts],
+    }
+    body = json.dumps(header).removesuffix("}").encode()
+    return [body + _SEAL + _checksum([body, *parts]) + b'"}\n', *parts]
+
+
+def _filled_in(letter: Letter, payload: Payload) -> Letter:
+    return replace(
+        letter,
+        error_message=_cut(letter.error_message),
+        error_traceback=_cut(letter.error_traceback),
+        task_class=payload.task_class,
+        payload_kind=payload.kind,
+        payload_bytes=payload.size,
+        payload_note=payload.note,
+        version=_VERSION,
+    )
+
+
+def _cut(text: str) -> str:
+    """A text without its middle where it is long: how it began and how it ended say the most."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= _MAX_TEXT:
+        return text
+    first, last = data[: _MAX_TEXT // 4], data[-_MAX_TEXT * 3 // 4 :]
+    left_out = len(data) - len(first) - len(last)
+    return f"{first.decode(errors='ignore')}\n… {left_out:,} bytes left out …\n{last.decode(errors='ignore')}"
+
+
+def _checksum(parts: Iterable[bytes | memoryview]) -> bytes:
+    state = blake2b(digest_size=_DIGEST_SIZE)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest().encode()
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, path: str) -> tuple[Letter, Payload]:
+    """What `encode` was given; nothing in it is executed, and its buffers are views of the file's bytes.
+
+    Raises:
+        DataError: It is no letter, or a damaged one.
+    """
+    end = data.find(b"\n")
+    line, rest = data[: max(end, 0)], memoryview(data)[end + 1 :]
+    letter, sizes = parse_header(line, path)
+    if sum(sizes) != len(rest):
+        raise damaged(path, f"it has {len(rest):,} bytes of payload where its first line says {sum(sizes):,}")
+    parts = []
+    for size in sizes:
+        parts.append(rest[:size])
+        rest = rest[size:]
+    body, _, checksum = line.rpartition(_SEAL)
+    if checksum.removesuffix(b'"}') != _checksum([body, *parts]):
+        raise damaged(path, "its checksum does not fit it")
+    head, buffers = bytes(parts[0]) if parts else b"", parts[1:]
+    kind, note = letter.payload_kind, letter.payload_note
+    return letter, Payload(kind, letter.task_id, letter.task_class, head, buffers, letter.payload_bytes, note)
+
+
+def parse_header(line: bytes, path: str) -> tuple[Letter, list[int]]:
+    """What the first line of a letter says, and the sizes of the payload's parts.
+
+    The checksum is not looked at: it needs the whole file.
+
+    Raises:
+        DataError: It is no letter, a damaged one, or one of a later version.
+    """
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise damaged(path, f"its first line is not JSON: {exc}" if line else "its first line is not complete") from exc
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise damaged(path, "its first line is not that of a letter")
+    version = header.get("version")
+    if isinstance(version, int) and version > _VERSION:
+        raise DataError(
+            f"this dead letter is of version {version}, which is not known here",
+            field=path,
+            expected=f"version {_VERSION}",
+            hint="read it with the version of curator-core that wrote it, or a later one",
+        )
+    values = {name: _checked(header, name, kind, path) for name, kind in _kinds().items()}
+    sizes = header.get("parts")
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise damaged(path, "its 'parts' are no sizes")
+    if bool(sizes) != (values["payload_kind"] != "none"):
+        raise damaged(path, f"its payload is '{values['payload_kind']}', in {len(sizes)} parts")
+    return Letter(**values), sizes
+
+
+def damaged(path: str, why: str) -> DataError:
+    """The error about a file that is no letter any more, or never was."""
+    return DataError(
+        f"this is no dead letter, or a damaged one: {why}",
+        field=path,
+        expected="a file as it was written, whole and unchanged",
+        hint="copy it again from where it was written, or move it elsewhere: its task can still be made again "
+        "from the source, by the id that it is named after",
+    )
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Letter)
+
+
+def _checked(header: dict[str, Any], name: str, kind: Any, path: str) -> Any:
+    value = header.get(name)
+    choices = get_args(kind)  # of a Literal
+    if value in choices if choices else type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise damaged(path, f"its '{name}' is missing or of another type")
