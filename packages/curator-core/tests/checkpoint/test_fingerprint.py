@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import Plan, ProcessingStage, Resources, Task, processing_stage
+from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fingerprint
+
+
+class Filter(ProcessingStage[Task[str], Task[str]]):
+    """Has settings, as stages do."""
+
+    def __init__(self, min_length: int = 1, **more: Any) -> None:
+        self.min_length = min_length
+        self.__dict__.update(more)
+
+    def process(self, task):
+        return task
+
+
+class OtherFilter(Filter):
+    pass
+
+
+class WithSlots(Filter):
+    __slots__ = ("extra",)
+
+    def __init__(self, extra):
+        super().__init__()
+        self.extra = extra
+
+
+class WithoutItsCache(Filter):
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "cache"}
+
+
+class InAFormOfItsOwn(Filter):
+    def __getstate__(self):
+        return [self.min_length]
+
+    def __setstate__(self, state):
+        (self.min_length,) = state
+
+
+@processing_stage()
+def upper(task):
+    return task
+
+
+def at_least(length):
+    @processing_stage()
+    def long_enough(task):
+        return task if len(task.data) >= length else None
+
+    return long_enough
+
+
+def taken(*stages):
+    return fingerprint(Plan.from_stages(stages).stages)
+
+
+def changes(old, new):
+    return difference(taken(*old), taken(*new))
+
+
+# --- what is compared -----------------------------------------------------------------------------------
+
+
+def test_it_is_json_and_tells_no_values():
+    found = taken(Filter(3, key="s3cret"), upper)
+    assert json.loads(json.dumps(found)) == found
+    assert is_fingerprint(found)
+    assert "s3cret" not in json.dumps(found)
+    assert [stage["name"] for stage in found] == ["Filter", "upper"]
+    assert found[0]["class"] == f"{__name__}.Filter"
+    assert set(found[0]["settings"]) == {"min_length", "key"}
+    assert set(found[1]["settings"]) == {"function"}
+
+
+def test_the_same_stages_made_anew_are_the_same():
+    assert changes([Filter(3, names={"a", "b"}), at_least(2)], [Filter(3, names={"b", "a"}), at_least(2)]) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"resources": Resources(cpus=2)},
+        {"batch_size": 7},
+        {"num_workers": 2},
+        {"runtime_env": {"pip": ["x"]}},
+        {"fusible": False},
+        {"fans_out": False},
+        {"full_batches": False},
+        {"max_attempts": 3},
+        {"xenna_stage_spec": {"a": 1}},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_how_fast_a_stage_runs_does_not_count(setting):
+    assert changes([Filter()], [Filter().with_(**setting)]) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("retry_delay_s", 1.0), ("retry_on", (ValueError,)), ("timeout_s", 5.0)])
+def test_how_often_a_stage_is_tried_does_not_count(name, value):
+    assert changes([Filter()], [Filter(**{name: value})]) == []
+
+
+def test_what_python_and_the_framework_set_does_not_count():
+    used, fresh = Filter(), Filter()
+    used.metrics.add("n", 1)
+    used.__doc__ = "other words"
+    assert changes([used], [fresh]) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        (Filter(1), Filter(2), "stage 'Filter': min_length has changed"),
+        (Filter(1), Filter(True), "stage 'Filter': min_length has changed"),
+        (Filter(_path="a"), Filter(_path="b"), "stage 'Filter': path has changed"),
+        (Filter(), Filter(threshold=1), "stage 'Filter': threshold is new"),
+        (Filter(threshold=1), Filter(), "stage 'Filter': threshold is gone"),
+        (WithSlots(1), WithSlots(2), "stage 'WithSlots': extra has changed"),
+        (WithoutItsCache(1), WithoutItsCache(2), "stage 'WithoutItsCache': min_length has changed"),
+        (InAFormOfItsOwn(1), InAFormOfItsOwn(2), "stage 'InAFormOfItsOwn': state has changed"),
+        (at_least(1), at_least(2), "stage 'long_enough': function has changed"),
+        (upper.with_(name="f"), at_least(1).with_(name="f"), "stage 'f': function has changed"),
+        (Filter(check=len), Filter(check=max), "stage 'Filter': check has changed"),
+    ],
+)
+def test_a_changed_setting_is_told(old, new, change):
+    assert change in changes([old], [new])
+
+
+def test_what_a_stage_does_not_travel_with_does_not_count(caplog):
+    assert changes([WithoutItsCache(cache=threading.Lock())], [WithoutItsCache()]) == []
+    assert not caplog.records
+
+
+def test_an_attribute_that_cannot_be_walked_is_told_and_left_out(caplog):
+    circle: list[Any] = ["s3cret"]
+    circle.append(circle)
+    with caplog.at_level(logging.WARNING):
+        assert changes([Filter(near=circle)], [Filter(near=[circle])]) == []
+    assert "stage 'Filter': a change of near[1] will not be noticed" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+# --- in words -------------------------------------------------------------------------------------------
+
+
+def named(*names):
+    return [Filter().with_(name=name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("ab", "ab", []),
+        ("ab", "ac", ["stage 1 is 'c', and was 'b'"]),
+        ("ab", "acb", ["stage 'c' is new"]),
+        ("ab", "abc", ["stage 'c' is new"]),
+        ("abc", "ac", ["stage 'b' is gone"]),
+        ("abc", "ab", ["stage 'c' is gone"]),
+        ("ab", "ba", ["the order of stages is b, a, and was a, b"]),
+        ("abc", "cxa", ["stage 1 is 'x', and was 'b'", "the order of stages is c, a, and was a, c"]),
+        ("a", "xyz", ["stage 0 is 'x', and was 'a'", "stage 'y' is new", "stage 'z' is new"]),
+    ],
+)
+def test_stages_that_come_go_and_move_are_told(old, new, told):
+    assert changes(named(*old), named(*new)) == told
+
+
+def test_another_class_is_told():
+    assert changes([Filter()], [OtherFilter().with_(name="Filter")]) == [
+        f"stage 'Filter' is a {__name__}.OtherFilter, and was a {__name__}.Filter"
+    ]
+
+
+parts = st.tuples(st.sampled_from("abc"), st.sampled_from("CD"), st.sampled_from([{}, {"x": "1"}, {"x": "2"}]))
+stages = st.lists(parts, unique_by=lambda part: part[0]).map(
+    lambda found: [dict(zip(("name", "class", "settings"), part, strict=True)) for part in found]
+)
+
+
+@given(stages, stages)
+def test_whatever_differs_is_told(old, new):
+    assert bool(difference(old, new)) == (old != new)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        [1],
+        [{}],
+        [{"name": "a", "class": "C"}],
+        [{"name": "a", "class": "C", "settings": []}],
+        [{"name": "a", "class": "C", "settings": {"x": 1}}],
+        [{"name": 1, "class": "C", "settings": {}}],
+        [{"name": "a", "class": "C", "settings": {}, "more": 1}],
+    ],
+)
+def test_what_is_no_fingerprint_is_known(value):
+    assert not is_fingerprint(value)

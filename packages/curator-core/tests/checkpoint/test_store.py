@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import ConfigurationError, DataError, Plan, ProcessingStage
+from curator_core.checkpoint import Checkpoint, OpenCheckpoint
+from curator_core.checkpoint.finished import Finished, record_of
+
+OUTPUTS = [{"path": "out/0.jsonl", "records": 3}]
+
+
+class Stage(ProcessingStage):
+    def __init__(self, setting=1):
+        self.setting = setting
+
+    def process(self, task):
+        return task
+
+
+def views(*stages):
+    return Plan.from_stages(stages or [Stage()]).stages
+
+
+def opened(path, *stages, run_id="run", **settings):
+    return OpenCheckpoint.open(Checkpoint(path, **settings), views(*stages), run_id)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint"
+
+
+# --- settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["here/below", Path("here/below"), "file://here/below", "local://here/below"])
+def test_a_path_becomes_absolute(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    assert Checkpoint(given).path == str(tmp_path / "here" / "below")
+
+
+def test_a_home_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert Checkpoint("~/checkpoint").path == "/somewhere/checkpoint"
+
+
+@pytest.mark.parametrize("given", [None, 1, "", b"", ["a"]])
+def test_what_is_no_path_is_refused(given):
+    with pytest.raises(ConfigurationError, match="no path") as caught:
+        Checkpoint(given)
+    assert caught.value.field == "path"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/c", "gs://bucket/c", "memory://c", "https://a/c", "zip://c::a.zip"])
+def test_an_object_store_is_refused(url):
+    with pytest.raises(ConfigurationError, match="needs a file system") as caught:
+        Checkpoint(url)
+    assert caught.value.field == "path"
+    assert url in caught.value.given
+    assert caught.value.expected
+    assert "object store" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["accept_changes", "retry_failed"])
+def test_a_choice_is_true_or_false(name):
+    with pytest.raises(ConfigurationError, match="makes no sense") as caught:
+        Checkpoint("c", **{name: "yes"})
+    assert (caught.value.field, caught.value.given) == (name, "'yes'")
+
+
+# --- one run after the other ----------------------------------------------------------------------------
+
+
+def test_what_a_run_finished_the_next_one_knows(path):
+    with opened(path) as checkpoint:
+        assert len(checkpoint.finished) == 0
+        checkpoint.finish("a")
+        checkpoint.finish("b", outputs=OUTPUTS)
+        checkpoint.finish("c", outputs=[])
+        checkpoint.finish("d", failed=True)
+        assert not checkpoint.is_finished("a")  # this run knows what it did
+    with opened(path) as checkpoint:
+        assert isinstance(checkpoint.finished, Mapping)
+        assert dict(checkpoint.finished) == {"a": [], "b": OUTPUTS, "c": [], "d": []}
+        assert checkpoint.is_finished("a")
+        assert not checkpoint.is_finished("x")
+        with pytest.raises(KeyError):
+            checkpoint.finished["x"]
+        assert list(checkpoint.outputs()) == [("b", OUTPUTS)]
+        checkpoint.finish("e")
+    with opened(path) as checkpoint:
+        assert set(checkpoint.finished) == set("abcde")
+
+
+def test_its_files_are_those_that_are_documented(path):
+    with opened(path) as checkpoint:
+        assert {found.name for found in path.iterdir()} == {"pipeline.json", "finished.jsonl", "lock"}
+        checkpoint.finish("a")
+    assert {found.name for found in path.iterdir()} == {"pipeline.json", "finished.jsonl"}
+    written = json.loads((path / "pipeline.json").read_text())
+    assert written["format"] == 1
+    assert [stage["name"] for stage in written["stages"]] == ["Stage"]
+    assert (path / "finished.jsonl").read_text()[9:] == '{"id":"a"}\n'
+
+
+def test_directories_are_made(tmp_path):
+    with opened(tmp_path / "made" / "here") as checkpoint:
+        checkpoint.finish("a")
+    with opened(f"file://{tmp_path}/made/here") as checkpoint:
+        assert checkpoint.is_finished("a")
+
+
+def test_a_directory_behind_a_link_is_the_users_choice(tmp_path, path):
+    (tmp_path / "disk").mkdir()
+    path.symlink_to(tmp_path / "disk")
+    with opened(path) as checkpoint:
+        checkpoint.finish("a")
+    assert (tmp_path / "disk" / "finished.jsonl").exists()
+
+
+def test_sync_makes_it_safe_before_the_end(path, python):
+    code = """if True:
+        import sys
+        from curator_core.checkpoint import Checkpoint, OpenCheckpoint
+        checkpoint = OpenCheckpoint.open(Checkpoint(sys.argv[1], accept_changes=True), (), "theirs")
+        checkpoint.finish("a")
+        checkpoint.sync()
+        print("synced", flush=True)
+        sys.stdin.read()
+    """
+    writer = python(code, path)
+    assert writer.stdout.readline() == "synced\n"
+    with pytest.raises(ConfigurationError, match=f"in use by run theirs on host .* process {writer.pid}"):
+        opened(path)
+    writer.kill()
+    writer.wait()
+    with opened(path, accept_changes=True) as checkpoint:  # it takes the lock over
+        assert checkpoint.is_finished("a")
+
+
+def test_two_runs_at_once_are_refused(path):
+    with opened(path, run_id="first"), pytest.raises(ConfigurationError, match="in use by run first"):
+        opened(path, run_id="second")
+    with opened(path, run_id="second"):
+        pass
+
+
+def test_closing_twice_does_nothing(path):
+    checkpoint = opened(path)
+    checkpoint.close()
+    with opened(path):
+        checkpoint.close()
+        assert (path / "lock").exists()
+
+
+def test_a_full_disk_is_told_at_the_end_and_the_lock_is_given_back(path, room_for):
+    checkpoint = opened(path)
+    checkpoint.finish("a")
+    with room_for(0), pytest.raises(DataError, match="EFBIG"):
+        checkpoint.close()
+    assert not (path / "lock").exists()
+
+
+def test_a_torn_record_is_told_and_run_again(path, caplog):
+    with opened(path) as checkpoint:
+        checkpoint.finish("a")
+        checkpoint.finish("b")
+    os.truncate(path / "finished.jsonl", (path / "finished.jsonl").stat().st_size - 3)
+    with caplog.at_level(logging.WARNING), opened(path) as checkpoint:
+        assert set(checkpoint.finished) == {"a"}
+    assert caplog.text.count("will be run again") == 1
+
+
+# --- failed ones ----------------------------------------------------------------------------------------
+
+
+def test_failed_ones_are_finished_unless_they_are_to_be_run_again(path):
+    with opened(path) as checkpoint:
+        checkpoint.finish("good")
+        checkpoint.finish("bad", failed=True)
+        checkpoint.finish("half", failed=True, outputs=OUTPUTS)
+    with opened(path) as checkpoint:
+        assert dict(checkpoint.finished) == {"good": [], "bad": [], "half": OUTPUTS}
+    with opened(path, retry_failed=True) as checkpoint:
+        assert dict(checkpoint.finished) == {"good": []}
+        checkpoint.finish("bad")
+        checkpoint.finish("half", failed=True)
+    with opened(path, retry_failed=True) as checkpoint:
+        assert set(checkpoint.finished) == {"good", "bad"}
+    with opened(path) as checkpoint:
+        assert dict(checkpoint.finished) == {"good": [], "bad": [], "half": []}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.sampled_from([None, [], OUTPUTS]))), st.booleans())
+def test_the_last_word_on_a_source_task_holds(said, retry_failed):
+    finished, expected = Finished(retry_failed=retry_failed), {}
+    for source_id, failed, outputs in said:
+        finished.enter(record_of(source_id, failed=failed, outputs=outputs))
+        expected.pop(source_id, None)
+        if not (failed and retry_failed):
+            expected[source_id] = outputs or []
+    assert dict(finished) == expected
+    assert len(finished) == len(expected)
+    assert dict(finished.outputs()) == {key: value for key, value in expected.items() if value}
+
+
+def test_records_of_other_kinds_are_left_alone(path):
+    finished = Finished()
+    for record in ({}, {"id": 1}, {"id": None}, {"note": "a"}, {"id": "a", "outputs": "?"}, {"id": "b", "more": 1}):
+        finished.enter(record)
+    assert dict(finished) == {"a": [], "b": []}
+
+
+# --- a changed pipeline ---------------------------------------------------------------------------------
+
+
+def test_a_changed_pipeline_is_refused_with_the_difference(path):
+    with opened(path, Stage(1)) as checkpoint:
+        checkpoint.finish("a")
+    before = {found.name: found.read_bytes() for found in path.iterdir()}
+    with pytest.raises(ConfigurationError) as caught:
+        opened(path, Stage(2), Stage().with_(name="Dedup"))
+    assert caught.value.message.endswith(": stage 'Stage': setting has changed; stage 'Dedup' is new")
+    assert caught.value.field == str(path / "pipeline.json")
+    assert caught.value.expected
+    assert "accept_changes=True" in caught.value.hint
+    assert {found.name: found.read_bytes() for found in path.iterdir()} == before
+
+
+def test_one_may_go_on_all_the_same(path, caplog):
+    with opened(path, Stage(1)) as checkpoint:
+        checkpoint.finish("a")
+    with caplog.at_level(logging.WARNING), opened(path, Stage(2), accept_changes=True) as checkpoint:
+        assert checkpoint.is_finished("a")
+    assert "going on, although stage 'Stage': setting has changed" in caplog.text
+    with opened(path, Stage(2)):
+        pass
+    with pytest.raises(ConfigurationError, match="setting has changed"):
+        opened(path, Stage(1))
+
+
+def test_the_same_pipeline_writes_nothing_anew(path):
+    with opened(path):
+        before = (path / "pipeline.json").stat()
+    with opened(path, accept_changes=True):
+        assert (path / "pipeline.json").stat() == before
+
+
+def test_not_every_difference_is_listed(path):
+    with opened(path, *(Stage().with_(name=f"s{number}") for number in range(50))):
+        pass
+    with pytest.raises(ConfigurationError, match=r"stage 's10' is gone; and 39 more\n"):
+        opened(path, Stage().with_(name="s0"))
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"\xff", b"[]", b'{"format": 1}', b'{"format": 1, "stages": [1]}']
+)
+def test_records_of_nobody_knows_which_pipeline_are_refused(path, content):
+    with opened(path) as checkpoint:
+        checkpoint.finish("a")
+    (path / "pipeline.json").unlink()
+    if content is not None:
+        (path / "pipeline.json").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="does not say with which stages"):
+        opened(path)
+    with opened(path, accept_changes=True) as checkpoint:
+        assert checkpoint.is_finished("a")
+    with opened(path):
+        pass
+
+
+def test_a_checkpoint_that_was_killed_while_it_was_made_is_made_again(path):
+    path.mkdir()
+    (path / "pipeline.json.tmp").write_text("{")
+    (path / "finished.jsonl").touch()
+    with opened(path):
+        assert {found.name for found in path.iterdir()} == {"pipeline.json", "finished.jsonl", "lock"}
+
+
+@pytest.mark.parametrize("accept_changes", [False, True])
+def test_the_format_of_another_release_is_refused(path, accept_changes):
+    with opened(path):
+        pass
+    (path / "pipeline.json").write_text('{"format": 2}')
+    with pytest.raises(ConfigurationError, match="another release") as caught:
+        opened(path, accept_changes=accept_changes)
+    assert caught.value.given == "2"
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pipeline.json", "pipeline.json.tmp", "finished.jsonl", "lock"])
+def test_what_is_no_file_is_refused_and_nothing_is_held(path, not_a_file, name):
+    path.mkdir()
+    not_a_file(path / name)
+    with pytest.raises(DataError, match="no regular file") as caught:
+        opened(path)
+    assert caught.value.field == str(path / name)
+    assert name == "lock" or not (path / "lock").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_where_the_directory_should_be(path, below):
+    path.write_text("mine")
+    with pytest.raises((ConfigurationError, DataError)) as caught:
+        opened(path / below)
+    assert caught.value.field
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022])
+def test_all_is_made_as_the_umask_says(path, umask, mask):
+    with umask(mask), opened(path) as checkpoint:
+        checkpoint.finish("a")
+        modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.iterdir()}
+    assert modes == dict.fromkeys(["pipeline.json", "finished.jsonl", "lock"], 0o666 & ~mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~mask
