@@ -68,6 +68,7 @@ class FailsAtFirst(Burn):
     """The first attempt at every other task fails, when its work is done."""
 
     max_attempts = 2
+    retry_delay_s = 0.0
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)

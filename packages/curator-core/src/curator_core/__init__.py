@@ -16,7 +16,9 @@ from curator_core.__about__ import __version__
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.ambient import watch_all_runs
 from curator_core.batches import DocumentBatch, FileGroupTask
+from curator_core.checkpoint import Checkpoint
 from curator_core.composite import CompositeStage
+from curator_core.deadletter import DeadLetter
 from curator_core.errors import (
     ClusterError,
     ConfigurationError,
@@ -24,6 +26,7 @@ from curator_core.errors import (
     CuratorError,
     DataError,
     ExecutorError,
+    FailureLimitError,
     InputError,
     PipelineError,
     ResourcesError,
@@ -50,15 +53,18 @@ __all__ = [
     "BaseExecutor",
     "BaseStageAdapter",
     "BatchReport",
+    "Checkpoint",
     "ClusterError",
     "CompositeStage",
     "ConfigurationError",
     "ContractError",
     "CuratorError",
     "DataError",
+    "DeadLetter",
     "DocumentBatch",
     "EmptyTask",
     "ExecutorError",
+    "FailureLimitError",
     "FileGroupTask",
     "InputError",
     "LocalExecutor",

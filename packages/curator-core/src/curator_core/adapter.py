@@ -17,8 +17,9 @@ from curator_core.failure import error_info, stage_error
 from curator_core.history import Place
 from curator_core.logs import StageWork, at_work
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
-from curator_core.snapshot import Snapshot
+from curator_core.source import SourceAttempt
 from curator_core.task import RootNames
+from curator_core.tries import Tries, keeps_inputs
 from curator_core.view import StageView, read_stage
 
 if TYPE_CHECKING:
@@ -62,12 +63,18 @@ class RunContext:
     Attributes:
         run_id: The run.
         on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` counts it and goes on.
+        letter_bytes: The largest task that is kept with the report of its failure; None where none is kept.
+        manifests_of: Index of the stage whose outputs' files are reported; -1 for none.
+        collect: Whether the pipeline's outputs are wanted in the driver.
         epoch: How often the engine was started again within the run.
         group: The group of stages that the adapter belongs to.
     """
 
     run_id: str = ""
     on_error: OnError = "raise"
+    letter_bytes: int | None = None
+    manifests_of: int = -1
+    collect: bool = True
     epoch: int = 0
     group: int = 0
 
@@ -221,25 +228,24 @@ class BaseStageAdapter:
         """
         if not tasks:
             return []
-        snapshot = Snapshot.of(tasks, self.view.name) if self.view.max_attempts > 1 else None
-        number = 1
-        while snapshot is not None and number < self.view.max_attempts:
-            # What a failed attempt did to its inputs must not be seen by the next one.
-            attempt = Attempt(self, snapshot.restore(), number, last=False)
-            outputs = self._run(attempt)
-            if attempt.error is None:
-                return outputs
-            number += 1
-        attempt = Attempt(self, tasks if snapshot is None else snapshot.restore(), number, last=True)
-        outputs = self._run(attempt)
-        if attempt.error is not None and self.context.on_error == "raise":
-            raise stage_error(attempt.error, self.view.name, attempt.doing)
-        return outputs
+        if keeps_inputs(self, len(tasks)):
+            return Tries(self, tasks).run()
+        return self.run_attempt(Attempt(self, tasks, 1, last=True))
 
-    def _run(self, attempt: Attempt) -> list[Any]:
+    def run_attempt(self, attempt: Attempt) -> list[Any]:
+        """Make an attempt at a batch, and report it.
+
+        Raises:
+            StageError: It failed for good, and the run is to end at that.
+        """
         outputs = attempt.execute()
         self._sink(attempt.close())
+        self._raise_error(attempt)
         return outputs
+
+    def _raise_error(self, attempt: Attempt) -> None:
+        if attempt.error is not None and not attempt.comes_again and self.context.on_error == "raise":
+            raise stage_error(attempt.error, self.view.name, attempt.doing)
 
     def process_source(self, task: Any) -> Generator[Any, None, None]:
         """Run a source on its one task, handing on each output as soon as it is made.
@@ -252,13 +258,12 @@ class BaseStageAdapter:
         if self.view.batched or self.view.max_attempts > 1:  # what has been handed on cannot be tried again
             yield from self.process_batch([task])
             return
-        attempt = Attempt(self, [task], number=1, last=True)
+        attempt = SourceAttempt(self, task)
         try:
             yield from attempt.stream()
         finally:
             self._sink(attempt.close())
-        if attempt.error is not None and self.context.on_error == "raise":
-            raise stage_error(attempt.error, self.view.name, attempt.doing)
+        self._raise_error(attempt)
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.checks import check_count, check_output, check_task, is_always_valid
 from curator_core.failure import error_info
+from curator_core.kept import fallen_of, manifests_of
 from curator_core.lineage import batch_id_of, produced
 from curator_core.logs import StageWork, this_thread
 from curator_core.measure import measure
 from curator_core.report import BatchReport, Outcomes
-from curator_core.returned import AT_REST, LISTS, Failed, as_iterable, read_out
+from curator_core.returned import AT_REST, LISTS, Failed, read_out
 from curator_core.task import UNSEEN, Task, child_id, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Sequence
 
     from curator_core.adapter import BaseStageAdapter
     from curator_core.history import PerfRow
-    from curator_core.report import OutcomeKind
+    from curator_core.report import Fallen, Manifest, OutcomeKind
+    from curator_core.snapshot import Snapshot
     from curator_core.task import TaskState
 
 __all__ = ["Attempt"]
 
-_END = object()
 _TOO_SHORT_NS = 50_000  # of wall time, for its CPU time to be asked for: that takes 1.5 us, and a no-op batch 10
 _CPU_FRESH_NS = 1_000_000  # for which a thread's CPU time is not asked for again
 _ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
@@ -43,27 +44,41 @@ class Attempt:
         adapter: Whose stage is called.
         tasks: The inputs.
         number: From 1.
-        last: Whether this attempt decides what becomes of the inputs.
+        last: Whether this attempt decides what becomes of the inputs, unless they fail together and can be parted.
+        snapshot: The inputs as they first came; None where they cannot be had again.
 
     Attributes:
         error: What went wrong, if anything did.
         doing: What the stage was at when it did, for a message.
+        comes_again: Whether the stage is to see the inputs again.
     """
 
     # What most batches leave as it is: setting it on each of them would cost a tenth of a microsecond a piece.
     error: BaseException | None = None
     doing = ""
+    comes_again = False
     _ids_called: Sequence[str] = ()  # of the inputs that it sees, where it does not see all
     _num_items = _in_bytes = _out_bytes = 0
     _start_unix = _start = _duration_ns = _cpu_ns = 0
+    _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of the inputs that failed for good; as the next one
+    _manifests: tuple[Manifest, ...] = ()
     _metrics: dict[str, float | str] = {}  # noqa: RUF012 - never written to: a batch that records something has its own
 
-    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any], number: int, *, last: bool) -> None:
+    def __init__(
+        self,
+        adapter: BaseStageAdapter,
+        tasks: Sequence[Any],
+        number: int,
+        *,
+        last: bool,
+        snapshot: Snapshot | None = None,
+    ) -> None:
         self.adapter = adapter
         self.view = adapter.view
         self.tasks = tasks
         self.number = number
         self.last = last
+        self.snapshot = snapshot
         self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about, where that is known
         self._isolates = last and adapter.context.on_error == "skip"  # a failure then takes no neighbour along
         self._recorder = adapter.processing_stage.metrics
@@ -77,8 +92,6 @@ class Attempt:
         idle_since = adapter.clock.idle_since
         self._idle_ns = time.perf_counter_ns() - idle_since if idle_since else 0
 
-    # --- the two ways to run ----------------------------------------------------------------------------
-
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
         entries = self._entries
@@ -91,43 +104,14 @@ class Attempt:
                 self._call(failed, entries)
             finally:
                 self._add_clock()
-            return self._settle(entries)
+            outputs = self._settle(entries)
+            if self.adapter.context.manifests_of == self.view.index:
+                self._manifests = manifests_of(self._ids, self._outcomes, outputs)
+            return outputs
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
             return self._fail(exc)
         finally:
             post.caller = before
-
-    def stream(self) -> Generator[Any, None, None]:
-        """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
-        count, made = 0, None
-        perf: tuple[PerfRow, ...] = ()
-        post = this_thread.post
-        before, post.caller = post.caller, self
-        self._start_clock()
-        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
-        try:
-            made = iter(as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
-            while (output := next(made, _END)) is not _END:
-                self._add_clock()
-                perf = perf or (*self._states[0][1], self._perf_row())
-                self._adopt(self.tasks[0], self._states[0], (output,), perf)
-                count += 1
-                post.caller = before
-                try:
-                    yield output
-                finally:  # what was done with it further down is not the source's time, also where that failed
-                    post = this_thread.post
-                    before, post.caller = post.caller, self
-                    self._start_clock()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
-            self._blame(exc)
-        finally:  # also where nobody listens any longer, because a later stage failed
-            self._close_source(made)
-            post.caller = before
-            self._add_clock()
-            self._metrics.update(self._recorder.take())
-            kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
-            self._outcomes = {0: (kind, count)}
 
     # --- calling the stage ------------------------------------------------------------------------------
 
@@ -187,14 +171,6 @@ class Attempt:
                     raise
                 entry = Failed(exc)
             entries.append(entry)
-
-    def _close_source(self, made: Iterator[Any] | None) -> None:
-        """Let a generator clean up now, and not when it happens to be collected."""
-        try:
-            getattr(made, "close", int)()
-        except Exception as exc:  # noqa: BLE001 - as in `execute`
-            if self.error is None:
-                self._blame(exc)
 
     def current_work(self) -> StageWork:
         """What the stage is at, for log records."""
@@ -296,6 +272,8 @@ class Attempt:
         if self.error is None:
             self._at = number
             self._blame(error)
+        self._errors = self._errors or {}
+        self._errors[number] = error
         return _FAILED
 
     def _adopt(self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...]) -> Sequence[Any]:
@@ -322,8 +300,19 @@ class Attempt:
         """All inputs failed, or are to be tried again."""
         self._blame(exc)
         self._metrics = self._metrics or self._recorder.take()
-        self._outcomes = dict.fromkeys(range(len(self._ids)), _FAILED if self.last else _RETRIED)
+        self.comes_again = self._is_worth_another(exc)
+        numbers = range(len(self._ids))
+        self._outcomes = dict.fromkeys(numbers, _RETRIED if self.comes_again else _FAILED)
+        if not self.comes_again:
+            self._errors = dict.fromkeys(numbers, exc)
         return []
+
+    def _is_worth_another(self, exc: BaseException) -> bool:
+        """Whether another attempt may go better: a later one, or one at fewer tasks."""
+        if self.snapshot is None:
+            return False
+        may_be_parted = len(self.tasks) > 1 and self.adapter.context.on_error == "skip"
+        return may_be_parted or (not self.last and isinstance(exc, self.view.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
         self.error = exc
@@ -400,7 +389,16 @@ class Attempt:
             self._num_items,
             self._metrics,
             None if self.error is None else error_info(self.error, self.doing),
+            self._fallen(context.letter_bytes) if self._errors and context.letter_bytes is not None else (),
+            self._manifests,
         )
         adapter.sequence += 1
         adapter.clock.idle_since = time.perf_counter_ns()
         return report
+
+    def _fallen(self, max_bytes: int) -> tuple[Fallen, ...]:
+        """The inputs that failed for good, each with its own error."""
+        doing = {number: f"on task '{self._ids[number]}'" for number in self._errors}
+        doing |= {number: self.doing for number, error in self._errors.items() if error is self.error}
+        infos = {number: error_info(error, doing[number]) for number, error in self._errors.items()}
+        return fallen_of(infos, self.snapshot, max_bytes)

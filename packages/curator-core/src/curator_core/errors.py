@@ -13,7 +13,8 @@
     │   │   └── InputError          a task lacks what the stage declares that it needs
     │   ├── WorkerDiedError         a worker process ended while it had work
     │   ├── ClusterError            the cluster cannot be reached, or does not do its part
-    │   └── TasksLostError          the counts of a run do not add up
+    │   ├── TasksLostError          the counts of a run do not add up
+    │   └── FailureLimitError       more tasks failed than may
     └── DataError                   a file or record that cannot be read or written
 
 Each says the same five things where they apply: which stage, which field, what was given, what was
@@ -36,6 +37,7 @@ __all__ = [
     "CuratorError",
     "DataError",
     "ExecutorError",
+    "FailureLimitError",
     "InputError",
     "PipelineError",
     "ResourcesError",
@@ -151,6 +153,10 @@ class ClusterError(RunError):
 
 class TasksLostError(RunError):
     """The counts of a run do not add up: some task left one stage and never reached the next."""
+
+
+class FailureLimitError(RunError):
+    """More tasks failed than the run's ``max_failures`` allows."""
 
 
 class DataError(CuratorError):

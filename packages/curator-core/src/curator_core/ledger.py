@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core.plan import Plan
-    from curator_core.report import BatchReport, WorkerReport
+    from curator_core.report import BatchReport, Tally, WorkerReport
 
 __all__ = ["Ledger", "StageSummary"]
 
@@ -162,6 +162,19 @@ class Ledger:
             account.workers += 1
             account.startup_ns += report.duration_ns
 
+    def take_back(self, stage_index: int, tally: Tally) -> None:
+        """Some of what was entered is worked on once more, and counts only then."""
+        account = self._accounts[stage_index]
+        account.passed -= tally.passed
+        account.out -= tally.out
+        account.filtered -= tally.filtered
+        account.failed -= tally.failed
+
+    def tasks_in(self, stage_index: int) -> int:
+        """How many tasks a stage was given so far, that have come to something."""
+        account = self._accounts[stage_index]
+        return account.passed + account.filtered + account.failed
+
     def summaries(self) -> tuple[StageSummary, ...]:
         """What each stage did so far."""
         pairs = zip(self._views, self._accounts, strict=True)
@@ -194,11 +207,12 @@ class Ledger:
         team = Team(tuple(range(len(self._accounts))), 1, use, use)
         return Evidence(tuple(self.stage_evidence()), (team,), work_ns, work_ns + setup_ns)
 
-    def lost(self, fed: int) -> list[str]:
+    def lost(self, fed: int, skipped: int = 0) -> list[str]:
         """Where tasks are missing, in words; empty where everything adds up.
 
         Args:
             fed: Tasks that the executor handed to the first stage.
+            skipped: Tasks that a source made and nobody was given, since an earlier run had finished them.
         """
         findings = []
         came, before = fed, "what was fed"
@@ -212,6 +226,8 @@ class Ledger:
                     else f"{went_in - came} tasks more reached '{name}' than the {came} of {before}"
                 )
             came, before = account.out, f"'{name}'"
+            if view.index == 0 and self._has_source:
+                came -= skipped
         return findings
 
 

@@ -70,7 +70,7 @@ class LocalExecutor(BaseExecutor):
         try:
             if sources is None:
                 run.fed = 1
-                with closing(chain.adapters[0].process_source(empty_source())) as made:
+                with closing(run.admit(chain.adapters[0].process_source(empty_source()))) as made:
                     chain.run(made, run.outputs, level=1)
             else:
                 run.fed = len(sources)
@@ -84,7 +84,7 @@ class LocalExecutor(BaseExecutor):
         chain.set_up(NodeInfo(), WorkerMetadata())
         try:
             run.fed = 1
-            self._run_groups(run, groups[1:], source.process_source(empty_source()), None)
+            self._run_groups(run, groups[1:], run.admit(source.process_source(empty_source())), None)
         finally:
             chain.tear_down()
 
@@ -98,6 +98,7 @@ class LocalExecutor(BaseExecutor):
     def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
         adapter = BaseStageAdapter(view.fresh_stage(), view)
         adapter.bind(run.context, run.report)
+        adapter.roots = run.new_names()
         return adapter
 
 

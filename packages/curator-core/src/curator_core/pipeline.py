@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-    from curator_core.adapter import OnError
+    from curator_core.checkpoint import Checkpoint
     from curator_core.executor import BaseExecutor, RunResult
+    from curator_core.io.files import PathLike
     from curator_core.report import RunObserver
+    from curator_core.settings import FailurePolicy
     from curator_core.stage import ProcessingStage
     from curator_core.task import Task
 
@@ -68,7 +70,11 @@ class Pipeline:
         initial_tasks: Iterable[Task[Any]] | None = None,
         observers: Sequence[RunObserver | str] = (),
         *,
-        on_error: OnError = "raise",
+        on_error: FailurePolicy = "raise",
+        max_failures: float | None = None,
+        checkpoint: Checkpoint | PathLike | None = None,
+        collect: bool = True,
+        start_at: str | None = None,
     ) -> RunResult:
         """Compile and run.
 
@@ -77,7 +83,12 @@ class Pipeline:
                 for `LocalExecutor`.
             initial_tasks: What the first stage is given; None where it is a source.
             observers: Who watches: observers, or names of installed ones such as ``"progress"``.
-            on_error: ``"raise"`` or ``"skip"``; see `BaseExecutor.execute`.
+            on_error: ``"raise"``, ``"skip"`` or a `DeadLetter`; see `BaseExecutor.execute`.
+            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given.
+            checkpoint: Where finished source tasks are remembered, so that a later run leaves them out.
+            collect: Whether the outputs are wanted in the result.
+            start_at: The stage that the initial tasks are given to, which keep their ids: for those that
+                `curator_core.deadletter.load` gives back.
 
         Raises:
             PipelineError: The pipeline cannot run as it is.
@@ -85,6 +96,8 @@ class Pipeline:
             RunError: Something went wrong while it ran.
         """
         plan = self.compile(fed=initial_tasks is not None)
+        if start_at is not None:
+            plan = _from_stage(plan, start_at, initial_tasks)
         chosen = LocalExecutor() if executor is None else _instance("executor", executor)
         watching = [_instance("observer", observer) for observer in observers]
         if isinstance(chosen, type) or not hasattr(chosen, "execute"):
@@ -95,7 +108,16 @@ class Pipeline:
                 expected="an executor, or the name of an installed one",
                 hint=f"call the class: {chosen.__name__}()" if isinstance(chosen, type) else "use LocalExecutor()",
             )
-        result: RunResult = chosen.execute(plan, initial_tasks, observers=watching, on_error=on_error)
+        result: RunResult = chosen.execute(
+            plan,
+            initial_tasks,
+            observers=watching,
+            on_error=on_error,
+            max_failures=max_failures,
+            checkpoint=checkpoint,
+            collect=collect,
+            keep_ids=start_at is not None,
+        )
         return result
 
     def __repr__(self) -> str:
@@ -119,6 +141,23 @@ def _check_arguments(name: Any, stages: Any) -> None:
             expected="a list of stages",
             hint="write stages=[stage]",
         )
+
+
+def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
+    """The plan from one of its stages on."""
+    names = [view.name for view in plan.stages]
+    if name not in names:
+        raise PipelineError(f"there is no stage '{name}' to start at", given=name, **unknown_name("stage", name, names))
+    if initial_tasks is None:
+        raise PipelineError(
+            "a run that starts at a stage needs tasks for it",
+            field="start_at",
+            given=name,
+            expected="initial_tasks beside it",
+            hint="give it what curator_core.deadletter.load(path, stage=…) gives",
+        )
+    stages = [view.stage for view in plan.stages[names.index(name) :]]
+    return Plan.from_stages(stages, plan.name, fed=True)
 
 
 def find_installed(kind: str, name: str) -> Any:

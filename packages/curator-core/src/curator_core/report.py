@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from curator_core.deadletter.payload import Payload
     from curator_core.executor import RunResult
 
 __all__ = [
     "BatchReport",
     "ErrorInfo",
+    "Fallen",
     "InputOutcome",
+    "Manifest",
     "OutcomeKind",
     "Outcomes",
     "RunInfo",
@@ -68,6 +71,10 @@ class Tally(NamedTuple):
     failed: int = 0
     retried: int = 0
     out: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
 
 
 class Outcomes(Sequence[InputOutcome]):
@@ -164,6 +171,36 @@ class ErrorInfo(NamedTuple):
     doing: str = ""
 
 
+class Manifest(NamedTuple):
+    """Files that the last stage says that it wrote, where the run keeps a checkpoint.
+
+    Attributes:
+        input_id: The task that they were made of.
+        task_id: The task that says so.
+        paths: The files.
+        dataset_name: Which dataset they belong to.
+    """
+
+    input_id: str
+    task_id: str
+    paths: list[str]
+    dataset_name: str
+
+
+class Fallen(NamedTuple):
+    """An input that failed for good, kept where the run asks for it.
+
+    Attributes:
+        number: Its position in the batch.
+        error: Why.
+        payload: The task as it first came into the stage; None where it cannot be had.
+    """
+
+    number: int
+    error: ErrorInfo
+    payload: Payload | None
+
+
 class BatchReport(NamedTuple):
     """One attempt at one batch in one stage.
 
@@ -195,6 +232,8 @@ class BatchReport(NamedTuple):
         num_items: Sum of ``num_items`` over the inputs.
         metrics: What the stage recorded through ``self.metrics``.
         error: Why inputs failed or are retried; None where none did.
+        fallen: The inputs that failed for good, where the run keeps them; observers are told without.
+        manifests: What the last stage wrote, where the run keeps a checkpoint.
     """
 
     run_id: str
@@ -223,6 +262,8 @@ class BatchReport(NamedTuple):
     num_items: int = 0
     metrics: dict[str, float | str] = {}  # noqa: RUF012 - a NamedTuple default; shared and never written to
     error: ErrorInfo | None = None
+    fallen: tuple[Fallen, ...] = ()
+    manifests: tuple[Manifest, ...] = ()
 
     @property
     def end_unix_ns(self) -> int:
@@ -314,6 +355,11 @@ class RunObserver:
 
     def on_worker(self, report: WorkerReport) -> None:
         """A worker was set up, failed to, or ended."""
+
+    def trace_of(self, run_id: str) -> str:
+        """The trace that it writes of a run that has begun, 32 hex digits; empty where it writes none."""
+        del run_id
+        return ""
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
         """The run is over. Always called, once, also after an error or Ctrl-C."""

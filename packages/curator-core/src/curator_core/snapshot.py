@@ -24,12 +24,14 @@ class Snapshot:
 
     Args:
         head: The tasks, pickled but for their buffers.
-        buffers: The buffers.
+        buffers: The buffers, read-only.
+        chosen: Which of the tasks it is about.
     """
 
-    def __init__(self, head: bytes, buffers: Sequence[Any]) -> None:
+    def __init__(self, head: bytes, buffers: Sequence[memoryview], chosen: range) -> None:
         self._head = head
-        self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
+        self._buffers = buffers
+        self._chosen = chosen
 
     @classmethod
     def of(cls, tasks: Sequence[Any], stage: str) -> Snapshot | None:
@@ -40,12 +42,19 @@ class Snapshot:
             stage: Name of the stage, for the log.
         """
         try:
-            return cls(*dump_parts(tasks))
+            head, buffers = dump_parts(tasks)
         except Exception as exc:  # noqa: BLE001 - pickling runs code of users
             logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", stage, exc)
             return None
+        return cls(head, [memoryview(buffer).toreadonly() for buffer in buffers], range(len(tasks)))
 
     def restore(self) -> list[Any]:
         """The tasks, as they were."""
         tasks: list[Any] = load_parts(self._head, self._buffers)
-        return tasks
+        return [tasks[number] for number in self._chosen]
+
+    def halves(self) -> tuple[Snapshot, Snapshot]:
+        """The first half of the tasks, and the second."""
+        middle = len(self._chosen) // 2
+        first, second = self._chosen[:middle], self._chosen[middle:]
+        return Snapshot(self._head, self._buffers, first), Snapshot(self._head, self._buffers, second)

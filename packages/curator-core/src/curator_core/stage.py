@@ -57,6 +57,9 @@ class ProcessingStage(Generic[X, Y]):
         full_batches: Whether ``process_batch`` is to get ``batch_size`` tasks each time, but for the last one, also
             where they come from different workers. None: yes, where it asks for a GPU.
         max_attempts: How often a batch that raises is tried in all.
+        retry_on: The exceptions that are worth another attempt, a class or a tuple of classes. Others are for good.
+        retry_delay_s: Seconds before the second attempt; twice as long before each further one, up to 30, and at
+            random up to half of it less, so that many workers do not come back at once.
     """
 
     name: str = cast(str, _ClassName())
@@ -67,6 +70,8 @@ class ProcessingStage(Generic[X, Y]):
     fans_out: bool | None = None
     full_batches: bool | None = None
     max_attempts: int = 1
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    retry_delay_s: float = 0.1
 
     _SETTINGS: ClassVar[tuple[str, ...]] = (
         "name",
@@ -77,6 +82,8 @@ class ProcessingStage(Generic[X, Y]):
         "fans_out",
         "full_batches",
         "max_attempts",
+        "retry_on",
+        "retry_delay_s",
         "num_workers",
         "xenna_stage_spec",
     )
@@ -145,7 +152,8 @@ class ProcessingStage(Generic[X, Y]):
 
         Args:
             **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``, ``fans_out``,
-                ``full_batches``, ``max_attempts``, ``num_workers``, ``xenna_stage_spec``.
+                ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``num_workers``,
+                ``xenna_stage_spec``.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this one computes itself.

@@ -167,27 +167,36 @@ def digest(text: str, size: int) -> str:
 
 
 class RootNames:
-    """Gives the source tasks of a run their ids, each one once."""
+    """Gives the source tasks of a run their ids, each one once.
 
-    def __init__(self) -> None:
+    Args:
+        by_content: Whether a task that does not name itself is named by its content, and not by its position.
+    """
+
+    def __init__(self, *, by_content: bool = False) -> None:
+        self._by_content = by_content
         self._ordinal = 0
         self._times_seen: dict[str, int] = {}
 
     def copy(self) -> RootNames:
         """A copy, to be dropped where the tasks that are named with it come to nothing."""
-        other = RootNames()
+        other = RootNames(by_content=self._by_content)
         other._ordinal, other._times_seen = self._ordinal, self._times_seen.copy()
         return other
 
     def name(self, task: Any) -> str:
-        """The id of the next source task: its own name, made fit for file names, else its position.
+        """The id of the next source task: its own name, made fit for file names, else its content or position.
 
         Two tasks of the same name are two tasks: the id of the second one ends in ``--2``, which no name does.
         """
         ordinal, self._ordinal = self._ordinal, self._ordinal + 1
         name = task.get_deterministic_id()
         if name is None:
-            return str(ordinal)
+            if not self._by_content:
+                return str(ordinal)
+            from curator_core.checkpoint.content import content_id  # noqa: PLC0415 - for runs with a checkpoint
+
+            name = content_id(task)
         name = str(name)
         if not _READABLE_ID.fullmatch(name):
             name = f"h{digest(name, 10)}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
@@ -49,6 +50,8 @@ class StageView:
         fans_out: Whether it makes many tasks of one, as it declares or as its return annotation says.
         full_batches: Whether its batches are to be full, wherever the tasks come from.
         max_attempts: How often a batch that raises is tried in all.
+        retry_on: The exceptions that are worth another attempt.
+        retry_delay_s: Seconds before the second attempt.
         num_workers: How many workers it asks for; None leaves it to the executor.
         needs: What ``inputs()`` says; None where it says nothing.
         adds: What ``outputs()`` says; None where it says nothing.
@@ -67,6 +70,8 @@ class StageView:
     fans_out: bool
     full_batches: bool
     max_attempts: int
+    retry_on: tuple[type[BaseException], ...]
+    retry_delay_s: float
     num_workers: int | None
     needs: Fields | None
     adds: Fields | None
@@ -123,6 +128,8 @@ def read_stage(index: int, stage: Any) -> StageView:
         fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
         full_batches=batch_size > 1 and (batched and resources.requires_gpu if full is None else full),
         max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
+        retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "a class of exceptions, or a tuple of them")),
+        retry_delay_s=_read(stage, "retry_delay_s", _is_time, "seconds, 0 or more"),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
@@ -187,6 +194,18 @@ def _is_positive(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return value is None or _is_positive(value)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _are_exceptions(value: Any) -> bool:
+    return all(isinstance(each, type) and issubclass(each, BaseException) for each in _as_tuple(value))
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_options(value: Any) -> bool:

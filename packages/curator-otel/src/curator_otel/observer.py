@@ -117,11 +117,15 @@ class OTelObserver(RunObserver):
         if run is not None:
             self._guarded(lambda: run.worker(report))
 
+    def trace_of(self, run_id: str) -> str:
+        """The trace's id, from the beginning of the run to its end."""
+        run = self._runs.get(run_id)
+        return "" if run is None else run.trace.trace_id
+
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """End the spans of the stages, then that of the run; the result learns the trace's id."""
+        """End the spans of the stages, then that of the run."""
         run = self._runs.pop(result.run_id, None)
         if run is not None:
-            result.trace_id = run.trace.trace_id or result.trace_id
             self._guarded(lambda: run.end(result, error))
 
     def _guarded(self, step: Callable[[], None]) -> None:

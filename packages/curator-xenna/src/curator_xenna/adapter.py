@@ -209,7 +209,7 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
         role = self._role
         if role is None:
             return None
-        payload = outputs if role.is_last else None
+        payload = outputs if role.is_last and role.context.collect else None
         try:
             return role.link.send(payload, is_primary=self._is_primary)
         except Exception as exc:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
-from curator_xenna.compat import end_autoscaler
+from curator_xenna.compat import end_autoscaler, forget_auth_token
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _NEEDED_BY_XENNA = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
+_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
+_SAYS_WHO_MAY_CONNECT = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
@@ -76,6 +79,7 @@ class Cluster:
         self._config = config
         self._declared_cpus = 0
         self._checked = False
+        self._token = ""
         self.is_ours = False
         self.cpu_share = 1.0
 
@@ -133,6 +137,9 @@ class Cluster:
         if self.is_ours:
             end_autoscaler()
             ray.shutdown()
+            if os.environ.get(_TOKEN) == self._token:
+                del os.environ[_TOKEN]
+            forget_auth_token()  # for a Ray that this process starts or joins later
             self.is_ours = False
 
     def nodes(self) -> list[Node]:
@@ -217,6 +224,11 @@ class Cluster:
             "num_gpus": self._config.num_gpus,
             "object_store_memory": self._config.object_store_memory,
         }
+        if not any(name in os.environ for name in _SAYS_WHO_MAY_CONNECT):
+            # Ray's ports are open to the network, whatever one asks. Without a token of ours it would make one, and
+            # leave it in the user's home for every Ray to come.
+            self._token = os.environ[_TOKEN] = secrets.token_hex(32)
+            forget_auth_token()
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:

@@ -19,7 +19,14 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["HAS_DESTROY", "XENNA_ACTOR_CLASSES", "end_autoscaler", "quiet_xenna", "with_uploaded_directories"]
+__all__ = [
+    "HAS_DESTROY",
+    "XENNA_ACTOR_CLASSES",
+    "end_autoscaler",
+    "forget_auth_token",
+    "quiet_xenna",
+    "with_uploaded_directories",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +86,15 @@ def end_autoscaler() -> None:
         node: Any = worker._global_node
         for started in node.all_processes.get("monitor", ()):
             started.process.kill()
+
+
+def forget_auth_token() -> None:
+    """Have Ray look for its token again: it remembers the first one that this process had. Older versions have none."""
+    with suppress(ImportError, AttributeError):
+        from ray import _raylet  # noqa: PLC0415 - private: nothing public forgets it
+
+        loader: Any = _raylet
+        loader.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _is_error(record: logging.LogRecord) -> bool:

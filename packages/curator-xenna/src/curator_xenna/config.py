@@ -35,6 +35,8 @@ class XennaConfig:
         slots_per_actor: Tasks that Xenna hands to a worker in advance, the one at hand included.
         max_queued_multiplier: Xenna's back-pressure: tasks queued behind a stage, in slots of its workers.
         max_queued_lower_bound: The least that may be queued behind a stage.
+        max_restarts: How often Xenna is started again in the same Ray session, with the source tasks that are not
+            finished, after a worker or a node has died, or tasks were lost.
         address: The Ray cluster to join; None means the one at ``RAY_ADDRESS``, or an embedded one.
         num_cpus: CPUs that the embedded Ray declares; None means what the machine has, or more where the
             stages of a streaming run need more.
@@ -61,6 +63,7 @@ class XennaConfig:
     slots_per_actor: int | None = None
     max_queued_multiplier: float = 1.0
     max_queued_lower_bound: int = 8
+    max_restarts: int = 3
     address: str | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None
@@ -105,6 +108,8 @@ class XennaConfig:
         for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus", "object_store_memory"):
             self._require(name, _is_count(getattr(self, name), least=1), "None, or a whole number, 1 or more")
         self._require("num_gpus", _is_count(self.num_gpus, least=0), "None, or a whole number, 0 or more")
+        valid = _is_count(self.max_restarts, least=0) and self.max_restarts is not None
+        self._require("max_restarts", valid, "a whole number, 0 or more")
         for name in ("max_queued_lower_bound", "max_bundle_bytes"):
             self._require(name, _is_count(getattr(self, name) or 0, least=1), "a whole number, 1 or more")
         for name in ("ignore_failures", "fuse", "bundle", "verbose"):

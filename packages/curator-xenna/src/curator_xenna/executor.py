@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
-from curator_core.errors import ExecutorError
+from curator_core.errors import ClusterError, ExecutorError, WorkerDiedError
 from curator_core.executor import BaseExecutor, Run, empty_source
 from curator_xenna.config import XennaConfig
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["XennaExecutor"]
 
+logger = logging.getLogger(__name__)
+
 _one_at_a_time = threading.Lock()
+_AGAIN = "%s\nstarting Xenna again with the %d source tasks that are not finished (restart %d of %d)"
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
 
 
@@ -76,7 +80,7 @@ class XennaExecutor(BaseExecutor):
         if sources is not None:
             run.fed = len(sources)
         elif source_in_worker:
-            run.fed, sources = 1, [empty_source()]
+            run.fed, sources = 1, [*run.admit([empty_source()])]
         else:
             # In the driver: the source's tasks are then known here, and no worker is started for one task.
             run.fed, sources = 1, _run_source(run, views[0])
@@ -97,8 +101,23 @@ class XennaExecutor(BaseExecutor):
                 hint="run them one after the other, or in processes of their own",
             )
         cluster = self._kept or Cluster(self.config)
+        config, left = self.config, inputs
+        if config.max_restarts:
+            run.hold(inputs)
         try:
-            Session(self.config, cluster, run, views, inputs, has_source=has_source).run()
+            while left:
+                lost_by: Exception | None = None
+                try:
+                    Session(config, cluster, run, views, left, has_source=has_source).run()
+                except (WorkerDiedError, ClusterError) as exc:
+                    lost_by = exc
+                    if run.context.epoch >= config.max_restarts:
+                        raise
+                if not run.has_unfinished or run.context.epoch >= config.max_restarts:
+                    return
+                left = run.begin_again()
+                logger.warning(_AGAIN, lost_by or "tasks were lost", len(left), run.context.epoch, config.max_restarts)
+                config = replace(config, bundle=False)  # so that one that kills its worker takes no other along
         finally:
             if cluster is not self._kept:
                 cluster.close()
@@ -108,11 +127,12 @@ class XennaExecutor(BaseExecutor):
 def _run_source(run: Run, view: StageView) -> list[Any]:
     adapter = BaseStageAdapter(view.fresh_stage(), view)
     adapter.bind(run.context, run.report)
+    adapter.roots = run.new_names()
     worker = WorkerMetadata("driver")
     adapter.setup_on_node(NodeInfo("driver"), worker)
     adapter.setup(worker)
     try:
-        with closing(adapter.process_source(empty_source())) as made:
+        with closing(run.admit(adapter.process_source(empty_source()))) as made:
             return list(made)
     finally:
         adapter.teardown()

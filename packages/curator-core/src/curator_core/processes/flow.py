@@ -82,6 +82,7 @@ class Flow:
         self._run = run
         self._tasks = tasks
         self._definitions = {group.index: _definition(run, group) for group in groups}
+        self._last_part = sys.maxsize if run.context.collect else 0
         self._crew = Crew(workers)
         shelf = Shelf(self._crew.directory, "driver")
         shares = _shares(groups, self._crew.hands)
@@ -169,7 +170,7 @@ class Flow:
                 definition=None if group in hand.groups else self._definitions[group],
                 bundle_id=f"{group}-{station.sent}",
                 parcels=parcels,
-                part_size=sys.maxsize if following is None else following.part_size,
+                part_size=self._last_part if following is None else following.part_size,
             )
             self._crew.submit(hand, sent, worker.work, assignment)
             hand.groups.add(group)

@@ -38,7 +38,7 @@ class Assignment(NamedTuple):
         definition: The run's context and the stages, pickled, where the process has had none of this group yet.
         bundle_id: Its name, for reports.
         parcels: The tasks.
-        part_size: How many outputs are to be packed together.
+        part_size: How many outputs are to be packed together; 0 where nobody wants them.
     """
 
     group: int
@@ -226,6 +226,8 @@ class Worker:
 
     def _packed(self, outputs: list[Any], assignment: Assignment) -> list[Parcel]:
         size = assignment.part_size
+        if not size:
+            return []
         parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
         return [parcel for part in parts for parcel in self._shelf.pack(part)]
 

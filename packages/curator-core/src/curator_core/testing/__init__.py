@@ -19,7 +19,9 @@ at each from many sides. A test that an executor cannot pass may be overridden o
 import pytest
 
 # Before the modules are imported: so that their asserts show what they compared.
-pytest.register_assert_rewrite("curator_core.testing.conformance", "curator_core.testing.failures")
+pytest.register_assert_rewrite(
+    "curator_core.testing.conformance", "curator_core.testing.failures", "curator_core.testing.reliability"
+)
 
 from curator_core.testing.conformance import ExecutorConformance  # noqa: E402 - see above
 from curator_core.testing.recorder import Journal, Recorder  # noqa: E402

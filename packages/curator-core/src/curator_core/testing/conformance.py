@@ -16,6 +16,7 @@ from curator_core.task import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.failures import FailureConformance
 from curator_core.testing.recorder import Journal, Troublemaker
+from curator_core.testing.reliability import ReliabilityConformance
 from curator_core.testing.stages import Checksum, Flaky, Numbers, Renew, Sieve, Split, grow
 
 if TYPE_CHECKING:
@@ -387,11 +388,11 @@ def _payloads() -> list[Any]:
     return payloads
 
 
-class ExecutorConformance(WorkingConformance, EdgeConformance, FailureConformance):
+class ExecutorConformance(WorkingConformance, EdgeConformance, FailureConformance, ReliabilityConformance):
     """All that an executor has to do. Subclass it and supply the fixture ``executor``.
 
     The fixture's scope is ``class`` or wider; it gives a `BaseExecutor`, which is used for all runs, one after the
-    other. About a dozen pipelines are run.
+    other. About two dozen pipelines are run.
 
     Attributes:
         ordered: Whether outputs come in the order of the inputs.

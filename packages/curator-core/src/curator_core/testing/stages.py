@@ -140,6 +140,7 @@ class Flaky(ProcessingStage[Task[Any], Task[Any]]):
 
     batch_size = 2
     max_attempts = 3
+    retry_delay_s = 0.0
 
     def __init__(self) -> None:
         self.attempts: Counter[str] = Counter()

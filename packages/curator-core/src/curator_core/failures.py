@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver does about tasks that fail: remembers which, writes dead letters, ends a run that only fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from curator_core.errors import FailureLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from curator_core.deadletter import DeadLetter
+    from curator_core.ledger import Ledger
+    from curator_core.report import BatchReport, Fallen
+    from curator_core.settings import RunSettings
+
+__all__ = ["Failures"]
+
+_ENOUGH = 100  # inputs of a stage before a share of them says anything
+
+
+class Failures:
+    """The failures of a run.
+
+    Args:
+        settings: What becomes of them.
+        ledger: Knows how many tasks a stage was given.
+        pipeline: Name of the pipeline, for letters.
+        trace_id: The trace that is written, for letters; asked for when one is.
+
+    Attributes:
+        task_ids: By stage, the inputs that failed for good.
+    """
+
+    def __init__(self, settings: RunSettings, ledger: Ledger, pipeline: str, trace_id: Callable[[], str]) -> None:
+        self._limit = settings.max_failures
+        self._ledger = ledger
+        self._pipeline = pipeline
+        self._trace_id = trace_id
+        self._box = None if settings.letters is None else _box(settings.letters)
+        self._withdrawn: set[tuple[str, str]] = set()
+        self.task_ids: dict[str, list[str]] = {}
+
+    def prepare(self) -> None:
+        """See that letters can be written.
+
+        Raises:
+            DataError: They cannot.
+        """
+        if self._box is not None:
+            self._box.prepare()
+
+    def enter(self, report: BatchReport) -> BatchReport:
+        """Take a report that has an error; gives it without the tasks that it carries.
+
+        Raises:
+            FailureLimitError: More has failed than may.
+            DataError: A letter cannot be written.
+        """
+        failed = [(number, outcome.task_id) for number, outcome in enumerate(report.inputs) if outcome.kind == "failed"]
+        if not failed:  # of another rank, or of a worker that repeated what was known
+            return report._replace(fallen=())
+        self.task_ids.setdefault(report.stage_name, []).extend(task_id for _, task_id in failed)
+        if self._box is not None:
+            kept = {fallen.number: fallen for fallen in report.fallen}
+            for number, task_id in failed:
+                self._write(report, task_id, kept.get(number))
+        self._check_limit(report)
+        return report._replace(fallen=())
+
+    def take_back(self, is_meant: Callable[[str], bool]) -> None:
+        """Some tasks are worked on once more: they have not failed yet.
+
+        Args:
+            is_meant: Whether a task is one of them.
+        """
+        for stage, ids in self.task_ids.items():
+            again = [task_id for task_id in ids if is_meant(task_id)]
+            self._withdrawn.update((stage, task_id) for task_id in again)
+            self.task_ids[stage] = [task_id for task_id in ids if not is_meant(task_id)]
+
+    def flush(self) -> None:
+        """Wait until all letters are written, and those of tasks that did not fail in the end are gone.
+
+        Raises:
+            DataError: One of them cannot be.
+        """
+        if self._box is None:
+            return
+        failed = {(stage, task_id) for stage, ids in self.task_ids.items() for task_id in ids}
+        for stage, task_id in self._withdrawn - failed:
+            self._box.remove(stage, task_id)
+        self._box.flush()
+
+    def close(self) -> None:
+        """Write no more letters."""
+        if self._box is not None:
+            self._box.close()
+
+    def _write(self, report: BatchReport, task_id: str, fallen: Fallen | None) -> None:
+        from curator_core.deadletter.letter import Letter  # noqa: PLC0415 - failures are rare
+        from curator_core.deadletter.payload import Payload  # noqa: PLC0415 - likewise
+
+        error = report.error if fallen is None else fallen.error
+        payload = None if fallen is None else fallen.payload
+        letter = Letter(
+            task_id=task_id,
+            stage=report.stage_name,
+            stage_index=report.stage_index,
+            attempts=report.attempt,
+            error_type=error.type if error else "",
+            error_message=error.message if error else "",
+            error_traceback=error.traceback if error else "",
+            error_doing=error.doing if error else "",
+            worker_id=report.worker_id,
+            node_id=report.node_id,
+            pid=report.pid,
+            run_id=report.run_id,
+            trace_id=self._trace_id(),
+            pipeline=self._pipeline,
+            failed_at=report.end_unix_ns / 1e9,
+        )
+        box: Any = self._box
+        box.put(letter, payload or Payload("none", task_id, "", note="it cannot be had again as it first came"))
+
+    def _check_limit(self, report: BatchReport) -> None:
+        limit, stage = self._limit, report.stage_name
+        if limit is None:
+            return
+        count, seen = len(self.task_ids[stage]), self._ledger.tasks_in(report.stage_index)
+        total = sum(map(len, self.task_ids.values()))
+        is_too_much = total > limit if isinstance(limit, int) else seen >= _ENOUGH and count > limit * seen
+        if is_too_much:
+            given = f"{total:,} tasks" if isinstance(limit, int) else f"{count:,} of {seen:,} tasks"
+            raise FailureLimitError(
+                f"too much fails: the last was {report.error.type if report.error else 'an error'}",
+                stage=stage,
+                field="max_failures",
+                given=given,
+                expected=f"at most {limit:,}"
+                if isinstance(limit, int)
+                else f"at most {limit:.1%} of what a stage is given",
+                hint="see what they have in common, mend that, and run again; this error's `result` has what was complete",
+            )
+
+
+def _box(policy: DeadLetter) -> Any:
+    from curator_core.deadletter.writer import LetterBox  # noqa: PLC0415 - for runs that keep failures
+
+    return LetterBox(policy)

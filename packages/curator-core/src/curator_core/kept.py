@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report carries for the driver to keep: tasks that failed for good, and the files that were written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from curator_core.batches import FileGroupTask
+from curator_core.report import Fallen, Manifest, Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from curator_core.report import ErrorInfo, OutcomeKind
+    from curator_core.snapshot import Snapshot
+
+__all__ = ["fallen_of", "manifests_of"]
+
+
+def fallen_of(errors: Mapping[int, ErrorInfo], snapshot: Snapshot | None, max_bytes: int) -> tuple[Fallen, ...]:
+    """The tasks of a batch that failed for good, as they first came.
+
+    Args:
+        errors: Why, by their positions.
+        snapshot: The inputs of the batch; None where they do not pickle.
+        max_bytes: A task that takes more is told without.
+    """
+    if snapshot is None:
+        return tuple(Fallen(number, error, None) for number, error in errors.items())
+    from curator_core.deadletter.payload import pack_task  # noqa: PLC0415 - failures that are kept are rare
+
+    tasks = snapshot.restore()
+    return tuple(Fallen(number, error, pack_task(tasks[number], max_bytes)) for number, error in errors.items())
+
+
+def manifests_of(
+    ids: Sequence[str], others: Mapping[int, tuple[OutcomeKind, int]], outputs: Sequence[Any]
+) -> tuple[Manifest, ...]:
+    """The files that the outputs of a batch name.
+
+    Args:
+        ids: The inputs.
+        others: What became of those that did not give one task; see `Outcomes`.
+        outputs: What came out, in order.
+    """
+    outcomes = Outcomes(tuple(ids), others)
+    made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
+    return tuple(
+        Manifest(input_id, task.task_id, list(task.data), task.dataset_name)
+        for input_id, task in zip(made_of, outputs, strict=True)
+        if isinstance(task, FileGroupTask)
+    )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from curator_core.ledger import StageSummary, table
+from curator_core.verdict import TOO_SHORT, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["Accounting", "RunResult"]
+
+_LINE_LIMIT = 120  # characters of an error that the summary shows
+_NODES_LIMIT = 4  # whose clocks the summary shows: those that differ most
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What became of the source tasks of a run, by their ids.
+
+    Attributes:
+        admitted: How many were to be worked on.
+        resumed: Those that an earlier run with the same checkpoint had finished, and that were left out.
+        failed: By stage, the tasks that failed for good in it.
+        restarts: How often the engine was started again, since it had lost some of the work.
+        unfinished: Those of which something was still to be done when the run ended; none on a good run.
+    """
+
+    admitted: int = 0
+    resumed: tuple[str, ...] = ()
+    failed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    restarts: int = 0
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> int:
+        """How many of those admitted are finished."""
+        return self.admitted - len(self.unfinished)
+
+
+class RunResult(list[Any]):
+    """The output tasks of a run, and its accounts.
+
+    The order of the tasks is that of the pipeline on `LocalExecutor`, and that of completion elsewhere.
+
+    Attributes:
+        run_id: 32 hex digits.
+        pipeline_name: Name of the pipeline.
+        wall_time_s: Seconds from start to end, set-up of the engine included.
+        stages: What each stage did.
+        complete: Whether the run came to its end.
+        lost: Where the counts do not add up, in words; empty on a good run.
+        verdict: What held the run up, and what to change.
+        clock_offsets: By node, the seconds that were added to the times in its reports, since its clock differs from
+            the driver's: the last estimate. Only nodes that were corrected; empty on one machine.
+        accounting: What became of each source task.
+        trace_id: The trace that an observer wrote, 32 hex digits; empty where none did.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Any] = (),
+        *,
+        run_id: str = "",
+        pipeline_name: str = "",
+        wall_time_s: float = 0.0,
+        stages: Sequence[StageSummary] = (),
+        complete: bool = True,
+        lost: Sequence[str] = (),
+        verdict: Verdict | None = None,
+        clock_offsets: Mapping[str, float] | None = None,
+        accounting: Accounting | None = None,
+    ) -> None:
+        super().__init__(tasks)
+        self.run_id = run_id
+        self.pipeline_name = pipeline_name
+        self.wall_time_s = wall_time_s
+        self.stages = tuple(stages)
+        self.complete = complete
+        self.lost = tuple(lost)
+        self.verdict = verdict or TOO_SHORT
+        self.clock_offsets = dict(clock_offsets or {})
+        self.accounting = accounting or Accounting()
+        self.trace_id = ""
+
+    def summary(self) -> str:
+        """The run as a text table."""
+        state = "" if self.complete else " (ended early)"
+        run = f"run {self.run_id}" + (f", trace {self.trace_id}" if self.trace_id not in ("", self.run_id) else "")
+        count = max(len(self), self.stages[-1].tasks_out if self.stages else 0)  # they may not have been collected
+        lines = [f"{self.pipeline_name}: {count:,} tasks out in {self.wall_time_s:.1f} s{state}, {run}"]
+        if self.stages:
+            lines += [table(self.stages), str(self.verdict)]
+        for stage in self.stages:
+            if stage.first_error:
+                failed = f"{stage.tasks_failed:,} task{'s' * (stage.tasks_failed != 1)}"
+                lines.append(f"'{stage.name}' failed on {failed}, first with {_first_line(stage.first_error)}")
+        if self.accounting.resumed:
+            lines.append(f"{len(self.accounting.resumed):,} source tasks were finished by an earlier run, and left out")
+        if self.clock_offsets:
+            lines.append(f"clocks corrected: {_shown_offsets(self.clock_offsets)}")
+        lines += [f"unaccounted for: {finding}" for finding in self.lost]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self.run_id}: {len(self)} tasks, {len(self.stages)} stages>"
+
+
+def _first_line(text: str) -> str:
+    line = text.split("\n", 1)[0]
+    return line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]}…"
+
+
+def _shown_offsets(offsets: Mapping[str, float]) -> str:
+    largest = sorted(offsets.items(), key=lambda item: -abs(item[1]))
+    shown = [f"node {node_id[:8]} by {seconds:+.3f} s" for node_id, seconds in largest[:_NODES_LIMIT]]
+    left = len(largest) - len(shown)
+    return ", ".join(shown) + (f", and {left} more" if left else "")

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run as its executor sees it: where reports go in, and outputs are gathered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from curator_core.activity import Activity
+from curator_core.adapter import RunContext
+from curator_core.batches import FileGroupTask
+from curator_core.errors import PipelineError, TasksLostError
+from curator_core.failures import Failures
+from curator_core.ledger import Ledger
+from curator_core.report import BatchReport, RunInfo, StageInfo
+from curator_core.result import Accounting, RunResult
+from curator_core.sources import SourceAccounts
+from curator_core.task import RootNames, new_state, stamp, state_of
+from curator_core.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from curator_core.checkpoint import Checkpoint, OpenCheckpoint
+    from curator_core.plan import Plan
+    from curator_core.report import RunObserver, WorkerReport
+    from curator_core.settings import RunSettings
+    from curator_core.sources import Finished
+
+__all__ = ["Run"]
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """One run as its executor sees it: where reports go in, and outputs are gathered.
+
+    Not for stages, and not for workers: it lives in the driver. Calls must come from one thread at a time.
+
+    Attributes:
+        plan: What is run.
+        context: What adapters are bound to.
+        outputs: The output tasks so far.
+        fed: Tasks handed to the first stage so far.
+        clock_offsets: As in `RunResult`, from an executor whose workers are on several nodes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor_name: str,
+        observers: Sequence[RunObserver],
+        settings: RunSettings,
+        *,
+        in_process: bool = False,
+    ) -> None:
+        letters, last = settings.letters, len(plan.stages) - 1
+        self.context = RunContext(
+            run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence stays as it was
+            on_error="raise" if settings.on_error == "raise" else "skip",
+            letter_bytes=None if letters is None else letters.max_bytes,
+            manifests_of=-1 if settings.checkpoint is None else last,
+            collect=settings.collect,
+        )
+        self.plan = plan
+        self.outputs: list[Any] = [] if settings.collect else _Uncollected()
+        self.fed = 0
+        self.clock_offsets: dict[str, float] = {}
+        self._checkpoint = settings.checkpoint
+        self._store: OpenCheckpoint | None = None
+        self._ledger = Ledger(plan)
+        self._sources = SourceAccounts(last, first=1 if plan.has_source else 0)
+        self._failures = Failures(settings, self._ledger, plan.name, self._trace_id)
+        self._resumed: list[str] = []
+        self._held: dict[str, Any] = {}
+        # In one process the accounts say it all; a report there is to cost next to nothing.
+        self._activity = None if in_process else Activity(len(plan.stages))
+        self._observers = tuple(observers)
+        self._failed_observers = set[int]()
+        self._executor_name = executor_name
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hold what the run writes by itself: its checkpoint, and its dead letters.
+
+        Raises:
+            ConfigurationError: The checkpoint is another pipeline's, or another run has it.
+            DataError: It cannot be read or written.
+        """
+        with ExitStack() as held:
+            if self._checkpoint is not None:
+                self._store = held.enter_context(_opened(self._checkpoint, self.plan, self.context.run_id))
+            held.callback(self._failures.close)
+            self._failures.prepare()
+            yield
+
+    def new_names(self) -> RootNames:
+        """What names source tasks: by content, where another run is to know them again."""
+        return RootNames(by_content=self._checkpoint is not None)
+
+    def admit(self, tasks: Iterable[Any]) -> Generator[Any, None, None]:
+        """The source tasks that are to be worked on: not those that an earlier run with this checkpoint has finished.
+
+        Args:
+            tasks: The source tasks, named. A generator is closed with this one.
+
+        Raises:
+            ConfigurationError: A source stage's own task, where a checkpoint is kept: its outputs are never seen here.
+        """
+        with closing(tasks) if isinstance(tasks, Generator) else nullcontext():
+            for task in tasks:
+                source_id = state_of(task)[0]
+                if self._store is not None:
+                    if not source_id:
+                        raise _unseen_source(self.plan)
+                    if self._store.is_finished(source_id):
+                        self._resumed.append(source_id)
+                        continue
+                self._sources.admit(source_id)
+                yield task
+
+    def start(self, num_source_tasks: int | None) -> None:
+        """Tell the observers that the run begins."""
+        stages = tuple(StageInfo(view.index, view.name, view.class_name) for view in self.plan.stages)
+        info = RunInfo(
+            run_id=self.context.run_id,
+            pipeline_name=self.plan.name,
+            executor_name=self._executor_name,
+            stages=stages,
+            start_unix_ns=time.time_ns(),
+            num_source_tasks=num_source_tasks,
+        )
+        self._tell("on_run_start", info)
+
+    def report(self, report: BatchReport | WorkerReport) -> None:
+        """Enter a report, and show it to the observers."""
+        if isinstance(report, BatchReport):
+            self._ledger.on_batch(report)
+            if report.error is not None:
+                report = self._failures.enter(report)
+            for finished in self._sources.on_batch(report):
+                self._keep(finished)
+            if self._activity is not None:
+                self._activity.on_batch(report)
+            if self._observers:
+                self._tell("on_batch", report)
+            return
+        self._ledger.on_worker(report)
+        if self._activity is not None:
+            self._activity.on_worker(report)
+        if report.event == "ended" and report.error is not None:
+            # Nobody raises it, since the work is done; a stage that writes at the end may have lost some of it.
+            logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
+        self._tell("on_worker", report)
+
+    def hold(self, tasks: Sequence[Any]) -> None:
+        """Keep source tasks until they are finished, so that `begin_again` can give them back.
+
+        To be called before any of them is worked on.
+        """
+        self._held = {state_of(task)[0]: task for task in tasks}
+        self._sources.may_begin_again = True
+
+    def begin_again(self) -> list[Any]:
+        """The engine has lost some of the work: what is not finished counts for nothing, and begins from the start.
+
+        Returns:
+            The source tasks that are held and not finished; reports are to be of the next epoch from now on.
+        """
+        self.context = replace(self.context, epoch=self.context.epoch + 1)
+        self._failures.take_back(self._is_open)
+        self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
+        for stage, tally in self._sources.begin_again().items():
+            self._ledger.take_back(stage, tally)
+        return [self._held[source_id] for source_id in self._sources.unfinished]
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether something of the source tasks is still to be done."""
+        return bool(self._sources.unfinished)
+
+    def _is_open(self, task_id: str) -> bool:
+        return self._sources.source_of(task_id) is not None
+
+    def _keep(self, finished: Finished) -> None:
+        """Remember that a source task is finished, unless it is to be run again because something of it failed."""
+        self._held.pop(finished.source_id, None)
+        if self._store is not None and not (finished.failed and self.context.on_error == "raise"):
+            outputs = [[each.task_id, each.paths, each.dataset_name] for each in finished.manifests]
+            self._store.finish(finished.source_id, failed=finished.failed > 0, outputs=outputs or None)
+
+    def lost(self) -> list[str]:
+        """Where tasks are missing from the counts, in words; empty where all add up."""
+        return self._ledger.lost(self.fed, len(self._resumed))
+
+    def settle(self) -> None:
+        """Everything has been worked on: see that all is written, and that nothing is missing.
+
+        Raises:
+            TasksLostError: The counts do not add up, and the run is to end at a failure.
+            DataError: The checkpoint or a dead letter cannot be written.
+        """
+        self._failures.flush()
+        if self._store is not None:
+            self._store.sync()
+        lost = self.lost()
+        if lost and self.context.on_error == "raise":
+            raise TasksLostError(
+                f"the run lost tasks: {'; '.join(lost)}",
+                expected="in = out + filtered + failed, from each stage to the next",
+                hint="run it again; what was complete is in this error's `result`",
+            )
+
+    def finish(self, error: BaseException | None) -> RunResult:
+        """Close the accounts, and tell the observers that the run is over."""
+        result = RunResult(
+            [*self.outputs, *self._earlier_outputs()],
+            run_id=self.context.run_id,
+            pipeline_name=self.plan.name,
+            wall_time_s=time.perf_counter() - self._start,
+            stages=self._ledger.summaries(),
+            complete=error is None,
+            lost=self.lost() if error is None or isinstance(error, TasksLostError) else (),
+            verdict=self._verdict(),
+            clock_offsets=self.clock_offsets,
+            accounting=Accounting(
+                admitted=self._sources.admitted,
+                restarts=self.context.epoch,
+                resumed=tuple(self._resumed),
+                failed={stage: tuple(ids) for stage, ids in self._failures.task_ids.items()},
+                unfinished=tuple(self._sources.unfinished),
+            ),
+        )
+        result.trace_id = self._trace_id()
+        if result.lost:
+            logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
+        self._tell("on_run_end", result, error)
+        return result
+
+    def _earlier_outputs(self) -> list[Any]:
+        """What earlier runs have written of the source tasks that were left out in this one."""
+        if self._store is None or not self.context.collect:
+            return []
+        made, resumed = [], set(self._resumed)
+        for source_id, outputs in self._store.outputs():
+            for task_id, paths, dataset_name in outputs if source_id in resumed else ():
+                task = FileGroupTask(paths, dataset_name)
+                stamp(task, new_state(task_id))
+                made.append(task)
+        return made
+
+    def _trace_id(self) -> str:
+        """The trace that an observer writes, if one does."""
+        for observer in self._observers:
+            with suppress(Exception):  # as in `_tell`: what it says is worth less than the run
+                if trace_id := observer.trace_of(self.context.run_id):
+                    return trace_id
+        return ""
+
+    def _verdict(self) -> Verdict:
+        try:
+            if self._activity is None:
+                return judge(self._ledger.evidence())
+            return judge(self._activity.evidence(self._ledger.stage_evidence()))
+        except Exception:  # what came of the run matters more
+            logger.exception("what held the run up cannot be said")
+            return Verdict("unclear", reason="what held the run up cannot be said: see the log")
+
+    def _tell(self, method: str, *args: Any) -> None:
+        for observer in self._observers:
+            is_silenced = id(observer) in self._failed_observers
+            if is_silenced and method != "on_run_end":
+                continue
+            try:
+                getattr(observer, method)(*args)
+            except Exception:
+                self._failed_observers.add(id(observer))
+                if not is_silenced:
+                    logger.exception("observer %s failed in %s; the run goes on without it", observer, method)
+
+
+class _Uncollected(list[Any]):
+    """Takes outputs and keeps none."""
+
+    def __iadd__(self, tasks: Iterable[Any]) -> _Uncollected:  # type: ignore[misc]  # narrower than that of list
+        return self
+
+
+def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str) -> OpenCheckpoint:
+    from curator_core.checkpoint import OpenCheckpoint  # noqa: PLC0415 - for runs that keep one
+
+    return OpenCheckpoint.open(checkpoint, plan.stages, run_id)
+
+
+def _unseen_source(plan: Plan) -> PipelineError:
+    return PipelineError(
+        "the source runs on a worker, where nobody can leave out what an earlier run has finished",
+        stage=plan.stages[0].name,
+        field="checkpoint",
+        expected="a source that asks for no resources, runtime environment or number of workers, to run in the driver",
+        hint="take those settings from the source, and do what needs them in a stage after it",
+    )

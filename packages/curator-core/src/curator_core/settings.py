@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is told beside what to run: what becomes of failures, where it resumes, whether outputs are collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from curator_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from curator_core.checkpoint import Checkpoint
+    from curator_core.deadletter import DeadLetter
+
+__all__ = ["FailurePolicy", "RunSettings"]
+
+FailurePolicy: TypeAlias = "str | DeadLetter"
+"""``"raise"`` ends the run at the first failure, ``"skip"`` drops what failed, counts it and goes on, and a
+`curator_core.DeadLetter` does that and keeps each task that failed in a file of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """How a run is to be held.
+
+    Attributes:
+        on_error: What becomes of failures.
+        max_failures: How many tasks may fail, as a number, or as a share of those that a stage was given, above 0 and
+            below 1; None for any number. More of them end the run.
+        checkpoint: What is kept of finished source tasks; None where a run begins from the start each time.
+        collect: Whether the outputs are wanted in the driver.
+
+    Raises:
+        ConfigurationError: A value that makes no sense.
+    """
+
+    on_error: FailurePolicy = "raise"
+    max_failures: float | None = None
+    checkpoint: Checkpoint | None = None
+    collect: bool = True
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip") and self.letters is None:
+            raise ConfigurationError(
+                "there is no such failure policy",
+                field="on_error",
+                given=self.on_error,
+                expected="'raise', 'skip' or a DeadLetter",
+                hint="use 'skip' to go on after failures, DeadLetter(path) to keep the tasks that failed as well",
+            )
+        if self.max_failures is not None:
+            self._check_limit()
+        if not isinstance(self.collect, bool):
+            raise ConfigurationError(
+                "this does not say whether outputs are wanted",
+                field="collect",
+                given=self.collect,
+                expected="True or False",
+                hint="collect=False leaves the outputs where the last stage put them",
+            )
+
+    def _check_limit(self) -> None:
+        limit = self.max_failures
+        is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0
+        if not (is_count or (isinstance(limit, float) and 0 < limit < 1)):
+            raise ConfigurationError(
+                "this limit of failures makes no sense",
+                field="max_failures",
+                given=limit,
+                expected="a whole number, 0 or more, or a share above 0 and below 1",
+                hint="100 stops at the 101st task that fails, 0.01 where more than one in a hundred does",
+            )
+        if self.on_error == "raise":
+            raise ConfigurationError(
+                "a run that ends at its first failure has no use for a limit",
+                field="max_failures",
+                given=limit,
+                expected='on_error="skip" or a DeadLetter beside it',
+                hint="leave max_failures out, or say what becomes of failures",
+            )
+
+    @property
+    def letters(self) -> DeadLetter | None:
+        """Where failed tasks are kept, if they are."""
+        from curator_core.deadletter.policy import DeadLetter  # noqa: PLC0415 - 0.1 ms once a run, none at import
+
+        return self.on_error if isinstance(self.on_error, DeadLetter) else None

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source's one batch: its outputs are handed on as they are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from curator_core.attempt import Attempt
+from curator_core.logs import this_thread
+from curator_core.returned import as_iterable
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from curator_core.adapter import BaseStageAdapter
+    from curator_core.history import PerfRow
+    from curator_core.report import OutcomeKind
+
+__all__ = ["SourceAttempt"]
+
+_END = object()
+
+
+class SourceAttempt(Attempt):
+    """One attempt at a source, whose one input is handed to it and whose outputs are read one by one.
+
+    Args:
+        adapter: Whose stage is called.
+        task: The input.
+    """
+
+    def __init__(self, adapter: BaseStageAdapter, task: Any) -> None:
+        super().__init__(adapter, [task], number=1, last=True)
+
+    def stream(self) -> Generator[Any, None, None]:
+        """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
+        count, made = 0, None
+        perf: tuple[PerfRow, ...] = ()
+        post = this_thread.post
+        before, post.caller = post.caller, self
+        self._start_clock()
+        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
+        try:
+            made = iter(as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
+            while (output := next(made, _END)) is not _END:
+                self._add_clock()
+                perf = perf or (*self._states[0][1], self._perf_row())
+                self._adopt(self.tasks[0], self._states[0], (output,), perf)
+                count += 1
+                post.caller = before
+                try:
+                    yield output
+                finally:  # what was done with it further down is not the source's time, also where that failed
+                    post = this_thread.post
+                    before, post.caller = post.caller, self
+                    self._start_clock()
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
+            self._blame(exc)
+        finally:  # also where nobody listens any longer, because a later stage failed
+            self._close_source(made)
+            post.caller = before
+            self._add_clock()
+            self._metrics.update(self._recorder.take())
+            kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
+            self._outcomes = {0: (kind, count)}
+
+    def _close_source(self, made: Iterator[Any] | None) -> None:
+        """Let a generator clean up now, and not when it happens to be collected."""
+        try:
+            getattr(made, "close", int)()
+        except Exception as exc:  # noqa: BLE001 - as in `execute`
+            if self.error is None:
+                self._blame(exc)

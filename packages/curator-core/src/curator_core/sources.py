@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has become of each source task, and of all that descends from it. Made from reports alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from curator_core.report import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from curator_core.report import BatchReport, Manifest, OutcomeKind
+
+__all__ = ["Finished", "SourceAccounts"]
+
+_OUT: tuple[OutcomeKind, int] = ("out", 1)
+_NOTHING = Tally()
+_ONE = {"out": Tally(passed=1), "filtered": Tally(filtered=1), "failed": Tally(failed=1)}
+
+
+class Finished(NamedTuple):
+    """A source task all of whose descendants were written, filtered, or have failed.
+
+    Attributes:
+        source_id: Its id.
+        failed: How many of them have failed.
+        manifests: What the last stage says that it wrote.
+    """
+
+    source_id: str
+    failed: int
+    manifests: tuple[Manifest, ...]
+
+
+class _Open:
+    """A source task under way."""
+
+    __slots__ = ("failed", "live", "manifests", "tallies")
+
+    def __init__(self) -> None:
+        self.live = 1
+        self.failed = 0
+        self.manifests: tuple[Manifest, ...] = ()
+        self.tallies: dict[int, Tally] = {}
+
+    def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
+        """Remember what was counted for it, should that have to be taken back."""
+        tally = self.tallies.get(stage, _NOTHING)
+        self.tallies[stage] = tally.plus(_ONE[kind]._replace(out=count))
+
+
+class SourceAccounts:
+    """Counts, for each source task, how many of its descendants are still on their way.
+
+    A report says how many tasks came of each input; a worker's report is known before its outputs can move on, so the
+    count is nought only when there is nothing left. What is finished is forgotten: memory is in proportion to the
+    source tasks that are not. Each report is to be told once.
+
+    Args:
+        last: Index of the last stage.
+        first: Index of the stage that is given the source tasks.
+
+    Attributes:
+        admitted: How many source tasks there are.
+        may_begin_again: Whether it has to be known what was counted for those that are not finished; set it before the
+            first report. It costs a microsecond for each task and stage.
+    """
+
+    def __init__(self, last: int, first: int = 0) -> None:
+        self._last, self._first = last, first
+        self.may_begin_again = False
+        self._open: dict[str, _Open | None] = {}  # None: nothing is known of it yet
+        self.admitted = 0
+
+    def admit(self, source_id: str) -> None:
+        """A source task is to be worked on. Without an id it is a source stage's own, and stands for all it makes."""
+        if not source_id:
+            self._first = 0
+        self._open[source_id] = None
+        self.admitted += 1
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The source tasks that were admitted and are not finished, in order."""
+        return [*self._open]
+
+    def on_batch(self, report: BatchReport) -> Iterator[Finished]:
+        """Enter a batch; gives the source tasks that are finished by it."""
+        stage = report.stage_index
+        is_last = stage == self._last
+        ids, others = report.inputs.parts
+        counts_all = is_last or self.may_begin_again
+        if stage < self._first or not (others or counts_all) or report.is_retried:
+            return
+        manifests = _by_task(report.manifests) if report.manifests else {}
+        for number in range(len(ids)) if counts_all else others:
+            source_id = self.source_of(ids[number])
+            if source_id is None:
+                continue
+            known = self._open[source_id] or _Open()
+            kind, count = others.get(number, _OUT)
+            if self.may_begin_again:
+                known.enter(stage, kind, count)
+            known.live += (0 if is_last else count) - 1
+            known.failed += kind == "failed"
+            known.manifests += manifests.get(ids[number], ())
+            if known.live:
+                self._open[source_id] = known
+                continue
+            del self._open[source_id]
+            yield Finished(source_id, known.failed, known.manifests)
+
+    def begin_again(self) -> dict[int, Tally]:
+        """Those that are not finished begin from the start; gives what was counted for them, by stage."""
+        totals: dict[int, Tally] = {}
+        for source_id, known in self._open.items():
+            for stage, tally in known.tallies.items() if known else ():
+                totals[stage] = totals.get(stage, _NOTHING).plus(tally)
+            self._open[source_id] = None
+        return totals
+
+    def source_of(self, task_id: str) -> str | None:
+        """The source task that one descends from; None where that is finished, or was never admitted."""
+        ancestor, dot = task_id, "."
+        while dot:
+            if ancestor in self._open:
+                return ancestor
+            ancestor, dot, _ = ancestor.rpartition(".")
+        return "" if "" in self._open else None
+
+
+def _by_task(manifests: tuple[Manifest, ...]) -> dict[str, tuple[Manifest, ...]]:
+    found: dict[str, tuple[Manifest, ...]] = {}
+    for manifest in manifests:
+        found[manifest.input_id] = (*found.get(manifest.input_id, ()), manifest)
+    return found

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every executor has to do so that nothing is lost: part failing batches, keep what failed, and resume."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from curator_core import deadletter
+from curator_core.batches import FileGroupTask
+from curator_core.checkpoint import Checkpoint
+from curator_core.deadletter import DeadLetter
+from curator_core.errors import FailureLimitError, StageError
+from curator_core.plan import Plan
+from curator_core.stage import ProcessingStage
+from curator_core.task import EmptyTask, Task
+from curator_core.testing.base import ConformanceBase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from curator_core.adapter import WorkerMetadata
+    from curator_core.executor import BaseExecutor, RunResult
+
+__all__ = ["ReliabilityConformance"]
+
+_POISON = frozenset({3, 11, 12})
+_COUNT = 20
+
+
+class Squares(ProcessingStage[Task[int], Task[int]]):
+    """Squares whole batches, and raises where one of them is poison; spoils what it is given first.
+
+    Args:
+        poison: The data that it cannot work on.
+    """
+
+    batch_size = 8
+
+    def __init__(self, poison: frozenset[int] = _POISON) -> None:
+        self.poison = poison
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
+        """A new task for each."""
+        numbers = [task.data for task in tasks]
+        for task in tasks:
+            task.data = -1
+        bad = self.poison.intersection(numbers)
+        if bad:
+            raise ValueError(f"poison: {sorted(bad)}")
+        return [Task(data=number * number) for number in numbers]
+
+
+class Filed(ProcessingStage[Task[int], FileGroupTask]):
+    """Writes each task to a file named after its id, and notes how often it did; raises at some.
+
+    Args:
+        directory: Where to.
+        broken: The data that it raises at.
+    """
+
+    def __init__(self, directory: Path, broken: frozenset[int] = frozenset()) -> None:
+        self.directory = directory
+        self.broken = broken
+
+    def setup(self, worker_metadata: WorkerMetadata) -> None:
+        """Make the directory."""
+        del worker_metadata
+        self.directory.mkdir(exist_ok=True)
+
+    def process(self, task: Task[int]) -> FileGroupTask:
+        """The file."""
+        if task.data in self.broken:
+            raise ValueError(f"cannot write {task.data}")
+        path = self.directory / f"{task.task_id}.txt"
+        with path.open("a") as stream:  # once more where it is run once more
+            stream.write(f"{task.data}\n")
+        return FileGroupTask([str(path)])
+
+
+class Listing(ProcessingStage[EmptyTask, Task[int]]):
+    """A source.
+
+    Args:
+        numbers: What it lists.
+    """
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def process(self, task: EmptyTask) -> Iterator[Task[int]]:
+        """A task for each number."""
+        del task
+        return (Task(data=number) for number in self.numbers)
+
+
+def _twice(task: Task[int]) -> list[Task[int]]:
+    return [Task(data=task.data), Task(data=task.data + 100)]
+
+
+class Twice(ProcessingStage[Task[int], Task[int]]):
+    """Makes two tasks of each."""
+
+    def process(self, task: Task[int]) -> list[Task[int]]:
+        """Itself, and one of a hundred more."""
+        return _twice(task)
+
+
+class ReliabilityConformance(ConformanceBase):
+    """Runs in which some of the work fails, or was done before."""
+
+    # --- failures ---------------------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def letters(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Where `poisoned` puts what fails."""
+        directory: Path = tmp_path_factory.mktemp("letters")
+        return directory
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def poisoned(cls, executor: BaseExecutor, letters: Path) -> RunResult:
+        """A run of whole batches, some of which have poison in them."""
+        tasks = [Task(data=number) for number in range(_COUNT)]
+        return executor.execute([Squares()], tasks, on_error=DeadLetter(letters))
+
+    def test_what_fails_takes_no_neighbour_along(self, poisoned: RunResult) -> None:
+        assert sorted(task.data for task in poisoned) == [n * n for n in range(_COUNT) if n not in _POISON]
+
+    def test_what_fails_is_accounted_for_by_id(self, poisoned: RunResult) -> None:
+        accounting = poisoned.accounting
+        assert sorted(accounting.failed["Squares"], key=int) == [str(number) for number in sorted(_POISON)]
+        assert (accounting.admitted, accounting.unfinished) == (_COUNT, ())
+        assert poisoned.stages[0].tasks_failed == len(_POISON)
+        assert list(poisoned.lost) == []
+
+    def test_each_failure_leaves_one_letter(self, poisoned: RunResult, letters: Path) -> None:
+        read = deadletter.read(letters)
+        assert sorted(int(letter.task_id) for letter in read) == sorted(_POISON)
+        for letter in read:
+            assert (letter.stage, letter.run_id) == ("Squares", poisoned.run_id)
+            assert letter.error_type == "ValueError"
+            assert letter.error_message == f"poison: [{letter.task_id}]"  # its own, and not that of the batch
+            assert "raise ValueError" in letter.error_traceback
+
+    def test_letters_have_the_tasks_as_they_came_and_can_be_run_again(
+        self, executor: BaseExecutor, poisoned: RunResult, letters: Path
+    ) -> None:
+        del poisoned
+        tasks = deadletter.load(letters, stage="Squares")
+        assert sorted(task.data for task in tasks) == sorted(_POISON)
+        plan = Plan.from_stages([Squares(frozenset())], "again", fed=True)
+        result = executor.execute(plan, tasks, keep_ids=True)
+        assert {task.task_id: task.data for task in result} == {str(n): n * n for n in _POISON}
+
+    def test_a_run_that_only_fails_ends(self, executor: BaseExecutor) -> None:
+        tasks = [Task(data=3) for _ in range(_COUNT)]
+        with pytest.raises(FailureLimitError) as caught:
+            executor.execute([Squares().with_(batch_size=1)], tasks, on_error="skip", max_failures=2)
+        assert caught.value.stage == "Squares"
+        assert caught.value.result is not None
+        assert caught.value.result.stages[0].tasks_failed >= 3
+
+    # --- outputs ----------------------------------------------------------------------------------------
+
+    def test_outputs_that_nobody_wants_are_not_collected(self, executor: BaseExecutor) -> None:
+        result = executor.execute([Twice()], [Task(data=number) for number in range(5)], collect=False)
+        assert list(result) == []
+        assert result.stages[0].tasks_out == 10
+        assert "10 tasks out" in result.summary()
+
+    # --- resuming ---------------------------------------------------------------------------------------
+
+    def test_a_run_goes_on_where_one_before_it_ended(self, executor: BaseExecutor, tmp_path: Path) -> None:
+        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+        numbers = [*range(12)]
+        with pytest.raises(StageError):
+            executor.execute([Listing(numbers), Twice(), Filed(files, frozenset({9}))], checkpoint=checkpoint)
+        before = _lines(files)
+        result = executor.execute([Listing(numbers[::-1]), Twice(), Filed(files)], checkpoint=_changed(checkpoint))
+        assert sorted(set(_lines(files))) == sorted([*numbers, *(number + 100 for number in numbers)])
+        # What one source task gave may be written again where another part of it was not, and nothing else is.
+        repeated = [number for number, times in Counter(_lines(files)).items() if times > 1]
+        done = {number % 100 for number in before} - {number % 100 for number in repeated}
+        assert len(result.accounting.resumed) >= len(done) - 1
+        assert sorted(path.name for task in result for path in map(Path, task.data)) == sorted(
+            path.name for path in files.iterdir()
+        )
+
+    def test_what_is_finished_is_not_run_again(self, executor: BaseExecutor, tmp_path: Path) -> None:
+        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+        first = executor.execute([Listing([1, 2, 3]), Filed(files)], checkpoint=checkpoint)
+        more = executor.execute([Listing([4, 3, 2, 1]), Filed(files)], checkpoint=_changed(checkpoint))
+        assert (len(first.accounting.resumed), len(more.accounting.resumed)) == (0, 3)
+        assert sorted(_lines(files)) == [1, 2, 3, 4]
+        assert {tuple(task.data) for task in first} < {tuple(task.data) for task in more}
+        assert more.stages[-1].tasks_in == 1
+        assert list(more.lost) == []
+
+    def test_initial_tasks_are_resumed_as_well(self, executor: BaseExecutor, tmp_path: Path) -> None:
+        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+        for numbers in ([1, 2], [2, 3, 1]):
+            result = executor.execute([Filed(files)], [Task(data=n) for n in numbers], checkpoint=checkpoint)
+        assert sorted(_lines(files)) == [1, 2, 3]
+        assert len(result.accounting.resumed) == 2
+
+    def test_what_failed_and_was_kept_is_finished(self, executor: BaseExecutor, tmp_path: Path) -> None:
+        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+        for _ in range(2):
+            stages = [Filed(files, frozenset({2}))]
+            tasks = [Task(data=number) for number in (1, 2, 3)]
+            result = executor.execute(stages, tasks, checkpoint=checkpoint, on_error=DeadLetter(tmp_path / "dead"))
+        assert sorted(_lines(files)) == [1, 3]
+        assert len(result.accounting.resumed) == 3
+        assert len(deadletter.read(tmp_path / "dead")) == 1
+
+
+def _changed(path: Path) -> Checkpoint:
+    """The checkpoint, whichever numbers the source lists and the writer refuses: they are settings of stages."""
+    return Checkpoint(path, accept_changes=True)
+
+
+def _lines(directory: Path) -> list[int]:
+    return [int(line) for path in directory.iterdir() for line in path.read_text().split()]

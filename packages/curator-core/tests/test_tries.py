@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done about a batch that fails: parting it, trying it again, keeping what failed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from curator_core import ProcessingStage, StageError, Task
+from curator_core.deadletter.payload import unpack
+from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
+
+
+def fail_at(*bad: Any) -> Any:
+    def work(task: Task) -> Task:
+        if task.data in bad:
+            raise ValueError(f"cannot work on {task.data}")
+        return task
+
+    return work
+
+
+def poisonous(*bad: str):
+    """A batch that is spoiled, and fails as one where there is poison in it."""
+
+    def work(tasks: list[Task]) -> list[Task]:
+        names = [task.data for task in tasks]
+        for task in tasks:
+            task.data = "spoiled"
+        if set(names) & set(bad):
+            raise ValueError(f"poison: {sorted(set(names) & set(bad))}")
+        return [Task(data=name.upper()) for name in names]
+
+    return CallingBatches(work)
+
+
+class TestParting:
+    def test_a_batch_that_fails_as_one_goes_in_halves(self):
+        run = Probe(poisonous("c"), on_error="skip")
+        outputs = run(*(seen(str(number), data) for number, data in enumerate("abcd")))
+        assert [(task.task_id, task.data) for task in outputs] == [("0", "A"), ("1", "B"), ("3", "D")]
+        assert [[outcome.task_id for outcome in report.inputs] for report in run.reports] == [
+            ["0", "1", "2", "3"],
+            ["0", "1"],
+            ["2", "3"],
+            ["2"],
+            ["3"],
+        ]
+        assert [report.inputs[0].kind for report in run.reports] == ["retried", "out", "retried", "failed", "out"]
+        assert [report.attempt for report in run.reports] == [1, 2, 2, 3, 3]
+        assert run.reports[3].error.message == "poison: ['c']"
+
+    def test_each_input_comes_to_one_end(self):
+        run = Probe(poisonous("a", "d", "e"), on_error="skip")
+        run(*(seen(str(number), data) for number, data in enumerate("abcdefg")))
+        ends = [outcome for report in run.reports if not report.is_retried for outcome in report.inputs]
+        assert sorted(outcome.task_id for outcome in ends) == [str(number) for number in range(7)]
+        assert sorted(outcome.task_id for outcome in ends if outcome.kind == "failed") == ["0", "3", "4"]
+
+    def test_a_batch_is_tried_as_often_as_it_may_be_before_it_is_parted(self):
+        run = Probe(poisonous("b").with_(max_attempts=2, retry_delay_s=0), on_error="skip")
+        assert [task.data for task in run(seen("0", "a"), seen("1", "b"))] == ["A"]
+        assert [(len(report.inputs), report.attempt) for report in run.reports] == [(2, 1), (2, 2), (1, 3), (1, 3)]
+
+    def test_a_run_that_is_to_end_at_a_failure_parts_nothing(self):
+        run = Probe(poisonous("b"))
+        with pytest.raises(StageError):
+            run(seen("0", "a"), seen("1", "b"))
+        assert run.kinds() == [("failed", 0)] * 2
+
+    def test_inputs_that_do_not_pickle_fail_together(self, caplog):
+        run = Probe(poisonous("b"), on_error="skip")
+        tasks = [seen("0", "a"), seen("1", "b")]
+        tasks[0].payload = (n for n in range(3))
+        assert run(*tasks) == []
+        assert run.kinds() == [("failed", 0)] * 2
+        assert "do not pickle" in caplog.text
+
+
+class TestWhatIsWorthAnotherAttempt:
+    def stage(self, error: type[BaseException], **settings: Any) -> ProcessingStage:
+        def work(task: Task) -> Task:
+            if task.data == "bad":
+                raise error("no")
+            return task
+
+        return Calling(work, max_attempts=3, retry_delay_s=0, **settings)
+
+    @pytest.mark.parametrize(
+        ("retry_on", "attempts"), [(Exception, 3), (OSError, 3), ((KeyError, OSError), 3), (KeyError, 1), ((), 1)]
+    )
+    def test_exceptions_that_are_not_are_for_good_at_once(self, retry_on, attempts):
+        run = Probe(self.stage(ConnectionError, retry_on=retry_on))
+        with pytest.raises(StageError):
+            run(seen("0", "bad"))
+        assert len(run.reports) == attempts
+        assert run.kinds() == [("failed", 0)]
+
+    def test_neighbours_of_what_is_not_go_through(self):
+        run = Probe(self.stage(ValueError, retry_on=OSError, batch_size=2), on_error="skip")
+        assert [task.task_id for task in run(seen("0", "good"), seen("1", "bad"))] == ["0"]
+        assert [report.attempt for report in run.reports] == [1, 2, 2]
+
+    def test_attempts_are_apart(self, monkeypatch):
+        waited: list[float] = []
+        monkeypatch.setattr("curator_core.tries.time.sleep", waited.append)
+        run = Probe(self.stage(ValueError).with_(max_attempts=4, retry_delay_s=8.0))
+        with pytest.raises(StageError):
+            run(seen("0", "bad"))
+        limits = [8.0, 16.0, 30.0]
+        assert all(limit / 2 <= seconds <= limit for seconds, limit in zip(waited, limits, strict=True))
+        assert all(report.idle_ns < 10**9 for report in run.reports)
+
+    def test_waiting_does_not_touch_the_users_random_numbers(self):
+        random.seed(1)
+        expected = random.random()
+        random.seed(1)
+        with pytest.raises(StageError):
+            Probe(self.stage(ValueError).with_(retry_delay_s=0.001))(seen("0", "bad"))
+        assert random.random() == expected
+
+
+class TestWhatIsKept:
+    def probe(self, stage: ProcessingStage) -> Probe:
+        run = Probe(stage)
+        run.adapter.context = replace(run.adapter.context, on_error="skip", letter_bytes=10**6)
+        return run
+
+    def test_a_task_as_it_first_came_with_its_own_error(self):
+        run = self.probe(poisonous("b", "d"))
+        run(*(seen(str(number), data, note=data) for number, data in enumerate("abcd")))
+        kept = [(report.inputs[each.number].task_id, each) for report in run.reports for each in report.fallen]
+        assert [(task_id, each.error.message) for task_id, each in kept] == [
+            ("1", "poison: ['b']"),
+            ("3", "poison: ['d']"),
+        ]
+        tasks = [unpack(each.payload) for _, each in kept]
+        assert [(task.task_id, task.data, task.metadata) for task in tasks] == [
+            ("1", "b", {"note": "b"}),
+            ("3", "d", {"note": "d"}),
+        ]
+
+    def test_tasks_that_fail_one_by_one_have_an_error_each(self):
+        run = self.probe(Calling(fail_at("b", "d"), batch_size=4))
+        run(*(seen(str(number), data) for number, data in enumerate("abcd")))
+        assert [(each.number, each.error.message, each.error.doing) for each in run.report.fallen] == [
+            (1, "cannot work on b", "on task '1'"),
+            (3, "cannot work on d", "on task '3'"),
+        ]
+
+    def test_what_the_stage_did_to_it_is_not_kept(self):
+        def spoil(task: Task) -> Task:
+            task.data.append("spoiled")
+            raise ValueError("no")
+
+        run = self.probe(Calling(spoil))
+        run(seen("0", ["fresh"]))
+        assert unpack(run.report.fallen[0].payload).data == ["fresh"]
+
+    def test_a_task_that_does_not_pickle_is_told_without(self):
+        run = self.probe(Calling(fail_at("b")))
+        task = seen("0", "b")
+        task.payload = (n for n in range(3))
+        run(task)
+        assert [each.payload for each in run.report.fallen] == [None]
+
+    def test_nothing_is_kept_where_nothing_is_to_be(self):
+        run = Probe(Calling(fail_at("b")), on_error="skip")
+        run(seen("0", "b"))
+        assert run.report.fallen == ()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may connect to an embedded Ray: this run, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray
+
+from curator_core import Pipeline, Task, processing_stage
+from curator_xenna import XennaExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RAY = tuple(map(int, ray.__version__.split(".")[:2]))
+pytestmark = pytest.mark.skipif(RAY < (2, 60), reason="Ray asks for a token by itself from 2.60 on")
+
+STRANGER = """
+import sys
+import ray
+
+try:
+    ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+    print("let in")
+except Exception as error:
+    print("refused:", type(error).__name__, error)
+"""
+
+
+@processing_stage()
+def say(task: Task[Any]) -> Task[Any]:
+    return Task(data=os.environ.get("RAY_AUTH_TOKEN", ""))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def token(home: Path) -> Iterator[str]:
+    """The token of an embedded Ray that is up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            patch.delenv(name, raising=False)
+        with XennaExecutor() as executor:
+            (task,) = Pipeline("security", [say]).run(executor, [Task(data=None)])
+            yield task.data
+
+
+def connect(home: Path, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
+    env = {**kept, "HOME": str(home), **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False).stdout
+
+
+def test_the_token_is_random_and_stays_out_of_this_process_and_of_files(token, home):
+    assert re.fullmatch("[0-9a-f]{64}", token)
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert not [path for path in home.rglob("*") if path.is_file() and token in path.read_text(errors="replace")]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}],
+    ids=["without a token", "with another token"],
+)
+def test_a_stranger_is_refused(token, tmp_path, environment):
+    assert token
+    assert connect(tmp_path, **environment).startswith("refused: ")
+
+
+def test_who_has_the_token_is_let_in(token, tmp_path):
+    assert connect(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "let in\n"
+
+
+def test_the_dashboard_asks_for_it_and_listens_on_loopback_only(token):
+    assert token
+    host, _, port = ray._private.worker._global_node.webui_url.rpartition(":")
+    assert host == "127.0.0.1"
+    listening = [
+        line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+    ]
+    assert [entry.split(":")[0] for entry in listening if int(entry.split(":")[1], 16) == int(port)] == ["0100007F"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{host}:{port}/api/v0/actors", timeout=30)
+    assert refused.value.code in (401, 403)
+
+
+def test_a_later_ray_of_this_process_has_a_token_of_its_own(token):
+    # Behind the executor's back this would start a second cluster: it is started by a process of its own.
+    code = """
+from curator_core import Pipeline, Task, processing_stage
+from curator_xenna import XennaExecutor
+import os
+
+@processing_stage()
+def say(task):
+    return Task(data=os.environ.get("RAY_AUTH_TOKEN", ""))
+
+for _ in range(2):
+    print(Pipeline("security", [say]).run(XennaExecutor(), [Task(data=None)])[0].data)
+"""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=True)
+    first, second = ran.stdout.split()
+    assert len({token, first, second}) == 3
