@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from curator_core.report import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from curator_core.report import BatchReport, Manifest, OutcomeKind
 
@@ -85,31 +85,38 @@ class SourceAccounts:
         """The source tasks that were admitted and are not finished, in order."""
         return [*self._open]
 
-    def on_batch(self, report: BatchReport) -> Iterator[Finished]:
+    def on_batch(self, report: BatchReport) -> Sequence[Finished]:
         """Enter a batch; gives the source tasks that are finished by it."""
         stage = report.stage_index
         is_last = stage == self._last
         ids, others = report.inputs.parts
         counts_all = is_last or self.may_begin_again
-        if stage < self._first or not (others or counts_all) or report.is_retried:
-            return
+        if not (others or counts_all) or stage < self._first or report.is_retried:
+            return ()
         manifests = _by_task(report.manifests) if report.manifests else {}
+        finished = []
         for number in range(len(ids)) if counts_all else others:
-            source_id = self.source_of(ids[number])
+            task_id = ids[number]
+            source_id = task_id if task_id in self._open else self.source_of(task_id)
             if source_id is None:
                 continue
-            known = self._open[source_id] or _Open()
             kind, count = others.get(number, _OUT)
+            known = self._open[source_id]
+            if known is None:
+                if is_last and kind != "failed" and not manifests:  # it never was more than this one
+                    del self._open[source_id]
+                    finished.append(Finished(source_id, 0, ()))
+                    continue
+                known = self._open[source_id] = _Open()
             if self.may_begin_again:
                 known.enter(stage, kind, count)
             known.live += (0 if is_last else count) - 1
             known.failed += kind == "failed"
-            known.manifests += manifests.get(ids[number], ())
-            if known.live:
-                self._open[source_id] = known
-                continue
-            del self._open[source_id]
-            yield Finished(source_id, known.failed, known.manifests)
+            known.manifests += manifests.get(task_id, ())
+            if not known.live:
+                del self._open[source_id]
+                finished.append(Finished(source_id, known.failed, known.manifests))
+        return finished
 
     def begin_again(self) -> dict[int, Tally]:
         """Those that are not finished begin from the start; gives what was counted for them, by stage."""
