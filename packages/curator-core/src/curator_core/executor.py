@@ -148,7 +148,7 @@ def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> 
 
 def _copied(task: Any) -> Any:
     """What `copy.copy` gives, which takes five times as long where a class leaves copying as it is."""
-    if not _copies_plainly(type(task)):
+    if not _copies_plainly(task.__class__):
         return copy.copy(task)
     copied = object.__new__(type(task))
     copied.__dict__.update(task.__dict__)

@@ -141,7 +141,7 @@ class Failures:
                 expected=f"at most {limit:,}"
                 if isinstance(limit, int)
                 else f"at most {limit:.1%} of what a stage is given",
-                hint="see what they have in common, mend that, and run again; this error's `result` has what was complete",
+                hint="see what they have in common, and mend that; this error's `result` has what was complete",
             )
 
 

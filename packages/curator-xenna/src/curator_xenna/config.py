@@ -36,7 +36,7 @@ class XennaConfig:
         max_queued_multiplier: Xenna's back-pressure: tasks queued behind a stage, in slots of its workers.
         max_queued_lower_bound: The least that may be queued behind a stage.
         max_restarts: How often Xenna is started again in the same Ray session, with the source tasks that are not
-            finished, after a worker or a node has died, or tasks were lost.
+            finished, after a worker has died, or tasks were lost.
         address: The Ray cluster to join; None means the one at ``RAY_ADDRESS``, or an embedded one.
         num_cpus: CPUs that the embedded Ray declares; None means what the machine has, or more where the
             stages of a streaming run need more.

@@ -8,26 +8,28 @@ import os
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
-from curator_core.errors import ClusterError, ExecutorError, WorkerDiedError
+from curator_core.errors import ExecutorError, WorkerDiedError
 from curator_core.executor import BaseExecutor, Run, empty_source
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
     from curator_core.plan import StageView
     from curator_xenna.cluster import Cluster
+    from curator_xenna.session import Session
 
 __all__ = ["XennaExecutor"]
 
 logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
-_AGAIN = "%s\nstarting Xenna again with the %d source tasks that are not finished (restart %d of %d)"
+_AGAIN = "%s: starting Xenna again with the %d source tasks that are not finished; restarts left: %d"
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
 
 
@@ -101,27 +103,32 @@ class XennaExecutor(BaseExecutor):
                 hint="run them one after the other, or in processes of their own",
             )
         cluster = self._kept or Cluster(self.config)
-        config, left = self.config, inputs
-        if config.max_restarts:
-            run.hold(inputs)
         try:
-            while left:
-                lost_by: Exception | None = None
-                try:
-                    Session(config, cluster, run, views, left, has_source=has_source).run()
-                except (WorkerDiedError, ClusterError) as exc:
-                    lost_by = exc
-                    if run.context.epoch >= config.max_restarts:
-                        raise
-                if not run.has_unfinished or run.context.epoch >= config.max_restarts:
-                    return
-                left = run.begin_again()
-                logger.warning(_AGAIN, lost_by or "tasks were lost", len(left), run.context.epoch, config.max_restarts)
-                config = replace(config, bundle=False)  # so that one that kills its worker takes no other along
+            self._hold_sessions(partial(Session, cluster, run, views, has_source=has_source), run, inputs)
         finally:
             if cluster is not self._kept:
                 cluster.close()
             _one_at_a_time.release()
+
+    def _hold_sessions(self, session: Callable[..., Session], run: Run, inputs: list[Any]) -> None:
+        """Have Xenna work on the inputs, and once more on what it did not finish since it lost a worker or tasks."""
+        config, restarts_left = self.config, self.config.max_restarts
+        if restarts_left:
+            run.hold(inputs)
+        while inputs:
+            reason = "tasks were lost"
+            try:
+                session(config=config, inputs=inputs).run()
+            except WorkerDiedError as exc:
+                if not restarts_left:
+                    raise
+                reason = exc.message
+            if not (run.has_unfinished and restarts_left):
+                return
+            restarts_left -= 1
+            inputs = run.begin_again()
+            logger.warning(_AGAIN, reason, len(inputs), restarts_left)
+            config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along
 
 
 def _run_source(run: Run, view: StageView) -> list[Any]:

@@ -47,22 +47,22 @@ class Session:
     """One run on a cluster.
 
     Args:
-        config: The executor's settings.
         cluster: Where to run; opened here, closed by the caller.
         run: The run.
         views: The stages that run on Xenna.
-        inputs: Tasks for the first of them.
+        config: The executor's settings.
+        inputs: Tasks for the first stage.
         has_source: Whether that is a source, which is given one task.
     """
 
     def __init__(
         self,
-        config: XennaConfig,
         cluster: Cluster,
         run: Run,
         views: Sequence[StageView],
-        inputs: list[Any],
         *,
+        config: XennaConfig,
+        inputs: list[Any],
         has_source: bool,
     ) -> None:
         self._config = config

@@ -101,6 +101,9 @@ class ConformanceBase:
         assert before is not None
         assert before.tasks_out == len(seen.result)
         assert list(seen.result.lost) == []
+        accounting = seen.result.accounting
+        assert accounting.unfinished == ()
+        assert accounting.restarts == 0
 
 
 def _fails_for_a_reason(test: Any) -> bool:

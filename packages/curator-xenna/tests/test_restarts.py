@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs whose workers die: everything is done, and counts once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from curator_core import DeadLetter, Pipeline, ProcessingStage, Resources, RunObserver, Task, deadletter
+from curator_xenna.compat import HAS_DESTROY
+
+if TYPE_CHECKING:
+    from curator_core import BatchReport
+    from curator_xenna import XennaExecutor
+
+COUNT = 40
+DIES_AT = (7, 23)
+FAILS_AT = (3, 30)
+
+
+class Light(ProcessingStage[Task[int], Task[int]]):
+    resources = Resources(cpus=0.3)
+
+    def num_workers(self) -> int:
+        return 1
+
+
+class Twins(Light):
+    """Makes two of each, and none of every tenth."""
+
+    def process(self, task: Task[int]) -> list[Task[int]] | None:
+        return [Task(data=task.data), Task(data=-task.data)] if task.data % 10 else None
+
+
+class Mortal(Light):
+    """Kills its worker once at each of some tasks, and always raises at some others.
+
+    Args:
+        marks: Where it remembers what has killed it.
+    """
+
+    def __init__(self, marks: Path) -> None:
+        self.marks = marks
+
+    def process(self, task: Task[int]) -> Task[int]:
+        mark = self.marks / str(task.data)
+        if task.data in DIES_AT and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task.data in FAILS_AT:
+            raise ValueError(f"cannot work on {task.data}")
+        return Task(data=task.data)
+
+
+class Epochs(RunObserver):
+    """Remembers in which epochs there were reports."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def on_batch(self, report: BatchReport) -> None:
+        self.seen.add(report.epoch)
+
+
+@pytest.fixture(scope="module")
+def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dead")
+
+
+@pytest.fixture(scope="module")
+def epochs() -> Epochs:
+    return Epochs()
+
+
+@pytest.fixture(scope="module")
+def survived(executor: XennaExecutor, dead: Path, epochs: Epochs, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run whose workers died twice."""
+    marks = tmp_path_factory.mktemp("marks")
+    tasks = [Task(data=number) for number in range(COUNT)]
+    pipeline = Pipeline("mortal", [Twins(), Mortal(marks)])
+    return pipeline.run(executor, tasks, observers=[epochs], on_error=DeadLetter(dead))
+
+
+def expected() -> list[int]:
+    data = [sign * number for number in range(COUNT) if number % 10 for sign in (1, -1)]
+    return sorted(number for number in data if number not in FAILS_AT)
+
+
+def test_every_task_comes_out_once(survived):
+    assert sorted(task.data for task in survived) == expected()
+    assert Counter(task.task_id for task in survived).most_common(1)[0][1] == 1
+
+
+def test_the_accounts_are_those_of_an_undisturbed_run(survived):
+    made = 2 * (COUNT - COUNT // 10)
+    fails = sum(number % 10 > 0 for number in FAILS_AT)
+    first, second = survived.stages
+    assert (first.tasks_in, first.tasks_filtered, first.tasks_out) == (COUNT, COUNT // 10, made)
+    assert (second.tasks_in, second.tasks_failed, second.tasks_out) == (made, fails, made - fails)
+    assert survived.complete
+    assert list(survived.lost) == []
+    assert survived.accounting.unfinished == ()
+
+
+def test_what_failed_is_kept_once(survived, dead):
+    ids = [letter.task_id for letter in deadletter.read(dead)]
+    assert ids == list(survived.accounting.failed["Mortal"])
+    assert ids == ["3.0"]
+
+
+def test_restarts_are_told(survived, epochs):
+    restarts = survived.accounting.restarts
+    assert restarts == (0 if HAS_DESTROY else len(DIES_AT))  # before 0.4 Xenna replaces no dead worker
+    assert epochs.seen <= set(range(restarts + 1))
+    assert restarts in epochs.seen
