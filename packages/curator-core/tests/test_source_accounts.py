@@ -6,6 +6,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curator_core import Plan, ProcessingStage, Task
+from curator_core.ledger import Ledger
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Manifest, Outcomes
 from curator_core.sources import Finished, SourceAccounts
 from curator_core.task import child_id
@@ -147,3 +149,50 @@ def test_a_source_task_is_finished_when_nothing_of_it_is_on_its_way(data, count)
         done |= gone
         assert done == set(ids) - left
         assert set(book.unfinished) == left
+
+
+class Step(ProcessingStage[Task, Task]):
+    def process(self, task: Task) -> Task:
+        return task
+
+
+PLAN = Plan.from_stages([Step().with_(name=f"stage {number}") for number in range(STAGES)], fed=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(1, 6))
+def test_accounts_add_up_however_often_it_is_begun_again(data, count):
+    """What becomes of a task may be another thing each time; what counts is the last time from its source on."""
+    ids = [str(number) for number in range(count)]
+    book, ledger = accounts(*ids), Ledger(PLAN)
+    book.may_begin_again = True
+    waiting: list[tuple[int, str]] = [(0, source_id) for source_id in ids]
+    counted: dict[str, list[list[int]]] = {}  # by source task and stage: in, out, filtered, failed
+    begun_again = 0
+    while waiting:
+        if begun_again < 3 and data.draw(st.integers(0, 9)) == 0:
+            begun_again += 1
+            unfinished = book.unfinished
+            assert {task_id.split(".")[0] for _, task_id in waiting} == set(unfinished)
+            for stage, tally in book.begin_again().items():
+                ledger.take_back(stage, tally)
+            counted = {source_id: kept for source_id, kept in counted.items() if source_id not in unfinished}
+            waiting = [(0, source_id) for source_id in unfinished]
+        stage, task_id = data.draw(st.sampled_from(waiting))
+        waiting.remove((stage, task_id))
+        what, number = data.draw(outcome)
+        children = [task_id] if what == "out" else [child_id(task_id, index) for index in range(number)]
+        kind = "out" if what == "list" else what
+        if stage + 1 < STAGES:
+            waiting += [(stage + 1, child) for child in children]
+        told = report(stage, (task_id, kind, len(children)))
+        ledger.on_batch(told)
+        book.on_batch(told)
+        mine = counted.setdefault(task_id.split(".")[0], [[0] * 4 for _ in range(STAGES)])[stage]
+        for at, more in enumerate((1, len(children), kind == "filtered", kind == "failed")):
+            mine[at] += more
+    assert book.unfinished == []
+    assert ledger.lost(count) == []
+    for stage, summary in enumerate(ledger.summaries()):
+        expected = [sum(kept[stage][at] for kept in counted.values()) for at in range(4)]
+        assert [summary.tasks_in, summary.tasks_out, summary.tasks_filtered, summary.tasks_failed] == expected

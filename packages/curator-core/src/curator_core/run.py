@@ -36,6 +36,8 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 10  # source tasks that an error names
+
 
 class Run:
     """One run as its executor sees it: where reports go in, and outputs are gathered.
@@ -213,6 +215,7 @@ class Run:
         if lost and self.context.on_error == "raise":
             raise TasksLostError(
                 f"the run lost tasks: {'; '.join(lost)}",
+                given=f"source tasks not finished: {self._sources.unfinished[:_SHOWN]}",
                 expected="in = out + filtered + failed, from each stage to the next",
                 hint="run it again; what was complete is in this error's `result`",
             )
