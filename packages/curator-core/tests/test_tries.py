@@ -14,6 +14,13 @@ from curator_core.deadletter.payload import unpack
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
 
+class Wicked(str):
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
 def fail_at(*bad: Any) -> Any:
     def work(task: Task) -> Task:
         if task.data in bad:
@@ -63,13 +70,47 @@ class TestParting:
     def test_a_batch_is_tried_as_often_as_it_may_be_before_it_is_parted(self):
         run = Probe(poisonous("b").with_(max_attempts=2, retry_delay_s=0), on_error="skip")
         assert [task.data for task in run(seen("0", "a"), seen("1", "b"))] == ["A"]
-        assert [(len(report.inputs), report.attempt) for report in run.reports] == [(2, 1), (2, 2), (1, 3), (1, 3)]
+        assert [(len(report.inputs), report.attempt) for report in run.reports] == [
+            (2, 1),
+            (2, 2),
+            (1, 3),
+            (1, 3),
+            (1, 4),  # alone it may be tried as often as a batch
+        ]
+
+    def test_a_neighbour_is_tried_again_as_well(self):
+        left = [1]
+
+        def work(tasks: list[Task]) -> list[Task]:
+            if any(task.data == "bad" for task in tasks):
+                raise ValueError("poison")
+            if left[0]:
+                left[0] -= 1
+                raise ConnectionError("not yet")
+            return tasks
+
+        run = Probe(
+            CallingBatches(work).with_(max_attempts=3, retry_on=ConnectionError, retry_delay_s=0), on_error="skip"
+        )
+        assert [task.task_id for task in run(seen("0", "bad"), seen("1", "good"))] == ["1"]
+
+    def test_ranks_of_a_group_part_nothing(self):
+        stage = poisonous("b").with_(xenna_stage_spec={"is_spmd": True})
+        run = Probe(stage, on_error="skip")
+        assert run(seen("0", "a"), seen("1", "b")) == []
+        assert len(run.reports) == 1
 
     def test_a_run_that_is_to_end_at_a_failure_parts_nothing(self):
         run = Probe(poisonous("b"))
         with pytest.raises(StageError):
             run(seen("0", "a"), seen("1", "b"))
         assert run.kinds() == [("failed", 0)] * 2
+
+    def test_inputs_that_do_not_unpickle_fail_together(self, caplog):
+        run = Probe(poisonous("a"), on_error="skip")
+        assert run(seen("0", "a"), seen("1", Wicked())) == []
+        assert run.kinds() == [("failed", 0)] * 2
+        assert "do not pickle" in caplog.text
 
     def test_inputs_that_do_not_pickle_fail_together(self, caplog):
         run = Probe(poisonous("b"), on_error="skip")

@@ -311,7 +311,9 @@ class Attempt:
         """Whether another attempt may go better: a later one, or one at fewer tasks."""
         if self.snapshot is None:
             return False
-        may_be_parted = len(self.tasks) > 1 and self.adapter.context.on_error == "skip"
+        # The ranks of an SPMD group have to call it together: one of them alone must not part its batch.
+        is_spmd = self.view.engine_options.get("is_spmd")
+        may_be_parted = len(self.tasks) > 1 and self.adapter.context.on_error == "skip" and not is_spmd
         return may_be_parted or (not self.last and isinstance(exc, self.view.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
@@ -361,6 +363,10 @@ class Attempt:
         """End the attempt: the worker waits from now on. Gives the report."""
         adapter, context = self.adapter, self.adapter.context
         self._start_unix = self._start_unix or time.time_ns()  # where the stage was not even called
+        fallen: tuple[Fallen, ...] = ()
+        if self._errors and context.letter_bytes is not None:
+            together = self.doing if self._at is None else ""
+            fallen = fallen_of(self._errors, self._ids, together, self.snapshot, context.letter_bytes)
         ready_unix_ns, ready_node_id, parents = produced(self._histories.values())
         report = BatchReport(  # by position, which takes half the time: one is made for each batch
             context.run_id,
@@ -389,16 +395,9 @@ class Attempt:
             self._num_items,
             self._metrics,
             None if self.error is None else error_info(self.error, self.doing),
-            self._fallen(context.letter_bytes) if self._errors and context.letter_bytes is not None else (),
+            fallen,
             self._manifests,
         )
         adapter.sequence += 1
         adapter.clock.idle_since = time.perf_counter_ns()
         return report
-
-    def _fallen(self, max_bytes: int) -> tuple[Fallen, ...]:
-        """The inputs that failed for good, each with its own error."""
-        doing = {number: f"on task '{self._ids[number]}'" for number in self._errors}
-        doing |= {number: self.doing for number, error in self._errors.items() if error is self.error}
-        infos = {number: error_info(error, doing[number]) for number, error in self._errors.items()}
-        return fallen_of(infos, self.snapshot, max_bytes)

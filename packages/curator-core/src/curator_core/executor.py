@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,7 @@ class BaseExecutor(ABC):
             on_error=on_error, max_failures=max_failures, checkpoint=_checkpoint(checkpoint), collect=collect
         )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
+        plan = replace(plan, has_source=initial_tasks is None)  # a plan that was not told which has only guessed
         watching = (*_check_observers(observers), *ambient_observers(observers))
         run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process)
         sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
@@ -128,7 +130,7 @@ def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> 
             expected="a list of tasks, or None where the first stage is a source",
             hint="write initial_tasks=[task]",
         )
-    named = []
+    named, seen = [], set[str]()
     for number, given in enumerate(tasks):
         if not isinstance(given, Task):
             raise ConfigurationError(
@@ -141,6 +143,15 @@ def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> 
         # The framework's state goes on a copy, with notes of its own: the caller's task stays as it is.
         task, (task_id, _, notes) = _copied(given), state_of(given)
         name = task_id if keep_ids and task_id else names.name(given)
+        if name in seen:
+            raise ConfigurationError(
+                "two initial tasks have the same id",
+                field=f"initial_tasks[{number}]",
+                given=name,
+                expected="each task once, where they keep the ids that they have",
+                hint="give the tasks of one stage and of one directory of dead letters at a time",
+            )
+        seen.add(name)
         stamp(task, new_state(name, metadata=dict(notes) if notes else None))
         named.append(task)
     return named

@@ -55,7 +55,6 @@ class Failures:
         """Take a report that has an error; gives it without the tasks that it carries.
 
         Raises:
-            FailureLimitError: More has failed than may.
             DataError: A letter cannot be written.
         """
         failed = [(number, outcome.task_id) for number, outcome in enumerate(report.inputs) if outcome.kind == "failed"]
@@ -66,8 +65,16 @@ class Failures:
             kept = {fallen.number: fallen for fallen in report.fallen}
             for number, task_id in failed:
                 self._write(report, task_id, kept.get(number))
-        self._check_limit(report)
         return report._replace(fallen=())
+
+    def wait(self) -> None:
+        """Wait until all letters are written.
+
+        Raises:
+            DataError: One of them cannot be.
+        """
+        if self._box is not None:
+            self._box.flush()
 
     def take_back(self, is_meant: Callable[[str], bool]) -> None:
         """Some tasks are worked on once more: they have not failed yet.
@@ -86,17 +93,28 @@ class Failures:
         Raises:
             DataError: One of them cannot be.
         """
+        self._remove_withdrawn()
+        self.wait()
+
+    def close(self) -> None:
+        """Write no more letters.
+
+        Raises:
+            DataError: One of them could not be written.
+        """
+        if self._box is not None:
+            try:
+                self._remove_withdrawn()
+            finally:
+                self._box.close()
+
+    def _remove_withdrawn(self) -> None:
         if self._box is None:
             return
         failed = {(stage, task_id) for stage, ids in self.task_ids.items() for task_id in ids}
         for stage, task_id in self._withdrawn - failed:
             self._box.remove(stage, task_id)
-        self._box.flush()
-
-    def close(self) -> None:
-        """Write no more letters."""
-        if self._box is not None:
-            self._box.close()
+        self._withdrawn.clear()
 
     def _write(self, report: BatchReport, task_id: str, fallen: Fallen | None) -> None:
         from curator_core.deadletter.letter import Letter  # noqa: PLC0415 - failures are rare
@@ -124,9 +142,14 @@ class Failures:
         box: Any = self._box
         box.put(letter, payload or Payload("none", task_id, "", note="it cannot be had again as it first came"))
 
-    def _check_limit(self, report: BatchReport) -> None:
+    def check_limit(self, report: BatchReport) -> None:
+        """See whether the run is to go on after a report that has an error.
+
+        Raises:
+            FailureLimitError: More has failed than may.
+        """
         limit, stage = self._limit, report.stage_name
-        if limit is None:
+        if limit is None or stage not in self.task_ids:
             return
         count, seen = len(self.task_ids[stage]), self._ledger.tasks_in(report.stage_index)
         total = sum(map(len, self.task_ids.values()))
@@ -141,7 +164,7 @@ class Failures:
                 expected=f"at most {limit:,}"
                 if isinstance(limit, int)
                 else f"at most {limit:.1%} of what a stage is given",
-                hint="see what they have in common, and mend that; this error's `result` has what was complete",
+                hint="mend what they have in common; with a checkpoint, retry_failed=True then runs them again",
             )
 
 

@@ -221,8 +221,8 @@ class BatchReport(NamedTuple):
         group: Which group of stages (one Xenna stage each) it ran in.
         attempt: From 1; above it where the stage retried the batch.
         bundle_id: The bundle that the inputs travelled in; empty where they travelled alone.
-        cpu_ns: CPU time of the working thread, never more than `duration_ns`. A batch under 50 us counts throughout, and
-            up to 1 ms that the thread had worked before it may count as the batch's.
+        cpu_ns: CPU time of the working thread, never more than `duration_ns`. A batch under 50 us counts throughout,
+            and up to 1 ms that the thread had worked before it may count as the batch's.
         idle_ns: How long the worker had waited for this batch.
         startup_ns: Set-up time of the worker, on its first batch; else 0.
         ready_unix_ns: When the last of the inputs had been produced; 0 where not known (first stage).

@@ -98,9 +98,16 @@ class Run:
         with ExitStack() as held:
             if self._checkpoint is not None:
                 self._store = held.enter_context(_opened(self._checkpoint, self.plan, self.context.run_id))
-            held.callback(self._failures.close)
             self._failures.prepare()
-            yield
+            try:
+                yield
+            except BaseException as exc:
+                with suppress(Exception):  # why the run ended is what the caller has to see
+                    self._failures.close()
+                if self._store is not None:
+                    _close_anyway(self._store, exc)
+                raise
+            self._failures.close()
 
     def new_names(self) -> RootNames:
         """What names source tasks: by content, where another run is to know them again."""
@@ -146,12 +153,15 @@ class Run:
             self._ledger.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)
-            for finished in self._sources.on_batch(report):
+            finished = self._sources.on_batch(report)
+            if finished:
                 self._keep(finished)
             if self._activity is not None:
                 self._activity.on_batch(report)
             if self._observers:
                 self._tell("on_batch", report)
+            if report.error is not None:
+                self._failures.check_limit(report)
             return
         self._ledger.on_worker(report)
         if self._activity is not None:
@@ -190,12 +200,21 @@ class Run:
     def _is_open(self, task_id: str) -> bool:
         return self._sources.source_of(task_id) is not None
 
-    def _keep(self, finished: Finished) -> None:
-        """Remember that a source task is finished, unless it is to be run again because something of it failed."""
-        self._held.pop(finished.source_id, None)
-        if self._store is not None and not (finished.failed and self.context.on_error == "raise"):
-            outputs = [[each.task_id, each.paths, each.dataset_name] for each in finished.manifests]
-            self._store.finish(finished.source_id, failed=finished.failed > 0, outputs=outputs or None)
+    def _keep(self, finished: Sequence[Finished]) -> None:
+        """Remember that source tasks are finished, but not those of which something failed and is to be run again."""
+        if self._held:
+            for each in finished:
+                self._held.pop(each.source_id, None)
+        if self._store is None:
+            return
+        skips = self.context.on_error == "skip"
+        if skips and any(each.failed for each in finished):
+            self._failures.wait()  # "failed, and kept" is to be true when it is written down
+        for each in finished:
+            if skips or not each.failed:
+                outputs = [[manifest.task_id, manifest.paths, manifest.dataset_name] for manifest in each.manifests]
+                self._store.finish(each.source_id, failed=each.failed > 0, outputs=outputs or None)
+        self._store.write()
 
     def lost(self) -> list[str]:
         """Where tasks are missing from the counts, in words; empty where all add up."""
@@ -293,6 +312,20 @@ class _Uncollected(list[Any]):
 
     def __iadd__(self, tasks: Iterable[Any]) -> _Uncollected:  # type: ignore[misc]  # narrower than that of list
         return self
+
+    def append(self, task: Any) -> None:
+        """Not kept."""
+
+    def extend(self, tasks: Iterable[Any]) -> None:
+        """Not kept."""
+
+
+def _close_anyway(store: OpenCheckpoint, ended_by: BaseException) -> None:
+    """Close a checkpoint after a failure, which is what the caller has to see, and not that this failed as well."""
+    try:
+        store.close()
+    except Exception as exc:  # noqa: BLE001 - told beside it
+        ended_by.add_note(f"and the checkpoint could not be closed well: {exc}")
 
 
 def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str) -> OpenCheckpoint:

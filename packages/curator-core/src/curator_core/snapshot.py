@@ -23,38 +23,42 @@ class Snapshot:
     change what the next one is given.
 
     Args:
-        head: The tasks, pickled but for their buffers.
-        buffers: The buffers, read-only.
-        chosen: Which of the tasks it is about.
+        tasks: The tasks; let go of.
+
+    Attributes:
+        count: How many there are.
+
+    Raises:
+        Exception: They do not pickle, or not unpickle.
     """
 
-    def __init__(self, head: bytes, buffers: Sequence[memoryview], chosen: range) -> None:
+    def __init__(self, tasks: Sequence[Any]) -> None:
+        head, buffers = dump_parts(tasks)
+        self.count = len(tasks)
         self._head = head
-        self._buffers = buffers
-        self._chosen = chosen
+        self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
+        self._first: list[Any] | None = load_parts(head, self._buffers)  # much pickles that does not unpickle
 
     @classmethod
     def of(cls, tasks: Sequence[Any], stage: str) -> Snapshot | None:
-        """A snapshot of tasks; None where they do not pickle, and so have only one attempt.
+        """A snapshot of tasks; None where they cannot be had again, and so have only one attempt.
 
         Args:
             tasks: The tasks.
             stage: Name of the stage, for the log.
         """
         try:
-            head, buffers = dump_parts(tasks)
+            return cls(tasks)
         except Exception as exc:  # noqa: BLE001 - pickling runs code of users
             logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", stage, exc)
             return None
-        return cls(head, [memoryview(buffer).toreadonly() for buffer in buffers], range(len(tasks)))
 
     def restore(self) -> list[Any]:
         """The tasks, as they were."""
-        tasks: list[Any] = load_parts(self._head, self._buffers)
-        return [tasks[number] for number in self._chosen]
+        tasks, self._first = self._first, None
+        return load_parts(self._head, self._buffers) if tasks is None else tasks
 
     def halves(self) -> tuple[Snapshot, Snapshot]:
         """The first half of the tasks, and the second."""
-        middle = len(self._chosen) // 2
-        first, second = self._chosen[:middle], self._chosen[middle:]
-        return Snapshot(self._head, self._buffers, first), Snapshot(self._head, self._buffers, second)
+        tasks, middle = self.restore(), self.count // 2
+        return Snapshot(tasks[:middle]), Snapshot(tasks[middle:])

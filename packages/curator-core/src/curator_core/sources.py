@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "SourceAccounts"]
 
 _OUT: tuple[OutcomeKind, int] = ("out", 1)
-_NOTHING = Tally()
-_ONE = {"out": Tally(passed=1), "filtered": Tally(filtered=1), "failed": Tally(failed=1)}
+_PLACES = {"out": 0, "filtered": 1, "failed": 2}
+_OUT_PLACE = Tally._fields.index("out")
 
 
 class Finished(NamedTuple):
@@ -42,12 +42,15 @@ class _Open:
         self.live = 1
         self.failed = 0
         self.manifests: tuple[Manifest, ...] = ()
-        self.tallies: dict[int, Tally] = {}
+        self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
 
     def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
         """Remember what was counted for it, should that have to be taken back."""
-        tally = self.tallies.get(stage, _NOTHING)
-        self.tallies[stage] = tally.plus(_ONE[kind]._replace(out=count))
+        tally = self.tallies.get(stage)
+        if tally is None:
+            tally = self.tallies[stage] = [0, 0, 0, 0, 0]
+        tally[_PLACES[kind]] += 1
+        tally[_OUT_PLACE] += count
 
 
 class SourceAccounts:
@@ -64,7 +67,7 @@ class SourceAccounts:
     Attributes:
         admitted: How many source tasks there are.
         may_begin_again: Whether it has to be known what was counted for those that are not finished; set it before the
-            first report. It costs a microsecond for each task and stage.
+            first report. It costs half a microsecond for each task and stage.
     """
 
     def __init__(self, last: int, first: int = 0) -> None:
@@ -77,8 +80,9 @@ class SourceAccounts:
         """A source task is to be worked on. Without an id it is a source stage's own, and stands for all it makes."""
         if not source_id:
             self._first = 0
-        self._open[source_id] = None
         self.admitted += 1
+        if self._first <= self._last:  # else there is no stage after the source
+            self._open[source_id] = None
 
     @property
     def unfinished(self) -> list[str]:
@@ -123,7 +127,7 @@ class SourceAccounts:
         totals: dict[int, Tally] = {}
         for source_id, known in self._open.items():
             for stage, tally in known.tallies.items() if known else ():
-                totals[stage] = totals.get(stage, _NOTHING).plus(tally)
+                totals[stage] = totals.get(stage, Tally()).plus(Tally(*tally))
             self._open[source_id] = None
         return totals
 

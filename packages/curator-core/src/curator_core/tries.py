@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Tries", "keeps_inputs"]
 
 _MAX_DELAY_S = 30.0
+_MAX_DOUBLINGS = 60  # more would be no number of seconds
 _jitter = Random()  # noqa: S311 - of its own: a user's seeded sequence stays as it was, and many workers do not retry as one
 
 
@@ -38,12 +39,12 @@ class Tries:
     """A batch, and what is to be done about it when it fails.
 
     As a whole it is tried ``max_attempts`` times, for exceptions of ``retry_on``. Where failures are skipped it then
-    goes in halves, each tried once, so that only the tasks that fail by themselves are lost. Every attempt sees the
-    inputs as they first came, arrays read-only, and leaves a report.
+    goes in halves, each tried once, and a task that is alone as often as a batch, so that only what fails by itself is
+    lost. Every attempt sees the inputs as they first came, arrays read-only, and leaves a report.
 
     Args:
         adapter: Whose stage is called.
-        tasks: The inputs. Where they do not pickle there is one attempt.
+        tasks: The inputs. Where they do not pickle, or not unpickle, there is one attempt.
     """
 
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
@@ -57,31 +58,30 @@ class Tries:
         Raises:
             StageError: The stage raised for good, and the run is to end at that.
         """
-        adapter, snapshot = self._adapter, self._snapshot
-        if snapshot is None:
-            return adapter.run_attempt(Attempt(adapter, self._tasks, 1, last=True))
-        for number in range(1, adapter.view.max_attempts):
-            attempt = Attempt(adapter, snapshot.restore(), number, last=False, snapshot=snapshot)
+        if self._snapshot is None:
+            return self._adapter.run_attempt(Attempt(self._adapter, self._tasks, 1, last=True))
+        return self._try(self._snapshot, 1, self._adapter.view.max_attempts)
+
+    def _try(self, snapshot: Snapshot, number: int, limit: int) -> list[Any]:
+        """What some inputs give, from an attempt on and up to another; then in halves."""
+        adapter = self._adapter
+        while True:
+            attempt = Attempt(adapter, snapshot.restore(), number, last=number >= limit, snapshot=snapshot)
             outputs = adapter.run_attempt(attempt)
             if not attempt.comes_again:
                 return outputs
-            if not isinstance(attempt.error, adapter.view.retry_on):
-                return self._in_halves(snapshot, number + 1)
+            if number >= limit or not isinstance(attempt.error, adapter.view.retry_on):
+                return [task for half in snapshot.halves() for task in self._try_half(half, number + 1)]
             self._wait(number)
-        return self._last_time(snapshot, adapter.view.max_attempts)
+            number += 1
 
-    def _last_time(self, snapshot: Snapshot, number: int) -> list[Any]:
-        """What the inputs give, or the two halves of them where they fail together."""
-        attempt = Attempt(self._adapter, snapshot.restore(), number, last=True, snapshot=snapshot)
-        outputs = self._adapter.run_attempt(attempt)
-        return self._in_halves(snapshot, number + 1) if attempt.comes_again else outputs
-
-    def _in_halves(self, snapshot: Snapshot, number: int) -> list[Any]:
-        return [task for half in snapshot.halves() for task in self._last_time(half, number)]
+    def _try_half(self, half: Snapshot, number: int) -> list[Any]:
+        more = self._adapter.view.max_attempts - 1 if half.count == 1 else 0  # alone, it fails by itself
+        return self._try(half, number, number + more)
 
     def _wait(self, number: int) -> None:
         """Let some time pass before the next attempt: half as long to as long as the delay, which doubles each time."""
-        delay = min(self._adapter.view.retry_delay_s * 2 ** (number - 1), _MAX_DELAY_S)
+        delay = min(self._adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
         if delay:
             time.sleep(delay * _jitter.uniform(0.5, 1.0))
             self._adapter.clock.idle_since = time.perf_counter_ns()  # it did not wait for input

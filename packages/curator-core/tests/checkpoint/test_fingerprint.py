@@ -108,7 +108,7 @@ def test_how_fast_a_stage_runs_does_not_count(setting):
     assert changes([Filter()], [Filter().with_(**setting)]) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("retry_delay_s", 1.0), ("retry_on", (ValueError,)), ("timeout_s", 5.0)])
+@pytest.mark.parametrize(("name", "value"), [("retry_delay_s", 1.0), ("retry_on", (ValueError,))])
 def test_how_often_a_stage_is_tried_does_not_count(name, value):
     assert changes([Filter()], [Filter(**{name: value})]) == []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curator_core import ConfigurationError, DataError, Plan, ProcessingStage
 from curator_core.checkpoint import Checkpoint, OpenCheckpoint
-from curator_core.checkpoint.finished import Finished, record_of
+from curator_core.checkpoint.finished import EarlierRuns, record_of
 
 OUTPUTS = [{"path": "out/0.jsonl", "records": 3}]
 
@@ -203,7 +203,7 @@ def test_failed_ones_are_finished_unless_they_are_to_be_run_again(path):
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.sampled_from([None, [], OUTPUTS]))), st.booleans())
 def test_the_last_word_on_a_source_task_holds(said, retry_failed):
-    finished, expected = Finished(retry_failed=retry_failed), {}
+    finished, expected = EarlierRuns(retry_failed=retry_failed), {}
     for source_id, failed, outputs in said:
         finished.enter(record_of(source_id, failed=failed, outputs=outputs))
         expected.pop(source_id, None)
@@ -215,7 +215,7 @@ def test_the_last_word_on_a_source_task_holds(said, retry_failed):
 
 
 def test_records_of_other_kinds_are_left_alone(path):
-    finished = Finished()
+    finished = EarlierRuns()
     for record in ({}, {"id": 1}, {"id": None}, {"note": "a"}, {"id": "a", "outputs": "?"}, {"id": "b", "more": 1}):
         finished.enter(record)
     assert dict(finished) == {"a": [], "b": []}

@@ -137,7 +137,7 @@ class Cluster:
         if self.is_ours:
             end_autoscaler()
             ray.shutdown()
-            if os.environ.get(_TOKEN) == self._token:
+            if self._token and os.environ.get(_TOKEN) == self._token:
                 del os.environ[_TOKEN]
             forget_auth_token()  # for a Ray that this process starts or joins later
             self.is_ours = False

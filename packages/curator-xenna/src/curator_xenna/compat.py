@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import loguru  # Xenna's own logging library
+import ray
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HAS_DESTROY",
+    "WORKER_DEATHS",
     "XENNA_ACTOR_CLASSES",
     "end_autoscaler",
     "forget_auth_token",
@@ -35,6 +37,15 @@ HAS_DESTROY = hasattr(pipelines_v1.Stage, "destroy")
 
 XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
 """Class names of the actors that Xenna starts, on all versions: what Ray's state API lists them under."""
+
+
+WORKER_DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+)
+"""What Ray raises for a worker that has died: classes that have no other base in common than all of Ray's errors."""
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class XennaExecutor(BaseExecutor):
         if restarts_left:
             run.hold(inputs)
         while inputs:
-            reason = "tasks were lost"
+            count, reason = len(inputs), "tasks were lost"
             try:
                 session(config=config, inputs=inputs).run()
             except WorkerDiedError as exc:
@@ -128,7 +128,8 @@ class XennaExecutor(BaseExecutor):
             restarts_left -= 1
             inputs = run.begin_again()
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
-            config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along
+            if not restarts_left or len(inputs) == count:
+                config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along
 
 
 def _run_source(run: Run, view: StageView) -> list[Any]:

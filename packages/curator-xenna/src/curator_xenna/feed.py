@@ -84,7 +84,9 @@ class ReportFeed:
             ray.kill(coordinator)  # the next worker that reports then fails, and Xenna ends the run
 
     def _enter(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> None:
-        counts = delivery.is_primary and not delivery.is_repeated
+        # First: where they cannot be had any more, what made them is as if it had never been done.
+        outputs = self._outputs_of(delivery, coordinator)
+        counts = delivery.is_primary and not delivery.is_repeated and outputs is not None
         self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
             if isinstance(report, WorkerReport):
@@ -94,21 +96,21 @@ class ReportFeed:
             self._note_failure(report, delivery)
             if counts:
                 self._run.report(report)
-            elif delivery.is_repeated or report.error is not None:  # of other ranks only what went wrong is news
+            elif delivery.is_primary or report.error is not None:  # of other ranks only what went wrong is news
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        self._run.outputs += self._outputs_of(delivery, coordinator)
+        self._run.outputs += outputs or []
 
-    def _outputs_of(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> list[Any]:
+    def _outputs_of(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> list[Any] | None:
+        """The outputs that came with a delivery; None where their worker died before they were fetched."""
         parcel = delivery.outputs
         if delivery.outputs_ref is not None:
             try:
                 parcel = ray.get(delivery.outputs_ref)
             except ray.exceptions.RayError:
-                if not self._over.is_set():
-                    raise
-                logger.warning("worker %s was ended before its last outputs were fetched", delivery.worker_id)
+                logger.warning("worker %s has ended before its last outputs were fetched", delivery.worker_id)
+                return None
         made = [] if parcel is None else _opened(parcel, delivery.worker_id)
         if delivery.outputs_ref is not None:
             del parcel  # it holds Ray's memory

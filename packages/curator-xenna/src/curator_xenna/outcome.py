@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.state import list_actors
 
 from curator_core.errors import ClusterError, CuratorError, RunError, WorkerDiedError
 from curator_core.failure import rebuild_error
+from curator_xenna.compat import WORKER_DEATHS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from curator_core.fusion import Group
     from curator_xenna.coordinator import WorkerEntry
@@ -47,7 +48,7 @@ def explain(
         for report in feed.failed_setups.values():
             if report.error is not None and (report.worker_id in text or report.stage_name in text):
                 return rebuild_error(report.error, report.stage_name, "in set-up")
-        if any(isinstance(cause, ray.exceptions.RayActorError) for cause in _causes(broken)):
+        if any(isinstance(cause, WORKER_DEATHS) for cause in _causes(broken)):
             died = _worker_died(next((worker for worker in workers if worker.actor_id in text), None), groups)
             died.__cause__ = broken
             return died
@@ -84,13 +85,14 @@ def explain_loss(lost: Sequence[str], workers: Sequence[WorkerEntry], groups: Se
     except Exception:  # that tasks are lost is told all the same
         logger.debug("Ray's state API does not answer", exc_info=True)
         return None
-    crashed = {
-        actor.actor_id
-        for actor in actors
-        if ((actor.death_cause or {}).get("actor_died_error_context") or {}).get("reason") == _CRASHED
-    }
+    crashed = {actor.actor_id for actor in actors if _has_crashed(actor.death_cause or {})}
     dead = next((worker for worker in workers if worker.actor_id in crashed), None)
     return None if dead is None else _worker_died(dead, groups, f", and Xenna gave that up: {'; '.join(lost)}")
+
+
+def _has_crashed(death_cause: Mapping[str, Any]) -> bool:
+    context = death_cause.get("actor_died_error_context") or {}
+    return context.get("reason") == _CRASHED or bool(death_cause.get("oom_context"))
 
 
 def _worker_died(dead: WorkerEntry | None, groups: Sequence[Group], and_then: str = "") -> RunError:

@@ -51,7 +51,7 @@ class Session:
         run: The run.
         views: The stages that run on Xenna.
         config: The executor's settings.
-        inputs: Tasks for the first stage.
+        inputs: Tasks for the first stage; the list is emptied.
         has_source: Whether that is a source, which is given one task.
     """
 
@@ -97,7 +97,7 @@ class Session:
             cpu_share=self._cluster.cpu_share,
             autoscale_interval_s=self._autoscale_interval_s(),
         )
-        self._inputs = []  # the queue lets go of them as they are sent
+        self._inputs.clear()  # in place, for all who hold the list: the queue lets go of tasks as they are sent
         home = ray.get_runtime_context().get_node_id()  # where the coordinator lives, too
         feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home))
         broken: Exception | None = None

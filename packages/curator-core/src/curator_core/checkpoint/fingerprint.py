@@ -36,7 +36,6 @@ _NOT_COMPARED = frozenset({
     "retry_delay_s",
     "retry_on",
     "runtime_env",
-    "timeout_s",
     "xenna_stage_spec",
 })  # fmt: skip
 _UNKNOWN = ""  # in place of a digest, where there can be none

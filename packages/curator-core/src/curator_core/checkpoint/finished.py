@@ -11,7 +11,7 @@ from curator_core.checkpoint.journal import read_journal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Finished", "record_of"]
+__all__ = ["EarlierRuns", "record_of"]
 
 _ID, _FAILED, _OUTPUTS = "id", "failed", "outputs"
 
@@ -26,7 +26,7 @@ def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dic
     return record
 
 
-class Finished(Mapping[str, "list[Any]"]):
+class EarlierRuns(Mapping[str, "list[Any]"]):
     """By the id of each source task that earlier runs have finished, the outputs that were recorded for it.
 
     Most have none, and are members of a set. The outputs of others are kept as JSON, a fourth of what they take as
@@ -42,7 +42,7 @@ class Finished(Mapping[str, "list[Any]"]):
         self._with_outputs: dict[str, str] = {}
 
     @classmethod
-    def read(cls, path: str, *, retry_failed: bool = False) -> Finished:
+    def read(cls, path: str, *, retry_failed: bool = False) -> EarlierRuns:
         """From a journal. Of two records of a source task the later one holds.
 
         Raises:
@@ -93,7 +93,7 @@ class Finished(Mapping[str, "list[Any]"]):
         return len(self._plain) + len(self._with_outputs)
 
     def __repr__(self) -> str:
-        return f"<Finished: {len(self)} source tasks>"
+        return f"<EarlierRuns: {len(self)} source tasks>"
 
 
 def _as_json(value: Any) -> str:

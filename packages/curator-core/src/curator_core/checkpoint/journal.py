@@ -61,6 +61,7 @@ class Journal:
         self._max_seconds = max_seconds
         self._clock = clock
         self._lines: list[bytes] = []
+        self._is_synced = True
         self._encode = _encoder()
         with writing(self._path):
             self._descriptor = open_regular(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -84,8 +85,8 @@ class Journal:
         if len(self._lines) >= self._max_records or self._clock() - self._synced_at >= self._max_seconds:
             self.sync()
 
-    def sync(self) -> None:
-        """Have the disk know of all records.
+    def write(self) -> None:
+        """Have the operating system know of all records: they outlive this process, but not a loss of power.
 
         Raises:
             DataError: They cannot be written. They are still in memory: call it again after making room.
@@ -94,11 +95,23 @@ class Journal:
             return
         data = b"".join(self._lines)
         with writing(self._path):
-            torn_before, self._is_torn = self._is_torn, True  # until the disk has all of it
+            torn_before, self._is_torn = self._is_torn, True  # until the file has all of it
             write_all(self._descriptor, b"\n" + data if torn_before else data)
-            os.fsync(self._descriptor)
         self._is_torn = False
         self._lines.clear()
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Have the disk know of all records.
+
+        Raises:
+            DataError: As `write`.
+        """
+        self.write()
+        if not self._is_synced:
+            with writing(self._path):
+                os.fsync(self._descriptor)
+            self._is_synced = True
         self._synced_at = self._clock()
 
     def close(self) -> None:

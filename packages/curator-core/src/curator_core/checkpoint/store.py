@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.checkpoint.files import make_directory, read_whole, reading, replace_file
 from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fingerprint
-from curator_core.checkpoint.finished import Finished, record_of
+from curator_core.checkpoint.finished import EarlierRuns, record_of
 from curator_core.checkpoint.journal import Journal
 from curator_core.checkpoint.lock import RunLock
 from curator_core.errors import ConfigurationError
@@ -40,7 +40,7 @@ class OpenCheckpoint:
         finished: What earlier runs have finished. What this run finishes does not go in.
     """
 
-    def __init__(self, journal: Journal, finished: Finished, held: ExitStack) -> None:
+    def __init__(self, journal: Journal, finished: EarlierRuns, held: ExitStack) -> None:
         self.finished = finished
         self._journal = journal
         self._held = held
@@ -66,7 +66,7 @@ class OpenCheckpoint:
             journal_path = str(Path(directory) / "finished.jsonl")
             journal = held.enter_context(Journal(journal_path))
             _settle_stages(str(Path(directory) / "pipeline.json"), stages, journal_path, checkpoint.accept_changes)
-            finished = Finished.read(journal_path, retry_failed=checkpoint.retry_failed)
+            finished = EarlierRuns.read(journal_path, retry_failed=checkpoint.retry_failed)
             logger.info("checkpoint %s: %d source tasks are finished", directory, len(finished))
             return cls(journal, finished, held.pop_all())
 
@@ -90,6 +90,14 @@ class OpenCheckpoint:
             DataError: The outputs have no form in JSON; or the journal cannot be written, see `Journal.sync`.
         """
         self._journal.append(record_of(source_id, failed=failed, outputs=outputs))
+
+    def write(self) -> None:
+        """See that what was finished outlives this process.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        self._journal.write()
 
     def sync(self) -> None:
         """Have the disk know of all that was recorded.

@@ -218,10 +218,10 @@ class Flow:
             reply = event.future.result()
         except BrokenProcessPool as exc:
             raise _died(event.hand, event.job.station, exc) from exc
+        event.job.settle(reply)
         reports = unpack_reports(reply.reports)
         for report in reports:
             self._run.report(report)
-        event.job.settle(reply)
         return reply, reports
 
     def _hand_on(self, station: Station) -> None:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run keeps of its tasks, beside the accounts of its stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curator_core import (
+    ConfigurationError,
+    DataError,
+    DeadLetter,
+    EmptyTask,
+    FileGroupTask,
+    LocalExecutor,
+    Pipeline,
+    PipelineError,
+    ProcessingStage,
+    StageError,
+    Task,
+    deadletter,
+    processing_stage,
+)
+from curator_core.testing.probe import Calling
+
+
+@processing_stage()
+def twice(task: Task[int]) -> list[Task[int]]:
+    return [Task(data=task.data), Task(data=-task.data)]
+
+
+def failing_at(*bad: Any) -> ProcessingStage[Any, Any]:
+    def work(task: Task[Any]) -> Task[Any]:
+        if task.data in bad:
+            raise ValueError(f"cannot work on {task.data}")
+        return task
+
+    return Calling(work, name="Failing")
+
+
+def tasks(*data: Any) -> list[Task[Any]]:
+    return [Task(data=each) for each in data]
+
+
+def journal(directory: Path) -> list[Any]:
+    return [json.loads(line.split(" ", 1)[1]) for line in (directory / "finished.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("fed", [None, True])
+def test_a_plan_that_was_not_told_whether_it_is_fed(tmp_path, fed):
+    plan = Pipeline("p", [twice, failing_at(-1)]).compile(fed=fed)
+    with pytest.raises(StageError):
+        LocalExecutor().execute(plan, tasks(1), checkpoint=tmp_path)
+    assert journal(tmp_path) == []
+
+
+def test_a_failure_is_kept_before_it_is_written_down(tmp_path):
+    (tmp_path / "dead" / "Failing").mkdir(parents=True)
+    (tmp_path / "dead" / "Failing").rmdir()
+    (tmp_path / "dead" / "Failing").write_text("in the way")
+    with pytest.raises(DataError):
+        Pipeline("p", [failing_at(2)]).run(
+            initial_tasks=tasks(1, 2, 3), on_error=DeadLetter(tmp_path / "dead"), checkpoint=tmp_path / "done"
+        )
+    assert not [record for record in journal(tmp_path / "done") if record.get("failed")]
+
+
+def test_what_is_finished_is_on_disk_while_the_run_goes_on(tmp_path):
+    seen: list[int] = []
+
+    def look(task: Task[int]) -> Task[int]:
+        seen.append(len(journal(tmp_path)))
+        return task
+
+    Pipeline("p", [Calling(look)]).run(initial_tasks=tasks(1, 2, 3), checkpoint=tmp_path)
+    assert seen == [0, 1, 2]
+
+
+def test_the_reason_of_an_end_is_not_hidden_by_what_follows(tmp_path):
+    def interrupt(task: Task[int]) -> Task[int]:
+        if task.data == 2:
+            raise KeyboardInterrupt
+        raise ValueError("no")
+
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / "Calling").write_text("in the way")
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("p", [Calling(interrupt)]).run(initial_tasks=tasks(1, 2), on_error=DeadLetter(tmp_path / "dead"))
+
+
+def test_tasks_that_keep_their_ids_come_once(tmp_path):
+    Pipeline("p", [failing_at(1)]).run(initial_tasks=tasks(1), on_error=DeadLetter(tmp_path))
+    (task,) = deadletter.load(tmp_path)
+    with pytest.raises(ConfigurationError, match="the same id") as caught:
+        Pipeline("p", [failing_at()]).run(initial_tasks=[task, task], start_at="Failing")
+    assert caught.value.given == "'0'"
+
+
+def test_a_pipeline_that_is_only_a_source_leaves_nothing_unfinished():
+    class Numbers(ProcessingStage[EmptyTask, Task[int]]):
+        def process(self, task: EmptyTask) -> list[Task[int]]:
+            return tasks(1, 2, 3)
+
+    result = Pipeline("p", [Numbers()]).run()
+    assert len(result) == 3
+    assert result.accounting.unfinished == ()
+
+
+def test_files_may_be_paths(tmp_path):
+    def write(task: Task[str]) -> FileGroupTask:
+        return FileGroupTask([tmp_path / task.data])  # type: ignore[list-item]  # what people do
+
+    for _ in range(2):
+        result = Pipeline("p", [Calling(write)]).run(initial_tasks=tasks("a"), checkpoint=tmp_path / "done")
+    assert [task.data for task in result] == [[str(tmp_path / "a")]]
+
+
+def test_a_stage_to_start_at_has_to_be_there_and_to_be_fed():
+    with pytest.raises(PipelineError, match="no stage 'Faling'") as caught:
+        Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1), start_at="Faling")
+    assert "Failing" in caught.value.hint
+    with pytest.raises(PipelineError, match="needs tasks"):
+        Pipeline("p", [failing_at()]).run(start_at="Failing")
+
+
+def test_only_later_stages_run_from_a_stage_on():
+    result = Pipeline("p", [twice, failing_at()]).run(initial_tasks=tasks(1), start_at="Failing")
+    assert [stage.name for stage in result.stages] == ["Failing"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"on_error": "ignore"}, "on_error"),
+        ({"on_error": "skip", "max_failures": -1}, "max_failures"),
+        ({"on_error": "skip", "max_failures": 1.0}, "max_failures"),
+        ({"on_error": "skip", "max_failures": True}, "max_failures"),
+        ({"max_failures": 3}, "max_failures"),
+        ({"collect": "yes"}, "collect"),
+        ({"checkpoint": "s3://bucket/done"}, "path"),
+        ({"checkpoint": 3}, "path"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, field):
+    with pytest.raises(ConfigurationError) as caught:
+        Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1), **settings)
+    assert caught.value.field == field
+    assert caught.value.expected
+    assert caught.value.hint
+
+
+def test_a_share_of_failures_ends_a_run_when_there_were_enough():
+    from curator_core import FailureLimitError
+
+    data = tasks(*range(300))
+    bad = failing_at(*range(0, 300, 10))
+    assert len(Pipeline("p", [bad]).run(initial_tasks=data, on_error="skip", max_failures=0.2)) == 270
+    with pytest.raises(FailureLimitError) as caught:
+        Pipeline("p", [bad]).run(initial_tasks=data, on_error="skip", max_failures=0.05)
+    assert caught.value.result.stages[0].tasks_in == 101
