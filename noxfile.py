@@ -63,6 +63,7 @@ TOOLS = {
     "coverage": [*PYTEST, *OTEL_TOOLS, "coverage[toml]>=7.6"],
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
+    "chaos": [*PYTEST, "psutil>=6.0"],
     "bench": ["matplotlib>=3.9", "psutil>=6.0"],
     "phoenix": [*PYTEST, "arize-phoenix==20.*", "httpx>=0.27", "pillow>=11"],
 }
@@ -259,6 +260,15 @@ def compat(session: nox.Session, xenna: str) -> None:
     newest = NEWEST[str(session.python)] == xenna
     packages = PACKAGES if newest else ("curator-xenna",)
     run_tests(session, *(f"packages/{name}/tests" for name in packages))
+
+
+@nox.session(default=False)
+@nox.parametrize(("python", "xenna"), [pair for pair in COMPAT if "newest" in pair.tags])
+def chaos(session: nox.Session, xenna: str) -> None:
+    """Processes killed, disks full: real faults, results into docs; `-p 3.12`, `-- --seed 7`, `-- -m "not slow"`."""
+    session.install(*from_tree(["curator-core[parallel]", "curator-xenna"]), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
+    page = ROOT / "docs" / "guides" / "reliability.md"
+    run_tests(session, "tests/chaos", runner=("pytest", f"--page={page}"))
 
 
 @nox.session(default=False)

@@ -17,6 +17,7 @@ from curator_core.executor import Run
 from curator_core.ledger import Ledger
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core.settings import RunSettings
 from curator_core.verdict import TOO_SHORT, Evidence, Loner, StageEvidence, Team, Verdict, judge
 
 START = 1_800_000_000_000_000_000
@@ -423,7 +424,7 @@ def test_each_run_ends_with_one() -> None:
 )
 def test_in_process_the_sums_say_it_all(stages: list[OnPaper], kind: str, stage: str) -> None:
     plan = Plan.from_stages([Noop().with_(name=one.name) for one in stages], fed=True)
-    run = Run(plan, "LocalExecutor", (), "raise", in_process=LocalExecutor().in_process)
+    run = Run(plan, "LocalExecutor", (), RunSettings(), in_process=LocalExecutor().in_process)
     at = 0.0
     for index, one in enumerate(stages):
         run.report(_life(index, one.name, "local", "ready", at, one.setup))
@@ -436,7 +437,7 @@ def test_in_process_the_sums_say_it_all(stages: list[OnPaper], kind: str, stage:
 
 
 def test_a_verdict_that_fails_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curator_core.executor.judge", lambda evidence: 1 / 0)
+    monkeypatch.setattr("curator_core.run.judge", lambda evidence: 1 / 0)
     result = Pipeline("p", [Noop()]).run(LocalExecutor(), [Task(data=1)])
     assert len(result) == 1
     assert result.verdict.kind == "unclear"

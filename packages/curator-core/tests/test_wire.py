@@ -6,7 +6,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core.deadletter.payload import Payload
+from curator_core.report import BatchReport, ErrorInfo, Fallen, InputOutcome, Manifest, Outcomes, WorkerReport
 from curator_core.wire import pack_reports, unpack_reports
 
 names = st.text(max_size=8)
@@ -14,7 +15,20 @@ numbers = st.integers(0, 2**62)
 outcomes = st.lists(
     st.builds(InputOutcome, names, st.sampled_from(["out", "filtered", "failed", "retried"]), st.integers(0, 9))
 ).map(Outcomes.of)
-errors = st.none() | st.builds(ErrorInfo, names, names, names, st.none() | st.binary(max_size=8), names)
+failures = st.builds(ErrorInfo, names, names, names, st.none() | st.binary(max_size=8), names)
+errors = st.none() | failures
+payloads = st.builds(
+    Payload,
+    st.just("pickle"),
+    names,
+    names,
+    st.binary(max_size=8),
+    st.lists(st.binary(max_size=8), max_size=2).map(tuple),
+    numbers,
+    names,
+)
+fallen = st.builds(Fallen, numbers, failures, st.none() | payloads)
+manifests = st.builds(Manifest, names, names, st.lists(names, max_size=2), names)
 batches = st.builds(
     BatchReport,
     run_id=names,
@@ -31,6 +45,8 @@ batches = st.builds(
     parents=st.lists(names, max_size=3).map(tuple),
     metrics=st.dictionaries(names, numbers | names, max_size=3),
     error=errors,
+    fallen=st.lists(fallen, max_size=2).map(tuple),
+    manifests=st.lists(manifests, max_size=2).map(tuple),
 )
 workers = st.builds(
     WorkerReport,

@@ -18,6 +18,7 @@ from curator_core.bundling import BundlePlan, Pace
 from curator_core.executor import Run, RunResult
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, InputOutcome, Outcomes, WorkerReport
+from curator_core.settings import RunSettings
 from curator_core.wire import pack_reports
 from curator_xenna.clocks import NodeClocks
 from curator_xenna.coordinator import Coordinator, Delivery, LateCoordinator, Work
@@ -317,7 +318,7 @@ def feed_through(watch: Watch, send: Callable[[Node, Node, Node], Any], behind: 
         await send(*nodes)
         return await coordinator.pull(0.0)
 
-    run = Run(Plan.from_stages([Same()], fed=True), "by hand", [watch], "raise")
+    run = Run(Plan.from_stages([Same()], fed=True), "by hand", [watch], RunSettings())
     feed = ReportFeed(LateCoordinator(1, 0), run, Pace(BundlePlan()), NodeClocks(HOME))
     with feed:
         for delivery in asyncio.run(gather()):
