@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults for real: a seed decides on all of them, and is told. They take minutes, and run where they are asked for.
+
+pytest tests/chaos --seed 7         the same faults again; or CURATOR_CHAOS_SEED=7
+pytest tests/chaos --page PAGE      and write what came of them into a page, between its markers
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from curator_chaos.scene import Scene, Source
+
+SEED = "CURATOR_CHAOS_SEED"
+LONG_TEXT = 600_000  # characters: more than a file may hold where the disk is full
+ROWS = pytest.StashKey[list[Any]]()
+
+collect_ignore_glob = [] if sys.platform == "linux" and find_spec("psutil") else ["test_*.py"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    default = int(os.environ.get(SEED) or random.randrange(10**6))
+    group.addoption("--seed", type=int, default=default, help=f"decides on all faults; else {SEED}, else at random")
+    group.addoption("--page", type=Path, help="a page to write the results into")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"chaos: {SEED}={config.getoption('--seed')}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whoever runs all tests does not mean these."""
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    return None if any(HERE in (path, *path.parents) for path in asked) else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remember what came of a test, and say how to have the same again where it failed."""
+    report = yield
+    if report.failed:
+        report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} gives these faults again"))
+    if report.when == "call" and "fault" in (told := dict(item.user_properties)):
+        from curator_chaos.page import Row
+
+        rows = item.config.stash.setdefault(ROWS, [])
+        rows.append(Row(told["fault"], told["on"], report.passed, told.get("saw", ""), report.duration))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page, rows = session.config.getoption("--page"), session.config.stash.get(ROWS, [])
+    if page is not None and rows:
+        from curator_chaos.page import update
+
+        update(page, rows)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def orphans_are_adopted() -> None:
+    from curator_chaos.processes import adopt_orphans
+
+    adopt_orphans()
+
+
+@pytest.fixture(scope="session")
+def source(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return made(tmp_path_factory.mktemp("source"), pytestconfig.getoption("--seed"))
+
+
+@pytest.fixture(scope="session")
+def long_source(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """With a chapter that does not fit where a disk is full."""
+    return made(tmp_path_factory.mktemp("long"), pytestconfig.getoption("--seed"), LONG_TEXT)
+
+
+def made(directory: Path, seed: int, long_text: int = 0) -> Source:
+    from curator_chaos.checks import contents
+    from curator_chaos.driver import Job, run
+    from curator_chaos.scene import Source
+    from curator_chaos.work import write_source
+
+    chapters = write_source(directory / "source", random.Random(seed), long_text)
+    (directory / "marks").mkdir()
+    names = {name: str(directory / name) for name in ("source", "out", "checkpoint", "marks")}
+    run(Job(executor="local", **names))
+    return Source(directory / "source", chapters, contents(directory / "out"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """A test's own: the same for the same seed, whichever other tests run."""
+    return random.Random(f"{request.config.getoption('--seed')} {request.node.name}")
+
+
+@pytest.fixture
+def scene(tmp_path: Path, source: Source, rng: random.Random) -> Iterator[Scene]:
+    from curator_chaos.scene import Scene
+
+    yield from ended(Scene(tmp_path, source, rng))
+
+
+@pytest.fixture
+def long_scene(tmp_path: Path, long_source: Source, rng: random.Random) -> Iterator[Scene]:
+    from curator_chaos.scene import Scene
+
+    yield from ended(Scene(tmp_path, long_source, rng))
+
+
+def ended(scene: Scene) -> Iterator[Scene]:
+    """A scene for a test; afterwards nothing of it runs, also where the test failed."""
+    from curator_chaos.processes import wait_until_alone
+
+    yield scene
+    for driver in scene.drivers:
+        driver.kill()
+        print(f"--- {driver.log}", driver.log_text(), sep="\n")  # noqa: T201 - shown where the test fails
+    wait_until_alone(60)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Say for the page what is tried: ``fault``, ``on``; and what was seen: ``saw``."""
+
+    def tell(**what: str) -> None:
+        for name, value in what.items():
+            record_property(name, value)
+
+    return tell

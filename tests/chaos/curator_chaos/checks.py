@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold after every run that came to its end, whatever was done to it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curator_chaos.processes import wait_until_alone
+from curator_chaos.work import FILES
+from curator_core import DocumentBatch, deadletter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from curator_chaos.scene import Scene
+
+__all__ = ["contents", "holds", "temporary_files"]
+
+_ALONE_S = 60.0  # Ray's own processes may take a while to notice that their driver was killed
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def holds(scene: Scene, says: Mapping[str, Any], *, killed: int = 0) -> None:
+    """All of it: documents, dead letters, accounts, and that nothing is left behind.
+
+    Args:
+        scene: The test's.
+        says: What the last driver says, which came to its end.
+        killed: How many processes were killed that may have been writing a file.
+    """
+    documents_are_those_of_an_undisturbed_run(scene)
+    poison_is_kept_once(scene)
+    accounts_add_up(scene, says)
+    nothing_runs(scene)
+    # Who is killed cannot tidy up: at most the file at hand is left, under a name that readers pass over.
+    assert len(temporary_files(scene)) <= killed
+
+
+def documents_are_those_of_an_undisturbed_run(scene: Scene) -> None:
+    """The same files with the same bytes, less the poison; a file holds one document, so that none is there twice."""
+    expected = {
+        name: data for name, data in scene.source.written.items() if json.loads(data)["name"] not in scene.poison
+    }
+    found = contents(scene.out)
+    assert found.keys() ^ expected.keys() == set()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def poison_is_kept_once(scene: Scene) -> None:
+    """Each poisoned chapter is in one letter, and nothing else is in any."""
+    if not scene.dead.exists():
+        assert not scene.poison
+        return
+    kept = Counter(
+        task.data[0]["name"]
+        for task in (deadletter.load(scene.dead) if scene.poison else [])
+        if isinstance(task, DocumentBatch)
+    )
+    assert kept == Counter(scene.poison.keys())
+    assert len(deadletter.read(scene.dead)) == len(scene.poison)
+
+
+def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
+    """For each stage, and from each to the next; source tasks were finished by this run or by an earlier one."""
+    assert says["error"] == "", says["message"]
+    assert (says["complete"], says["lost"]) == (True, [])
+    accounting, stages = says["accounting"], says["stages"]
+    assert accounting["unfinished"] == []
+    assert accounting["admitted"] + accounting["resumed"] == FILES
+    for stage in stages:
+        assert stage["tasks_in"] == stage["tasks_passed"] + stage["tasks_filtered"] + stage["tasks_failed"], stage
+    handed_on = [stage["tasks_out"] for stage in stages[:-1]]
+    handed_on[0] -= accounting["resumed"]
+    assert handed_on == [stage["tasks_in"] for stage in stages[1:]]
+    failed = {stage["name"]: stage["tasks_failed"] for stage in stages if stage["tasks_failed"]}
+    assert {name: len(set(ids)) for name, ids in accounting["failed"].items() if ids} == failed
+    # Files of earlier runs come back with the result as well.
+    assert sorted(f"{task_id}.jsonl" for task_id in says["outputs"]) == sorted(contents(scene.out))
+
+
+def nothing_runs(scene: Scene) -> None:
+    """No driver, worker or process of Ray is left; nor what the processes of `LocalExecutor` kept in shared memory."""
+    assert wait_until_alone(_ALONE_S) == []
+    kept = [path for driver in scene.drivers for path in _SHARED_MEMORY.glob(f"curator-{driver.pid}-*")]
+    assert kept == []
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The files in a directory, without those that are not complete."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def temporary_files(scene: Scene) -> list[Path]:
+    """Files that were begun and are not complete."""
+    found = [path for path in scene.directory.rglob("*") if path.name.endswith(".tmp")]
+    assert [path for path in found if not path.name.startswith(".")] == []
+    return found

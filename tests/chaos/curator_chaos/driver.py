@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as a program of its own, so that it can be killed: `python -m curator_chaos.driver JOB SAYS`.
+
+It is given the job as JSON, and writes what it has to say of the run as JSON to a file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curator_chaos.work import Annotate, Chapters, lift_limit, limit_files
+from curator_core import CuratorError, DeadLetter, LocalExecutor, Pipeline, RunObserver
+from curator_core.io import JsonlReader, JsonlWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from curator_core import BaseExecutor, BatchReport, RunResult
+
+__all__ = ["Job", "run"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run, and how.
+
+    Attributes:
+        executor: ``"local"``, ``"local-2"`` or ``"xenna"``.
+        source: Directory to read.
+        out: Directory to write to.
+        checkpoint: Its directory.
+        marks: As for `curator_chaos.work.Marked`.
+        dead: Where failures are kept; where it is empty, the first one ends the run.
+        poison: As for `Annotate`.
+        pace_s: Likewise.
+        full: Whether it is the driver's disk that is full, once there has been a report.
+    """
+
+    executor: str
+    source: str
+    out: str
+    checkpoint: str
+    marks: str
+    dead: str = ""
+    poison: Mapping[str, str] = field(default_factory=dict)
+    pace_s: float = 0.0
+    full: bool = False
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Full(RunObserver):
+    """From the first report on, the driver's files are full. Ray starts before that, and needs room."""
+
+    def on_batch(self, report: BatchReport) -> None:
+        limit_files()
+
+
+def run(job: Job) -> RunResult:
+    """Run a job's pipeline to its end."""
+    stages = [
+        JsonlReader(job.source, records_per_batch=1),
+        Chapters(job.marks),
+        Annotate(job.marks, job.poison, job.pace_s),
+        JsonlWriter(job.out),
+    ]
+    return Pipeline("chaos", stages).run(
+        executor_of(job.executor),
+        observers=[Full()] if job.full else [],
+        checkpoint=job.checkpoint,
+        on_error=DeadLetter(job.dead) if job.dead else "raise",
+    )
+
+
+def executor_of(name: str) -> BaseExecutor:
+    if name == "xenna":
+        from curator_xenna import XennaExecutor
+
+        return XennaExecutor()
+    return {"local": LocalExecutor, "local-2": partial(LocalExecutor, workers=2)}[name]()
+
+
+def told(job: Job) -> dict[str, Any]:
+    """What a run came to."""
+    try:
+        result = run(job)
+    except CuratorError as exc:
+        cause = type(exc.__cause__).__name__ if exc.__cause__ else ""
+        return {"error": type(exc).__name__, "cause": cause, "message": str(exc), **accounts(exc)}
+    return {"error": "", **accounts(None, result)}
+
+
+def accounts(exc: CuratorError | None, result: RunResult | None = None) -> dict[str, Any]:
+    result = getattr(exc, "result", None) if result is None else result
+    if result is None:
+        return {}
+    return {
+        "complete": result.complete,
+        "lost": result.lost,
+        "outputs": [task.task_id for task in result],
+        "accounting": {
+            "admitted": result.accounting.admitted,
+            "resumed": len(result.accounting.resumed),
+            "unfinished": result.accounting.unfinished,
+            "failed": result.accounting.failed,
+            "restarts": result.accounting.restarts,
+        },
+        "stages": [asdict(stage) for stage in result.stages],
+    }
+
+
+if __name__ == "__main__":
+    says = json.dumps(told(Job(**json.loads(sys.argv[1]))))
+    lift_limit()
+    Path(sys.argv[2]).write_text(says, encoding="utf-8")

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a test's runs are held: its directories, its drivers, and when and whom to kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_chaos import processes
+from curator_chaos.driver import Job
+from curator_chaos.work import FILE_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from random import Random
+
+__all__ = ["DEADLINE_S", "Driver", "Scene", "Source"]
+
+DEADLINE_S = 120.0  # for a run, on a busy machine
+_POLL_S = 0.01
+_HERE = Path(__file__).parents[1]
+
+
+class Source(NamedTuple):
+    """What a run reads, and what it makes of it when nobody disturbs it.
+
+    Attributes:
+        directory: What is read.
+        chapters: The names of all chapters.
+        written: By name, the files that are written.
+    """
+
+    directory: Path
+    chapters: Sequence[str]
+    written: Mapping[str, bytes]
+
+
+class Driver:
+    """A run in a process of its own.
+
+    Args:
+        job: The run.
+        scratch: A directory for what it says and logs.
+        file_limit: Bytes after which files are full, see `Job.full` for whose; 0 for no limit.
+    """
+
+    def __init__(self, job: Job, scratch: Path, file_limit: int = 0) -> None:
+        scratch.mkdir()
+        self.job = job
+        self._says, self.log = scratch / "says.json", scratch / "log.txt"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "curator_chaos.driver", job.dump(), str(self._says)],
+                env=_environment(file_limit),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        processes.waited_for(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait(self, seconds: float = DEADLINE_S) -> dict[str, Any]:
+        """Wait for its end; what it says of its run."""
+        code = self._process.wait(seconds)
+        assert code == 0, f"the driver ended with {code}\n{self.log_text()}"
+        says: dict[str, Any] = json.loads(self._says.read_bytes())
+        return says
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so, or it has ended."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.runs and not is_so():
+            assert time.monotonic() < deadline, self.log_text()
+            time.sleep(_POLL_S)
+
+    def lives_for(self, seconds: float) -> bool:
+        """Wait for so long; whether it still runs then."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def kill(self) -> bool:
+        """Kill it, as the system does; whether it was still running."""
+        self._process.kill()
+        return self._process.wait() == -signal.SIGKILL
+
+    def log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-6000:]
+
+
+class Scene:
+    """A test's runs: one pipeline, one output directory, one checkpoint.
+
+    Args:
+        directory: The test's own.
+        source: What is read.
+        rng: The test's own; decides on everything that may vary.
+    """
+
+    def __init__(self, directory: Path, source: Source, rng: Random) -> None:
+        self.directory, self.source, self.rng = directory, source, rng
+        self.out, self.dead, self.marks = (directory / name for name in ("out", "dead", "marks"))
+        self.marks.mkdir()
+        self.poison: dict[str, str] = {}
+        self.drivers: list[Driver] = []
+
+    def add_poison(self, share: float, faults: Sequence[str]) -> None:
+        """Poison a share of the chapters, each with one of some faults, in turn."""
+        chosen = self.rng.sample(self.source.chapters, max(1, round(share * len(self.source.chapters))))
+        self.poison = {name: faults[number % len(faults)] for number, name in enumerate(chosen)}
+
+    def job(self, executor: str, pace_s: float = 0.0) -> Job:
+        """A run of the pipeline that keeps what fails."""
+        return Job(
+            executor=executor,
+            source=str(self.source.directory),
+            out=str(self.out),
+            checkpoint=str(self.directory / "checkpoint"),
+            marks=str(self.marks),
+            dead=str(self.dead),
+            poison=self.poison,
+            pace_s=pace_s,
+        )
+
+    def start(self, job: Job, file_limit: int = 0) -> Driver:
+        """Start a run."""
+        driver = Driver(job, self.directory / f"driver-{len(self.drivers)}", file_limit)
+        self.drivers.append(driver)
+        return driver
+
+    def run(self, job: Job, file_limit: int = 0) -> dict[str, Any]:
+        """A run to its end; what its driver says."""
+        return self.start(job, file_limit).wait()
+
+    def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
+        """Wait until a random number of files more has been written, or it has ended.
+
+        Args:
+            driver: The run.
+            before: The share of all files at which the last moment is.
+        """
+        there, last = written(self.out), int(before * self.expected)
+        moment = self.rng.randint(min(there + 1, last), last)
+        driver.wait_until(lambda: written(self.out) >= moment)
+
+    @property
+    def expected(self) -> int:
+        """How many files there are to be in the end."""
+        return len(self.source.chapters) - len(self.poison)
+
+    def workers(self) -> list[int]:
+        """The processes of workers that have told who they are, and live."""
+        pids = {int(mark.name.rpartition("-")[2]) for mark in self.marks.glob("*-*")}
+        return sorted(pid for pid in pids if Path(f"/proc/{pid}/stat").exists())
+
+    def without_failures_kept(self, job: Job) -> Job:
+        """The same run, but it ends at the first failure."""
+        return replace(job, dead="")
+
+
+def written(directory: str | Path) -> int:
+    """How many output files are there, without those that are not complete."""
+    try:
+        return sum(not name.startswith(".") for name in os.listdir(directory))  # noqa: PTH208 - called all the time
+    except FileNotFoundError:
+        return 0
+
+
+def _environment(file_limit: int) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", FILE_LIMIT: str(file_limit)}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks that are full: no file of some processes may grow beyond a size (``RLIMIT_FSIZE``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from curator_chaos.checks import contents, holds, nothing_runs, temporary_files
+
+WRITER_LIMIT = 400_000  # bytes: less than the long chapter, more than the checkpoint
+CHECKPOINT_LIMIT = 20_000  # bytes: less than the checkpoint, more than any chapter
+PACE_S = 0.003  # so that the checkpoint is synced on the way
+EXECUTORS = ["local", "local-2", pytest.param("xenna", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_no_room_for_the_writer(executor, long_scene, tell):
+    tell(fault="disk full under the writer, then resumed with room", on=executor)
+    scene = long_scene
+    job = scene.without_failures_kept(scene.job(executor))
+    failed = scene.run(job, file_limit=WRITER_LIMIT)
+    assert "DataError" in (failed["error"], failed["cause"])
+    assert "EFBIG" in failed["message"]
+    assert "make room" in failed["message"]
+    nothing_runs(scene)
+    assert temporary_files(scene) == []
+    assert contents(scene.out).items() <= scene.source.written.items()
+    holds(scene, scene.run(job))
+    tell(saw=f"`{failed['error']}` with a `DataError`, then the run ends well")
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_no_room_for_the_checkpoint(executor, scene, tell):
+    tell(fault="disk full under the checkpoint, then resumed with room", on=executor)
+    job = scene.job(executor, PACE_S)
+    failed = scene.run(replace(job, full=True), file_limit=CHECKPOINT_LIMIT)
+    assert failed["error"] == "DataError"
+    assert "finished.jsonl" in failed["message"]
+    assert "make room" in failed["message"]
+    nothing_runs(scene)
+    assert temporary_files(scene) == []
+    holds(scene, scene.run(job))
+    tell(saw="`DataError`, then the run ends well")

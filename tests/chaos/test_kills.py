@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL, and SIGSTOP: of the driver, of a worker, of what gathers the reports."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from curator_chaos import processes
+from curator_chaos.checks import accounts_add_up, holds, nothing_runs, temporary_files
+from curator_chaos.work import RAISES, STALLS
+
+PACE_S = 0.003  # for a chapter: long enough for there to be moments to choose from
+SLOWER_PACE_S = 0.01  # where the fault comes in the middle
+STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may not have come to its work yet
+STOPPED_S = 5.0
+POISON = 0.01
+
+XENNA = pytest.param("xenna", 3, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("executor", "most"), [("local", 10), ("local-2", 10), XENNA])
+def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
+    tell(fault="SIGKILL of the driver at random moments, each time resumed", on=executor)
+    scene.add_poison(POISON, RAISES)
+    job = scene.job(executor, PACE_S)
+    kills = 0
+    for number in range(most):
+        driver = scene.start(job)
+        if number % 4 == 0:
+            driver.lives_for(scene.rng.uniform(0, STARTS_S[executor]))
+        else:
+            scene.reach_a_moment(driver)
+        if not driver.kill():
+            break
+        kills += 1
+    says = scene.run(job)
+    holds(scene, says, killed=2 * kills)  # it and its workers
+    assert kills
+    tell(saw=f"{kills} kills, {says['accounting']['resumed']} source tasks not run again by the last run")
+
+
+def test_the_driver_is_killed_while_a_file_is_written(scene, tell):
+    tell(fault="SIGKILL of the driver in the middle of a file, then resumed", on="local")
+    job = replace(scene.job("local"), poison={scene.rng.choice(scene.source.chapters): STALLS})
+    driver = scene.start(job)
+    driver.wait_until((scene.marks / STALLS).exists)
+    assert driver.kill()
+    assert len(temporary_files(scene)) == 1
+    holds(scene, scene.run(job), killed=0)
+    tell(saw="nothing of the first attempt is left")
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed_on_xenna(scene, tell):
+    tell(fault="SIGKILL of a worker at a random moment", on="xenna")
+    scene.add_poison(POISON, RAISES)
+    driver = scene.start(scene.job("xenna", SLOWER_PACE_S))
+    scene.reach_a_moment(driver, before=0.7)
+    os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
+    says = driver.wait()
+    holds(scene, says, killed=1)
+    tell(saw=f"the run ends well, Xenna started again {says['accounting']['restarts']} times")
+
+
+def test_a_worker_is_killed_locally(scene, tell):
+    tell(fault="SIGKILL of a worker at a random moment, then resumed", on="local-2")
+    scene.add_poison(POISON, RAISES)
+    job = scene.job("local-2", SLOWER_PACE_S)
+    driver = scene.start(job)
+    scene.reach_a_moment(driver, before=0.7)
+    os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
+    died = driver.wait()
+    assert died["error"] == "WorkerDiedError"
+    assert "SIGKILL" in died["message"]
+    nothing_runs(scene)
+    holds(scene, scene.run(job), killed=1)
+    tell(saw="`WorkerDiedError`, then the run ends well")
+
+
+@pytest.mark.slow
+def test_the_coordinator_is_killed(scene, tell):
+    tell(fault="SIGKILL of the coordinator at a random moment, then resumed", on="xenna")
+    scene.add_poison(POISON, RAISES)
+    job = scene.job("xenna", SLOWER_PACE_S)
+    driver = scene.start(job)
+    scene.reach_a_moment(driver, before=0.7)
+    (coordinator,) = processes.find("ray::Coordinator")
+    os.kill(coordinator, signal.SIGKILL)
+    died = driver.wait()
+    assert died["error"] == "ClusterError"
+    assert "coordinator" in died["message"]
+    nothing_runs(scene)
+    holds(scene, scene.run(job), killed=2)  # workers are ended with the run
+    tell(saw="`ClusterError`, then the run ends well")
+
+
+@pytest.mark.slow
+def test_a_worker_is_stopped_and_goes_on(scene, tell):
+    tell(fault=f"SIGSTOP of a worker at a random moment, SIGCONT {STOPPED_S:.0f} s later", on="xenna")
+    scene.add_poison(POISON, RAISES)
+    driver = scene.start(scene.job("xenna", SLOWER_PACE_S))
+    scene.reach_a_moment(driver, before=0.7)
+    worker = scene.rng.choice(scene.workers())
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        driver.lives_for(STOPPED_S)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    says = driver.wait()
+    holds(scene, says)
+    tell(saw=f"the run ends well, Xenna started again {says['accounting']['restarts']} times")
+
+
+@pytest.mark.parametrize("executor", ["local"])
+def test_a_second_driver_is_refused(executor, scene, tell):
+    tell(fault="a second driver with the checkpoint of one that runs", on=executor)
+    scene.add_poison(POISON, RAISES)
+    job = scene.job(executor, SLOWER_PACE_S)
+    first = scene.start(job)
+    scene.reach_a_moment(first, before=0.3)
+    second = scene.run(job)
+    assert first.runs
+    assert second["error"] == "ConfigurationError"
+    assert str(first.pid) in second["message"]
+    says = first.wait()
+    assert says["accounting"]["resumed"] == 0
+    accounts_add_up(scene, says)
+    holds(scene, says)
+    assert temporary_files(scene) == []
+    tell(saw="`ConfigurationError` for the second, the first ends well")
