@@ -182,7 +182,8 @@ def test_the_settings_of_a_stage_are_those_of_the_code() -> None:
     public = {name for name in stage.__annotations__ if not name.startswith("_")}
     assert set(rows) == public
     for name in public - {"name", "resources"}:
-        assert rows[name] == f"`{getattr(stage, name)}`"
+        default = getattr(stage, name)
+        assert rows[name] == f"`{getattr(default, '__name__', default)}`"
     assert rows["resources"] == "`Resources(cpus=1.0)`"
     assert stage.resources == curator_core.Resources(cpus=1.0)
 
