@@ -58,7 +58,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         from curator_chaos.page import Row
 
         rows = item.config.stash.setdefault(ROWS, [])
-        rows.append(Row(told["fault"], told["on"], report.passed, told.get("saw", ""), report.duration))
+        known = getattr(report, "wasxfail", "")
+        saw = f"known: {known.removeprefix('reason: ')}" if known else told.get("saw", "")
+        rows.append(Row(told["fault"], told["on"], bool(report.passed or known), saw, report.duration))
     return report
 
 

@@ -23,7 +23,7 @@ def test_no_room_for_the_writer(executor, long_scene, tell):
     assert "DataError" in (failed["error"], failed["cause"])
     assert "EFBIG" in failed["message"]
     assert "make room" in failed["message"]
-    nothing_runs(scene)
+    nothing_runs()
     assert temporary_files(scene) == []
     assert contents(scene.out).items() <= scene.source.written.items()
     holds(scene, scene.run(job))
@@ -34,11 +34,11 @@ def test_no_room_for_the_writer(executor, long_scene, tell):
 def test_no_room_for_the_checkpoint(executor, scene, tell):
     tell(fault="disk full under the checkpoint, then resumed with room", on=executor)
     job = scene.job(executor, PACE_S)
-    failed = scene.run(replace(job, full=True), file_limit=CHECKPOINT_LIMIT)
+    failed = scene.run(replace(job, driver_limit=CHECKPOINT_LIMIT))
     assert failed["error"] == "DataError"
     assert "finished.jsonl" in failed["message"]
     assert "make room" in failed["message"]
-    nothing_runs(scene)
+    nothing_runs()
     assert temporary_files(scene) == []
     holds(scene, scene.run(job))
     tell(saw="`DataError`, then the run ends well")

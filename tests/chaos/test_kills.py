@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from curator_chaos import processes
-from curator_chaos.checks import accounts_add_up, holds, nothing_runs, temporary_files
+from curator_chaos.checks import accounts_add_up, holds, nothing_runs, shared_memory, temporary_files
 from curator_chaos.work import RAISES, STALLS
 
 PACE_S = 0.003  # for a chapter: long enough for there to be moments to choose from
@@ -42,6 +42,7 @@ def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     tell(saw=f"{kills} kills, {says['accounting']['resumed']} source tasks not run again by the last run")
 
 
+@pytest.mark.xfail(strict=True, reason="nothing ever removes the file that a killed writer had begun")
 def test_the_driver_is_killed_while_a_file_is_written(scene, tell):
     tell(fault="SIGKILL of the driver in the middle of a file, then resumed", on="local")
     job = replace(scene.job("local"), poison={scene.rng.choice(scene.source.chapters): STALLS})
@@ -49,6 +50,17 @@ def test_the_driver_is_killed_while_a_file_is_written(scene, tell):
     driver.wait_until((scene.marks / STALLS).exists)
     assert driver.kill()
     assert len(temporary_files(scene)) == 1
+    holds(scene, scene.run(job), killed=0)
+    tell(saw="nothing of the first attempt is left")
+
+
+@pytest.mark.xfail(strict=True, reason="only workers remove the directory that they share, and there are none yet")
+def test_the_driver_is_killed_while_its_workers_start(scene, tell):
+    tell(fault="SIGKILL of the driver while its workers start, then resumed", on="local-2")
+    job = scene.job("local-2")
+    driver = scene.start(job)
+    driver.wait_until(lambda: bool(shared_memory(driver)))
+    assert driver.kill()
     holds(scene, scene.run(job), killed=0)
     tell(saw="nothing of the first attempt is left")
 
@@ -75,7 +87,7 @@ def test_a_worker_is_killed_locally(scene, tell):
     died = driver.wait()
     assert died["error"] == "WorkerDiedError"
     assert "SIGKILL" in died["message"]
-    nothing_runs(scene)
+    nothing_runs()
     holds(scene, scene.run(job), killed=1)
     tell(saw="`WorkerDiedError`, then the run ends well")
 
@@ -92,7 +104,7 @@ def test_the_coordinator_is_killed(scene, tell):
     died = driver.wait()
     assert died["error"] == "ClusterError"
     assert "coordinator" in died["message"]
-    nothing_runs(scene)
+    nothing_runs()
     holds(scene, scene.run(job), killed=2)  # workers are ended with the run
     tell(saw="`ClusterError`, then the run ends well")
 

@@ -15,9 +15,9 @@ from curator_core import DocumentBatch, deadletter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from curator_chaos.scene import Scene
+    from curator_chaos.scene import Driver, Scene
 
-__all__ = ["contents", "holds", "temporary_files"]
+__all__ = ["contents", "holds", "nothing_runs", "shared_memory", "temporary_files"]
 
 _ALONE_S = 60.0  # Ray's own processes may take a while to notice that their driver was killed
 _SHARED_MEMORY = Path("/dev/shm")
@@ -34,8 +34,8 @@ def holds(scene: Scene, says: Mapping[str, Any], *, killed: int = 0) -> None:
     documents_are_those_of_an_undisturbed_run(scene)
     poison_is_kept_once(scene)
     accounts_add_up(scene, says)
-    nothing_runs(scene)
-    # Who is killed cannot tidy up: at most the file at hand is left, under a name that readers pass over.
+    nothing_runs()
+    # Who is killed cannot tidy up: at most what it had begun is left, where nobody reads it.
     assert len(temporary_files(scene)) <= killed
 
 
@@ -81,11 +81,9 @@ def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
     assert sorted(f"{task_id}.jsonl" for task_id in says["outputs"]) == sorted(contents(scene.out))
 
 
-def nothing_runs(scene: Scene) -> None:
-    """No driver, worker or process of Ray is left; nor what the processes of `LocalExecutor` kept in shared memory."""
+def nothing_runs() -> None:
+    """No driver, worker or process of Ray is left."""
     assert wait_until_alone(_ALONE_S) == []
-    kept = [path for driver in scene.drivers for path in _SHARED_MEMORY.glob(f"curator-{driver.pid}-*")]
-    assert kept == []
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -94,7 +92,12 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def temporary_files(scene: Scene) -> list[Path]:
-    """Files that were begun and are not complete."""
-    found = [path for path in scene.directory.rglob("*") if path.name.endswith(".tmp")]
-    assert [path for path in found if not path.name.startswith(".")] == []
-    return found
+    """Files that were begun and are not complete, and what the processes of `LocalExecutor` kept in shared memory."""
+    begun = [path for path in scene.directory.rglob("*") if path.name.endswith(".tmp")]
+    assert [path for path in begun if not path.name.startswith(".")] == []
+    return begun + [path for driver in scene.drivers for path in shared_memory(driver)]
+
+
+def shared_memory(driver: Driver) -> list[Path]:
+    """What the processes of a driver's `LocalExecutor` share."""
+    return [*_SHARED_MEMORY.glob(f"curator-{driver.pid}-*")]

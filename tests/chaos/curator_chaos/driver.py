@@ -38,7 +38,8 @@ class Job:
         dead: Where failures are kept; where it is empty, the first one ends the run.
         poison: As for `Annotate`.
         pace_s: Likewise.
-        full: Whether it is the driver's disk that is full, once there has been a report.
+        driver_limit: Bytes after which the driver's files are full, once there has been a report of a worker; 0 for no
+            limit.
     """
 
     executor: str
@@ -49,17 +50,25 @@ class Job:
     dead: str = ""
     poison: Mapping[str, str] = field(default_factory=dict)
     pace_s: float = 0.0
-    full: bool = False
+    driver_limit: int = 0
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
 
 
 class Full(RunObserver):
-    """From the first report on, the driver's files are full. Ray starts before that, and needs room."""
+    """From the first report of a worker on, the driver's files are full. Ray has started by then, and has had room.
+
+    Args:
+        limit: Bytes that a file may hold.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
 
     def on_batch(self, report: BatchReport) -> None:
-        limit_files()
+        if report.stage_index > 0:
+            limit_files(self.limit)
 
 
 def run(job: Job) -> RunResult:
@@ -72,7 +81,7 @@ def run(job: Job) -> RunResult:
     ]
     return Pipeline("chaos", stages).run(
         executor_of(job.executor),
-        observers=[Full()] if job.full else [],
+        observers=[Full(job.driver_limit)] if job.driver_limit else [],
         checkpoint=job.checkpoint,
         on_error=DeadLetter(job.dead) if job.dead else "raise",
     )

@@ -48,7 +48,7 @@ class Driver:
     Args:
         job: The run.
         scratch: A directory for what it says and logs.
-        file_limit: Bytes after which files are full, see `Job.full` for whose; 0 for no limit.
+        file_limit: Bytes after which the files of workers are full; 0 for no limit.
     """
 
     def __init__(self, job: Job, scratch: Path, file_limit: int = 0) -> None:

@@ -78,9 +78,8 @@ def write_source(directory: Path, rng: Random, long_text: int = 0) -> list[str]:
     return names
 
 
-def limit_files() -> None:
-    """Let no file of this process grow beyond the limit in the environment, if there is one: a full disk, for tests."""
-    limit = int(os.environ.get(FILE_LIMIT, "0"))
+def limit_files(limit: int) -> None:
+    """Let no file of this process grow beyond some bytes, if they are more than 0: a full disk, for tests."""
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
@@ -122,7 +121,7 @@ class Marked(ProcessingStage[DocumentBatch, DocumentBatch]):
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         (Path(self.marks) / f"{self.name}-{os.getpid()}").touch()
-        limit_files()
+        limit_files(int(os.environ.get(FILE_LIMIT, "0")))
 
 
 class Chapters(Marked):

@@ -259,7 +259,6 @@ class Run:
                 unfinished=tuple(self._sources.unfinished),
             ),
         )
-        result.trace_id = self._trace_id()
         if result.lost:
             logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
         self._tell("on_run_end", result, error)

@@ -123,9 +123,10 @@ class OTelObserver(RunObserver):
         return "" if run is None else run.trace.trace_id
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """End the spans of the stages, then that of the run."""
+        """End the spans of the stages, then that of the run; the result learns the trace's id."""
         run = self._runs.pop(result.run_id, None)
         if run is not None:
+            result.trace_id = run.trace.trace_id or result.trace_id
             self._guarded(lambda: run.end(result, error))
 
     def _guarded(self, step: Callable[[], None]) -> None:
