@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,6 +126,7 @@ def long_scene(tmp_path: Path, long_source: Source, rng: random.Random) -> Itera
 
 def ended(scene: Scene) -> Iterator[Scene]:
     """A scene for a test; afterwards nothing of it runs, also where the test failed."""
+    from curator_chaos.checks import shared_memory
     from curator_chaos.processes import wait_until_alone
 
     yield scene
@@ -132,6 +134,8 @@ def ended(scene: Scene) -> Iterator[Scene]:
         driver.kill()
         print(f"--- {driver.log}", driver.log_text(), sep="\n")  # noqa: T201 - shown where the test fails
     wait_until_alone(60)
+    for left in [path for driver in scene.drivers for path in shared_memory(driver)]:
+        shutil.rmtree(left)
 
 
 @pytest.fixture
