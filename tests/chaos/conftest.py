@@ -56,12 +56,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} gives these faults again"))
     if report.when == "call" and "fault" in (told := dict(item.user_properties)):
-        from curator_chaos.page import Row
+        from curator_chaos.page import EXECUTORS, Row
 
         rows = item.config.stash.setdefault(ROWS, [])
         known = getattr(report, "wasxfail", "")
-        saw = f"known: {known.removeprefix('reason: ')}" if known else told.get("saw", "")
-        rows.append(Row(told["fault"], told["on"], bool(report.passed or known), saw, report.duration))
+        saw = f"**known**: {known.removeprefix('reason: ')}" if known else told.get("saw", "")
+        rows.append(Row(told["fault"], EXECUTORS[told["on"]], bool(report.passed or known), saw, report.duration))
     return report
 
 

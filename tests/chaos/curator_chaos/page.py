@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["BEGIN", "END", "Row", "update"]
+__all__ = ["BEGIN", "END", "EXECUTORS", "Row", "update"]
 
 BEGIN = "<!-- what follows is written by `nox -s chaos` -->"
 END = "<!-- end of what `nox -s chaos` writes -->"
+EXECUTORS = {"local": "local", "local-2": "local, two workers", "xenna": "Xenna"}  # as the page calls them
 _EMPTY = "-"
 
 _Key = tuple[str, str]  # the fault, and on what
