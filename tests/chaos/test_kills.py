@@ -65,14 +65,19 @@ def test_the_driver_is_killed_while_its_workers_start(scene, tell):
     tell(saw="nothing of the first attempt is left")
 
 
+def with_a_worker_killed(scene, job):
+    """What a driver says in the end, one of whose workers is killed at a random moment."""
+    driver = scene.start(job)
+    scene.reach_a_moment(driver, before=0.7)
+    os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
+    return driver.wait()
+
+
 @pytest.mark.slow
 def test_a_worker_is_killed_on_xenna(scene, tell):
     tell(fault="SIGKILL of a worker at a random moment", on="xenna")
     scene.add_poison(POISON, RAISES)
-    driver = scene.start(scene.job("xenna", SLOWER_PACE_S))
-    scene.reach_a_moment(driver, before=0.7)
-    os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
-    says = driver.wait()
+    says = with_a_worker_killed(scene, scene.job("xenna", SLOWER_PACE_S))
     holds(scene, says, killed=1)
     tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")
 
@@ -81,10 +86,7 @@ def test_a_worker_is_killed_locally(scene, tell):
     tell(fault="SIGKILL of a worker at a random moment, then resumed", on="local-2")
     scene.add_poison(POISON, RAISES)
     job = scene.job("local-2", SLOWER_PACE_S)
-    driver = scene.start(job)
-    scene.reach_a_moment(driver, before=0.7)
-    os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
-    died = driver.wait()
+    died = with_a_worker_killed(scene, job)
     assert died["error"] == "WorkerDiedError"
     assert "SIGKILL" in died["message"]
     nothing_runs()

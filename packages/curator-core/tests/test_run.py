@@ -24,7 +24,7 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
-from curator_core.testing.probe import Calling
+from curator_core.testing.probe import Calling, fail_at
 
 
 @processing_stage()
@@ -33,12 +33,7 @@ def twice(task: Task[int]) -> list[Task[int]]:
 
 
 def failing_at(*bad: Any) -> ProcessingStage[Any, Any]:
-    def work(task: Task[Any]) -> Task[Any]:
-        if task.data in bad:
-            raise ValueError(f"cannot work on {task.data}")
-        return task
-
-    return Calling(work, name="Failing")
+    return Calling(fail_at(*bad), name="Failing")
 
 
 def tasks(*data: Any) -> list[Task[Any]]:

@@ -17,7 +17,7 @@ from curator_core import (
     Task,
 )
 from curator_core.task import new_state, stamp
-from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
+from curator_core.testing.probe import Calling, CallingBatches, Probe, fail_at, seen
 
 
 def same(task: Task) -> Task:
@@ -25,15 +25,6 @@ def same(task: Task) -> Task:
 
 
 # --- failures -------------------------------------------------------------------------------------------
-
-
-def fail_at(*bad: Any) -> Any:
-    def work(task: Task) -> Task:
-        if task.data in bad:
-            raise ValueError(f"cannot work on {task.data}")
-        return task
-
-    return work
 
 
 @pytest.mark.parametrize(

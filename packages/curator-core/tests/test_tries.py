@@ -11,7 +11,7 @@ import pytest
 
 from curator_core import ProcessingStage, StageError, Task
 from curator_core.deadletter.payload import unpack
-from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
+from curator_core.testing.probe import Calling, CallingBatches, Probe, fail_at, seen
 
 
 class Wicked(str):
@@ -19,15 +19,6 @@ class Wicked(str):
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
-
-
-def fail_at(*bad: Any) -> Any:
-    def work(task: Task) -> Task:
-        if task.data in bad:
-            raise ValueError(f"cannot work on {task.data}")
-        return task
-
-    return work
 
 
 def poisonous(*bad: str):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,22 +15,6 @@ import curator_core
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-
-
-@pytest.fixture
-def room_for() -> Callable[[int], AbstractContextManager[None]]:
-    """Limits files to so many bytes inside a block, by the operating system: a write beyond fails as on a full disk."""
-    return _room_for
-
-
-@contextmanager
-def _room_for(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import stat
 import tempfile
 import threading
@@ -253,22 +252,11 @@ def failure_of(box, *names):
     return error
 
 
-@contextmanager
-def files_of_at_most(size):
-    """The operating system's own limit: a write beyond it fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_no_room(tmp_path):
+def test_no_room(tmp_path, room_for):
     box = LetterBox(DeadLetter(tmp_path))
     box.put(letter("0"), payload_of("before"))
     box.flush()
-    with files_of_at_most(50_000):
+    with room_for(50_000):
         box.put(letter("1"), payload_of("x" * 100_000))
         error = failure_of(box, f"{tmp_path}/S/1.letter")
         with pytest.raises(DataError):

@@ -6,9 +6,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import resource
 import threading
-from contextlib import contextmanager
 
 import fsspec
 import pytest
@@ -119,26 +117,15 @@ def test_nobody_sees_half_a_file(tmp_path):
 # --- failures -------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def files_of_at_most(size):
-    """The operating system's own limit: a write beyond it fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize(
     "make",
     [JsonlWriter, ParquetWriter, lambda path: JsonlWriter(path, compression="gzip")],
     ids=["jsonl", "parquet", "gz"],
 )
-def test_no_room(tmp_path, data_error, make):
+def test_no_room(tmp_path, data_error, make, room_for):
     run(make(tmp_path), [{"text": "before"}])
     before = contents(tmp_path)
-    with files_of_at_most(50_000):
+    with room_for(50_000):
         error = data_error(make(tmp_path), initial_tasks=[DocumentBatch(BIG)])
     assert "errno 27, EFBIG" in error.message
     assert error.field.startswith(f"{tmp_path}/0.")

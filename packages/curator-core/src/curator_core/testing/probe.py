@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from curator_core.adapter import OnError
     from curator_core.report import BatchReport
 
-__all__ = ["Calling", "CallingBatches", "Probe", "seen"]
+__all__ = ["Calling", "CallingBatches", "Probe", "fail_at", "seen"]
 
 
 class Calling(ProcessingStage[Any, Any]):
@@ -43,6 +43,17 @@ class CallingBatches(Calling):
     def process_batch(self, tasks: list[Any]) -> Any:
         """What the function says."""
         return self.function(tasks)
+
+
+def fail_at(*bad: Any) -> Callable[[Any], Any]:
+    """For `Calling`: raises a `ValueError` at some data, and gives back other tasks as they are."""
+
+    def work(task: Any) -> Any:
+        if task.data in bad:
+            raise ValueError(f"cannot work on {task.data}")
+        return task
+
+    return work
 
 
 class Probe:
