@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from curator_core.ambient import ambient_observers
+from curator_core.checkpoint.settings import Checkpoint
 from curator_core.errors import ConfigurationError, ExecutorError, RunError
 from curator_core.logs import marked_records
 from curator_core.plan import Plan
@@ -23,7 +24,6 @@ from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, stat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.checkpoint import Checkpoint
     from curator_core.io.files import PathLike
     from curator_core.settings import FailurePolicy
 
@@ -114,11 +114,7 @@ def empty_source() -> EmptyTask:
 
 
 def _checkpoint(given: Checkpoint | PathLike | None) -> Checkpoint | None:
-    if given is None:
-        return None
-    from curator_core.checkpoint import Checkpoint  # noqa: PLC0415 - for runs that keep one
-
-    return given if isinstance(given, Checkpoint) else Checkpoint(given)
+    return given if given is None or isinstance(given, Checkpoint) else Checkpoint(given)
 
 
 def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> list[Any]:

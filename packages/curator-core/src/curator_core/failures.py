@@ -109,7 +109,7 @@ class Failures:
                 self._box.close()
 
     def _remove_withdrawn(self) -> None:
-        if self._box is None:
+        if self._box is None or not self._withdrawn:
             return
         failed = {(stage, task_id) for stage, ids in self.task_ids.items() for task_id in ids}
         for stage, task_id in self._withdrawn - failed:

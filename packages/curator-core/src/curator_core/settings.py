@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from curator_core.deadletter.policy import DeadLetter
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from curator_core.checkpoint import Checkpoint
-    from curator_core.deadletter import DeadLetter
 
 __all__ = ["FailurePolicy", "RunSettings"]
 
@@ -82,6 +82,4 @@ class RunSettings:
     @property
     def letters(self) -> DeadLetter | None:
         """Where failed tasks are kept, if they are."""
-        from curator_core.deadletter.policy import DeadLetter  # noqa: PLC0415 - 0.1 ms once a run, none at import
-
         return self.on_error if isinstance(self.on_error, DeadLetter) else None
