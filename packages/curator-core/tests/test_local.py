@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import gc
+import signal
+import sys
+import time
 import traceback
 import weakref
 from typing import Any, ClassVar
@@ -182,6 +185,53 @@ def test_ctrl_c_leaves_the_summary_and_tears_down(where):
     assert "ended early" in raised.value.__notes__[0]
     assert log[-2:] == ["teardown b", "teardown a"]
     assert len(recorder.ends) == 1
+
+
+class Finalised:
+    """Something that is told to stop while it is let go of, as by a Ctrl-C at that moment."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def _ctrl_c_is_heard():
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored by what a shell starts in the background
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_ctrl_c_in_a_finaliser_ends_the_run():
+    def work(task: Task) -> Task:
+        Finalised()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:  # an interrupt is heard between two of its steps
+            pass
+        return task
+
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("p", [Living([], "a", work)]).run(initial_tasks=[Task(data=1)])
+    assert sys.unraisablehook is hook
+
+
+def test_what_else_a_finaliser_raises_is_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError("in a finaliser")
+
+    def work(task: Task) -> Task:
+        Faulty()
+        return task
+
+    assert len(Pipeline("p", [Living([], "a", work)]).run(initial_tasks=[Task(data=1)])) == 1
+    assert [str(unraisable.exc_value) for unraisable in told] == ["in a finaliser"]
 
 
 def test_a_source_is_closed_before_stages_are_torn_down():

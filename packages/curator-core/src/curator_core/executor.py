@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curator_core.ambient import ambient_observers
 from curator_core.checkpoint.settings import Checkpoint
 from curator_core.errors import ConfigurationError, ExecutorError, RunError
+from curator_core.interrupts import heard_interrupts
 from curator_core.logs import marked_records
 from curator_core.plan import Plan
 from curator_core.report import RunObserver
@@ -81,7 +82,7 @@ class BaseExecutor(ABC):
         watching = (*_check_observers(observers), *ambient_observers(observers))
         run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process)
         sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
-        with run.open():
+        with run.open(), heard_interrupts():
             try:
                 sources = None if sources is None else [*run.admit(sources)]
                 run.start(None if sources is None else len(sources))
