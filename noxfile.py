@@ -48,9 +48,14 @@ ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
 
 # What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
 # unrelated change.
-PYTEST = ["pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+PYTEST = [
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "psutil>=6.0",
+]  # the last sees what a run leaves behind
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
-XENNA_TOOLS = ["psutil>=6.0", "numpy>=2.1"]  # counts the processes that a run leaves behind; arrays that travel
+XENNA_TOOLS = ["numpy>=2.1"]  # arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
 TOOLS = {
     "lint": ["ruff==0.17.*"],
@@ -63,7 +68,7 @@ TOOLS = {
     "coverage": [*PYTEST, *OTEL_TOOLS, "coverage[toml]>=7.6"],
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
-    "chaos": [*PYTEST, "psutil>=6.0"],
+    "chaos": PYTEST,
     "bench": ["matplotlib>=3.9", "psutil>=6.0"],
     "phoenix": [*PYTEST, "arize-phoenix==20.*", "httpx>=0.27", "pillow>=11"],
 }

@@ -67,8 +67,9 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
 @pytest.mark.parametrize("workers", [1, 2])  # with two, 0.5 gives the batch up and ends the run as if it were well
 def test_a_worker_that_is_always_killed(executor: XennaExecutor, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "config", replace(executor.config, max_restarts=workers - 1))
+    stages = [stage.with_(num_workers=workers, isolated=False) for stage in (Same(), KillsItself())]
     with pytest.raises(WorkerDiedError) as caught:
-        run(executor, Same().with_(num_workers=workers), KillsItself().with_(num_workers=workers))
+        run(executor, *stages)
     assert caught.value.stage == "Same+KillsItself"  # they share a worker
     assert "process" in str(caught.value)
     result = caught.value.result

@@ -66,6 +66,7 @@ class RunContext:
         letter_bytes: The largest task that is kept with the report of its failure; None where none is kept.
         manifests_of: Index of the stage whose outputs' files are reported; -1 for none.
         collect: Whether the pipeline's outputs are wanted in the driver.
+        isolates: Whether stages run in processes of their own, unless they refuse: a worker has died of one.
         epoch: How often the engine was started again within the run.
         group: The group of stages that the adapter belongs to.
     """
@@ -75,6 +76,7 @@ class RunContext:
     letter_bytes: int | None = None
     manifests_of: int = -1
     collect: bool = True
+    isolates: bool = False
     epoch: int = 0
     group: int = 0
 
@@ -153,6 +155,7 @@ class BaseStageAdapter:
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
         """Prepare the node; called before ``setup`` on its first worker."""
         self.move_to(worker_metadata.worker_id, node_info.node_id)
+        self._isolate()
         self._guarded_setup(lambda: self.processing_stage.setup_on_node(node_info, worker_metadata))
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
@@ -162,6 +165,7 @@ class BaseStageAdapter:
             StageError: The stage's set-up raised; the worker's report says so as well.
         """
         self.move_to(worker_metadata.worker_id, self.node_id)
+        self._isolate()
         start_unix = time.time_ns() - self.startup_ns  # node set-up, if it was ours, came right before
         self._guarded_setup(lambda: self.processing_stage.setup(worker_metadata))
         self._report_worker("ready", start_unix, self.startup_ns)
@@ -177,6 +181,16 @@ class BaseStageAdapter:
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
             error = error_info(exc, _IN_TEARDOWN)
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
+
+    def _isolate(self) -> None:
+        """Give the stage a process of its own, if it is to have one and has none yet."""
+        if not _is_isolated(self.view, self.context):
+            return
+        from curator_core.isolated import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
+
+        if not isinstance(self.processing_stage, IsolatedStage):
+            parts = self.context.on_error == "skip"
+            self.processing_stage = IsolatedStage(self.view, self.processing_stage, parts_batches=parts)
 
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
@@ -264,6 +278,13 @@ class BaseStageAdapter:
         finally:
             self._sink(attempt.close())
         self._raise_error(attempt)
+
+
+def _is_isolated(view: StageView, context: RunContext) -> bool:
+    if view.isolated is not None:
+        return view.isolated
+    # The ranks of an SPMD group find each other through what the engine has set up in their own processes.
+    return view.timeout_s is not None or (context.isolates and not view.engine_options.get("is_spmd"))
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

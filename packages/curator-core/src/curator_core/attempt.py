@@ -343,7 +343,8 @@ class Attempt:
             return
         post = this_thread.post
         post.cpu_ns, post.cpu_read_ns = time.thread_time_ns(), now
-        self._cpu_ns += min(took, post.cpu_ns - self._cpu_start)
+        self._cpu_ns += min(took, post.cpu_ns - self._cpu_start + post.elsewhere_ns)
+        post.elsewhere_ns = 0
 
     def _perf_row(self) -> PerfRow:
         adapter = self.adapter

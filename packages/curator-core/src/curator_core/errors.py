@@ -10,7 +10,9 @@
     ├── RunError                    something went wrong while running; ``.result`` has what was done
     │   ├── StageError              a stage's own code raised, in set-up or in a batch
     │   │   ├── ContractError       a stage returned something that the contract does not allow
-    │   │   └── InputError          a task lacks what the stage declares that it needs
+    │   │   ├── InputError          a task lacks what the stage declares that it needs
+    │   │   ├── ProcessDiedError    a task killed the process that a stage had for itself
+    │   │   └── StageTimeoutError   a call took longer than the stage's timeout_s
     │   ├── WorkerDiedError         a worker process ended while it had work
     │   ├── ClusterError            the cluster cannot be reached, or does not do its part
     │   ├── TasksLostError          the counts of a run do not add up
@@ -40,10 +42,12 @@ __all__ = [
     "FailureLimitError",
     "InputError",
     "PipelineError",
+    "ProcessDiedError",
     "ResourcesError",
     "RunError",
     "StageDefinitionError",
     "StageError",
+    "StageTimeoutError",
     "TasksLostError",
     "WorkerDiedError",
 ]
@@ -141,6 +145,20 @@ class ContractError(StageError):
 
 class InputError(StageError):
     """A task lacks an attribute or a column that the stage declares in ``inputs()``."""
+
+
+class ProcessDiedError(StageError):
+    """The process that a stage had for itself died: it crashed, or was ended from outside.
+
+    Attributes:
+        how: In what way, such as "was killed by SIGSEGV".
+    """
+
+    how: str = ""
+
+
+class StageTimeoutError(StageError):
+    """A call of ``process`` or ``process_batch`` took longer than the stage's ``timeout_s``."""
 
 
 class WorkerDiedError(RunError):

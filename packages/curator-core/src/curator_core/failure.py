@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["RemoteTraceback", "error_info", "fail_batches", "rebuild_error", "stage_error", "user_frames"]
+__all__ = ["RemoteTraceback", "error_info", "fail_batches", "rebuild_error", "stage_error", "unpickled", "user_frames"]
 
 _PICKLE_LIMIT = 64_000  # bytes; an exception that drags its payload along is described, not carried
-_OUR_CALLERS = frozenset({"curator_core.adapter", "curator_core.attempt"})  # modules that call stages
+_OUR_CALLERS = frozenset(
+    {"curator_core.adapter", "curator_core.attempt", "curator_core.isolated.child"}
+)  # modules that call stages
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - it is no error, it shows one
@@ -62,7 +64,7 @@ def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
 
 def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
     """As `stage_error`, from a report; the user's traceback stands where the cause is shown."""
-    original = _unpickle(info)
+    original = unpickled(info)
     shown = RemoteTraceback(info.traceback)
     if original is not None:
         original.__cause__ = shown
@@ -100,7 +102,8 @@ def _pickled(exc: BaseException) -> bytes | None:
     return pickled if len(pickled) <= _PICKLE_LIMIT else None
 
 
-def _unpickle(info: ErrorInfo) -> BaseException | None:
+def unpickled(info: ErrorInfo) -> BaseException | None:
+    """The exception itself; None where it did not pickle, or its class is not to be had here."""
     try:
         exc = loads(info.pickled) if info.pickled else None
     except Exception:  # noqa: BLE001 - a class that is only importable on the worker

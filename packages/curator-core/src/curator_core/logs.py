@@ -71,13 +71,14 @@ class Post:
         caller: Who calls a stage in this thread; None outside of stages. Put back what was there before.
         cpu_ns: The thread's CPU time when it was last asked for.
         cpu_read_ns: When that was, by the monotonic clock.
+        elsewhere_ns: CPU time that another process has spent for this thread, and that nobody has counted yet.
     """
 
-    __slots__ = ("caller", "cpu_ns", "cpu_read_ns")
+    __slots__ = ("caller", "cpu_ns", "cpu_read_ns", "elsewhere_ns")
 
     def __init__(self) -> None:
         self.caller: Caller | None = None
-        self.cpu_ns = self.cpu_read_ns = 0
+        self.cpu_ns = self.cpu_read_ns = self.elsewhere_ns = 0
 
 
 class _ThisThread(threading.local):

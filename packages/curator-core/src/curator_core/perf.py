@@ -148,6 +148,10 @@ class StageMetrics:
         finally:
             self.add(name, time.perf_counter() - start)
 
+    def go_on(self, values: Mapping[str, float | str]) -> None:
+        """Go on from what was recorded of the same batch elsewhere."""
+        self._values = dict(values)
+
     def take(self) -> dict[str, float | str]:
         """What was recorded since the last call; forgets it. Not to be written to: it may be shared."""
         if not self._values:

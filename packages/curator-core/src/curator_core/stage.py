@@ -60,6 +60,10 @@ class ProcessingStage(Generic[X, Y]):
         retry_on: The exceptions that are worth another attempt, a class or a tuple of classes. Others are for good.
         retry_delay_s: Seconds before the second attempt; twice as long before each further one, up to 30, and at
             random up to half of it less, so that many workers do not come back at once.
+        timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for as long as it takes. A
+            call that takes longer has failed, and its process is replaced. The stage runs in a process of its own.
+        isolated: Whether the stage runs in a process of its own, so that a crash costs that process and nothing
+            else. None: where it has a ``timeout_s``, and in what is left of a run on Xenna after a worker has died.
     """
 
     name: str = cast(str, _ClassName())
@@ -72,6 +76,8 @@ class ProcessingStage(Generic[X, Y]):
     max_attempts: int = 1
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
     retry_delay_s: float = 0.1
+    timeout_s: float | None = None
+    isolated: bool | None = None
 
     _SETTINGS: ClassVar[tuple[str, ...]] = (
         "name",
@@ -84,6 +90,8 @@ class ProcessingStage(Generic[X, Y]):
         "max_attempts",
         "retry_on",
         "retry_delay_s",
+        "timeout_s",
+        "isolated",
         "num_workers",
         "xenna_stage_spec",
     )
@@ -152,8 +160,8 @@ class ProcessingStage(Generic[X, Y]):
 
         Args:
             **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``, ``fans_out``,
-                ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``num_workers``,
-                ``xenna_stage_spec``.
+                ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``timeout_s``, ``isolated``,
+                ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this one computes itself.

@@ -52,6 +52,8 @@ class StageView:
         max_attempts: How often a batch that raises is tried in all.
         retry_on: The exceptions that are worth another attempt.
         retry_delay_s: Seconds before the second attempt.
+        timeout_s: Seconds that a call may take; None for as long as it takes.
+        isolated: Whether it runs in a process of its own; None where the run decides.
         num_workers: How many workers it asks for; None leaves it to the executor.
         needs: What ``inputs()`` says; None where it says nothing.
         adds: What ``outputs()`` says; None where it says nothing.
@@ -72,6 +74,8 @@ class StageView:
     max_attempts: int
     retry_on: tuple[type[BaseException], ...]
     retry_delay_s: float
+    timeout_s: float | None
+    isolated: bool | None
     num_workers: int | None
     needs: Fields | None
     adds: Fields | None
@@ -130,6 +134,8 @@ def read_stage(index: int, stage: Any) -> StageView:
         max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
         retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "a class of exceptions, or a tuple of them")),
         retry_delay_s=_read(stage, "retry_delay_s", _is_time, "seconds, 0 or more"),
+        timeout_s=_read(stage, "timeout_s", _is_limit, "None, or seconds, more than 0"),
+        isolated=_read(stage, "isolated", _is_choice, _CHOICE),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
@@ -144,6 +150,9 @@ def read_stage(index: int, stage: Any) -> StageView:
             expected="process(self, task) or process_batch(self, tasks)",
             hint=f"write one of the two in class {view.class_name}",
         )
+    if view.timeout_s is not None and view.isolated is False:
+        mend = "leave isolated unset; or drop timeout_s"
+        raise _wrong(stage, "isolated", False, "a process of its own, which timeout_s ends when a call hangs", mend)
     return view
 
 
@@ -206,6 +215,10 @@ def _are_exceptions(value: Any) -> bool:
 
 def _is_time(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_time(value) and value > 0)
 
 
 def _is_options(value: Any) -> bool:

@@ -29,6 +29,7 @@ _NOT_COMPARED = frozenset({
     "fans_out",
     "full_batches",
     "fusible",
+    "isolated",
     "max_attempts",
     "name",
     "num_workers",
@@ -36,6 +37,7 @@ _NOT_COMPARED = frozenset({
     "retry_delay_s",
     "retry_on",
     "runtime_env",
+    "timeout_s",
     "xenna_stage_spec",
 })  # fmt: skip
 _UNKNOWN = ""  # in place of a digest, where there can be none

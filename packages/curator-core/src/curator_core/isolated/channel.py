@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages between a worker and the process that holds its stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.logs import StageWork
+from curator_core.pickling import dump_parts, load_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from multiprocessing.connection import Connection
+
+    from curator_core.report import ErrorInfo
+
+__all__ = ["Answer", "Call", "receive", "send"]
+
+
+class Call(NamedTuple):
+    """What the process is to do.
+
+    Attributes:
+        method: Of the stage.
+        arguments: What it is given.
+        work: What the worker is at, for log records.
+        metrics: What has been recorded of the batch so far.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    work: StageWork = StageWork()
+    metrics: Mapping[str, float | str] = {}
+
+
+class Answer(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        value: What the stage returned; a generator was read to its end.
+        error: What it raised instead, if it did.
+        notes: What tasks that it was given say in their ``metadata`` afterwards; None where they say nothing.
+        metrics: What has been recorded of the batch until now.
+        cpu_ns: CPU time of the thread that called it, where it was work on tasks.
+    """
+
+    value: Any = None
+    error: ErrorInfo | None = None
+    notes: Sequence[dict[str, Any] | None] = ()
+    metrics: Mapping[str, float | str] = {}
+    cpu_ns: int = 0
+
+
+def send(connection: Connection, message: Any) -> None:
+    """Send a message; large buffers go beside its pickle and are not copied into it.
+
+    Raises:
+        OSError: There is nobody at the other end.
+        Exception: The message does not pickle; nothing has been sent.
+    """
+    head, buffers = dump_parts(message)
+    connection.send_bytes(len(buffers).to_bytes(4, "little") + head)
+    for buffer in buffers:
+        connection.send_bytes(buffer)
+
+
+def receive(connection: Connection) -> Any:
+    """The next message. Arrays in it can be written to.
+
+    Raises:
+        EOFError: There is nobody at the other end, and nothing more to come.
+        Exception: It does not unpickle; all of it has been read.
+    """
+    first = connection.recv_bytes()
+    count = int.from_bytes(first[:4], "little")
+    return load_parts(first[4:], [bytearray(connection.recv_bytes()) for _ in range(count)])

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that holds one stage: started, asked, ended."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from curator_core.isolated.channel import Answer, receive, send
+
+if TYPE_CHECKING:
+    from curator_core.isolated.channel import Call
+
+__all__ = ["DeadError", "LateError", "StageProcess"]
+
+_EXIT_S = 10.0  # for a process to end by itself
+# With this process's path, which engines change while it runs, and without its main module, which would run again.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core.isolated.child import main; main({fd})"
+
+
+class DeadError(Exception):
+    """The process has died.
+
+    Args:
+        how: In what way, in words.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class LateError(Exception):
+    """The process has not answered in time."""
+
+
+class StageProcess:
+    """A process that is started when this is made.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # Its other files and pipes are closed in it: it ends when this end of the pair does, whoever ended us.
+            self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
+                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fd=theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._connection = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def ask(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """Have it call the stage.
+
+        Args:
+            call: The call.
+            timeout_s: How long that may take; None for as long as it takes.
+
+        Raises:
+            DeadError: It has died.
+            LateError: It has not answered in time. It is still at it.
+            Exception: The call does not pickle, or what came of it does not unpickle.
+        """
+        try:
+            send(self._connection, call)
+            if not self._connection.poll(timeout_s):
+                raise LateError
+            answer: Answer = receive(self._connection)
+        except (EOFError, ConnectionError) as exc:
+            raise DeadError(self._how_it_died()) from exc
+        return answer
+
+    def end(self, *, kill: bool) -> None:
+        """End it, and wait until it has ended."""
+        if kill:
+            self._process.kill()
+        self._connection.close()
+        try:
+            self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:  # something of the stage's holds it
+            self._process.kill()
+            self._process.wait()
+
+    def _how_it_died(self) -> str:
+        try:
+            status = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if status >= 0:
+            return f"exited with status {status}"
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"

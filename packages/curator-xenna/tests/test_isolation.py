@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that kill or hang what works on them: only they are lost, and they cost few workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from curator_core import DeadLetter, Pipeline, ProcessDiedError, ProcessingStage, Resources, Task, deadletter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from curator_xenna import XennaExecutor
+
+COUNT = 30
+
+
+def is_poison(number: int) -> bool:
+    return number % 5 == 3
+
+
+class Pairs(ProcessingStage[Task[int], Task[int]]):
+    """Makes two of each."""
+
+    resources = Resources(cpus=0.3)
+
+    def process(self, task: Task[int]) -> list[Task[int]]:
+        return [Task(data=task.data), Task(data=-task.data - 1)]
+
+
+class Poisoned(ProcessingStage[Task[int], Task[int]]):
+    """Dies or hangs of every fifth, in batches."""
+
+    resources = Resources(cpus=0.3)
+    batch_size = 4
+
+    def __init__(self, poison: str) -> None:
+        self.poison = poison
+
+    def num_workers(self) -> int:
+        return 1
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
+        if any(is_poison(task.data) for task in tasks):
+            if self.poison == "segfaults":
+                ctypes.string_at(0)
+            if self.poison == "exits":
+                os._exit(1)
+            threading.Event().wait()
+        return [Task(data=task.data) for task in tasks]
+
+
+def run(executor: XennaExecutor, stage: ProcessingStage[Any, Any], dead: Path) -> Any:
+    tasks = [Task(data=number) for number in range(COUNT)]
+    return Pipeline("poisoned", [Pairs(), stage]).run(executor, tasks, on_error=DeadLetter(dead))
+
+
+def check(result: Any, dead: Path, error: str) -> None:
+    good = [number for number in range(-COUNT, COUNT) if not is_poison(number)]
+    assert sorted(task.data for task in result) == good
+    letters = [*deadletter.read(dead)]
+    assert len(letters) == 2 * COUNT - len(good)
+    assert {letter.error_type for letter in letters} == {f"curator_core.errors.{error}"}
+    assert sorted(letter.task_id for letter in letters) == sorted(result.accounting.failed["Poisoned"])
+    assert result.complete
+    second = result.stages[1]
+    assert (second.tasks_in, second.tasks_out) == (2 * COUNT, len(good))
+
+
+def test_a_fifth_of_the_tasks_kill_their_worker(executor, tmp_path):
+    result = run(executor, Poisoned("segfaults"), tmp_path)
+    check(result, tmp_path, "ProcessDiedError")
+    assert result.accounting.restarts == 1
+
+
+def test_a_stage_that_is_known_to_crash_costs_no_worker(executor, tmp_path):
+    result = run(executor, Poisoned("exits").with_(isolated=True), tmp_path)
+    check(result, tmp_path, "ProcessDiedError")
+    assert result.accounting.restarts == 0
+
+
+def test_tasks_that_hang_are_ended(executor, tmp_path):
+    result = run(executor, Poisoned("hangs").with_(timeout_s=0.5), tmp_path)
+    check(result, tmp_path, "StageTimeoutError")
+    assert result.accounting.restarts == 0
+
+
+def test_where_failures_end_the_run_the_culprit_is_named(executor):
+    tasks = [Task(data=number) for number in range(8)]
+    with pytest.raises(ProcessDiedError, match="was killed by SIGSEGV") as raised:
+        Pipeline("poisoned", [Poisoned("segfaults").with_(batch_size=1)]).run(executor, tasks)
+    assert raised.value.stage == "Poisoned"
+    assert "on task '3'" in str(raised.value)
