@@ -406,3 +406,22 @@ def test_the_path_of_a_module_goes_along(tmp_path, monkeypatch):
     far_away = __import__("far_away")
     assert len(run(far_away.Far(), data=["a"])) == 1
     assert Path(far_away.__file__).parent == tmp_path
+
+
+def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
+    class Forking(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            pid = os.fork()
+            if pid == 0:  # it has a copy of everything that is open
+                threading.Event().wait()
+            (tmp_path / str(pid)).touch()
+            os._exit(1)
+
+    try:
+        with pytest.raises(ProcessDiedError, match="exited with status 1"):
+            run(Forking(), data=["a"])
+    finally:
+        for path in tmp_path.iterdir():
+            os.kill(int(path.name), signal.SIGKILL)

@@ -42,6 +42,7 @@ def main(fd: int) -> None:
     with suppress(OSError):  # not Linux; where memory runs out, the kernel takes this one and not the worker
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     mark_records()
+    os.set_inheritable(fd, False)  # what the stage starts is not to hold it open
     connection = Connection(fd)
     calls: SimpleQueue[Call | Exception] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, calls), name="curator-calls", daemon=True).start()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DeadError", "LateError", "StageProcess"]
 
 _EXIT_S = 10.0  # for a process to end by itself
+_LOOK_S = 1.0  # after which it is looked whether it is still there
 # With this process's path, which engines change while it runs, and without its main module, which would run again.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core.isolated.child import main; main({fd})"
 
@@ -75,12 +78,20 @@ class StageProcess:
         """
         try:
             send(self._connection, call)
-            if not self._connection.poll(timeout_s):
-                raise LateError
+            self._await_answer(timeout_s)
             answer: Answer = receive(self._connection)
         except (EOFError, ConnectionError) as exc:
             raise DeadError(self._how_it_died()) from exc
         return answer
+
+    def _await_answer(self, timeout_s: float | None) -> None:
+        waited_since, limit = time.monotonic(), math.inf if timeout_s is None else timeout_s
+        while not self._connection.poll(max(0.0, min(_LOOK_S, waited_since + limit - time.monotonic()))):
+            # Something that the stage has started may hold its end of the connection when it is no more.
+            if self._process.poll() is not None and not self._connection.poll():
+                raise EOFError
+            if time.monotonic() - waited_since >= limit:
+                raise LateError
 
     def end(self, *, kill: bool) -> None:
         """End it, and wait until it has ended."""
