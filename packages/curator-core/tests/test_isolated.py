@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import ctypes
+import importlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -239,6 +243,8 @@ class Recording(ProcessingStage[Task[Any], Task[Any]]):
         self.metrics.add("calls")
         self.metrics.set("last", str(task.data))
         task.metadata["seen"] = task.data
+        if task.data == "forgets":
+            task.metadata.clear()
         if task.data == "raises":
             raise ValueError("no")
         if task.data == "itself":
@@ -249,15 +255,16 @@ class Recording(ProcessingStage[Task[Any], Task[Any]]):
 
 
 def test_everything_is_as_in_this_process():
-    data = ["a", "itself", "many", "drop", "raises", "b", "c"]
+    data = ["a", "itself", "many", "drop", "raises", "forgets", "b", "c"]
     seen = []
     for isolated in (False, True):
         recorder = Recorder()
         stages = [Recording().with_(isolated=isolated), Recording().with_(name="second", isolated=isolated)]
         result = run(*stages, data=data, on_error="skip", observers=[recorder])
         tasks = [(task.task_id, task.data, task.metadata, len(task.stage_perf)) for task in result]
+        errors = [None if r.error is None else (r.error.type, r.error.message, r.error.doing) for r in recorder.batches]
         reports = [(r.stage_name, r.batch_id, [*r.inputs], r.metrics, r.num_items) for r in recorder.batches]
-        seen.append((tasks, reports))
+        seen.append((tasks, reports, errors))
     assert seen[0] == seen[1]
 
 
@@ -324,7 +331,7 @@ def test_what_cannot_be_sent_there_is_one_too():
     assert [task.data for task in result] == ["a"]
 
 
-def test_ctrl_c_ends_it(monkeypatch):
+def test_ctrl_c_ends_it():
     before = children()
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     main, timer = threading.main_thread().ident, threading.Timer(0.0, str)
@@ -345,9 +352,11 @@ def test_ctrl_c_ends_it(monkeypatch):
     assert children() <= before
 
 
-def test_it_ends_when_its_worker_is_killed(tmp_path):
+@pytest.mark.parametrize("hangs", ["threading.Event().wait()", "re.fullmatch(r'(a+)+', 'a' * 40 + 'b')"])
+def test_it_ends_when_its_worker_is_killed(tmp_path, hangs):
+    """Also where C code never lets Python run again, as a regular expression that backtracks."""
     program = f"""
-import os, signal, threading
+import os, re, threading
 from pathlib import Path
 from curator_core import Pipeline, ProcessingStage, Task
 
@@ -355,12 +364,10 @@ class Hanging(ProcessingStage):
     isolated = True
     def process(self, task):
         Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
-        threading.Event().wait()
+        {hangs}
 
 Pipeline("p", [Hanging()]).run(initial_tasks=[Task(data=1)])
 """
-    import subprocess
-
     worker = subprocess.Popen([sys.executable, "-c", program])
     written = tmp_path / "pid"
     deadline = time.monotonic() + DEADLINE_S
@@ -403,9 +410,9 @@ def test_the_path_of_a_module_goes_along(tmp_path, monkeypatch):
         "        return task\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    far_away = __import__("far_away")
+    far_away = importlib.import_module("far_away")
+    monkeypatch.delitem(sys.modules, "far_away")
     assert len(run(far_away.Far(), data=["a"])) == 1
-    assert Path(far_away.__file__).parent == tmp_path
 
 
 def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
@@ -425,3 +432,175 @@ def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
     finally:
         for path in tmp_path.iterdir():
             os.kill(int(path.name), signal.SIGKILL)
+
+
+# --- rubbish ----------------------------------------------------------------------------------------------
+
+
+class UnfitError(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Unlucky(ProcessingStage[Task[Any], Task[Any]]):
+    """Goes well when it is called for the third time.
+
+    Args:
+        calls: Where it counts.
+        fail: What it does before.
+    """
+
+    retry_delay_s = 0.0
+
+    def __init__(self, calls: Path, fail: Any) -> None:
+        self.calls, self.fail = calls, fail
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        with self.calls.open("a") as calls:
+            calls.write("x")
+        if len(self.calls.read_text()) < 3:
+            self.fail()
+        return Task(data=task.data)
+
+
+def unfit() -> None:
+    raise UnfitError(3, "not fit to travel")
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize(("retry_on", "calls"), [(UnfitError, 3), (ConnectionError, 1)])
+def test_retry_on_knows_exceptions_that_do_not_unpickle(tmp_path, isolated, retry_on, calls):
+    stage = Unlucky(tmp_path / "calls", unfit).with_(isolated=isolated, retry_on=retry_on, max_attempts=3)
+    recorder = Recorder()
+    result = run(stage, data=["a"], on_error="skip", observers=[recorder])
+    assert len((tmp_path / "calls").read_text()) == calls
+    assert len(result) == (calls == 3)
+    assert recorder.batches[0].error.type.endswith("test_isolated.UnfitError")
+    assert recorder.batches[0].error.doing == "on task '0'"
+
+
+def test_attempts_for_other_exceptions_take_none_of_those_for_a_chance_kill(tmp_path):
+    marks = tmp_path / "calls"
+    marks.write_text("x")
+    stage = Unlucky(marks, lambda: os._exit(1)).with_(isolated=True, retry_on=ConnectionError, max_attempts=3)
+    assert len(run(stage, data=["a"])) == 1
+
+
+def test_notes_that_cannot_be_sent_are_a_failure_and_no_crash():
+    class Noting(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            task.metadata["lock"] = threading.Lock()
+            return Task(data=1)
+
+    with pytest.raises(StageError, match="cannot pickle"):
+        run(Noting(), data=["a"])
+
+
+class Exiting:
+    """Ends the program of whoever unpickles it, where that is not this process."""
+
+    def __reduce__(self):
+        return exit_elsewhere, (os.getpid(),)
+
+
+def exit_elsewhere(here: int) -> None:
+    if os.getpid() != here:
+        sys.exit("no")
+
+
+def test_what_exits_while_it_is_read_is_a_failure():
+    result = run(Deadly(), data=[Exiting(), "a"], on_error="skip")
+    assert [task.data for task in result] == ["a"]
+
+
+def test_what_is_no_exception_ends_the_run_as_in_this_process():
+    class Cancelling(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            threading.Thread(target=threading.Event().wait, daemon=False).start()
+            raise asyncio.CancelledError
+
+    before = children()
+    with pytest.raises(asyncio.CancelledError):
+        run(Cancelling(), data=["a"], on_error="skip")
+    assert children() <= before
+
+
+def test_what_it_leaves_open_is_written_at_its_end(tmp_path):
+    class Leaving(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            self.file = (tmp_path / "file").open("w")
+            self.file.write("written")
+            atexit.register((tmp_path / "left").touch)
+            return task
+
+    run(Leaving(), data=["a"])
+    assert (tmp_path / "file").read_text() == "written"
+    assert (tmp_path / "left").exists()
+
+
+def test_a_new_process_that_cannot_be_set_up_says_so(tmp_path):
+    class Greedy(Deadly):
+        def setup(self, worker):
+            (tmp_path / "taken").touch(exist_ok=False)
+
+    recorder = Recorder()
+    result = run(Greedy(), data=["a", "exits", "b"], on_error="skip", observers=[recorder])
+    assert [task.data for task in result] == ["a"]
+    assert "its new process cannot be set up: FileExistsError" in recorder.batches[-1].error.message
+
+
+def test_metrics_of_a_batch_outlive_a_process(tmp_path):
+    class Counting(Deadly):
+        batch_size = 4
+
+        def setup(self, worker):
+            self.metrics.add("loads")
+
+        def process(self, task):
+            self.metrics.add("calls")
+            return super().process(task)
+
+    recorder = Recorder()
+    run(Counting(), data=["a", "b", "exits", "c"], on_error="skip", observers=[recorder])
+    assert recorder.batches[0].metrics == {"loads": 1, "calls": 3}
+
+
+def test_a_path_that_is_no_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    assert len(run(Elsewhere(), data=["a"])) == 1
+
+
+def test_it_ends_by_itself_where_a_fork_of_the_worker_has_a_copy_of_everything_that_is_open(tmp_path):
+    pids = []
+
+    class Leaving(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            atexit.register((tmp_path / "left").touch)
+            return task
+
+    class Forking(ProcessingStage):
+        def process(self, task):
+            pid = os.fork()
+            if pid == 0:
+                threading.Event().wait()
+            pids.append(pid)
+            return task
+
+    try:
+        run(Leaving(), Forking(), data=["a"])
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert (tmp_path / "left").exists()  # it was not killed

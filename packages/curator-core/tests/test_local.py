@@ -218,6 +218,17 @@ def test_ctrl_c_in_a_finaliser_ends_the_run():
     assert sys.unraisablehook is hook
 
 
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_ctrl_c_in_the_last_finaliser_of_a_run_ends_it_all_the_same():
+    def work(task: Task) -> Task:
+        Finalised()
+        return task
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        Pipeline("p", [Living([], "a", work)]).run(initial_tasks=[Task(data=1)])
+    assert len(raised.value.result) == 1
+
+
 def test_what_else_a_finaliser_raises_is_told_as_ever(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)

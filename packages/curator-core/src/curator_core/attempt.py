@@ -8,7 +8,7 @@ from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 from curator_core.checks import check_count, check_output, check_task, is_always_valid
-from curator_core.failure import error_info
+from curator_core.failure import error_info, is_of
 from curator_core.kept import fallen_of, manifests_of
 from curator_core.lineage import batch_id_of, produced
 from curator_core.logs import StageWork, this_thread
@@ -314,7 +314,7 @@ class Attempt:
         # The ranks of an SPMD group have to call it together: one of them alone must not part its batch.
         is_spmd = self.view.engine_options.get("is_spmd")
         may_be_parted = len(self.tasks) > 1 and self.adapter.context.on_error == "skip" and not is_spmd
-        return may_be_parted or (not self.last and isinstance(exc, self.view.retry_on))
+        return may_be_parted or (not self.last and is_of(exc, self.view.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
         self.error = exc

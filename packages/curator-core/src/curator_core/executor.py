@@ -82,11 +82,11 @@ class BaseExecutor(ABC):
         watching = (*_check_observers(observers), *ambient_observers(observers))
         run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process)
         sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
-        with run.open(), heard_interrupts():
+        with run.open():
             try:
                 sources = None if sources is None else [*run.admit(sources)]
                 run.start(None if sources is None else len(sources))
-                with marked_records():
+                with marked_records(), heard_interrupts():
                     self.run_plan(run, sources)
                 run.settle()
             except BaseException as exc:

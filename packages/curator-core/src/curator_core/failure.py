@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["RemoteTraceback", "error_info", "fail_batches", "rebuild_error", "stage_error", "unpickled", "user_frames"]
+__all__ = [
+    "ForeignError",
+    "RemoteTraceback",
+    "error_info",
+    "fail_batches",
+    "is_of",
+    "rebuild_error",
+    "stage_error",
+    "unpickled",
+    "user_frames",
+]
 
 _PICKLE_LIMIT = 64_000  # bytes; an exception that drags its payload along is described, not carried
 _OUR_CALLERS = frozenset(
@@ -33,6 +43,25 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is no error, it shows one
         return f"\n\n{self.text}"
 
 
+class ForeignError(Exception):
+    """Stands for an exception that a stage has raised in a process of its own.
+
+    Args:
+        info: That exception.
+        is_of_retry_on: Whether it is of the stage's ``retry_on``, which can only be told where its class is.
+    """
+
+    def __init__(self, info: ErrorInfo, *, is_of_retry_on: bool) -> None:
+        super().__init__(info.message)
+        self.info = info
+        self.is_of_retry_on = is_of_retry_on
+
+
+def is_of(exc: BaseException | None, classes: tuple[type[BaseException], ...]) -> bool:
+    """Whether an exception is of a stage's ``retry_on``."""
+    return exc.is_of_retry_on if isinstance(exc, ForeignError) else isinstance(exc, classes)
+
+
 def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
     """Describe an exception so that it can cross a process boundary.
 
@@ -40,6 +69,8 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
         exc: The exception.
         doing: What the stage was at.
     """
+    if isinstance(exc, ForeignError):
+        return exc.info._replace(doing=doing)
     import traceback  # noqa: PLC0415 - errors are rare, and an import of this package is not
 
     kind = type(exc)
@@ -55,6 +86,8 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
 
 def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
     """The error to raise to the caller for an exception of a stage's code, which becomes its cause."""
+    if isinstance(exc, ForeignError):
+        return rebuild_error(exc.info, stage, doing)
     if _is_about(exc, stage):
         return exc  # type: ignore[return-value]  # that is what was asked
     error = _wrapper(type(exc).__name__, _message(exc), stage, doing, exc)

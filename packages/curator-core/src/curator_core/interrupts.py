@@ -28,22 +28,24 @@ def heard_interrupts() -> Iterator[None]:
         yield  # Ctrl-C is the main thread's
         return
     told_before = sys.unraisablehook
+    again: list[threading.Timer] = []
 
     def tell(unraisable: sys.UnraisableHookArgs) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            _interrupt_soon()
+            # Not at once: it would be raised in this hook, and be swallowed here, too.
+            again.append(threading.Timer(_AGAIN_AFTER_S, _thread.interrupt_main))
+            again[-1].daemon = True
+            again[-1].start()
         else:
             told_before(unraisable)
 
     sys.unraisablehook = tell
     try:
         yield
+        if any(timer.is_alive() for timer in again):  # the work was done before it came again
+            raise KeyboardInterrupt
     finally:
-        sys.unraisablehook = told_before
-
-
-def _interrupt_soon() -> None:
-    # Not at once: it would be raised in the hook that this is called from, and be swallowed there, too.
-    timer = threading.Timer(_AGAIN_AFTER_S, _thread.interrupt_main)
-    timer.daemon = True
-    timer.start()
+        for timer in again:
+            timer.cancel()
+        if sys.unraisablehook is tell:
+            sys.unraisablehook = told_before

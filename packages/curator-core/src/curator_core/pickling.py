@@ -19,6 +19,7 @@ __all__ = [
     "check_pickles",
     "dump_parts",
     "dumps",
+    "engines_cloudpickle",
     "find_unpicklable",
     "load_parts",
     "loads",
@@ -68,6 +69,11 @@ def use_cloudpickle(module: Any) -> None:
     global _cloudpickle  # noqa: PLW0603 - one way to pickle for the whole process
     _cloudpickle = module
     _pickler.cache_clear()
+
+
+def engines_cloudpickle() -> str | None:
+    """Name of the engine's own copy of cloudpickle that is in use here; None where it is the plain one."""
+    return None if _cloudpickle is None else _cloudpickle.__name__
 
 
 def loads(data: bytes) -> Any:

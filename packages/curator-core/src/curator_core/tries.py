@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from curator_core.attempt import Attempt
+from curator_core.failure import is_of
 from curator_core.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Tries:
             outputs = adapter.run_attempt(attempt)
             if not attempt.comes_again:
                 return outputs
-            if number >= limit or not isinstance(attempt.error, adapter.view.retry_on):
+            if number >= limit or not is_of(attempt.error, adapter.view.retry_on):
                 return [task for half in snapshot.halves() for task in self._try_half(half, number + 1)]
             self._wait(number)
             number += 1

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from curator_core.report import ErrorInfo
 
-__all__ = ["Answer", "Call", "receive", "send"]
+__all__ = ["Answer", "Call", "Message", "receive", "send"]
 
 
 class Call(NamedTuple):
     """What the process is to do.
 
     Attributes:
-        method: Of the stage.
+        method: Of the stage; ``"hold"`` gives it the stage, and the exceptions of its ``retry_on``.
         arguments: What it is given.
         work: What the worker is at, for log records.
         metrics: What has been recorded of the batch so far.
@@ -39,6 +39,7 @@ class Answer(NamedTuple):
     Attributes:
         value: What the stage returned; a generator was read to its end.
         error: What it raised instead, if it did.
+        is_of_retry_on: Whether that is of its ``retry_on``.
         notes: What tasks that it was given say in their ``metadata`` afterwards; None where they say nothing.
         metrics: What has been recorded of the batch until now.
         cpu_ns: CPU time of the thread that called it, where it was work on tasks.
@@ -46,9 +47,31 @@ class Answer(NamedTuple):
 
     value: Any = None
     error: ErrorInfo | None = None
+    is_of_retry_on: bool = False
     notes: Sequence[dict[str, Any] | None] = ()
     metrics: Mapping[str, float | str] = {}
     cpu_ns: int = 0
+
+
+class Message:
+    """A message that has come and is not opened yet: that runs code of users.
+
+    Args:
+        head: Its pickle.
+        buffers: The large buffers that were sent beside it.
+    """
+
+    def __init__(self, head: bytes, buffers: list[bytearray]) -> None:
+        self._head = head
+        self._buffers = buffers
+
+    def open(self) -> Any:
+        """What was sent; arrays in it can be written to.
+
+        Raises:
+            BaseException: It does not unpickle.
+        """
+        return load_parts(self._head, self._buffers)
 
 
 def send(connection: Connection, message: Any) -> None:
@@ -64,13 +87,13 @@ def send(connection: Connection, message: Any) -> None:
         connection.send_bytes(buffer)
 
 
-def receive(connection: Connection) -> Any:
-    """The next message. Arrays in it can be written to.
+def receive(connection: Connection) -> Message:
+    """The next message.
 
     Raises:
         EOFError: There is nobody at the other end, and nothing more to come.
-        Exception: It does not unpickle; all of it has been read.
+        OSError: Likewise, in the middle of a message.
     """
     first = connection.recv_bytes()
     count = int.from_bytes(first[:4], "little")
-    return load_parts(first[4:], [bytearray(connection.recv_bytes()) for _ in range(count)])
+    return Message(first[4:], [bytearray(connection.recv_bytes()) for _ in range(count)])

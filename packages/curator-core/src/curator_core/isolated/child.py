@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,8 +19,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from curator_core.failure import error_info
-from curator_core.isolated.channel import Answer, Call, receive, send
-from curator_core.logs import StageWork, at_work, mark_records
+from curator_core.isolated.channel import Answer, Call, Message, receive, send
+from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, at_work, mark_records
 from curator_core.pickling import use_cloudpickle
 from curator_core.returned import read_out
 from curator_core.task import state_of
@@ -27,52 +30,89 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ENGINES_OWN = "ray.cloudpickle"
 _ON_TASKS = ("process", "process_batch")
+_EXIT_S = 10.0  # for threads of the stage's to end, once nobody has work for it
 
 
-def main(fd: int) -> None:
+def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int) -> None:
     """Do what comes through a connection, until it is closed.
 
     Args:
         fd: The connection.
+        lifeline: A pipe that nothing is sent through, and whose other end closes when the worker is no more.
+        engines_cloudpickle: What the worker pickles with, where that is an engine's own copy of cloudpickle.
+        log_level: The worker's.
     """
     signal.signal(signal.SIGINT, _leave_to_worker)
-    faulthandler.enable()  # where in a stage's code it crashed
+    faulthandler.enable()  # says where in a stage's code it crashed
+    for each in (fd, lifeline):
+        os.set_inheritable(each, False)  # what the stage starts is not to hold them open
+    _die_with(lifeline)
     with suppress(OSError):  # not Linux; where memory runs out, the kernel takes this one and not the worker
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _log_to_stderr(log_level)
     mark_records()
-    os.set_inheritable(fd, False)  # what the stage starts is not to hold it open
-    connection = Connection(fd)
-    calls: SimpleQueue[Call | Exception] = SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, calls), name="curator-calls", daemon=True).start()
+    try:
+        _serve(Connection(fd), engines_cloudpickle)
+    except BaseException:  # noqa: BLE001 - threads of the stage's would keep a process that answers to nobody
+        traceback.print_exc()
+        _flush()
+        os._exit(1)
+    threading.Thread(target=_exit_late, name="curator-exit", daemon=True).start()
+
+
+def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
+    messages: SimpleQueue[Message | None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, messages), name="curator-calls", daemon=True).start()
     holder = _Holder()
-    while True:  # this is the main thread, as a stage may well expect
-        call = calls.get()
-        answer = Answer(error=error_info(call)) if isinstance(call, Exception) else holder.answer(call)
+    while (message := messages.get()) is not None:  # in the main thread, as a stage may well expect
+        answer = holder.answer(message)
+        if engines_cloudpickle in sys.modules:  # classes that came by way of it have to go back the same way
+            use_cloudpickle(sys.modules[engines_cloudpickle])
+            engines_cloudpickle = None
         try:
             send(connection, answer)
         except OSError:
             return
         except Exception as exc:  # noqa: BLE001 - pickling runs code of users
-            send(connection, answer._replace(value=None, error=error_info(exc, "what it returned cannot be sent")))
+            error = error_info(exc, "what it returned cannot be sent")
+            send(connection, Answer(error=error, metrics=answer.metrics, cpu_ns=answer.cpu_ns))
 
 
-def _listen(connection: Connection, calls: SimpleQueue[Call | Exception]) -> None:
-    """Take calls in a thread: that the worker is no more is to be heard while the stage is busy, or hangs."""
-    while True:
-        try:
-            calls.put(receive(connection))
-        except (EOFError, OSError):
-            os._exit(0)
-        except Exception as exc:  # noqa: BLE001 - a class that cannot be imported here
-            calls.put(exc)
-        if _ENGINES_OWN in sys.modules:  # unpickling has loaded it: classes have to go back the way they came
-            use_cloudpickle(sys.modules[_ENGINES_OWN])
+def _listen(connection: Connection, messages: SimpleQueue[Message | None]) -> None:
+    """Take messages in a thread: that there will be no more is to be heard while the stage is busy, too."""
+    with suppress(EOFError, OSError):
+        while True:
+            messages.put(receive(connection))
+    messages.put(None)
+
+
+def _die_with(lifeline: int) -> None:
+    """Have the kernel end this process when the worker is no more, also where C code holds the interpreter."""
+    with suppress(OSError, AttributeError):  # where there is no such thing, it ends when its stage returns
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.addFilter(StageLogFilter())
+    logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[handler])
 
 
 def _leave_to_worker(signum: int, frame: Any) -> None:
     """Not `SIG_IGN`, which programs that a stage starts would inherit."""
+
+
+def _exit_late() -> None:
+    time.sleep(_EXIT_S)
+    os._exit(1)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
 
 
 class _Holder:
@@ -80,34 +120,39 @@ class _Holder:
 
     def __init__(self) -> None:
         self._stage: ProcessingStage[Any, Any] | None = None
+        self._retry_on: tuple[type[BaseException], ...] = ()
         self._work = StageWork()
 
     def current_work(self) -> StageWork:
         """What the stage is at, for log records."""
         return self._work
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, message: Message) -> Answer:
         """Do what is asked."""
+        try:
+            call: Call = message.open()
+        except BaseException as exc:  # noqa: BLE001 - raised in the worker; so is what a stage raises
+            return Answer(error=error_info(exc))
         if call.method == "hold":
-            (self._stage,) = call.arguments
+            self._stage, self._retry_on = call.arguments
             return Answer()
         stage: Any = self._stage
         stage.metrics.go_on(call.metrics)
         self._work = call.work
         start = time.thread_time_ns()
-        value, error = None, None
+        value, error, is_of_retry_on = None, None, False
         try:
             with at_work(self):
                 value = read_out(getattr(stage, call.method)(*call.arguments))
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - raised in the worker
-            error = error_info(exc)
+        except BaseException as exc:  # noqa: BLE001 - as above
+            error, is_of_retry_on = error_info(exc), isinstance(exc, self._retry_on)
         took = time.thread_time_ns() - start
         is_work = call.method in _ON_TASKS
-        return Answer(value, error, _notes(call) if is_work else (), stage.metrics.take(), took if is_work else 0)
+        notes = _notes(*call.arguments) if is_work else []
+        return Answer(value, error, is_of_retry_on, notes, stage.metrics.take(), took if is_work else 0)
 
 
-def _notes(call: Call) -> list[dict[str, Any] | None]:
+def _notes(given: Any) -> list[dict[str, Any] | None]:
     """The notes on the tasks that a call was about; empty where there are none, which is the usual case."""
-    (given,) = call.arguments
     notes = [state_of(task)[2] for task in (given if isinstance(given, list) else [given])]
-    return notes if any(notes) else []
+    return notes if any(each is not None for each in notes) else []

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from curator_core.isolated.channel import Answer, receive, send
+from curator_core.pickling import engines_cloudpickle
 
 if TYPE_CHECKING:
     from curator_core.isolated.channel import Call
@@ -22,7 +25,7 @@ __all__ = ["DeadError", "LateError", "StageProcess"]
 _EXIT_S = 10.0  # for a process to end by itself
 _LOOK_S = 1.0  # after which it is looked whether it is still there
 # With this process's path, which engines change while it runs, and without its main module, which would run again.
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core.isolated.child import main; main({fd})"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core.isolated.child import main; main(*{arguments!r})"
 
 
 class DeadError(Exception):
@@ -49,15 +52,24 @@ class StageProcess:
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Its other files and pipes are closed in it: it ends when this end of the pair does, whoever ended us.
+        self._socket, theirs = socket.socketpair()
+        waits_on, self._lifeline = os.pipe()
+        try:
+            arguments = (theirs.fileno(), waits_on, engines_cloudpickle(), logging.getLogger().getEffectiveLevel())
+            path = [str(entry) for entry in sys.path]
             self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
-                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fd=theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM.format(path=path, arguments=arguments)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), waits_on],
             )
-        self._connection = Connection(ours.detach())
+        except BaseException:
+            self._socket.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(waits_on)
+        self._connection = Connection(os.dup(self._socket.fileno()))
 
     @property
     def pid(self) -> int:
@@ -79,10 +91,26 @@ class StageProcess:
         try:
             send(self._connection, call)
             self._await_answer(timeout_s)
-            answer: Answer = receive(self._connection)
+            message = receive(self._connection)
         except (EOFError, ConnectionError) as exc:
             raise DeadError(self._how_it_died()) from exc
+        answer: Answer = message.open()
         return answer
+
+    def end(self, *, kill: bool) -> None:
+        """End it, and wait until it has ended."""
+        if kill:
+            self._process.kill()
+        else:
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork of the worker has a copy
+        try:
+            self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:  # something of the stage's holds it
+            self._process.kill()
+            self._process.wait()
+        self._connection.close()
+        self._socket.close()
+        os.close(self._lifeline)
 
     def _await_answer(self, timeout_s: float | None) -> None:
         waited_since, limit = time.monotonic(), math.inf if timeout_s is None else timeout_s
@@ -92,17 +120,6 @@ class StageProcess:
                 raise EOFError
             if time.monotonic() - waited_since >= limit:
                 raise LateError
-
-    def end(self, *, kill: bool) -> None:
-        """End it, and wait until it has ended."""
-        if kill:
-            self._process.kill()
-        self._connection.close()
-        try:
-            self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:  # something of the stage's holds it
-            self._process.kill()
-            self._process.wait()
 
     def _how_it_died(self) -> str:
         try:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from curator_core.errors import ProcessDiedError, StageTimeoutError
-from curator_core.failure import RemoteTraceback, rebuild_error, unpickled
+from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
+from curator_core.failure import ForeignError, error_info, unpickled
 from curator_core.isolated.channel import Call
 from curator_core.isolated.process import DeadError, LateError, StageProcess
 from curator_core.logs import StageWork, current_work, this_thread
@@ -60,8 +60,8 @@ class IsolatedStage:
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """See `ProcessingStage`."""
-        self._worker = worker_metadata
         self._set_up(Call("setup", (worker_metadata,), _work()))
+        self._worker = worker_metadata
 
     def process(self, task: Any) -> Any:
         """See `ProcessingStage`; a generator has been read to its end."""
@@ -76,13 +76,13 @@ class IsolatedStage:
         if self._process is None:
             return
         try:
-            self._ask(Call("teardown", (), _work()), sets_up=False)
+            self._ask(Call("teardown", (), _work()))
         finally:
             self._end(kill=False)
 
     def _set_up(self, call: Call) -> None:
         try:
-            self._ask(call, sets_up=False)
+            self._ask(call)
         except BaseException:
             self._end(kill=True)  # nobody tears down what is not set up
             raise
@@ -92,25 +92,62 @@ class IsolatedStage:
     def _work_on(self, method: str, argument: Any, tasks: Sequence[Any]) -> Any:
         call = Call(method, (argument,), _work(), self.metrics.take())
         self.metrics.go_on(call.metrics)  # should nothing come back
-        answer = self._ask_twice(call, last=len(tasks) > 1 and self._parts_batches)
+        answer = self._ask_twice(call, comes_again=self._comes_again(len(tasks)))
         for task, notes in zip(tasks, answer.notes, strict=False):
             task_id, history, _ = state_of(task)
             stamp(task, (task_id, history, notes))
         return answer.value
 
-    def _ask_twice(self, call: Call, *, last: bool) -> Answer:
+    def _comes_again(self, count: int) -> bool:
+        """Whether the tasks of a call that kills the process are tried again anyhow, in halves or as they are."""
+        is_parted = count > 1 and self._parts_batches and not self._view.engine_options.get("is_spmd")
+        return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
+
+    def _ask_twice(self, call: Call, *, comes_again: bool) -> Answer:
         try:
             return self._ask(call, self._view.timeout_s)
         except ProcessDiedError as exc:
-            if last or self._view.max_attempts > 1:
+            if comes_again:
                 raise
             logger.warning(_AGAIN, self._view.name, exc.how, _at(call.work))
         return self._ask(call, self._view.timeout_s)
 
-    def _ask(self, call: Call, timeout_s: float | None = None, *, sets_up: bool = True) -> Answer:
-        """Have the process call the stage; what the stage raised is raised here."""
+    def _ask(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """Have the process call the stage, in a new one where there is none; what the stage raised is raised here."""
+        if self._process is None:
+            self._start()
+        answer = self._asked(call, timeout_s)
+        this_thread.post.elsewhere_ns += answer.cpu_ns
+        if answer.metrics:
+            self.metrics.go_on(answer.metrics)
+        self._raise_error(answer)
+        return answer
+
+    def _start(self) -> None:
+        """Start a process, and set it up where there was one before."""
+        self._process = StageProcess()
         try:
-            answer = self._started(sets_up=sets_up).ask(call, timeout_s)
+            self._raise_error(self._asked(Call("hold", (self._stage, self._view.retry_on))))
+            if self._worker is not None:
+                self._raise_error(self._asked(Call("setup", (self._worker,), StageWork(stage=self._view.name))))
+        except Exception as exc:
+            self._end(kill=True)
+            if self._worker is None:
+                raise
+            info = error_info(exc)
+            raise StageError(
+                f"its new process cannot be set up: {info.type}: {info.message}",
+                stage=self._view.name,
+                expected="setup() to work as often as a process has died or was ended",
+                hint="give back in time what setup() takes, such as the memory of a GPU",
+            ) from exc
+
+    def _asked(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """What the process answers; it is ended where that is not an answer."""
+        process = self._process
+        assert process is not None  # noqa: S101 - whoever calls this has started it
+        try:
+            return process.ask(call, timeout_s)
         except DeadError as exc:
             self._end(kill=True)
             raise self._died(exc, call) from None
@@ -120,27 +157,14 @@ class IsolatedStage:
         except BaseException:  # what it was sent does not pickle, or Ctrl-C: what it would answer now is not wanted
             self._end(kill=True)
             raise
-        return self._open(answer)
 
-    def _started(self, *, sets_up: bool) -> StageProcess:
-        if self._process is None:
-            self._process = StageProcess()
-            self._open(self._process.ask(Call("hold", (self._stage,))))
-            if sets_up and self._worker is not None:
-                self._open(self._process.ask(Call("setup", (self._worker,), _work())))
-        return self._process
-
-    def _open(self, answer: Answer) -> Answer:
-        """Take over what was recorded; raise what was raised."""
-        this_thread.post.elsewhere_ns += answer.cpu_ns
-        if answer.metrics:
-            self.metrics.go_on(answer.metrics)
+    def _raise_error(self, answer: Answer) -> None:
         if answer.error is None:
-            return answer
+            return
         original = unpickled(answer.error)
-        if original is None:
-            raise rebuild_error(answer.error, self._view.name)
-        raise original from RemoteTraceback(answer.error.traceback)
+        if original is not None and not isinstance(original, (Exception, SystemExit)):
+            raise original  # such as KeyboardInterrupt: no failure of a task
+        raise ForeignError(answer.error, is_of_retry_on=answer.is_of_retry_on)
 
     def _end(self, *, kill: bool) -> None:
         process, self._process = self._process, None
