@@ -148,12 +148,19 @@ def _traced(version: str) -> Contender:
     return replace(plain, arguments=(*plain.arguments, "--traced", "yes"))
 
 
+def _safe(version: str) -> Contender:
+    label = "Curator on Xenna, with checkpoint and dead letters"
+    plain = _ours("ours-safe", label, version, {}, only=("tiny",), always=True)
+    return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
+
+
 def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
     environment = f"{XENNA}{version}"
     found = [
         _ours("ours", "**Curator on Xenna**", version, {}, always=True),
         _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=("skew",), always=True),
         _traced(version),
+        _safe(version),
     ]
     if newest:  # neither is what anybody is held against: one version is enough
         found += [

@@ -29,7 +29,10 @@ __all__ = ["NAMES"]
 NAMES = {
     "adapter_batch_of_one_us": "adapter, a batch of one, us",
     "adapter_task_at_1024_us": "adapter, a task in a batch of 1,024, us",
+    "isolated_batch_of_one_us": "adapter, a batch of one, of a stage in a process of its own, us",
     "telemetry_batch_us": "telemetry, a batch, us",
+    "accounts_mb": "accounts of 10 million source tasks, none of them finished, MB",
+    "resumed_mb": "ids of 10 million source tasks that an earlier run has finished, MB",
     "task_bytes": "framework's bytes on a task after ten stages",
     "bundled_task_bytes": "the same, where 64 tasks are pickled together",
     "import_pipeline_ms": "import of what a pipeline is written with, ms",
@@ -39,6 +42,7 @@ NAMES = {
 """The figures, as the page calls them; sizes come beside them."""
 
 STAGES, BUNDLE, BATCH = 10, 64, 1024
+SOURCE_TASKS = 10_000_000
 IMPORT_NAMES = ("import_pipeline_ms", "import_executor_ms", "import_engine_ms")
 IMPORTS = {
     "ours": (
@@ -93,7 +97,30 @@ def ours() -> dict[str, float]:
         stage = adapter(Same().with_(name=f"Stage{number}"))
         travelled = [made for task in travelled for made in stage.process_batch([task])]
     costs = _adapter_costs(adapter(Same()), adapter(SameBatch()), tasks)
-    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps)
+    isolated = adapter(Same().with_(isolated=True))
+    costs["isolated_batch_of_one_us"] = round(_best(isolated, [[task] for task in tasks(3000)], 200), 1)
+    isolated.teardown()
+    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps) | _accounts()
+
+
+def _accounts() -> dict[str, float]:
+    """Megabytes of what the driver remembers of source tasks, which are named after their content."""
+    from curator_core.checkpoint.finished import EarlierRuns, record_of
+    from curator_core.sources import SourceAccounts
+
+    accounts, before = SourceAccounts(last=2), _memory_mb()
+    for number in range(SOURCE_TASKS):
+        accounts.admit(f"h{number:020x}")
+    under_way = _memory_mb() - before
+    del accounts
+    earlier, before = EarlierRuns(), _memory_mb()
+    for number in range(SOURCE_TASKS):
+        earlier.enter(record_of(f"h{number:020x}", failed=False, outputs=None))
+    return {"accounts_mb": round(under_way), "resumed_mb": round(_memory_mb() - before)}
+
+
+def _memory_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _telemetry_cost() -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curator_bench.contenders import NEMO
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from curator_bench.results import Results
 
 __all__ = ["Machine", "page"]
+
+MISSED = "**missed**"
+_WHY_MISSED = Path(__file__).with_name("misses.md")
 
 INTRO = """\
 # Benchmarks
@@ -126,9 +130,11 @@ def _targets(results: Results, contenders: Sequence[Contender], versions: Sequen
     rows = []
     for target in targets(results, versions, limits, cores):
         figure = "not measured" if target.figure is None else f"{target.figure:.3g} {target.unit}"
-        verdict = {True: "met", False: "**missed**", None: "-"}[target.is_met]
+        verdict = {True: "met", False: MISSED, None: "-"}[target.is_met]
         rows.append([target.says, target.demands, figure, verdict])
-    return "## Targets\n\n" + table(["compared", "wanted", "measured", ""], rows, left=2)
+    text = "## Targets\n\n" + table(["compared", "wanted", "measured", ""], rows, left=2)
+    is_missed = any(row[-1] == MISSED for row in rows)
+    return f"{text}\n\n{_WHY_MISSED.read_text(encoding='utf-8')}" if is_missed else text
 
 
 def _workload(results: Results, case: Case, contenders: Sequence[Contender], reference: str) -> str:

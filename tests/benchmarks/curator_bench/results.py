@@ -252,6 +252,12 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
             _Times(results, f"ours-traced@{version}").within(
                 "tiny-1000", [ours], 1.03, f"tiny, 1,000 tasks, traced, {on}: the same, not traced"
             ),
+            *(
+                _Times(results, f"ours-safe@{version}").within(
+                    f"tiny-{size}", [ours], 1.05, f"tiny, {size:,} tasks, checkpoint and dead letters, {on}: without"
+                )
+                for size in (1000, 10_000)
+            ),
             times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task a bundle"),
         ]
     local = _Times(results, "local-all")

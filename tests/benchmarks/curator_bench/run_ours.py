@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curator_bench.harness import SCRATCH, Work
-from curator_core import EmptyTask, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
+from curator_core import DeadLetter, EmptyTask, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curator_core import BaseExecutor, RunObserver
 
-OPTIONS = (("--executor", "xenna"), ("--settings", "{}"), ("--traced", ""))
+OPTIONS = (("--executor", "xenna"), ("--settings", "{}"), ("--traced", ""), ("--safe", ""))
 
 
 class StepStage(ProcessingStage[Task[Any], Task[Any]]):
@@ -75,13 +75,20 @@ def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
         return XennaExecutor(settings) if given.executor == "xenna" else LocalExecutor(**settings)
 
     observers = [_telemetry()] if given.traced else []
+    safety = _safety() if given.safe else {}
 
     def go() -> list[Any]:
         initial = None if work.source else [Task(data=payload) for payload in work.inputs]
-        done = pipeline_of(work).run(executor(), initial_tasks=initial, observers=observers)
+        done = pipeline_of(work).run(executor(), initial_tasks=initial, observers=observers, **safety)
         return [task.data for task in done]
 
     return go
+
+
+def _safety() -> dict[str, Any]:
+    """What keeps a long run: the progress, and the tasks that fail."""
+    scratch = Path(os.environ[SCRATCH])
+    return {"checkpoint": scratch / "progress", "on_error": DeadLetter(scratch / "dead")}
 
 
 def _telemetry() -> RunObserver:

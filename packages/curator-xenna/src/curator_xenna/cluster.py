@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ _SAYS_WHO_MAY_CONNECT = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,23 +145,12 @@ class Cluster:
             self.is_ours = False
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive, with their GPUs.
+        """The nodes that are alive, with their GPUs. Waits for Ray to find out about one that has just been lost.
 
         Raises:
             ClusterError: A node does not answer.
         """
-        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        asked = [_on(node["NodeID"], _gpus_of_this_node).remote() for node in alive]
-        try:
-            found = ray.get(asked, timeout=_PROBE_TIMEOUT_S)
-        except ray.exceptions.RayError as exc:
-            raise ClusterError(
-                f"a node of the Ray cluster does not answer: {type(exc).__name__}",
-                field="nodes",
-                given=[node["NodeID"] for node in alive],
-                expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
-                hint="see `ray status`; is the same Python environment installed on all nodes?",
-            ) from exc
+        alive, found = _probed_nodes()
         nodes = []
         for node, gpus in zip(alive, found, strict=True):
             declared = node["Resources"]
@@ -269,6 +260,27 @@ class Cluster:
             configure_logging=True,
             **kwargs,
         )
+
+
+def _probed_nodes() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
+    """Ray's nodes, and the GPUs of each, as it says itself."""
+    deadline = time.monotonic() + _PROBE_TIMEOUT_S
+    while True:
+        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        asked = [_on(node["NodeID"], _gpus_of_this_node).remote() for node in alive]
+        try:
+            return alive, ray.get(asked, timeout=max(_LOOK_AGAIN_S, deadline - time.monotonic()))
+        except ray.exceptions.RayError as exc:
+            if time.monotonic() >= deadline:
+                raise ClusterError(
+                    f"a node of the Ray cluster does not answer: {type(exc).__name__}",
+                    field="nodes",
+                    given=[node["NodeID"] for node in alive],
+                    expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
+                    hint="see `ray status`; is the same Python environment installed on all nodes?",
+                ) from exc
+            logger.info("a node does not answer (%s): looking again who there is", type(exc).__name__)
+            time.sleep(_LOOK_AGAIN_S)
 
 
 def _check_answers(address: str) -> None:
