@@ -31,9 +31,9 @@ _AGAIN = "stage '%s': its process %s %s; another one tries once more"
 class IsolatedStage:
     """Stands for a stage that is held by another process, which is replaced when it dies or hangs.
 
-    A call that kills the process raises, as one does that takes too long. Where the stage has one attempt, and the
-    batch will not be parted, a second process tries the call once more before that: much that kills a process, as
-    the system's want of memory, is not to be blamed on the task at hand.
+    A call that kills the process raises, as one does that takes too long. Where its tasks would not be tried again, a
+    second process tries the call once more before that: much that kills a process, as the system's want of memory,
+    is not to be blamed on the task at hand.
 
     Args:
         view: The stage.
