@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the accounts of a run are held against: every task in every stage, and what became of it, in one dict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from curator_core.ledger import StageSummary
+
+DRIVER = "(driver)"  # to whom the source stage's own task belongs where that runs in the driver
+
+
+class Node(NamedTuple):
+    """A task in a stage, and the source task that it descends from."""
+
+    source_id: str
+    stage: int
+    task_id: str
+
+
+class Model:
+    """All tasks that there ever were, but for those that are made anew, and what became of each."""
+
+    def __init__(self, stages: int, first: int) -> None:
+        self.stages, self.first = stages, first
+        self.sources: list[str] = []
+        self.became: dict[Node, tuple[str, list[str]] | None] = {}  # kind, and what it made; None: not known yet
+        self.batches, self.retried, self.workers = Counter[int](), Counter[int](), Counter[int]()
+        self.restarts = 0
+
+    def admit(self, source_id: str) -> Node:
+        self.sources.append(source_id)
+        return self.begin(Node(source_id, self.first, source_id))
+
+    def begin(self, node: Node) -> Node:
+        assert node not in self.became
+        self.became[node] = None
+        return node
+
+    def end(self, node: Node, kind: str, made: list[str]) -> list[Node]:
+        """Gives what goes on from here; a source's in the driver is admitted by itself."""
+        assert self.became[node] is None
+        self.became[node] = kind, made
+        goes_on = node.stage + 1 < self.stages and node.source_id != DRIVER
+        return [self.begin(Node(node.source_id, node.stage + 1, task_id)) for task_id in made if goes_on]
+
+    def begin_again(self) -> list[Node]:
+        again = self.unfinished
+        self.restarts += 1
+        self.became = {node: fate for node, fate in self.became.items() if node.source_id not in again}
+        return [self.begin(Node(source_id, self.first, source_id)) for source_id in again]
+
+    @property
+    def unfinished(self) -> list[str]:
+        under_way = {node.source_id for node, fate in self.became.items() if fate is None}
+        return [source_id for source_id in self.sources if source_id in under_way]
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        ended = ((node, fate[0]) for node, fate in self.became.items() if fate)
+        return sorted((f"stage {node.stage}", node.task_id) for node, kind in ended if kind == "failed")
+
+    @property
+    def outputs(self) -> list[str]:
+        ended = ((node, fate[1]) for node, fate in self.became.items() if fate)
+        return sorted(task_id for node, made in ended if node.stage + 1 == self.stages for task_id in made)
+
+    @property
+    def missing(self) -> list[str]:
+        """Those that were made and of which nothing was heard, in the words of the run."""
+        said = []
+        for stage in range(self.stages):
+            fates = [fate for node, fate in self.became.items() if node.stage == stage]
+            before = f"'stage {stage - 1}'" if stage else "what was fed"
+            if silent := fates.count(None):
+                said.append(f"{silent} of {len(fates)} tasks between {before} and 'stage {stage}'")
+        return said
+
+    def summary(self, stage: int) -> StageSummary:
+        ended = [fate for node, fate in self.became.items() if node.stage == stage and fate]
+        kinds = Counter(kind for kind, _ in ended)
+        return StageSummary(
+            name=f"stage {stage}",
+            batches=self.batches[stage],
+            tasks_in=len(ended),
+            tasks_passed=kinds["out"],
+            tasks_out=sum(len(made) for _, made in ended),
+            tasks_filtered=kinds["filtered"],
+            tasks_failed=kinds["failed"],
+            attempts_retried=self.retried[stage],
+            workers=self.workers[stage],
+        )
