@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curator_xenna import XennaExecutor
 
-COUNT = 30
+COUNT = 15
 
 
 def is_poison(number: int) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,22 @@ class Squares(ProcessingStage[Task[int], Task[int]]):
         if bad:
             raise ValueError(f"poison: {sorted(bad)}")
         return [Task(data=number * number) for number in numbers]
+
+
+class Fragile(ProcessingStage[Task[str], Task[str]]):
+    """Ends the process that it is in, or never returns, where a task says so; in a process of its own."""
+
+    batch_size = 2
+    timeout_s = 3.0  # far more than the others take, also on a machine that is busy
+
+    def process_batch(self, tasks: list[Task[str]]) -> list[Task[str]]:
+        """A new task for each."""
+        data = [task.data for task in tasks]
+        if "dies" in data:
+            os._exit(1)
+        if "hangs" in data:
+            threading.Event().wait()
+        return [Task(data=each) for each in data]
 
 
 class Filed(ProcessingStage[Task[int], FileGroupTask]):
@@ -156,6 +174,14 @@ class ReliabilityConformance(ConformanceBase):
         plan = Plan.from_stages([Squares(frozenset())], "again", fed=True)
         result = executor.execute(plan, tasks, keep_ids=True)
         assert {task.task_id: task.data for task in result} == {str(n): n * n for n in _POISON}
+
+    def test_what_kills_or_hangs_its_process_takes_nothing_else_along(self, executor: BaseExecutor) -> None:
+        data = ["a", "b", "dies", "c", "d", "hangs", "e"]
+        result = executor.execute([Fragile()], [Task(data=each) for each in data], on_error="skip")
+        assert sorted(task.data for task in result) == [*"abcde"]
+        assert sorted(result.accounting.failed["Fragile"]) == ["2", "5"]
+        assert result.accounting.restarts == 0
+        assert list(result.lost) == []
 
     def test_a_run_that_only_fails_ends(self, executor: BaseExecutor) -> None:
         tasks = [Task(data=3) for _ in range(_COUNT)]
