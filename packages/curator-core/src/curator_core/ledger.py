@@ -169,6 +169,8 @@ class Ledger:
         account.out -= tally.out
         account.filtered -= tally.filtered
         account.failed -= tally.failed
+        if not account.failed:
+            account.first_error = ""
 
     def tasks_in(self, stage_index: int) -> int:
         """How many tasks a stage was given so far, that have come to something."""

@@ -150,6 +150,8 @@ class Run:
     def report(self, report: BatchReport | WorkerReport) -> None:
         """Enter a report, and show it to the observers."""
         if isinstance(report, BatchReport):
+            if report.epoch != self.context.epoch:  # of an engine that was given up: what it was about begins again
+                report = report._replace(inputs=report.inputs.all_as("retried"))
             self._ledger.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)
@@ -255,7 +257,7 @@ class Run:
                 admitted=self._sources.admitted,
                 restarts=self.context.epoch,
                 resumed=tuple(self._resumed),
-                failed={stage: tuple(ids) for stage, ids in self._failures.task_ids.items()},
+                failed={stage: tuple(ids) for stage, ids in self._failures.task_ids.items() if ids},
                 unfinished=tuple(self._sources.unfinished),
             ),
         )
