@@ -129,7 +129,7 @@ def test_only_what_kills_it_is_lost(stage, tmp_path):
 
 @pytest.mark.parametrize("data", ["hangs", "spins"])
 def test_what_takes_too_long_is_ended(data):
-    result = run(Deadly().with_(isolated=None, timeout_s=1.0), data=["a", data, "b"], on_error="skip")
+    result = run(Deadly().with_(isolated=None, timeout_s=3.0), data=["a", data, "b"], on_error="skip")
     assert [task.data for task in result] == ["a", "b"]
     assert result.accounting.failed == {"Deadly": ("1",)}
 
@@ -383,7 +383,7 @@ Pipeline("p", [Hanging()]).run(initial_tasks=[Task(data=1)])
 
 def test_the_same_on_several_processes():
     pytest.importorskip("loky")
-    stages = [Deadly().with_(timeout_s=1.0), Elsewhere().with_(isolated=None)]
+    stages = [Deadly().with_(timeout_s=3.0), Elsewhere().with_(isolated=None)]
     tasks = [Task(data=each) for each in ["a", "hangs", "b", "exits", "c"]]
     result = Pipeline("p", stages).run(LocalExecutor(workers=2), tasks, on_error="skip")
     assert len(result) == 3

@@ -85,7 +85,7 @@ def test_a_stage_that_is_known_to_crash_costs_no_worker(executor, tmp_path):
 
 
 def test_tasks_that_hang_are_ended(executor, tmp_path):
-    result = run(executor, Poisoned("hangs").with_(timeout_s=0.5), tmp_path)
+    result = run(executor, Poisoned("hangs").with_(timeout_s=2.0, batch_size=1), tmp_path)
     check(result, tmp_path, "StageTimeoutError")
     assert result.accounting.restarts == 0
 
