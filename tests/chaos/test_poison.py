@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from curator_chaos.checks import holds
-from curator_chaos.work import RAISES, RUBBISH
+from curator_chaos.work import CRASHES, HANGS, RAISES, RUBBISH
 
 SHARES = pytest.mark.parametrize("share", [0.001, 0.01, 0.2], ids=lambda share: f"{share:.1%}")
+FEW = pytest.mark.parametrize("share", [0.001, 0.01], ids=lambda share: f"{share:.1%}")
 
 
 @SHARES
@@ -25,9 +28,39 @@ def test_poison_on_xenna(share, scene, tell):
     check(fault, "xenna", share, [*RUBBISH, *RAISES], scene, tell)
 
 
-def check(fault, executor, share, faults, scene, tell):
+@SHARES
+@pytest.mark.parametrize("executor", ["local", "local-2"])
+def test_poison_that_crashes(executor, share, scene, tell):
+    fault = f"poison that segfaults or exits, {100 * share:g} % of the tasks, in batches of 16, isolated"
+    check(fault, executor, share, CRASHES, scene, tell, isolated=True)
+
+
+@FEW
+@pytest.mark.parametrize("executor", ["local", "local-2"])
+def test_poison_that_hangs(executor, share, scene, tell):
+    fault = f"poison that hangs, {100 * share:g} % of the tasks, in batches of 16, with a time limit of 2 s"
+    check(fault, executor, share, HANGS, scene, tell, timeout_s=2.0)
+
+
+@pytest.mark.slow
+@SHARES
+def test_poison_that_crashes_on_xenna(share, scene, tell):
+    """Nobody has said that the stage may crash: workers die until a restart isolates it."""
+    fault = f"poison that segfaults or exits, {100 * share:g} % of the tasks, in batches of 16"
+    check(fault, "xenna", share, CRASHES, scene, tell)
+
+
+@pytest.mark.slow
+@FEW
+def test_poison_that_hangs_on_xenna(share, scene, tell):
+    fault = f"poison that hangs, {100 * share:g} % of the tasks, in batches of 16, with a time limit of 2 s"
+    check(fault, "xenna", share, HANGS, scene, tell, timeout_s=2.0)
+
+
+def check(fault, executor, share, faults, scene, tell, **settings):
     tell(fault=fault, on=executor)
     scene.add_poison(share, faults)
-    says = scene.run(scene.job(executor))
+    says = scene.run(replace(scene.job(executor), settings=settings))
     holds(scene, says)
-    tell(saw=f"letters: {len(scene.poison)}")
+    restarts = says["accounting"]["restarts"]
+    tell(saw=f"letters: {len(scene.poison)}" + (f", restarts: {restarts}" if restarts else ""))

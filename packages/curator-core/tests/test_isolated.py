@@ -127,6 +127,12 @@ def test_only_what_kills_it_is_lost(stage, tmp_path):
     assert set(letters.values()) == {"curator_core.errors.ProcessDiedError"}
 
 
+def test_a_batch_that_has_cost_a_process_goes_alone_and_not_in_halves():
+    recorder = Recorder()
+    run(DeadlyBatches(), data=[*"abcdef", "exits", "g"], on_error="skip", observers=[recorder])
+    assert [len(report.inputs) for report in recorder.batches] == [8] + 8 * [1]
+
+
 @pytest.mark.parametrize("data", ["hangs", "spins"])
 def test_what_takes_too_long_is_ended(data):
     result = run(Deadly().with_(isolated=None, timeout_s=3.0), data=["a", data, "b"], on_error="skip")

@@ -38,6 +38,7 @@ class Job:
         dead: Where failures are kept; where it is empty, the first one ends the run.
         poison: As for `Annotate`.
         pace_s: Likewise.
+        settings: Of the stage with the poison, as for `ProcessingStage.with_`.
         driver_limit: Bytes after which the driver's files are full, once there has been a report of a worker; 0 for no
             limit.
     """
@@ -50,6 +51,7 @@ class Job:
     dead: str = ""
     poison: Mapping[str, str] = field(default_factory=dict)
     pace_s: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
     driver_limit: int = 0
 
     def dump(self) -> str:
@@ -76,7 +78,7 @@ def run(job: Job) -> RunResult:
     stages = [
         JsonlReader(job.source, records_per_batch=1),
         Chapters(job.marks),
-        Annotate(job.marks, job.poison, job.pace_s),
+        Annotate(job.marks, job.poison, job.pace_s).with_(**job.settings),
         JsonlWriter(job.out),
     ]
     return Pipeline("chaos", stages).run(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from curator_core import WorkerMetadata
 
 __all__ = [
+    "CRASHES",
     "FILES",
     "FILE_LIMIT",
+    "HANGS",
     "RAISES",
     "RUBBISH",
     "STALLS",
@@ -41,6 +44,11 @@ WORDS = ("curate", "filter", "caption", "naïve", "数据", "write")
 RAISES = ("raise",)
 RUBBISH = ("text", "too few", "no JSON")
 """How a stage goes wrong without raising: no task at all, no entry for an input, a value that cannot be written."""
+
+CRASHES = ("segfault", "exit")
+"""How a stage takes its process along."""
+
+HANGS = ("hang",)
 
 STALLS = "stalls"
 """It is in the middle of being written, until its writer is killed; the next run can write it."""
@@ -139,7 +147,7 @@ class Annotate(Marked):
 
     Args:
         marks: As for `Marked`.
-        poison: What goes wrong, by the names of the chapters: one of `RAISES` or `RUBBISH`, or `STALLS`.
+        poison: What goes wrong, by the names of the chapters: one of the above.
         pace_s: How long a chapter takes.
     """
 
@@ -160,6 +168,12 @@ class Annotate(Marked):
         fault = self.poison.get(record["name"])
         if fault == "raise":
             raise PoisonError(f"cannot stand {record['name']}")
+        if fault == "segfault":
+            ctypes.string_at(0)
+        if fault == "exit":
+            os._exit(1)
+        if fault == "hang":
+            threading.Event().wait()
         if fault == "too few":
             return []
         if fault == "text":

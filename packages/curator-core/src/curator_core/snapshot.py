@@ -58,6 +58,10 @@ class Snapshot:
         tasks, self._first = self._first, None
         return load_parts(self._head, self._buffers) if tasks is None else tasks
 
+    def singles(self) -> list[Snapshot]:
+        """Each task by itself."""
+        return [Snapshot([task]) for task in self.restore()]
+
     def halves(self) -> tuple[Snapshot, Snapshot]:
         """The first half of the tasks, and the second."""
         tasks, middle = self.restore(), self.count // 2

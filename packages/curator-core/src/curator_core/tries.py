@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from curator_core.attempt import Attempt
+from curator_core.errors import ProcessDiedError, StageTimeoutError
 from curator_core.failure import is_of
 from curator_core.snapshot import Snapshot
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tries", "keeps_inputs"]
 
+_COSTLY = (ProcessDiedError, StageTimeoutError)
 _MAX_DELAY_S = 30.0
 _MAX_DOUBLINGS = 60  # more would be no number of seconds
 _jitter = Random()  # noqa: S311 - of its own: a user's seeded sequence stays as it was, and many workers do not retry as one
@@ -41,7 +43,8 @@ class Tries:
 
     As a whole it is tried ``max_attempts`` times, for exceptions of ``retry_on``. Where failures are skipped it then
     goes in halves, each tried once, and a task that is alone as often as a batch, so that only what fails by itself is
-    lost. Every attempt sees the inputs as they first came, arrays read-only, and leaves a report.
+    lost; where it has cost a process, all its tasks go alone at once. Every attempt sees the inputs as they first came,
+    arrays read-only, and leaves a report.
 
     Args:
         adapter: Whose stage is called.
@@ -72,13 +75,15 @@ class Tries:
             if not attempt.comes_again:
                 return outputs
             if number >= limit or not is_of(attempt.error, adapter.view.retry_on):
-                return [task for half in snapshot.halves() for task in self._try_half(half, number + 1)]
+                # What costs a process, and its set-up, is not to be repeated in ever smaller halves.
+                parts = snapshot.singles() if isinstance(attempt.error, _COSTLY) else snapshot.halves()
+                return [task for part in parts for task in self._try_part(part, number + 1)]
             self._wait(number)
             number += 1
 
-    def _try_half(self, half: Snapshot, number: int) -> list[Any]:
-        more = self._adapter.view.max_attempts - 1 if half.count == 1 else 0  # alone, it fails by itself
-        return self._try(half, number, number + more)
+    def _try_part(self, part: Snapshot, number: int) -> list[Any]:
+        more = self._adapter.view.max_attempts - 1 if part.count == 1 else 0  # alone, it fails by itself
+        return self._try(part, number, number + more)
 
     def _wait(self, number: int) -> None:
         """Let some time pass before the next attempt: half as long to as long as the delay, which doubles each time."""

@@ -38,7 +38,7 @@ class IsolatedStage:
     Args:
         view: The stage.
         stage: What is to run there.
-        parts_batches: Whether a batch that fails goes in halves.
+        parts_batches: Whether the tasks of a batch that fails go alone then.
 
     Attributes:
         metrics: What the stage records.
@@ -99,7 +99,7 @@ class IsolatedStage:
         return answer.value
 
     def _comes_again(self, count: int) -> bool:
-        """Whether the tasks of a call that kills the process are tried again anyhow, in halves or as they are."""
+        """Whether the tasks of a call that kills the process are tried again anyhow, alone or as they are."""
         is_parted = count > 1 and self._parts_batches and not self._view.engine_options.get("is_spmd")
         return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
 
