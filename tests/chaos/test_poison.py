@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import pytest
 from curator_chaos.checks import holds
+from curator_chaos.scene import DEADLINE_S
 from curator_chaos.work import CRASHES, HANGS, RAISES, RUBBISH
 
+PROCESSES_S = 2.0  # for those that a poisoned chapter may cost, on a busy machine
 SHARES = pytest.mark.parametrize("share", [0.001, 0.01, 0.2], ids=lambda share: f"{share:.1%}")
 FEW = pytest.mark.parametrize("share", [0.001, 0.01], ids=lambda share: f"{share:.1%}")
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @SHARES
@@ -60,7 +64,8 @@ def test_poison_that_hangs_on_xenna(share, scene, tell):
 def check(fault, executor, share, faults, scene, tell, **settings):
     tell(fault=fault, on=executor)
     scene.add_poison(share, faults)
-    says = scene.run(replace(scene.job(executor), settings=settings))
+    driver = scene.start(replace(scene.job(executor), settings=settings))
+    says = driver.wait(DEADLINE_S + PROCESSES_S * len(scene.poison))
     holds(scene, says)
     restarts = says["accounting"]["restarts"]
     tell(saw=f"letters: {len(scene.poison)}" + (f", restarts: {restarts}" if restarts else ""))
