@@ -53,9 +53,11 @@ class KillsItself(Same):
 
 class KillsTheCoordinator(Same):
     def process(self, task: Task[int]) -> Task[int]:
+        import ray
         from ray.util.state import list_actors
 
-        (coordinator,) = list_actors(filters=[("class_name", "=", "Coordinator"), ("state", "=", "ALIVE")])
+        here = ray.get_runtime_context().gcs_address  # there may be others on this machine
+        (coordinator,) = list_actors(here, filters=[("class_name", "=", "Coordinator"), ("state", "=", "ALIVE")])
         os.kill(coordinator.pid, signal.SIGKILL)
         return task
 
