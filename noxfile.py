@@ -52,8 +52,8 @@ PYTEST = [
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",
-    "psutil>=6.0",
-]  # the last sees what a run leaves behind
+    "psutil>=6.0",  # sees what a run leaves behind
+]
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
 XENNA_TOOLS = ["numpy>=2.1"]  # arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]

@@ -133,6 +133,12 @@ class BaseStageAdapter:
         self._sink = sink
 
     @property
+    def parts_batches(self) -> bool:
+        """Whether the tasks of a batch that fails are tried apart from each other."""
+        # The ranks of an SPMD group have to call it together: one of them alone must not part its batch.
+        return self.context.on_error == "skip" and not self.view.engine_options.get("is_spmd")
+
+    @property
     def worker_id(self) -> str:
         """The worker."""
         return self.place.worker_id
@@ -189,8 +195,7 @@ class BaseStageAdapter:
         from curator_core.isolated import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
 
         if not isinstance(self.processing_stage, IsolatedStage):
-            parts = self.context.on_error == "skip"
-            self.processing_stage = IsolatedStage(self.view, self.processing_stage, parts_batches=parts)
+            self.processing_stage = IsolatedStage(self.view, self.processing_stage, parts_batches=self.parts_batches)
 
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()

@@ -311,9 +311,7 @@ class Attempt:
         """Whether another attempt may go better: a later one, or one at fewer tasks."""
         if self.snapshot is None:
             return False
-        # The ranks of an SPMD group have to call it together: one of them alone must not part its batch.
-        is_spmd = self.view.engine_options.get("is_spmd")
-        may_be_parted = len(self.tasks) > 1 and self.adapter.context.on_error == "skip" and not is_spmd
+        may_be_parted = len(self.tasks) > 1 and self.adapter.parts_batches
         return may_be_parted or (not self.last and is_of(exc, self.view.retry_on))
 
     def _blame(self, exc: BaseException) -> None:

@@ -100,7 +100,7 @@ class IsolatedStage:
 
     def _comes_again(self, count: int) -> bool:
         """Whether the tasks of a call that kills the process are tried again anyhow, alone or as they are."""
-        is_parted = count > 1 and self._parts_batches and not self._view.engine_options.get("is_spmd")
+        is_parted = count > 1 and self._parts_batches
         return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
 
     def _ask_twice(self, call: Call, *, comes_again: bool) -> Answer:
