@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from curator_core import Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_core import DataError, Pipeline, ProcessingStage, Resources, RunObserver, Task
 from curator_core.plan import Plan
 from curator_core.report import BatchReport
 from curator_xenna import XennaConfig, XennaExecutor
@@ -190,6 +190,47 @@ def test_arrays_come_back_to_the_driver_as_its_own(executor: XennaExecutor) -> N
     (task,) = run(executor, [Array()], [Task(data=7)])[0]
     task.data += 1  # not held in Ray's store, which is gone after the run
     assert int(task.data.sum()) == 8 * 2**20
+
+
+def test_more_large_outputs_come_back_than_may_wait_to_be_copied(plain: XennaExecutor) -> None:
+    result, watch = run(plain, [Array()], [Task(data=number) for number in range(40)])
+    assert sorted(int(task.data[-1]) for task in result) == [*range(40)]
+    assert len(watch.reports) == 40  # each came in a delivery of its own
+
+
+def _opened_here(driver: int, content: Any) -> Any:
+    if os.getpid() == driver:
+        raise ValueError("not in this process")
+    return NotForTheDriver(content, driver)
+
+
+class NotForTheDriver(Task[Any]):
+    """Cannot be unpickled in the driver."""
+
+    def __init__(self, data: Any, driver: int) -> None:
+        super().__init__(data)
+        self.driver = driver
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_here, (self.driver, self.data)
+
+
+class Closed(ProcessingStage[Task[int], Task[Any]]):
+    """Makes tasks that the driver cannot open."""
+
+    resources = Resources(cpus=0.5)
+
+    def process(self, task: Task[int]) -> Task[Any]:
+        return NotForTheDriver(bytes(task.data), self.driver)
+
+    def __init__(self) -> None:
+        self.driver = os.getpid()
+
+
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_an_output_that_the_driver_cannot_open_ends_the_run(executor: XennaExecutor, size: int) -> None:
+    with pytest.raises(DataError, match="cannot be read by the driver: ValueError: not in this process"):
+        run(executor, [Closed()], [Task(data=size)])
 
 
 class Scripted(ProcessingStage[Task[int], Task[int]]):

