@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.deadletter.letter import encode, letter_path
 from curator_core.errors import CuratorError, DataError
-from curator_core.io.files import atomic_file, filesystem, writing
+from curator_core.io.atomic import atomic_file
+from curator_core.io.files import filesystem, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

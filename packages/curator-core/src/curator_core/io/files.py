@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import lzma
 import os
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core.errors import ConfigurationError, DataError
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PathLike",
     "absolute",
-    "atomic_file",
     "check_count",
     "check_fields",
     "filesystem",
@@ -29,13 +27,10 @@ __all__ = [
     "writing",
 ]
 
-logger = logging.getLogger(__name__)
-
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _LOCAL_SCHEMES = ("file://", "local://")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NAME_LIMIT = 64  # characters of the final name in a temporary one, which must not outgrow what a name may be
 
 
 def absolute(path: Any, field: str) -> str:
@@ -127,52 +122,6 @@ def writing(path: str) -> Iterator[None]:
             if no_room
             else "see to the permissions of the directory, or write elsewhere",
         ) from exc
-
-
-@contextmanager
-def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
-    """A file that appears under its name once it is complete, or not at all.
-
-    It is written under another name in the same directory, one that begins with a dot, and then renamed;
-    object stores, which cannot rename, copy it on their side. It replaces a file of that name. Where anything
-    fails, nothing is left behind.
-
-    Args:
-        fs: The fsspec filesystem.
-        path: The final name, as the filesystem writes it.
-    """
-    parent, _, name = path.rpartition("/")
-    # Random, so that two attempts at the same task never write into one file.
-    temporary = f"{parent}/.{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
-    try:
-        with fs.open(temporary, "wb") as stream:
-            yield stream
-        _rename(fs, temporary, path)
-    except BaseException:
-        _remove(fs, temporary)
-        raise
-
-
-def _rename(fs: Any, source: str, target: str) -> None:
-    from fsspec import AbstractFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - likewise
-
-    if isinstance(fs, LocalFileSystem):
-        Path(source).replace(target)  # fs.mv would put the file into a directory of that name, in silence
-    elif type(fs).mv is not AbstractFileSystem.mv:
-        fs.mv(source, target)
-    else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
-        fs.cp_file(source, target)
-        fs.rm_file(source)
-
-
-def _remove(fs: Any, path: str) -> None:
-    try:
-        fs.rm_file(path)
-    except FileNotFoundError:
-        return
-    except Exception:  # the error that led here is the one to show
-        logger.warning("a temporary file could not be removed: %s", path, exc_info=True)
 
 
 def _describe(exc: OSError) -> str:

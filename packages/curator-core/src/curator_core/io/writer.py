@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curator_core.batches import DocumentBatch, FileGroupTask
 from curator_core.errors import DataError, InputError
-from curator_core.io.files import PathLike, absolute, atomic_file, check_fields, filesystem, writing
+from curator_core.io.atomic import atomic_file
+from curator_core.io.files import PathLike, absolute, check_fields, filesystem, writing
 from curator_core.stage import ProcessingStage
 
 if TYPE_CHECKING:

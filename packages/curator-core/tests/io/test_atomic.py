@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear when they are complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from curator_core.io.atomic import atomic_file
+
+CAN_BE_NAMELESS = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
+
+KILLED = """
+import os, signal, sys
+import fsspec
+from curator_core.io.atomic import atomic_file
+with atomic_file(fsspec.filesystem("file"), sys.argv[1]) as stream:
+    stream.write(b"half of it")
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(params=["without a name", "under another name"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a file is written until it is complete."""
+    if request.param == "under another name":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif not CAN_BE_NAMELESS:
+        pytest.skip("this system knows no files without a name")
+    return request.param
+
+
+def local() -> Any:
+    return fsspec.filesystem("file")
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_it_appears_when_it_is_complete(tmp_path: Path, way: str) -> None:
+    with atomic_file(local(), str(tmp_path / "a.txt")) as stream:
+        stream.write(b"one ")
+        assert all(name.startswith(".") for name in names(tmp_path))
+        if way == "without a name":
+            assert names(tmp_path) == []
+        stream.write(b"two")
+        assert stream.tell() == 7
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"one two"
+
+
+def test_it_replaces_a_file_of_its_name(tmp_path: Path, way: str) -> None:
+    for text in (b"first", b"second"):
+        with atomic_file(local(), str(tmp_path / "a")) as stream:
+            stream.write(text)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"second"
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    with atomic_file(local(), str(path)) as stream:
+        stream.write(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()], ids=type)
+def test_nothing_is_left_of_one_that_fails(tmp_path: Path, way: str, error: BaseException) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+    with pytest.raises(type(error)):
+        write_half(tmp_path / "a", error)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"before"
+
+
+def test_it_has_the_permissions_that_the_user_wants(tmp_path: Path, way: str) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_file(local(), str(tmp_path / "a")) as stream:
+            stream.write(b"text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_directory_of_its_name_is_left_alone(tmp_path: Path, way: str) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"), atomic_file(local(), str(tmp_path / "a")) as stream:
+        stream.write(b"text")
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path, way: str) -> None:
+    with pytest.raises(FileNotFoundError), atomic_file(local(), str(tmp_path / "no" / "a")):
+        pytest.fail("there is nothing to write to")
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path, way: str) -> None:
+    with atomic_file(local(), str(tmp_path / ("n" * 255))) as stream:
+        stream.write(b"text")
+    assert names(tmp_path) == ["n" * 255]
+
+
+@pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system knows no files without a name")
+def test_nothing_is_left_of_one_whose_writer_is_killed(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert names(tmp_path) == []
+
+
+def test_elsewhere_it_is_written_under_another_name() -> None:
+    memory = fsspec.filesystem("memory")
+    with atomic_file(memory, "/atomic/a") as stream:
+        stream.write(b"text")
+        assert "/atomic/a" not in memory.find("/atomic")
+    assert memory.find("/atomic") == ["/atomic/a"]
+    memory.rm("/atomic", recursive=True)
