@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Event", "Hand"]
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
+_FOLDER = "folder"  # as loky calls what it is to remove
 _EXIT_S = 10.0  # for processes to exit by themselves
 _NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
 """loky replaces a process that has grown by 300 MB, between two calls; a stage may well have loaded a model."""
@@ -123,12 +125,7 @@ class Crew:
     """
 
     def __init__(self, count: int) -> None:
-        prefix, where = f"curator-{os.getpid()}-", _IN_MEMORY if Path(_IN_MEMORY).is_dir() else None
-        try:
-            self._files = tempfile.TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
-        except OSError:  # not ours to write to
-            self._files = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
-        self.directory = self._files.name
+        self.directory = _shared_directory()
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
         self.hands = [Hand(number, self._their_end, self.directory) for number in range(count)]
@@ -188,7 +185,8 @@ class Crew:
             self._our_end.close()  # whoever is still there, since a thread of a stage keeps it, ends now
             _join(threads, _EXIT_S)
             self._their_end.close()
-            self._files.cleanup()
+            shutil.rmtree(self.directory, ignore_errors=True)
+            _tracker().unregister(self.directory, _FOLDER)
 
 
 @contextmanager
@@ -197,16 +195,30 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
     A process that is only just starting would fill the terminal with tracebacks.
     """
-    from loky.backend import resource_tracker  # noqa: PLC0415 - as above
-
     # Where these two are not running loky starts them, and is no longer deaf then.
-    resource_tracker.ensure_running()
+    _tracker().ensure_running()
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _shared_directory() -> str:
+    """A directory for large parcels, in memory where that can be."""
+    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    path = f"{parent}/curator-{os.getpid()}-{os.urandom(6).hex()}"
+    _tracker().register(path, _FOLDER)  # first: whenever this process is killed, loky's removes what is there
+    Path(path).mkdir(mode=0o700)
+    return path
+
+
+def _tracker() -> Any:
+    """Loky's process that outlives this one, and removes what is registered with it."""
+    from loky.backend import resource_tracker  # noqa: PLC0415 - as above
+
+    return resource_tracker
 
 
 def _join(threads: Sequence[threading.Thread], seconds: float) -> None:

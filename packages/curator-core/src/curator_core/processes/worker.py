@@ -80,7 +80,7 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     # Ctrl-C goes to all processes of a terminal. The driver decides what becomes of it, and still has stages torn down.
     signal.signal(signal.SIGINT, _leave_to_driver)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_driver, args=(lifeline, directory), name="curator-lifeline", daemon=True).start()
+    threading.Thread(target=_end_with_driver, args=(lifeline,), name="curator-lifeline", daemon=True).start()
     mark_records()
     _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
 
@@ -104,13 +104,10 @@ def _leave_to_driver(signum: int, frame: Any) -> None:
     """Not `SIG_IGN`, which programs that a stage starts would inherit."""
 
 
-def _end_with_driver(lifeline: Connection, directory: str) -> None:
+def _end_with_driver(lifeline: Connection) -> None:
     """End this process when the driver is no more: nobody would ever give it work, or end it."""
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
-    import shutil  # noqa: PLC0415 - for a rare end
-
-    shutil.rmtree(directory, ignore_errors=True)
     os._exit(1)
 
 
