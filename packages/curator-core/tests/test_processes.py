@@ -27,6 +27,7 @@ from curator_core import (
     ConfigurationError,
     ContractError,
     DataError,
+    DeadLetter,
     EmptyTask,
     ExecutorError,
     LocalExecutor,
@@ -37,6 +38,7 @@ from curator_core import (
     StageError,
     Task,
     WorkerDiedError,
+    deadletter,
     processing_stage,
 )
 from curator_core.testing import Journal, Recorder
@@ -44,6 +46,7 @@ from curator_core.testing import Journal, Recorder
 pytest.importorskip("loky")
 
 TWO = LocalExecutor(workers=2)
+TWO_ONCE = LocalExecutor(workers=2, max_restarts=0)
 DEADLINE_S = 20
 LOKY = b"popen_loky"  # in the command of a worker process
 
@@ -448,7 +451,7 @@ def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, h
 
     stages = [meeting(tmp_path), living(journal, "work", work)]
     with pytest.raises(WorkerDiedError, match=r"died by .* while it had work") as raised:
-        Pipeline("p", stages).run(TWO, tasks(*range(10)))
+        Pipeline("p", stages).run(TWO_ONCE, tasks(*range(10)))
     assert raised.value.stage == "meet+work"
     assert says in str(raised.value)
     assert raised.value.result is not None
@@ -469,7 +472,105 @@ def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
             os._exit(1)
 
     with pytest.raises(WorkerDiedError, match="while it had work" if where == "setup" else "in teardown"):
+        Pipeline("p", [Fatal()]).run(TWO_ONCE, tasks(1))
+
+
+def dies_once(mark: Path) -> Any:
+    """A function for a stage that takes its process along at the first task 7."""
+
+    def work(task):
+        if task.data == 7 and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return Task(data=(task.data, os.getppid()))
+
+    return work
+
+
+@pytest.mark.parametrize(("count", "from_source"), [(40, False), (40, True), (3000, True)])
+def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog, count, from_source):
+    """Whether the source has come to its end by then, or not."""
+    work = stage(dies_once(tmp_path / "mark"), name="work", batch_size=2)
+    stages = [numbers(count), work] if from_source else [work]
+    given = None if from_source else tasks(*range(count))
+    result = Pipeline("p", stages).run(TWO, given)
+    assert sorted(task.data[0] for task in result) == [*range(count)]
+    assert (result.complete, result.lost, result.accounting.restarts) == (True, (), 1)
+    assert result.accounting.unfinished == ()
+    *source, worked = result.stages
+    assert (worked.tasks_in, worked.tasks_out) == (count, count)
+    assert [(each.tasks_out, each.attempts_retried) for each in source] == [(count, 0)] * from_source
+    assert "died by EXIT(1) while it had work: starting its work again with the" in caplog.text
+    assert "restarts left: 2" in caplog.text
+
+
+def test_after_a_death_stages_have_processes_of_their_own(tmp_path):
+    result = Pipeline("p", [stage(dies_once(tmp_path / "mark"))]).run(TWO, tasks(*range(20)))
+    parents = dict(task.data for task in result)
+    assert os.getpid() != parents[7]  # it is that of a worker, and not of the driver
+
+
+@pytest.mark.parametrize("from_source", [False, True])
+def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path, from_source):
+    end = die
+
+    def work(task):
+        if task.data in (3, 11, 12):
+            end("crash")
+        return task
+
+    stages = [*([numbers(24)] if from_source else []), stage(work, name="work", batch_size=4)]
+    given = None if from_source else tasks(*range(24))
+    result = Pipeline("p", stages).run(TWO, given, on_error=DeadLetter(tmp_path / "dead"))
+    assert sorted(task.data for task in result) == [number for number in range(24) if number not in (3, 11, 12)]
+    assert sorted(letter.task_id for letter in deadletter.read(tmp_path / "dead")) == ["11", "12", "3"]
+    assert result.accounting.restarts == 1
+    assert result.stages[-1].tasks_failed == 3
+
+
+def test_a_task_that_kills_processes_ends_a_run_that_is_to_end_at_a_failure():
+    end = die
+
+    def work(task):
+        if task.data == 5:
+            end("kill")
+        return task
+
+    with pytest.raises(StageError, match="its process was killed by SIGKILL") as raised:
+        Pipeline("p", [stage(work)]).run(TWO, tasks(*range(8)))
+    assert "'5'" in str(raised.value)
+    assert raised.value.result.accounting.restarts == 1
+
+
+def test_a_stage_that_refuses_a_process_of_its_own_uses_up_the_restarts(caplog):
+    end = die
+    work = stage(lambda task: end("exit") if task.data == 2 else task, isolated=False)
+    with pytest.raises(WorkerDiedError, match="while it had work") as raised:
+        Pipeline("p", [work]).run(LocalExecutor(workers=2, max_restarts=2), tasks(*range(4)), on_error="skip")
+    assert raised.value.result.accounting.restarts == 2
+    assert caplog.text.count("starting its work again") == 2
+    assert "2" in raised.value.result.accounting.unfinished
+
+
+def test_a_set_up_that_kills_its_process_fails_with_the_stage():
+    class Fatal(ProcessingStage):
+        def setup(self, worker_metadata):
+            os._exit(1)
+
+        def process(self, task):
+            return task
+
+    with pytest.raises(StageError, match="its process exited with status 1 in setup") as raised:
         Pipeline("p", [Fatal()]).run(TWO, tasks(1))
+    assert raised.value.stage == "Fatal"
+
+
+def test_a_run_with_a_checkpoint_goes_on_after_a_process_has_died(tmp_path):
+    work = stage(dies_once(tmp_path / "mark"))
+    result = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
+    assert (len(result), result.accounting.restarts) == (20, 1)
+    again = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
+    assert len(again.accounting.resumed) == 20
 
 
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
@@ -680,6 +781,14 @@ def test_a_number_of_workers_that_makes_no_sense(workers):
         LocalExecutor(workers=workers)
     assert raised.value.field == "workers"
     assert raised.value.expected == "a whole number, 1 or more"
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, "2", True, None])
+def test_a_number_of_restarts_that_makes_no_sense(most):
+    with pytest.raises(ExecutorError, match="this number of restarts makes no sense") as raised:
+        LocalExecutor(workers=2, max_restarts=most)
+    assert raised.value.field == "max_restarts"
+    assert raised.value.expected == "a whole number, 0 or more"
 
 
 def test_without_loky_the_error_names_the_extra(monkeypatch):

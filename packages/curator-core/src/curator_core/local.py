@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.chain import Chain
-from curator_core.errors import ExecutorError
+from curator_core.errors import ExecutorError, WorkerDiedError
 from curator_core.executor import BaseExecutor, empty_source
 from curator_core.fusion import group_stages
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from curator_core.executor import Run
     from curator_core.fusion import Group
     from curator_core.view import StageView
 
 __all__ = ["LocalExecutor"]
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = "%s: starting its work again with the %d source tasks that are not finished; restarts left: %d"
 
 
 class LocalExecutor(BaseExecutor):
@@ -30,27 +36,25 @@ class LocalExecutor(BaseExecutor):
     many tasks the source emits; and the outputs.
 
     With more, stages run in as many processes (extra ``parallel``) and the source in the calling thread. Tasks have to
-    pickle then. The processes are started for the run, when there is work for them, and are gone after it.
+    pickle then. The processes are started for the run, when there is work for them, and are gone after it. Where one
+    dies, all of them start again with what is not finished, and outputs of after that come last.
 
     Args:
         workers: How many processes may work at once; 1 for none but this one.
+        max_restarts: How often they may start again in a run. Until a source task is finished the driver keeps it for
+            that; 0 keeps none.
 
     Raises:
-        ExecutorError: A number of workers that makes no sense, or the extra is not installed.
+        ExecutorError: A number that makes no sense, or the extra is not installed.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        if isinstance(workers, bool) or not _is_count(workers):
-            raise ExecutorError(
-                "this number of workers makes no sense",
-                field="workers",
-                given=workers,
-                expected="a whole number, 1 or more",
-                hint="use os.cpu_count() for all cores",
-            )
+    def __init__(self, workers: int = 1, max_restarts: int = 3) -> None:
+        _check_count("workers", workers, least=1, hint="use os.cpu_count() for all cores")
+        _check_count("max_restarts", max_restarts, least=0, hint="use 0 to end the run when a process dies")
         if workers > 1:
             _check_installed(workers)
         self.workers = workers
+        self.max_restarts = max_restarts
         self.in_process = workers == 1
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
@@ -60,7 +64,9 @@ class LocalExecutor(BaseExecutor):
             self._run_from_source(run, groups)
         elif sources is not None and groups:
             run.fed = len(sources)
-            self._run_groups(run, groups, (task for task in sources), len(sources))
+            if self.max_restarts:
+                run.hold(sources)
+            self._run_groups(run, groups, iter(sources), len(sources))
         else:
             self._run_here(run, sources)
 
@@ -80,20 +86,54 @@ class LocalExecutor(BaseExecutor):
 
     def _run_from_source(self, run: Run, groups: Sequence[Group]) -> None:
         source = self._adapter(run, run.plan.stages[0])
-        chain = Chain([source])
-        chain.set_up(NodeInfo(), WorkerMetadata())
+        alone = Chain([source])
+        alone.set_up(NodeInfo(), WorkerMetadata())
         try:
             run.fed = 1
-            self._run_groups(run, groups[1:], run.admit(source.process_source(empty_source())), None)
+            if self.max_restarts:
+                run.hold()
+            with closing(run.admit(source.process_source(empty_source()))) as made:
+                self._run_groups(run, groups[1:], made, None, source)
         finally:
-            chain.tear_down()
+            alone.tear_down()
 
     def _run_groups(
-        self, run: Run, groups: Sequence[Group], tasks: Generator[Any, None, None], total: int | None
+        self,
+        run: Run,
+        groups: Sequence[Group],
+        tasks: Iterator[Any],
+        total: int | None,
+        source: BaseStageAdapter | None = None,
     ) -> None:
+        """Have processes work on tasks, and others again on what they did not finish since one died.
+
+        Args:
+            run: The run.
+            groups: The groups of stages, without the source.
+            tasks: The tasks for the first group, as they are made.
+            total: How many they are; None where a source makes them.
+            source: That source.
+        """
         from curator_core.processes.flow import Flow  # noqa: PLC0415 - multiprocessing, which a run in this process spares
 
-        Flow(run, groups, self.workers, tasks, total).go()
+        restarts_left = self.max_restarts
+        while True:
+            flow = Flow(run, groups, self.workers, tasks, total)
+            try:
+                flow.go()
+                return
+            except WorkerDiedError as exc:
+                if flow.has_worked or not restarts_left:
+                    raise
+                reason = exc.message
+            restarts_left -= 1
+            again = run.begin_again()
+            logger.warning(_AGAIN, reason, len(again), restarts_left)
+            if source is None:
+                tasks, total = iter(again), len(again)
+            else:
+                source.bind(run.context, run.report)  # what it reports is of this epoch
+                tasks = chain(again, tasks)
 
     def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
         adapter = BaseStageAdapter(view.fresh_stage(), view)
@@ -102,8 +142,15 @@ class LocalExecutor(BaseExecutor):
         return adapter
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ExecutorError(
+            f"this number of {field.removeprefix('max_')} makes no sense",
+            field=field,
+            given=value,
+            expected=f"a whole number, {least} or more",
+            hint=hint,
+        )
 
 
 def _check_installed(workers: int) -> None:

@@ -132,6 +132,8 @@ class Run:
                         self._resumed.append(source_id)
                         continue
                 self._sources.admit(source_id)
+                if self._sources.may_begin_again:
+                    self._held[source_id] = task
                 yield task
 
     def start(self, num_source_tasks: int | None) -> None:
@@ -173,10 +175,13 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
-    def hold(self, tasks: Sequence[Any]) -> None:
+    def hold(self, tasks: Iterable[Any] = ()) -> None:
         """Keep source tasks until they are finished, so that `begin_again` can give them back.
 
         To be called before any of them is worked on.
+
+        Args:
+            tasks: Those that have been admitted already; any that are admitted from now on are kept as well.
         """
         self._held = {state_of(task)[0]: task for task in tasks}
         self._sources.may_begin_again = True
@@ -184,10 +189,13 @@ class Run:
     def begin_again(self) -> list[Any]:
         """The engine has lost some of the work: what is not finished counts for nothing, and begins from the start.
 
+        Stages run in processes of their own from now on, since it may have been a task that killed a worker: one that
+        does so then costs a process of its stage.
+
         Returns:
             The source tasks that are held and not finished; reports are to be of the next epoch from now on.
         """
-        self.context = replace(self.context, epoch=self.context.epoch + 1)
+        self.context = replace(self.context, epoch=self.context.epoch + 1, isolates=True)
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
         for stage, tally in self._sources.begin_again().items():

@@ -127,8 +127,6 @@ class XennaExecutor(BaseExecutor):
                 return
             restarts_left -= 1
             inputs = run.begin_again()
-            # It may have been a task that killed a worker: from now on one that does so costs a process of its stage.
-            run.context = replace(run.context, isolates=True)
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
                 config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from curator_core.report import BatchReport, WorkerReport
 from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from curator_core.errors import CuratorError, StageError
     from curator_core.executor import Run
@@ -74,11 +74,15 @@ class Flow:
         workers: How many processes there may be.
         tasks: The tasks for the first group, as they are made.
         total: How many they are; None where that is not known.
+
+    Attributes:
+        has_worked: Whether all of them have been worked on.
     """
 
     def __init__(
-        self, run: Run, groups: Sequence[Group], workers: int, tasks: Generator[Any, None, None], total: int | None
+        self, run: Run, groups: Sequence[Group], workers: int, tasks: Iterator[Any], total: int | None
     ) -> None:
+        self.has_worked = False
         self._run = run
         self._tasks = tasks
         self._definitions = {group.index: _definition(run, group) for group in groups}
@@ -102,8 +106,8 @@ class Flow:
         overdue: Sequence[Hand] = self._crew.hands  # until they have been torn down
         try:
             try:
-                with closing(self._tasks):
-                    self._work()
+                self._work()
+                self.has_worked = True
                 self._tear_down()
                 overdue = ()
             except BaseException:
