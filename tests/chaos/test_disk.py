@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that are full: no file of some processes may grow beyond a size (``RLIMIT_FSIZE``)."""
+"""Disks that are full: one that really is, and files of some processes that may not grow (``RLIMIT_FSIZE``)."""
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from curator_chaos.checks import contents, holds, nothing_runs, temporary_files
 
 WRITER_LIMIT = 400_000  # bytes: less than the long chapter, more than the checkpoint
 CHECKPOINT_LIMIT = 20_000  # bytes: less than the checkpoint, more than any chapter
+SMALL_DISK = "1m"  # less than a third of the output: each file takes a page
 PACE_S = 0.003  # so that the checkpoint is synced on the way
 EXECUTORS = ["local", "local-2", pytest.param("xenna", marks=pytest.mark.slow)]
 
@@ -42,3 +44,32 @@ def test_no_room_for_the_checkpoint(executor, scene, tell):
     assert temporary_files(scene) == []
     holds(scene, scene.run(job))
     tell(saw="`DataError`, then the run ends well")
+
+
+@pytest.fixture
+def small_disk(scene):
+    """The directory of the test's output, on a disk that holds some of it; called, the disk holds all of it."""
+    scene.out.mkdir()
+    where = str(scene.out)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", where]
+    tried = subprocess.run(mount, check=False, capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"no disk can be mounted here: {tried.stderr.decode().strip()}")
+    yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", where], check=True)
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_disk_is_full(executor, scene, small_disk, tell):
+    tell(fault="a disk that is full (ENOSPC), then resumed with room", on=executor)
+    job = scene.without_failures_kept(scene.job(executor))
+    failed = scene.run(job)
+    assert "DataError" in (failed["error"], failed["cause"])
+    assert "ENOSPC" in failed["message"]
+    assert "make room" in failed["message"]
+    nothing_runs()
+    assert temporary_files(scene) == []
+    assert contents(scene.out).items() <= scene.source.written.items()
+    small_disk()
+    holds(scene, scene.run(job))
+    tell(saw=f"`{failed['error']}` with a `DataError`, then the run ends well")

@@ -23,20 +23,18 @@ _ALONE_S = 60.0  # Ray's own processes may take a while to notice that their dri
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-def holds(scene: Scene, says: Mapping[str, Any], *, killed: int = 0) -> None:
+def holds(scene: Scene, says: Mapping[str, Any]) -> None:
     """All of it: documents, dead letters, accounts, and that nothing is left behind.
 
     Args:
         scene: The test's.
         says: What the last driver says, which came to its end.
-        killed: How many processes were killed that may have been writing a file.
     """
     documents_are_those_of_an_undisturbed_run(scene)
     poison_is_kept_once(scene)
     accounts_add_up(scene, says)
     nothing_runs()
-    # Who is killed cannot tidy up: at most what it had begun is left, where nobody reads it.
-    assert len(temporary_files(scene)) <= killed
+    assert temporary_files(scene) == []
 
 
 def documents_are_those_of_an_undisturbed_run(scene: Scene) -> None:

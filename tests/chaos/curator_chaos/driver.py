@@ -7,9 +7,10 @@ It is given the job as JSON, and writes what it has to say of the run as JSON to
 from __future__ import annotations
 
 import json
+import re
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from curator_core import CuratorError, DeadLetter, LocalExecutor, Pipeline, RunO
 from curator_core.io import JsonlReader, JsonlWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from curator_core import BaseExecutor, BatchReport, RunResult
 
@@ -41,6 +42,10 @@ class Job:
         settings: Of the stage with the poison, as for `ProcessingStage.with_`.
         driver_limit: Bytes after which the driver's files are full, once there has been a report of a worker; 0 for no
             limit.
+        config: Settings of `XennaExecutor`.
+        ballast: As for `Chapters`.
+        leak: As for `Annotate`.
+        loses_node_after: Batches on a second node, until it is killed; 0 for no such node. On Xenna only.
     """
 
     executor: str
@@ -53,6 +58,10 @@ class Job:
     pace_s: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     driver_limit: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    ballast: int = 0
+    leak: int = 0
+    loses_node_after: int = 0
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -73,38 +82,64 @@ class Full(RunObserver):
             limit_files(self.limit)
 
 
-def run(job: Job) -> RunResult:
+class Spilled(RunObserver):
+    """How much Ray's object store has moved to disk, read from Ray while it is there."""
+
+    megabytes = 0
+
+    def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+        from ray._private.internal_api import memory_summary
+
+        found = re.search(r"Spilled (\d+) MiB", memory_summary(stats_only=True))
+        self.megabytes = int(found[1]) if found else 0
+
+
+def run(job: Job, *observers: RunObserver) -> RunResult:
     """Run a job's pipeline to its end."""
     stages = [
         JsonlReader(job.source, records_per_batch=1),
-        Chapters(job.marks),
-        Annotate(job.marks, job.poison, job.pace_s).with_(**job.settings),
+        Chapters(job.marks, job.ballast),
+        Annotate(job.marks, job.poison, job.pace_s, job.leak).with_(**job.settings),
         JsonlWriter(job.out),
     ]
-    return Pipeline("chaos", stages).run(
-        executor_of(job.executor),
-        observers=[Full(job.driver_limit)] if job.driver_limit else [],
-        checkpoint=job.checkpoint,
-        on_error=DeadLetter(job.dead) if job.dead else "raise",
-    )
+    with executor_of(job) as (executor, watching):
+        return Pipeline("chaos", stages).run(
+            executor,
+            observers=[*observers, *watching, *([Full(job.driver_limit)] if job.driver_limit else [])],
+            checkpoint=job.checkpoint,
+            on_error=DeadLetter(job.dead) if job.dead else "raise",
+        )
 
 
-def executor_of(name: str) -> BaseExecutor:
-    if name == "xenna":
+@contextmanager
+def executor_of(job: Job) -> Iterator[tuple[BaseExecutor, Sequence[RunObserver]]]:
+    """The executor of a job, and who has to watch its run."""
+    if job.loses_node_after:
+        from curator_chaos.nodes import two_nodes
+
+        with two_nodes(job.loses_node_after, job.config) as made:
+            yield made
+    elif job.executor == "xenna":
         from curator_xenna import XennaExecutor
 
-        return XennaExecutor()
-    return {"local": LocalExecutor, "local-2": partial(LocalExecutor, workers=2)}[name]()
+        with XennaExecutor(job.config) as executor:  # so that Ray is there until all have been told of the end
+            yield executor, []
+    else:
+        yield LocalExecutor(workers={"local": 1, "local-2": 2}[job.executor]), []
 
 
 def told(job: Job) -> dict[str, Any]:
     """What a run came to."""
+    spilled = Spilled()
     try:
-        result = run(job)
+        return {
+            "error": "",
+            **accounts(None, run(job, *([spilled] if job.ballast else []))),
+            "spilled": spilled.megabytes,
+        }
     except CuratorError as exc:
         cause = type(exc.__cause__).__name__ if exc.__cause__ else ""
         return {"error": type(exc).__name__, "cause": cause, "message": str(exc), **accounts(exc)}
-    return {"error": "", **accounts(None, result)}
 
 
 def accounts(exc: CuratorError | None, result: RunResult | None = None) -> dict[str, Any]:

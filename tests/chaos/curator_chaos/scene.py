@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_chaos import processes
+from curator_chaos.checks import nothing_runs
 from curator_chaos.driver import Job
 from curator_chaos.work import FILE_LIMIT
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["DEADLINE_S", "Driver", "Scene", "Source"]
 
 DEADLINE_S = 120.0  # for a run, on a busy machine
+MOST_RUNS = 20  # of one job
 _POLL_S = 0.01
 _HERE = Path(__file__).parents[1]
 
@@ -49,16 +51,19 @@ class Driver:
         job: The run.
         scratch: A directory for what it says and logs.
         file_limit: Bytes after which the files of workers are full; 0 for no limit.
+        environment: Variables for it and what it starts.
     """
 
-    def __init__(self, job: Job, scratch: Path, file_limit: int = 0) -> None:
+    def __init__(
+        self, job: Job, scratch: Path, file_limit: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
         scratch.mkdir()
         self.job = job
         self._says, self.log = scratch / "says.json", scratch / "log.txt"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "curator_chaos.driver", job.dump(), str(self._says)],
-                env=_environment(file_limit),
+                env={**_environment(file_limit), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -141,15 +146,38 @@ class Scene:
             pace_s=pace_s,
         )
 
-    def start(self, job: Job, file_limit: int = 0) -> Driver:
+    def start(self, job: Job, file_limit: int = 0, environment: Mapping[str, str] | None = None) -> Driver:
         """Start a run."""
-        driver = Driver(job, self.directory / f"driver-{len(self.drivers)}", file_limit)
+        driver = Driver(job, self.directory / f"driver-{len(self.drivers)}", file_limit, environment)
         self.drivers.append(driver)
         return driver
 
     def run(self, job: Job, file_limit: int = 0) -> dict[str, Any]:
         """A run to its end; what its driver says."""
         return self.start(job, file_limit).wait()
+
+    def outlast(
+        self,
+        job: Job,
+        each_second: Callable[[], object] = lambda: None,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[dict[str, Any], int]:
+        """Hold a run again for as long as it uses up its restarts; what the last driver says, and how many there were.
+
+        Args:
+            job: The run.
+            each_second: What is done to it each second.
+            environment: As for `Driver`.
+        """
+        for runs in range(1, MOST_RUNS + 1):
+            driver = self.start(job, environment=environment)
+            while driver.lives_for(1.0):
+                each_second()
+            says = driver.wait()
+            if says["error"] != "WorkerDiedError":
+                return says, runs
+            nothing_runs()
+        raise AssertionError(f"after {MOST_RUNS} runs: {says['message']}")
 
     def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
         """Wait until a random number of files more has been written, or it has ended.

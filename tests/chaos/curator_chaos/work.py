@@ -133,13 +133,23 @@ class Marked(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class Chapters(Marked):
-    """Fans a document out to its chapters; one without any is filtered."""
+    """Fans a document out to its chapters; one without any is filtered.
+
+    Args:
+        marks: As for `Marked`.
+        ballast: Characters that each chapter carries to the next stage.
+    """
+
+    def __init__(self, marks: str, ballast: int = 0) -> None:
+        super().__init__(marks)
+        self.ballast = ballast
 
     def process(self, task: DocumentBatch) -> list[DocumentBatch] | None:
         (document,) = task.to_records()
         chapters = enumerate(document["chapters"])
-        made = [DocumentBatch([{"name": f"{document['name']}-{place}", "text": text}]) for place, text in chapters]
-        return made or None
+        records = [{"name": f"{document['name']}-{place}", "text": text} for place, text in chapters]
+        load = {"ballast": "x" * self.ballast} if self.ballast else {}
+        return [DocumentBatch([{**record, **load}]) for record in records] or None
 
 
 class Annotate(Marked):
@@ -149,14 +159,17 @@ class Annotate(Marked):
         marks: As for `Marked`.
         poison: What goes wrong, by the names of the chapters: one of the above.
         pace_s: How long a chapter takes.
+        leak: Bytes that it keeps of each chapter for ever.
     """
 
     batch_size = 16
 
-    def __init__(self, marks: str, poison: Mapping[str, str], pace_s: float) -> None:
+    def __init__(self, marks: str, poison: Mapping[str, str], pace_s: float, leak: int = 0) -> None:
         super().__init__(marks)
         self.poison = dict(poison)
         self.pace_s = pace_s
+        self.leak = leak
+        self.leaked: list[bytes] = []
 
     def process_batch(self, tasks: list[DocumentBatch]) -> list[Any]:
         return [made for task in tasks for made in self._annotated(task)]
@@ -164,7 +177,10 @@ class Annotate(Marked):
     def _annotated(self, task: DocumentBatch) -> list[Any]:
         """The entry for a chapter, in a list, which holds none where that is what is wrong."""
         time.sleep(self.pace_s)  # the work
+        if self.leak:
+            self.leaked.append(b"x" * self.leak)
         (record,) = task.to_records()
+        record = {key: value for key, value in record.items() if key != "ballast"}
         fault = self.poison.get(record["name"])
         if fault == "raise":
             raise PoisonError(f"cannot stand {record['name']}")

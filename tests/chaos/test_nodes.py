@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster of two nodes, both on this machine, that loses one. On Xenna only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from curator_chaos.checks import holds
+from curator_chaos.work import RAISES
+
+POISON = 0.01
+PACE_S = 0.02  # so that neither node is done before the other has begun
+BATCHES = (5, 40)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_a_node_is_lost(scene, tell):
+    tell(fault="SIGKILL of a node of two", on="xenna")
+    scene.add_poison(POISON, RAISES)
+    job = replace(
+        scene.job("xenna", PACE_S),
+        loses_node_after=scene.rng.randint(*BATCHES),
+        config={"bundle": False},
+        settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
+    )
+    says = scene.run(job)
+    holds(scene, says)
+    tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")
