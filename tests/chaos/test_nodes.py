@@ -12,6 +12,7 @@ from curator_chaos.work import RAISES
 POISON = 0.01
 PACE_S = 0.02  # so that neither node is done before the other has begun
 BATCHES = (5, 40)
+OF_THE_HEAD = {"RAY_MAX_LIMIT_FROM_API_SERVER": "40000", "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000"}  # as Xenna needs it
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,6 +26,6 @@ def test_a_node_is_lost(scene, tell):
         config={"bundle": False},
         settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
     )
-    says = scene.run(job)
+    says = scene.start(job, environment=OF_THE_HEAD).wait()
     holds(scene, says)
     tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")

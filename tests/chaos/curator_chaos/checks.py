@@ -30,6 +30,7 @@ def holds(scene: Scene, says: Mapping[str, Any]) -> None:
         scene: The test's.
         says: What the last driver says, which came to its end.
     """
+    assert says["error"] == "", says["message"]
     documents_are_those_of_an_undisturbed_run(scene)
     poison_is_kept_once(scene)
     accounts_add_up(scene, says)
@@ -63,7 +64,6 @@ def poison_is_kept_once(scene: Scene) -> None:
 
 def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
     """For each stage, and from each to the next; source tasks were finished by this run or by an earlier one."""
-    assert says["error"] == "", says["message"]
     assert (says["complete"], says["lost"]) == (True, [])
     accounting, stages = says["accounting"], says["stages"]
     assert accounting["unfinished"] == []

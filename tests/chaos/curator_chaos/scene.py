@@ -161,20 +161,22 @@ class Scene:
         job: Job,
         each_second: Callable[[], object] = lambda: None,
         environment: Mapping[str, str] | None = None,
+        ends: Sequence[str] = ("WorkerDiedError",),
     ) -> tuple[dict[str, Any], int]:
-        """Hold a run again for as long as it uses up its restarts; what the last driver says, and how many there were.
+        """Hold a run again for as long as the fault ends it; what the last driver says, and how many there were.
 
         Args:
             job: The run.
             each_second: What is done to it each second.
             environment: As for `Driver`.
+            ends: The errors that the fault ends a run with.
         """
         for runs in range(1, MOST_RUNS + 1):
             driver = self.start(job, environment=environment)
             while driver.lives_for(1.0):
                 each_second()
             says = driver.wait()
-            if says["error"] != "WorkerDiedError":
+            if says["error"] not in ends:
                 return says, runs
             nothing_runs()
         raise AssertionError(f"after {MOST_RUNS} runs: {says['message']}")

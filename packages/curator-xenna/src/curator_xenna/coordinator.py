@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The actor that takes a run's reports from its workers and hands them to the driver.
 
-One lives for each run, beside the driver. A worker's report is here before its outputs can move on, so an
+One lives for each run, on the driver's node. A worker's report is here before its outputs can move on, so an
 aborted run still has its accounts.
 """
 
@@ -286,7 +286,7 @@ class LateCoordinator:
         import ray  # noqa: PLC0415 - the actor itself does not need it
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=_MAX_WORKERS, scheduling_strategy=here)
         handle: Any = actor.remote(*self._args)
         self._handle = handle
