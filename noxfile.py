@@ -270,12 +270,14 @@ def compat(session: nox.Session, xenna: str) -> None:
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), [pair for pair in COMPAT if "newest" in pair.tags])
 def chaos(session: nox.Session, xenna: str) -> None:
-    """Processes killed, disks full: real faults, results into docs; `-p 3.12`, `-- --seed 7`, `-- -m "not slow"`."""
+    """Processes killed, disks full: real faults. Results go into docs, unless there are arguments after `--`."""
     session.install(*from_tree(["curator-core[parallel]", "curator-xenna"]), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
+    if session.posargs:  # somebody is after some of the faults
+        run_tests(session, "tests/chaos")
+        return
+    accounts = "packages/curator-core/tests/test_accounting_machine.py"
+    session.run("pytest", accounts, env={**TEST_ENV, "CURATOR_ACCOUNTING_STEPS": "100000"})
     page = ROOT / "docs" / "guides" / "reliability.md"
-    if not session.posargs:  # else somebody is after one of the faults
-        accounts = "packages/curator-core/tests/test_accounting_machine.py"
-        session.run("pytest", accounts, env={**TEST_ENV, "CURATOR_ACCOUNTING_STEPS": "100000"})
     run_tests(session, "tests/chaos", runner=("pytest", f"--page={page}"))
 
 

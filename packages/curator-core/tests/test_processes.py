@@ -504,6 +504,49 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog, count, from_so
     assert "restarts left: 2" in caplog.text
 
 
+def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
+    """The second one comes while most of what is to be done again has not been read again."""
+
+    def work(task):
+        mark = tmp_path / str(task.data)
+        if task.data in (7, 8) and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return task
+
+    result = Pipeline("p", [numbers(3000), stage(work, isolated=False)]).run(TWO)
+    assert sorted(task.data for task in result) == [*range(3000)]
+    assert (result.lost, result.accounting.restarts) == ((), 2)
+
+
+def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path):
+    """A task is at work when another worker dies, and raises after that: it must not be taken for done."""
+    pid_file = tmp_path / "pid"
+
+    def work(task):
+        number, _ = task.data
+        if number == 0:
+            pid_file.write_text(str(os.getpid()))
+            os._exit(1)
+        if number == 1:
+            deadline = time.monotonic() + 20
+            while not (pid_file.exists() and pid_file.read_text() and not is_alive(int(pid_file.read_text()))):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            raise ValueError("beside it")
+        return task
+
+    def is_alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    with pytest.raises(StageError, match="beside it") as raised:
+        Pipeline("p", [meeting(tmp_path), stage(work, name="work")]).run(TWO, tasks(0, 1))
+    assert raised.value.result.accounting.restarts == 0
+
+
 def test_after_a_death_stages_have_processes_of_their_own(tmp_path):
     result = Pipeline("p", [stage(dies_once(tmp_path / "mark"))]).run(TWO, tasks(*range(20)))
     parents = dict(task.data for task in result)

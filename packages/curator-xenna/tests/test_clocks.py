@@ -322,7 +322,7 @@ def feed_through(watch: Watch, send: Callable[[Node, Node, Node], Any], behind: 
     feed = ReportFeed(LateCoordinator(1, 0), run, Pace(BundlePlan()), NodeClocks(HOME))
     with feed:
         for delivery in asyncio.run(gather()):
-            feed._enter(delivery, coordinator)  # type: ignore[arg-type]  # no Ray: it is asked for nothing here
+            feed.enter(delivery, [])
     assert feed.error is None
     return run.finish(None)
 

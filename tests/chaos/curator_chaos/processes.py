@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import psutil
 
-__all__ = ["adopt_orphans", "find", "wait_until_alone", "waited_for"]
+__all__ = ["adopt_orphans", "find", "wait_until_alone", "waited_for", "worker_of"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SHOWN = 100  # characters of a command
@@ -26,6 +26,14 @@ def adopt_orphans() -> None:
 def find(title: str) -> list[int]:
     """Processes below this one whose command begins so."""
     return [process.pid for process in _alive() if _command(process).startswith(title)]
+
+
+def worker_of(pid: int) -> int:
+    """The worker that a stage runs in, or that holds the process which it runs in; 0 where that has ended."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return process.ppid() if "curator_core.isolated" in " ".join(process.cmdline()) else pid
+    return 0
 
 
 def wait_until_alone(seconds: float) -> list[str]:

@@ -198,9 +198,9 @@ class Scene:
         return len(self.source.chapters) - len(self.poison)
 
     def workers(self) -> list[int]:
-        """The processes of workers that have told who they are, and live."""
+        """The processes of workers whose stages have told who they are, and that live."""
         pids = {int(mark.name.rpartition("-")[2]) for mark in self.marks.glob("*-*")}
-        return sorted(pid for pid in pids if Path(f"/proc/{pid}/stat").exists())
+        return sorted({worker for pid in pids if (worker := processes.worker_of(pid))})
 
     def without_failures_kept(self, job: Job) -> Job:
         """The same run, but it ends at the first failure."""

@@ -116,7 +116,7 @@ class LocalExecutor(BaseExecutor):
         """
         from curator_core.processes.flow import Flow  # noqa: PLC0415 - multiprocessing, which a run in this process spares
 
-        restarts_left = self.max_restarts
+        made, restarts_left = tasks, self.max_restarts
         while True:
             flow = Flow(run, groups, self.workers, tasks, total)
             try:
@@ -133,7 +133,7 @@ class LocalExecutor(BaseExecutor):
                 tasks, total = iter(again), len(again)
             else:
                 source.bind(run.context, run.report)  # what it reports is of this epoch
-                tasks = chain(again, tasks)
+                tasks = chain(again, made)
 
     def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
         adapter = BaseStageAdapter(view.fresh_stage(), view)

@@ -44,6 +44,7 @@ WORKER_DEATHS = (
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,  # what it had made is gone with its node
 )
 """What Ray raises for a worker that has died: classes that have no other base in common than all of Ray's errors."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,8 +15,6 @@ from curator_core.report import BatchReport, WorkerReport
 from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from ray.actor import ActorHandle
 
     from curator_core.bundling import Pace
@@ -58,46 +55,45 @@ class ReportFeed:
         self._pace = pace
         self._clocks = clocks
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="curator-reports", daemon=True)
+        self._fetched: Queue[tuple[Delivery, Parcel | None] | None] = Queue(_MAX_WAITING)
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for work, name in ((self._fetch_all, "curator-fetch"), (self._enter_all, "curator-reports"))
+        ]
         self.error: Exception | None = None
         self.failed_batch: BatchReport | None = None
         self.failed_setups: dict[str, WorkerReport] = {}
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
         if self._coordinator.started is not None:
             self._coordinator.started.wake.remote()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._run.clock_offsets |= self._clocks.corrections
 
-    def _follow(self) -> None:
-        while (coordinator := self._coordinator.wait(_PULL_S)) is None:
-            if self._over.is_set():
-                return
+    def _fetch_all(self) -> None:
         try:
-            with ThreadPoolExecutor(1, "curator-accounts") as accounts:
-                self._bring_all(coordinator, accounts)
+            while (coordinator := self._coordinator.wait(_PULL_S)) is None:
+                if self._over.is_set():
+                    return
+            while True:
+                last = self._over.is_set()  # read first: what came before it was set is pulled below
+                news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
+                for delivery in news:
+                    self._fetched.put((delivery, self._fetch(delivery, coordinator)))
+                if last and not news:
+                    return
         except ray.exceptions.RayError as exc:
-            self.error = _coordinator_died(exc)
-        except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
-            self.error = exc
-            ray.kill(coordinator)  # the next worker that reports then fails, and Xenna ends the run
-
-    def _bring_all(self, coordinator: ActorHandle[Any], accounts: ThreadPoolExecutor) -> None:
-        waiting: deque[Future[None]] = deque()
-        while True:
-            last = self._over.is_set()  # read first: what came before it was set is pulled below
-            news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
-            for delivery in news:
-                _settle(waiting, _MAX_WAITING - 1)
-                waiting.append(accounts.submit(self._enter, delivery, self._fetch(delivery, coordinator)))
-            ends = last and not news
-            _settle(waiting, 0 if ends else _MAX_WAITING)
-            if ends:
-                return
+            self.error = self.error or _coordinator_died(exc)  # ended because of the other thread's error, perhaps
+        except Exception as exc:  # noqa: BLE001 - as in the other thread
+            self._give_up(exc)
+        finally:
+            self._fetched.put(None)
 
     def _fetch(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> Parcel | None:
         """The outputs that came with a delivery; None where there are none, or their worker died with them."""
@@ -111,11 +107,37 @@ class ReportFeed:
         coordinator.fetched.remote(delivery.worker_id)  # the memory is held by whoever has it open
         return parcel
 
-    def _enter(self, delivery: Delivery, parcel: Parcel | None) -> None:
-        # First: where they cannot be had, what made them is as if it had never been done.
-        is_gone = delivery.outputs_ref is not None and parcel is None
-        outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
-        del parcel  # it holds Ray's memory
+    def _enter_all(self) -> None:
+        has_failed = False
+        while (fetched := self._fetched.get()) is not None:
+            delivery, parcel = fetched
+            del fetched
+            if has_failed:
+                continue  # the other thread is to find room for what it still brings
+            # Where they cannot be had, what made them is as if it had never been done.
+            is_gone = delivery.outputs_ref is not None and parcel is None
+            try:
+                outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
+                parcel = None  # it holds Ray's memory
+                self.enter(delivery, outputs, is_gone=is_gone)
+            except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
+                has_failed = True
+                self._give_up(exc)
+
+    def _give_up(self, error: Exception) -> None:
+        """Have the run end: the next worker that reports fails, and Xenna with it."""
+        self.error = error
+        if self._coordinator.started is not None:
+            ray.kill(self._coordinator.started)
+
+    def enter(self, delivery: Delivery, outputs: list[Any], *, is_gone: bool = False) -> None:
+        """Tell the run of a delivery.
+
+        Args:
+            delivery: The delivery.
+            outputs: The outputs that came with it.
+            is_gone: Whether there were outputs that cannot be had any more.
+        """
         counts = delivery.is_primary and not delivery.is_repeated and not is_gone
         self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
@@ -144,12 +166,6 @@ class ReportFeed:
             self.failed_setups[report.worker_id] = report
         else:
             self.failed_setups.pop(report.worker_id, None)
-
-
-def _settle(waiting: deque[Future[None]], most: int) -> None:
-    """Let go of what is entered, and wait until no more than so many are not; raises what entering one did."""
-    while waiting and (waiting[0].done() or len(waiting) > most):
-        waiting.popleft().result()
 
 
 def _opened(parcel: Parcel, worker_id: str) -> list[Any]:

@@ -38,12 +38,15 @@ def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
     temporary = f"{parent}/.{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
     nameless = _open_nameless(parent) if _is_local(fs) else None
     try:
-        with nameless or fs.open(temporary, "wb") as stream:
-            yield stream
-            if nameless is not None:
-                stream.flush()
-                _name(stream.fileno(), temporary)  # and not the final one, which may be taken
-        _rename(fs, temporary, path)
+        if nameless is None:
+            with fs.open(temporary, "wb") as stream:
+                yield stream
+            _rename(fs, temporary, path)
+        else:
+            with nameless:
+                yield nameless
+                nameless.flush()
+                _name(nameless.fileno(), temporary, path)
     except BaseException:
         _remove(fs, temporary)
         raise
@@ -60,9 +63,14 @@ def _open_nameless(directory: str) -> BinaryIO | None:
     return os.fdopen(descriptor, "wb")
 
 
-def _name(descriptor: int, path: str) -> None:
-    # With a descriptor for the directory, which an absolute path does not need, the link is followed to the file.
-    os.link(f"{_OPEN_FILES}/{descriptor}", path, src_dir_fd=descriptor)
+def _name(descriptor: int, temporary: str, path: str) -> None:
+    """Give a file its name; where that is taken, by way of another, since only renaming replaces a file."""
+    source = f"{_OPEN_FILES}/{descriptor}"
+    try:
+        os.link(source, path, src_dir_fd=descriptor)  # with a directory, which is not needed, the link is followed
+    except FileExistsError:
+        os.link(source, temporary, src_dir_fd=descriptor)
+        Path(temporary).replace(path)
 
 
 def _rename(fs: Any, source: str, target: str) -> None:

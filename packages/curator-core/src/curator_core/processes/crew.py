@@ -118,17 +118,18 @@ class Crew:
 
     Args:
         count: How many there may be.
+        first: Number of the first one: none is called as one of an earlier crew of the run.
 
     Attributes:
         hands: The processes.
         directory: Where large parcels lie.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, first: int = 0) -> None:
         self.directory = _shared_directory()
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
-        self.hands = [Hand(number, self._their_end, self.directory) for number in range(count)]
+        self.hands = [Hand(number, self._their_end, self.directory) for number in range(first, first + count)]
         self._events: SimpleQueue[Event] = SimpleQueue()
 
     @property
@@ -207,10 +208,20 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 def _shared_directory() -> str:
     """A directory for large parcels, in memory where that can be."""
-    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    path = f"{parent}/curator-{os.getpid()}-{os.urandom(6).hex()}"
+    name = f"curator-{os.getpid()}-{os.urandom(6).hex()}"
+    try:
+        return _made(f"{_IN_MEMORY}/{name}")
+    except OSError:  # there is no such place, or it is not ours to write to
+        return _made(f"{tempfile.gettempdir()}/{name}")
+
+
+def _made(path: str) -> str:
     _tracker().register(path, _FOLDER)  # first: whenever this process is killed, loky's removes what is there
-    Path(path).mkdir(mode=0o700)
+    try:
+        Path(path).mkdir(mode=0o700)
+    except OSError:
+        _tracker().unregister(path, _FOLDER)
+        raise
     return path
 
 

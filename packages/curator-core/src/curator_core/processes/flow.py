@@ -25,7 +25,7 @@ from curator_core.processes import worker
 from curator_core.processes.crew import Crew
 from curator_core.processes.parcels import Shelf, UnsendableError
 from curator_core.processes.station import Station
-from curator_core.report import BatchReport, WorkerReport
+from curator_core.report import BatchReport
 from curator_core.wire import unpack_reports
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Flow:
         self._tasks = tasks
         self._definitions = {group.index: _definition(run, group) for group in groups}
         self._last_part = sys.maxsize if run.context.collect else 0
-        self._crew = Crew(workers)
+        self._crew = Crew(workers, first=run.context.epoch * workers)
         shelf = Shelf(self._crew.directory, "driver")
         shares = _shares(groups, self._crew.hands)
         self._stations = [Station(group, hands, shelf) for group, hands in zip(groups, shares, strict=True)]
@@ -100,7 +100,7 @@ class Flow:
 
         Raises:
             StageError: A stage raised, and the run is to end at that.
-            WorkerDiedError: A process died.
+            WorkerDiedError: A process died, and nothing else went wrong: what is not finished can be worked on again.
             CuratorError: Something cannot travel between processes.
         """
         overdue: Sequence[Hand] = self._crew.hands  # until they have been torn down
@@ -110,8 +110,10 @@ class Flow:
                 self.has_worked = True
                 self._tear_down()
                 overdue = ()
-            except BaseException:
-                overdue = self._wind_up()
+            except BaseException as exc:
+                overdue, worse = self._wind_up()
+                if worse is not None and isinstance(exc, WorkerDiedError):
+                    raise worse from None  # it ends the run, which a process that died does not
                 raise
         finally:
             self._crew.dismiss(overdue)
@@ -207,17 +209,15 @@ class Flow:
     def _collect(self, *, wait: bool) -> None:
         event = self._crew.next_event(None if wait else 0)
         while event is not None:
-            reply, reports = self._enter(event)
-            if reply.ended_by == "failure":
-                raise _failure(reports)
-            if reply.ended_by == "interrupt":
-                raise KeyboardInterrupt
+            error = self._enter(event)
+            if error is not None:
+                raise error
             if event.job.station is not None:
                 self._hand_on(event.job.station)
             event = self._crew.next_event(0)
 
-    def _enter(self, event: Event) -> tuple[worker.Reply, list[BatchReport | WorkerReport]]:
-        """Report what a process has reported, and keep what it has made."""
+    def _enter(self, event: Event) -> BaseException | None:
+        """Report what a process has reported, and keep what it has made; gives what ends the run, if that does."""
         try:
             reply = event.future.result()
         except BrokenProcessPool as exc:
@@ -226,7 +226,9 @@ class Flow:
         reports = unpack_reports(reply.reports)
         for report in reports:
             self._run.report(report)
-        return reply, reports
+        if reply.ended_by == "interrupt":
+            return KeyboardInterrupt()
+        return _failure(reports) if reply.ended_by == "failure" else None
 
     def _hand_on(self, station: Station) -> None:
         """Pass on what has come back, up to the first bundle that is still worked on."""
@@ -248,8 +250,12 @@ class Flow:
         while self._crew.is_busy:
             self._collect(wait=True)
 
-    def _wind_up(self) -> list[Hand]:
-        """After a failure: tear down as far as processes answer, and keep what is complete; gives those that do not."""
+    def _wind_up(self) -> tuple[list[Hand], BaseException | None]:
+        """After a failure: tear down as far as processes answer, and keep what is complete.
+
+        Returns:
+            The processes that do not answer, and the first thing that went wrong meanwhile, deaths aside.
+        """
         asked: dict[Any, Hand] = {}
         for hand in self._crew.hands:
             if hand.is_started:
@@ -257,18 +263,21 @@ class Flow:
                 with suppress(BrokenProcessPool):
                     self._crew.submit(hand, call, worker.tear_down)
                     asked[call] = hand
+        wrong: list[BaseException] = []
         try:
-            self._wait(asked, _TELL_S)
+            self._wait(asked, _TELL_S, wrong)
             if asked:
                 logger.warning("waiting up to %d s for workers to end what they are at; Ctrl-C ends them now", _GRACE_S)
-                self._wait(asked, _GRACE_S - _TELL_S)
+                self._wait(asked, _GRACE_S - _TELL_S, wrong)
         finally:
-            with suppress(DataError):  # if it is what the run fails with, it has been raised
-                for parcel in self._stations[-1].complete():
+            for parcel in self._stations[-1].complete():
+                try:
                     self._run.outputs += _opened(parcel)
-        return [*asked.values()]
+                except DataError as exc:
+                    wrong.append(exc)
+        return [*asked.values()], next(iter(wrong), None)
 
-    def _wait(self, asked: dict[Any, Hand], seconds: float) -> None:
+    def _wait(self, asked: dict[Any, Hand], seconds: float, wrong: list[BaseException]) -> None:
         """Take what comes back, whatever it is, until the calls asked for have ended; removes those that have.
 
         It is these that count and not what the processes hold: Ctrl-C may have come between two lines that keep count.
@@ -276,10 +285,17 @@ class Flow:
         deadline = time.monotonic() + seconds
         while asked and (left := deadline - time.monotonic()) > 0:
             event = self._crew.next_event(left)
-            if event is not None:
-                asked.pop(event.job, None)
-                with suppress(Exception):  # the run has failed already
-                    self._enter(event)
+            if event is None:
+                continue
+            asked.pop(event.job, None)
+            try:
+                error = self._enter(event)
+            except WorkerDiedError:
+                continue
+            except Exception as exc:  # noqa: BLE001 - raised where nothing worse has ended the run
+                error = exc
+            if error is not None:
+                wrong.append(error)
 
 
 # --- before the run -------------------------------------------------------------------------------------
