@@ -506,15 +506,24 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog, count, from_so
 
 def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
     """The second one comes while most of what is to be done again has not been read again."""
+    first, second = tmp_path / "first", tmp_path / "second"
 
-    def work(task):
-        mark = tmp_path / str(task.data)
-        if task.data in (7, 8) and not mark.exists():
-            mark.touch()
-            os._exit(1)
-        return task
+    class Dies(ProcessingStage):
+        isolated = False
 
-    result = Pipeline("p", [numbers(3000), stage(work, isolated=False)]).run(TWO)
+        def setup(self, worker_metadata):
+            self.is_after_the_first = worker_metadata.worker_id in ("local-2", "local-3")  # of two there were before
+
+        def process(self, task):
+            if task.data == 2000 and not first.exists():
+                first.touch()
+                os._exit(1)
+            if self.is_after_the_first and not second.exists():
+                second.touch()
+                os._exit(1)
+            return task
+
+    result = Pipeline("p", [numbers(3000), Dies()]).run(TWO)
     assert sorted(task.data for task in result) == [*range(3000)]
     assert (result.lost, result.accounting.restarts) == ((), 2)
 
