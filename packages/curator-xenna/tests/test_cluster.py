@@ -62,6 +62,29 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.given == "'ray://127.0.0.1:10001'"
 
 
+def ray_servers() -> str:
+    """The command lines of what Ray runs for itself beside this process, joined."""
+    return "\n".join(" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_the_embedded_ray_starts_only_what_a_run_needs(executor: XennaExecutor) -> None:
+    Pipeline("p", [Same()]).run(executor, [Task(data=1)])
+    running = ray_servers()
+    assert "ray-dashboard-StateHead" in running  # whom Xenna asks for its actors
+    for unused in ("ray-dashboard-JobHead", "ray-dashboard-ServeHead", "monitor.py"):  # log_monitor.py, too
+        assert unused not in running
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_the_dashboard_and_the_workers_output_can_be_had() -> None:
+    with XennaExecutor({"dashboard": True, "log_to_driver": True}) as executor:
+        Pipeline("p", [Same()]).run(executor, [Task(data=1)])
+        running = ray_servers()
+    for wanted in ("ray-dashboard-NodeHead", "ray-dashboard-JobHead", "log_monitor.py"):
+        assert wanted in running
+
+
 def of_this_mark(mark: str) -> list[psutil.Process]:
     """All processes that descend from one that was started with the mark in its environment."""
     found = []

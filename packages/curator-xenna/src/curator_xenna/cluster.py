@@ -18,7 +18,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
-from curator_xenna.compat import end_autoscaler, forget_auth_token
+from curator_xenna.compat import forget_auth_token, lean_ray
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ class Cluster:
     def close(self) -> None:
         """Shut Ray down, if it is ours."""
         if self.is_ours:
-            end_autoscaler()
             ray.shutdown()
             if self._token and os.environ.get(_TOKEN) == self._token:
                 del os.environ[_TOKEN]
@@ -224,7 +223,8 @@ class Cluster:
         self.is_ours, self._declared_cpus = True, cpus
         try:
             asked = {key: value for key, value in optional.items() if value is not None}
-            self._init(address="local", num_cpus=cpus, **asked)  # and not any that runs on this machine already
+            with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
+                self._init(address="local", num_cpus=cpus, **asked)  # and not any that runs on this machine already
         except (ConnectionError, RuntimeError, ValueError) as exc:
             self.close()
             raise ClusterError(

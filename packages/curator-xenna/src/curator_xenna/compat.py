@@ -24,8 +24,8 @@ __all__ = [
     "HAS_DESTROY",
     "WORKER_DEATHS",
     "XENNA_ACTOR_CLASSES",
-    "end_autoscaler",
     "forget_auth_token",
+    "lean_ray",
     "quiet_xenna",
     "with_uploaded_directories",
 ]
@@ -38,6 +38,7 @@ HAS_DESTROY = hasattr(pipelines_v1.Stage, "destroy")
 XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
 """Class names of the actors that Xenna starts, on all versions: what Ray's state API lists them under."""
 
+_XENNA_ASKS = "StateHead"  # the part of the dashboard's server that answers Ray's state API
 
 WORKER_DEATHS = (
     ray.exceptions.RayActorError,
@@ -86,18 +87,44 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     return env
 
 
-def end_autoscaler() -> None:
-    """End the autoscaler of a Ray that this process started, before Ray is shut down.
+@contextmanager
+def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
+    """Have ``ray.init`` start only what a run on this machine needs: two thirds of the time, half of the processes.
 
-    On a Ray of one machine it has nothing to scale. Ray ends it after the server that it talks to, so that it waits a
-    second for an answer that cannot come (seen with 2.60); and says so at length where it is asked to end before that.
+    Left out are the autoscaler, which has nothing to scale on one machine (and holds up the shutdown for a second), what
+    brings workers' output to the driver where nobody looks at it, and the parts of the dashboard's server that only
+    its pages need; Xenna asks that server for its actors. And the server starts beside the raylet, not before it.
+
+    There is no public way to choose (Ray 2.46 to 2.60). On a Ray that is made in another way, all is started.
+
+    Args:
+        dashboard: Whether the dashboard is to be there as a whole.
+        log_monitor: Whether workers' output is to come to the driver.
     """
-    with suppress(Exception):  # another Ray may keep it elsewhere; then the second is waited for
-        from ray._private import worker  # noqa: PLC0415 - private: there is no other way to its processes
+    from ray._private import node, services  # noqa: PLC0415 - private, and only for a Ray that we start
 
-        node: Any = worker._global_node
-        for started in node.all_processes.get("monitor", ()):
-            started.process.kill()
+    def start_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
+        if process_type == "dashboard" and not dashboard:
+            command = [*command, f"--modules-to-load={_XENNA_ASKS}"]
+        return whole_process(command, process_type, *args, **kwargs)
+
+    class LeanNode(node.Node):
+        def start_monitor(self) -> None:
+            """No autoscaler."""
+
+        def start_log_monitor(self) -> None:
+            if log_monitor:
+                super().start_log_monitor()  # type: ignore[no-untyped-call]
+
+        def start_api_server(self, **options: Any) -> None:
+            self._api_server = options
+
+        def start_ray_processes(self) -> None:
+            super().start_ray_processes()  # type: ignore[no-untyped-call]
+            super().start_api_server(**self._api_server)
+
+    with _replaced(node, "Node", LeanNode), _replaced(services, "start_ray_process", start_process) as whole_process:
+        yield
 
 
 def forget_auth_token() -> None:
@@ -107,6 +134,17 @@ def forget_auth_token() -> None:
 
         loader: Any = _raylet
         loader.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _replaced(module: Any, name: str, replacement: Any) -> Iterator[Any]:
+    """Put something else in the place of a module's function or class for a while; yields what was there."""
+    original = getattr(module, name)
+    setattr(module, name, replacement)
+    try:
+        yield original
+    finally:
+        setattr(module, name, original)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

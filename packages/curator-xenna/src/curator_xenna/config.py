@@ -42,6 +42,7 @@ class XennaConfig:
             stages of a streaming run need more.
         num_gpus: GPUs that the embedded Ray declares; None means what the machine has.
         object_store_memory: Bytes of shared memory of the embedded Ray's object store; None leaves it to Ray.
+        dashboard: Whether the embedded Ray has its dashboard, which then takes longer to start.
         codec_engines: Hardware codec engines of each GPU model, as ``{"H100": (7, 0)}`` (decoders,
             encoders); adds to and overrides the built-in table in `curator_xenna.resources`.
         verbose: Show Xenna's and Ray's own output, status tables included.
@@ -68,6 +69,7 @@ class XennaConfig:
     num_cpus: int | None = None
     num_gpus: int | None = None
     object_store_memory: int | None = None
+    dashboard: bool = False
     codec_engines: Mapping[str, tuple[int, int]] | None = None
     verbose: bool = False
     log_to_driver: bool | None = None
@@ -112,7 +114,7 @@ class XennaConfig:
         self._require("max_restarts", valid, "a whole number, 0 or more")
         for name in ("max_queued_lower_bound", "max_bundle_bytes"):
             self._require(name, _is_count(getattr(self, name) or 0, least=1), "a whole number, 1 or more")
-        for name in ("ignore_failures", "fuse", "bundle", "verbose"):
+        for name in ("ignore_failures", "fuse", "bundle", "dashboard", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
         self._require("address", self.address is None or isinstance(self.address, str), "None, or host:port")
