@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ray_servers() -> str:
-    """The command lines of what Ray runs for itself beside this process, joined."""
-    return "\n".join(" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+    """The command lines of what Ray runs below this process, joined."""
+    lines = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            lines.append(" ".join(child.cmdline()))
+    return "\n".join(lines)
 
 
 @pytest.mark.usefixtures("no_ray_yet")
