@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -302,3 +303,14 @@ def test_text_reads_descriptions_and_drops_copies(tmp_path: Path, monkeypatch: p
     for step in workload.steps(job)[:-1]:
         payloads = process_of(step.call, payloads)
     assert [[record["name"] for record in records] for records in payloads] == [["first"]]
+
+
+def test_a_store_begins_with_what_is_shown(tmp_path):
+    records = [
+        Record("cpu-8", "plain", number, seconds=float(number), commit="abc", values={"x": 1.5}) for number in (0, 1)
+    ]
+    shown = tmp_path / "benchmarks.json"
+    shown.write_text(json.dumps({"runs": Results(records).to_json()}))
+    assert Store(tmp_path / "results.jsonl", shown).results().records == records
+    Store(tmp_path / "results.jsonl").forget(["cpu-8"], ["plain"])
+    assert Store(tmp_path / "results.jsonl", shown).results().records == []  # what is in the file counts

@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         growth = {side: tuple(case.smaller(QUICK) for case in held) for side, held in GROWTH.items()}
         given.directory = given.docs = given.directory / "quick"  # never mixed with what is shown
     given.directory.mkdir(parents=True, exist_ok=True)
-    store = Store(given.directory / "results.jsonl")
+    earlier = None if given.quick else given.docs / "benchmarks.json"
+    store = Store(given.directory / "results.jsonl", earlier)
     found = contenders(list(pythons), cores())
     documents = site_packages(pythons[min(name for name in pythons if name != NEMO)])
     paths = (ROOT / "tests" / "benchmarks", ROOT / "docs" / "examples")

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["Record", "Results", "Store", "Summary", "Target", "targets"]
@@ -58,11 +58,17 @@ class Store:
 
     Args:
         path: The file; made where it is not there.
+        earlier: What `Results.to_json` once made, to begin with where it is not there: what is shown stays, as long as
+            it is not measured anew.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, earlier: Path | None = None) -> None:
         self._path = path
         self._records: dict[tuple[str, str, int], Record] = {}
+        if earlier is not None and earlier.exists() and not path.exists():
+            told = json.loads(earlier.read_text(encoding="utf-8"))["runs"]
+            self._records = {record.key: record for record in from_json(told)}
+            self._write()
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 record = Record(**json.loads(line))
@@ -205,8 +211,18 @@ class Results:
         for record in sorted(self.records, key=lambda one: one.key):
             rounds = cases.setdefault(record.case, {}).setdefault(record.contender, [])
             told = {name: value for name, value in asdict(record).items() if value not in (None, "", {})}
-            rounds.append({name: told[name] for name in told if name not in ("case", "contender", "round", "commit")})
+            rounds.append({name: told[name] for name in told if name not in ("case", "contender", "round")})
         return cases
+
+
+def from_json(cases: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[Record]:
+    """The records that `Results.to_json` was made of."""
+    return [
+        Record(case=case, contender=contender, round=number, **told)
+        for case, contenders in cases.items()
+        for contender, rounds in contenders.items()
+        for number, told in enumerate(rounds)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
