@@ -91,9 +91,9 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
 def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
     """Have ``ray.init`` start only what a run on this machine needs: two thirds of the time, half of the processes.
 
-    Left out are the autoscaler, which has nothing to scale on one machine (and holds up the shutdown for a second), what
-    brings workers' output to the driver where nobody looks at it, and the parts of the dashboard's server that only
-    its pages need; Xenna asks that server for its actors. And the server starts beside the raylet, not before it.
+    Left out are the autoscaler, which has nothing to scale on one machine (and holds up the shutdown for a second),
+    what brings workers' output to the driver where nobody looks at it, and the parts of the dashboard's server that
+    only its pages need; Xenna asks that server for its actors. And it starts beside the raylet, not before it.
 
     There is no public way to choose (Ray 2.46 to 2.60). On a Ray that is made in another way, all is started.
 
