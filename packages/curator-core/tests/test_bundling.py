@@ -8,6 +8,7 @@ import heapq
 import pickle
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator_core import Task
+from curator_core import Plan, ProcessingStage, Task
 from curator_core.bundling import (
     HOP_S,
     MAX_BUNDLE_BYTES,
@@ -171,19 +172,36 @@ def test_slow_tasks_do_not_queue_behind_each_other(seed):
     # 64 tasks of 0.1 to 2 s on two workers that have two bundles each: against one task a bundle.
     draw = random.Random(seed)
     durations = [draw.uniform(0.1, 2.0) for _ in range(64)]
-    assert makespan(durations, bundled=True) <= 1.1 * makespan(durations, bundled=False)
+    pace = Pace(BundlePlan(slots=4))
+    assert makespan(durations, pace.next_size, pace.observe) <= 1.1 * makespan(durations, lambda _: 1)
 
 
-def makespan(durations: list[float], *, bundled: bool, workers: int = 2, slots_each: int = 2) -> float:
-    """When the last task ends."""
-    pace, start = Pace(BundlePlan(slots=workers * slots_each)), 0
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("draw", [lambda rng: rng.uniform(0.1, 2.0), lambda rng: 0.1 * 20 ** (rng.random() ** 2)])
+def test_slow_tasks_that_were_made_of_one_do_not_queue_behind_each_other(seed, draw):
+    # The same, where nothing is known of them when they are bundled, all at once.
+    rng = random.Random(seed)
+    durations = [draw(rng) for _ in range(64)]
+    parts = iter(split(durations, BundlePlan(slots=4), None))
+    assert makespan(durations, lambda _: len(next(parts))) <= 1.1 * makespan(durations, lambda _: 1)
+
+
+def makespan(
+    durations: list[float],
+    next_size: Callable[[int], int],
+    done: Callable[[int, float], None] = lambda *_: None,
+    workers: int = 2,
+    slots_each: int = 2,
+) -> float:
+    """When the last task ends, in bundles of these sizes; says of each when it is done."""
+    start = 0
     queues: list[list[list[float]]] = [[] for _ in range(workers)]
     ends: list[tuple[float, int, list[float]]] = []
 
     def hand_out(worker: int) -> None:
         nonlocal start
         if start < len(durations):
-            size = pace.next_size(len(durations) - start) if bundled else 1
+            size = next_size(len(durations) - start)
             queues[worker].append(durations[start : start + size])
             start += size
 
@@ -199,7 +217,7 @@ def makespan(durations: list[float], *, bundled: bool, workers: int = 2, slots_e
     now = 0.0
     while ends:
         now, worker, bundle = heapq.heappop(ends)
-        pace.observe(len(bundle), sum(bundle))
+        done(len(bundle), sum(bundle))
         hand_out(worker)
         begin(worker, now)
     return now
@@ -233,8 +251,8 @@ def test_whatever_is_observed_sizes_are_whole_batches_that_keep_all_limits(plan,
 @pytest.mark.parametrize(
     ("plan", "takes", "sizes"),
     [
-        (BundlePlan(slots=4), None, [3, 3, 3, 1]),
-        (BundlePlan(slots=1), None, [10]),
+        (BundlePlan(slots=4), None, [2, *[1] * 8]),
+        (BundlePlan(slots=1), None, [5, 3, 1, 1]),
         (BundlePlan(batch_size=4, slots=4), None, [4, 4, 2]),
         (BundlePlan(), 0.0, [10]),
         (BundlePlan(), 0.05, [10]),
@@ -254,7 +272,7 @@ def test_what_a_worker_made_is_split_by_what_comes_next(plan, takes, sizes):
 
 
 def test_unmeasured_parts_have_a_limit():
-    assert [len(part) for part in split(tasks_of(*range(150)), BundlePlan(), None)] == [64, 64, 22]
+    assert [len(part) for part in split(tasks_of(*range(150)), BundlePlan(), None)] == [64, 43, 22, 11, 5, 3, 1, 1]
 
 
 @settings(max_examples=60)
@@ -273,6 +291,19 @@ def test_splitting_loses_nothing_and_keeps_the_limit_of_bytes(sizes, batch_size,
         assert max(map(len, parts), default=0) <= plan.whole_batches(TARGET_S / takes)
     if sum(sizes) <= 100 and any(sizes):
         assert all(len(part) % batch_size == 0 for part in parts[:-1])
+
+
+def test_bundles_of_full_batches_follow_the_stage_that_wants_them():
+    class Several(ProcessingStage[Task, Task]):
+        def process_batch(self, tasks):
+            return tasks
+
+    first = Several().with_(batch_size=8, full_batches=True)
+    second = Several().with_(name="second", batch_size=12)
+    (group,) = Plan.from_stages([first, second], fed=True).groups
+    assert BundlePlan.of(group, 4) == BundlePlan(8, 4, full=True)
+    (group,) = Plan.from_stages([first.with_(full_batches=False), second], fed=True).groups
+    assert BundlePlan.of(group, 4) == BundlePlan(12, 4)
 
 
 # --- bytes ----------------------------------------------------------------------------------------------

@@ -702,7 +702,7 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
     from curator_core.processes.parcels import Backlog, Shelf
 
     shelf = Shelf("/nowhere", "test")
-    backlog = Backlog(BundlePlan(batch_size=unit), shelf, full=False)
+    backlog = Backlog(BundlePlan(batch_size=unit), shelf)
     added, taken = 0, []
     for count, packed in adds:
         new = tasks(*range(added, added + count))
@@ -729,7 +729,7 @@ def test_bundles_are_no_larger_than_they_may_be():
 
     shelf = Shelf("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
-        backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500), shelf, full=full)
+        backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500, full=full), shelf)
         for _ in range(5):
             backlog.add_task(Task(data=bytes(1000)))
         taken = []

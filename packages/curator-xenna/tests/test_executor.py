@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, ResourcesError, RunObserver, Task
 from curator_core.report import BatchReport, WorkerReport
 from curator_xenna import XennaConfig, XennaExecutor
 
@@ -166,11 +166,24 @@ def test_ignore_failures_counts_what_it_drops(executor: XennaExecutor, monkeypat
     assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)
 
 
-def test_more_stages_than_cores(executor: XennaExecutor) -> None:
-    # On the Ray that is ours, which then declares as many CPUs as streaming needs.
-    stages = [Worker().with_(name=f"s{number}", resources=Resources(cpus=1)) for number in range(4)]
-    result = Pipeline("p", [Numbers(), *stages]).run(executor)
-    assert len(result) == 12
+@pytest.mark.parametrize("cores", [1, 2])
+def test_twelve_stages_of_a_cpu_each_on_fewer_cores(cores: int, run_script: Callable[..., Any]) -> None:
+    twelve = [f"s{number}" for number in range(12)]
+    assert run_script("deep.py", str(cores)) == {
+        "fused": [["+".join(twelve)], {"0": 12, "1": 13, "2": 14}],
+        "apart": [twelve, {"0": 12, "1": 13, "2": 14}],
+    }
+
+
+def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecutor, tmp_path: Path) -> None:
+    class Lists(ProcessingStage[Any, Task[Any]]):
+        def process(self, task: Any) -> list[Task[Any]]:
+            (tmp_path / "listed").touch()
+            return [Task(data={})]
+
+    with pytest.raises(ResourcesError, match="one worker of it is larger than any node"):
+        Pipeline("p", [Lists(), Worker().with_(resources=Resources(cpus=1000))]).run(executor)
+    assert not (tmp_path / "listed").exists()
 
 
 def test_classes_of_a_script_come_back_as_they_were(run_script: Callable[..., Any]) -> None:

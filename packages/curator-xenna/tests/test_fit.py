@@ -15,7 +15,7 @@ from curator_core import EmptyTask, ProcessingStage, Resources, ResourcesError, 
 from curator_core.plan import Plan
 from curator_xenna import XennaConfig
 from curator_xenna.cluster import Node
-from curator_xenna.fit import Fit, Placement, fit
+from curator_xenna.fit import Fit, Placement, check_fit, fit
 from curator_xenna.resources import Gpu, Share
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
@@ -156,7 +156,10 @@ def test_the_error_has_the_table_and_the_number_to_change() -> None:
         "    s2                             1          2          0",
         "    there is, a node: 8 CPUs and 1 GPUs, 4 CPUs and 0 GPUs",
     ]
-    assert caught.value.hint == "lower num_workers of 's1', or run on a larger cluster"
+    assert (
+        caught.value.hint
+        == "lower the resources of 's1' to what one node of 8 CPUs and 1 GPUs has, or run on a larger cluster"
+    )
 
 
 def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
@@ -164,13 +167,45 @@ def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
         fitted(machine(2), {}, APART, {**asking(cpus=4), **APART})
     assert caught.value.stage == "s2"
     assert caught.value.given == repr(Resources(cpus=4))
-    assert caught.value.hint == "lower resources of 's2', or run on a larger cluster"
+    assert (
+        caught.value.hint
+        == "lower the resources of 's2' to what one node of 2 CPUs and 0 GPUs has, or run on a larger cluster"
+    )
 
 
 def test_workers_that_are_asked_for_have_to_fit() -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
-        fitted(machine(2), {}, {"num_workers": 3})
+        fitted(machine(2), {}, {"num_workers": 3}, may_declare=False)
     assert caught.value.stage == "s1"
+    assert caught.value.hint == "lower the number of workers of 's1' to 2 or less, or run on a larger cluster"
+
+
+@pytest.mark.parametrize(("config", "cpus"), [({}, 4), ({"execution_mode": "batch"}, 3)])
+def test_our_own_ray_declares_cpus_for_workers_that_are_asked_for(config: dict[str, Any], cpus: int) -> None:
+    found = fitted(machine(2), {}, {"num_workers": 3}, **config)
+    assert workers(found) == [None, 3]
+    assert (found.streaming, found.cpus) == (not config, cpus)
+
+
+def test_gpus_cannot_be_declared() -> None:
+    with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
+        fitted(machine(2, gpus=2), {**asking(gpus=0.6), "num_workers": 5})
+    assert caught.value.hint == "lower the number of workers of 's0' to 2 or less, or run on a larger cluster"
+
+
+@pytest.mark.parametrize("may_declare", [True, False])
+@pytest.mark.parametrize("stages", [[asking(cpus=3)], [{}, {"num_workers": 3}], [asking(gpus=0.5)], [{}, {}]])
+def test_what_does_not_fit_is_told_beforehand(stages: list[dict[str, Any]], may_declare: bool) -> None:
+    views = Plan.from_stages([Stage().with_(name=f"s{n}", **given) for n, given in enumerate(stages)], fed=True).stages
+    told = []
+    for decide in (check_fit, fit):
+        try:
+            decide(views, machine(2), XennaConfig(), has_source=False, may_declare=may_declare)
+        except ResourcesError as error:
+            told.append(str(error))
+        else:
+            told.append("")
+    assert told[0] == told[1]
 
 
 # --- twelve stages of one CPU ---------------------------------------------------------------------------

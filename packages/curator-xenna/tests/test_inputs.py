@@ -97,6 +97,13 @@ def test_whole_batches_are_sent() -> None:
     assert [size % 8 for size in sizes] == [0] * (len(sizes) - 1) + [3]
 
 
+def test_full_batches_stay_full_however_large_their_tasks_are() -> None:
+    tasks = [Weighed(2 * 2**20) for _ in range(100)]
+    sizes = take_all(InputQueue(tasks, BundlePlan(batch_size=32, slots=4, full=True)), takes=0.1)
+    assert sizes == [32, 32, 32, 4]
+    assert max(take_all(InputQueue(tasks, BundlePlan(batch_size=32, slots=4)), takes=0.1)) == 16
+
+
 def test_an_empty_queue_gives_empty_bundles() -> None:
     queue = queue_of(0)
     assert queue.is_empty

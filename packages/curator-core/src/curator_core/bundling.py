@@ -20,7 +20,19 @@ from curator_core.pickling import dump_parts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["MAX_BUNDLE_BYTES", "Bundle", "BundlePlan", "Pace", "estimated_bytes", "split", "unbundled", "within_bytes"]
+    from curator_core.fusion import Group
+
+__all__ = [
+    "MAX_BUNDLE_BYTES",
+    "Bundle",
+    "BundlePlan",
+    "Pace",
+    "estimated_bytes",
+    "in_batches",
+    "split",
+    "unbundled",
+    "within_bytes",
+]
 
 MAX_BUNDLE_BYTES = 32 * 2**20
 TARGET_S = 0.5  # of work in a bundle
@@ -55,14 +67,23 @@ class BundlePlan:
     """What bundles for a group of stages are to be like.
 
     Attributes:
-        batch_size: The group's largest batch: bundles hold a multiple of it where there are enough tasks.
+        batch_size: Bundles hold a multiple of it where there are enough tasks.
         slots: Bundles that its workers hold at once, all together.
-        max_bytes: No bundle is larger than this, unless a single task is.
+        max_bytes: No bundle is larger than this, unless a single task is, or a single batch that is to be full.
+        full: Whether a bundle has whole batches however large they are.
     """
 
     batch_size: int = 1
     slots: int = 1
     max_bytes: int = MAX_BUNDLE_BYTES
+    full: bool = False
+
+    @classmethod
+    def of(cls, group: Group, slots: int, max_bytes: int = MAX_BUNDLE_BYTES) -> BundlePlan:
+        """What bundles for a group are to be like, with so many slots and bytes."""
+        # What the first stage is given decides on its batches; those of stages after it may be any.
+        unit = group.stages[0].batch_size if group.full_batches else group.batch_size
+        return cls(unit, slots, max_bytes, group.full_batches)
 
     def whole_batches(self, count: float) -> int:
         """A number of tasks, rounded up to whole batches."""
@@ -130,28 +151,38 @@ def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None
         plan: What the bundles are to be like.
         seconds_per_task: What a task takes in the next group; None where it is not known.
     """
-    if seconds_per_task is None:
-        wanted: float = min(_UNMEASURED_LIMIT, math.ceil(len(tasks) / plan.slots))
-    else:
-        wanted = min(len(tasks), _tasks_in(TARGET_S, seconds_per_task))
-    size = plan.whole_batches(wanted)
     start = 0
-    while start < len(tasks):
-        bundle = within_bytes(tasks[start : start + size], plan)
+    while remaining := len(tasks) - start:
+        if seconds_per_task is None:  # they may be slow: nobody is to have much left when the others are done
+            wanted: float = min(_UNMEASURED_LIMIT, math.ceil(remaining / (2 * plan.slots)))
+        else:
+            wanted = min(remaining, _tasks_in(TARGET_S, seconds_per_task))
+        bundle = within_bytes(tasks[start : start + plan.whole_batches(wanted)], plan)
         start += len(bundle)
         yield bundle
 
 
 def within_bytes(tasks: Sequence[Any], plan: BundlePlan) -> list[Any]:
-    """As many of these tasks, from the first on, as a bundle may hold by their bytes; at least one."""
+    """The first of these tasks, as many as a bundle may hold by their bytes: at least one, or one batch to be full."""
     fits = len(tasks)
     if fits > 1 and estimated_bytes(tasks) > plan.max_bytes:
         fits, held = 1, estimated_bytes(tasks[:1])
         while fits < len(tasks) and (held := held + estimated_bytes(tasks[fits : fits + 1])) <= plan.max_bytes:
             fits += 1
-    if plan.batch_size < fits < len(tasks):
-        fits -= fits % plan.batch_size
-    return [*tasks[:fits]]
+    return [*tasks] if fits == len(tasks) else [*tasks[: in_batches(fits, len(tasks), plan)]]
+
+
+def in_batches(fits: int, there: int, plan: BundlePlan) -> int:
+    """How many tasks a bundle is to have, so that its batches are whole.
+
+    Args:
+        fits: How many it may hold.
+        there: How many there are.
+        plan: What bundles are to be like.
+    """
+    if fits > plan.batch_size:
+        return fits - fits % plan.batch_size
+    return min(plan.batch_size, there) if plan.full else fits
 
 
 def estimated_bytes(tasks: Sequence[Any]) -> int:

@@ -77,6 +77,12 @@ class XennaExecutor(BaseExecutor):
         check_options(run.plan.stages)
         if self.config.ignore_failures:
             run.context = replace(run.context, on_error="skip")
+        with self._cluster() as cluster:
+            self._run_on(cluster, run, sources)
+
+    def _run_on(self, cluster: Cluster, run: Run, sources: list[Any] | None) -> None:
+        from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
+
         views = run.plan.stages
         source_in_worker = sources is None and views[0].wants_a_worker
         if sources is not None:
@@ -85,16 +91,26 @@ class XennaExecutor(BaseExecutor):
             run.fed, sources = 1, [*run.admit([empty_source()])]
         else:
             # In the driver: the source's tasks are then known here, and no worker is started for one task.
-            run.fed, sources = 1, _run_source(run, views[0])
-            views = views[1:]
+            source, *views = views
+            self._check_fit(views, cluster)  # it may take hours to find out what there is to do
+            run.fed, sources = 1, _run_source(run, source)
         if not (views and sources):
             run.outputs += sources
             return
-        self._run_on_xenna(run, views, sources, has_source=source_in_worker)
+        self._hold_sessions(partial(Session, cluster, run, views, has_source=source_in_worker), run, sources)
 
-    def _run_on_xenna(self, run: Run, views: Sequence[StageView], inputs: list[Any], *, has_source: bool) -> None:
+    def _check_fit(self, views: Sequence[StageView], cluster: Cluster) -> None:
+        from curator_xenna.fit import check_fit  # noqa: PLC0415 - stands on what loads Ray
+        from curator_xenna.session import nodes_for  # noqa: PLC0415 - loads Xenna
+
+        if views:
+            nodes = nodes_for(views, cluster)
+            check_fit(views, nodes, self.config, has_source=False, may_declare=cluster.may_declare)
+
+    @contextmanager
+    def _cluster(self) -> Iterator[Cluster]:
+        """The cluster of a run, one at a time; not opened yet where it is one for this run only."""
         from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
-        from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
 
         if not _one_at_a_time.acquire(blocking=False):
             raise ExecutorError(
@@ -104,7 +120,7 @@ class XennaExecutor(BaseExecutor):
             )
         cluster = self._kept or Cluster(self.config)
         try:
-            self._hold_sessions(partial(Session, cluster, run, views, has_source=has_source), run, inputs)
+            yield cluster
         finally:
             if cluster is not self._kept:
                 cluster.close()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from curator_xenna.cluster import Node
     from curator_xenna.config import XennaConfig
 
-__all__ = ["Fit", "Placement", "fit"]
+__all__ = ["Fit", "Placement", "check_fit", "fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,30 +121,72 @@ def _choose(
     may_declare: bool,
     cores: int | None,
 ) -> Fit:
-    levels = [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
+    levels = _levels(config)
 
     def place(level: Fusion, *, streaming: bool = True) -> tuple[Placement, ...]:
-        placements = _placements(group_stages(views, level, has_source=has_source), nodes, config, has_source)
-        limit = config.max_workers_per_stage
-        limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
-        return _limited(placements, nodes, limits, streaming)
+        return _place(views, nodes, config, level, has_source=has_source, cores=cores, streaming=streaming)
 
     one_by_one = place(levels[0], streaming=False)
-    _check_each(one_by_one, nodes)  # what does not fit by itself does not fit in any way
+    _check_each(one_by_one, nodes, may_declare=may_declare)  # what does not fit by itself does not fit in any way
     if config.execution_mode == "batch":
-        return Fit(one_by_one, streaming=False)
+        return _one_after_the_other(one_by_one, nodes)
     for level in levels:
         placements = place(level)
         if _fits_together(placements, nodes):
             if level in _STEPS:
                 logger.info("streaming does not fit: %s", _STEPS[level])
             return Fit(placements)
-    if may_declare and _fits_together(placements, [replace(node, cpus=_PLENTY) for node in nodes]):
+    if may_declare and _fits_together(placements, _with_plenty(nodes)):
         cpus = math.ceil(sum(placement.least_cpus for placement in placements) - _ROUNDING)
         logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
         return Fit(placements, cpus=cpus)
-    logger.info("streaming does not fit: the stages run one after the other, and hold all tasks in between")
-    return Fit(one_by_one, streaming=False)
+    logger.warning("streaming does not fit: the stages run one after the other, and hold all tasks in between")
+    return _one_after_the_other(one_by_one, nodes)
+
+
+def check_fit(
+    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
+) -> None:
+    """Raise what `fit` would, and decide nothing: for what comes before, and may take long.
+
+    Raises:
+        ResourcesError: A stage does not fit, even with the cluster to itself.
+    """
+    level = _levels(config)[0]
+    placements = _place(views, nodes, config, level, has_source=has_source, cores=None, streaming=False)
+    _check_each(placements, nodes, may_declare=may_declare)
+
+
+def _levels(config: XennaConfig) -> list[Fusion]:
+    """How far stages may be fused, the usual first."""
+    return [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
+
+
+def _place(
+    views: Sequence[StageView],
+    nodes: Sequence[Node],
+    config: XennaConfig,
+    level: Fusion,
+    *,
+    has_source: bool,
+    cores: int | None,
+    streaming: bool,
+) -> tuple[Placement, ...]:
+    """What the groups take, with no more workers than they may have."""
+    placements = _placements(group_stages(views, level, has_source=has_source), nodes, config, has_source)
+    limit = config.max_workers_per_stage
+    limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
+    return _limited(placements, nodes, limits, streaming)
+
+
+def _one_after_the_other(placements: tuple[Placement, ...], nodes: Sequence[Node]) -> Fit:
+    """All groups by themselves; on our own Ray some may have more workers than there are CPUs."""
+    crowded = [placement.least_cpus for placement in placements if not _fits_together([placement], nodes)]
+    return Fit(placements, streaming=False, cpus=math.ceil(max(crowded, default=0) - _ROUNDING))
+
+
+def _with_plenty(nodes: Sequence[Node]) -> list[Node]:
+    return [replace(node, cpus=_PLENTY) for node in nodes]
 
 
 def _placements(
@@ -193,13 +235,27 @@ def _limited(
     )
 
 
-def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:
+def _check_each(placements: Sequence[Placement], nodes: Sequence[Node], *, may_declare: bool) -> None:
     """Raise `ResourcesError` where the workers of a group do not fit, even with the cluster to themselves."""
     for placement in placements:
         if not _fits_together([replace(placement, workers=1)], nodes):
-            raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node")
-        if not _fits_together([placement], nodes):
-            raise _does_not_fit(placement, placements, nodes, "its workers do not fit together")
+            mend = f"lower the resources of '{placement.group.name}' to what {_largest(nodes)} has"
+            raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node", mend)
+        room = _with_plenty(nodes) if may_declare else nodes
+        if not _fits_together([placement], room):
+            most = _most_workers(placement, room)
+            mend = f"lower the number of workers of '{placement.group.name}' to {most} or less"
+            raise _does_not_fit(placement, placements, nodes, "its workers do not fit together", mend)
+
+
+def _most_workers(placement: Placement, nodes: Sequence[Node]) -> int:
+    fits = (count for count in range(placement.least_workers, 1, -1))
+    return next((count for count in fits if _fits_together([replace(placement, workers=count)], nodes)), 1)
+
+
+def _largest(nodes: Sequence[Node]) -> str:
+    node = max(nodes, key=lambda node: (len(node.gpus), node.cpus))
+    return f"one node of {node.cpus} CPUs and {len(node.gpus)} GPUs"
 
 
 def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bool:
@@ -245,7 +301,7 @@ def _take(share: Share, free: list[tuple[float, list[float]]]) -> bool:
 
 
 def _does_not_fit(
-    placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str
+    placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str, mend: str
 ) -> ResourcesError:
     rows = [f"{'stage':<24} {'workers':>7} {'cpus each':>10} {'gpus each':>10}"]
     rows += [f"{p.group.name:<24} {p.least_workers:>7} {p.share.cpus:>10g} {p.share.gpus:>10.3g}" for p in placements]
@@ -257,6 +313,5 @@ def _does_not_fit(
         field="resources",
         given=placement.group.resources,
         expected=f"no more than there is:\n    {table}",
-        hint=f"lower {'num_workers' if placement.least_workers > 1 else 'resources'} of '{placement.group.name}', "
-        "or run on a larger cluster",
+        hint=f"{mend}, or run on a larger cluster",
     )

@@ -30,17 +30,25 @@ if TYPE_CHECKING:
     from curator_core.executor import Run
     from curator_core.plan import StageView
     from curator_xenna.adapter import XennaStageAdapter
-    from curator_xenna.cluster import Cluster
+    from curator_xenna.cluster import Cluster, Node
     from curator_xenna.config import XennaConfig
     from curator_xenna.coordinator import WorkerEntry
     from curator_xenna.fit import Fit, Placement
 
-__all__ = ["Session"]
+__all__ = ["Session", "nodes_for"]
 
 _CALL_TIMEOUT_S = 30.0
 _SLOTS_PER_WORKER = 2  # Xenna's default
 _INTERVAL_S = 180.0  # Xenna's default
 _INTERVAL_EMBEDDED_S = 5.0
+
+
+def nodes_for(views: Sequence[StageView], cluster: Cluster) -> list[Node]:
+    """What a cluster has for stages; it is opened, unless that is known before it is started."""
+    if cluster.is_embedded and not any(view.resources.requires_gpu for view in views):
+        return [cluster.machine()]
+    cluster.open()
+    return cluster.nodes()
 
 
 class Session:
@@ -128,14 +136,9 @@ class Session:
     def _open(self) -> Fit:
         """Decide how the stages fit, and connect to a cluster that has what they need."""
         cluster = self._cluster
-        if cluster.is_embedded and not any(view.resources.requires_gpu for view in self._views):
-            nodes = [cluster.machine()]  # known before it is started
-        else:
-            cluster.open()
-            nodes = cluster.nodes()
         fitted = fit(
             self._views,
-            nodes,
+            nodes_for(self._views, cluster),
             self._config,
             has_source=self._has_source,
             may_declare=cluster.may_declare,
@@ -174,7 +177,7 @@ class Session:
     def _bundle_plan(self, placement: Placement) -> BundlePlan:
         workers = placement.workers or max(1, int(self._cluster.total_cpus() / placement.share.cpus))
         slots = workers * (self._config.slots_per_actor or _SLOTS_PER_WORKER)
-        return BundlePlan(placement.group.batch_size, slots, self._config.max_bundle_bytes)
+        return BundlePlan.of(placement.group, slots, self._config.max_bundle_bytes)
 
     def _items(self, queue: InputQueue, *, streaming: bool) -> Inputs:
         if not self._config.bundle:

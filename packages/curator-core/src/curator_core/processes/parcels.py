@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_core.bundling import MAX_BUNDLE_BYTES
+from curator_core.bundling import MAX_BUNDLE_BYTES, in_batches
 from curator_core.measure import bytes_of
 from curator_core.pickling import dump_parts, load_parts, pickles
 
@@ -112,17 +112,15 @@ class Backlog:
     Args:
         plan: What bundles are to be like.
         shelf: Packs tasks.
-        full: Whether a bundle has whole batches however large they are.
 
     Attributes:
         count: How many tasks wait.
         nbytes: How large those are that are packed.
     """
 
-    def __init__(self, plan: BundlePlan, shelf: Shelf, *, full: bool) -> None:
+    def __init__(self, plan: BundlePlan, shelf: Shelf) -> None:
         self._plan = plan
         self._shelf = shelf
-        self._full = full
         self._items: deque[Parcel | list[Any]] = deque()
         self.count = 0
         self.nbytes = 0
@@ -149,12 +147,7 @@ class Backlog:
             UnsendableError: One does not pickle.
             Exception: What is in a parcel that is to be split cannot be unpickled here.
         """
-        unit = self._plan.batch_size
-        count = self._fitting(min(size, self.count))
-        if count > unit:
-            count -= count % unit
-        elif self._full:
-            count = min(unit, self.count)
+        count = in_batches(self._fitting(min(size, self.count)), self.count, self._plan)
         taken: list[Parcel] = []
         while count:
             taken.append(self._pop(count))

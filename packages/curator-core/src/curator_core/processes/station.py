@@ -78,9 +78,8 @@ class Station:
     def __init__(self, group: Group, hands: Sequence[Hand], shelf: Shelf) -> None:
         self.group = group
         self.hands = hands
-        unit = group.stages[0].batch_size if group.full_batches else group.batch_size
-        self.plan = BundlePlan(batch_size=unit, slots=len(hands))
-        self.backlog = Backlog(self.plan, shelf, full=group.full_batches)
+        self.plan = BundlePlan.of(group, len(hands))
+        self.backlog = Backlog(self.plan, shelf)
         self.to_come: int | None = None
         self.window: deque[Sent] = deque()
         self.following: Station | None = None
