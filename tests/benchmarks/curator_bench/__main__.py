@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curator_bench.compare import SLOW_S, VERY_SLOW_S, Bench, turns
-from curator_bench.contenders import GROWTH, MAIN, NEMO, Contender, chosen, contenders, growth_contenders, versions_of
+from curator_bench.contenders import (
+    AGAIN,
+    GROWTH,
+    MAIN,
+    NEMO,
+    Contender,
+    chosen,
+    contenders,
+    growth_contenders,
+    versions_of,
+)
 from curator_bench.harness import cores
 from curator_bench.micro import NAMES
 from curator_bench.plots import draw
@@ -31,7 +41,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 SHOWN = ("curator-core", "curator-xenna", "cosmos-xenna", "nemo-curator", "ray", "numpy", "pyarrow")
 QUICK = 50  # a fiftieth of the tasks
-EVERYTHING = (*WORKLOADS, "growth", "micro")
+EVERYTHING = (*WORKLOADS, "again", "growth", "micro")
 
 logger = logging.getLogger("curator_bench")
 
@@ -122,6 +132,8 @@ def plan(
         for case in cases
         if case.workload in workloads
     ]
+    if "again" in workloads:
+        found += [(case, [one for one in wanted if "again" in one.only]) for case in AGAIN]
     if "growth" in workloads:
         there = {case.key for case in cases}  # the curves share points with the workloads
         grown = {case.key: case for held in growth.values() for case in held if case.key not in there}

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["GROWTH", "MAIN", "NEMO", "Case", "Contender", "chosen", "contenders", "growth_contenders", "versions_of"]
+__all__ = [
+    "AGAIN",
+    "GROWTH",
+    "MAIN",
+    "NEMO",
+    "Case",
+    "Contender",
+    "chosen",
+    "contenders",
+    "growth_contenders",
+    "versions_of",
+]
 
 NEMO = "nemo-curator"  # name of the environment that holds it
 XENNA = "xenna-"  # names of the others begin with this, and go on with the version of cosmos-xenna
@@ -98,6 +109,9 @@ GROWTH = {
     ),
 }
 
+# A second run in the same executor, by the number of its groups of stages.
+AGAIN = tuple(Case("tiny", 100, stages=groups) for groups in (1, 2, 3, 4))
+
 _LIGHT, _HEAVY = ("tiny", "deep"), ("cpu", "payload", "skew", "text")
 # Bundles and workers of the fused stage that is written by hand: what somebody would try who wants it fast.
 _BY_HAND = (
@@ -154,6 +168,12 @@ def _safe(version: str) -> Contender:
     return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
 
 
+def _again(version: str) -> Contender:
+    label = "Curator on Xenna, a second run on the same cluster"
+    plain = _ours("ours-again", label, version, {"fuse": False}, only=("again",), always=True)
+    return replace(plain, arguments=(*plain.arguments, "--again", "yes"))
+
+
 def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
     environment = f"{XENNA}{version}"
     found = [
@@ -161,6 +181,7 @@ def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
         _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=("skew",), always=True),
         _traced(version),
         _safe(version),
+        _again(version),
     ]
     if newest:  # neither is what anybody is held against: one version is enough
         found += [

@@ -274,6 +274,7 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
                 )
                 for size in (1000, 10_000)
             ),
+            *(_second_run(results, version, groups) for groups in (1, 2, 3, 4)),
             times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task a bundle"),
         ]
     local = _Times(results, "local-all")
@@ -285,6 +286,14 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
         _at_most("`LocalExecutor()`, tiny, 10,000 tasks", results.median("tiny-10000", "local"), 0.4, "s"),
         *_adapter_targets(results, versions),
     ]
+
+
+def _second_run(results: Results, version: str, groups: int) -> Target:
+    """A few seconds for Xenna to start again, and for each group's workers."""
+    of = "1 group" if groups == 1 else f"{groups} groups"
+    says = f"a second run on the same cluster, 100 tiny tasks, {of}, on Xenna {version}"
+    figure = results.median(f"tiny-100-{groups}-stages", f"ours-again@{version}")
+    return _at_most(says, figure, 4.0 + 1.5 * (groups - 1), "s")
 
 
 def _adapter_targets(results: Results, versions: Sequence[str]) -> list[Target]:
