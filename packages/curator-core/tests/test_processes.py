@@ -723,6 +723,19 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
     assert backlog.nbytes == 0
 
 
+@pytest.mark.parametrize(("fuse", "bundle"), [(True, True), (True, False), (False, True), (False, False)])
+def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
+    seen = Recorder()
+    stages = [stage(lambda task: Task(data=task.data + 1), name=name) for name in ("first", "second")]
+    executor = LocalExecutor(workers=2, fuse=fuse, bundle=bundle)
+    result = Pipeline("p", stages).run(executor, tasks(*range(40)), observers=[seen])
+    assert [(task.task_id, task.data) for task in result] == [(str(number), number + 2) for number in range(40)]
+    groups = {report.stage_name: report.group for report in seen.batches}
+    assert (groups["first"] == groups["second"]) is fuse
+    sent_with = Counter((report.stage_name, report.bundle_id) for report in seen.batches)
+    assert (max(sent_with.values()) == 1) is not bundle
+
+
 def test_bundles_are_no_larger_than_they_may_be():
     from curator_core.bundling import BundlePlan
     from curator_core.processes.parcels import Backlog, Shelf

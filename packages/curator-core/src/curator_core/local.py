@@ -12,7 +12,7 @@ from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.chain import Chain
 from curator_core.errors import ExecutorError, WorkerDiedError
 from curator_core.executor import BaseExecutor, empty_source
-from curator_core.fusion import group_stages
+from curator_core.fusion import Fusion, group_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,23 +43,28 @@ class LocalExecutor(BaseExecutor):
         workers: How many processes may work at once; 1 for none but this one.
         max_restarts: How often they may start again in a run. Until a source task is finished the driver keeps it for
             that; 0 keeps none.
+        fuse: Whether neighbouring stages share a process; see `Plan.explain`. Says nothing where there is one worker.
+        bundle: Whether several batches are sent to a process at once. As `fuse`.
 
     Raises:
         ExecutorError: A number that makes no sense, or the extra is not installed.
     """
 
-    def __init__(self, workers: int = 1, max_restarts: int = 3) -> None:
+    def __init__(self, workers: int = 1, max_restarts: int = 3, *, fuse: bool = True, bundle: bool = True) -> None:
         _check_count("workers", workers, least=1, hint="use os.cpu_count() for all cores")
         _check_count("max_restarts", max_restarts, least=0, hint="use 0 to end the run when a process dies")
         if workers > 1:
             _check_installed(workers)
         self.workers = workers
         self.max_restarts = max_restarts
+        self.fuse = fuse
+        self.bundle = bundle
         self.in_process = workers == 1
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """See `BaseExecutor.run_plan`."""
-        groups = group_stages(run.plan.stages, has_source=sources is None) if self.workers > 1 else ()
+        fusion = Fusion.EQUAL if self.fuse else Fusion.OFF
+        groups = group_stages(run.plan.stages, fusion, has_source=sources is None) if self.workers > 1 else ()
         if sources is None and len(groups) > 1:
             self._run_from_source(run, groups)
         elif sources is not None and groups:
@@ -118,7 +123,7 @@ class LocalExecutor(BaseExecutor):
 
         made, restarts_left = tasks, self.max_restarts
         while True:
-            flow = Flow(run, groups, self.workers, tasks, total)
+            flow = Flow(run, groups, self.workers, tasks, total, bundle=self.bundle)
             try:
                 flow.go()
                 return

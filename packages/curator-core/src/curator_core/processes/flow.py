@@ -74,13 +74,21 @@ class Flow:
         workers: How many processes there may be.
         tasks: The tasks for the first group, as they are made.
         total: How many they are; None where that is not known.
+        bundle: Whether several batches go to a process at once.
 
     Attributes:
         has_worked: Whether all of them have been worked on.
     """
 
     def __init__(
-        self, run: Run, groups: Sequence[Group], workers: int, tasks: Iterator[Any], total: int | None
+        self,
+        run: Run,
+        groups: Sequence[Group],
+        workers: int,
+        tasks: Iterator[Any],
+        total: int | None,
+        *,
+        bundle: bool = True,
     ) -> None:
         self.has_worked = False
         self._run = run
@@ -90,7 +98,8 @@ class Flow:
         self._crew = Crew(workers, first=run.context.epoch * workers)
         shelf = Shelf(self._crew.directory, "driver")
         shares = _shares(groups, self._crew.hands)
-        self._stations = [Station(group, hands, shelf) for group, hands in zip(groups, shares, strict=True)]
+        pairs = zip(groups, shares, strict=True)
+        self._stations = [Station(group, hands, shelf, bundle=bundle) for group, hands in pairs]
         self._stations[0].to_come = total
         for station, following in pairwise(self._stations):
             station.following = following

@@ -62,6 +62,7 @@ class Station:
         group: The group.
         hands: The processes that may work for it.
         shelf: Packs tasks.
+        bundle: Whether several batches are sent at once.
 
     Attributes:
         group: The group.
@@ -75,7 +76,7 @@ class Station:
         sent: How many bundles were sent.
     """
 
-    def __init__(self, group: Group, hands: Sequence[Hand], shelf: Shelf) -> None:
+    def __init__(self, group: Group, hands: Sequence[Hand], shelf: Shelf, *, bundle: bool) -> None:
         self.group = group
         self.hands = hands
         self.plan = BundlePlan.of(group, len(hands))
@@ -86,6 +87,7 @@ class Station:
         has_set_up = any(_prepares_node(view.stage) for view in group.stages)
         self.node: Literal["untouched", "in set-up", "ready"] = "untouched" if has_set_up else "ready"
         self.sent = 0
+        self._bundle = bundle
         self._pace = Pace(self.plan)
         self._size: int | None = None
         self._tasks_packed = 0
@@ -103,6 +105,8 @@ class Station:
 
     def _most(self) -> int:
         """How many tasks a bundle may have by what is known of them, and at least one batch."""
+        if not self._bundle:
+            return self.plan.batch_size
         most, mean = _MOST, self._pace.seconds_per_task
         if mean:
             most = min(most, self.plan.whole_batches(int(_BUNDLE_S / mean)))
@@ -121,7 +125,8 @@ class Station:
     @property
     def part_size(self) -> int:
         """How many tasks a worker of the group before this one is to pack together: less than a bundle, as a rule."""
-        return self.plan.whole_batches(_PART if self._pace.seconds_per_task is None else self._most() // 4)
+        most = self._most()
+        return self.plan.whole_batches(min(most, _PART) if self._pace.seconds_per_task is None else most // 4)
 
     # --- what may happen next -------------------------------------------------------------------------------
 
