@@ -186,6 +186,38 @@ def test_arrays_are_not_copied_from_worker_to_worker(executor: XennaExecutor, at
     assert sorted(task.data for task in result) == [(False, False, number * 2**20) for number in range(4)]
 
 
+class Column(ProcessingStage[Task[int], Task[Any]]):
+    """Makes a table of a megabyte."""
+
+    resources = Resources(cpus=0.5)
+
+    def process(self, task: Task[int]) -> Task[Any]:
+        import numpy as np
+        import pyarrow as pa
+
+        return Task(data=pa.table({"number": np.full(2**17, task.data)}))
+
+
+class LookAtColumn(ProcessingStage[Task[Any], Task[Any]]):
+    """Says where the bytes of a table are, as memory that Ray shares is mapped, and what they add up to."""
+
+    resources = Resources(cpus=0.5)
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        chunk = task.data["number"].chunk(0)
+        where = int(chunk.buffers()[1].address)
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        ranges = [(*(int(end, 16) for end in line[0].split("-")), line[5:]) for line in maps]
+        (name,) = [name for start, end, name in ranges if start <= where < end]
+        return Task(data=("plasma" in str(name), int(chunk.to_numpy().sum())))
+
+
+def test_tables_are_not_copied_from_worker_to_worker(executor: XennaExecutor) -> None:
+    stages = [Column(), LookAtColumn().with_(fusible=False)]
+    result, _ = run(executor, stages, [Task(data=number) for number in range(4)])
+    assert sorted(task.data for task in result) == [(True, number * 2**17) for number in range(4)]
+
+
 def test_arrays_come_back_to_the_driver_as_its_own(executor: XennaExecutor) -> None:
     (task,) = run(executor, [Array()], [Task(data=7)])[0]
     task.data += 1  # not held in Ray's store, which is gone after the run
@@ -233,8 +265,12 @@ def test_an_output_that_the_driver_cannot_open_ends_the_run(executor: XennaExecu
         run(executor, [Closed()], [Task(data=size)])
 
 
+FAIL = -1
+scripts = st.lists(st.integers(FAIL, 3), min_size=1, max_size=4)
+
+
 class Scripted(ProcessingStage[Task[int], Task[int]]):
-    """Makes as many tasks of one as its script says; 1 keeps the task, 0 drops it."""
+    """Makes as many tasks of one as its script says: 1 keeps it, 0 drops it, and -1 raises."""
 
     resources = Resources(cpus=0.2)
 
@@ -243,37 +279,64 @@ class Scripted(ProcessingStage[Task[int], Task[int]]):
 
     def process(self, task: Task[int]) -> Task[int] | list[Task[int]] | None:
         count = self.script[task.data % len(self.script)]
+        if count == FAIL:
+            msg = f"told to fail at {task.data}"
+            raise ValueError(msg)
         if count <= 1:
             return Task(data=task.data + 1) if count else None
         return [Task(data=task.data + number) for number in range(count)]
+
+
+class ScriptedBatches(Scripted):
+    """The same, a batch at a time."""
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Any]:
+        return [self.process(task) for task in tasks]
 
 
 @st.composite
 def pipelines(draw: Any) -> list[Scripted]:
     stages = []
     for number in range(draw(st.integers(2, 4))):
-        stage = Scripted(f"s{number}", draw(st.lists(st.integers(0, 3), min_size=1, max_size=4)))
-        fans_out = draw(st.sampled_from([True, False]))
-        stages.append(stage.with_(batch_size=draw(st.integers(1, 5)), fans_out=fans_out, num_workers=1))
+        made = draw(st.sampled_from([Scripted, ScriptedBatches]))(f"s{number}", draw(scripts))
+        settings: dict[str, Any] = {"num_workers": 1, "batch_size": draw(st.integers(1, 5))}
+        for name, values in (
+            ("fans_out", [True, False]),
+            ("fusible", [None, None, False]),
+            ("full_batches", [False, False, True]),
+        ):
+            settings[name] = draw(st.sampled_from(values))
+        stages.append(made.with_(**settings))
     return stages
 
 
 @settings(
-    max_examples=4,
+    max_examples=6,
     deadline=None,
     phases=[Phase.generate],  # an example takes seconds: none is tried twice
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(pipelines(), st.integers(1, 300))
-def test_results_are_those_of_stages_by_themselves(executor: XennaExecutor, stages: list[Scripted], count: int) -> None:
+@given(pipelines(), st.integers(1, 300), st.sampled_from([{}, {}, {"fuse": False}, {"bundle": False}]))
+def test_results_are_those_of_stages_by_themselves(
+    executor: XennaExecutor, stages: list[Scripted], count: int, config: dict[str, bool]
+) -> None:
     tasks = [Task(data=number) for number in range(count)]
-    plan = Plan.from_stages(stages, fed=True)
-    here = Pipeline("local", stages).run(None, tasks)
-    there, watch = run(executor, stages, tasks)
+    here = Pipeline("local", stages).run(None, tasks, on_error="skip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "config", XennaConfig(**config))
+        there, watch = run(executor, stages, tasks, on_error="skip")
     assert {task.task_id: task.data for task in there} == {task.task_id: task.data for task in here}
-    assert [(s.tasks_in, s.tasks_out, s.tasks_filtered) for s in there.stages] == [
-        (s.tasks_in, s.tasks_out, s.tasks_filtered) for s in here.stages
+    assert {stage: sorted(ids) for stage, ids in there.accounting.failed.items()} == {
+        stage: sorted(ids) for stage, ids in here.accounting.failed.items()
+    }
+    assert there.lost == ()
+    assert [(s.tasks_in, s.tasks_out, s.tasks_filtered, s.tasks_failed) for s in there.stages] == [
+        (s.tasks_in, s.tasks_out, s.tasks_filtered, s.tasks_failed) for s in here.stages
     ]
+    plan = Plan.from_stages(stages, fed=True)
     for report in watch.reports:
         assert len(report.inputs) <= plan.stages[report.stage_index].batch_size
-        assert plan.stages[report.stage_index] in plan.groups[report.group].stages
+        if config.get("fuse", True):
+            assert plan.stages[report.stage_index] in plan.groups[report.group].stages
+        else:
+            assert report.group == report.stage_index
