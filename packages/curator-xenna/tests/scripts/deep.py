@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run twelve stages that ask for a CPU each on so many cores, sharing a worker and each in its own."""
+"""Run twelve stages that ask for a CPU each on so many cores, all in one worker and each in its own."""
 
 from __future__ import annotations
 
