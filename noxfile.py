@@ -115,7 +115,9 @@ def run_tests(session: nox.Session, *paths: str, runner: tuple[str, ...] = ("pyt
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lint rules of the whole tree; `-- --fix` mends what can be mended."""
+    """Formatting and lint rules of the whole tree, bandit's among them; `-- --fix` mends what can be mended."""
+    # Ruff's rules "S" are bandit's. pip-audit asks a service for what it tells, so it is not run here: a test in
+    # tests/packaging holds the lower bounds of what is required against releases with known holes.
     session.install(*TOOLS["lint"])
     fix = "--fix" in session.posargs
     session.run("ruff", "format", *([] if fix else ["--check", "--diff"]), ".")

@@ -18,12 +18,14 @@ from curator_core import (
     ProcessingStage,
     RunObserver,
     RunResult,
+    StageError,
     Task,
     TasksLostError,
 )
 from curator_core.ledger import Ledger, StageSummary
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core.result import Accounting
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
 
@@ -228,13 +230,56 @@ def test_the_summary_is_a_table():
     )
     assert result.summary().splitlines() == [
         "demo: 2 tasks out in 1.2 s, run abc",
-        "stage          batches     in    out  filtered  failed  process s  idle s  start-up s  items/s",
-        "-" * 94,
-        "read                 1      1  1,234         0       0       0.50    0.00        0.25     20.0",
-        "a longer name        2  1,234      2     1,230       2       0.00    0.00        0.00      0.0",
+        "stage          batches     in  passed  filtered  failed    out  process s  idle s  start-up s  items/s",
+        "-" * 102,
+        "read                 1      1       1         0       0  1,234       0.50    0.00        0.25     20.0",
+        "a longer name        2  1,234       2     1,230       2      2       0.00    0.00        0.00      0.0",
+        "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next",
         "the run was too short to say what held it up",
         "'a longer name' failed on 2 tasks, first with ValueError: bad",
     ]
+
+
+def test_the_summary_of_a_large_run_fits_into_a_terminal():
+    name, many = "FilterByAestheticScore", 12_345_678
+    stage = StageSummary(name, many, many, many, many, 1234, 5, items=many, process_s=1234.56, idle_s=1234.56)
+    lines = RunResult(stages=[stage, StageSummary("read")]).summary().splitlines()
+    assert max(map(len, lines)) == 120
+    assert lines[3].startswith("FilterByAes…  12,345,678  12,345,678  ")
+
+
+def test_the_summary_says_that_accounts_add_up_only_of_runs_that_have_shown_it():
+    assert "accounts add up: in = passed + filtered + failed" in run().summary()
+    assert "accounts add up" not in RunResult(stages=[StageSummary("read")], lost=["1 of 3 tasks"]).summary()
+    with pytest.raises(StageError) as raised:
+        run(Fail())
+    assert "accounts add up" not in raised.value.result.summary()
+
+
+def test_the_summary_names_what_is_not_finished():
+    class FailsOnTheSecond(ProcessingStage):
+        def process(self, task):
+            if task.data == 1:
+                raise ValueError("bad")
+            return task
+
+    with pytest.raises(StageError) as raised:
+        run(FailsOnTheSecond(), count=9)
+    assert raised.value.result.summary().splitlines()[-1] == (
+        "not finished: 7 of 9 source tasks: '2', '3', '4', '5', '6', and 2 more"
+    )
+    one = RunResult(accounting=Accounting(admitted=1, unfinished=("",)))
+    assert one.summary().splitlines()[-1] == "not finished: 1 of 1 source task"
+    assert "not finished" not in run().summary()
+
+
+def test_the_summary_says_how_often_the_engine_was_started_again():
+    for restarts, shown in ((1, "1 time"), (2, "2 times")):
+        result = RunResult(accounting=Accounting(restarts=restarts))
+        assert result.summary().splitlines()[-1] == (
+            f"the engine was started again {shown}, since it had lost some work"
+        )
+    assert "started again" not in run().summary()
 
 
 def test_the_summary_of_failures_is_one_line_a_stage():

@@ -131,7 +131,8 @@ def our_workers() -> list[int]:
 
 
 def files_of(driver: int) -> list[Path]:
-    return [path for place in ("/dev/shm", "/tmp") for path in Path(place).glob(f"curator-{driver}-*")]
+    places = ("/dev/shm", "/tmp")  # noqa: S108 - where they may be
+    return [path for place in places for path in Path(place).glob(f"curator-{driver}-*")]
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
+from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling, fail_at
 
 
@@ -61,6 +63,23 @@ def test_a_failure_is_kept_before_it_is_written_down(tmp_path):
             initial_tasks=tasks(1, 2, 3), on_error=DeadLetter(tmp_path / "dead"), checkpoint=tmp_path / "done"
         )
     assert not [record for record in journal(tmp_path / "done") if record.get("failed")]
+
+
+def test_a_letter_says_where_the_task_failed_as_the_report_does(tmp_path):
+    recorder = Recorder()
+    result = Pipeline("p", [failing_at(2)]).run(
+        initial_tasks=tasks(1, 2, 3), on_error=DeadLetter(tmp_path), observers=[recorder]
+    )
+    (letter,) = deadletter.read(tmp_path)
+    (report,) = [each for each in recorder.batches if each.error is not None]
+    assert (letter.worker_id, letter.node_id, letter.pid) == (report.worker_id, report.node_id, report.pid)
+    assert letter.worker_id
+    assert letter.node_id
+    assert letter.pid == os.getpid()
+    assert letter.run_id == report.run_id == result.run_id
+    assert letter.pipeline == "p"
+    assert letter.failed_at == report.end_unix_ns / 1e9
+    assert letter.trace_id == result.trace_id == ""  # nobody wrote one
 
 
 def test_what_is_finished_is_on_disk_while_the_run_goes_on(tmp_path):

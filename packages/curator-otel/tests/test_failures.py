@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import StatusCode
 
-from curator_core import Pipeline, ProcessingStage, StageError, Task, processing_stage
+from curator_core import DeadLetter, Pipeline, ProcessingStage, StageError, Task, deadletter, processing_stage
 
 
 class Picky(ProcessingStage[Any, Any]):
@@ -52,6 +52,22 @@ def test_a_stage_with_failed_tasks_is_marked_and_a_run_that_went_on_is_not(memor
     root = memory.one("run picky")
     assert root.status.status_code is StatusCode.UNSET
     assert root.attributes["curator.run.tasks_failed"] == 1
+
+
+@pytest.mark.parametrize("parent", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+def test_a_dead_letter_names_the_trace_that_its_failure_is_in(memory, monkeypatch, tmp_path, parent):
+    monkeypatch.setenv("TRACEPARENT", parent)
+    result = Pipeline("picky", [Picky()]).run(
+        initial_tasks=[Task(data="good"), Task(data="bad")],
+        observers=[memory.observer()],
+        on_error=DeadLetter(tmp_path),
+    )
+    (letter,) = deadletter.read(tmp_path)
+    failed = memory.named("process_batch Picky")[-1]
+    assert letter.trace_id == result.trace_id == f"{failed.context.trace_id:032x}"
+    assert letter.trace_id in parent or not parent
+    assert letter.run_id == result.run_id
+    assert letter.worker_id == failed.attributes["curator.worker.id"]
 
 
 def test_a_retry_that_goes_well_leaves_its_stage_unmarked(memory, script, boom):

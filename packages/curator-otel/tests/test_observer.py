@@ -278,14 +278,14 @@ def test_custom_metrics_are_bounded_in_number_length_and_kind(memory, script):
 
 
 def test_payloads_do_not_reach_the_trace(memory, script):
-    secret = "a payload that nobody may read"
-    careless = script.batch(0, 0, metrics={"task": Task(data=secret), "bytes": secret.encode()})
+    private = "a payload that nobody may read"
+    careless = script.batch(0, 0, metrics={"task": Task(data=private), "bytes": private.encode()})
     script.play(memory.observer(), careless)
 
     @processing_stage()
     def same(task):
         return task
 
-    Pipeline("p", [same]).run(initial_tasks=[Task(data=secret)], observers=[memory.observer()])
+    Pipeline("p", [same]).run(initial_tasks=[Task(data=private)], observers=[memory.observer()])
     assert memory.named("process_batch same")
-    assert secret not in "".join(span.to_json() for span in memory.spans)
+    assert private not in "".join(span.to_json() for span in memory.spans)

@@ -344,13 +344,13 @@ def test_a_run_is_traced_where_no_thread_can_be_started(memory, script, monkeypa
 
 
 def test_snapshots_hold_no_payloads(memory, script, boom, tmp_path):
-    secret = "a payload that nobody may read"
+    private = "a payload that nobody may read"
     observer = memory.observer(snapshots=tmp_path)
     observer.on_run_start(script.info)
-    error = boom._replace(message=secret, traceback=secret)
-    observer.on_batch(script.batch(0, 0, error=error, kinds=("failed",), metrics={"text": secret}))
+    error = boom._replace(message=private, traceback=private)
+    observer.on_batch(script.batch(0, 0, error=error, kinds=("failed",), metrics={"text": private}))
     observer._runs[script.run_id].write_snapshot()
     (path,) = tmp_path.iterdir()
-    assert secret not in path.read_text()
+    assert private not in path.read_text()
     assert os.fspath(Path(path)).endswith(".curator-trace.json")
     observer.on_run_end(script.result(), None)

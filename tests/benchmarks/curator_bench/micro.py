@@ -32,6 +32,8 @@ NAMES = {
     "isolated_batch_of_one_us": "adapter, a batch of one, of a stage in a process of its own, us",
     "telemetry_batch_us": "telemetry, a batch, us",
     "accounts_mb": "accounts of 10 million source tasks, none of them finished, MB",
+    "held_mb": "the same with the tasks, of a path each, that are held for restarts, MB (ten times that of 1 million)",
+    "begun_mb": "the same when each has been through two stages of three, MB (ten times that of 1 million)",
     "resumed_mb": "ids of 10 million source tasks that an earlier run has finished, MB",
     "task_bytes": "framework's bytes on a task after ten stages",
     "bundled_task_bytes": "the same, where 64 tasks are pickled together",
@@ -43,6 +45,7 @@ NAMES = {
 
 STAGES, BUNDLE, BATCH = 10, 64, 1024
 SOURCE_TASKS = 10_000_000
+HELD_SHARE = 10  # of the source tasks, one in so many is made to see what holding them takes
 IMPORT_NAMES = ("import_pipeline_ms", "import_executor_ms", "import_engine_ms")
 IMPORTS = {
     "ours": (
@@ -100,7 +103,7 @@ def ours() -> dict[str, float]:
     isolated = adapter(Same().with_(isolated=True))
     costs["isolated_batch_of_one_us"] = round(_best(isolated, [[task] for task in tasks(3000)], 200), 1)
     isolated.teardown()
-    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps) | _accounts()
+    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps) | _accounts() | _held()
 
 
 def _accounts() -> dict[str, float]:
@@ -117,6 +120,37 @@ def _accounts() -> dict[str, float]:
     for number in range(SOURCE_TASKS):
         earlier.enter(record_of(f"h{number:020x}", failed=False, outputs=None))
     return {"accounts_mb": round(under_way), "resumed_mb": round(_memory_mb() - before)}
+
+
+def _held() -> dict[str, float]:
+    """Megabytes of what a driver keeps to be able to begin again: the source tasks, and what was counted for each."""
+    from curator_core import LocalExecutor, Plan, Task, processing_stage
+    from curator_core.report import BatchReport, Outcomes
+    from curator_core.run import Run
+    from curator_core.settings import RunSettings
+    from curator_core.task import new_state, stamp
+
+    def named(number: int) -> Task[str]:
+        task = Task(data=f"s3://bucket/videos/{number:030}.mp4")
+        stamp(task, new_state(f"h{number:020x}"))
+        return task
+
+    stages = [processing_stage(name=f"Stage{number}")(lambda task: task) for number in range(3)]
+    run = Run(Plan.from_stages(stages, fed=True), LocalExecutor.__name__, (), RunSettings())
+    run.hold()
+    before, count = _memory_mb(), SOURCE_TASKS // HELD_SHARE
+    for _ in run.admit(named(number) for number in range(count)):
+        pass
+    held = _memory_mb() - before
+    for stage in range(2):
+        for first in range(0, count, BATCH):
+            ids = tuple(f"h{number:020x}" for number in range(first, min(first + BATCH, count)))
+            batch_id = f"{stage}/{first}"
+            run.report(
+                BatchReport("", stage, f"Stage{stage}", batch_id, "local", "local", 1, first, 1, 1, Outcomes(ids, {}))
+            )
+    begun = _memory_mb() - before
+    return {"held_mb": round(held * HELD_SHARE), "begun_mb": round(begun * HELD_SHARE)}
 
 
 def _memory_mb() -> float:

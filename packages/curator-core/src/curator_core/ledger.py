@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "StageSummary"]
 
+_WIDTH = 120  # columns of a terminal that the table is to fit into
+_SHORTEST_NAME = 12  # what is left of a stage's name, where counts are so long that the table does not fit
+
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
@@ -234,26 +237,33 @@ class Ledger:
 
 
 def table(summaries: Sequence[StageSummary]) -> str:
-    """The summaries as a text table, one line a stage."""
-    header = ("stage", "batches", "in", "out", "filtered", "failed", "process s", "idle s", "start-up s", "items/s")
+    """The summaries as a text table, one line a stage: what came in, what became of it, and what came out."""
+    header = ("batches", "in", "passed", "filtered", "failed", "out", "process s", "idle s", "start-up s", "items/s")
     rows = [header, *map(_row, summaries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = max(_WIDTH - sum(width + 2 for width in widths), _SHORTEST_NAME)
+    names = ["stage", *(_cut(stage.name, room) for stage in summaries)]
+    name_width = max(map(len, names))
     lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
+    for name, row in zip(names, rows, strict=True):
+        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([name.ljust(name_width), *cells]))
+    lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def _cut(name: str, room: int) -> str:
+    return name if len(name) <= room else f"{name[: room - 1]}…"
 
 
 def _row(stage: StageSummary) -> tuple[str, ...]:
     return (
-        stage.name,
         f"{stage.batches:,}",
         f"{stage.tasks_in:,}",
-        f"{stage.tasks_out:,}",
+        f"{stage.tasks_passed:,}",
         f"{stage.tasks_filtered:,}",
         f"{stage.tasks_failed:,}",
+        f"{stage.tasks_out:,}",
         f"{stage.process_s:.2f}",
         f"{stage.idle_s:.2f}",
         f"{stage.startup_s:.2f}",

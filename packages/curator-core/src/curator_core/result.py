@@ -16,6 +16,10 @@ __all__ = ["Accounting", "RunResult"]
 
 _LINE_LIMIT = 120  # characters of an error that the summary shows
 _NODES_LIMIT = 4  # whose clocks the summary shows: those that differ most
+_IDS_LIMIT = 5  # source tasks that the summary names
+_ACCOUNTS = (
+    "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +92,21 @@ class RunResult(list[Any]):
         self.trace_id = ""
 
     def summary(self) -> str:
-        """The run as a text table."""
+        """The run as a text table, and whether its accounts add up: where they do not, what is missing."""
         state = "" if self.complete else " (ended early)"
         run = f"run {self.run_id}" + (f", trace {self.trace_id}" if self.trace_id not in ("", self.run_id) else "")
         count = max(len(self), self.stages[-1].tasks_out if self.stages else 0)  # they may not have been collected
         lines = [f"{self.pipeline_name}: {count:,} tasks out in {self.wall_time_s:.1f} s{state}, {run}"]
         if self.stages:
-            lines += [table(self.stages), str(self.verdict)]
+            lines.append(table(self.stages))
+            if self.complete and not self.lost:
+                lines.append(_ACCOUNTS)
+            lines.append(str(self.verdict))
         for stage in self.stages:
             if stage.first_error:
-                failed = f"{stage.tasks_failed:,} task{'s' * (stage.tasks_failed != 1)}"
+                failed = _counted(stage.tasks_failed, "task")
                 lines.append(f"'{stage.name}' failed on {failed}, first with {_first_line(stage.first_error)}")
-        if self.accounting.resumed:
-            lines.append(f"{len(self.accounting.resumed):,} source tasks were finished by an earlier run, and left out")
+        lines += _about_sources(self.accounting)
         if self.clock_offsets:
             lines.append(f"clocks corrected: {_shown_offsets(self.clock_offsets)}")
         lines += [f"unaccounted for: {finding}" for finding in self.lost]
@@ -108,6 +114,31 @@ class RunResult(list[Any]):
 
     def __repr__(self) -> str:
         return f"<RunResult {self.run_id}: {len(self)} tasks, {len(self.stages)} stages>"
+
+
+def _about_sources(accounting: Accounting) -> list[str]:
+    """What is to be said of the source tasks, where something is."""
+    lines = []
+    if accounting.resumed:
+        lines.append(f"{len(accounting.resumed):,} source tasks were finished by an earlier run, and left out")
+    if accounting.restarts:
+        lines.append(
+            f"the engine was started again {_counted(accounting.restarts, 'time')}, since it had lost some work"
+        )
+    if accounting.unfinished:
+        some = f"{len(accounting.unfinished):,} of {_counted(accounting.admitted, 'source task')}"
+        lines.append(f"not finished: {some}{_shown_ids(accounting.unfinished)}")
+    return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _shown_ids(ids: Sequence[str]) -> str:
+    shown = [repr(each) for each in ids[:_IDS_LIMIT] if each]  # a source stage's own task, on a worker, has none
+    left = len(ids) - _IDS_LIMIT
+    return (f": {', '.join(shown)}" if shown else "") + (f", and {left:,} more" if left > 0 else "")
 
 
 def _first_line(text: str) -> str:

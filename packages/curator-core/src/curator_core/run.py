@@ -245,7 +245,7 @@ class Run:
             raise TasksLostError(
                 f"the run lost tasks: {'; '.join(lost)}",
                 given=f"source tasks not finished: {self._sources.unfinished[:_SHOWN]}",
-                expected="in = out + filtered + failed, from each stage to the next",
+                expected="in = passed + filtered + failed in each stage, and what comes out of one goes into the next",
                 hint="run it again; what was complete is in this error's `result`",
             )
 

@@ -28,7 +28,7 @@ def test_defaults():
 def test_options_are_not_shown_and_not_shared():
     options = {"secret": "hunter2"}
     policy = DeadLetter("s3://bucket", max_bytes=5, storage_options=options)
-    options["secret"] = "other"
+    options["secret"] = "other"  # noqa: S105 - nobody has it
     assert policy.storage_options == {"secret": "hunter2"}
     assert repr(policy) == "DeadLetter(path='s3://bucket', max_bytes=5)"
 

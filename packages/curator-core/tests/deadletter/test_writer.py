@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import fsspec
@@ -17,7 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from curator_core import ConfigurationError, DataError, Task
-from curator_core.deadletter import DeadLetter, Letter, load, read
+from curator_core.deadletter import DeadLetter, Letter, load, read, writer
 from curator_core.deadletter.payload import Payload, pack_task
 from curator_core.deadletter.writer import LetterBox
 
@@ -208,14 +208,42 @@ def test_a_link_in_place_of_a_stage_leads_nowhere(tmp_path, target):
     box.put(letter(), payload_of(1))
     with pytest.raises(DataError) as caught:
         box.close()
-    assert caught.value.field.startswith(str(dead / "S"))
-    if target == "outside":
-        assert "symbolic link" in caught.value.message
-        with pytest.raises(DataError, match="symbolic link"):
-            box.remove("S", "0")
+    assert caught.value.field == str(dead / "S")
+    assert "symbolic link" in caught.value.message
+    with pytest.raises(DataError, match="symbolic link"):
+        box.remove("S", "0")
     assert files(outside) == ["0.letter"]
     assert (outside / "0.letter").read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("moment", ["before the stage is opened", "before the letter is written", "at the removal"])
+def test_a_link_that_takes_the_place_of_a_stage_meanwhile_leads_nowhere(tmp_path, monkeypatch, moment):
+    outside, dead = tmp_path / "outside", tmp_path / "dead"
+    outside.mkdir()
+    (outside / "0.letter").write_text("mine")
+    with_box(dead, lambda box: box.put(letter("1"), payload_of(1)))
+    name = "encode" if moment == "before the letter is written" else "_refuse_link"
+
+    def put_a_link_there(*arguments):
+        given = original(*arguments)
+        (dead / "S").rename(tmp_path / "moved")
+        (dead / "S").symlink_to(outside)
+        return given
+
+    original = getattr(writer, name)
+    monkeypatch.setattr(writer, name, put_a_link_there)
+    box = LetterBox(DeadLetter(dead))
+    if moment == "at the removal":
+        with pytest.raises(DataError, match="cannot be written"):
+            box.remove("S", "0")
+    else:
+        box.put(letter("0"), payload_of(2))
+        with pytest.raises(DataError) if name == "_refuse_link" else nullcontext():
+            box.close()
+    assert files(outside) == ["0.letter"]
+    assert (outside / "0.letter").read_text() == "mine"
+    assert ("0.letter" in files(tmp_path / "moved")) == (name == "encode")
 
 
 def test_a_link_in_place_of_a_letter_is_replaced(tmp_path):

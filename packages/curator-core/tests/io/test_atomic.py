@@ -66,6 +66,50 @@ def test_it_replaces_a_file_of_its_name(tmp_path: Path, way: str) -> None:
     assert (tmp_path / "a").read_bytes() == b"second"
 
 
+@pytest.mark.parametrize("kind", ["file", "directory", "nothing"])
+def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path, way: str, kind: str) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    if kind == "file":
+        (outside / "target").write_bytes(b"mine")
+    elif kind == "directory":
+        (outside / "target").mkdir()
+    before = names(outside)
+    (inside / "a").symlink_to(outside / "target")
+    with atomic_file(local(), str(inside / "a")) as stream:
+        stream.write(b"text")
+    assert names(inside) == ["a"]
+    assert not (inside / "a").is_symlink()
+    assert (inside / "a").read_bytes() == b"text"
+    assert names(outside) == before
+    if kind == "file":
+        assert (outside / "target").read_bytes() == b"mine"
+    elif kind == "directory":
+        assert names(outside / "target") == []
+
+
+def test_it_stays_in_its_directory_when_a_link_takes_the_place_of_that(tmp_path: Path, way: str) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    with atomic_file(local(), str(inside / "a")) as stream:
+        stream.write(b"text")
+        inside.rename(tmp_path / "moved")
+        inside.symlink_to(outside)
+    assert names(outside) == []
+    assert names(tmp_path / "moved") == ["a"]
+
+
+def test_its_directory_may_be_a_link_and_need_not_be_readable(tmp_path: Path, way: str) -> None:
+    (tmp_path / "large disk").mkdir(mode=0o300)
+    (tmp_path / "out").symlink_to(tmp_path / "large disk")
+    with atomic_file(local(), str(tmp_path / "out" / "a")) as stream:
+        stream.write(b"text")
+    assert (tmp_path / "large disk" / "a").read_bytes() == b"text"
+    (tmp_path / "large disk").chmod(0o700)
+
+
 def write_half(path: Path, error: BaseException) -> None:
     with atomic_file(local(), str(path)) as stream:
         stream.write(b"half")

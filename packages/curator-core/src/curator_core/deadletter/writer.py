@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curator_core.deadletter.letter import encode, letter_path
 from curator_core.errors import CuratorError, DataError
-from curator_core.io.atomic import atomic_file
+from curator_core.io.atomic import atomic_file, atomic_file_in, is_local, open_directory
 from curator_core.io.files import filesystem, writing
 
 if TYPE_CHECKING:
@@ -79,12 +79,14 @@ class LetterBox:
         name = letter_path(stage, task_id)
         if name in self._writing:
             wait([self._writing[name]])
-        with _naming(self._url(name)):
-            fs, _ = self._target
-            try:
-                fs.rm_file(self._place(fs, name))
-            except FileNotFoundError:
+        with _naming(self._url(name)), suppress(FileNotFoundError):
+            fs, root = self._target
+            if not is_local(fs):
+                fs.rm_file(f"{root}/{name}")
                 return
+            directory_name, _, file_name = name.partition("/")
+            with _open_stage(root, directory_name) as directory:
+                os.unlink(file_name, dir_fd=directory)
 
     def flush(self) -> None:
         """Wait until all letters are written.
@@ -119,7 +121,7 @@ class LetterBox:
     def _write(self, fs: Any, name: str, letter: Letter, payload: Payload, before: Future[None] | None) -> None:
         if before is not None:
             before.result()  # of the same file, and begun: the pool takes things in order
-        with _naming(self._url(name)), atomic_file(fs, self._place(fs, name, make=True)) as stream:
+        with _naming(self._url(name)), self._file(fs, name) as stream:
             for part in encode(letter, payload):
                 stream.write(part)
 
@@ -131,30 +133,46 @@ class LetterBox:
     def _url(self, name: str) -> str:
         return f"{self._policy.path.rstrip('/')}/{name}"
 
-    def _place(self, fs: Any, name: str, *, make: bool = False) -> str:
-        """The file of a letter, as the filesystem writes it."""
+    @contextmanager
+    def _file(self, fs: Any, name: str) -> Iterator[BinaryIO]:
+        """The file of a letter, to be written."""
         _, root = self._target
-        directory = f"{root}/{name.rpartition('/')[0]}"
+        directory_name, _, file_name = name.partition("/")
+        if is_local(fs):
+            fs.makedirs(root or "/", exist_ok=True)
+            stage = _open_stage(root, directory_name, make=True)
+            with stage as directory, atomic_file_in(directory, file_name) as stream:
+                yield stream
+            return
+        fs.makedirs(f"{root}/{directory_name}", exist_ok=True)
+        with atomic_file(fs, f"{root}/{name}") as stream:
+            yield stream
+
+
+@contextmanager
+def _open_stage(root: str, name: str, *, make: bool = False) -> Iterator[int]:
+    """The directory of a stage's letters on a local disk, open: a link in its place leads nobody elsewhere."""
+    with open_directory(root or "/") as above:
         if make:
-            fs.makedirs(directory, exist_ok=True)
-        _check_inside(fs, directory, root or "/")
-        return f"{root}/{name}"
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=above)
+        _refuse_link(above, root, name)
+        with open_directory(name, below=above) as directory:  # refuses what was put there since, in plainer words
+            yield directory
 
 
-def _check_inside(fs: Any, directory: str, root: str) -> None:
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
-
-    if not isinstance(fs, LocalFileSystem):
+def _refuse_link(above: int, root: str, name: str) -> None:
+    try:
+        leads_to = os.readlink(name, dir_fd=above)
+    except OSError:  # it is none
         return
-    real = Path(directory).resolve()
-    if not real.is_relative_to(Path(root).resolve()):
-        raise DataError(
-            "the directory of a stage's dead letters is a symbolic link that leads elsewhere",
-            field=directory,
-            given=str(real),
-            expected=f"a directory in {root}",
-            hint="remove the link; give DeadLetter the path that letters are to go to",
-        )
+    raise DataError(
+        "the directory of a stage's dead letters is a symbolic link",
+        field=f"{root}/{name}",
+        given=leads_to,
+        expected=f"a directory in {root}",
+        hint="remove the link; give DeadLetter the path that letters are to go to",
+    )
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["atomic_file"]
+__all__ = ["atomic_file", "atomic_file_in", "is_local", "open_directory"]
 
 logger = logging.getLogger(__name__)
 
 _NAME_LIMIT = 64  # characters of the final name in a temporary one, which must not outgrow what a name may be
 _OPEN_FILES = "/proc/self/fd"  # where Linux shows them: the way to give a name to one that has none
+_TO_NAME = getattr(os, "O_PATH", os.O_RDONLY)  # what is in the directory need not be readable, where Linux is asked
 
 
 @contextmanager
@@ -26,74 +27,118 @@ def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
 
     On local disks it has no name before, where the system can do that: nothing is left of it when its writer is
     killed. Elsewhere it is written under another name in the same directory, one that begins with a dot, and then
-    renamed; object stores, which cannot rename, copy it on their side. It replaces a file of that name. Where anything
-    fails, nothing is left behind.
+    renamed; object stores, which cannot rename, copy it on their side. It replaces a file of that name, and a symbolic
+    link, which is not followed. Where anything fails, nothing is left behind.
 
     Args:
         fs: The fsspec filesystem.
         path: The final name, as the filesystem writes it.
     """
     parent, _, name = path.rpartition("/")
-    # Random, so that two attempts at the same task never write into one file.
-    temporary = f"{parent}/.{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
-    nameless = _open_nameless(parent) if _is_local(fs) else None
+    if is_local(fs):
+        with open_directory(parent or "/") as directory, atomic_file_in(directory, name) as stream:
+            yield stream
+        return
+    temporary = f"{parent}/{_temporary(name)}"
+    try:
+        with fs.open(temporary, "wb") as stream:
+            yield stream
+        _rename(fs, temporary, path)
+    except BaseException:
+        _remove(fs.rm_file, temporary)
+        raise
+
+
+@contextmanager
+def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
+    """As `atomic_file`, in a directory of a local disk that is open already.
+
+    Args:
+        directory: What `open_directory` gives.
+        name: The final name in it.
+    """
+    temporary, nameless = _temporary(name), _open_nameless(directory)
     try:
         if nameless is None:
-            with fs.open(temporary, "wb") as stream:
+            with _open_new(directory, temporary) as stream:
                 yield stream
-            _rename(fs, temporary, path)
+            os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         else:
             with nameless:
                 yield nameless
                 nameless.flush()
-                _name(nameless.fileno(), temporary, path)
+                _name(nameless.fileno(), directory, temporary, name)
     except BaseException:
-        _remove(fs, temporary)
+        _remove(lambda path: os.unlink(path, dir_fd=directory), temporary)
         raise
 
 
-def _open_nameless(directory: str) -> BinaryIO | None:
+@contextmanager
+def open_directory(path: str, *, below: int | None = None) -> Iterator[int]:
+    """A directory of a local disk, to make files in: it stays this one, whatever is put in its place meanwhile.
+
+    Args:
+        path: Where it is.
+        below: An open directory that it is in, by name: a symbolic link in its place is an error.
+    """
+    follows = 0 if below is None else os.O_NOFOLLOW
+    descriptor = os.open(path, _TO_NAME | os.O_DIRECTORY | follows, dir_fd=below)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is that of this machine's disks."""
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+
+    return isinstance(fs, LocalFileSystem)
+
+
+def _temporary(name: str) -> str:
+    # Random, so that two attempts at the same task never write into one file.
+    return f".{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
+
+
+def _open_nameless(directory: int) -> BinaryIO | None:
     """A file of a directory without a name; None where the system or the file system knows no such thing."""
     if not (hasattr(os, "O_TMPFILE") and Path(_OPEN_FILES).is_dir()):
         return None
     try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o666)  # less the user's umask, as any file
+        descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o666, dir_fd=directory)  # less the umask, as any file
     except OSError:  # what is wrong with the directory, if that is it, the attempt with a name will say
         return None
     return os.fdopen(descriptor, "wb")
 
 
-def _name(descriptor: int, temporary: str, path: str) -> None:
+def _open_new(directory: int, name: str) -> BinaryIO:
+    return os.fdopen(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=directory), "wb")
+
+
+def _name(descriptor: int, directory: int, temporary: str, name: str) -> None:
     """Give a file its name; where that is taken, by way of another, since only renaming replaces a file."""
     source = f"{_OPEN_FILES}/{descriptor}"
     try:
-        os.link(source, path, src_dir_fd=descriptor)  # with a directory, which is not needed, the link is followed
+        os.link(source, name, dst_dir_fd=directory)  # with a directory the link in /proc is followed
     except FileExistsError:
-        os.link(source, temporary, src_dir_fd=descriptor)
-        Path(temporary).replace(path)
+        os.link(source, temporary, dst_dir_fd=directory)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _rename(fs: Any, source: str, target: str) -> None:
-    from fsspec import AbstractFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+    from fsspec import AbstractFileSystem  # noqa: PLC0415 - as above
 
-    if _is_local(fs):
-        Path(source).replace(target)  # fs.mv would put the file into a directory of that name, in silence
-    elif type(fs).mv is not AbstractFileSystem.mv:
+    if type(fs).mv is not AbstractFileSystem.mv:
         fs.mv(source, target)
     else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
         fs.cp_file(source, target)
         fs.rm_file(source)
 
 
-def _is_local(fs: Any) -> bool:
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - as above
-
-    return isinstance(fs, LocalFileSystem)
-
-
-def _remove(fs: Any, path: str) -> None:
+def _remove(remove: Callable[[str], None], path: str) -> None:
     try:
-        fs.rm_file(path)
+        remove(path)
     except FileNotFoundError:
         return
     except Exception:  # the error that led here is the one to show

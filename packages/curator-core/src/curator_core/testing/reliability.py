@@ -164,6 +164,9 @@ class ReliabilityConformance(ConformanceBase):
             assert letter.error_type == "ValueError"
             assert letter.error_message == f"poison: [{letter.task_id}]"  # its own, and not that of the batch
             assert "raise ValueError" in letter.error_traceback
+            assert letter.worker_id
+            assert letter.node_id
+            assert letter.pid
 
     def test_letters_have_the_tasks_as_they_came_and_can_be_run_again(
         self, executor: BaseExecutor, poisoned: RunResult, letters: Path
