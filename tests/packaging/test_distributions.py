@@ -105,18 +105,10 @@ def test_every_requirement_has_a_lower_bound(dist: Distribution) -> None:
     assert [line for line in dist.requires or [] if lowest(Requirement(line)) is None] == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "curator-core",
-        "curator-otel",
-        pytest.param("curator-xenna", marks=pytest.mark.xfail(reason="its bounds of ray and tqdm are to be raised")),
-    ],
-)
-def test_no_lower_bound_lets_a_release_with_a_known_hole_in(name: str) -> None:
+def test_no_lower_bound_lets_a_release_with_a_known_hole_in(dist: Distribution) -> None:
     let_in = {
         str(required): KNOWN_HOLES[required.name]
-        for required in map(Requirement, distribution(name).requires or [])
+        for required in map(Requirement, dist.requires or [])
         if required.name in KNOWN_HOLES
         and lowest(required) in SpecifierSet(KNOWN_HOLES[required.name][0], prereleases=True)
     }

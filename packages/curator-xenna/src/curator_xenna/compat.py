@@ -73,7 +73,7 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """A runtime environment whose local directories are uploaded to the cluster, and named by URI.
 
     Ray does this for a job's environment only, and refuses directories in an actor's; its own functions for
-    it are private (2.46 to 2.60 differ in one parameter).
+    it are private (2.54 to 2.60; one parameter is not in all of them).
     """
     from ray._private.runtime_env.py_modules import upload_py_modules_if_needed  # noqa: PLC0415
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # noqa: PLC0415
@@ -95,7 +95,7 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
     what brings workers' output to the driver where nobody looks at it, and the parts of the dashboard's server that
     only its pages need; Xenna asks that server for its actors. And it starts beside the raylet, not before it.
 
-    There is no public way to choose (Ray 2.46 to 2.60). On a Ray that is made in another way, all is started.
+    There is no public way to choose (Ray 2.54 to 2.60).
 
     Args:
         dashboard: Whether the dashboard is to be there as a whole.
