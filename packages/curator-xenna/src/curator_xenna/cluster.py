@@ -18,7 +18,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
-from curator_xenna.compat import forget_auth_token, lean_ray
+from curator_xenna.compat import lean_ray, read_auth_settings_again
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ _NEEDED_BY_XENNA = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
-_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
-_SAYS_WHO_MAY_CONNECT = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_SAYS_WHO_MAY_CONNECT = (_MODE, _TOKEN, "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
@@ -140,7 +140,8 @@ class Cluster:
             ray.shutdown()
             if self._token and os.environ.get(_TOKEN) == self._token:
                 del os.environ[_TOKEN]
-            forget_auth_token()  # for a Ray that this process starts or joins later
+                os.environ.pop(_MODE, None)
+            read_auth_settings_again()  # for a Ray that this process starts or joins later
             self.is_ours = False
 
     def nodes(self) -> list[Node]:
@@ -215,10 +216,11 @@ class Cluster:
             "object_store_memory": self._config.object_store_memory,
         }
         if not any(name in os.environ for name in _SAYS_WHO_MAY_CONNECT):
-            # Ray's ports are open to the network, whatever one asks. Without a token of ours it would make one, and
-            # leave it in the user's home for every Ray to come.
+            # Ray's ports are open to the network, whatever one asks. Before 2.60 Ray wants a token only where it is told
+            # so; without one of ours it would make one, and leave it in the user's home for every Ray to come.
             self._token = os.environ[_TOKEN] = secrets.token_hex(32)
-            forget_auth_token()
+            os.environ[_MODE] = "token"  # to versions that know no tokens, before 2.52, it says nothing
+            read_auth_settings_again()
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
