@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 LISTENS = "0A"
 RAY = tuple(map(int, ray.__version__.split(".")[:2]))
-pytestmark = pytest.mark.skipif(RAY < (2, 60), reason="Ray asks for a token by itself from 2.60 on")
+pytestmark = pytest.mark.skipif(RAY < (2, 52), reason="Ray knows no tokens before 2.52")
 
 STRANGER = """
 import sys
