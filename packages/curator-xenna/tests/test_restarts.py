@@ -119,3 +119,79 @@ def test_restarts_are_told(survived, epochs):
     assert restarts == (0 if HAS_DESTROY else 1)
     assert epochs.seen <= set(range(restarts + 1))
     assert restarts in epochs.seen
+
+
+class Spread(Light):
+    """Does nothing, in a worker of its own."""
+
+    fusible = False
+
+    def process(self, task: Task[int]) -> Task[int]:
+        return Task(data=task.data)
+
+
+class DiesAfterItsReport(Light):
+    """Makes two of each; once its worker dies when its report has been taken, and before Xenna has its outputs.
+
+    Args:
+        mark: A file to remember by that it has died, with the worker's process in it.
+    """
+
+    fusible = False
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+        self.worked = False
+
+    def setup(self, worker_metadata: Any) -> None:
+        from curator_xenna.worker import WorkerLink
+
+        send = WorkerLink.send
+
+        def send_and_die(link: WorkerLink, outputs: list[Any] | None, *, is_primary: bool) -> float | None:
+            pace = send(link, outputs, is_primary=is_primary)
+            if self.worked and not self.mark.exists():
+                self.mark.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pace
+
+        WorkerLink.send = send_and_die  # type: ignore[method-assign]  # in this worker only
+
+    def process(self, task: Task[int]) -> list[Task[int]]:
+        self.worked = True
+        return [Task(data=task.data), Task(data=-task.data - 1)]
+
+
+class Batches(RunObserver):
+    """Remembers the reports of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.reports: list[BatchReport] = []
+
+    def on_batch(self, report: BatchReport) -> None:
+        if report.stage_name == self.stage:
+            self.reports.append(report)
+
+
+def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaExecutor, tmp_path: Path) -> None:
+    mark, middle = tmp_path / "died", Batches("DiesAfterItsReport")
+    stages = [Spread().with_(name="First"), DiesAfterItsReport(mark), Spread().with_(name="Last")]
+    tasks = [Task(data=number) for number in range(COUNT)]
+    result = Pipeline("reported", stages).run(executor, tasks, observers=[middle])
+    assert sorted(task.data for task in result) == list(range(-COUNT, COUNT))
+    assert [(stage.tasks_in, stage.tasks_out) for stage in result.stages] == [
+        (COUNT, COUNT),
+        (COUNT, 2 * COUNT),
+        (2 * COUNT, 2 * COUNT),
+    ]
+    assert result.complete
+    assert list(result.lost) == []
+    assert result.accounting.unfinished == ()
+    assert result.accounting.restarts == (0 if HAS_DESTROY else 1)
+    # What the dead worker had reported was heard, and was done once more.
+    dead = int(mark.read_text())
+    reported = {each.task_id for report in middle.reports if report.pid == dead for each in report.inputs}
+    again = {each.task_id for report in middle.reports if report.pid != dead for each in report.inputs}
+    assert reported
+    assert reported <= again

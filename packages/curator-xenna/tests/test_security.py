@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -21,8 +22,10 @@ from curator_xenna import XennaExecutor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+LISTENS = "0A"
 RAY = tuple(map(int, ray.__version__.split(".")[:2]))
-pytestmark = pytest.mark.skipif(RAY < (2, 60), reason="Ray asks for a token by itself from 2.60 on")
+pytestmark = pytest.mark.skipif(RAY < (2, 52), reason="Ray knows no tokens before 2.52")
 
 STRANGER = """
 import sys
@@ -65,6 +68,14 @@ def connect(home: Path, **environment: str) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False).stdout
 
 
+def listeners(port: int) -> set[str]:
+    """The addresses on which somebody listens at a port, over IPv4 and IPv6, as the kernel writes them."""
+    files = [file for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if file.exists()]
+    lines = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
+    listening = [line[1].split(":") for line in lines if line[3] == LISTENS]
+    return {address for address, hexadecimal in listening if int(hexadecimal, 16) == port}
+
+
 def test_the_token_is_random_and_stays_out_of_this_process_and_of_files(token, home):
     assert re.fullmatch("[0-9a-f]{64}", token)
     assert "RAY_AUTH_TOKEN" not in os.environ
@@ -90,16 +101,22 @@ def test_the_dashboard_asks_for_it_and_listens_on_loopback_only(token):
     assert token
     host, _, port = ray._private.worker._global_node.webui_url.rpartition(":")
     assert host == "127.0.0.1"
-    listening = [
-        line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
-    ]
-    assert [entry.split(":")[0] for entry in listening if int(entry.split(":")[1], 16) == int(port)] == ["0100007F"]
+    assert listeners(int(port))
+    assert listeners(int(port)) <= LOOPBACK
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://{host}:{port}/api/v0/actors", timeout=30)
     assert refused.value.code in (401, 403)
 
 
-def test_a_later_ray_of_this_process_has_a_token_of_its_own(token):
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_who_listens_on_all_interfaces_would_be_seen(family):
+    with socket.socket(family) as server:
+        server.bind(("", 0))
+        server.listen()
+        assert not listeners(server.getsockname()[1]) <= LOOPBACK
+
+
+def test_a_later_ray_of_this_process_has_a_token_of_its_own_and_none_is_left(token):
     # Behind the executor's back this would start a second cluster: it is started by a process of its own.
     code = """
 from curator_core import Pipeline, Task, processing_stage
@@ -112,8 +129,13 @@ def say(task):
 
 for _ in range(2):
     print(Pipeline("security", [say]).run(XennaExecutor(), [Task(data=None)])[0].data)
+
+from ray import _raylet
+
+print(_raylet.get_authentication_mode() == _raylet.AuthenticationMode.DISABLED)
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=True)
-    first, second = ran.stdout.split()
+    first, second, asks_for_none = ran.stdout.split()
     assert len({token, first, second}) == 3
+    assert asks_for_none == "True"  # so that a Ray without tokens can be joined afterwards

@@ -18,7 +18,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
-from curator_xenna.compat import forget_auth_token, lean_ray
+from curator_xenna.compat import lean_ray, read_auth_settings_again
 from curator_xenna.resources import Gpu
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ _NEEDED_BY_XENNA = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
-_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
-_SAYS_WHO_MAY_CONNECT = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_SAYS_WHO_MAY_CONNECT = (_MODE, _TOKEN, "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
-_PROBE_TIMEOUT_S = 60.0
+_PROBE_TIMEOUT_S = 120.0  # Ray takes up to 65 s to find out that a silent node is dead
 _LOOK_AGAIN_S = 1.0
 
 
@@ -140,14 +140,15 @@ class Cluster:
             ray.shutdown()
             if self._token and os.environ.get(_TOKEN) == self._token:
                 del os.environ[_TOKEN]
-            forget_auth_token()  # for a Ray that this process starts or joins later
+                os.environ.pop(_MODE, None)
+            read_auth_settings_again()  # for a Ray that this process starts or joins later
             self.is_ours = False
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive, with their GPUs. Waits for Ray to find out about one that has just been lost.
 
         Raises:
-            ClusterError: A node does not answer.
+            ClusterError: A node that Ray calls alive does not answer, or answers with an error.
         """
         alive, found = _probed_nodes()
         nodes = []
@@ -215,10 +216,11 @@ class Cluster:
             "object_store_memory": self._config.object_store_memory,
         }
         if not any(name in os.environ for name in _SAYS_WHO_MAY_CONNECT):
-            # Ray's ports are open to the network, whatever one asks. Without a token of ours it would make one, and
-            # leave it in the user's home for every Ray to come.
+            # Ray's ports are open to the network, whatever one asks. Before 2.60 a token is wanted only where that is
+            # said. Without one of ours Ray would make one, and leave it in the user's home for every Ray to come.
             self._token = os.environ[_TOKEN] = secrets.token_hex(32)
-            forget_auth_token()
+            os.environ[_MODE] = "token"  # to versions that know no tokens, before 2.52, it says nothing
+            read_auth_settings_again()
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
@@ -263,24 +265,58 @@ class Cluster:
 
 
 def _probed_nodes() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
-    """Ray's nodes, and the GPUs of each, as it says itself."""
+    """Ray's nodes, and the GPUs of each, as it says itself.
+
+    One that does not answer is waited for until Ray calls it dead: Xenna would place workers on it.
+    """
     deadline = time.monotonic() + _PROBE_TIMEOUT_S
+    asked: dict[str, Any] = {}
     while True:
-        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        asked = [_on(node["NodeID"], _gpus_of_this_node).remote() for node in alive]
-        try:
-            return alive, ray.get(asked, timeout=max(_LOOK_AGAIN_S, deadline - time.monotonic()))
-        except ray.exceptions.RayError as exc:
-            if time.monotonic() >= deadline:
-                raise ClusterError(
-                    f"a node of the Ray cluster does not answer: {type(exc).__name__}",
-                    field="nodes",
-                    given=[node["NodeID"] for node in alive],
-                    expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
-                    hint="see `ray status`; is the same Python environment installed on all nodes?",
-                ) from exc
-            logger.info("a node does not answer (%s): looking again who there is", type(exc).__name__)
-            time.sleep(_LOOK_AGAIN_S)
+        alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        asked = {each: asked[each] if each in asked else _on(each, _gpus_of_this_node).remote() for each in alive}
+        ray.wait([*asked.values()], num_returns=len(asked), timeout=_LOOK_AGAIN_S)
+        answers = {each: _answer(ref) for each, ref in asked.items()}
+        errors = {each: answer for each, answer in answers.items() if isinstance(answer, Exception)}
+        if not errors:
+            return [*alive.values()], [*answers.values()]
+        for each, error in errors.items():
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise _cannot_work(alive[each], error) from error
+        silent = ", ".join(f"{each[:8]} at {alive[each]['NodeManagerAddress']}" for each in errors)
+        if time.monotonic() >= deadline:
+            raise _silent(silent) from next(iter(errors.values()))
+        logger.info("waiting for nodes that do not answer: %s", silent)
+        failed = [each for each, error in errors.items() if not isinstance(error, ray.exceptions.GetTimeoutError)]
+        for each in failed:
+            del asked[each]  # it is asked again, if it is alive then
+        time.sleep(_LOOK_AGAIN_S if failed else 0)  # the others were waited for
+
+
+def _answer(asked: Any) -> Any:
+    """What a node says, or why it says nothing."""
+    try:
+        return ray.get(asked, timeout=0)
+    except ray.exceptions.RayError as exc:
+        return exc
+
+
+def _cannot_work(node: dict[str, Any], error: Any) -> ClusterError:
+    return ClusterError(
+        f"node {node['NodeID'][:8]} at {node['NodeManagerAddress']} cannot work: {error.cause!r}",
+        field="nodes",
+        expected="nodes that can do what this one can",
+        hint="install the same Python environment on all nodes",
+    )
+
+
+def _silent(nodes: str) -> ClusterError:
+    return ClusterError(
+        f"nodes that Ray calls alive do not answer: {nodes}",
+        field="nodes",
+        expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
+        hint="free or restart these machines, or end Ray there with `ray stop --force`: runs do without a node that "
+        "Ray calls dead",
+    )
 
 
 def _check_answers(address: str) -> None:

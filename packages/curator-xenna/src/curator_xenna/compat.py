@@ -24,9 +24,9 @@ __all__ = [
     "HAS_DESTROY",
     "WORKER_DEATHS",
     "XENNA_ACTOR_CLASSES",
-    "forget_auth_token",
     "lean_ray",
     "quiet_xenna",
+    "read_auth_settings_again",
     "with_uploaded_directories",
 ]
 
@@ -127,13 +127,17 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
         yield
 
 
-def forget_auth_token() -> None:
-    """Have Ray look for its token again: it remembers the first one that this process had. Older versions have none."""
-    with suppress(ImportError, AttributeError):
-        from ray import _raylet  # noqa: PLC0415 - private: nothing public forgets it
+def read_auth_settings_again() -> None:
+    """Have Ray look again who may connect: it remembers the first mode and the first token that this process had.
 
-        loader: Any = _raylet
-        loader.AuthenticationTokenLoader.instance().reset_cache()
+    Versions before 2.52 have neither, and are left alone.
+    """
+    with suppress(ImportError, AttributeError):
+        from ray import _raylet  # noqa: PLC0415 - private: nothing public forgets them
+
+        raylet: Any = _raylet
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        raylet.Config.initialize("")  # reads the environment again, and sets nothing beside
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class XennaExecutor(BaseExecutor):
         if not (views and sources):
             run.outputs += sources
             return
-        self._hold_sessions(partial(Session, cluster, run, views, has_source=source_in_worker), run, sources)
+        self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, views, sources)
 
     def _check_fit(self, views: Sequence[StageView], cluster: Cluster) -> None:
         from curator_xenna.fit import check_fit  # noqa: PLC0415 - stands on what loads Ray
@@ -126,7 +126,9 @@ class XennaExecutor(BaseExecutor):
                 cluster.close()
             _one_at_a_time.release()
 
-    def _hold_sessions(self, session: Callable[..., Session], run: Run, inputs: list[Any]) -> None:
+    def _hold_sessions(
+        self, session: Callable[..., Session], run: Run, views: Sequence[StageView], inputs: list[Any]
+    ) -> None:
         """Have Xenna work on the inputs, and once more on what it did not finish since it lost a worker or tasks."""
         config, restarts_left = self.config, self.config.max_restarts
         if restarts_left:
@@ -134,7 +136,7 @@ class XennaExecutor(BaseExecutor):
         while inputs:
             count, reason = len(inputs), "tasks were lost"
             try:
-                session(config=config, inputs=inputs).run()
+                session(views=views, config=config, inputs=inputs).run()
             except WorkerDiedError as exc:
                 if not restarts_left:
                     raise
@@ -145,7 +147,18 @@ class XennaExecutor(BaseExecutor):
             inputs = run.begin_again()
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
-                config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along
+                # So that a task that kills its worker takes no other along.
+                config, views = replace(config, bundle=False), [_alone(view) for view in views]
+
+
+def _alone(view: StageView) -> StageView:
+    """A stage that takes its worker along when it crashes, made to hold one task at a time; others stay as they are.
+
+    Xenna gives up all that four workers have died with: the batch, and what waited behind it in the same worker.
+    """
+    if view.isolated is not False and not view.engine_options.get("is_spmd"):
+        return view  # it is in a process of its own since the first restart
+    return replace(view, batch_size=1, engine_options={**view.engine_options, "slots_per_actor": 1})
 
 
 def _run_source(run: Run, view: StageView) -> list[Any]:

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that do not answer when a run begins, on two real raylets: waited for, done without, or named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+STOPPED_S = 5  # as in the script
+
+
+def test_a_node_that_answers_late_is_waited_for(run_script: Callable[..., Any]) -> None:
+    said = run_script("silent_node.py", "goes_on_after_a_while")
+    assert said["numbers"] == list(range(5))
+    assert said["restarts"] == 0
+    assert said["seconds"] > STOPPED_S
+    assert said["known_dead"] == []
+
+
+@pytest.mark.parametrize("how", ["is_dead", "stays_silent"])
+def test_a_node_that_ray_comes_to_call_dead_is_done_without(run_script: Callable[..., Any], how: str) -> None:
+    said = run_script("silent_node.py", how)
+    assert said["numbers"] == list(range(5))
+    assert said["restarts"] == 0
+    assert said["known_dead"] == [said["node"]]
+
+
+def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(run_script: Callable[..., Any]) -> None:
+    said = run_script("silent_node.py", "is_silent")
+    assert said["error"].startswith(f"nodes that Ray calls alive do not answer: {said['node']} at ")
+    assert "ray stop --force" in said["hint"]
+    assert said["restarts"] == 0  # a further session would ask the same node
+
+
+def test_a_node_that_answers_with_an_error_ends_the_run_at_once(run_script: Callable[..., Any]) -> None:
+    said = run_script("silent_node.py", "cannot_work")
+    assert said["error"].startswith(f"node {said['node']} at ")
+    assert said["error"].endswith("cannot work: ModuleNotFoundError(\"No module named 'cosmos_xenna'\")")
+    assert "same Python environment" in said["hint"]
