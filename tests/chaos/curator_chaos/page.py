@@ -20,7 +20,9 @@ __all__ = ["BEGIN", "END", "EXECUTORS", "Row", "made_with", "update"]
 
 BEGIN = "<!-- what follows is written by `nox -s chaos` -->"
 END = "<!-- end of what `nox -s chaos` writes -->"
-EXECUTORS = {"local": "local", "local-2": "local, two workers", "xenna": "Xenna"}  # as the page calls them
+EXECUTORS = {"none": "no engine", "local": "local", "local-2": "local, two workers", "xenna": "Xenna"}
+"""As the page calls them."""
+
 _EMPTY = "-"
 _IN_PART = "; in part "
 
