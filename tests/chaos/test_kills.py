@@ -19,7 +19,7 @@ STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may
 STOPPED_S = 60.0
 POISON = 0.01
 
-XENNA = pytest.param("xenna", 3, marks=pytest.mark.slow)
+XENNA = pytest.param("xenna", 3, marks=[pytest.mark.slow, pytest.mark.ci])
 
 
 @pytest.mark.parametrize(("executor", "most"), [("local", 10), ("local-2", 10), XENNA])
@@ -72,6 +72,7 @@ def with_a_worker_killed(scene, job):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_worker_is_killed_on_xenna(scene, tell):
     tell(fault="SIGKILL of a worker at a random moment", on="xenna")
     scene.add_poison(POISON, RAISES)
@@ -109,6 +110,7 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_the_coordinator_is_killed(scene, tell):
     tell(fault="SIGKILL of the coordinator at a random moment, then resumed", on="xenna")
     scene.add_poison(POISON, RAISES)
