@@ -172,8 +172,8 @@ class Scene:
         each_second: Callable[[], object] = lambda: None,
         environment: Mapping[str, str] | None = None,
         ends: Sequence[str] = ("WorkerDiedError",),
-    ) -> tuple[dict[str, Any], int]:
-        """Hold a run again for as long as the fault ends it; what the last driver says, and how many there were.
+    ) -> list[dict[str, Any]]:
+        """Hold a run again for as long as the fault ends it; what each driver says, the last one of a run to its end.
 
         Args:
             job: The run.
@@ -181,15 +181,16 @@ class Scene:
             environment: As for `Driver`.
             ends: The errors that the fault ends a run with.
         """
-        for runs in range(1, MOST_RUNS + 1):
+        told = []
+        for _ in range(MOST_RUNS):
             driver = self.start(job, environment=environment)
             while driver.lives_for(1.0):
                 each_second()
-            says = driver.wait()
-            if says["error"] not in ends:
-                return says, runs
+            told.append(driver.wait())
+            if told[-1]["error"] not in ends:
+                return told
             nothing_runs()
-        raise AssertionError(f"after {MOST_RUNS} runs: {says['message']}")
+        raise AssertionError(f"after {MOST_RUNS} runs: {told[-1]['message']}")
 
     def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
         """Wait until a random number of files more has been written, or it has ended.
