@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SEED = "CURATOR_CHAOS_SEED"
 LONG_TEXT = 600_000  # characters: more than a file may hold where the disk is full
 ROWS = pytest.StashKey[list[Any]]()
+MADE_WITH = pytest.StashKey[str]()
+SOME_LEFT_OUT = pytest.StashKey[bool]()
 
 collect_ignore_glob = [] if sys.platform == "linux" and find_spec("psutil") else ["test_*.py"]
 
@@ -37,6 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     default = int(os.environ.get(SEED) or random.randrange(10**6))
     group.addoption("--seed", type=int, default=default, help=f"decides on all faults; else {SEED}, else at random")
     group.addoption("--page", type=Path, help="a page to write the results into")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "ci: slow, and run by .ci/run all the same")
+    page = config.getoption("--page", None)  # there is no such option where these tests are met by chance
+    if page is not None:
+        from curator_chaos.page import made_with
+
+        config.stash[MADE_WITH] = made_with(page, config.getoption("--seed"))  # of the commit that the run begins with
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -55,22 +66,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed:
         report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} gives these faults again"))
-    if report.when == "call" and "fault" in (told := dict(item.user_properties)):
-        from curator_chaos.page import EXECUTORS, Row
+    from curator_chaos.results import row_of
 
-        rows = item.config.stash.setdefault(ROWS, [])
-        known = getattr(report, "wasxfail", "")
-        saw = f"**known**: {known.removeprefix('reason: ')}" if known else told.get("saw", "")
-        rows.append(Row(told["fault"], EXECUTORS[told["on"]], bool(report.passed or known), saw, report.duration))
+    if row := row_of(report):
+        item.config.stash.setdefault(ROWS, []).append(row)
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    page, rows = session.config.getoption("--page"), session.config.stash.get(ROWS, [])
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[SOME_LEFT_OUT] = True
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    page, rows = config.getoption("--page"), config.stash.get(ROWS, [])
     if page is not None and rows:
         from curator_chaos.page import update
+        from curator_chaos.results import is_whole
 
-        update(page, rows)
+        whole = is_whole(session, exitstatus, some_left_out=config.stash.get(SOME_LEFT_OUT, False))
+        update(page, rows, config.stash[MADE_WITH], whole=whole)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -46,30 +47,33 @@ def test_no_room_for_the_checkpoint(executor, scene, tell):
     tell(saw="`DataError`, then the run ends well")
 
 
-@pytest.fixture
-def small_disk(scene):
-    """The directory of the test's output, on a disk that holds some of it; called, the disk holds all of it."""
-    scene.out.mkdir()
-    where = str(scene.out)
+@contextmanager
+def small_disk(directory):
+    """Put a directory on a disk that holds some of the output; what this gives makes room for all of it."""
+    directory.mkdir()
+    where = str(directory)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", where]
     tried = subprocess.run(mount, check=False, capture_output=True)
     if tried.returncode:
         pytest.skip(f"no disk can be mounted here: {tried.stderr.decode().strip()}")
-    yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", where], check=True)
-    subprocess.run(["umount", "-l", where], check=True)
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", where], check=True)
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_the_disk_is_full(executor, scene, small_disk, tell):
+def test_the_disk_is_full(executor, scene, tell):
     tell(fault="a disk that is full (ENOSPC), then resumed with room", on=executor)
     job = scene.without_failures_kept(scene.job(executor))
-    failed = scene.run(job)
-    assert "DataError" in (failed["error"], failed["cause"])
-    assert "ENOSPC" in failed["message"]
-    assert "make room" in failed["message"]
-    nothing_runs()
-    assert temporary_files(scene) == []
-    assert contents(scene.out).items() <= scene.source.written.items()
-    small_disk()
-    holds(scene, scene.run(job))
+    with small_disk(scene.out) as make_room:
+        failed = scene.run(job)
+        assert "DataError" in (failed["error"], failed["cause"])
+        assert "ENOSPC" in failed["message"]
+        assert "make room" in failed["message"]
+        nothing_runs()
+        assert temporary_files(scene) == []
+        assert contents(scene.out).items() <= scene.source.written.items()
+        make_room()
+        holds(scene, scene.run(job))
     tell(saw=f"`{failed['error']}` with a `DataError`, then the run ends well")

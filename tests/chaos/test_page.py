@@ -1,40 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of results: a run changes what it has tried, and nothing else."""
+"""The table of results: a run changes what it has tried, and says what it was made with."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from curator_chaos import page
-from curator_chaos.page import BEGIN, END, Row
+from curator_chaos.page import BEGIN, END, Row, made_with
+from curator_chaos.results import is_whole, row_of
 
 COLUMN = page.environment()
+MADE_WITH = ("commit and seed", "")
+HERE = Path(__file__).parent
 
 
-def test_rows_are_written_and_the_rest_stays(tmp_path):
+@pytest.fixture
+def path(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
-    page.update(path, [Row("one", "local", True, "3 kills", 4.4), Row("two", "xenna", False, "", 9.0)])
+    return path
+
+
+def column(path, name=COLUMN):
+    return page.parse(path.read_text())[name]
+
+
+def test_rows_are_written_and_the_rest_stays(path):
+    page.update(path, [Row("one", "local", True, "3 kills", 4.4), Row("two", "xenna", False, "", 9.0)], "`a`, seed 1")
     first = path.read_text()
-    page.update(path, [Row("two", "xenna", True, "", 7.0)])
+    page.update(path, [Row("two", "xenna", True, "", 7.0)], "`a`, seed 1")
     assert first.startswith(f"before\n{BEGIN}\n")
     assert first.endswith(f"{END}\nafter\n")
-    assert page.parse(first)[COLUMN] == {("one", "local"): "3 kills; 4 s", ("two", "xenna"): "**did not hold**; 9 s"}
+    assert page.parse(first)[COLUMN] == {
+        MADE_WITH: "`a`, seed 1",
+        ("one", "local"): "3 kills; 4 s",
+        ("two", "xenna"): "**did not hold**; 9 s",
+    }
     assert path.read_text() == first.replace("**did not hold**; 9 s", "held; 7 s")
 
 
-def test_other_columns_stay(monkeypatch, tmp_path):
-    path = tmp_path / "page.md"
-    path.write_text(f"{BEGIN}{END}")
-    page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)])
+def test_other_columns_stay(monkeypatch, path):
+    page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)], "`a`, seed 1")
+    before = column(path)
     monkeypatch.setattr(page, "environment", lambda: "another")
-    page.update(path, [Row("one", "local", True, "", 2.0)])
-    columns = page.parse(path.read_text())
-    assert len(columns[COLUMN]) == 2
-    assert columns["another"] == {("one", "local"): "held; 2 s"}
+    page.update(path, [Row("one", "local", True, "", 2.0)], "`b`, seed 2", whole=True)
+    assert column(path) == before
+    assert column(path, "another") == {MADE_WITH: "`b`, seed 2", ("one", "local"): "held; 2 s"}
 
 
-def test_a_page_without_markers(tmp_path):
-    path = tmp_path / "page.md"
+def test_a_whole_run_drops_what_is_no_longer_tried(path):
+    page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)], "`a`, seed 1")
+    page.update(path, [Row("two", "local", True, "", 2.0)], "`b`, seed 2", whole=True)
+    assert column(path) == {MADE_WITH: "`b`, seed 2", ("two", "local"): "held; 2 s"}
+
+
+def test_a_fault_that_cannot_be_tried_is_not_told_of_as_before(path):
+    page.update(path, [Row("one", "local", True, "", 1.0)], "`a`, seed 1")
+    page.update(path, [Row("one", "local", None, "", 0.1)], "`a`, seed 1")
+    assert column(path)["one", "local"] == "not tried"
+
+
+def test_a_column_of_several_runs_says_so(path):
+    for made in ["`a`, seed 1", "`b`, seed 2", "`a`, seed 1", "`b`, seed 2"]:
+        page.update(path, [Row("one", "local", True, "", 1.0)], made)
+    assert column(path)[MADE_WITH] == "`a`, seed 1; in part `b`, seed 2"
+
+
+def test_a_column_that_did_not_say_what_it_was_made_with(path):
+    path.write_text(f"{BEGIN}\n\n{page.render({COLUMN: {('one', 'local'): 'held; 1 s'}})}\n{END}")
+    page.update(path, [Row("two", "local", True, "", 1.0)], "`a`, seed 1")
+    assert column(path)[MADE_WITH] == "unknown; in part `a`, seed 1"
+
+
+def test_what_a_run_is_made_with(monkeypatch, path):
+    says = {"--show-toplevel": str(path.parent), "HEAD": path.name, "--short": "abc1234"}
+    monkeypatch.setattr(page, "_git", lambda *arguments: next(says[each] for each in arguments if each in says))
+    assert made_with(path, 7) == "`abc1234`, seed 7"
+    says["HEAD"] = f"{path.name}\nother.py"
+    assert made_with(path, 7) == "`abc1234` with changes, seed 7"
+
+
+def test_a_page_without_markers(path):
     path.write_text(BEGIN)
     with pytest.raises(ValueError, match="lacks the markers"):
-        page.update(path, [Row("one", "local", True, "", 1.0)])
+        page.update(path, [Row("one", "local", True, "", 1.0)], "`a`, seed 1")
+
+
+def report(outcome, when="call", **told):
+    """What pytest says of a test that told this."""
+    return pytest.TestReport(
+        "test", ("test.py", 1, "test"), {}, outcome, None, when, user_properties=[*told.items()], duration=1.0
+    )
+
+
+@pytest.mark.parametrize(("outcome", "held"), [("passed", True), ("failed", False), ("skipped", None)])
+def test_a_test_becomes_a_row(outcome, held):
+    assert row_of(report(outcome, fault="one", on="local-2")) == Row("one", "local, two workers", held, "", 1.0)
+
+
+def test_a_known_failure_becomes_a_row():
+    known = report("skipped", fault="one", on="local")
+    known.wasxfail = "reason: it does"
+    assert row_of(known) == Row("one", "local", True, "**known**: it does", 1.0)
+
+
+def test_what_becomes_no_row():
+    assert row_of(report("passed")) is None
+    assert row_of(report("passed", when="teardown", fault="one", on="local")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "whole"),
+    [
+        (HERE, {}, True),
+        (HERE, {"status": pytest.ExitCode.TESTS_FAILED}, True),
+        (HERE, {"status": pytest.ExitCode.INTERRUPTED}, False),
+        (HERE, {"shouldfail": "stopping after 1 failures"}, False),
+        (HERE, {"some_left_out": True}, False),
+        (HERE / "test_page.py", {}, False),
+        (f"{HERE / 'test_page.py'}::test_a_page_without_markers", {}, False),
+    ],
+)
+def test_whether_a_run_is_whole(asked, changes, whole):
+    given = {"shouldfail": False, "status": pytest.ExitCode.OK, "some_left_out": False, **changes}
+    config = SimpleNamespace(args=[str(asked)])
+    session = SimpleNamespace(config=config, shouldfail=given["shouldfail"], shouldstop=False)
+    assert is_whole(session, given["status"], some_left_out=given["some_left_out"]) is whole

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real faults against real runs. Read `work`, `driver`, `scene`, `checks`, in this order; `page` tells the results."""
+"""Real faults against real runs. Read `work`, `driver`, `scene`, `checks`, in this order; `results`
+and `page` tell what came of them.
+"""

@@ -21,6 +21,7 @@ __all__ = ["contents", "holds", "nothing_runs", "shared_memory", "temporary_file
 
 _ALONE_S = 60.0  # Ray's own processes may take a while to notice that their driver was killed
 _SHARED_MEMORY = Path("/dev/shm")
+_OF_RAY = "pymp-*"  # of its dashboard, which Ray kills
 
 
 def holds(scene: Scene, says: Mapping[str, Any]) -> None:
@@ -90,10 +91,11 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def temporary_files(scene: Scene) -> list[Path]:
-    """Files that were begun and are not complete, and what the processes of `LocalExecutor` kept in shared memory."""
+    """Files that were begun and are not complete, and what is left where temporary files are, or in shared memory."""
     begun = [path for path in scene.directory.rglob("*") if path.name.endswith(".tmp")]
     assert [path for path in begun if not path.name.startswith(".")] == []
-    return begun + [path for driver in scene.drivers for path in shared_memory(driver)]
+    temporary = [path for path in scene.temporary.iterdir() if not path.match(_OF_RAY)]
+    return begun + temporary + [path for driver in scene.drivers for path in shared_memory(driver)]
 
 
 def shared_memory(driver: Driver) -> list[Path]:

@@ -94,6 +94,20 @@ class Spilled(RunObserver):
         self.megabytes = int(found[1]) if found else 0
 
 
+class OutOfMemory(RunObserver):
+    """How many actors Ray says it has killed for want of memory, asked while it is there."""
+
+    actors = 0
+
+    def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+        import ray
+        from ray.util.state import list_actors
+
+        address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
+        dead = list_actors(address, filters=[("state", "=", "DEAD")], limit=10_000, detail=True)
+        self.actors = sum(bool((actor.death_cause or {}).get("oom_context")) for actor in dead)
+
+
 def run(job: Job, *observers: RunObserver) -> RunResult:
     """Run a job's pipeline to its end."""
     stages = [
@@ -130,16 +144,14 @@ def executor_of(job: Job) -> Iterator[tuple[BaseExecutor, Sequence[RunObserver]]
 
 def told(job: Job) -> dict[str, Any]:
     """What a run came to."""
-    spilled = Spilled()
+    spilled, out_of_memory = Spilled(), OutOfMemory()
+    watching = [*([spilled] if job.ballast else []), *([out_of_memory] if job.leak else [])]
     try:
-        return {
-            "error": "",
-            **accounts(None, run(job, *([spilled] if job.ballast else []))),
-            "spilled": spilled.megabytes,
-        }
+        says = {"error": "", **accounts(None, run(job, *watching))}
     except CuratorError as exc:
         cause = type(exc.__cause__).__name__ if exc.__cause__ else ""
-        return {"error": type(exc).__name__, "cause": cause, "message": str(exc), **accounts(exc)}
+        says = {"error": type(exc).__name__, "cause": cause, "message": str(exc), **accounts(exc)}
+    return {**says, "spilled": spilled.megabytes, "out_of_memory": out_of_memory.actors}
 
 
 def accounts(exc: CuratorError | None, result: RunResult | None = None) -> dict[str, Any]:

@@ -1,28 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what came of the faults into a page: a table between two markers, with a column for each environment.
 
-A run fills its own column, and of that only the rows that it has tried; the rest of the table stays as it is.
+A run fills its own column: all of it where it was to try every fault, else only the rows that it has tried. The other
+columns stay as they are. The first row says which commit was tried, and with which seed.
 """
 
 from __future__ import annotations
 
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-__all__ = ["BEGIN", "END", "EXECUTORS", "Row", "update"]
+__all__ = ["BEGIN", "END", "EXECUTORS", "Row", "made_with", "update"]
 
 BEGIN = "<!-- what follows is written by `nox -s chaos` -->"
 END = "<!-- end of what `nox -s chaos` writes -->"
-EXECUTORS = {"local": "local", "local-2": "local, two workers", "xenna": "Xenna"}  # as the page calls them
+EXECUTORS = {"none": "no engine", "local": "local", "local-2": "local, two workers", "xenna": "Xenna"}
+"""As the page calls them."""
+
 _EMPTY = "-"
+_IN_PART = "; in part "
 
 _Key = tuple[str, str]  # the fault, and on what
 _Table = dict[str, dict[_Key, str]]  # by column
+_MADE_WITH: _Key = ("commit and seed", "")
 
 
 class Row(NamedTuple):
@@ -31,26 +37,34 @@ class Row(NamedTuple):
     Attributes:
         fault: What was done.
         on: The executor.
-        held: Whether everything held.
+        held: Whether everything held; None where the fault could not be tried.
         saw: What was seen, in words.
         seconds: How long it took.
     """
 
     fault: str
     on: str
-    held: bool
+    held: bool | None
     saw: str
     seconds: float
 
     @property
     def cell(self) -> str:
         """What came of it, for a table."""
+        if self.held is None:
+            return "not tried"
         outcome = (self.saw or "held") if self.held else "**did not hold**"
         return f"{outcome}; {self.seconds:.0f} s"
 
 
-def update(path: Path, rows: Sequence[Row]) -> None:
+def update(path: Path, rows: Sequence[Row], made: str, *, whole: bool = False) -> None:
     """Write rows into this environment's column of a page's table.
+
+    Args:
+        path: The page.
+        rows: What came of the faults.
+        made: What they were made with, as `made_with` says it.
+        whole: Whether these are all rows there are: others, of faults that are no longer tried, go.
 
     Raises:
         ValueError: The page has no such place.
@@ -61,8 +75,31 @@ def update(path: Path, rows: Sequence[Row]) -> None:
     if not (begin and end):
         raise ValueError(f"{path} lacks the markers:\n{BEGIN}\n{END}")
     columns = parse(table)
-    columns.setdefault(environment(), {}).update({(row.fault, row.on): row.cell for row in rows})
+    name = environment()
+    kept = {} if whole else columns.get(name, {})
+    cells = {(row.fault, row.on): row.cell for row in rows}
+    columns[name] = {**kept, _MADE_WITH: _made_with_all(kept, made), **cells}
     path.write_text(f"{before}{begin}\n\n{render(columns)}\n{end}{after}", encoding="utf-8")
+
+
+def made_with(page: Path, seed: int) -> str:
+    """What a run is made with: the commit, whether anything but the page differs from it, and the seed."""
+    root = Path(_git("rev-parse", "--show-toplevel"))
+    changed = {root / name for name in _git("diff", "--name-only", "HEAD").splitlines()} - {page.resolve()}
+    return f"`{_git('rev-parse', '--short', 'HEAD')}`{' with changes' if changed else ''}, seed {seed}"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _made_with_all(kept: Mapping[_Key, str], made: str) -> str:
+    """The same for a column some of whose rows are kept: those were made with something else, maybe."""
+    if not kept:
+        return made
+    earlier = kept.get(_MADE_WITH, "unknown").split(_IN_PART)
+    return _IN_PART.join(dict.fromkeys([*earlier, made]))
 
 
 def environment() -> str:
@@ -91,7 +128,7 @@ def parse(text: str) -> _Table:
 def render(columns: Mapping[str, Mapping[_Key, str]]) -> str:
     """The table, in the order in which the faults were first told."""
     names = sorted(columns)
-    keys = dict.fromkeys(key for column in columns.values() for key in column)
+    keys = dict.fromkeys([_MADE_WITH, *(key for column in columns.values() for key in column)])
     lines = [["what was done", "on", *names], ["---"] * (2 + len(names))]
     lines += [[*key, *(columns[name].get(key, _EMPTY) for name in names)] for key in keys]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -50,12 +51,18 @@ class Driver:
     Args:
         job: The run.
         scratch: A directory for what it says and logs.
+        temporary: Where it and what it starts have their temporary files.
         file_limit: Bytes after which the files of workers are full; 0 for no limit.
         environment: Variables for it and what it starts.
     """
 
     def __init__(
-        self, job: Job, scratch: Path, file_limit: int = 0, environment: Mapping[str, str] | None = None
+        self,
+        job: Job,
+        scratch: Path,
+        temporary: Path,
+        file_limit: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         scratch.mkdir()
         self.job = job
@@ -63,7 +70,7 @@ class Driver:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "curator_chaos.driver", job.dump(), str(self._says)],
-                env={**_environment(file_limit), **(environment or {})},
+                env={**_environment(temporary, file_limit), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -124,7 +131,9 @@ class Scene:
     def __init__(self, directory: Path, source: Source, rng: Random) -> None:
         self.directory, self.source, self.rng = directory, source, rng
         self.out, self.dead, self.marks = (directory / name for name in ("out", "dead", "marks"))
+        self.temporary = directory / "tmp"  # a short name: there will be sockets in it, whose paths may have 107 bytes
         self.marks.mkdir()
+        self.temporary.mkdir()
         self.poison: dict[str, str] = {}
         self.drivers: list[Driver] = []
 
@@ -148,7 +157,8 @@ class Scene:
 
     def start(self, job: Job, file_limit: int = 0, environment: Mapping[str, str] | None = None) -> Driver:
         """Start a run."""
-        driver = Driver(job, self.directory / f"driver-{len(self.drivers)}", file_limit, environment)
+        scratch = self.directory / f"driver-{len(self.drivers)}"
+        driver = Driver(job, scratch, self.temporary, file_limit, environment)
         self.drivers.append(driver)
         return driver
 
@@ -162,8 +172,8 @@ class Scene:
         each_second: Callable[[], object] = lambda: None,
         environment: Mapping[str, str] | None = None,
         ends: Sequence[str] = ("WorkerDiedError",),
-    ) -> tuple[dict[str, Any], int]:
-        """Hold a run again for as long as the fault ends it; what the last driver says, and how many there were.
+    ) -> list[dict[str, Any]]:
+        """Hold a run again for as long as the fault ends it; what each driver says, the last one of a run to its end.
 
         Args:
             job: The run.
@@ -171,15 +181,16 @@ class Scene:
             environment: As for `Driver`.
             ends: The errors that the fault ends a run with.
         """
-        for runs in range(1, MOST_RUNS + 1):
+        told = []
+        for _ in range(MOST_RUNS):
             driver = self.start(job, environment=environment)
             while driver.lives_for(1.0):
                 each_second()
-            says = driver.wait()
-            if says["error"] not in ends:
-                return says, runs
+            told.append(driver.wait())
+            if told[-1]["error"] not in ends:
+                return told
             nothing_runs()
-        raise AssertionError(f"after {MOST_RUNS} runs: {says['message']}")
+        raise AssertionError(f"after {MOST_RUNS} runs: {told[-1]['message']}")
 
     def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
         """Wait until a random number of files more has been written, or it has ended.
@@ -215,6 +226,12 @@ def written(directory: str | Path) -> int:
         return 0
 
 
-def _environment(file_limit: int) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", FILE_LIMIT: str(file_limit)}
+def _environment(temporary: Path, file_limit: int) -> dict[str, str]:
+    return {
+        "RAY_TMPDIR": tempfile.gettempdir(),  # the paths of Ray's own sockets would be too long in the other one
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")])),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TMPDIR": str(temporary),
+        FILE_LIMIT: str(file_limit),
+    }

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left behind is seen."""
+
+from __future__ import annotations
+
+import pytest
+from curator_chaos.checks import temporary_files
+
+
+@pytest.mark.parametrize("left", ["tmp/curator-1-ab", "tmp/a-file", "out/.0.jsonl.tmp"])
+def test_a_temporary_file_is_seen(left, scene):
+    assert temporary_files(scene) == []
+    path = scene.directory / left
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert temporary_files(scene) == [path]
+
+
+def test_what_ray_leaves_is_not_ours(scene):
+    (scene.temporary / "pymp-abcdefgh").mkdir()
+    assert temporary_files(scene) == []
