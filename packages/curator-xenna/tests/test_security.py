@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 LISTENS = "0A"
-RAY = tuple(map(int, ray.__version__.split(".")[:2]))
-pytestmark = pytest.mark.skipif(RAY < (2, 52), reason="Ray knows no tokens before 2.52")
 
 STRANGER = """
 import sys

@@ -219,7 +219,7 @@ class Cluster:
             # Ray's ports are open to the network, whatever one asks. Before 2.60 a token is wanted only where that is
             # said. Without one of ours Ray would make one, and leave it in the user's home for every Ray to come.
             self._token = os.environ[_TOKEN] = secrets.token_hex(32)
-            os.environ[_MODE] = "token"  # to versions that know no tokens, before 2.52, it says nothing
+            os.environ[_MODE] = "token"
             read_auth_settings_again()
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus

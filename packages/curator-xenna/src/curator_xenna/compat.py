@@ -128,11 +128,8 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
 
 
 def read_auth_settings_again() -> None:
-    """Have Ray look again who may connect: it remembers the first mode and the first token that this process had.
-
-    Versions before 2.52 have neither, and are left alone.
-    """
-    with suppress(ImportError, AttributeError):
+    """Have Ray look again who may connect: it remembers the first mode and the first token that this process had."""
+    with suppress(ImportError, AttributeError):  # where a later version keeps them elsewhere
         from ray import _raylet  # noqa: PLC0415 - private: nothing public forgets them
 
         raylet: Any = _raylet
