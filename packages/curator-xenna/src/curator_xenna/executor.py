@@ -91,7 +91,7 @@ class XennaExecutor(BaseExecutor):
             run.fed, sources = 1, [*run.admit([empty_source()])]
         else:
             # In the driver: the source's tasks are then known here, and no worker is started for one task.
-            source, *views = views
+            source, views = views[0], views[1:]
             self._check_fit(views, cluster)  # it may take hours to find out what there is to do
             run.fed, sources = 1, _run_source(run, source)
         if not (views and sources):
