@@ -5,19 +5,34 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from curator_core import DeadLetter, Pipeline, ProcessDiedError, ProcessingStage, Resources, Task, deadletter
+from curator_core import (
+    DeadLetter,
+    Pipeline,
+    ProcessDiedError,
+    ProcessingStage,
+    Resources,
+    RunObserver,
+    Task,
+    deadletter,
+)
+from curator_xenna import session
+from curator_xenna.compat import HAS_DESTROY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from curator_core import BatchReport
     from curator_xenna import XennaExecutor
 
 COUNT = 15
+POISON = 5
 
 
 def is_poison(number: int) -> bool:
@@ -55,6 +70,47 @@ class Poisoned(ProcessingStage[Task[int], Task[int]]):
         return [Task(data=task.data) for task in tasks]
 
 
+class Refuses(ProcessingStage[Task[int], Task[int]]):
+    """Takes its worker along at one of the tasks, each time: it has no process of its own."""
+
+    resources = Resources(cpus=0.3)
+    batch_size = 4
+    isolated = False
+
+    def num_workers(self) -> int:
+        return 2
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
+        if any(task.data == POISON for task in tasks):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Task(data=task.data) for task in tasks]
+
+
+class BatchSizes(RunObserver):
+    """Remembers how large the batches of each epoch were."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, set[int]] = {}
+
+    def on_batch(self, report: BatchReport) -> None:
+        self.seen.setdefault(report.epoch, set()).add(len(report.inputs))
+
+
+@pytest.fixture
+def sessions(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With one restart: what each session is told."""
+    told: list[dict[str, Any]] = []
+
+    class Session(session.Session):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            told.append(options)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(session, "Session", Session)
+    monkeypatch.setattr(executor, "config", replace(executor.config, max_restarts=1))
+    return told
+
+
 def run(executor: XennaExecutor, stage: ProcessingStage[Any, Any], dead: Path) -> Any:
     tasks = [Task(data=number) for number in range(COUNT)]
     return Pipeline("poisoned", [Pairs(), stage]).run(executor, tasks, on_error=DeadLetter(dead))
@@ -76,6 +132,29 @@ def test_a_fifth_of_the_tasks_kill_their_worker(executor, tmp_path):
     result = run(executor, Poisoned("segfaults"), tmp_path)
     check(result, tmp_path, "ProcessDiedError")
     assert result.accounting.restarts == 1
+
+
+def test_tasks_travel_alone_after_the_last_restart(executor, tmp_path, sessions):
+    result = run(executor, Poisoned("segfaults"), tmp_path)
+    check(result, tmp_path, "ProcessDiedError")
+    assert result.accounting.restarts == 1
+    assert [told["config"].bundle for told in sessions] == [True, False]
+    assert [*sessions[0]["views"]] == sessions[1]["views"]  # in a process of its own a stage keeps its batches
+
+
+@pytest.mark.skipif(not HAS_DESTROY, reason="before 0.4 the death of a worker ends Xenna's run")
+def test_then_a_task_that_takes_its_worker_along_takes_no_other_task(executor, sessions):
+    sizes = BatchSizes()
+    tasks = [Task(data=number) for number in range(COUNT)]
+    result = Pipeline("refuses", [Refuses()]).run(executor, tasks, observers=[sizes], on_error="skip")
+    assert sorted(task.data for task in result) == [number for number in range(COUNT) if number != POISON]
+    assert result.accounting.unfinished == (str(POISON),)
+    assert len(result.lost) > 0
+    assert result.accounting.restarts == 1
+    assert [told["config"].bundle for told in sessions] == [True, False]
+    assert [told["views"][0].engine_options for told in sessions] == [{}, {"slots_per_actor": 1}]
+    assert max(sizes.seen[0]) > 1
+    assert sizes.seen[1] == {1}
 
 
 def test_a_stage_that_is_known_to_crash_costs_no_worker(executor, tmp_path):

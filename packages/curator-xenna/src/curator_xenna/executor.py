@@ -104,13 +104,15 @@ class XennaExecutor(BaseExecutor):
             )
         cluster = self._kept or Cluster(self.config)
         try:
-            self._hold_sessions(partial(Session, cluster, run, views, has_source=has_source), run, inputs)
+            self._hold_sessions(partial(Session, cluster, run, has_source=has_source), run, views, inputs)
         finally:
             if cluster is not self._kept:
                 cluster.close()
             _one_at_a_time.release()
 
-    def _hold_sessions(self, session: Callable[..., Session], run: Run, inputs: list[Any]) -> None:
+    def _hold_sessions(
+        self, session: Callable[..., Session], run: Run, views: Sequence[StageView], inputs: list[Any]
+    ) -> None:
         """Have Xenna work on the inputs, and once more on what it did not finish since it lost a worker or tasks."""
         config, restarts_left = self.config, self.config.max_restarts
         if restarts_left:
@@ -118,7 +120,7 @@ class XennaExecutor(BaseExecutor):
         while inputs:
             count, reason = len(inputs), "tasks were lost"
             try:
-                session(config=config, inputs=inputs).run()
+                session(views=views, config=config, inputs=inputs).run()
             except WorkerDiedError as exc:
                 if not restarts_left:
                     raise
@@ -129,7 +131,18 @@ class XennaExecutor(BaseExecutor):
             inputs = run.begin_again()
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
-                config = replace(config, bundle=False)  # so that a task that kills its worker takes few others along
+                # So that a task that kills its worker takes no other along.
+                config, views = replace(config, bundle=False), [_alone(view) for view in views]
+
+
+def _alone(view: StageView) -> StageView:
+    """A stage that takes its worker along when it crashes, made to hold one task at a time; others stay as they are.
+
+    Xenna gives up all that four workers have died with: the batch, and what waited behind it in the same worker.
+    """
+    if view.isolated is not False and not view.engine_options.get("is_spmd"):
+        return view  # it is in a process of its own since the first restart
+    return replace(view, batch_size=1, engine_options={**view.engine_options, "slots_per_actor": 1})
 
 
 def _run_source(run: Run, view: StageView) -> list[Any]:
