@@ -97,18 +97,18 @@ class BatchSizes(RunObserver):
 
 
 @pytest.fixture
-def bundled(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """With one restart: whether tasks travel in bundles, for each session."""
-    sessions: list[bool] = []
+def sessions(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With one restart: what each session is told."""
+    told: list[dict[str, Any]] = []
 
     class Session(session.Session):
         def __init__(self, *args: Any, **options: Any) -> None:
-            sessions.append(options["config"].bundle)
+            told.append(options)
             super().__init__(*args, **options)
 
     monkeypatch.setattr(session, "Session", Session)
     monkeypatch.setattr(executor, "config", replace(executor.config, max_restarts=1))
-    return sessions
+    return told
 
 
 def run(executor: XennaExecutor, stage: ProcessingStage[Any, Any], dead: Path) -> Any:
@@ -134,15 +134,16 @@ def test_a_fifth_of_the_tasks_kill_their_worker(executor, tmp_path):
     assert result.accounting.restarts == 1
 
 
-def test_tasks_travel_alone_after_the_last_restart(executor, tmp_path, bundled):
+def test_tasks_travel_alone_after_the_last_restart(executor, tmp_path, sessions):
     result = run(executor, Poisoned("segfaults"), tmp_path)
     check(result, tmp_path, "ProcessDiedError")
     assert result.accounting.restarts == 1
-    assert bundled == [True, False]
+    assert [told["config"].bundle for told in sessions] == [True, False]
+    assert [*sessions[0]["views"]] == sessions[1]["views"]  # in a process of its own a stage keeps its batches
 
 
 @pytest.mark.skipif(not HAS_DESTROY, reason="before 0.4 the death of a worker ends Xenna's run")
-def test_then_a_task_that_takes_its_worker_along_takes_no_other_task(executor, bundled):
+def test_then_a_task_that_takes_its_worker_along_takes_no_other_task(executor, sessions):
     sizes = BatchSizes()
     tasks = [Task(data=number) for number in range(COUNT)]
     result = Pipeline("refuses", [Refuses()]).run(executor, tasks, observers=[sizes], on_error="skip")
@@ -150,7 +151,8 @@ def test_then_a_task_that_takes_its_worker_along_takes_no_other_task(executor, b
     assert result.accounting.unfinished == (str(POISON),)
     assert len(result.lost) > 0
     assert result.accounting.restarts == 1
-    assert bundled == [True, False]
+    assert [told["config"].bundle for told in sessions] == [True, False]
+    assert [told["views"][0].engine_options for told in sessions] == [{}, {"slots_per_actor": 1}]
     assert max(sizes.seen[0]) > 1
     assert sizes.seen[1] == {1}
 
