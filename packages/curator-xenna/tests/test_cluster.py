@@ -17,9 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from curator_core import ClusterError, ExecutorError, Pipeline, ProcessingStage, Task
-from curator_xenna import XennaExecutor
+from curator_xenna import XennaConfig, XennaExecutor
+from curator_xenna.cluster import Cluster, machine_cpus
 
 SCRIPTS = Path(__file__).parent / "scripts"
 DEADLINE_S = 120
@@ -88,6 +90,33 @@ def test_the_dashboard_and_the_workers_output_can_be_had() -> None:
         running = ray_servers()
     for wanted in ("ray-dashboard-NodeHead", "ray-dashboard-JobHead", "log_monitor.py"):
         assert wanted in running
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_the_embedded_ray_is_started_again_with_more_cpus_within_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster = Cluster(XennaConfig())
+    before = dict(os.environ)
+    try:
+        cluster.open()
+        first = os.environ["RAY_ADDRESS"]
+        cluster.open(machine_cpus() + 3)
+        assert os.environ["RAY_ADDRESS"] != first
+        assert cluster.is_ours
+        assert ray.cluster_resources()["CPU"] == machine_cpus() + 3
+    finally:
+        cluster.close()
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_an_embedded_ray_that_does_not_start_leaves_nothing() -> None:
+    with pytest.raises(ClusterError, match=r"the embedded Ray did not start: .*memory"):
+        run({"object_store_memory": 1})  # found out when some of Ray is running
+    psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
+    assert "gcs_server" not in ray_servers()
+    assert "raylet" not in ray_servers()
 
 
 def of_this_mark(mark: str) -> list[psutil.Process]:

@@ -180,11 +180,24 @@ def test_workers_that_are_asked_for_have_to_fit() -> None:
     assert caught.value.hint == "lower the number of workers of 's1' to 2 or less, or run on a larger cluster"
 
 
-@pytest.mark.parametrize(("config", "cpus"), [({}, 4), ({"execution_mode": "batch"}, 3)])
-def test_our_own_ray_declares_cpus_for_workers_that_are_asked_for(config: dict[str, Any], cpus: int) -> None:
-    found = fitted(machine(2), {}, {"num_workers": 3}, **config)
+def test_our_own_ray_declares_cpus_for_workers_that_are_asked_for() -> None:
+    found = fitted(machine(2), {}, {"num_workers": 3})
     assert workers(found) == [None, 3]
-    assert (found.streaming, found.cpus) == (not config, cpus)
+    assert (found.streaming, found.cpus) == (True, 4)
+
+
+def test_what_is_declared_for_some_workers_is_nothing_for_others_to_grow_into() -> None:
+    found = fitted(machine(2), {}, {"num_workers": 64}, {"fusible": False}, execution_mode="batch")
+    assert workers(found) == [2, 64, 2]
+    assert found.cpus == 64
+
+
+def test_an_error_names_the_node_that_has_most_of_what_is_short() -> None:
+    nodes = [Node("a", 8, (H100,)), Node("b", 64, ())]
+    for asked, has in ((asking(cpus=100), "64 CPUs and 0 GPUs"), (asking(cpus=9, gpus=1), "8 CPUs and 1 GPUs")):
+        with pytest.raises(ResourcesError) as caught:
+            fitted(nodes, asked, may_declare=False)
+        assert f"to what one node of {has} has" in caught.value.hint
 
 
 def test_gpus_cannot_be_declared() -> None:

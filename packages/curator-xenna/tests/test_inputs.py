@@ -102,6 +102,7 @@ def test_full_batches_stay_full_however_large_their_tasks_are() -> None:
     sizes = take_all(InputQueue(tasks, BundlePlan(batch_size=32, slots=4, full=True)), takes=0.1)
     assert sizes == [32, 32, 32, 4]
     assert max(take_all(InputQueue(tasks, BundlePlan(batch_size=32, slots=4)), takes=0.1)) == 16
+    assert InputQueue(tasks * 100, BundlePlan(batch_size=32, slots=4, full=True)).num_tickets == 313
 
 
 def test_an_empty_queue_gives_empty_bundles() -> None:

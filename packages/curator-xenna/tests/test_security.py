@@ -108,6 +108,8 @@ def test_the_dashboard_asks_for_it_and_listens_on_loopback_only(token):
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_who_listens_on_all_interfaces_would_be_seen(family):
+    if family == socket.AF_INET6 and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
     with socket.socket(family) as server:
         server.bind(("", 0))
         server.listen()

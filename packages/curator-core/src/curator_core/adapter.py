@@ -25,7 +25,7 @@ from curator_core.view import StageView, read_stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata"]
+__all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata", "is_isolated"]
 
 _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 
@@ -190,7 +190,7 @@ class BaseStageAdapter:
 
     def _isolate(self) -> None:
         """Give the stage a process of its own, if it is to have one and has none yet."""
-        if not _is_isolated(self.view, self.context):
+        if not is_isolated(self.view, self.context):
             return
         from curator_core.isolated import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
 
@@ -285,7 +285,8 @@ class BaseStageAdapter:
         self._raise_error(attempt)
 
 
-def _is_isolated(view: StageView, context: RunContext) -> bool:
+def is_isolated(view: StageView, context: RunContext) -> bool:
+    """Whether a stage has a process of its own."""
     if view.isolated is not None:
         return view.isolated
     # The ranks of an SPMD group find each other through what the engine has set up in their own processes.

@@ -20,6 +20,7 @@ _IDS_LIMIT = 5  # source tasks that the summary names
 _ACCOUNTS = (
     "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next"
 )
+_RESUMED = ", but for what an earlier run had finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class RunResult(list[Any]):
         if self.stages:
             lines.append(table(self.stages))
             if self.complete and not self.lost:
-                lines.append(_ACCOUNTS)
+                lines.append(_ACCOUNTS + (_RESUMED if self.accounting.resumed else ""))
             lines.append(str(self.verdict))
         for stage in self.stages:
             if stage.first_error:

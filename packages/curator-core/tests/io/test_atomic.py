@@ -101,6 +101,7 @@ def test_it_stays_in_its_directory_when_a_link_takes_the_place_of_that(tmp_path:
     assert names(tmp_path / "moved") == ["a"]
 
 
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="a directory has to be readable to be opened here")
 def test_its_directory_may_be_a_link_and_need_not_be_readable(tmp_path: Path, way: str) -> None:
     (tmp_path / "large disk").mkdir(mode=0o300)
     (tmp_path / "out").symlink_to(tmp_path / "large disk")

@@ -36,8 +36,7 @@ _NEEDED_BY_XENNA = {
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
-_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
-_SAYS_WHO_MAY_CONNECT = (_MODE, _TOKEN, "RAY_AUTH_TOKEN_PATH")
+_MODE, _TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 120.0  # Ray takes up to 65 s to find out that a silent node is dead
@@ -74,21 +73,24 @@ class Cluster:
 
     Attributes:
         is_ours: Whether we started it.
+        is_fresh: Whether we have just connected, and no run was held on it.
         cpu_share: The share of each node's CPUs that Xenna is to plan with, for the run at hand.
     """
 
     def __init__(self, config: XennaConfig) -> None:
         self._config = config
+        self._address = _given_address(config)
         self._declared_cpus = 0
         self._checked = False
-        self._token = ""
+        self._variables: dict[str, str] = {}  # that we set, for as long as our Ray is there
         self.is_ours = False
+        self.is_fresh = False
         self.cpu_share = 1.0
 
     @property
     def is_embedded(self) -> bool:
         """Whether the Ray of the run is, or will be, one that we start."""
-        return self.is_ours or (not ray.is_initialized() and self._address() is None)
+        return self.is_ours or (not ray.is_initialized() and self._address is None)
 
     @property
     def may_declare(self) -> bool:
@@ -121,12 +123,12 @@ class Cluster:
         if ray.is_initialized():
             self._check_is_meant()
         else:
-            address = self._address()
             os.environ.update(_NEEDED_BY_XENNA)
-            if address is None:
+            if self._address is None:
                 self._start(wanted)
             else:
-                self._join(address)
+                self._join(self._address)
+            self.is_fresh = True
         # Xenna asks Ray's state API without saying which Ray, and there may be others on this machine.
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         self.cpu_share = self._share_of_declared(cpus_needed) if self.is_ours else self._usual_share
@@ -138,11 +140,12 @@ class Cluster:
         """Shut Ray down, if it is ours."""
         if self.is_ours:
             ray.shutdown()
-            if self._token and os.environ.get(_TOKEN) == self._token:
-                del os.environ[_TOKEN]
-                os.environ.pop(_MODE, None)
+            for name, value in self._variables.items():
+                if os.environ.get(name) == value:
+                    del os.environ[name]
+            self._variables.clear()
             read_auth_settings_again()  # for a Ray that this process starts or joins later
-            self.is_ours = False
+            self.is_ours = self.is_fresh = False
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive, with their GPUs. Waits for Ray to find out about one that has just been lost.
@@ -204,10 +207,6 @@ class Cluster:
             return self._usual_share
         return (planned + 0.5) / self._declared_cpus  # Xenna rounds down
 
-    def _address(self) -> str | None:
-        address = self._config.address or os.environ.get("RAY_ADDRESS") or None
-        return None if address == "local" else address
-
     def _start(self, cpus: int) -> None:
         if cpus > machine_cpus():
             logger.info("the embedded Ray declares %d CPUs on %d cores, so that all stages fit", cpus, machine_cpus())
@@ -215,19 +214,14 @@ class Cluster:
             "num_gpus": self._config.num_gpus,
             "object_store_memory": self._config.object_store_memory,
         }
-        if not any(name in os.environ for name in _SAYS_WHO_MAY_CONNECT):
-            # Ray's ports are open to the network, whatever one asks. Before 2.60 a token is wanted only where that is
-            # said. Without one of ours Ray would make one, and leave it in the user's home for every Ray to come.
-            self._token = os.environ[_TOKEN] = secrets.token_hex(32)
-            os.environ[_MODE] = "token"
-            read_auth_settings_again()
+        self._want_token()
         # Ours from here on: Ctrl-C may come while it starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
             asked = {key: value for key, value in optional.items() if value is not None}
             with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
                 self._init(address="local", num_cpus=cpus, **asked)  # and not any that runs on this machine already
-        except (ConnectionError, RuntimeError, ValueError) as exc:
+        except Exception as exc:
             self.close()
             raise ClusterError(
                 f"the embedded Ray did not start: {str(exc).partition(chr(10))[0]}",
@@ -238,6 +232,20 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def _want_token(self) -> None:
+        """Let nobody in without a token: Ray's ports are open to the network, whatever one asks.
+
+        Before 2.60 one is wanted only where that is said. Without one of ours Ray would make one, and leave it in the
+        user's home for every Ray to come.
+        """
+        if _MODE in os.environ:
+            return
+        self._variables[_MODE] = "token"
+        if not any(name in os.environ for name in _TOKENS):
+            self._variables[_TOKENS[0]] = secrets.token_hex(32)
+        os.environ.update(self._variables)
+        read_auth_settings_again()
 
     def _join(self, address: str) -> None:
         if address.startswith("ray://"):
@@ -264,6 +272,11 @@ class Cluster:
         )
 
 
+def _given_address(config: XennaConfig) -> str | None:
+    address = config.address or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
 def _probed_nodes() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
     """Ray's nodes, and the GPUs of each, as it says itself.
 
@@ -282,7 +295,7 @@ def _probed_nodes() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
         for each, error in errors.items():
             if isinstance(error, ray.exceptions.RayTaskError):
                 raise _cannot_work(alive[each], error) from error
-        silent = ", ".join(f"{each[:8]} at {alive[each]['NodeManagerAddress']}" for each in errors)
+        silent = ", ".join(f"{_shown(alive[each])} ({type(error).__name__})" for each, error in errors.items())
         if time.monotonic() >= deadline:
             raise _silent(silent) from next(iter(errors.values()))
         logger.info("waiting for nodes that do not answer: %s", silent)
@@ -300,9 +313,13 @@ def _answer(asked: Any) -> Any:
         return exc
 
 
+def _shown(node: dict[str, Any]) -> str:
+    return f"{node['NodeID'][:8]} at {node['NodeManagerAddress']}"
+
+
 def _cannot_work(node: dict[str, Any], error: Any) -> ClusterError:
     return ClusterError(
-        f"node {node['NodeID'][:8]} at {node['NodeManagerAddress']} cannot work: {error.cause!r}",
+        f"node {_shown(node)} cannot work: {error.cause!r}",
         field="nodes",
         expected="nodes that can do what this one can",
         hint="install the same Python environment on all nodes",

@@ -103,12 +103,25 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
     """
     from ray._private import node, services  # noqa: PLC0415 - private, and only for a Ray that we start
 
+    if not (hasattr(node, "Node") and hasattr(services, "start_ray_process")):
+        logger.info("this version of Ray starts in another way: all of it is started")
+        yield
+        return
+
     def start_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "dashboard" and not dashboard:
             command = [*command, f"--modules-to-load={_XENNA_ASKS}"]
         return whole_process(command, process_type, *args, **kwargs)
 
     class LeanNode(node.Node):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            try:
+                super().__init__(*args, **options)
+            except BaseException:  # Ray knows nothing yet of what has been started
+                with suppress(AttributeError):  # nothing has been
+                    self.kill_all_processes(check_alive=False, allow_graceful=False)
+                raise
+
         def start_monitor(self) -> None:
             """No autoscaler."""
 
@@ -116,12 +129,13 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
             if log_monitor:
                 super().start_log_monitor()  # type: ignore[no-untyped-call]
 
-        def start_api_server(self, **options: Any) -> None:
-            self._api_server = options
+        def start_api_server(self, *args: Any, **options: Any) -> None:
+            self._api_server = args, options
 
         def start_ray_processes(self) -> None:
             super().start_ray_processes()  # type: ignore[no-untyped-call]
-            super().start_api_server(**self._api_server)
+            args, options = self._api_server
+            super().start_api_server(*args, **options)
 
     with _replaced(node, "Node", LeanNode), _replaced(services, "start_ray_process", start_process) as whole_process:
         yield

@@ -27,7 +27,7 @@ class XennaConfig:
             everything in between.
         fuse: Run neighbouring stages that need the same in one worker; see `Plan.explain`.
         bundle: Send several tasks at once from worker to worker.
-        max_bundle_bytes: No bundle is larger than this, unless a single task is.
+        max_bundle_bytes: No bundle is larger than this, unless a single task is, or a batch that is to be full.
         cpu_allocation_percentage: Share of each node's CPUs to plan with, above 0 and up to 1; None means all of
             an embedded Ray, and 0.95 of a cluster that is joined.
         autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler; None means 180 on a cluster that
@@ -38,8 +38,8 @@ class XennaConfig:
         max_restarts: How often Xenna is started again in the same Ray session, with the source tasks that are not
             finished, after a worker has died, or tasks were lost.
         address: The Ray cluster to join; None means the one at ``RAY_ADDRESS``, or an embedded one.
-        num_cpus: CPUs that the embedded Ray declares; None means what the machine has, or more where the
-            stages of a streaming run need more.
+        num_cpus: CPUs that the embedded Ray declares; None means what the machine has, or more where the stages need
+            more.
         num_gpus: GPUs that the embedded Ray declares; None means what the machine has.
         object_store_memory: Bytes of shared memory of the embedded Ray's object store; None leaves it to Ray.
         dashboard: Whether the embedded Ray has its dashboard, which then takes longer to start.

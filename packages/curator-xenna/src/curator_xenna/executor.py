@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata, is_isolated
 from curator_core.errors import ExecutorError, WorkerDiedError
 from curator_core.executor import BaseExecutor, Run, empty_source
 from curator_xenna.config import XennaConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
+    from curator_core.adapter import RunContext
     from curator_core.plan import StageView
     from curator_xenna.cluster import Cluster
     from curator_xenna.session import Session
@@ -122,9 +123,11 @@ class XennaExecutor(BaseExecutor):
         try:
             yield cluster
         finally:
-            if cluster is not self._kept:
-                cluster.close()
-            _one_at_a_time.release()
+            try:
+                if cluster is not self._kept:
+                    cluster.close()
+            finally:
+                _one_at_a_time.release()
 
     def _hold_sessions(
         self, session: Callable[..., Session], run: Run, views: Sequence[StageView], inputs: list[Any]
@@ -148,16 +151,16 @@ class XennaExecutor(BaseExecutor):
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
                 # So that a task that kills its worker takes no other along.
-                config, views = replace(config, bundle=False), [_alone(view) for view in views]
+                config, views = replace(config, bundle=False), [_alone(view, run.context) for view in views]
 
 
-def _alone(view: StageView) -> StageView:
+def _alone(view: StageView, context: RunContext) -> StageView:
     """A stage that takes its worker along when it crashes, made to hold one task at a time; others stay as they are.
 
     Xenna gives up all that four workers have died with: the batch, and what waited behind it in the same worker.
     """
-    if view.isolated is not False and not view.engine_options.get("is_spmd"):
-        return view  # it is in a process of its own since the first restart
+    if is_isolated(view, context):
+        return view
     return replace(view, batch_size=1, engine_options={**view.engine_options, "slots_per_actor": 1})
 
 

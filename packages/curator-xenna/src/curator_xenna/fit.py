@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from curator_core.errors import ResourcesError
@@ -182,7 +183,12 @@ def _place(
 def _one_after_the_other(placements: tuple[Placement, ...], nodes: Sequence[Node]) -> Fit:
     """All groups by themselves; on our own Ray some may have more workers than there are CPUs."""
     crowded = [placement.least_cpus for placement in placements if not _fits_together([placement], nodes)]
-    return Fit(placements, streaming=False, cpus=math.ceil(max(crowded, default=0) - _ROUNDING))
+    if not crowded:
+        return Fit(placements, streaming=False)
+    # What is declared for them is nothing for the others to grow into.
+    limits = [_PLENTY if placement.workers is None else None for placement in placements]
+    placements = _limited(placements, nodes, limits, streaming=False)
+    return Fit(placements, streaming=False, cpus=math.ceil(max(crowded) - _ROUNDING))
 
 
 def _with_plenty(nodes: Sequence[Node]) -> list[Node]:
@@ -239,7 +245,7 @@ def _check_each(placements: Sequence[Placement], nodes: Sequence[Node], *, may_d
     """Raise `ResourcesError` where the workers of a group do not fit, even with the cluster to themselves."""
     for placement in placements:
         if not _fits_together([replace(placement, workers=1)], nodes):
-            mend = f"lower the resources of '{placement.group.name}' to what {_largest(nodes)} has"
+            mend = f"lower the resources of '{placement.group.name}' to what {_largest(nodes, placement)} has"
             raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node", mend)
         room = _with_plenty(nodes) if may_declare else nodes
         if not _fits_together([placement], room):
@@ -249,18 +255,21 @@ def _check_each(placements: Sequence[Placement], nodes: Sequence[Node], *, may_d
 
 
 def _most_workers(placement: Placement, nodes: Sequence[Node]) -> int:
-    fits = (count for count in range(placement.least_workers, 1, -1))
-    return next((count for count in fits if _fits_together([replace(placement, workers=count)], nodes)), 1)
+    """How many of its workers can be placed."""
+    free = _free(nodes)
+    fits = (all(_take(piece, free) for piece in _pieces(placement)) for _ in range(placement.least_workers))
+    return sum(takewhile(bool, fits))
 
 
-def _largest(nodes: Sequence[Node]) -> str:
-    node = max(nodes, key=lambda node: (len(node.gpus), node.cpus))
+def _largest(nodes: Sequence[Node], placement: Placement) -> str:
+    """The node that has most of what is short."""
+    node = max(nodes, key=lambda node: (len(node.gpus) if placement.share.gpus else 0, node.cpus))
     return f"one node of {node.cpus} CPUs and {len(node.gpus)} GPUs"
 
 
 def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bool:
     """Whether all workers can be placed: the largest first, each on the first node that has room for it."""
-    free = [(float(node.cpus), [1.0] * len(node.gpus)) for node in nodes]
+    free = _free(nodes)
     for placement in sorted(placements, key=lambda p: (p.share.gpus, p.share.cpus), reverse=True):
         pieces = _pieces(placement)
         for _ in range(placement.least_workers):
@@ -268,6 +277,11 @@ def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bo
                 if not _take(piece, free):
                     return False
     return True
+
+
+def _free(nodes: Sequence[Node]) -> list[tuple[float, list[float]]]:
+    """CPUs and shares of GPUs of each node, where nothing is placed."""
+    return [(float(node.cpus), [1.0] * len(node.gpus)) for node in nodes]
 
 
 def _pieces(placement: Placement) -> list[Share]:

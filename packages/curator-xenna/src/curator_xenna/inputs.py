@@ -8,6 +8,7 @@ as many of them as is right.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ class InputQueue:
         by_count = max(min(max(_FEW, len(tasks) // _TASKS_A_TICKET), _MANY), _TICKETS_A_SLOT * plan.slots)
         # Two bundles that follow on each other are larger than one may be, where bytes have parted them.
         self._reserve = 2 * estimated_bytes(tasks) // plan.max_bytes
-        self.num_tickets = min(len(tasks), by_count + self._reserve)
+        most = math.ceil(len(tasks) / plan.batch_size) if plan.full else len(tasks)
+        self.num_tickets = min(most, by_count + self._reserve)
         self._tickets_left = self.num_tickets
 
     @property

@@ -87,8 +87,8 @@ class Session:
             RunError: See `BaseExecutor.execute`.
             ResourcesError: The stages do not fit the cluster.
         """
-        is_first = not ray.is_initialized()
         fitted = self._open()
+        is_first, self._cluster.is_fresh = self._cluster.is_fresh, False
         earlier = actors_of_this_job()
         bundled = self._inputs if self._config.bundle else []
         queue = InputQueue(bundled, self._bundle_plan(fitted.placements[0]))

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-os.sched_setaffinity(0, set(range(int(sys.argv[1]))))  # before anything counts them
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])  # before anything counts them
 
 from curator_core import Pipeline, ProcessingStage, RunObserver, Task  # noqa: E402
 from curator_xenna import XennaExecutor  # noqa: E402

@@ -69,7 +69,7 @@ def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
                 nameless.flush()
                 _name(nameless.fileno(), directory, temporary, name)
     except BaseException:
-        _remove(lambda path: os.unlink(path, dir_fd=directory), temporary)
+        _remove(lambda _: os.unlink(temporary, dir_fd=directory), f"{_path_of(directory)}/{temporary}")
         raise
 
 
@@ -87,6 +87,14 @@ def open_directory(path: str, *, below: int | None = None) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _path_of(directory: int) -> str:
+    """Where an open directory is, for a message; a dot where the system does not tell."""
+    try:
+        return str(Path(_OPEN_FILES, str(directory)).readlink())
+    except OSError:
+        return "."
 
 
 def is_local(fs: Any) -> bool:
