@@ -186,7 +186,8 @@ def _one_after_the_other(placements: tuple[Placement, ...], nodes: Sequence[Node
     if not crowded:
         return Fit(placements, streaming=False)
     # What is declared for them is nothing for the others to grow into.
-    limits = [_PLENTY if placement.workers is None else None for placement in placements]
+    cores = sum(node.cpus for node in nodes)
+    limits = [cores if placement.workers is None else None for placement in placements]
     placements = _limited(placements, nodes, limits, streaming=False)
     return Fit(placements, streaming=False, cpus=math.ceil(max(crowded) - _ROUNDING))
 
