@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -175,21 +176,9 @@ def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
 
 def test_workers_that_are_asked_for_have_to_fit() -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
-        fitted(machine(2), {}, {"num_workers": 3}, may_declare=False)
+        fitted(machine(2), {}, {"num_workers": 3})
     assert caught.value.stage == "s1"
     assert caught.value.hint == "lower the number of workers of 's1' to 2 or less, or run on a larger cluster"
-
-
-def test_our_own_ray_declares_cpus_for_workers_that_are_asked_for() -> None:
-    found = fitted(machine(2), {}, {"num_workers": 3})
-    assert workers(found) == [None, 3]
-    assert (found.streaming, found.cpus) == (True, 4)
-
-
-def test_what_is_declared_for_some_workers_is_nothing_for_others_to_grow_into() -> None:
-    found = fitted(machine(2), {}, {"num_workers": 64}, {"fusible": False}, execution_mode="batch")
-    assert workers(found) == [2, 64, 2]
-    assert found.cpus == 64
 
 
 def test_an_error_names_the_node_that_has_most_of_what_is_short() -> None:
@@ -207,13 +196,16 @@ def test_gpus_cannot_be_declared() -> None:
 
 
 @pytest.mark.parametrize("may_declare", [True, False])
+@pytest.mark.parametrize("config", [{}, {"fuse": False}, {"max_workers_per_stage": 2}, {"execution_mode": "batch"}])
 @pytest.mark.parametrize("stages", [[asking(cpus=3)], [{}, {"num_workers": 3}], [asking(gpus=0.5)], [{}, {}]])
-def test_what_does_not_fit_is_told_beforehand(stages: list[dict[str, Any]], may_declare: bool) -> None:
+def test_what_does_not_fit_is_told_beforehand(
+    stages: list[dict[str, Any]], config: dict[str, Any], may_declare: bool
+) -> None:
     views = Plan.from_stages([Stage().with_(name=f"s{n}", **given) for n, given in enumerate(stages)], fed=True).stages
     told = []
-    for decide in (check_fit, fit):
+    for decide in (check_fit, partial(fit, may_declare=may_declare)):
         try:
-            decide(views, machine(2), XennaConfig(), has_source=False, may_declare=may_declare)
+            decide(views, machine(2), XennaConfig(**config), has_source=False)
         except ResourcesError as error:
             told.append(str(error))
         else:

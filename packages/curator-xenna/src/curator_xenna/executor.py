@@ -105,8 +105,7 @@ class XennaExecutor(BaseExecutor):
         from curator_xenna.session import nodes_for  # noqa: PLC0415 - loads Xenna
 
         if views:
-            nodes = nodes_for(views, cluster)
-            check_fit(views, nodes, self.config, has_source=False, may_declare=cluster.may_declare)
+            check_fit(views, nodes_for(views, cluster), self.config, has_source=False)
 
     @contextmanager
     def _cluster(self) -> Iterator[Cluster]:

@@ -128,26 +128,24 @@ def _choose(
         return _place(views, nodes, config, level, has_source=has_source, cores=cores, streaming=streaming)
 
     one_by_one = place(levels[0], streaming=False)
-    _check_each(one_by_one, nodes, may_declare=may_declare)  # what does not fit by itself does not fit in any way
+    _check_each(one_by_one, nodes)  # what does not fit by itself does not fit in any way
     if config.execution_mode == "batch":
-        return _one_after_the_other(one_by_one, nodes)
+        return Fit(one_by_one, streaming=False)
     for level in levels:
         placements = place(level)
         if _fits_together(placements, nodes):
             if level in _STEPS:
                 logger.info("streaming does not fit: %s", _STEPS[level])
             return Fit(placements)
-    if may_declare and _fits_together(placements, _with_plenty(nodes)):
+    if may_declare and _fits_together(placements, [replace(node, cpus=_PLENTY) for node in nodes]):
         cpus = math.ceil(sum(placement.least_cpus for placement in placements) - _ROUNDING)
         logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
         return Fit(placements, cpus=cpus)
     logger.warning("streaming does not fit: the stages run one after the other, and hold all tasks in between")
-    return _one_after_the_other(one_by_one, nodes)
+    return Fit(one_by_one, streaming=False)
 
 
-def check_fit(
-    views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool, may_declare: bool
-) -> None:
+def check_fit(views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool) -> None:
     """Raise what `fit` would, and decide nothing: for what comes before, and may take long.
 
     Raises:
@@ -155,7 +153,7 @@ def check_fit(
     """
     level = _levels(config)[0]
     placements = _place(views, nodes, config, level, has_source=has_source, cores=None, streaming=False)
-    _check_each(placements, nodes, may_declare=may_declare)
+    _check_each(placements, nodes)
 
 
 def _levels(config: XennaConfig) -> list[Fusion]:
@@ -178,22 +176,6 @@ def _place(
     limit = config.max_workers_per_stage
     limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
     return _limited(placements, nodes, limits, streaming)
-
-
-def _one_after_the_other(placements: tuple[Placement, ...], nodes: Sequence[Node]) -> Fit:
-    """All groups by themselves; on our own Ray some may have more workers than there are CPUs."""
-    crowded = [placement.least_cpus for placement in placements if not _fits_together([placement], nodes)]
-    if not crowded:
-        return Fit(placements, streaming=False)
-    # What is declared for them is nothing for the others to grow into.
-    cores = sum(node.cpus for node in nodes)
-    limits = [cores if placement.workers is None else None for placement in placements]
-    placements = _limited(placements, nodes, limits, streaming=False)
-    return Fit(placements, streaming=False, cpus=math.ceil(max(crowded) - _ROUNDING))
-
-
-def _with_plenty(nodes: Sequence[Node]) -> list[Node]:
-    return [replace(node, cpus=_PLENTY) for node in nodes]
 
 
 def _placements(
@@ -242,15 +224,14 @@ def _limited(
     )
 
 
-def _check_each(placements: Sequence[Placement], nodes: Sequence[Node], *, may_declare: bool) -> None:
+def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:
     """Raise `ResourcesError` where the workers of a group do not fit, even with the cluster to themselves."""
     for placement in placements:
         if not _fits_together([replace(placement, workers=1)], nodes):
             mend = f"lower the resources of '{placement.group.name}' to what {_largest(nodes, placement)} has"
             raise _does_not_fit(placement, placements, nodes, "one worker of it is larger than any node", mend)
-        room = _with_plenty(nodes) if may_declare else nodes
-        if not _fits_together([placement], room):
-            most = _most_workers(placement, room)
+        if not _fits_together([placement], nodes):
+            most = _most_workers(placement, nodes)
             mend = f"lower the number of workers of '{placement.group.name}' to {most} or less"
             raise _does_not_fit(placement, placements, nodes, "its workers do not fit together", mend)
 
