@@ -50,7 +50,8 @@ class Counts(ProcessingStage[Task[int], Task[int]]):
         if self.killed is not None and first > TASKS // 2 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)  # seconds in all: there is more than one window
+        # Seconds in all: there is more than one window, though Ray took its time to start, and they grow with that.
+        time.sleep(0.1)
         fails = first % 10 == 0 and first not in self.tried
         self.tried.add(first)
         with (self.directory / f"{self.name}-{os.getpid()}").open("a") as file:
