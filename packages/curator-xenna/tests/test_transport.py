@@ -310,6 +310,7 @@ def pipelines(draw: Any) -> list[Scripted]:
     return stages
 
 
+@pytest.mark.slow
 @settings(
     max_examples=6,
     deadline=None,
