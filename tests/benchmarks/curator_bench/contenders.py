@@ -168,6 +168,12 @@ def _safe(version: str) -> Contender:
     return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
 
 
+def _safe_unbundled(version: str) -> Contender:
+    label = "Curator, bundles off, with checkpoint and dead letters"
+    plain = _ours("ours-safe-unbundled", label, version, {"bundle": False}, only=("tiny",), always=True)
+    return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
+
+
 def _again(version: str) -> Contender:
     label = "Curator on Xenna, a second run on the same cluster"
     plain = _ours("ours-again", label, version, {"fuse": False}, only=("again",), always=True)
@@ -176,15 +182,17 @@ def _again(version: str) -> Contender:
 
 def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
     environment = f"{XENNA}{version}"
+    unbundled = ("skew", "tiny") if newest else ("skew",)
     found = [
         _ours("ours", "**Curator on Xenna**", version, {}, always=True),
-        _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=("skew",), always=True),
+        _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=unbundled, always=True),
         _traced(version),
         _safe(version),
         _again(version),
     ]
-    if newest:  # neither is what anybody is held against: one version is enough
+    if newest:  # none is what anybody is held against: one version is enough
         found += [
+            _safe_unbundled(version),
             _ours("ours-off", "Curator, fusion and bundles off", version, {"fuse": False, "bundle": False}),
             Contender(f"hand@{version}", f"Xenna by hand, a stage a step ({version})", "xenna_by_hand", environment),
         ]
