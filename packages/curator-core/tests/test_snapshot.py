@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from curator_core import Pipeline, ProcessingStage, StageError, Task
-from curator_core.pickling import dump_parts, dumps, load_parts, loads, pickles
+from curator_core.history import Place
+from curator_core.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
 from curator_core.snapshot import Snapshot
 from curator_core.task import new_state, stamp
 from curator_core.testing import Recorder
@@ -43,6 +44,13 @@ def snapshot_of(*data: Any) -> Snapshot:
 
 def address(table: pa.Table) -> int:
     return table.column(0).chunk(0).buffers()[1].address
+
+
+class Forgetful(Task[int]):
+    """Keeps no more in its pickle than its data."""
+
+    def __reduce__(self):
+        return Forgetful, (self.data,)
 
 
 # --- pickling with buffers beside -----------------------------------------------------------------------
@@ -279,3 +287,43 @@ def test_where_nothing_is_tried_again_nothing_is_pickled():
     lock = threading.Lock()
     (task,) = Pipeline("p", [Changing(0)]).run(initial_tasks=[Task(data=[lock])])
     assert task.data == [lock, 1]
+
+
+# --- the framework's state ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task_class", [Task, Forgetful])
+def test_tasks_come_back_with_their_state(task_class):
+    task = task_class(data=5)
+    history = ((Place.of("s", "w", "n"), 5, 0, 0, 1, {}, 1, 0, "0/7"),)
+    stamp(task, new_state("7.1", history, {"notes": [1]}))
+    snapshot = Snapshot([task])
+    for _ in range(2):
+        (restored,) = snapshot.restore()
+        assert restored is not task
+        assert restored == task
+        assert (restored.task_id, restored.stage_perf, restored.metadata) == ("7.1", task.stage_perf, {"notes": [1]})
+        restored.metadata["notes"].append(2)  # what an attempt notes is not there in the next one
+    assert task.metadata == {"notes": [1]}
+
+
+def test_tasks_that_do_not_pickle_keep_their_state():
+    tasks = [Task(data=1), Task(data=Moody())]
+    for number, task in enumerate(tasks):
+        stamp(task, new_state(str(number)))
+    assert Snapshot.of(tasks, "s") is None
+    assert [task.task_id for task in tasks] == ["0", "1"]
+
+
+def test_classes_that_no_module_holds_come_back_as_themselves():
+    class Local:
+        pass
+
+    (restored,) = snapshot_of(Local()).restore()
+    assert type(restored.data) is Local
+
+
+def test_a_copy_for_this_process_takes_classes_by_name():
+    head, buffers = dump_copy(Array(bytearray(b"x" * 100)))
+    assert pickle.loads(head, buffers=buffers).memory == b"x" * 100
+    assert Array.__qualname__.encode() in head

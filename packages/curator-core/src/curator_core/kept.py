@@ -50,6 +50,8 @@ def manifests_of(
         others: What became of those that did not give one task; see `Outcomes`.
         outputs: What came out, in order.
     """
+    if not any(isinstance(task, FileGroupTask) for task in outputs):
+        return ()
     outcomes = Outcomes(tuple(ids), others)
     made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
     return tuple(

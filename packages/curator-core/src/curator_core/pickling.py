@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_pickles",
+    "dump_copy",
     "dump_parts",
     "dumps",
     "engines_cloudpickle",
@@ -50,6 +51,18 @@ def dump_parts(value: Any) -> tuple[bytes, list[Any]]:
     with io.BytesIO() as stream:
         _pickler()(stream, protocol=5, buffer_callback=found.append).dump(value)
         head = stream.getvalue()
+    return head, [buffer.raw() for buffer in found]
+
+
+def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
+    """As `dump_parts`, for this process only, and several times as fast: classes go by name if they have one."""
+    import pickle  # noqa: PLC0415 - see `loads`
+
+    found: list[pickle.PickleBuffer] = []
+    try:
+        head = pickle.dumps(value, protocol=5, buffer_callback=found.append)
+    except Exception:  # noqa: BLE001 - of a class or function that no module holds, say; else it is raised again
+        return dump_parts(value)
     return head, [buffer.raw() for buffer in found]
 
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from curator_core.pickling import dump_parts, load_parts
+from curator_core.pickling import dump_copy, load_parts
+from curator_core.task import UNSEEN, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from curator_core.task import TaskState
 
 __all__ = ["Snapshot"]
 
@@ -33,11 +36,11 @@ class Snapshot:
     """
 
     def __init__(self, tasks: Sequence[Any]) -> None:
-        head, buffers = dump_parts(tasks)
         self.count = len(tasks)
-        self._head = head
+        self._states = [state_of(task) for task in tasks]
+        self._head, buffers = _dumped(tasks, self._states)
         self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
-        self._first: list[Any] | None = load_parts(head, self._buffers)  # much pickles that does not unpickle
+        self._first: list[Any] | None = self._load()  # much pickles that does not unpickle
 
     @classmethod
     def of(cls, tasks: Sequence[Any], stage: str) -> Snapshot | None:
@@ -56,7 +59,7 @@ class Snapshot:
     def restore(self) -> list[Any]:
         """The tasks, as they were."""
         tasks, self._first = self._first, None
-        return load_parts(self._head, self._buffers) if tasks is None else tasks
+        return self._load() if tasks is None else tasks
 
     def singles(self) -> list[Snapshot]:
         """Each task by itself."""
@@ -66,3 +69,20 @@ class Snapshot:
         """The first half of the tasks, and the second."""
         tasks, middle = self.restore(), self.count // 2
         return Snapshot(tasks[:middle]), Snapshot(tasks[middle:])
+
+    def _load(self) -> list[Any]:
+        tasks, notes = load_parts(self._head, self._buffers)
+        for task, (task_id, perf, _), own in zip(tasks, self._states, notes, strict=True):
+            stamp(task, (task_id, perf, own))
+        return tasks  # type: ignore[no-any-return]
+
+
+def _dumped(tasks: Sequence[Any], states: Sequence[TaskState]) -> tuple[bytes, list[Any]]:
+    """Tasks, and their notes: nobody changes the rest of the framework's state, and histories are long."""
+    for task in tasks:
+        stamp(task, UNSEEN)
+    try:
+        return dump_copy((tasks, [notes for _, _, notes in states]))
+    finally:
+        for task, state in zip(tasks, states, strict=True):
+            stamp(task, state)

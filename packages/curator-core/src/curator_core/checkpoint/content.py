@@ -16,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import PurePath, PureWindowsPath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -263,7 +264,7 @@ class _Hashed:
     closed = False
 
     def __init__(self) -> None:
-        self._hash = _new_hash()
+        self._hash = blake2b(digest_size=_DIGEST_BYTES)
         self.digest = self._hash.digest
 
     def write(self, data: Any) -> int:
@@ -274,19 +275,13 @@ class _Hashed:
         """Nothing waits."""
 
 
-def _new_hash() -> Any:
-    from hashlib import blake2b  # noqa: PLC0415 - loads OpenSSL, which an import of this package need not
-
-    return blake2b(digest_size=_DIGEST_BYTES)
-
-
 def _node(tag: str, *parts: bytes) -> bytes:
-    hashed = _new_hash()
-    for part in (tag.encode(), *parts):
+    name = tag.encode()
+    hashed = blake2b(len(name).to_bytes(8, "little") + name, digest_size=_DIGEST_BYTES)
+    for part in parts:
         hashed.update(len(part).to_bytes(8, "little"))
         hashed.update(part)
-    found: bytes = hashed.digest()
-    return found
+    return hashed.digest()
 
 
 def _text(text: str) -> bytes:
