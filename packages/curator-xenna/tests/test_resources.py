@@ -10,8 +10,8 @@ import pytest
 from curator_core import ProcessingStage, Resources, ResourcesError, StageDefinitionError, Task
 from curator_core.plan import Plan
 from curator_xenna import XennaConfig
-from curator_xenna.cluster import Node
 from curator_xenna.fit import fit
+from curator_xenna.nodes import Node
 from curator_xenna.resources import CODEC_ENGINES, Gpu, Share, share_of
 from curator_xenna.translate import check_options
 

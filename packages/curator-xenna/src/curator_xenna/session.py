@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from curator_core.executor import Run
     from curator_core.plan import StageView
     from curator_xenna.adapter import XennaStageAdapter
-    from curator_xenna.cluster import Cluster, Node
+    from curator_xenna.cluster import Cluster
     from curator_xenna.config import XennaConfig
     from curator_xenna.coordinator import WorkerEntry
     from curator_xenna.fit import Fit, Placement
+    from curator_xenna.nodes import Node
 
 __all__ = ["Session", "nodes_for"]
 

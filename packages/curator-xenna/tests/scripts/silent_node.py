@@ -21,7 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from curator_core import ClusterError, Pipeline, ProcessingStage, Resources, Task
-from curator_xenna import XennaConfig, XennaExecutor, cluster
+from curator_xenna import XennaConfig, XennaExecutor, nodes
 
 STOPPED_S = 5
 
@@ -60,7 +60,7 @@ def goes_on_after_a_while(executor, raylet):
 
 
 def is_silent(executor, raylet):
-    cluster._PROBE_TIMEOUT_S = 3.0
+    nodes._PROBE_TIMEOUT_S = 3.0
     os.kill(raylet, signal.SIGSTOP)
     said = run(executor)
     os.kill(raylet, signal.SIGCONT)
@@ -86,23 +86,23 @@ def cannot_work(executor, raylet):
         return []
 
     home = ray.get_runtime_context().get_node_id()
-    cluster._gpus_of_this_node = fails
+    nodes._gpus_of_this_node = fails
     return run(executor)
 
 
 def main():
     head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
+    raylets = Cluster(initialize_head=True, head_node_args=head)
     try:
-        ray.init(address=nodes.address, log_to_driver=False)  # while there is only this node for the driver to be on
-        other = nodes.add_node(num_cpus=2)
-        executor = XennaExecutor(XennaConfig(address=nodes.address))
+        ray.init(address=raylets.address, log_to_driver=False)  # while there is only this node for the driver to be on
+        other = raylets.add_node(num_cpus=2)
+        executor = XennaExecutor(XennaConfig(address=raylets.address))
         said = globals()[sys.argv[1]](executor, raylet_of(other))
         said["node"] = other.node_id[:8]
         said["known_dead"] = [node["NodeID"][:8] for node in ray.nodes() if not node["Alive"]]
         ray.shutdown()
     finally:
-        nodes.shutdown()
+        raylets.shutdown()
     print(json.dumps(said))
 
 
