@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from curator_core import EmptyTask, ProcessingStage, Resources, ResourcesError, Task
 from curator_core.plan import Plan
 from curator_xenna import XennaConfig
-from curator_xenna.cluster import Node
 from curator_xenna.fit import Fit, Placement, check_fit, fit
+from curator_xenna.nodes import Node
 from curator_xenna.resources import Gpu, Share
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
@@ -118,6 +118,12 @@ def test_then_stages_share_workers_across_fan_outs(lines: Any) -> None:
     found = fitted(machine(2), {}, asking(cpus=2), SPLIT, {})
     assert names(found) == ["s0+s1+s2+s3"]
     assert (found.streaming, found.cpus) == (True, 0)
+    assert lines() == [UNEQUAL, FAN_OUTS]
+
+
+def test_a_step_that_changes_nothing_is_not_told(lines: Any) -> None:
+    found = fitted(machine(1), {}, SPLIT, {})
+    assert names(found) == ["s0+s1+s2"]
     assert lines() == [FAN_OUTS]
 
 
@@ -125,7 +131,7 @@ def test_then_ray_declares_more_cpus(lines: Any) -> None:
     found = fitted(machine(2), {}, APART, {}, SPLIT, asking(cpus=1.5))
     assert names(found) == ["s0", "s1", "s2+s3+s4"]
     assert (found.streaming, found.cpus) == (True, 4)  # 1 + 1 + 1.5
-    assert lines() == [declares(4, 2)]
+    assert lines() == [FAN_OUTS, declares(4, 2)]
 
 
 def test_batch_mode_comes_last(lines: Any) -> None:

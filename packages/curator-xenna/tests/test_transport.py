@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from ray.actor import ActorMethod
 
 from curator_core import DataError, Pipeline, ProcessingStage, Resources, RunObserver, Task
 from curator_core.plan import Plan
@@ -29,6 +30,26 @@ class Pid(ProcessingStage[Task[Any], Task[Any]]):
 
     def process(self, task: Task[Any]) -> Task[Any]:
         return Task(data=(*task.data, os.getpid()))
+
+
+class Calls(ProcessingStage[Task[Any], Task[int]]):
+    """How many calls to actors its process has made since the set-up."""
+
+    resources = Resources(cpus=0.5)
+    num_workers = 1
+
+    def setup(self, worker: Any = None) -> None:
+        self._calls = 0
+        call = ActorMethod._remote
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._calls += 1
+            return call(*args, **kwargs)
+
+        ActorMethod._remote = counted  # type: ignore[method-assign]  # the process ends with the run
+
+    def process(self, task: Task[Any]) -> Task[int]:
+        return Task(data=self._calls)
 
 
 class Watch(RunObserver):
@@ -60,6 +81,18 @@ def plain(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> XennaExec
     """The shared Ray, with fusion and bundles off."""
     monkeypatch.setattr(executor, "config", XennaConfig(fuse=False, bundle=False))
     return executor
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_all_that_a_group_reports_of_a_bundle_takes_one_call(
+    stages: int, executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "config", XennaConfig(bundle=False))
+    pids = [Pid().with_(name=f"p{number}", num_workers=1) for number in range(stages - 1)]
+    result, watch = run(executor, [*pids, Calls()], [Task(data=()) for _ in range(20)])
+    assert len(watch.reports) == stages * 20
+    first, *_ = made = sorted(task.data for task in result)
+    assert made == [*range(first, first + 20)]
 
 
 def test_fused_stages_share_a_worker_which_shows_their_names(executor: XennaExecutor) -> None:

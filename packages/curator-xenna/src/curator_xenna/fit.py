@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from curator_core.fusion import Group
     from curator_core.plan import StageView
-    from curator_xenna.cluster import Node
     from curator_xenna.config import XennaConfig
+    from curator_xenna.nodes import Node
 
 __all__ = ["Fit", "Placement", "check_fit", "fit"]
 
@@ -131,18 +131,27 @@ def _choose(
     _check_each(one_by_one, nodes)  # what does not fit by itself does not fit in any way
     if config.execution_mode == "batch":
         return Fit(one_by_one, streaming=False)
+    tried = []
     for level in levels:
         placements = place(level)
+        tried.append(placements)
         if _fits_together(placements, nodes):
-            if level in _STEPS:
-                logger.info("streaming does not fit: %s", _STEPS[level])
+            _tell_fusion(levels, tried)
             return Fit(placements)
     if may_declare and _fits_together(placements, [replace(node, cpus=_PLENTY) for node in nodes]):
+        _tell_fusion(levels, tried)
         cpus = math.ceil(sum(placement.least_cpus for placement in placements) - _ROUNDING)
         logger.info("streaming does not fit: Ray declares %d CPUs on %d, which the stages share", cpus, nodes[0].cpus)
         return Fit(placements, cpus=cpus)
     logger.warning("streaming does not fit: the stages run one after the other, and hold all tasks in between")
     return Fit(one_by_one, streaming=False)
+
+
+def _tell_fusion(levels: Sequence[Fusion], tried: Sequence[Sequence[Placement]]) -> None:
+    """Say which steps have made a difference on the way to the last that was tried."""
+    for level, before, after in zip(levels[1:], tried, tried[1:], strict=False):
+        if len(after) < len(before):
+            logger.info("streaming does not fit: %s", _STEPS[level])
 
 
 def check_fit(views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool) -> None:
