@@ -31,6 +31,7 @@ NAMES = {
     "adapter_task_at_1024_us": "adapter, a task in a batch of 1,024, us",
     "isolated_batch_of_one_us": "adapter, a batch of one, of a stage in a process of its own, us",
     "telemetry_batch_us": "telemetry, a batch, us",
+    "local_same_s": "a run of 10,000 tasks through 3 stages that do nothing, in one process, s",
     "accounts_mb": "accounts of 10 million source tasks, none of them finished, MB",
     "held_mb": "the same with the tasks, of a path each, that are held for restarts, MB (ten times that of 1 million)",
     "begun_mb": "the same when each has been through two stages of three, MB (ten times that of 1 million)",
@@ -44,6 +45,7 @@ NAMES = {
 """The figures, as the page calls them; sizes come beside them."""
 
 STAGES, BUNDLE, BATCH = 10, 64, 1024
+LOCAL_TASKS, LOCAL_STAGES, LOCAL_RUNS = 10_000, 3, 7
 SOURCE_TASKS = 10_000_000
 HELD_SHARE = 10  # of the source tasks, one in so many is made to see what holding them takes
 IMPORT_NAMES = ("import_pipeline_ms", "import_executor_ms", "import_engine_ms")
@@ -103,7 +105,22 @@ def ours() -> dict[str, float]:
     isolated = adapter(Same().with_(isolated=True))
     costs["isolated_batch_of_one_us"] = round(_best(isolated, [[task] for task in tasks(3000)], 200), 1)
     isolated.teardown()
-    return costs | {"telemetry_batch_us": _telemetry_cost()} | _bytes(travelled, dumps) | _accounts() | _held()
+    costs |= {"telemetry_batch_us": _telemetry_cost(), "local_same_s": _local_run(Same)}
+    return costs | _bytes(travelled, dumps) | _accounts() | _held()
+
+
+def _local_run(stage: Callable[[], Any]) -> float:
+    """Seconds of a run of stages in this process: the median of some."""
+    from curator_core import LocalExecutor, Pipeline, Task
+
+    pipeline = Pipeline("local", [stage().with_(name=f"Stage{number}") for number in range(LOCAL_STAGES)])
+    found = []
+    for _ in range(LOCAL_RUNS):
+        tasks = [Task(data=number) for number in range(LOCAL_TASKS)]
+        began = time.perf_counter()
+        pipeline.run(LocalExecutor(), initial_tasks=tasks)
+        found.append(time.perf_counter() - began)
+    return round(median(found), 3)
 
 
 def _accounts() -> dict[str, float]:

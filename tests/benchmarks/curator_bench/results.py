@@ -283,7 +283,6 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
         *found,
         local.faster("cpu-200", "nemo-xenna", 1.8, f"{mine}: NeMo Curator on Xenna"),
         local.faster("cpu-200", "local", 1.8, f"{mine}: `LocalExecutor()`"),
-        _at_most("`LocalExecutor()`, tiny, 10,000 tasks", results.median("tiny-10000", "local"), 0.4, "s"),
         *_adapter_targets(results, versions),
     ]
 
@@ -314,6 +313,12 @@ def _adapter_targets(results: Results, versions: Sequence[str]) -> list[Target]:
             ),
             _at_most(f"{with_version}, a batch of one", one, 12, "us"),
             _at_most(f"{with_version}, a task in a batch of 1,024", many, 0.6, "us"),
+            _at_most(
+                f"`LocalExecutor()`, 10,000 tasks through 3 stages that do nothing, environment of Xenna {version}",
+                results.value("micro", f"ours@{version}", "local_same_s"),
+                0.4,
+                "s",
+            ),
             _at_most(
                 f"telemetry in-process, environment of Xenna {version}, a batch",
                 results.value("micro", f"ours@{version}", "telemetry_batch_us"),
