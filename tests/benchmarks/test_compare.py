@@ -257,6 +257,14 @@ def test_page_tells_medians_ratios_and_what_went_wrong() -> None:
     assert "### cpu" not in text  # nothing was measured
 
 
+def test_page_has_second_runs_side_by_side() -> None:
+    case = "tiny-100-2-stages"
+    rounds = [Record(case, f"{who}-again@{NEWEST}", seconds=took) for who, took in (("ours", 5.0), ("hand", 7.0))]
+    text = page(Results(rounds), MAIN, contenders(ENVIRONMENTS, 2), VERSIONS, Machine(2, 8, "Linux"))
+    assert "| Curator on Xenna, a second run on the same cluster (0.5.12) | - | 5.0 | - | - |" in text
+    assert "| Xenna by hand, a second run on the same cluster (0.5.12) | - | 7.0 | - | - |" in text
+
+
 # --- the work -----------------------------------------------------------------------------------------------
 
 

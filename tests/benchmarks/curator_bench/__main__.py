@@ -205,10 +205,14 @@ def machine(pythons: Mapping[str, Path]) -> Machine:
 
 
 def commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=10"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    """The commit that is checked out, marked where files differ from it, but for those that this writes."""
+    described = ["git", "describe", "--always", "--exclude=*", "--abbrev=10"]
+    changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/benchmarks*"]
+    name, changes = (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        for command in (described, changed)
+    )
+    return f"{name}+" if changes else name
 
 
 if __name__ == "__main__":

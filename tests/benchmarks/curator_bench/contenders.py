@@ -131,7 +131,7 @@ def versions_of(environments: Sequence[str]) -> list[str]:
 def contenders(environments: Sequence[str], cores: int) -> list[Contender]:
     """All contenders that these environments can run."""
     versions = versions_of(environments)
-    found = [one for version in versions for one in _on_xenna(version, newest=version == versions[-1])]
+    found = [one for version in versions for one in _on_xenna(version, cores, newest=version == versions[-1])]
     if versions:
         found += _in_process(f"{XENNA}{versions[-1]}", cores)
     if NEMO in environments:
@@ -180,7 +180,14 @@ def _again(version: str) -> Contender:
     return replace(plain, arguments=(*plain.arguments, "--again", "yes"))
 
 
-def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
+def _again_by_hand(version: str, cores: int) -> Contender:
+    label = f"Xenna by hand, a second run on the same cluster ({version})"
+    arguments = ("--again", "yes", "--workers", str(cores))
+    environment = f"{XENNA}{version}"
+    return Contender(f"hand-again@{version}", label, "xenna_by_hand", environment, arguments, ("again",), always=True)
+
+
+def _on_xenna(version: str, cores: int, *, newest: bool) -> list[Contender]:
     environment = f"{XENNA}{version}"
     unbundled = ("skew", "tiny") if newest else ("skew",)
     found = [
@@ -189,6 +196,7 @@ def _on_xenna(version: str, *, newest: bool) -> list[Contender]:
         _traced(version),
         _safe(version),
         _again(version),
+        _again_by_hand(version, cores),
     ]
     if newest:  # none is what anybody is held against: one version is enough
         found += [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curator_bench.contenders import NEMO
+from curator_bench.contenders import AGAIN, NEMO
 from curator_bench.micro import NAMES
 from curator_bench.results import Summary, targets
 from curator_bench.workloads import WORKLOADS
@@ -108,7 +108,12 @@ def page(
         plot = "![Median seconds of each contender on each workload](benchmarks.svg)"
         parts += ["## Workloads", plot, SETTINGS.format(newest=newest, **limits), *workloads]
     labels = {one.name: one.label for one in contenders}
-    parts += [_micro(results, versions), _growth(results, labels), _versions(machine)]
+    parts += [
+        _second_runs(results, contenders),
+        _micro(results, versions),
+        _growth(results, labels),
+        _versions(machine),
+    ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -163,6 +168,19 @@ def _row(contender: Contender, summary: Summary, ours: float | None) -> list[str
     memory = f"{summary.peak_mb:,.0f}" if summary.peak_mb else "-"
     first = seconds(summary.first_s)
     return [contender.label, seconds(summary.median), spread, str(summary.rounds), ratio, first, memory]
+
+
+def _second_runs(results: Results, contenders: Sequence[Contender]) -> str:
+    medians = {one.label: [results.median(case.key, one.name) for case in AGAIN] for one in contenders}
+    rows = [[label, *map(seconds, found)] for label, found in medians.items() if any(found)]
+    if not rows:
+        return ""
+    about = (
+        "Seconds of a run of 100 tiny tasks on a cluster that another such run has just been held on, by the number of "
+        "groups of stages. Each group has a worker for each core."
+    )
+    head = ["", *(f"{case.stages} group{'s' * (case.stages > 1)}" for case in AGAIN)]
+    return f"## A second run\n\n{about}\n\n{table(head, rows)}"
 
 
 def _micro(results: Results, versions: Sequence[str]) -> str:

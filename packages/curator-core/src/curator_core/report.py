@@ -113,7 +113,8 @@ class Outcomes(Sequence[InputOutcome]):
     def tally(self) -> Tally:
         """How many came to what."""
         if not self._others:
-            return Tally(passed=len(self._ids), out=len(self._ids))
+            number = len(self._ids)
+            return Tally(number, 0, 0, 0, number)  # by position: one is made for each batch
         counts = Counter[str]()
         made = 0
         for kind, count in self._others.values():
