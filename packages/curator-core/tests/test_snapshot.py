@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from pickle import PickleBuffer
 from typing import Any
@@ -17,6 +18,8 @@ from curator_core.pickling import dump_copy, dump_parts, dumps, load_parts, load
 from curator_core.snapshot import Snapshot
 from curator_core.task import new_state, stamp
 from curator_core.testing import Recorder
+
+HISTORY = (Place.of("s", "w", "n"), 5, 0, 0, 1, {}, 1, 0, "0/7")
 
 
 class Array:
@@ -295,8 +298,7 @@ def test_where_nothing_is_tried_again_nothing_is_pickled():
 @pytest.mark.parametrize("task_class", [Task, Forgetful])
 def test_tasks_come_back_with_their_state(task_class):
     task = task_class(data=5)
-    history = ((Place.of("s", "w", "n"), 5, 0, 0, 1, {}, 1, 0, "0/7"),)
-    stamp(task, new_state("7.1", history, {"notes": [1]}))
+    stamp(task, new_state("7.1", (HISTORY,), {"notes": [1]}))
     snapshot = Snapshot([task])
     for _ in range(2):
         (restored,) = snapshot.restore()
@@ -323,7 +325,30 @@ def test_classes_that_no_module_holds_come_back_as_themselves():
     assert type(restored.data) is Local
 
 
-def test_a_copy_for_this_process_takes_classes_by_name():
-    head, buffers = dump_copy(Array(bytearray(b"x" * 100)))
-    assert pickle.loads(head, buffers=buffers).memory == b"x" * 100
-    assert Array.__qualname__.encode() in head
+class Named(Task[str]):
+    """Wants to know who it is when it is pickled."""
+
+    def __reduce__(self):
+        return Named, (f"{self.task_id} {self.metadata['path']} {len(self.stage_perf)}",)
+
+
+def test_classes_may_pickle_what_the_framework_knows():
+    task = Named(data="")
+    stamp(task, new_state("7", (HISTORY,), {"path": "a.mp4"}))
+    (restored,) = Snapshot([task]).restore()
+    assert restored.data == "7 a.mp4 1"
+
+
+def test_a_task_that_occurs_twice_stays_one_task():
+    task = Task(data=[1])
+    first, second = Snapshot([task, task]).restore()
+    assert first is second
+
+
+def test_a_copy_for_this_process_takes_functions_by_name(monkeypatch):
+    def found(): ...
+
+    found.__module__, found.__qualname__ = "__main__", "found"
+    monkeypatch.setattr(sys.modules["__main__"], "found", found, raising=False)
+    assert load_parts(*dump_copy(found)) is found
+    assert load_parts(*dump_parts(found)) is not found

@@ -134,6 +134,17 @@ def test_then_ray_declares_more_cpus(lines: Any) -> None:
     assert lines() == [FAN_OUTS, declares(4, 2)]
 
 
+def test_each_step_on_the_way_to_more_cpus_is_told(lines: Any) -> None:
+    stages = [asking(cpus=2), {}, SPLIT, {}, {**asking(cpus=2), **APART}]
+    assert names(fitted(machine(2), *stages)) == ["s0+s1+s2+s3", "s4"]
+    assert lines() == [UNEQUAL, FAN_OUTS, declares(4, 2)]
+
+
+def test_where_nothing_is_fused_no_fusion_is_told(lines: Any) -> None:
+    assert names(fitted(machine(2), asking(cpus=2), SPLIT, fuse=False)) == ["s0", "s1"]
+    assert lines() == [declares(3, 2)]
+
+
 def test_batch_mode_comes_last(lines: Any) -> None:
     found = fitted(machine(2), {}, APART, {}, SPLIT, asking(cpus=2), may_declare=False)
     assert names(found) == ["s0", "s1", "s2+s3", "s4"]  # nothing is fused further than it need be

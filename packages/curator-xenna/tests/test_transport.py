@@ -91,6 +91,7 @@ def test_all_that_a_group_reports_of_a_bundle_takes_one_call(
     pids = [Pid().with_(name=f"p{number}", num_workers=1) for number in range(stages - 1)]
     result, watch = run(executor, [*pids, Calls()], [Task(data=()) for _ in range(20)])
     assert len(watch.reports) == stages * 20
+    assert {report.group for report in watch.reports} == {0}
     first, *_ = made = sorted(task.data for task in result)
     assert made == [*range(first, first + 20)]
 

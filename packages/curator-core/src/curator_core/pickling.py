@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way in which things are pickled for another process, and what to say where that fails."""
+"""The one way in which things are pickled, for another process or for later, and what to say where that fails."""
 
 from __future__ import annotations
 
@@ -55,13 +55,16 @@ def dump_parts(value: Any) -> tuple[bytes, list[Any]]:
 
 
 def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
-    """As `dump_parts`, for this process only, and several times as fast: classes go by name if they have one."""
+    """As `dump_parts`, to be loaded in this process: by plain pickle, which is several times as fast.
+
+    Classes and functions go by name; where a value holds one that no module has under its name, it is `dump_parts`.
+    """
     import pickle  # noqa: PLC0415 - see `loads`
 
     found: list[pickle.PickleBuffer] = []
     try:
         head = pickle.dumps(value, protocol=5, buffer_callback=found.append)
-    except Exception:  # noqa: BLE001 - of a class or function that no module holds, say; else it is raised again
+    except Exception:  # noqa: BLE001 - what is no matter of names is raised again
         return dump_parts(value)
     return head, [buffer.raw() for buffer in found]
 

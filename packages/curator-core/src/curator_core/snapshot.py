@@ -7,12 +7,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from curator_core.pickling import dump_copy, load_parts
-from curator_core.task import UNSEEN, stamp, state_of
+from curator_core.task import stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from curator_core.task import TaskState
 
 __all__ = ["Snapshot"]
 
@@ -37,8 +35,9 @@ class Snapshot:
 
     def __init__(self, tasks: Sequence[Any]) -> None:
         self.count = len(tasks)
-        self._states = [state_of(task) for task in tasks]
-        self._head, buffers = _dumped(tasks, self._states)
+        states = [*map(state_of, tasks)]
+        self._origins = [(task_id, perf) for task_id, perf, _ in states]  # that nobody changes
+        self._head, buffers = dump_copy((tasks, [notes for _, _, notes in states]))
         self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
         self._first: list[Any] | None = self._load()  # much pickles that does not unpickle
 
@@ -72,17 +71,7 @@ class Snapshot:
 
     def _load(self) -> list[Any]:
         tasks, notes = load_parts(self._head, self._buffers)
-        for task, (task_id, perf, _), own in zip(tasks, self._states, notes, strict=True):
+        # A class may leave the framework's state out of its pickle.
+        for task, (task_id, perf), own in zip(tasks, self._origins, notes, strict=True):
             stamp(task, (task_id, perf, own))
         return tasks  # type: ignore[no-any-return]
-
-
-def _dumped(tasks: Sequence[Any], states: Sequence[TaskState]) -> tuple[bytes, list[Any]]:
-    """Tasks, and their notes: nobody changes the rest of the framework's state, and histories are long."""
-    for task in tasks:
-        stamp(task, UNSEEN)
-    try:
-        return dump_copy((tasks, [notes for _, _, notes in states]))
-    finally:
-        for task, state in zip(tasks, states, strict=True):
-            stamp(task, state)
