@@ -88,9 +88,11 @@ class Spilled(RunObserver):
     megabytes = 0
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+        import ray
         from ray._private.internal_api import memory_summary
 
-        found = re.search(r"Spilled (\d+) MiB", memory_summary(stats_only=True))
+        address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
+        found = re.search(r"Spilled (\d+) MiB", memory_summary(address, stats_only=True))
         self.megabytes = int(found[1]) if found else 0
 
 
@@ -103,7 +105,7 @@ class OutOfMemory(RunObserver):
         import ray
         from ray.util.state import list_actors
 
-        address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
+        address = ray.get_runtime_context().gcs_address  # as above
         dead = list_actors(address, filters=[("state", "=", "DEAD")], limit=10_000, detail=True)
         self.actors = sum(bool((actor.death_cause or {}).get("oom_context")) for actor in dead)
 
