@@ -41,9 +41,11 @@ class Named(ProcessingStage[Task[Any], Task[Any]]):
     """Looks up, through Ray, the names of the actors that it has had."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
+        import ray
         from ray.util.state import list_actors
 
-        shown = [actor.repr_name for actor in list_actors(detail=True)]
+        here = ray.get_runtime_context().gcs_address  # there may be others on this machine
+        shown = [actor.repr_name for actor in list_actors(here, detail=True)]
         return Task(data={**task.data, "shown": shown})
 
 
