@@ -162,15 +162,9 @@ def _traced(version: str) -> Contender:
     return replace(plain, arguments=(*plain.arguments, "--traced", "yes"))
 
 
-def _safe(version: str) -> Contender:
-    label = "Curator on Xenna, with checkpoint and dead letters"
-    plain = _ours("ours-safe", label, version, {}, only=("tiny",), always=True)
-    return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
-
-
-def _safe_unbundled(version: str) -> Contender:
-    label = "Curator, bundles off, with checkpoint and dead letters"
-    plain = _ours("ours-safe-unbundled", label, version, {"bundle": False}, only=("tiny",), always=True)
+def _safe(name: str, label: str, version: str, settings: dict[str, bool]) -> Contender:
+    label = f"{label}, with checkpoint and dead letters"
+    plain = _ours(name, label, version, settings, only=("tiny",), always=True)
     return replace(plain, arguments=(*plain.arguments, "--safe", "yes"))
 
 
@@ -194,13 +188,13 @@ def _on_xenna(version: str, cores: int, *, newest: bool) -> list[Contender]:
         _ours("ours", "**Curator on Xenna**", version, {}, always=True),
         _ours("ours-unbundled", "Curator, bundles off", version, {"bundle": False}, only=unbundled, always=True),
         _traced(version),
-        _safe(version),
+        _safe("ours-safe", "Curator on Xenna", version, {}),
         _again(version),
         _again_by_hand(version, cores),
     ]
     if newest:  # none is what anybody is held against: one version is enough
         found += [
-            _safe_unbundled(version),
+            _safe("ours-safe-unbundled", "Curator, bundles off", version, {"bundle": False}),
             _ours("ours-off", "Curator, fusion and bundles off", version, {"fuse": False, "bundle": False}),
             Contender(f"hand@{version}", f"Xenna by hand, a stage a step ({version})", "xenna_by_hand", environment),
         ]
