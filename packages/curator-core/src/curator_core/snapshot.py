@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from curator_core.fields import Fields
 from curator_core.pickling import dump_copy, load_parts
 from curator_core.task import stamp, state_of
 
@@ -35,10 +36,8 @@ class Snapshot:
 
     def __init__(self, tasks: Sequence[Any]) -> None:
         self.count = len(tasks)
-        states = [*map(state_of, tasks)]
-        self._origins = [(task_id, perf) for task_id, perf, _ in states]  # that nobody changes
-        self._head, buffers = dump_copy((tasks, [notes for _, _, notes in states]))
-        self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
+        self._origins = [state_of(task)[:2] for task in tasks]  # that nobody changes
+        self._kept = Fields.of(tasks) or _Pickle(tasks)
         self._first: list[Any] | None = self._load()  # much pickles that does not unpickle
 
     @classmethod
@@ -70,8 +69,22 @@ class Snapshot:
         return Snapshot(tasks[:middle]), Snapshot(tasks[middle:])
 
     def _load(self) -> list[Any]:
-        tasks, notes = load_parts(self._head, self._buffers)
+        tasks, notes = self._kept.load()
         # A class may leave the framework's state out of its pickle.
         for task, (task_id, perf), own in zip(tasks, self._origins, notes, strict=True):
             stamp(task, (task_id, perf, own))
-        return tasks  # type: ignore[no-any-return]
+        return tasks
+
+
+class _Pickle:
+    """Tasks and their notes, pickled together."""
+
+    __slots__ = ("_buffers", "_head")
+
+    def __init__(self, tasks: Sequence[Any]) -> None:
+        self._head, buffers = dump_copy((tasks, [state_of(task)[2] for task in tasks]))
+        self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
+
+    def load(self) -> tuple[list[Any], list[Any]]:
+        tasks, notes = load_parts(self._head, self._buffers)
+        return tasks, notes

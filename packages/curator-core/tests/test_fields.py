@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that are copied without a pickle: which ones, and that nobody can tell the difference."""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curator_core import FileGroupTask, Task
+from curator_core.fields import Fields
+from curator_core.snapshot import Snapshot
+from curator_core.task import new_state, stamp
+
+
+@dataclass
+class Clip(Task[str]):
+    """Has fields of its own."""
+
+    fps: float = 0.0
+    labels: list[str] = field(default_factory=list)
+
+
+class Frozen(Task[str]):
+    """Refuses to be written to, once it is made."""
+
+    def __setattr__(self, name, value):
+        if name in vars(self):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+class Reduced(Task[int]):
+    def __reduce__(self):
+        return Reduced, (self.data + 1,)
+
+
+class Stateful(Task[int]):
+    def __getstate__(self):
+        return {"data": self.data + 1}
+
+
+class Restored(Task[int]):
+    def __setstate__(self, state):
+        self.__dict__.update(state, data=state["data"] + 1)
+
+
+class Made(Task[int]):
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+
+class Slotted(Task[int]):
+    __slots__ = ("more",)
+
+
+class Registered(Task[int]):
+    """Somebody else has said how it is pickled."""
+
+
+class Text(str):
+    """A text that may hold more than its letters."""
+
+    __slots__ = ()
+
+
+copyreg.pickle(Registered, lambda task: (Registered, (task.data + 1,)))
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+VALUES = SCALARS | st.lists(SCALARS) | st.dictionaries(st.text() | st.integers(), SCALARS)
+NOTES = st.none() | st.dictionaries(st.text(), VALUES)
+
+
+def task_of(data: Any, notes: dict[str, Any] | None = None, **more: Any) -> Task[Any]:
+    task = Task(data=data)
+    task.__dict__.update(more)
+    stamp(task, new_state("7", metadata=notes))
+    return task
+
+
+@given(st.lists(st.builds(task_of, VALUES, NOTES, more=VALUES), max_size=4))
+def test_what_comes_back_is_what_a_pickle_gives(tasks):
+    pickled = pickle.loads(pickle.dumps(tasks))
+    snapshot = Snapshot(tasks)
+    for _ in range(2):
+        restored = snapshot.restore()
+        assert restored == pickled
+        assert [vars(task) for task in restored] == [vars(task) for task in pickled]
+        assert not any(new is old for new, old in zip(restored, tasks, strict=True))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(data=5),
+        Task(data=b"bytes" * 1000),
+        Task(data={"text": "a", "words": 1}),
+        Clip(data="a.mp4", fps=25.0, labels=["cat"]),
+        Frozen(data="a"),
+        FileGroupTask(["a.parquet", "b.parquet"]),
+        task_of("a", {"path": "a.txt"}),
+    ],
+    ids=lambda task: type(task).__name__,
+)
+def test_texts_numbers_and_flat_collections_take_no_pickle(task):
+    assert Fields.of([task]) is not None
+    (restored,) = Snapshot([task]).restore()
+    assert type(restored) is type(task)
+    assert restored == task
+    assert restored.metadata == task.metadata
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(data=[[1]]),
+        Task(data={"a": {}}),
+        Task(data={(1, 2): 3}),
+        Task(data=(1, [2])),
+        Task(data=bytearray(b"a")),
+        Task(data={1}),
+        Task(data=Text("a")),
+        task_of(1, {"notes": [1]}),
+        task_of(1, more=object),
+        *(kind(data=1) for kind in (Reduced, Stateful, Restored, Made, Slotted, Registered)),
+    ],
+    ids=lambda task: f"{type(task).__name__}-{task.data}",
+)
+def test_all_else_takes_a_pickle(task):
+    assert Fields.of([task]) is None
+    assert Fields.of([Task(data=1), task]) is None
+
+
+@pytest.mark.parametrize("kind", [Reduced, Stateful, Restored, Registered])
+def test_what_a_class_does_when_it_is_pickled_is_done(kind):
+    (restored,) = Snapshot([kind(data=1)]).restore()
+    assert restored.data == 2
+
+
+def test_no_attempt_sees_what_another_did_to_a_collection():
+    task = Clip(data="a", labels=["cat"])
+    task.metadata["path"] = "a.mp4"
+    snapshot = Snapshot([task])
+    for _ in range(3):
+        (restored,) = snapshot.restore()
+        assert (restored.labels, restored.metadata) == (["cat"], {"path": "a.mp4"})
+        restored.labels.append("dog")
+        restored.metadata.clear()
+    assert (task.labels, task.metadata) == (["cat"], {"path": "a.mp4"})
+
+
+def test_later_changes_of_a_flat_collection_are_not_seen():
+    task = Task(data={"text": "a"})
+    snapshot = Snapshot([task])
+    task.data["text"] = "b"
+    task.dataset_name = "other"
+    (restored,) = snapshot.restore()
+    assert (restored.data, restored.dataset_name) == ({"text": "a"}, "")
+
+
+def test_tasks_that_share_a_collection_go_on_sharing_it():
+    shared = [1]
+    first, second = Snapshot([Task(data=shared), Task(data=shared)]).restore()
+    assert first.data is second.data
+    assert first.data is not shared
+    (both,) = Snapshot([task_of(shared, more=shared)]).restore()
+    assert both.data is both.more
+
+
+def test_classes_that_no_module_holds_need_no_name():
+    class Local(Task[int]):
+        pass
+
+    (restored,) = Snapshot([Local(data=1)]).restore()
+    assert type(restored) is Local
