@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from curator_core.fields import Fields
 from curator_core.pickling import dump_copy, load_parts
+from curator_core.plain import PlainTasks
 from curator_core.task import stamp, state_of
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class Snapshot:
         count: How many there are.
 
     Raises:
-        Exception: They do not pickle, or not unpickle.
+        Exception: They take a pickle, and do not pickle, or not unpickle.
     """
 
     def __init__(self, tasks: Sequence[Any]) -> None:
         self.count = len(tasks)
         self._origins = [state_of(task)[:2] for task in tasks]  # that nobody changes
-        self._kept = Fields.of(tasks) or _Pickle(tasks)
+        self._kept = PlainTasks.of(tasks) or _Pickle(tasks)
         self._first: list[Any] | None = self._load()  # much pickles that does not unpickle
 
     @classmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks whose fields are texts, numbers, or flat lists and dicts of them: they are copied, others are pickled."""
+"""Tasks that hold texts, numbers, or flat lists and dicts of them: they are copied, where others are pickled."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import copyreg
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from curator_core.task import Task, state_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Fields"]
+__all__ = ["PlainTasks"]
 
 _FIXED = frozenset({type(None), bool, int, float, complex, str, bytes})
 _STATE = "_state"
-_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")  # that every class has
-_MORE_HOOKS = ("__setstate__", "__getnewargs__", "__getnewargs_ex__")
+_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__", "__getattribute__")  # that every class has
+_MORE_HOOKS = ("__setstate__", "__getnewargs__", "__getnewargs_ex__", "__getattr__")
 
 
-class Fields:
-    """The fields and notes of tasks, to make the tasks anew as a pickle would, at a fraction of its cost.
+class PlainTasks:
+    """What it takes to make tasks anew as a pickle would, at a fraction of its cost.
 
     Args:
         kept: The class of each, and its own fields; its notes are there in the place of the framework's state.
-        are_fixed: Whether nothing can change any of them, so that they need not be copied again.
+        are_fixed: Whether nothing can change any of the fields, so that they need not be copied again.
     """
 
     __slots__ = ("_are_fixed", "_kept")
@@ -33,45 +35,43 @@ class Fields:
         self._are_fixed = are_fixed
 
     @classmethod
-    def of(cls, tasks: Sequence[Any]) -> Fields | None:
-        """Those of tasks; None where it takes a pickle to copy them.
+    def of(cls, tasks: Sequence[Any]) -> PlainTasks | None:
+        """That of tasks; None where it takes a pickle to copy them.
 
         Args:
             tasks: The tasks.
         """
-        kept = []
-        changeable: list[Any] = []
+        collections: list[Any] = []
         for task in tasks:
             kind: Any = type(task)
-            if not _goes_by_fields(kind):
+            if kind in copyreg.dispatch_table or not _pickles_by_fields(kind):
                 return None
-            fields = task.__dict__.copy()
-            fields[_STATE] = task._state[2]
-            for name, value in fields.items():
+            fields = task.__dict__
+            for name in fields:
+                value = state_of(task)[2] if name == _STATE else fields[name]
                 if type(value) not in _FIXED:
                     if not _is_flat(value):
                         return None
-                    changeable.append(value)
-                    fields[name] = value.copy()
-            kept.append((kind, fields))
-        if _are_shared(tasks) or _are_shared(changeable):  # what was one object is to stay one
+                    collections.append(value)
+        if _are_shared(tasks) or _are_shared(collections):  # what was one object is to stay one
             return None
-        return cls(kept, are_fixed=not changeable)
+        kept = [(type(task), _copied({**task.__dict__, _STATE: state_of(task)[2]})) for task in tasks]
+        return cls(kept, are_fixed=not collections)
 
     def load(self) -> tuple[list[Any], list[Any]]:
         """The tasks, without the framework's state, and their notes: new objects each time."""
         tasks, notes = [], []
-        for task_class, kept in self._kept:
-            fields = kept.copy() if self._are_fixed else {name: _copied(value) for name, value in kept.items()}
+        for kind, kept in self._kept:
+            fields = kept.copy() if self._are_fixed else _copied(kept)
             notes.append(fields.pop(_STATE))
-            task = object.__new__(task_class)
+            task = object.__new__(kind)
             task.__dict__.update(fields)
             tasks.append(task)
         return tasks, notes
 
 
-def _copied(value: Any) -> Any:
-    return value if type(value) in _FIXED else value.copy()
+def _copied(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if type(value) in _FIXED else value.copy() for name, value in fields.items()}
 
 
 def _is_flat(value: Any) -> bool:
@@ -88,11 +88,11 @@ def _are_shared(values: Sequence[Any]) -> bool:
 
 
 @lru_cache(256)
-def _goes_by_fields(task_class: type) -> bool:
+def _pickles_by_fields(task_class: type) -> bool:
     """Whether tasks of a class pickle as their fields, and nothing else."""
     return (
-        all(getattr(task_class, hook) is getattr(object, hook) for hook in _HOOKS)
+        issubclass(task_class, Task)
+        and task_class.__basicsize__ == Task.__basicsize__  # no slots, and nothing that C code holds
+        and all(getattr(task_class, hook) is getattr(object, hook) for hook in _HOOKS)
         and not any(hasattr(task_class, hook) for hook in _MORE_HOOKS)
-        and not any(base.__dict__.get("__slots__") for base in task_class.__mro__)
-        and task_class not in copyreg.dispatch_table
     )
