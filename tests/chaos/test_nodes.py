@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from curator_chaos.checks import holds
+from curator_chaos.scene import DEADLINE_S
 from curator_chaos.work import RAISES
 
 POISON = 0.01
@@ -28,7 +29,8 @@ def test_a_node_is_lost(scene, tell):
         ballast=BALLAST,
         settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
     )
-    says = scene.start(job, environment=OF_THE_HEAD).wait()
+    # Two nodes are started, and all is run twice, on what is one machine.
+    says = scene.start(job, environment=OF_THE_HEAD).wait(3 * DEADLINE_S)
     holds(scene, says)
     assert says["accounting"]["restarts"] >= 1
     tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")
