@@ -7,10 +7,10 @@ import time
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
-from curator_core.checks import check_count, check_output, check_task, is_always_valid
+from curator_core.checks import are_always_valid, check_count, check_output, check_task
 from curator_core.failure import error_info, is_of
 from curator_core.kept import fallen_of, manifests_of
-from curator_core.lineage import batch_id_of, produced
+from curator_core.lineage import batch_id_of, histories_of, produced, with_row
 from curator_core.logs import StageWork, this_thread
 from curator_core.measure import measure
 from curator_core.report import BatchReport, Outcomes
@@ -84,8 +84,7 @@ class Attempt:
         self._recorder = adapter.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
-        # By identity: tasks that came together share one, so that there are few.
-        self._histories = {id(state[1]): state[1] for state in self._states}
+        self._histories = histories_of(self._states)
         self._batch_id = batch_id_of(self.view.index, self._ids)
         self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of the inputs that gave not just one task
         self._entries: list[Any] = []  # one for each input that the stage has done with
@@ -117,7 +116,7 @@ class Attempt:
 
     def _inspect(self) -> dict[int, Failed]:
         """Measure the inputs; those that the stage must not see, by position. Raises where the run ends at one."""
-        needs_check = self.view.needs is not None or not all(map(is_always_valid, {t.__class__ for t in self.tasks}))
+        needs_check = self.view.needs is not None or not are_always_valid(self.tasks)
         try:
             self._num_items, self._in_bytes = measure(self.tasks)
             if not needs_check:
@@ -200,10 +199,13 @@ class Attempt:
     def _settle_unchanged(self, row: PerfRow) -> list[Any]:
         """As `_settle_each`, where each input came back itself: nothing is to be checked or named."""
         outputs = [*self.tasks]
-        longer = self._with(row)
+        longer = with_row(self._histories, row)
+        before: tuple[PerfRow, ...] | None = None
         for task in outputs:
             task_id, perf, notes = task._state
-            task.__dict__["_state"] = (task_id, longer[id(perf)], notes)
+            if perf is not before:  # as in `histories_of`
+                before, after = perf, longer[id(perf)]
+            task.__dict__["_state"] = (task_id, after, notes)
         return self._weigh(outputs)
 
     def _weigh(self, outputs: list[Any]) -> list[Any]:
@@ -225,7 +227,7 @@ class Attempt:
         return good
 
     def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
-        longer = self._with(row)
+        longer = with_row(self._histories, row)
         roots = self.adapter.roots
         if not all(self._ids):
             self.adapter.roots = roots.copy()  # where this attempt fails, the next one names from here again
@@ -245,10 +247,6 @@ class Attempt:
         except Exception:
             self.adapter.roots = roots
             raise
-
-    def _with(self, row: PerfRow) -> dict[int, tuple[PerfRow, ...]]:
-        """The history of what comes out, by the identity of that of the input."""
-        return {key: (*history, row) for key, history in self._histories.items()}
 
     def _settle_one(
         self, number: int, given: Any, entry: Any, perf: tuple[PerfRow, ...], outputs: list[Any]

@@ -10,10 +10,12 @@ from curator_core.errors import ContractError, InputError
 from curator_core.task import Task, state_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from curator_core.history import PerfRow
     from curator_core.view import StageView
 
-__all__ = ["check_count", "check_output", "check_task", "is_always_valid"]
+__all__ = ["are_always_valid", "check_count", "check_output", "check_task"]
 
 
 def check_task(task: Any, task_id: str, view: StageView) -> None:
@@ -39,9 +41,15 @@ def check_task(task: Any, task_id: str, view: StageView) -> None:
         )
 
 
+def are_always_valid(tasks: Sequence[Any]) -> bool:
+    """Whether the classes of tasks leave ``validate`` as it is, so that there is nothing to ask."""
+    if len(tasks) == 1:  # the usual batch, as in `measure`
+        return _is_always_valid(tasks[0].__class__)
+    return all(map(_is_always_valid, {task.__class__ for task in tasks}))
+
+
 @lru_cache(256)
-def is_always_valid(task_class: type) -> bool:
-    """Whether a class of tasks leaves ``validate`` as it is, so that there is nothing to ask."""
+def _is_always_valid(task_class: type) -> bool:
     return getattr(task_class, "validate", None) is Task.validate
 
 

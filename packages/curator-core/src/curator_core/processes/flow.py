@@ -88,7 +88,7 @@ class Flow:
         tasks: Iterator[Any],
         total: int | None,
         *,
-        bundle: bool = True,
+        bundle: bool,
     ) -> None:
         self.has_worked = False
         self._run = run
