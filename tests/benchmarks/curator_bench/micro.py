@@ -44,7 +44,7 @@ NAMES = {
 }
 """The figures, as the page calls them; sizes come beside them."""
 
-STAGES, BUNDLE, BATCH = 10, 64, 1024
+STAGES, BUNDLE, BATCH, PASSES = 10, 64, 1024, 8
 LOCAL_TASKS, LOCAL_STAGES, LOCAL_RUNS = 10_000, 3, 7
 SOURCE_TASKS = 10_000_000
 HELD_SHARE = 10  # of the source tasks, one in so many is made to see what holding them takes
@@ -249,10 +249,18 @@ def nemo_curator() -> dict[str, float]:
 
 
 def _adapter_costs(single: Any, batched: Any, tasks: Callable[[int], list[Any]]) -> dict[str, float]:
-    """Microseconds that adapters take around stages that do nothing, on tasks that are new each time."""
+    """Microseconds that adapters take around stages that do nothing, on tasks that are new each time.
+
+    All tries of a pass take some hundredths of a second, and what else the machine does may last longer: so there
+    are several passes, with the making of tasks between them.
+    """
+    ones, whole = [], []
+    for _ in range(PASSES):
+        ones.append(_best(single, [[task] for task in tasks(3000)], 200))
+        whole.append(_best(batched, [tasks(BATCH) for _ in range(45)], 3))
     return {
-        "adapter_batch_of_one_us": round(_best(single, [[task] for task in tasks(3000)], 200), 2),
-        "adapter_task_at_1024_us": round(_best(batched, [tasks(BATCH) for _ in range(45)], 3) / BATCH, 3),
+        "adapter_batch_of_one_us": round(min(ones), 2),
+        "adapter_task_at_1024_us": round(min(whole) / BATCH, 3),
     }
 
 
