@@ -63,7 +63,7 @@ class ProcessingStage(Generic[X, Y]):
         timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for as long as it takes. A
             call that takes longer has failed, and its process is replaced. The stage runs in a process of its own.
         isolated: Whether the stage runs in a process of its own, so that a crash costs that process and nothing
-            else. None: where it has a ``timeout_s``, and in what is left of a run on Xenna after a worker has died.
+            else. None: where it has a ``timeout_s``, and in what is left of a run after a worker has died.
     """
 
     name: str = cast(str, _ClassName())

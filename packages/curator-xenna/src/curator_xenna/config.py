@@ -25,7 +25,7 @@ class XennaConfig:
             limit, so with one the workers are shared out evenly at the start and stay.
         execution_mode: ``"streaming"`` runs all stages at once, ``"batch"`` one after the other, holding
             everything in between.
-        fuse: Run neighbouring stages that need the same in one worker; see `Plan.explain`.
+        fuse: Let neighbouring stages with equal needs share a worker; see `Plan.explain`.
         bundle: Send several tasks at once from worker to worker.
         max_bundle_bytes: No bundle is larger than this, unless a single task is, or a batch that is to be full.
         cpu_allocation_percentage: Share of each node's CPUs to plan with, above 0 and up to 1; None means all of
