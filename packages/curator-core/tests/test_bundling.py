@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +31,8 @@ from curator_core.bundling import (
 from curator_core.pickling import dumps, loads
 from curator_core.task import new_state, stamp
 
+from .helpers import tasks as tasks_of  # noqa: TID252 - no import can write this directory's name
+
 plans = st.builds(BundlePlan, batch_size=st.integers(1, 9), slots=st.integers(1, 8))
 seconds = st.floats(1e-7, 10.0)
 
@@ -43,10 +44,6 @@ class Weighed(Task[int]):
     @property
     def num_bytes(self) -> int:
         return self.data
-
-
-def tasks_of(*data: Any) -> list[Task]:
-    return [Task(data=one) for one in data]
 
 
 def deal(total: int, plan: BundlePlan, takes: float) -> list[int]:

@@ -17,6 +17,8 @@ from curator_core import EmptyTask, LocalExecutor, Pipeline, ProcessingStage, St
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling, CallingBatches
 
+from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+
 
 class Payload:
     """Something whose lives can be counted."""
@@ -75,10 +77,15 @@ class Log:
         return self
 
 
-def tasks(*data: Any) -> list[Task]:
-    return [Task(data=one) for one in data]
+@pytest.fixture
+def _quick_collections():
+    gc.collect()
+    gc.freeze()  # what was there before is gone through no more
+    yield
+    gc.unfreeze()
 
 
+@pytest.mark.usefixtures("_quick_collections")
 def test_memory_is_bounded_however_many_tasks_a_source_emits():
     Many.most_alive = 0
     drop = Calling(lambda task: None, name="drop")

@@ -32,8 +32,9 @@ from curator_core import (
 from curator_core.logs import marked_records
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
+from .helpers import DEADLINE_S, tasks  # noqa: TID252 - no import can write this directory's name
+
 logger = logging.getLogger("stages")
-DEADLINE_S = 20
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +57,6 @@ def marks(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
         for record in caplog.records
         if hasattr(record, "curator_run_id")
     ]
-
-
-def tasks(*data: Any) -> list[Task]:
-    return [Task(data=one) for one in data]
 
 
 def saying(name: str, **settings: Any) -> ProcessingStage:
@@ -225,8 +222,7 @@ def test_a_source_and_the_stages_below_it_take_turns(caplog):
 
 def test_between_its_outputs_nobody_is_at_work(caplog):
     made = Probe(Counting()).adapter.process_source(seen(""))
-    for _ in made:
-        assert current_work() is None
+    assert [current_work() for _ in made] == [None] * 3
 
 
 def test_a_source_that_is_left_half_way_is_at_work_once_more(caplog):

@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ import pytest
 from curator_core import Pipeline, ProgressBar, Task
 from curator_core.progress import _in_notebook
 from curator_core.testing.probe import Calling
+
+
+@pytest.fixture(autouse=True)
+def nothing_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What an observer raises ends no run: it is only logged."""
+    yield
+    assert caplog.get_records("call") == []
 
 
 class Terminal(io.StringIO):

@@ -28,6 +28,8 @@ from curator_core import (
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling, fail_at
 
+from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+
 
 @processing_stage()
 def twice(task: Task[int]) -> list[Task[int]]:
@@ -36,10 +38,6 @@ def twice(task: Task[int]) -> list[Task[int]]:
 
 def failing_at(*bad: Any) -> ProcessingStage[Any, Any]:
     return Calling(fail_at(*bad), name="Failing")
-
-
-def tasks(*data: Any) -> list[Task[Any]]:
-    return [Task(data=each) for each in data]
 
 
 def journal(directory: Path) -> list[Any]:

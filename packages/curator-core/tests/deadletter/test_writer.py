@@ -6,10 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 import threading
-import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import fsspec
@@ -21,7 +19,8 @@ from curator_core.deadletter import DeadLetter, Letter, load, read, writer
 from curator_core.deadletter.payload import Payload, pack_task
 from curator_core.deadletter.writer import LetterBox
 
-NOBODY = 65534
+from ..helpers import DEADLINE_S, wait_until  # noqa: TID252 - no import can write this directory's name
+
 EMPTY = Payload("none", "0", "m.C", note="no reason")
 
 
@@ -41,13 +40,6 @@ def our_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("curator-deadletter")]
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 class GatedFileSystem(MemoryFileSystem):
     """Writes once it is let, but nothing for one stage."""
 
@@ -60,7 +52,7 @@ class GatedFileSystem(MemoryFileSystem):
     def cp_file(self, path1, path2, **kwargs):
         with self.lock:
             type(self).arrived += 1
-        assert self.gate.wait(60)
+        assert self.gate.wait(DEADLINE_S)
         if "/broken/" in path2:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path2)
         super().cp_file(path1, path2, **kwargs)
@@ -130,7 +122,7 @@ def test_no_more_than_so_many_are_under_way(gated):
     wait_until(lambda: len(taken) >= 16 and gated.arrived >= 8)
     assert (len(taken), gated.arrived) == (16, 8)
     gated.gate.set()
-    thread.join(60)
+    thread.join(DEADLINE_S)
     box.close()
     assert len(read("gated://dead")) == 40
 
@@ -339,37 +331,19 @@ def test_a_letter_again_after_it_failed_says_why(tmp_path):
         box.close()
 
 
-@contextmanager
-def as_nobody():
-    """Without root's privilege to write everywhere."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-def test_a_directory_that_may_not_be_written_to():
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        root.chmod(0o755)
-        locked = root / "locked"
-        locked.mkdir(mode=0o555)
-        with as_nobody():
-            box = LetterBox(DeadLetter(locked / "dead"))
-            with pytest.raises(DataError, match="Permission denied"):
-                box.prepare()
-            box.put(letter(), payload_of(1))
-            error = failure_of(box, f"{locked}/dead/S/0.letter")
-            with pytest.raises(DataError):
-                box.close()
-        assert "Permission denied (errno 13, EACCES)" in error.message
-        assert files(root) == []
+def test_a_directory_that_may_not_be_written_to(public_path, as_nobody):
+    locked = public_path / "locked"
+    locked.mkdir(mode=0o555)
+    with as_nobody():
+        box = LetterBox(DeadLetter(locked / "dead"))
+        with pytest.raises(DataError, match="Permission denied"):
+            box.prepare()
+        box.put(letter(), payload_of(1))
+        error = failure_of(box, f"{locked}/dead/S/0.letter")
+        with pytest.raises(DataError):
+            box.close()
+    assert "Permission denied (errno 13, EACCES)" in error.message
+    assert files(public_path) == []
 
 
 class BrokenFileSystem(MemoryFileSystem):

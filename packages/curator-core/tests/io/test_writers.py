@@ -15,6 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from curator_core import DataError, DocumentBatch, Pipeline, StageError, processing_stage
 from curator_core.io import JsonlReader, JsonlWriter, ParquetReader, ParquetWriter
 
+from ..helpers import DEADLINE_S  # noqa: TID252 - no import can write this directory's name
+
 pytest.importorskip("pyarrow")
 
 BIG = [{"text": os.urandom(500).hex()} for _ in range(400)]  # 400 kB that do not compress below half
@@ -98,18 +100,23 @@ def test_nobody_sees_half_a_file(tmp_path):
     whole = {path.read_bytes()}
     run(JsonlWriter(tmp_path), versions[1])
     whole.add(path.read_bytes())
-    seen, done = set(), threading.Event()
+    seen, looked, done = set(), threading.Event(), threading.Event()
 
     def look():
         while not done.is_set():
             seen.add(path.read_bytes())
+            looked.set()
 
     thread = threading.Thread(target=look)
     thread.start()
-    for number in range(20):
-        run(JsonlWriter(tmp_path), versions[number % 2])
-    done.set()
-    thread.join()
+    try:
+        assert looked.wait(DEADLINE_S)
+        for number in range(20):
+            run(JsonlWriter(tmp_path), versions[number % 2])
+    finally:
+        done.set()
+        thread.join()
+    assert seen
     assert seen <= whole
     assert list(contents(tmp_path)) == ["0.jsonl"]
 

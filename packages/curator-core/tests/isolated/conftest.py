@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """Tells the processes that this one has started and that have not ended."""
+    return lambda: {child.pid for child in psutil.Process().children()}

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages in processes of their own: what does not travel, or is no exception as others are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+
+from curator_core import ProcessingStage, StageError, Task
+from curator_core.testing import Recorder
+
+from .stages import Deadly, Exiting, UnfitError, Unlucky, run, unfit  # noqa: TID252 - no import can write this directory's name
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize(("retry_on", "calls"), [(UnfitError, 3), (ConnectionError, 1)])
+def test_retry_on_knows_exceptions_that_do_not_unpickle(tmp_path, isolated, retry_on, calls):
+    stage = Unlucky(tmp_path / "calls", unfit).with_(isolated=isolated, retry_on=retry_on, max_attempts=3)
+    recorder = Recorder()
+    result = run(stage, data=["a"], on_error="skip", observers=[recorder])
+    assert len((tmp_path / "calls").read_text()) == calls
+    assert len(result) == (calls == 3)
+    assert recorder.batches[0].error.type.endswith("isolated.stages.UnfitError")
+    assert recorder.batches[0].error.doing == "on task '0'"
+
+
+def test_attempts_for_other_exceptions_take_none_of_those_for_a_chance_kill(tmp_path):
+    marks = tmp_path / "calls"
+    marks.write_text("x")
+    stage = Unlucky(marks, lambda: os._exit(1)).with_(isolated=True, retry_on=ConnectionError, max_attempts=3)
+    assert len(run(stage, data=["a"])) == 1
+
+
+def test_notes_that_cannot_be_sent_are_a_failure_and_no_crash():
+    class Noting(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            task.metadata["lock"] = threading.Lock()
+            return Task(data=1)
+
+    with pytest.raises(StageError, match="cannot pickle"):
+        run(Noting(), data=["a"])
+
+
+def test_what_exits_while_it_is_read_is_a_failure():
+    result = run(Deadly(), data=[Exiting(), "a"], on_error="skip")
+    assert [task.data for task in result] == ["a"]
+
+
+def test_what_is_no_exception_ends_the_run_as_in_this_process(monkeypatch, children):
+    monkeypatch.setattr("curator_core.isolated.process._EXIT_S", 0.3)  # its thread does not end by itself
+
+    class Cancelling(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            threading.Thread(target=threading.Event().wait, daemon=False).start()
+            raise asyncio.CancelledError
+
+    before = children()
+    with pytest.raises(asyncio.CancelledError):
+        run(Cancelling(), data=["a"], on_error="skip")
+    assert children() <= before

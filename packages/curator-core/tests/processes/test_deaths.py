@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that die: the run goes on without what killed them, or says what it was."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from curator_core import (
+    DeadLetter,
+    LocalExecutor,
+    Pipeline,
+    ProcessingStage,
+    StageError,
+    Task,
+    WorkerDiedError,
+    deadletter,
+)
+from curator_core.testing import Journal
+
+from ..helpers import tasks, wait_until  # noqa: TID252 - no import can write this directory's name
+from .stages import TWO, TWO_ONCE, deadly, dies_once, living, meeting, numbers, stage  # noqa: TID252 - no import can write this directory's name
+
+
+@pytest.mark.parametrize(("how", "says"), [("exit", "EXIT(3)"), ("kill", "SIGKILL(-9)"), ("crash", "SIGSEGV(-11)")])
+def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, how, says):
+    journal = Journal(tmp_path)
+    end = deadly(how)
+
+    def work(task):
+        if task.data[0] == 9:
+            end()
+        return task
+
+    stages = [meeting(tmp_path), living(journal, "work", work)]
+    with pytest.raises(WorkerDiedError, match=r"died by .* while it had work") as raised:
+        Pipeline("p", stages).run(TWO_ONCE, tasks(*range(10)))
+    assert raised.value.stage == "meet+work"
+    assert says in str(raised.value)
+    assert raised.value.result is not None
+    assert Counter(event.event for event in journal.read()) == {"setup": 2, "teardown": 1}
+
+
+@pytest.mark.parametrize("where", ["setup", "teardown"])
+def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
+    class Fatal(ProcessingStage):
+        def setup(self, worker_metadata):
+            if where == "setup":
+                os._exit(1)
+
+        def process(self, task):
+            return task
+
+        def teardown(self):
+            os._exit(1)
+
+    with pytest.raises(WorkerDiedError, match="while it had work" if where == "setup" else "in teardown"):
+        Pipeline("p", [Fatal()]).run(TWO_ONCE, tasks(1))
+
+
+@pytest.mark.parametrize(("count", "from_source"), [(40, False), (40, True), (3000, True)])
+def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog, count, from_source):
+    """Whether the source has come to its end by then, or not."""
+    work = stage(dies_once(tmp_path / "mark"), name="work", batch_size=2)
+    stages = [numbers(count), work] if from_source else [work]
+    given = None if from_source else tasks(*range(count))
+    result = Pipeline("p", stages).run(TWO, given)
+    assert sorted(task.data[0] for task in result) == [*range(count)]
+    assert (result.complete, result.lost, result.accounting.restarts) == (True, (), 1)
+    assert result.accounting.unfinished == ()
+    *source, worked = result.stages
+    assert (worked.tasks_in, worked.tasks_out) == (count, count)
+    assert [(each.tasks_out, each.attempts_retried) for each in source] == [(count, 0)] * from_source
+    assert "died by EXIT(1) while it had work: starting its work again with the" in caplog.text
+    assert "restarts left: 2" in caplog.text
+
+
+def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
+    """The second one comes while most of what is to be done again has not been read again."""
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    class Dies(ProcessingStage):
+        isolated = False
+
+        def setup(self, worker_metadata):
+            self.is_after_the_first = worker_metadata.worker_id in ("local-2", "local-3")  # of two there were before
+
+        def process(self, task):
+            if task.data == 2000 and not first.exists():
+                first.touch()
+                os._exit(1)
+            if self.is_after_the_first and not second.exists():
+                second.touch()
+                os._exit(1)
+            return task
+
+    result = Pipeline("p", [numbers(3000), Dies()]).run(TWO)
+    assert sorted(task.data for task in result) == [*range(3000)]
+    assert (result.lost, result.accounting.restarts) == ((), 2)
+
+
+def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path):
+    """A task is at work when another worker dies, and raises after that: it must not be taken for done."""
+    pid_file = tmp_path / "pid"
+
+    def work(task):
+        number, _ = task.data
+        if number == 0:
+            pid_file.write_text(str(os.getpid()))
+            os._exit(1)
+        if number == 1:
+            wait_until(lambda: pid_file.exists() and (pid := pid_file.read_text()) and not is_alive(int(pid)))
+            raise ValueError("beside it")
+        return task
+
+    def is_alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    with pytest.raises(StageError, match="beside it") as raised:
+        Pipeline("p", [meeting(tmp_path), stage(work, name="work")]).run(TWO, tasks(0, 1))
+    assert raised.value.result.accounting.restarts == 0
+
+
+def test_after_a_death_stages_have_processes_of_their_own(tmp_path):
+    result = Pipeline("p", [stage(dies_once(tmp_path / "mark"))]).run(TWO, tasks(*range(20)))
+    parents = dict(task.data for task in result)
+    assert os.getpid() != parents[7]  # it is that of a worker, and not of the driver
+
+
+@pytest.mark.parametrize("from_source", [False, True])
+def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path, from_source):
+    end = deadly("crash")
+
+    def work(task):
+        if task.data in (3, 11, 12):
+            end()
+        return task
+
+    stages = [*([numbers(24)] if from_source else []), stage(work, name="work", batch_size=4)]
+    given = None if from_source else tasks(*range(24))
+    result = Pipeline("p", stages).run(TWO, given, on_error=DeadLetter(tmp_path / "dead"))
+    assert sorted(task.data for task in result) == [number for number in range(24) if number not in (3, 11, 12)]
+    assert sorted(letter.task_id for letter in deadletter.read(tmp_path / "dead")) == ["11", "12", "3"]
+    assert result.accounting.restarts == 1
+    assert result.stages[-1].tasks_failed == 3
+
+
+def test_a_task_that_kills_processes_ends_a_run_that_is_to_end_at_a_failure():
+    end = deadly("kill")
+
+    def work(task):
+        if task.data == 5:
+            end()
+        return task
+
+    with pytest.raises(StageError, match="its process was killed by SIGKILL") as raised:
+        Pipeline("p", [stage(work)]).run(TWO, tasks(*range(8)))
+    assert "'5'" in str(raised.value)
+    assert raised.value.result.accounting.restarts == 1
+
+
+def test_a_stage_that_refuses_a_process_of_its_own_uses_up_the_restarts(caplog):
+    end = deadly("exit")
+    work = stage(lambda task: end() if task.data == 2 else task, isolated=False)
+    with pytest.raises(WorkerDiedError, match="while it had work") as raised:
+        Pipeline("p", [work]).run(LocalExecutor(workers=2, max_restarts=2), tasks(*range(4)), on_error="skip")
+    assert raised.value.result.accounting.restarts == 2
+    assert caplog.text.count("starting its work again") == 2
+    assert "2" in raised.value.result.accounting.unfinished
+
+
+def test_a_set_up_that_kills_its_process_fails_with_the_stage():
+    class Fatal(ProcessingStage):
+        def setup(self, worker_metadata):
+            os._exit(1)
+
+        def process(self, task):
+            return task
+
+    with pytest.raises(StageError, match="its process exited with status 1 in setup") as raised:
+        Pipeline("p", [Fatal()]).run(TWO, tasks(1))
+    assert raised.value.stage == "Fatal"
+
+
+def test_a_run_with_a_checkpoint_goes_on_after_a_process_has_died(tmp_path):
+    work = stage(dies_once(tmp_path / "mark"))
+    result = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
+    assert (len(result), result.accounting.restarts) == (20, 1)
+    again = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
+    assert len(again.accounting.resumed) == 20
+
+
+def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
+    from curator_core.adapter import RunContext
+    from curator_core.pickling import dumps
+    from curator_core.plan import read_stage
+    from curator_core.processes.parcels import Shelf
+    from curator_core.processes.worker import Assignment, Worker
+
+    definition = dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))
+    shelf = Shelf(str(tmp_path), "test")
+    worker = Worker("local-0", shelf)
+    with pytest.raises(WorkerDiedError, match="has a new process"):
+        worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1))
+    assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
+    assert worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
+
+
+def test_loky_replaces_no_process_that_has_grown():
+    def limit(task):
+        import loky.process_executor
+
+        return Task(data=loky.process_executor._MAX_MEMORY_LEAK_SIZE)
+
+    assert [task.data for task in Pipeline("p", [stage(limit)]).run(TWO, tasks(1))] == [10**18]

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LocalExecutor on several processes gives what it gives in this one, and says who did it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curator_core import (
+    EmptyTask,
+    LocalExecutor,
+    Pipeline,
+    ProcessingStage,
+    RunError,
+    RunObserver,
+    StageError,
+    Task,
+    processing_stage,
+)
+from curator_core.testing import Journal, Recorder
+
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from .stages import TWO, living, meeting, numbers, stage  # noqa: TID252 - no import can write this directory's name
+
+# --- the same as with one worker --------------------------------------------------------------------------
+
+
+def test_outputs_ids_and_counts_are_those_of_one_worker():
+    stages = [
+        numbers(50),
+        stage(lambda task: [Task(data=(task.data, n)) for n in range(task.data % 4)], name="fan", fans_out=True),
+        stage(lambda task: task if sum(task.data) % 3 else None, name="sieve", batch_size=4),
+        stage(lambda task: Task(data=[task.data]), name="box", num_workers=1),
+    ]
+    recorder = Recorder()
+    here = Pipeline("p", stages).run(LocalExecutor())
+    there = Pipeline("p", stages).run(TWO, observers=[recorder])
+    assert [(task.task_id, task.data) for task in there] == [(task.task_id, task.data) for task in here]
+    assert [(s.tasks_in, s.tasks_out, s.tasks_filtered) for s in there.stages] == [
+        (s.tasks_in, s.tasks_out, s.tasks_filtered) for s in here.stages
+    ]
+    assert {len(task.stage_perf) for task in there} == {4}
+    assert {report.group for report in recorder.of("box")} == {3}
+    assert {report.worker_id for report in recorder.batches} <= {"local", "local-0", "local-1"}
+    assert {report.bundle_id.split("-")[0] for report in recorder.of("sieve")} == {"2"}
+
+
+DROP, KEEP, FAIL = "drop", "keep", "fail"
+scripts = st.lists(st.one_of(st.sampled_from([DROP, KEEP, FAIL]), st.integers(0, 3)), min_size=1, max_size=4)
+shapes = st.lists(
+    st.tuples(scripts, st.integers(1, 5), st.sampled_from([None, 1]), st.booleans()), min_size=1, max_size=4
+)
+
+
+def scripted(number: int, script: list[Any], batch_size: int, num_workers: int | None, fusible: bool) -> Any:
+    def work(task):
+        what = script[(task.data * 7 + number) % len(script)]
+        if what == "fail":
+            raise ValueError(f"told to fail at {task.data}")
+        if what == "drop":
+            return None
+        return task if what == "keep" else [Task(data=task.data + n) for n in range(what)]
+
+    made = stage(work, name=f"s{number}", batch_size=batch_size, num_workers=num_workers)
+    return made if fusible else made.with_(fusible=False)
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shapes, st.lists(st.integers(0, 20), min_size=1, max_size=30))
+def test_random_pipelines_give_what_one_worker_gives(shape, data):
+    stages = [scripted(number, *each) for number, each in enumerate(shape)]
+    here, there = (
+        Pipeline("p", stages).run(executor, tasks(*data), on_error="skip") for executor in (LocalExecutor(), TWO)
+    )
+    assert [(task.task_id, task.data) for task in there] == [(task.task_id, task.data) for task in here]
+    counts = [[(s.tasks_in, s.tasks_out, s.tasks_filtered, s.tasks_failed) for s in r.stages] for r in (here, there)]
+    assert counts[0] == counts[1]
+    assert there.lost == ()
+
+
+# --- who works where --------------------------------------------------------------------------------------
+
+
+def test_two_processes_work_at_once_and_the_order_stays(tmp_path):
+    result = Pipeline("p", [meeting(tmp_path)]).run(TWO, tasks(*range(12)))
+    assert [task.data[0] for task in result] == list(range(12))
+    pids = {task.data[1] for task in result}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert {task.stage_perf[0].worker_id for task in result} == {"local-0", "local-1"}
+
+
+def test_a_stage_of_one_worker_sees_all_tasks_in_one_process_in_order(tmp_path):
+    class Remember(ProcessingStage):
+        def __init__(self):
+            self.seen = []
+
+        def num_workers(self):
+            return 1
+
+        def process(self, task):
+            self.seen.append(task.data[0])
+            return Task(data=(list(self.seen), os.getpid()))
+
+    result = Pipeline("p", [meeting(tmp_path), Remember()]).run(TWO, tasks(*range(20)))
+    assert result[-1].data[0] == list(range(20))
+    assert len({task.data[1] for task in result}) == 1
+
+
+def test_groups_of_few_workers_get_different_processes():
+    def where(name):
+        return stage(lambda task: Task(data=[*task.data, os.getpid()]), name=name, num_workers=1, fusible=False)
+
+    (task,) = Pipeline("p", [where("a"), where("b")]).run(TWO, tasks([]))
+    assert len(set(task.data)) == 2
+
+
+def test_only_as_many_processes_are_started_as_there_is_work_for(tmp_path):
+    journal = Journal(tmp_path)
+    recorder = Recorder()
+    Pipeline("p", [living(journal, "a"), living(journal, "b")]).run(TWO, tasks(1), observers=[recorder])
+    assert [(event.stage, event.event) for event in journal.read()] == [
+        ("a", "setup"),
+        ("b", "setup"),
+        ("b", "teardown"),
+        ("a", "teardown"),
+    ]
+    assert {report.worker_id for report in recorder.workers} == {"local-0"}
+
+
+def test_reports_come_in_the_calling_thread_and_outputs_before_the_end():
+    threads = set()
+
+    class Watch(RunObserver):
+        def on_batch(self, report):
+            threads.add(threading.get_ident())
+
+        def on_worker(self, report):
+            threads.add(threading.get_ident())
+
+    Pipeline("p", [numbers(20), stage(lambda task: task)]).run(TWO, observers=[Watch()])
+    assert threads == {threading.get_ident()}
+
+
+def test_batches_are_full_across_bundles_but_for_the_last():
+    fan = stage(lambda task: [Task(data=n) for n in range(task.data % 5)], name="fan", fans_out=True)
+    full = stage(lambda task: task, name="full", batch_size=8, full_batches=True)
+    recorder = Recorder()
+    result = Pipeline("p", [fan, full]).run(TWO, tasks(*range(101)), observers=[recorder])
+    assert len(result) == 200
+    assert Counter(len(report.inputs) for report in recorder.of("full")) == {8: 25}
+
+
+def test_a_source_alone_needs_no_process():
+    result = Pipeline("p", [stage(lambda task: [Task(data=os.getpid())])]).run(TWO)
+    assert [task.data for task in result] == [os.getpid()]
+
+
+def test_a_pipeline_inside_a_stage_on_processes_of_its_own():
+    def inner(task):
+        add = processing_stage(name="add")(lambda t: Task(data=t.data + 1))
+        (output,) = Pipeline("inner", [add]).run(LocalExecutor(workers=2), [Task(data=task.data)])
+        return Task(data=output.data)
+
+    assert [task.data for task in Pipeline("p", [stage(inner)]).run(TWO, tasks(1))] == [2]
+
+
+# --- streams ----------------------------------------------------------------------------------------------
+
+
+def test_a_source_runs_only_so_far_ahead(monkeypatch):
+    monkeypatch.setattr("curator_core.processes.station._WINDOW", 2)
+    monkeypatch.setattr("curator_core.processes.station._MOST", 8)
+    made, ahead = 0, []
+
+    class Watch(RunObserver):
+        done = 0
+
+        def on_batch(self, report):
+            self.done += report.stage_name == "slow"
+
+    watch = Watch()
+
+    class Source(ProcessingStage[EmptyTask, Task[int]]):
+        def __deepcopy__(self, memo):
+            return self
+
+        def __reduce__(self):
+            return Source, ()
+
+        def process(self, task):
+            nonlocal made
+            for made in range(2000):
+                ahead.append(made - watch.done)
+                yield Task(data=made)
+
+    result = Pipeline("p", [Source(), stage(lambda task: task, name="slow")]).run(TWO, observers=[watch])
+    assert len(result) == 2000
+    # What waits (8 for each process), and the window: two bundles of 8 for each.
+    assert max(ahead) <= 2 * 8 + 2 * 2 * 8
+
+
+def test_a_source_that_fails_half_way_ends_the_run_in_good_order(tmp_path):
+    journal = Journal(tmp_path)
+
+    class Source(ProcessingStage):
+        def process(self, task):
+            try:
+                yield Task(data=1)
+                raise ValueError("the disk is gone")
+            finally:
+                journal.write("source", "closed", "")
+
+        def teardown(self):
+            journal.write("source", "teardown", "")
+
+    stages = [Source(), living(journal, "after")]
+    with pytest.raises(StageError, match="the disk is gone") as raised:
+        Pipeline("p", stages).run(TWO)
+    assert raised.value.stage == "Source"
+    events = [(event.stage, event.event) for event in journal.read()]
+    assert events[-1] == ("source", "teardown")
+    assert ("source", "closed") in events
+    result = Pipeline("p", stages).run(TWO, on_error="skip")
+    assert [task.data for task in result] == [1]
+    assert (result.stages[0].tasks_failed, result.stages[0].tasks_out) == (1, 1)
+
+
+def test_runs_can_be_repeated_with_one_executor():
+    executor = LocalExecutor(workers=2)
+    for count in (1, 3):
+        assert len(Pipeline("p", [numbers(count), stage(lambda task: task)]).run(executor)) == count
+    with pytest.raises(RunError):
+        Pipeline("p", [stage(lambda task: 1 / 0)]).run(executor, tasks(1))
+    assert len(Pipeline("p", [stage(lambda task: task)]).run(executor, tasks(1))) == 1

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts that run a pipeline on several processes: nothing outlives them, however they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ..helpers import DEADLINE_S, wait_until  # noqa: TID252 - no import can write this directory's name
+from .machine import files_of, processes, workers_of  # noqa: TID252 - no import can write this directory's name
+
+pytest.importorskip("loky")
+
+
+class Script:
+    """A script in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, directory: Path, code: str) -> None:
+        path = directory / "script.py"
+        path.write_text(textwrap.dedent(code))
+        self.process = subprocess.Popen(
+            [sys.executable, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def interrupt(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def workers(self) -> list[int]:
+        return workers_of(self.process.pid)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, out, err
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
+
+
+@pytest.fixture
+def script(tmp_path):
+    started = []
+
+    def start(code: str) -> Script:
+        started.append(Script(tmp_path, code))
+        return started[-1]
+
+    yield start
+    for each in started:
+        with suppress(ProcessLookupError):
+            os.killpg(each.process.pid, signal.SIGKILL)
+        each.process.communicate()
+
+
+def test_a_script_without_a_guard_and_with_everything_in_main(script):
+    running = script(
+        """
+        import dataclasses
+        from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task, processing_stage
+
+        @dataclasses.dataclass
+        class Word(Task[str]):
+            length: int = 0
+
+        class Measure(ProcessingStage):
+            def process(self, task):
+                assert isinstance(task, Word)
+                return Word(data=task.data, length=count(task.data))
+
+        def count(text):
+            return len(text)
+
+        @processing_stage()
+        def twice(task):
+            return [task, Word(data=task.data.upper())]
+
+        @processing_stage(fusible=False)
+        def check(task):
+            assert isinstance(task, Word)
+            return task
+
+        words = [Word(data=word) for word in ("a", "bcd")]
+        result = Pipeline("p", [twice, Measure(), check]).run(LocalExecutor(workers=2), words)
+        print([(word.data, word.length) for word in result], all(type(word) is Word for word in result))
+        """
+    )
+    code, out, err = running.end()
+    assert (code, err) == (0, "")
+    assert out == "[('a', 1), ('A', 1), ('bcd', 3), ('BCD', 3)] True\n"
+    wait_until(lambda: running.is_gone)
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+INTERRUPTED = """
+    import os
+    import sys
+    from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
+    from curator_core.processes import flow
+
+    flow._GRACE_S, flow._TELL_S = {grace}, {grace} / 3
+
+    class Source(ProcessingStage):
+        def process(self, task):
+            while True:
+                yield Task(data=1)
+
+    class Work(ProcessingStage):
+        def setup(self, worker_metadata):
+            os.write(1, b"ready\\n")  # whole: two processes write here
+
+        def process(self, task):
+            {work}
+
+        def teardown(self):
+            os.write(1, b"torn down\\n")
+
+    Pipeline("p", [Source(), Work()]).run(LocalExecutor(workers=2))
+"""
+
+
+def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
+    running = script(INTERRUPTED.format(grace=20, work="return task"))
+    assert [running.line(), running.line()] == ["ready", "ready"]
+    running.interrupt()
+    code, out, err = running.end()
+    assert code == -signal.SIGINT
+    assert out.split("\n") == ["torn down", "torn down", ""]
+    assert err.rstrip().splitlines()[0] == "Traceback (most recent call last):"
+    assert "interrupted; what was done until then" in err
+    assert err.count("Traceback") == 1
+    wait_until(lambda: running.is_gone)
+
+
+def test_ctrl_c_while_workers_start_shows_one_traceback(script):
+    running = script(INTERRUPTED.format(grace=20, work="return task"))
+    wait_until(running.workers)
+    running.interrupt()
+    code, _, err = running.end()
+    assert code == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    wait_until(lambda: running.is_gone)
+
+
+def test_ctrl_c_ends_workers_that_do_not_answer(script):
+    running = script(INTERRUPTED.format(grace=0.6, work="__import__('threading').Event().wait()"))
+    assert [running.line(), running.line()] == ["ready", "ready"]
+    running.interrupt()
+    code, out, err = running.end()
+    assert (code, out) == (-signal.SIGINT, "")
+    assert "waiting up to 0 s for workers" in err
+    wait_until(lambda: running.is_gone)
+
+
+def test_workers_end_with_a_driver_that_is_killed(script):
+    running = script(INTERRUPTED.format(grace=20, work="__import__('threading').Event().wait()"))
+    assert [running.line(), running.line()] == ["ready", "ready"]
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: running.is_gone)
+
+
+def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):
+    running = script(
+        """
+        import threading
+        from curator_core import LocalExecutor, Pipeline, Task, processing_stage
+        from curator_core.processes import crew
+
+        crew._EXIT_S = 0.3
+
+        @processing_stage()
+        def leave(task):
+            threading.Thread(target=threading.Event().wait).start()
+            return task
+
+        print(len(Pipeline("p", [leave]).run(LocalExecutor(workers=2), [Task(data=1)])))
+        """
+    )
+    assert running.end()[:2] == (0, "1\n")
+    wait_until(lambda: running.is_gone)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many processes there are to be, and what that needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from curator_core import ExecutorError, LocalExecutor, Pipeline
+
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from .stages import TWO, stage  # noqa: TID252 - no import can write this directory's name
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True, None])
+def test_a_number_of_workers_that_makes_no_sense(workers):
+    with pytest.raises(ExecutorError, match="this number of workers makes no sense") as raised:
+        LocalExecutor(workers=workers)
+    assert raised.value.field == "workers"
+    assert raised.value.expected == "a whole number, 1 or more"
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, "2", True, None])
+def test_a_number_of_restarts_that_makes_no_sense(most):
+    with pytest.raises(ExecutorError, match="this number of restarts makes no sense") as raised:
+        LocalExecutor(workers=2, max_restarts=most)
+    assert raised.value.field == "max_restarts"
+    assert raised.value.expected == "a whole number, 0 or more"
+
+
+def test_without_loky_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "loky", None)
+    assert LocalExecutor().workers == 1
+    with pytest.raises(ExecutorError, match="needs the package loky") as raised:
+        LocalExecutor(workers=2)
+    assert "curator-core[parallel]" in str(raised.value)
+
+
+def test_a_process_that_cannot_be_started_is_an_error_of_the_setting(monkeypatch):
+    import loky
+
+    def fails(*arguments, **keywords):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", fails)
+    with pytest.raises(ExecutorError, match=r"cannot be started: .*Too many open files"):
+        Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(1))
+
+
+def test_one_worker_needs_neither_loky_nor_a_process():
+    code = """
+        import sys
+        from curator_core import LocalExecutor, Pipeline, Task, processing_stage
+        LocalExecutor(workers=2)
+        stage = processing_stage(name="same")(lambda task: task)
+        Pipeline("p", [stage]).run(LocalExecutor(), [Task(data=1)])
+        print(*{"loky", "multiprocessing", "concurrent"} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
