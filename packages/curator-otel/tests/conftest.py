@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share: an SDK that keeps everything in memory, and reports made by hand."""
+"""What the tests share: an SDK that keeps everything in memory, reports made by hand, and how to read a trace file."""
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from curator_core import RunResult
+from curator_core import RunResult, StagePerfStats
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
 from curator_otel import OTelObserver, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+# A busy machine is no failure: no test here has a time limit of its own.
+settings.register_profile("curator", deadline=None)
+settings.load_profile("curator")
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -42,6 +52,15 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """The clock of runs stands still, unless a test is marked to need it; `Script.turn_clock` turns it."""
     if not request.node.get_closest_marker("real_clock"):
         monkeypatch.setattr(watch, "TICK_S", 3600.0)
+
+
+@pytest.fixture
+def installed() -> None:
+    """The package is found by its names where it is installed: one that is missing there is a fault."""
+    try:
+        distribution("curator-otel")
+    except PackageNotFoundError:
+        pytest.skip("found by its name only where it is installed")
 
 
 class Memory:
@@ -171,3 +190,44 @@ def make_memory() -> type[Memory]:
 @pytest.fixture
 def boom() -> ErrorInfo:
     return ErrorInfo("ValueError", "boom", "Traceback …")
+
+
+class FinishedTask:
+    """A task as somebody else's code might hold it: all that is looked at."""
+
+    def __init__(self, *perf: StagePerfStats) -> None:
+        self.stage_perf = perf
+
+
+@pytest.fixture(scope="session")
+def finished() -> type[FinishedTask]:
+    return FinishedTask
+
+
+# --- what is waited for, and what is read back --------------------------------------------------------------
+
+
+def wait(true: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+    """Until something is true, for a minute at most, and only while the process that sees to it is there."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    return wait
+
+
+def spans_in(path: Path) -> list[dict[str, Any]]:
+    """The spans of a trace file, in its order, by no code of ours: OTLP as JSON, a request a line."""
+    requests = [json.loads(line) for line in path.read_text().splitlines()]
+    scopes = [scope for request in requests for given in request["resourceSpans"] for scope in given["scopeSpans"]]
+    return [span for scope in scopes for span in scope["spans"]]
+
+
+@pytest.fixture(scope="session")
+def spans_of() -> Callable[[Path], list[dict[str, Any]]]:
+    return spans_in

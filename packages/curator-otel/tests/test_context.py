@@ -11,11 +11,6 @@ from opentelemetry.context import attach, detach
 
 from curator_otel import OTelObserver, configure
 
-
-def context_of(span):
-    return span.get_span_context()
-
-
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -27,7 +22,7 @@ def test_the_run_is_a_child_of_the_current_span(memory, script, monkeypatch):
         script.play(memory.observer(), script.batch())
     finally:
         detach(token)
-    assert memory.one("run by_hand").parent == context_of(outer)
+    assert memory.one("run by_hand").parent == outer.context
 
 
 def test_the_run_is_a_child_of_traceparent(memory, script, monkeypatch):
@@ -38,7 +33,7 @@ def test_the_run_is_a_child_of_traceparent(memory, script, monkeypatch):
     assert f"{root.parent.trace_id:032x}" == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert f"{root.parent.span_id:016x}" == "00f067aa0ba902b7"
     assert root.parent.is_remote
-    assert context_of(root).trace_state.get("vendor") == "1"
+    assert root.context.trace_state.get("vendor") == "1"
 
 
 def test_traceparent_is_read_when_a_run_starts(memory, script, monkeypatch):
@@ -48,7 +43,7 @@ def test_traceparent_is_read_when_a_run_starts(memory, script, monkeypatch):
     monkeypatch.delenv("TRACEPARENT")
     observer.on_batch(script.batch())
     observer.on_run_end(script.result(), None)
-    assert {f"{context_of(span).trace_id:032x}" for span in memory.spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
+    assert {f"{span.context.trace_id:032x}" for span in memory.spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
 
 
 @pytest.mark.parametrize("broken", ["", "nonsense", "00-0-0-00", PARENT.replace("00-4", "ff-4")])

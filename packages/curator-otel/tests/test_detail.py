@@ -10,19 +10,15 @@ from curator_otel import OTelObserver, configure, render_tree
 from curator_otel.detail import SPANS_LIMIT
 
 
-def context_of(span):
-    return span.get_span_context()
-
-
 def detail(memory):
     """The traces of details: the first span of each, and those below it."""
     found = {}
     for span in memory.spans:
         if span.name.startswith("detail "):
-            found[context_of(span).trace_id] = (span, [])
+            found[span.context.trace_id] = (span, [])
     for span in memory.spans:
-        if context_of(span).trace_id in found and span.parent is not None:
-            found[context_of(span).trace_id][1].append(span)
+        if span.context.trace_id in found and span.parent is not None:
+            found[span.context.trace_id][1].append(span)
     return list(found.values())
 
 
@@ -46,14 +42,14 @@ def test_every_batch_is_in_one_of_them(memory):
         assert root.parent is None
         assert root.attributes["curator.run.id"] == result.run_id
         (link,) = root.links
-        assert link.context.trace_id == context_of(run).trace_id
-        assert all(span.parent == context_of(root) for span in below)
+        assert link.context.trace_id == run.context.trace_id
+        assert all(span.parent == root.context for span in below)
         assert root.start_time <= min(span.start_time for span in below)
         assert root.end_time >= max(span.end_time for span in below)
     # Links lead from one stage's trace into that of the one before.
-    first = {context_of(span).span_id for span in traces[0][1]}
+    first = {span.context.span_id for span in traces[0][1]}
     assert {link.context.span_id for span in traces[1][1] for link in span.links} == first
-    assert len([span for span in memory.spans if context_of(span).trace_id == context_of(run).trace_id]) <= 10
+    assert len([span for span in memory.spans if span.context.trace_id == run.context.trace_id]) <= 10
 
 
 def test_each_has_fewer_than_5000_spans(memory, script):

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -118,14 +117,6 @@ print([span.name for span in exporter.get_finished_spans() if span.name == "run 
 # --- from outside -------------------------------------------------------------------------------------------
 
 
-def installed() -> bool:
-    try:
-        found = distribution("curator-otel").entry_points
-    except PackageNotFoundError:
-        return False
-    return "curator" in found.select(group="opentelemetry_instrumentor").names
-
-
 SCRIPT = """
 import json
 import sys
@@ -141,7 +132,7 @@ if __name__ == "__main__":
     print(json.dumps({"run_id": result.run_id}))
 """
 
-outside = pytest.mark.skipif(not installed(), reason="found by opentelemetry-instrument only where it is installed")
+outside = pytest.mark.usefixtures("installed")  # opentelemetry-instrument finds it by name
 
 
 def instrumented(tmp_path: Path, *options: str, workers: int = 1) -> list[dict]:

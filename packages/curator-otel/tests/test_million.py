@@ -50,7 +50,7 @@ print(json.dumps({"grown_mb": grown / 1e6, "dropped": telemetry.dropped, "us_a_b
 """
 
 
-def test_a_million_batches(tmp_path, capsys):
+def test_a_million_batches(spans_of, tmp_path, capsys):
     trace = tmp_path / "trace.json"
     done = subprocess.run([sys.executable, "-c", PROGRAM, trace], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,10 +58,7 @@ def test_a_million_batches(tmp_path, capsys):
     told = json.loads(done.stdout)
     spans = [
         {"name": span["name"]} | {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]}
-        for line in trace.read_text().splitlines()
-        for resource in json.loads(line)["resourceSpans"]
-        for scope in resource["scopeSpans"]
-        for span in scope["spans"]
+        for span in spans_of(trace)
     ]
     megabytes = trace.stat().st_size / 1e6
     figures = (

@@ -38,10 +38,6 @@ def run_numbers(observer, **settings):
     return pipeline.run(initial_tasks=[Task(data="a"), Task(data="b")], observers=[observer], **settings)
 
 
-def context_of(span):
-    return span.get_span_context()
-
-
 # --- structure ----------------------------------------------------------------------------------------------
 
 
@@ -65,13 +61,13 @@ def test_batches_are_below_their_stage_and_stages_below_the_run(memory):
     assert root.parent is None
     for name in ("00 listing", "01 odd_only", "02 Decode"):
         stage = memory.one(name)
-        assert stage.parent == context_of(root)
+        assert stage.parent == root.context
         batches = memory.named(f"process_batch {name[3:]}")
         assert batches
-        assert all(batch.parent == context_of(stage) for batch in batches)
+        assert all(batch.parent == stage.context for batch in batches)
     setups = memory.named("worker setup")
     assert len({setup.parent.span_id for setup in setups}) == 3
-    assert {context_of(span).trace_id for span in memory.spans} == {context_of(root).trace_id}
+    assert {span.context.trace_id for span in memory.spans} == {root.context.trace_id}
 
 
 def test_the_run_is_a_server_span_and_all_else_internal(memory):
@@ -93,7 +89,7 @@ def test_parents_are_exported_after_their_children(memory):
 
 def test_children_lie_within_their_parents(memory):
     run_numbers(memory.observer())
-    by_id = {context_of(span).span_id: span for span in memory.spans}
+    by_id = {span.context.span_id: span for span in memory.spans}
     for span in memory.spans:
         if span.parent is not None:
             parent = by_id[span.parent.span_id]
@@ -139,7 +135,7 @@ def test_a_stage_without_activity_has_no_span(memory, script):
 
 def test_a_batch_is_linked_to_the_batches_that_made_its_inputs(memory):
     run_numbers(memory.observer())
-    sources = {s.attributes["curator.batch.id"]: context_of(s) for s in memory.named("process_batch odd_only")}
+    sources = {s.attributes["curator.batch.id"]: s.context for s in memory.named("process_batch odd_only")}
     decoded = memory.named("process_batch Decode")
     assert len(decoded) == 6
     for batch in decoded:
@@ -161,7 +157,7 @@ def test_links_lead_only_to_spans_that_were_kept(memory, script):
     first = [script.batch(0, number, worker_id=f"w{number}") for number in range(200)]
     last = script.batch(1, 0, parents=tuple(report.batch_id for report in first))
     script.play(memory.observer(max_spans=40), *first, last)
-    kept = {context_of(span).span_id for span in memory.spans}
+    kept = {span.context.span_id for span in memory.spans}
     links = memory.one("process_batch write").links
     assert links
     assert {link.context.span_id for link in links} <= kept
@@ -255,9 +251,8 @@ def test_clocks_of_two_nodes_are_not_compared(memory, script):
 
 def test_custom_metrics_become_attributes(memory):
     run_numbers(memory.observer())
-    for batch in memory.named("process_batch Decode"):
-        assert batch.attributes["curator.metric.frames"] == 3
-        assert batch.attributes["curator.metric.model"] == "tiny"
+    said = [batch.attributes for batch in memory.named("process_batch Decode")]
+    assert [(one["curator.metric.frames"], one["curator.metric.model"]) for one in said] == [(3, "tiny")] * 6
 
 
 def test_custom_metrics_are_bounded_in_number_length_and_kind(memory, script):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 
@@ -156,14 +155,7 @@ tracer.start_span("after").end()
     assert names == ["before", "after"]
 
 
-def installed() -> bool:
-    try:
-        return bool(distribution("curator-otel").entry_points)
-    except PackageNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not installed(), reason="found by its name only where it is installed")
+@pytest.mark.usefixtures("installed")
 def test_it_is_found_by_name(tmp_path):
     code = """
 import sys

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -39,14 +38,6 @@ Pipeline("killed", [slow]).run(initial_tasks=tasks, observers=[observer])
 """
 
 
-def wait_until(true, process=None, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert process is None or process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def as_left_behind(snapshot):
     """The file as another process would have left it that is gone."""
     told = json.loads(snapshot.read_text())
@@ -55,15 +46,8 @@ def as_left_behind(snapshot):
     return snapshot
 
 
-def spans_of(path):
-    for line in path.read_text().splitlines():
-        for resource in json.loads(line)["resourceSpans"]:
-            for scope in resource["scopeSpans"]:
-                yield from scope["spans"]
-
-
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(tmp_path_factory, wait_until):
     """What a driver leaves behind that was killed in the middle: its trace file and its snapshot."""
     directory = tmp_path_factory.mktemp("killed")
     trace, snapshots = directory / "trace.json", directory / "snapshots"
@@ -86,12 +70,12 @@ def test_a_killed_run_is_in_the_file_as_one_that_has_started(killed):
     assert "run started killed  (it goes on, or its driver was killed)" in render_tree(trace)
 
 
-def test_recover_closes_the_trace(killed, tmp_path):
+def test_recover_closes_the_trace(killed, spans_of, tmp_path):
     trace, snapshot = killed
     closed = tmp_path / "closed.json"
     with configure(json_file=closed, set_global=False) as telemetry:
         recovered = recover(snapshot, telemetry.tracer_provider)
-    before, after = list(spans_of(trace)), list(spans_of(closed))
+    before, after = spans_of(trace), spans_of(closed)
     assert {span["traceId"] for span in before + after} == {recovered.trace_id} == {recovered.run_id}
     assert recovered.is_same_trace
     by_id = {span["spanId"]: span for span in after + before}
@@ -126,13 +110,10 @@ def test_a_run_that_ends_leaves_no_snapshot(memory, script, tmp_path):
 
 
 @pytest.mark.real_clock
-def test_the_clock_writes_the_snapshot(memory, script, tmp_path):
+def test_the_clock_writes_the_snapshot(memory, script, tmp_path, wait_until):
     observer = memory.observer(snapshots=tmp_path)
     observer.on_run_start(script.info)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(tmp_path.glob("*.json")))
     observer.on_run_end(script.result(), None)
 
 
@@ -146,7 +127,7 @@ def test_the_directory_can_come_from_the_environment(memory, script, tmp_path, m
     observer.on_run_end(script.result(), None)
 
 
-def test_a_run_below_a_parent_is_recovered_below_it(script, tmp_path, monkeypatch):
+def test_a_run_below_a_parent_is_recovered_below_it(script, spans_of, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     with configure(json_file=first, set_global=False) as telemetry:
@@ -249,7 +230,7 @@ def test_a_run_that_goes_on_is_not_recovered(memory, script, tmp_path):
     observer.on_run_end(script.result(), None)
 
 
-def test_a_window_is_written_once_however_often_it_is_recovered(script, tmp_path):
+def test_a_window_is_written_once_however_often_it_is_recovered(script, spans_of, tmp_path):
     """One that was open when the file was written, closed and exported before the driver was killed."""
     path = tmp_path / "trace.json"
     with configure(json_file=path, set_global=False) as telemetry:
@@ -276,7 +257,7 @@ def test_a_window_is_written_once_however_often_it_is_recovered(script, tmp_path
     observer.on_run_end(script.result(), None)
 
 
-def test_traces_of_details_are_closed_too(script, tmp_path):
+def test_traces_of_details_are_closed_too(script, spans_of, tmp_path):
     path = tmp_path / "trace.json"
     with configure(json_file=path, set_global=False) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, detail="full", snapshots=tmp_path / "s")
@@ -297,7 +278,7 @@ def test_traces_of_details_are_closed_too(script, tmp_path):
     observer.on_run_end(script.result(), None)
 
 
-def test_observers_of_one_run_keep_their_own(memory, script, tmp_path):
+def test_observers_of_one_run_keep_their_own(memory, script, tmp_path, wait_until):
     observers = [memory.observer(snapshots=tmp_path) for _ in range(2)]
     for observer in observers:
         observer.on_run_start(script.info)
@@ -325,9 +306,9 @@ def test_a_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypa
     observer.on_run_start(script.info)
     observer.on_batch(script.batch())
     assert hangs.wait(30)
+    clock = observer._runs[script.run_id]._clock
     observer.on_run_end(script.result(), None)
     assert memory.one("run by_hand")
-    clock = next(thread for thread in threading.enumerate() if thread.name == "curator-telemetry")
     goes_on.set()
     clock.join(30)
     assert not list(tmp_path.iterdir())

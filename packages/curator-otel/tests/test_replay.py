@@ -37,13 +37,6 @@ class Pairs(ProcessingStage[Any, Any]):
         return task
 
 
-class FinishedTask:
-    """A task as somebody else's code might hold it: all that replay looks at."""
-
-    def __init__(self, *perf: StagePerfStats) -> None:
-        self.stage_perf = perf
-
-
 def test_a_replay_makes_the_spans_that_the_observer_made(memory):
     tasks = [Task(data="a"), Task(data="b")]
     result = Pipeline("p", [fan_out, Pairs()]).run(initial_tasks=tasks, observers=[memory.observer()])
@@ -71,25 +64,25 @@ def test_a_replay_makes_the_spans_that_the_observer_made(memory):
     assert memory.named("process_batch Pairs")[0].attributes["curator.metric.seen"] == 2
 
 
-def test_shared_statistics_are_counted_once(memory):
+def test_shared_statistics_are_counted_once(memory, finished):
     shared = StagePerfStats("s", 2.0, num_items_processed=3, start_time_unix_ns=T0, batch_id="0/3:x")
-    replayed = replay([FinishedTask(shared) for _ in range(3)], memory.tracer_provider)
+    replayed = replay([finished(shared) for _ in range(3)], memory.tracer_provider)
     assert replayed.batches == 1
     assert memory.one("process_batch s").attributes["curator.batch.items"] == 3
     assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
 
 
-def test_equal_copies_of_statistics_are_counted_once_too(memory):
+def test_equal_copies_of_statistics_are_counted_once_too(memory, finished):
     shared = StagePerfStats("s", 2.0, start_time_unix_ns=T0, batch_id="0/1")
-    replay([FinishedTask(dataclasses.replace(shared)) for _ in range(3)], memory.tracer_provider)
+    replay([finished(dataclasses.replace(shared)) for _ in range(3)], memory.tracer_provider)
     assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
 
 
-def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory):
+def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory, finished):
     known = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0")
     unknown = StagePerfStats("b", 5.0, num_items_processed=2, batch_id="1/0")
     mixed = StagePerfStats("a", 3.0, batch_id="0/1")
-    replayed = replay([FinishedTask(known, unknown), FinishedTask(mixed)], memory.tracer_provider)
+    replayed = replay([finished(known, unknown), finished(mixed)], memory.tracer_provider)
     assert replayed[1:] == (3, 2)
     assert memory.names() == {"run replay": 1, "00 a": 1, "process_batch a": 1}
     stage, root = memory.one("00 a"), memory.one("run replay")
@@ -103,15 +96,15 @@ def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory):
     assert (root.start_time, root.end_time) == (T0, T0 + SECOND)
 
 
-@pytest.mark.parametrize("tasks", [[], [FinishedTask()]])
-def test_without_a_batch_there_is_no_trace(memory, tasks):
-    assert replay(tasks, memory.tracer_provider) == Replayed("", 0, 0)
+@pytest.mark.parametrize("tasks", [0, 1])
+def test_without_a_batch_there_is_no_trace(memory, finished, tasks):
+    assert replay([finished()] * tasks, memory.tracer_provider) == Replayed("", 0, 0)
     assert not memory.spans
 
 
-def test_without_a_start_time_the_spans_carry_the_sums_and_have_no_length(memory):
+def test_without_a_start_time_the_spans_carry_the_sums_and_have_no_length(memory, finished):
     before = time.time_ns()
-    replayed = replay([FinishedTask(StagePerfStats("a", 1.5, batch_id="0/0"))], memory.tracer_provider)
+    replayed = replay([finished(StagePerfStats("a", 1.5, batch_id="0/0"))], memory.tracer_provider)
     assert replayed[1:] == (1, 1)
     assert memory.names() == {"run replay": 1, "00 a": 1}
     for name in ("run replay", "00 a"):
@@ -164,9 +157,9 @@ def test_what_is_no_task_is_refused():
         replay([object()])
 
 
-def test_what_tasks_do_not_know_is_left_out(memory):
+def test_what_tasks_do_not_know_is_left_out(memory, finished):
     perf = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0", worker_id="w", startup_time=2.0)
-    replay([FinishedTask(perf)], memory.tracer_provider)
+    replay([finished(perf)], memory.tracer_provider)
     batch = memory.one("process_batch a").attributes
     assert batch["curator.worker.id"] == "w"
     assert batch["curator.batch.startup_time"] == 2.0
@@ -176,16 +169,16 @@ def test_what_tasks_do_not_know_is_left_out(memory):
         assert name not in known
 
 
-def test_stages_stand_in_the_order_of_the_histories(memory):
+def test_stages_stand_in_the_order_of_the_histories(memory, finished):
     rows = [StagePerfStats(name, 1.0, start_time_unix_ns=T0 + n, batch_id=f"{n}/0") for n, name in enumerate("abc")]
     # The first task was given to the second stage.
-    replay([FinishedTask(rows[1]), FinishedTask(*rows)], memory.tracer_provider)
+    replay([finished(rows[1]), finished(*rows)], memory.tracer_provider)
     assert {"00 a", "01 b", "02 c"} <= set(memory.names())
 
 
-def test_the_limit_holds(memory):
+def test_the_limit_holds(memory, finished):
     rows = [StagePerfStats("a", 1.0, start_time_unix_ns=T0 + n, batch_id=f"0/{n}") for n in range(100)]
-    replay([FinishedTask(row) for row in rows], memory.tracer_provider, max_spans=20)
+    replay([finished(row) for row in rows], memory.tracer_provider, max_spans=20)
     assert len(memory.spans) <= 20
     assert memory.one("00 a").attributes["curator.stage.batches"] == 100
 

@@ -21,10 +21,6 @@ def run_numbers(observer):
     return Pipeline("numbers", [same]).run(initial_tasks=[Task(data=n) for n in range(6)], observers=[observer])
 
 
-def context_of(span):
-    return span.get_span_context()
-
-
 def test_spans_stay_within_the_limit_and_those_left_out_are_counted(memory, script):
     reports = [script.batch(stage, number) for number in range(300) for stage in (0, 1)]
     script.play(memory.observer(max_spans=100), *reports)
@@ -70,7 +66,7 @@ def test_one_observer_can_watch_runs_side_by_side(memory, script, make_script):
     observer.on_run_end(other.result(), None)
     traces = {}
     for span in memory.spans:
-        traces.setdefault(context_of(span).trace_id, set()).add(span.name)
+        traces.setdefault(span.context.trace_id, set()).add(span.name)
     assert sorted(map(sorted, traces.values())) == [
         ["00 copy", "process_batch copy", "run by_hand", "run started by_hand"],
         ["00 read", "process_batch read", "run by_hand", "run started by_hand"],

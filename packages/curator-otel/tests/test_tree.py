@@ -90,17 +90,9 @@ def test_several_runs_are_shown_one_after_the_other(tmp_path):
     assert slowest_stage(path) == "same"
 
 
-def test_the_file_is_otlp_json(written, script):
+def test_the_file_is_otlp_json(written, spans_of, script):
     """As the specification has it: ids in hex, 64-bit numbers as text, a request a line."""
-    path = written(script.batch())
-    requests = [json.loads(line) for line in path.read_text().splitlines()]
-    spans = [
-        span
-        for request in requests
-        for resource in request["resourceSpans"]
-        for scope in resource["scopeSpans"]
-        for span in scope["spans"]
-    ]
+    spans = spans_of(written(script.batch()))
     assert len(spans) == 4
     for span in spans:
         assert re.fullmatch("[0-9a-f]{32}", span["traceId"])

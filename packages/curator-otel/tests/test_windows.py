@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,15 +153,12 @@ def test_a_run_has_no_more_windows_than_planned_however_long_it_is(memory, scrip
 
 
 @pytest.mark.real_clock
-def test_windows_leave_by_themselves_while_the_run_goes_on(memory, script):
+def test_windows_leave_by_themselves_while_the_run_goes_on(memory, script, wait_until):
     """By the run's own clock, with nothing coming any more."""
     observer = OTelObserver(memory.tracer_provider, memory.meter_provider)
     observer.on_run_start(script.info)
     observer.on_batch(script.batch(0, 0))
-    deadline = time.monotonic() + 30
-    while not memory.named("window read"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: memory.named("window read"))
     assert memory.named("run started by_hand")
     assert not memory.named("run by_hand")
     observer.on_run_end(script.result(), None)

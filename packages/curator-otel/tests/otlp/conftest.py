@@ -8,6 +8,7 @@ import gzip
 import logging
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -167,6 +168,7 @@ class Moody(ThreadingHTTPServer):
 
     Attributes:
         times: When each request with spans came, by the monotonic clock.
+        tries: How often each of them came, by what it held.
     """
 
     daemon_threads = True
@@ -178,6 +180,7 @@ class Moody(ThreadingHTTPServer):
         self.sink, self.answers, self.forever = sink, list(answers), forever or Answer()
         self.metrics = metrics or Answer()
         self.times: list[float] = []
+        self.tries: Counter[bytes] = Counter()
         super().__init__(("127.0.0.1", 0), _MoodyHandler, bind_and_activate=False)
         self.server_bind()  # until it is activated, whoever connects is refused
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
@@ -191,8 +194,9 @@ class Moody(ThreadingHTTPServer):
         self.server_activate()
         self.thread.start()
 
-    def next_answer(self) -> Answer:
+    def next_answer(self, data: bytes) -> Answer:
         self.times.append(time.monotonic())
+        self.tries[data] += 1
         return self.answers.pop(0) if self.answers else self.forever
 
 
@@ -202,7 +206,7 @@ class _MoodyHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         with_spans = self.path.endswith("/traces")
-        answer = self.server.next_answer() if with_spans else self.server.metrics
+        answer = self.server.next_answer(data) if with_spans else self.server.metrics
         if answer.after is not None:
             answer.after.wait(30)
         if answer.closes:
