@@ -155,8 +155,12 @@ def test_a_second_driver_is_refused(executor, scene, tell):
     job = scene.job(executor, SLOWER_PACE_S)
     first = scene.start(job)
     scene.reach_a_moment(first, before=0.3)
-    second = scene.run(job)
     assert first.runs
+    os.kill(first.pid, signal.SIGSTOP)  # it has the lock for as long as the second one takes
+    try:
+        second = scene.run(job)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
     assert second["error"] == "ConfigurationError"
     assert str(first.pid) in second["message"]
     says = first.wait()

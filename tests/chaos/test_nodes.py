@@ -14,7 +14,6 @@ POISON = 0.01
 PACE_S = 0.02  # so that neither node is done before the other has begun
 BATCHES = (5, 40)
 BALLAST = 200_000  # characters of each chapter: what a node has made is lost with it, and not with the driver
-OF_THE_HEAD = {"RAY_MAX_LIMIT_FROM_API_SERVER": "40000", "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000"}  # as Xenna needs it
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,7 +29,7 @@ def test_a_node_is_lost(scene, tell):
         settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
     )
     # Two nodes are started, and all is run twice, on what is one machine.
-    says = scene.start(job, environment=OF_THE_HEAD).wait(3 * DEADLINE_S)
+    says = scene.start(job).wait(3 * DEADLINE_S)
     holds(scene, says)
     assert says["accounting"]["restarts"] >= 1
     tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")

@@ -47,21 +47,27 @@ def run_script() -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
-def leaves_no_workers() -> Iterator[None]:
-    """After every test, however it ended, no worker of a run is left."""
+def leaves_no_workers(workers_left: Callable[[psutil.Process], list[str]]) -> Iterator[None]:
+    """After every test, however it ended, no worker of a run is left of the Ray that this process started."""
     yield
-    # A process that was killed may be in the table for a moment longer.
-    _, left = psutil.wait_procs(workers_of_ours(), timeout=20)
-    assert [title(process) for process in left if title(process)] == []
+    assert workers_left(psutil.Process()) == []
 
 
-def workers_of_ours() -> list[psutil.Process]:
-    """Worker processes of the Ray that this process started."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if title(process).startswith("ray::") and not title(process).startswith(HARMLESS)
-    ]
+@pytest.fixture(scope="session")
+def workers_left() -> Callable[[psutil.Process], list[str]]:
+    """Wait for the workers of runs below a process to end; what those call themselves that do not."""
+
+    def left(above: psutil.Process) -> list[str]:
+        busy = [process for process in above.children(recursive=True) if is_busy(title(process))]
+        # A process that was killed may be in the table for a moment longer.
+        _, late = psutil.wait_procs(busy, timeout=20)
+        return [name for name in map(title, late) if is_busy(name)]
+
+    return left
+
+
+def is_busy(name: str) -> bool:
+    return name.startswith("ray::") and not name.startswith(HARMLESS)
 
 
 def title(process: psutil.Process) -> str:

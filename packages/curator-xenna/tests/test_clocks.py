@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator_core import ProcessingStage, RunObserver, Task
+from curator_core import ProcessingStage, Task
 from curator_core.bundling import BundlePlan, Pace
 from curator_core.executor import Run, RunResult
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, InputOutcome, Outcomes, WorkerReport
 from curator_core.settings import RunSettings
+from curator_core.testing import Recorder
 from curator_core.wire import pack_reports
 from curator_xenna.clocks import NodeClocks
 from curator_xenna.coordinator import Coordinator, Delivery, LateCoordinator, Work
@@ -256,18 +257,6 @@ class Same(ProcessingStage[Task[int], Task[int]]):
         return task
 
 
-class Watch(RunObserver):
-    def __init__(self) -> None:
-        self.batches: list[BatchReport] = []
-        self.workers: list[WorkerReport] = []
-
-    def on_batch(self, report: BatchReport) -> None:
-        self.batches.append(report)
-
-    def on_worker(self, report: WorkerReport) -> None:
-        self.workers.append(report)
-
-
 class Node:
     """Sends deliveries to a coordinator by a clock of its own, which is behind the coordinator's."""
 
@@ -305,11 +294,11 @@ class Node:
             await self.send(report._replace(batch_id=f"0/{name}", sequence=count, inputs=inputs))
 
 
-def waits(watch: Watch, node: str) -> list[int]:
+def waits(watch: Recorder, node: str) -> list[int]:
     return [report.start_unix_ns - report.ready_unix_ns for report in watch.batches if report.node_id == node]
 
 
-def feed_through(watch: Watch, send: Callable[[Node, Node, Node], Any], behind: Sequence[int]) -> RunResult:
+def feed_through(watch: Recorder, send: Callable[[Node, Node, Node], Any], behind: Sequence[int]) -> RunResult:
     """A run that is given what three nodes send, of which the first is the driver's."""
     coordinator = Coordinator(1, fed=10_000)
     nodes = [Node(coordinator, name, off) for name, off in zip((HOME, "near", "far"), (0, *behind), strict=True)]
@@ -335,7 +324,7 @@ def test_every_report_reaches_the_run_in_the_time_of_the_driver() -> None:
         await far.send_batches(5, ready_node=near)
         await home.send_batches(5, ready_node=far)
 
-    watch = Watch()
+    watch = Recorder()
     before = time.time_ns()
     result = feed_through(watch, send, (40 * S, -7 * S))
     latest = time.time_ns()
@@ -358,7 +347,7 @@ def test_a_small_difference_is_corrected_once_it_is_sure() -> None:
         await near.send_batches(60, ready_node=home)
         await far.send_batches(11, ready_node=home)
 
-    watch = Watch()
+    watch = Recorder()
     result = feed_through(watch, send, (0, -60 * MS))
     assert set(result.clock_offsets) == {"far"}
     assert result.clock_offsets["far"] == pytest.approx(-0.06, abs=0.03)
@@ -373,7 +362,7 @@ def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
     async def send(home: Node, near: Node, far: Node) -> None:
         await home.send_batches(40, ready_node=home)
 
-    result = feed_through(Watch(), send, (0, 0))
+    result = feed_through(Recorder(), send, (0, 0))
     assert result.clock_offsets == {}
     assert "clocks" not in result.summary()
 
@@ -381,10 +370,15 @@ def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
 # --- two raylets ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def two_nodes(run_script: Callable[..., Any]) -> Any:
+    return run_script("two_nodes.py")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("behind", [0, 30])
-def test_a_cluster_of_two_nodes(run_script: Callable[..., Any], behind: int) -> None:
-    said = run_script("two_nodes.py", str(behind))
+def test_a_cluster_of_two_nodes(two_nodes: Any, behind: int) -> None:
+    said = two_nodes[str(behind)]
     assert said["numbers"] == list(range(100))
     assert said["home_worked"]
     assert said["batches_away"] > 0

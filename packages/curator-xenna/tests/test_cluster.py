@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import ray
 
 from curator_core import ClusterError, ExecutorError, Pipeline, ProcessingStage, Task
 from curator_xenna import XennaConfig, XennaExecutor
-from curator_xenna.cluster import Cluster, machine_cpus
+from curator_xenna.cluster import _NEEDED_BY_XENNA, Cluster, machine_cpus
 
 SCRIPTS = Path(__file__).parent / "scripts"
 DEADLINE_S = 120
@@ -46,15 +47,15 @@ def run(config: dict[str, Any] | None = None) -> Any:
 @pytest.mark.usefixtures("no_ray_yet")
 @pytest.mark.parametrize("how", ["environment", "setting"])
 def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    if how == "environment":
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ClusterError, match="no Ray cluster answers") as caught:
-        run({"address": address} if how == "setting" else None)
-    assert address in str(caught.value)
-    assert "ray start --head" in str(caught.value.hint)
+    with socket.socket() as bound:  # and not listening: nobody else gets the port, either
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        if how == "environment":
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match="no Ray cluster answers") as caught:
+            run({"address": address} if how == "setting" else None)
+        assert address in str(caught.value)
+        assert "ray start --head" in str(caught.value.hint)
 
 
 @pytest.mark.usefixtures("no_ray_yet")
@@ -175,8 +176,19 @@ def test_ctrl_c(mark: str, tmp_path: Path) -> None:
     assert all_end(mark) == []
 
 
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """The paths of Ray's sockets, which are in it, must stay under 108 characters."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
 def test_joins_the_ray_at_the_address_and_leaves_it_running(
-    mark: str, run_script: Callable[..., Any], tmp_path: Path
+    mark: str,
+    run_script: Callable[..., Any],
+    workers_left: Callable[[psutil.Process], list[str]],
+    short_directory: Path,
+    tmp_path: Path,
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -184,52 +196,42 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
     # A head of its own, as an operator starts one.
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={port}", "--num-cpus=2"]
     ray += ["--include-dashboard=true", "--dashboard-port=0", "--disable-usage-stats", "--block"]
-    head = subprocess.Popen(
-        [*ray, f"--temp-dir={_short_directory()}"],
-        env={
-            **os.environ,
-            "CURATOR_TEST_MARK": mark,
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_MAX_LIMIT_FROM_API_SERVER": "40000",
-            "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    output = tmp_path / "output"
+    with output.open("w") as stream:
+        head = subprocess.Popen(
+            [*ray, f"--temp-dir={short_directory}"],
+            env={**os.environ, "CURATOR_TEST_MARK": mark, "RAY_AUTH_MODE": "disabled", **_NEEDED_BY_XENNA},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        _wait_for_head(head, port)
+        _wait_for_head(head, output)
         said = run_script("joins.py", env={"RAY_ADDRESS": f"127.0.0.1:{port}"})
         assert said == {"sizes": [5, 5], "environ_kept": True, "connected": True}
         assert head.poll() is None
-        busy = [" ".join(p.cmdline()).rstrip("\0 ") for p in of_this_mark(mark)]
-        assert not [title for title in busy if title.startswith(("ray::Stage", "ray::Same", "ray::Coord"))]
+        rays = psutil.Process(head.pid)
+        assert "raylet" in {process.name() for process in rays.children(recursive=True)}  # whose children workers are
+        assert workers_left(rays) == []
     finally:
         head.terminate()
-        head.communicate(timeout=DEADLINE_S)
+        head.wait(DEADLINE_S)
     assert all_end(mark) == []
 
 
-def test_starts_its_own_ray_where_another_runs_that_nobody_asked_for(run_script: Callable[..., Any]) -> None:
-    directory = _short_directory()
-    known = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes its address, for those on its machine
+def test_starts_its_own_ray_where_another_runs_that_nobody_asked_for(
+    run_script: Callable[..., Any], short_directory: Path
+) -> None:
+    known = short_directory / "ray" / "ray_current_cluster"  # where a head writes its address, for those on its machine
     known.parent.mkdir()
     known.write_text("127.0.0.1:9")
-    said = run_script("joins.py", env={"RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
+    said = run_script("joins.py", env={"RAY_TMPDIR": str(short_directory), "RAY_ADDRESS": ""})
     assert said == {"sizes": [5, 5], "environ_kept": True, "connected": False}
 
 
-def _wait_for_head(head: subprocess.Popen[str], port: int) -> None:
+def _wait_for_head(head: subprocess.Popen[bytes], output: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    assert head.stdout is not None
-    for line in head.stdout:
-        if "Ray runtime started" in line:
-            return
-        assert time.monotonic() < deadline
-    raise AssertionError(f"the head on port {port} did not start")
-
-
-def _short_directory() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="r")  # Ray's socket paths must stay under 108 characters
+    while "Ray runtime started" not in output.read_text():
+        assert head.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(0.1)

@@ -11,7 +11,8 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 import curator_xenna.adapter
 from curator_core import BaseStageAdapter, NodeInfo, Pipeline, ProcessingStage, Resources, Task, WorkerMetadata
-from curator_core.report import BatchReport, RunObserver
+from curator_core.report import BatchReport
+from curator_core.testing import Recorder
 from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_stage_adapter
 
 
@@ -49,14 +50,6 @@ class Named(ProcessingStage[Task[Any], Task[Any]]):
         return Task(data={**task.data, "shown": shown})
 
 
-class Watch(RunObserver):
-    def __init__(self) -> None:
-        self.reports: list[BatchReport] = []
-
-    def on_batch(self, report: BatchReport) -> None:
-        self.reports.append(report)
-
-
 class Ran(NamedTuple):
     outputs: list[dict[str, Any]]
     result: Any
@@ -74,12 +67,12 @@ def ran(executor: XennaExecutor) -> Ran:
         named.append(type(made).__name__)
         return made
 
-    seen = Watch()
+    seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curator_xenna.adapter, "create_named_xenna_stage_adapter", watched)
         pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
         result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
-    return Ran([task.data for task in result], result, seen.reports, named)
+    return Ran([task.data for task in result], result, seen.batches, named)
 
 
 def adapter(stage: ProcessingStage[Any, Any] | None = None) -> XennaStageAdapter:

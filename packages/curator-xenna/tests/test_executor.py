@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, ResourcesError, RunObserver, Task
-from curator_core.report import BatchReport, WorkerReport
+from curator_core.report import BatchReport
+from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 
 if TYPE_CHECKING:
@@ -68,18 +69,6 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
     def teardown(self) -> None:
         if self.directory:
             (Path(self.directory) / f"down-{self.name}-{os.getpid()}").touch()
-
-
-class Recorder(RunObserver):
-    def __init__(self) -> None:
-        self.batches: list[BatchReport] = []
-        self.workers: list[WorkerReport] = []
-
-    def on_batch(self, report: BatchReport) -> None:
-        self.batches.append(report)
-
-    def on_worker(self, report: WorkerReport) -> None:
-        self.workers.append(report)
 
 
 class Ran(NamedTuple):

@@ -191,9 +191,10 @@ def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
     )
 
 
-def test_workers_that_are_asked_for_have_to_fit() -> None:
+@pytest.mark.parametrize("may_declare", [True, False])
+def test_workers_that_are_asked_for_have_to_fit(may_declare: bool) -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
-        fitted(machine(2), {}, {"num_workers": 3})
+        fitted(machine(2), {}, {"num_workers": 3}, may_declare=may_declare)
     assert caught.value.stage == "s1"
     assert caught.value.hint == "lower the number of workers of 's1' to 2 or less, or run on a larger cluster"
 

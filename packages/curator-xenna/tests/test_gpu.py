@@ -15,9 +15,10 @@ SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @pytest.fixture(scope="module")
-def cases(run_script: Callable[..., Any]) -> Any:
+def cases(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
-    return run_script("gpus.py", env={"PYTHONPATH": path, "FAKE_GPUS": ",".join(["Tesla T4"] * 2)}, timeout=280)
+    env = {"PYTHONPATH": path, "FAKE_GPUS": ",".join(["Tesla T4"] * 2)}
+    return run_script("gpus.py", str(tmp_path_factory.mktemp("gpus")), env=env, timeout=280)
 
 
 def by_worker(seen: list[dict[str, Any]]) -> dict[str, set[str]]:

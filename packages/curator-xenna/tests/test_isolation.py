@@ -128,13 +128,7 @@ def check(result: Any, dead: Path, error: str) -> None:
     assert (second.tasks_in, second.tasks_out) == (2 * COUNT, len(good))
 
 
-def test_a_fifth_of_the_tasks_kill_their_worker(executor, tmp_path):
-    result = run(executor, Poisoned("segfaults"), tmp_path)
-    check(result, tmp_path, "ProcessDiedError")
-    assert result.accounting.restarts == 1
-
-
-def test_tasks_travel_alone_after_the_last_restart(executor, tmp_path, sessions):
+def test_a_fifth_of_the_tasks_kill_their_worker_and_travel_alone_after_the_last_restart(executor, tmp_path, sessions):
     result = run(executor, Poisoned("segfaults"), tmp_path)
     check(result, tmp_path, "ProcessDiedError")
     assert result.accounting.restarts == 1

@@ -9,9 +9,6 @@ import pytest
 
 from curator_core import ProcessingStage, Resources, ResourcesError, StageDefinitionError, Task
 from curator_core.plan import Plan
-from curator_xenna import XennaConfig
-from curator_xenna.fit import fit
-from curator_xenna.nodes import Node
 from curator_xenna.resources import CODEC_ENGINES, Gpu, Share, share_of
 from curator_xenna.translate import check_options
 
@@ -84,66 +81,6 @@ class Stage(ProcessingStage[Task[int], Task[int]]):
 
 def views(*settings: dict[str, Any]) -> Any:
     return Plan.from_stages(Stage().with_(name=f"s{i}", **given) for i, given in enumerate(settings)).stages
-
-
-NODES = [Node("a", 8, (H100,)), Node("b", 4, ())]
-
-
-def workers(*settings: dict[str, Any], **config: Any) -> list[int | None]:
-    chosen = XennaConfig(fuse=False, **config)
-    fitted = fit(views(*settings), NODES, chosen, has_source=False, may_declare=False)
-    return [placement.workers for placement in fitted.placements]
-
-
-def test_workers_are_left_to_the_autoscaler() -> None:
-    assert workers({}, {"num_workers": 3}) == [None, 3]
-
-
-def test_workers_a_node_are_counted() -> None:
-    assert workers({"xenna_stage_spec": {"num_workers_per_node": 1.5}}) == [3]
-
-
-def test_no_stage_has_more_workers_than_the_limit() -> None:
-    assert workers({}, {"num_workers": 5}, {"num_workers": 1}, max_workers_per_stage=3) == [3, 3, 1]
-
-
-def test_the_limit_leaves_room_for_all_stages() -> None:
-    assert workers({}, {"resources": Resources(cpus=3)}, {}, max_workers_per_stage=100) == [
-        3,
-        2,
-        3,
-    ]  # 3 + 2x3 + 3 CPUs of 12
-
-
-def test_the_limit_counts_gpus_too() -> None:
-    assert workers({"resources": Resources(gpus=0.5)}, {}, max_workers_per_stage=4) == [2, 4]
-
-
-def test_batch_mode_gives_each_stage_the_cluster() -> None:
-    assert workers({}, {}, max_workers_per_stage=10, execution_mode="batch") == [10, 10]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        [{"resources": Resources(cpus=9)}],
-        [{"resources": Resources(gpus=2)}],
-        [{"num_workers": 13}],
-        [{"resources": Resources(gpus=0.6), "num_workers": 2}],
-    ],
-)
-def test_what_does_not_fit_fails_with_the_numbers(settings: list[dict[str, Any]]) -> None:
-    with pytest.raises(ResourcesError, match="does not fit") as caught:
-        workers(*settings)
-    text = str(caught.value)
-    assert "s0" in text
-    assert "8 CPUs and 1 GPUs" in text
-    assert caught.value.hint
-
-
-def test_batch_mode_needs_only_the_largest_stage() -> None:
-    big = {"resources": Resources(cpus=8)}
-    assert workers(big, big, execution_mode="batch") == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from curator_core import DeadLetter, Pipeline, ProcessingStage, Resources, RunObserver, Task, deadletter
+from curator_core import DeadLetter, Pipeline, ProcessingStage, Resources, Task, deadletter
+from curator_core.testing import Recorder
 from curator_xenna.compat import HAS_DESTROY
 
 if TYPE_CHECKING:
-    from curator_core import BatchReport
     from curator_xenna import XennaExecutor
 
 COUNT = 40
@@ -57,33 +57,23 @@ class Mortal(Light):
         return Task(data=task.data)
 
 
-class Epochs(RunObserver):
-    """Remembers in which epochs there were reports."""
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-
-    def on_batch(self, report: BatchReport) -> None:
-        self.seen.add(report.epoch)
-
-
 @pytest.fixture(scope="module")
 def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("dead")
 
 
 @pytest.fixture(scope="module")
-def epochs() -> Epochs:
-    return Epochs()
+def seen() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture(scope="module")
-def survived(executor: XennaExecutor, dead: Path, epochs: Epochs, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def survived(executor: XennaExecutor, dead: Path, seen: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run whose workers died twice."""
     marks = tmp_path_factory.mktemp("marks")
     tasks = [Task(data=number) for number in range(COUNT)]
     pipeline = Pipeline("mortal", [Twins(), Mortal(marks)])
-    return pipeline.run(executor, tasks, observers=[epochs], on_error=DeadLetter(dead))
+    return pipeline.run(executor, tasks, observers=[seen], on_error=DeadLetter(dead))
 
 
 def expected() -> list[int]:
@@ -113,12 +103,13 @@ def test_what_failed_is_kept_once(survived, dead):
     assert ids == ["3.0"]
 
 
-def test_restarts_are_told(survived, epochs):
+def test_restarts_are_told(survived, seen):
     restarts = survived.accounting.restarts
     # Before 0.4 Xenna replaces no dead worker; after the first one it is a process of the stage that dies.
     assert restarts == (0 if HAS_DESTROY else 1)
-    assert epochs.seen <= set(range(restarts + 1))
-    assert restarts in epochs.seen
+    epochs = {report.epoch for report in seen.batches}
+    assert epochs <= set(range(restarts + 1))
+    assert restarts in epochs
 
 
 class Spread(Light):
@@ -162,23 +153,11 @@ class DiesAfterItsReport(Light):
         return [Task(data=task.data), Task(data=-task.data - 1)]
 
 
-class Batches(RunObserver):
-    """Remembers the reports of a stage."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.reports: list[BatchReport] = []
-
-    def on_batch(self, report: BatchReport) -> None:
-        if report.stage_name == self.stage:
-            self.reports.append(report)
-
-
 def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaExecutor, tmp_path: Path) -> None:
-    mark, middle = tmp_path / "died", Batches("DiesAfterItsReport")
+    mark, seen = tmp_path / "died", Recorder()
     stages = [Spread().with_(name="First"), DiesAfterItsReport(mark), Spread().with_(name="Last")]
     tasks = [Task(data=number) for number in range(COUNT)]
-    result = Pipeline("reported", stages).run(executor, tasks, observers=[middle])
+    result = Pipeline("reported", stages).run(executor, tasks, observers=[seen])
     assert sorted(task.data for task in result) == list(range(-COUNT, COUNT))
     assert [(stage.tasks_in, stage.tasks_out) for stage in result.stages] == [
         (COUNT, COUNT),
@@ -190,8 +169,8 @@ def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaEx
     assert result.accounting.unfinished == ()
     assert result.accounting.restarts == (0 if HAS_DESTROY else 1)
     # What the dead worker had reported was heard, and was done once more.
-    dead = int(mark.read_text())
-    reported = {each.task_id for report in middle.reports if report.pid == dead for each in report.inputs}
-    again = {each.task_id for report in middle.reports if report.pid != dead for each in report.inputs}
+    dead, middle = int(mark.read_text()), seen.of("DiesAfterItsReport")
+    reported = {each.task_id for report in middle if report.pid == dead for each in report.inputs}
+    again = {each.task_id for report in middle if report.pid != dead for each in report.inputs}
     assert reported
     assert reported <= again

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ray.actor import ActorMethod
 
-from curator_core import DataError, Pipeline, ProcessingStage, Resources, RunObserver, Task
+from curator_core import DataError, Pipeline, ProcessingStage, Resources, Task
 from curator_core.plan import Plan
-from curator_core.report import BatchReport
+from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 
 DEADLINE_S = 120
@@ -52,21 +52,15 @@ class Calls(ProcessingStage[Task[Any], Task[int]]):
         return Task(data=self._calls)
 
 
-class Watch(RunObserver):
-    def __init__(self) -> None:
-        self.reports: list[BatchReport] = []
-
-    def on_batch(self, report: BatchReport) -> None:
-        self.reports.append(report)
-
+class Watch(Recorder):
     def sizes(self, stage: str) -> Counter[int]:
-        return Counter(len(r.inputs) for r in self.reports if r.stage_name == stage and not r.is_retried)
+        return Counter(len(report.inputs) for report in self.final() if report.stage_name == stage)
 
     def bundles(self, stage: str) -> dict[str, int]:
         """How many tasks came in each bundle."""
         found: defaultdict[str, int] = defaultdict(int)
-        for report in self.reports:
-            if report.stage_name == stage and not report.is_retried:
+        for report in self.final():
+            if report.stage_name == stage:
                 found[report.bundle_id] += len(report.inputs)
         return dict(found)
 
@@ -90,8 +84,8 @@ def test_all_that_a_group_reports_of_a_bundle_takes_one_call(
     monkeypatch.setattr(executor, "config", XennaConfig(bundle=False))
     pids = [Pid().with_(name=f"p{number}", num_workers=1) for number in range(stages - 1)]
     result, watch = run(executor, [*pids, Calls()], [Task(data=()) for _ in range(20)])
-    assert len(watch.reports) == stages * 20
-    assert {report.group for report in watch.reports} == {0}
+    assert len(watch.batches) == stages * 20
+    assert {report.group for report in watch.batches} == {0}
     first, *_ = made = sorted(task.data for task in result)
     assert made == [*range(first, first + 20)]
 
@@ -103,8 +97,8 @@ def test_fused_stages_share_a_worker_which_shows_their_names(executor: XennaExec
         (pid,) = set(task.data)
         assert pid != os.getpid()
         assert [stats.stage_name for stats in task.stage_perf] == ["first", "second", "third"]
-    assert all("first+second+third" in report.worker_id for report in watch.reports)  # as Xenna's tables have it
-    assert {report.group for report in watch.reports} == {0}
+    assert all("first+second+third" in report.worker_id for report in watch.batches)  # as Xenna's tables have it
+    assert {report.group for report in watch.batches} == {0}
     assert [stage.batches for stage in result.stages] == [6, 6, 6]
 
 
@@ -114,8 +108,8 @@ def test_without_fusion_and_bundles_each_stage_has_its_workers_and_each_task_tra
     stages = [Pid().with_(name="first", num_workers=1), Pid().with_(name="second", num_workers=1)]
     result, watch = run(plain, stages, [Task(data=()) for _ in range(6)])
     assert all(first != second for first, second in (task.data for task in result))
-    assert {report.bundle_id for report in watch.reports} == {""}
-    assert {report.group for report in watch.reports} == {0, 1}
+    assert {report.bundle_id for report in watch.batches} == {""}
+    assert {report.group for report in watch.batches} == {0, 1}
 
 
 def test_ten_thousand_small_tasks_are_tens_of_bundles(executor: XennaExecutor) -> None:
@@ -261,7 +255,7 @@ def test_arrays_come_back_to_the_driver_as_its_own(executor: XennaExecutor) -> N
 def test_more_large_outputs_come_back_than_may_wait_to_be_copied(plain: XennaExecutor) -> None:
     result, watch = run(plain, [Array()], [Task(data=number) for number in range(40)])
     assert sorted(int(task.data[-1]) for task in result) == [*range(40)]
-    assert len(watch.reports) == 40  # each came in a delivery of its own
+    assert len(watch.batches) == 40  # each came in a delivery of its own
 
 
 def _opened_here(driver: int, content: Any) -> Any:
@@ -369,7 +363,7 @@ def test_results_are_those_of_stages_by_themselves(
         (s.tasks_in, s.tasks_out, s.tasks_filtered, s.tasks_failed) for s in here.stages
     ]
     plan = Plan.from_stages(stages, fed=True)
-    for report in watch.reports:
+    for report in watch.batches:
         assert len(report.inputs) <= plan.stages[report.stage_index].batch_size
         if config.get("fuse", True):
             assert plan.stages[report.stage_index] in plan.groups[report.group].stages

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ray.cluster_utils import Cluster
 
 from curator_core import RunObserver
 from curator_xenna import XennaExecutor
+from curator_xenna.cluster import _NEEDED_BY_XENNA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +53,7 @@ def two_nodes(batches: int, config: Mapping[str, Any]) -> Iterator[tuple[XennaEx
         batches: As for `Loss`.
         config: Further settings of the executor.
     """
+    os.environ.update(_NEEDED_BY_XENNA)
     head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": 0}  # Xenna asks the dashboard
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs pipelines that ask for GPUs on real Xenna over simulated ones; prints what each worker saw, as JSON."""
+"""Runs pipelines that ask for GPUs on real Xenna over simulated ones; prints what each worker saw, as JSON.
+
+It is given a directory for its workers' marks.
+"""
 
 import json
 import os
-import tempfile
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -50,7 +53,7 @@ def stage(name, workers=1, options=None, **resources):
     )
 
 
-DIRECTORY = tempfile.mkdtemp()
+DIRECTORY = sys.argv[1]
 CASES = {
     # Four halves on two GPUs: they can only be placed two by two.
     "halves": [stage("half", 2, gpus=0.5), stage("decode", nvdecs=1), stage("fits", gpu_memory_gb=8)],

@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on two raylets of this machine, of which one is stopped, or dead, when the run begins; says what came of it."""
+"""Runs on two raylets of this machine, of which one cannot work, or is stopped or dead when the run begins.
+
+Prints what came of each run, as JSON.
+"""
 
 import json
+import logging
 import os
 import signal
-import sys
-import threading
-import time
+from contextlib import contextmanager
 
+# Ray is to find out within 16 seconds that a node is dead, and not in 65.
 os.environ |= {
-    "RAY_MAX_LIMIT_FROM_API_SERVER": "40000",
-    "RAY_MAX_LIMIT_FROM_DATA_SOURCE": "40000",
-    # Ray is to find out within 16 seconds that a node is dead, and not in 65.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "4",
 }
 
 import ray
-from ray.cluster_utils import Cluster
+from raylets import CPUS, two_raylets
 
 from curator_core import ClusterError, Pipeline, ProcessingStage, Resources, Task
 from curator_xenna import XennaConfig, XennaExecutor, nodes
-
-STOPPED_S = 5
 
 
 class Same(ProcessingStage):
@@ -33,50 +31,45 @@ class Same(ProcessingStage):
         return task
 
 
-def raylet_of(node):
-    return node.all_processes["raylet"][0].process.pid
+class GoesOn(logging.Handler):
+    """Lets a raylet go on as soon as we say that we wait for nodes; keeps what we say."""
+
+    def __init__(self, raylet):
+        super().__init__()
+        self.raylet, self.said = raylet, []
+
+    def emit(self, record):
+        if record.getMessage().startswith("waiting for nodes"):
+            self.said.append(record.getMessage())
+            os.kill(self.raylet, signal.SIGCONT)
 
 
 def run(executor):
-    start = time.monotonic()
     try:
         result = Pipeline("silent", [Same()]).run(executor, [Task(data=number) for number in range(5)])
     except ClusterError as error:
         return {"error": error.message, "hint": error.hint, "restarts": error.result.accounting.restarts}
-    return {
-        "numbers": sorted(task.data for task in result),
-        "restarts": result.accounting.restarts,
-        "seconds": time.monotonic() - start,
-    }
+    return {"numbers": sorted(task.data for task in result), "restarts": result.accounting.restarts}
 
 
-def goes_on_after_a_while(executor, raylet):
+@contextmanager
+def changed(name, value):
+    """Something of our module of nodes, for a while."""
+    before = getattr(nodes, name)
+    setattr(nodes, name, value)
+    try:
+        yield
+    finally:
+        setattr(nodes, name, before)
+
+
+@contextmanager
+def stopped(raylet):
     os.kill(raylet, signal.SIGSTOP)
-    again = threading.Timer(STOPPED_S, os.kill, [raylet, signal.SIGCONT])
-    again.start()
-    said = run(executor)
-    again.join()
-    return said
-
-
-def is_silent(executor, raylet):
-    nodes._PROBE_TIMEOUT_S = 3.0
-    os.kill(raylet, signal.SIGSTOP)
-    said = run(executor)
-    os.kill(raylet, signal.SIGCONT)
-    return said
-
-
-def stays_silent(executor, raylet):
-    os.kill(raylet, signal.SIGSTOP)  # until Ray calls it dead
-    said = run(executor)
-    os.kill(raylet, signal.SIGCONT)
-    return said
-
-
-def is_dead(executor, raylet):
-    os.kill(raylet, signal.SIGKILL)  # and Ray does not know yet
-    return run(executor)
+    try:
+        yield
+    finally:
+        os.kill(raylet, signal.SIGCONT)
 
 
 def cannot_work(executor, raylet):
@@ -86,23 +79,50 @@ def cannot_work(executor, raylet):
         return []
 
     home = ray.get_runtime_context().get_node_id()
-    nodes._gpus_of_this_node = fails
+    with changed("_gpus_of_this_node", fails):
+        return run(executor)
+
+
+def answers_late(executor, raylet):
+    waiting = GoesOn(raylet)
+    nodes.logger.addHandler(waiting)
+    nodes.logger.setLevel(logging.INFO)
+    try:
+        with stopped(raylet):
+            return {**run(executor), "waited": waiting.said}
+    finally:
+        nodes.logger.removeHandler(waiting)
+
+
+def is_silent(executor, raylet):
+    with changed("_PROBE_TIMEOUT_S", 3.0), stopped(raylet):
+        return run(executor)
+
+
+def stays_silent(executor, raylet):
+    with stopped(raylet):  # until Ray calls it dead
+        return run(executor)
+
+
+def is_dead(executor, raylet):
+    os.kill(raylet, signal.SIGKILL)  # and Ray does not know yet
     return run(executor)
 
 
+def outcome(case, cluster, node):
+    executor = XennaExecutor(XennaConfig(address=cluster.address))
+    said = case(executor, node.all_processes["raylet"][0].process.pid)
+    known_dead = [each["NodeID"] for each in ray.nodes() if not each["Alive"]]
+    return {**said, "node": node.node_id[:8], "known_dead": node.node_id in known_dead}
+
+
 def main():
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0}
-    raylets = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        ray.init(address=raylets.address, log_to_driver=False)  # while there is only this node for the driver to be on
-        other = raylets.add_node(num_cpus=2)
-        executor = XennaExecutor(XennaConfig(address=raylets.address))
-        said = globals()[sys.argv[1]](executor, raylet_of(other))
-        said["node"] = other.node_id[:8]
-        said["known_dead"] = [node["NodeID"][:8] for node in ray.nodes() if not node["Alive"]]
-        ray.shutdown()
-    finally:
-        raylets.shutdown()
+    said = {}
+    with two_raylets() as (cluster, node):
+        for case in (cannot_work, answers_late, is_silent, stays_silent):
+            said[case.__name__] = outcome(case, cluster, node)
+        another = cluster.add_node(num_cpus=CPUS)  # by now Ray calls the first one dead
+        said[is_dead.__name__] = outcome(is_dead, cluster, another)
     print(json.dumps(said))
 
 
