@@ -50,7 +50,8 @@ class Counts(ProcessingStage[Task[int], Task[int]]):
         if self.killed is not None and first > TASKS // 2 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        # Seconds in all: there is more than one window, though Ray took its time to start, and they grow with that.
+        # Seconds in all: there is more than one window, though each is the longer the later it opens, and the workers
+        # have to start first.
         time.sleep(0.1)
         fails = first % 10 == 0 and first not in self.tried
         self.tried.add(first)
@@ -174,14 +175,14 @@ def accounts(result: RunResult, stage: str) -> dict[str, int]:
     }
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Any]:
-    from curator_xenna import XennaExecutor
+@pytest.fixture
+def executor(xenna: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from curator_xenna import XennaConfig
 
     # Each of Xenna's calls is a batch: what was reported was returned. What is done again after a restart counts in
     # telemetry, and in the accounts of the run only once.
-    with XennaExecutor({"bundle": False, "max_restarts": 0}) as shared:
-        yield shared
+    monkeypatch.setattr(xenna, "config", XennaConfig(bundle=False, max_restarts=0))
+    return xenna
 
 
 @pytest.mark.parametrize("kills", [False, True])
