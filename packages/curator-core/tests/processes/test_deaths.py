@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +18,7 @@ from curator_core import (
     WorkerDiedError,
     deadletter,
 )
+from curator_core.processes.flow import Flow
 from curator_core.testing import Journal
 
 from ..helpers import tasks, wait_until  # noqa: TID252 - no import can write this directory's name
@@ -102,26 +102,24 @@ def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
     assert (result.lost, result.accounting.restarts) == ((), 2)
 
 
-def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path):
+def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
     """A task is at work when another worker dies, and raises after that: it must not be taken for done."""
-    pid_file = tmp_path / "pid"
+    noticed, wind_up = tmp_path / "noticed", Flow._wind_up
+
+    def wind_up_and_say_so(flow):
+        noticed.touch()
+        return wind_up(flow)
 
     def work(task):
         number, _ = task.data
         if number == 0:
-            pid_file.write_text(str(os.getpid()))
             os._exit(1)
         if number == 1:
-            wait_until(lambda: pid_file.exists() and (pid := pid_file.read_text()) and not is_alive(int(pid)))
+            wait_until(noticed.exists)
             raise ValueError("beside it")
         return task
 
-    def is_alive(pid):
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            return False
-
+    monkeypatch.setattr(Flow, "_wind_up", wind_up_and_say_so)
     with pytest.raises(StageError, match="beside it") as raised:
         Pipeline("p", [meeting(tmp_path), stage(work, name="work")]).run(TWO, tasks(0, 1))
     assert raised.value.result.accounting.restarts == 0
