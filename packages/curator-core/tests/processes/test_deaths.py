@@ -102,6 +102,32 @@ def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
     assert (result.lost, result.accounting.restarts) == ((), 2)
 
 
+def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
+    """What it had written of its answer, if anything, must not look like the beginning of one that is to come."""
+    first = tmp_path / "first"
+
+    def work(task):
+        import select
+        import signal
+        from multiprocessing.connection import Connection
+
+        def send_half(connection, data):
+            if len(data) > 4:  # that is the length, which goes ahead of long ones
+                if len(data) > select.PIPE_BUF:
+                    os.write(connection.fileno(), data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.write(connection.fileno(), data)
+
+        if not first.exists():
+            first.touch()
+            Connection._send = send_half
+        return task
+
+    result = Pipeline("p", [stage(work, name="work")]).run(TWO, tasks(bytes(100_000)))
+    assert [task.data for task in result] == [bytes(100_000)]
+    assert result.accounting.restarts == 1
+
+
 def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
     """A task is at work when another worker dies, and raises after that: it must not be taken for done."""
     noticed, wind_up = tmp_path / "noticed", Flow._wind_up

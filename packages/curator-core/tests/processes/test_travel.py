@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import select
 import threading
 from collections import Counter
 from typing import Any
@@ -21,6 +23,7 @@ from curator_core import (
     ProcessingStage,
     Task,
 )
+from curator_core.processes.crew import Hand
 from curator_core.testing import Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -52,6 +55,38 @@ def test_large_data_arrive_whole():
     for task, data in zip(result, given, strict=True):
         assert type(task.data) is type(data)
         assert plain(task.data) == plain(data)
+
+
+def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
+    """Half a message, of a process that is killed, would be waited for without an end."""
+    sent = []
+
+    def call_and_measure(hand, function, *arguments):
+        future = call(hand, function, *arguments)
+        sent.append(len(pickle.dumps(arguments)))
+        future.add_done_callback(lambda done: sent.append(len(pickle.dumps(done.result()))))
+        return future
+
+    call = Hand.call
+    monkeypatch.setattr(Hand, "call", call_and_measure)
+    ballast = bytes(100_000)
+    same = stage(lambda task: (ballast, task)[1], name="same")
+    result = Pipeline("p", [same, stage(lambda task: task, name="again", fusible=False)]).run(
+        TWO, [*tasks(*range(2000)), *tasks(*[bytes(60_000)] * 20)]
+    )
+    assert len(result) == 2020
+    assert len(sent) > 8
+    assert max(sent) < select.PIPE_BUF - 300
+
+
+@given(st.binary(max_size=10_000))
+def test_what_is_posted_is_fetched(tmp_path_factory, data):
+    from curator_core.processes.parcels import Shelf, fetch
+
+    directory = tmp_path_factory.mktemp("shelf")
+    for where in (directory, directory / "missing"):
+        assert fetch(Shelf(str(where), "me").post({"data": data})) == {"data": data}
+    assert list(directory.iterdir()) == []
 
 
 def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from multiprocessing.connection import Connection
 
+    from curator_core.processes.parcels import Posted
+
 __all__ = ["Crew", "Event", "Hand"]
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
@@ -43,12 +45,12 @@ class Event(NamedTuple):
     Attributes:
         hand: Whose it was.
         job: What the driver calls it.
-        future: Its result.
+        future: Its result, a `worker.Reply`.
     """
 
     hand: Hand
     job: Any
-    future: Future[worker.Reply]
+    future: Future[Posted]
 
 
 class Hand:
@@ -77,7 +79,7 @@ class Hand:
         """Whether there is a process."""
         return self._pool is not None
 
-    def call(self, function: Callable[..., worker.Reply], *arguments: Any) -> Future[worker.Reply]:
+    def call(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
         """Call a function in the process, after what it is at.
 
         Raises:
@@ -86,10 +88,10 @@ class Hand:
         """
         if self._pool is None:
             return self._start(function, *arguments)
-        future: Future[worker.Reply] = self._pool.submit(function, *arguments)
+        future: Future[Posted] = self._pool.submit(function, *arguments)
         return future
 
-    def _start(self, function: Callable[..., worker.Reply], *arguments: Any) -> Future[worker.Reply]:
+    def _start(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
         import loky  # noqa: PLC0415 - an extra: this module can be read without
 
         try:
@@ -97,7 +99,7 @@ class Hand:
                 self._pool = loky.ProcessPoolExecutor(
                     1, initializer=worker.begin, initargs=self._arguments, env=_NO_RECYCLING
                 )
-                future: Future[worker.Reply] = self._pool.submit(function, *arguments)
+                future: Future[Posted] = self._pool.submit(function, *arguments)
         except OSError as exc:
             raise ExecutorError(
                 f"the process of worker {self.worker_id} cannot be started: {exc}",
@@ -137,7 +139,7 @@ class Crew:
         """Whether anything has not ended."""
         return any(hand.held for hand in self.hands)
 
-    def submit(self, hand: Hand, job: Any, function: Callable[..., worker.Reply], *arguments: Any) -> None:
+    def submit(self, hand: Hand, job: Any, function: Callable[..., Posted], *arguments: Any) -> None:
         """Have a process call a function; an event says when it has ended.
 
         Args:

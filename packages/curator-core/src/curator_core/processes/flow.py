@@ -23,7 +23,7 @@ from curator_core.failure import rebuild_error
 from curator_core.pickling import dumps, find_unpicklable
 from curator_core.processes import worker
 from curator_core.processes.crew import Crew
-from curator_core.processes.parcels import Shelf, UnsendableError
+from curator_core.processes.parcels import Shelf, UnsendableError, fetch
 from curator_core.processes.station import Station
 from curator_core.report import BatchReport
 from curator_core.wire import unpack_reports
@@ -96,10 +96,10 @@ class Flow:
         self._definitions = {group.index: _definition(run, group) for group in groups}
         self._last_part = sys.maxsize if run.context.collect else 0
         self._crew = Crew(workers, first=run.context.epoch * workers)
-        shelf = Shelf(self._crew.directory, "driver")
+        self._shelf = Shelf(self._crew.directory, "driver")
         shares = _shares(groups, self._crew.hands)
         pairs = zip(groups, shares, strict=True)
-        self._stations = [Station(group, hands, shelf, bundle=bundle) for group, hands in pairs]
+        self._stations = [Station(group, hands, self._shelf, bundle=bundle) for group, hands in pairs]
         self._stations[0].to_come = total
         for station, following in pairwise(self._stations):
             station.following = following
@@ -177,7 +177,8 @@ class Flow:
         try:
             if station.node == "untouched":
                 station.node = "in set-up"
-                self._crew.submit(hand, Call(station), worker.prepare_node, group, self._definitions[group])
+                definition = self._shelf.post(self._definitions[group])
+                self._crew.submit(hand, Call(station), worker.prepare_node, group, definition)
                 return
             sent, parcels = self._take(station)
             assignment = worker.Assignment(
@@ -187,7 +188,7 @@ class Flow:
                 parcels=parcels,
                 part_size=self._last_part if following is None else following.part_size,
             )
-            self._crew.submit(hand, sent, worker.work, assignment)
+            self._crew.submit(hand, sent, worker.work, self._shelf.post(assignment))
             hand.groups.add(group)
         except BrokenProcessPool as exc:
             raise _died(hand, station, exc) from exc
@@ -228,7 +229,7 @@ class Flow:
     def _enter(self, event: Event) -> BaseException | None:
         """Report what a process has reported, and keep what it has made; gives what ends the run, if that does."""
         try:
-            reply = event.future.result()
+            reply: worker.Reply = fetch(event.future.result())
         except BrokenProcessPool as exc:
             raise _died(event.hand, event.job.station, exc) from exc
         event.job.settle(reply)

@@ -16,7 +16,7 @@ from curator_core.errors import ContractError, DataError, StageError, WorkerDied
 from curator_core.failure import fail_batches
 from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
-from curator_core.processes.parcels import Shelf, UnsendableError
+from curator_core.processes.parcels import Shelf, UnsendableError, fetch
 from curator_core.wire import pack_reports
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from typing import Literal
 
-    from curator_core.processes.parcels import Parcel
+    from curator_core.processes.parcels import Parcel, Posted
     from curator_core.report import BatchReport, WorkerReport
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
@@ -85,19 +85,22 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
 
 
-def prepare_node(group: int, definition: bytes) -> Reply:
-    """Call ``setup_on_node`` of all stages of a group; for what it is given see `Assignment`."""
-    return _workers[0].prepare_node(group, definition)
+def prepare_node(group: int, definition: Posted) -> Posted:
+    """Call ``setup_on_node`` of all stages of a group; for what it is given see `Assignment`. Posts a `Reply`."""
+    worker = _workers[0]
+    return worker.shelf.post(worker.prepare_node(group, fetch(definition)))
 
 
-def work(assignment: Assignment) -> Reply:
-    """Work on a bundle."""
-    return _workers[0].work(assignment)
+def work(assignment: Posted) -> Posted:
+    """Work on a bundle, given as an `Assignment`. Posts a `Reply`."""
+    worker = _workers[0]
+    return worker.shelf.post(worker.work(fetch(assignment)))
 
 
-def tear_down() -> Reply:
-    """Tear down all stages that were set up here."""
-    return _workers[0].tear_down()
+def tear_down() -> Posted:
+    """Tear down all stages that were set up here. Posts a `Reply`."""
+    worker = _workers[0]
+    return worker.shelf.post(worker.tear_down())
 
 
 def _leave_to_driver(signum: int, frame: Any) -> None:
@@ -119,12 +122,12 @@ class Worker:
 
     Args:
         worker_id: Its name.
-        shelf: Packs outputs.
+        shelf: Packs outputs, and posts replies.
     """
 
     def __init__(self, worker_id: str, shelf: Shelf) -> None:
+        self.shelf = shelf
         self._metadata = WorkerMetadata(worker_id)
-        self._shelf = shelf
         self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
         self._made: dict[int, Chain] = {}
         self._ready: dict[int, Chain] = {}
@@ -226,7 +229,7 @@ class Worker:
         if not size:
             return []
         parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
-        return [parcel for part in parts for parcel in self._shelf.pack(part)]
+        return [parcel for part in parts for parcel in self.shelf.pack(part)]
 
 
 def _batch_of(task: Any) -> str:
