@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from curator_core import RunResult, StagePerfStats
+from curator_core import Pipeline, ProcessingStage, RunResult, StagePerfStats, Task, processing_stage
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
 from curator_otel import OTelObserver, watch
 
@@ -202,6 +202,32 @@ class FinishedTask:
 @pytest.fixture(scope="session")
 def finished() -> type[FinishedTask]:
     return FinishedTask
+
+
+# --- a run --------------------------------------------------------------------------------------------
+
+
+@processing_stage()
+def fan_out(task):
+    return [Task(data=number) for number in range(5)]
+
+
+class Pairs(ProcessingStage[Any, Any]):
+    batch_size = 2
+
+    def process(self, task):
+        self.metrics.add("seen")
+        return task
+
+
+def run_pairs(*observers, executor=None, name="p"):
+    tasks = [Task(data="a"), Task(data="b")]
+    return Pipeline(name, [fan_out, Pairs()]).run(executor, initial_tasks=tasks, observers=observers)
+
+
+@pytest.fixture
+def run():
+    return run_pairs
 
 
 # --- what is waited for, and what is read back --------------------------------------------------------------

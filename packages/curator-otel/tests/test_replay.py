@@ -5,18 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 import pytest
 
 from curator_core import (
     ConfigurationError,
     DataError,
-    Pipeline,
-    ProcessingStage,
     StagePerfStats,
-    Task,
-    processing_stage,
 )
 from curator_otel import Replayed, replay
 
@@ -24,22 +19,8 @@ SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
 
 
-@processing_stage()
-def fan_out(task):
-    return [Task(data=number) for number in range(5)]
-
-
-class Pairs(ProcessingStage[Any, Any]):
-    batch_size = 2
-
-    def process(self, task):
-        self.metrics.add("seen")
-        return task
-
-
-def test_a_replay_makes_the_spans_that_the_observer_made(memory):
-    tasks = [Task(data="a"), Task(data="b")]
-    result = Pipeline("p", [fan_out, Pairs()]).run(initial_tasks=tasks, observers=[memory.observer()])
+def test_a_replay_makes_the_spans_that_the_observer_made(memory, run):
+    result = run(memory.observer())
 
     def shape():
         return sorted(

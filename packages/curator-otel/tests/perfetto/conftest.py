@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from curator_core import Pipeline, ProcessingStage, StagePerfStats, Task, processing_stage
+from curator_core import StagePerfStats
 from curator_otel import Drawn, OTelObserver, configure, to_perfetto
 
 SECOND = 1_000_000_000
@@ -106,29 +106,6 @@ def draw(tmp_path):
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
-
-
-@processing_stage()
-def fan_out(task):
-    return [Task(data=number) for number in range(5)]
-
-
-class Pairs(ProcessingStage[Any, Any]):
-    batch_size = 2
-
-    def process(self, task):
-        self.metrics.add("seen")
-        return task
-
-
-def run_pairs(*observers, executor=None, name="p"):
-    tasks = [Task(data="a"), Task(data="b")]
-    return Pipeline(name, [fan_out, Pairs()]).run(executor, initial_tasks=tasks, observers=observers)
-
-
-@pytest.fixture
-def run():
-    return run_pairs
 
 
 @pytest.fixture
