@@ -51,6 +51,7 @@ ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
 PYTEST = [
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "psutil>=6.0",  # sees what a run leaves behind
 ]
@@ -110,6 +111,10 @@ def from_tree(packages: list[str]) -> list[str]:
     return [argument for name in packages for argument in ("-e", f"{ROOT}/packages/{name}")]
 
 
+# Tests that need no engine share the cores; those that cannot run beside some others name a group (xdist_group).
+ON_ALL_CORES = ("--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadgroup")
+
+
 def run_tests(session: nox.Session, *paths: str, runner: tuple[str, ...] = ("pytest",)) -> None:
     session.run(*runner, *paths, *session.posargs, env=TEST_ENV)
 
@@ -144,14 +149,14 @@ def contracts(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """curator-core's tests, in an environment that holds no engine and no telemetry."""
     session.install(*from_tree(CORE), *TOOLS["tests-core"])
-    run_tests(session, "packages/curator-core/tests")
+    run_tests(session, *ON_ALL_CORES, "packages/curator-core/tests")
 
 
 @nox.session(name="tests-otel")
 def tests_otel(session: nox.Session) -> None:
     """curator-otel's tests, in an environment that holds no engine."""
     session.install(*from_tree(OTEL), *TOOLS["tests-otel"])
-    run_tests(session, "packages/curator-otel/tests")
+    run_tests(session, *ON_ALL_CORES, "packages/curator-otel/tests")
 
 
 @nox.session(name="tests-xenna")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
 
 TOP_LEVEL = {
-    ".ci", ".gitignore", "README.md", "docs", "noxfile.py", "packages", "pyproject.toml", "tests",
+    ".ci", ".gitignore", "README.md", "conftest.py", "docs", "noxfile.py", "packages", "pyproject.toml", "tests",
 }  # fmt: skip
 
 

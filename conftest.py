@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: how many examples hypothesis tries, and a check that a session leaves nothing behind.
+
+pytest …                                  few examples, for every change
+pytest … --hypothesis-profile everything  many examples, as `nox -s everything` asks for
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+# Whatever a session starts inherits this variable, however far down and however detached.
+MARK = "CURATOR_TEST_SESSION"
+SCRATCH = pytest.StashKey[Path]()
+SHARED_MEMORY_BEFORE = pytest.StashKey[set[Path]]()
+
+# Ray's own agents take a while to notice that their cluster is gone, the longer the busier the machine is.
+ENDS_WITHIN_S = 60
+OF_RAY = ("ray", "pymp-*")  # its directory, and what its dashboard leaves when Ray kills it
+
+# A busy machine is not a failure: no example has a time limit of its own.
+settings.register_profile("few", deadline=None, max_examples=20)
+settings.register_profile("everything", deadline=None, max_examples=400)
+settings.load_profile("few")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if MARK in os.environ:
+        return  # a worker of pytest-xdist, or a test that runs pytest: the outermost session looks
+    temporary = tempfile.gettempdir()
+    scratch = Path(tempfile.mkdtemp(prefix="c-"))  # short: Ray's sockets are below it, and their paths have a limit
+    (scratch / "tmp").mkdir()
+    config.stash[SCRATCH] = scratch
+    config.stash[SHARED_MEMORY_BEFORE] = shared_memory()
+    os.environ |= {
+        MARK: scratch.name,
+        "TMPDIR": str(scratch / "tmp"),
+        # With Ray's note about its current cluster, which would send any later Ray of this machine to a dead one.
+        "RAY_TMPDIR": str(scratch),
+        "PYTEST_DEBUG_TEMPROOT": temporary,  # what tests that failed have written is kept where it always is
+    }
+    tempfile.tempdir = None  # it is looked up again
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """End as after Ctrl-C: with all fixtures torn down, and with the check below."""
+    raise KeyboardInterrupt(f"signal {number}")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """When all fixtures are torn down nothing of ours is left, or the session fails; what is left is removed."""
+    try:
+        yield
+    finally:
+        scratch = session.config.stash.get(SCRATCH, None)
+        if scratch is not None:
+            left = [*processes_left(scratch.name), *files_left(session.config, scratch)]
+            shutil.rmtree(scratch, ignore_errors=True)
+            if left and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            tell(session.config, left)
+
+
+def tell(config: pytest.Config, left: list[str]) -> None:
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and left:
+        reporter.section("left behind by this session, and removed", red=True)
+        for each in left:
+            reporter.line(each)
+
+
+def processes_left(mark: str) -> list[str]:
+    """Wait for everything that this session has started to end; kill the rest, and say what that was."""
+    _, late = psutil.wait_procs(started_by(mark), timeout=ENDS_WITHIN_S)
+    left = []
+    for process in late:
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                left.append(f"process {process.pid}: {' '.join(process.cmdline())[:160]}")
+                process.kill()
+    return left
+
+
+def started_by(mark: str) -> list[psutil.Process]:
+    """What carries the mark of a session, and what it has forked, but for the session itself."""
+    this = psutil.Process()
+    found = {process.pid: process for process in this.children(recursive=True)}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != this.pid and process.environ().get(MARK) == mark:
+                found[process.pid] = process
+    return list(found.values())
+
+
+def files_left(config: pytest.Config, scratch: Path) -> list[str]:
+    """Temporary files, and files in shared memory whose process is gone."""
+    temporary = [path for path in (scratch / "tmp").iterdir() if not any(path.match(name) for name in OF_RAY)]
+    orphaned = [path for path in shared_memory() - config.stash[SHARED_MEMORY_BEFORE] if not is_owned(path)]
+    for path in orphaned:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return [f"file {path}" for path in (*temporary, *orphaned)]
+
+
+def shared_memory() -> set[Path]:
+    """What LocalExecutor's processes share, of any session."""
+    return set(Path("/dev/shm").glob("curator-*"))  # noqa: S108 - where it is
+
+
+def is_owned(path: Path) -> bool:
+    """Whether the process that its name tells is alive: it belongs to another session."""
+    number = path.name.split("-")[1]
+    return number.isdecimal() and psutil.pid_exists(int(number))
