@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 _NOBODY = 65534
+_TRACKERS = ("loky.backend.resource_tracker", "multiprocessing.resource_tracker")
 
-# A busy machine is no failure: no test here has a time limit of its own.
-settings.register_profile("curator", deadline=None)
-settings.load_profile("curator")
+
+@pytest.fixture(scope="session", autouse=True)
+def _trackers_end() -> Iterator[None]:
+    """The processes that loky starts for all its pools live as long as this one: too long for a check at its end."""
+    yield
+    for name in _TRACKERS:
+        if name in sys.modules:
+            sys.modules[name]._resource_tracker._stop()
 
 
 @pytest.fixture
@@ -42,8 +48,8 @@ def _room_for(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def public_path() -> Iterator[Path]:
-    """As tmp_path, which root has for itself alone, but open to all users."""
-    with tempfile.TemporaryDirectory() as directory:
+    """Like tmp_path, but open to all users, and all directories above it as well."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as directory:
         Path(directory).chmod(0o777)
         yield Path(directory)
 

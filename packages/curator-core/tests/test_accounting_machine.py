@@ -31,7 +31,7 @@ from curator_core.testing.probe import seen
 
 from .accounting_model import DRIVER, Model, Node  # noqa: TID252 - no import can write this directory's name
 
-STEPS = int(os.environ.get("CURATOR_ACCOUNTING_STEPS") or 2_000)
+STEPS = int(os.environ.get("CURATOR_ACCOUNTING_STEPS") or 20 * settings.default.max_examples)
 STEPS_AT_ONCE = 40
 
 ERROR = ErrorInfo("ValueError", "no", "")

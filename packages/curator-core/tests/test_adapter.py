@@ -44,9 +44,9 @@ def test_a_list_adds_a_segment_also_when_it_holds_one_task(count, kind):
     assert run.kinds() == [("out", count)]
 
 
-@pytest.mark.parametrize("nothing", [None, [], (), iter(())], ids=repr)
-def test_nothing_is_filtered(nothing):
-    run = Probe(Calling(lambda task: nothing))
+@pytest.mark.parametrize("make", [lambda: None, list, lambda: iter(())], ids=["None", "a list", "an iterator"])
+def test_none_and_no_tasks_count_as_filtered(make):
+    run = Probe(Calling(lambda task: make()))
     assert run(seen("3")) == []
     assert run.report.inputs == (InputOutcome("3", "filtered", 0),)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Plan, ProcessingStage, Task
@@ -220,7 +220,6 @@ def makespan(
     return now
 
 
-@settings(max_examples=60)
 @given(plans, st.lists(st.one_of(st.tuples(st.integers(0, 50), seconds), st.integers(1, 5000)), max_size=40))
 def test_whatever_is_observed_sizes_are_whole_batches_that_keep_all_limits(plan, events):
     pace = Pace(plan)
@@ -272,7 +271,6 @@ def test_unmeasured_parts_have_a_limit():
     assert [len(part) for part in split(tasks_of(*range(150)), BundlePlan(), None)] == [64, 43, 22, 11, 5, 3, 1, 1]
 
 
-@settings(max_examples=60)
 @given(st.lists(st.integers(0, 60), max_size=60), st.integers(1, 5), st.integers(1, 4), st.one_of(st.none(), seconds))
 def test_splitting_loses_nothing_and_keeps_the_limit_of_bytes(sizes, batch_size, slots, takes):
     plan = BundlePlan(batch_size, slots, max_bytes=100)
@@ -362,7 +360,6 @@ def test_large_tasks_travel_alone():
     assert [len(part) for part in split(tasks_of(*[large] * 8), BundlePlan(), 0.0)] == [1] * 8
 
 
-@settings(max_examples=60)
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=30), st.integers(1, 6))
 def test_no_task_more_would_fit(sizes, batch_size):
     count = len(within_bytes([Weighed(size) for size in sizes], BundlePlan(batch_size, max_bytes=100)))

@@ -7,8 +7,9 @@ from itertools import cycle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.pipelines import pipelines
 
 from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageError, Task
 from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
@@ -165,33 +166,9 @@ def test_a_task_that_fails_takes_no_neighbour_along():
 
 # --- groups one after the other -------------------------------------------------------------------------
 
-DROP, KEEP, RENEW, FAIL = "drop", "keep", "renew", "fail"
-behaviours = st.one_of(st.sampled_from([DROP, KEEP, RENEW, FAIL]), st.integers(0, 3))
-
-
-class Scripted(ProcessingStage):
-    """Does with a task what its script says for the task's number."""
-
-    def __init__(self, name: str, script: list[Any]) -> None:
-        self.name, self.script = name, script
-
-    def process(self, task):
-        what = self.script[task.data % len(self.script)]
-        if what == FAIL:
-            raise ValueError(f"told to fail at {task.data}")
-        if what == DROP:
-            return None
-        task.metadata[self.name] = task.data
-        if what == KEEP:
-            return task
-        if what == RENEW:
-            return Task(data=task.data + 1)
-        return [Task(data=task.data + number) for number in range(what)]
-
-
-class ScriptedBatches(Scripted):
-    def process_batch(self, tasks):
-        return [self.process(task) for task in tasks]
+in_groups = pipelines(
+    most=6, fusible=st.sampled_from([True, True, False]), fans_out=st.booleans(), full_batches=st.booleans()
+)
 
 
 class Numbers(ProcessingStage[EmptyTask, Task]):
@@ -200,21 +177,6 @@ class Numbers(ProcessingStage[EmptyTask, Task]):
 
     def process(self, task):
         return (Task(data=number) for number in range(self.count))
-
-
-@st.composite
-def pipelines(draw: Any) -> list[ProcessingStage]:
-    stages = []
-    for number in range(draw(st.integers(1, 6))):
-        script = draw(st.lists(behaviours, min_size=1, max_size=4))
-        batched = FAIL not in script and draw(st.booleans())  # a batch fails as one
-        stage = (ScriptedBatches if batched else Scripted)(f"s{number}", script)
-        may_share = draw(st.sampled_from([True, True, False]))
-        fans_out = any(isinstance(what, int) for what in script) and draw(st.booleans())
-        full = draw(st.booleans())
-        size = draw(st.integers(1, 5))
-        stages.append(stage.with_(batch_size=size, fusible=may_share, fans_out=fans_out, full_batches=full))
-    return stages
 
 
 class InGroups(BaseExecutor):
@@ -268,9 +230,8 @@ def accounts(result: Any) -> list[Any]:
     return [(s.name, s.tasks_in, s.tasks_passed, s.tasks_filtered, s.tasks_failed, s.tasks_out) for s in result.stages]
 
 
-@settings(max_examples=60)
 @given(
-    pipelines(),
+    in_groups,
     st.integers(0, 10),
     st.booleans(),
     st.sampled_from(Fusion),
@@ -291,8 +252,7 @@ def test_groups_over_bundles_give_what_one_worker_gives(stages, count, from_sour
     assert len({task.task_id for task in result}) == len(result)
 
 
-@settings(max_examples=20)
-@given(pipelines(), st.integers(0, 12))
+@given(in_groups, st.integers(0, 12))
 def test_one_bundle_for_each_group_makes_the_same_batches(stages, count):
     plan = Plan.from_stages([Numbers(count), *stages], fed=False)
     batches = []

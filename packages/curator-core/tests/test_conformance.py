@@ -9,6 +9,7 @@ from curator_core import LocalExecutor
 from curator_core.testing import ExecutorConformance
 
 
+@pytest.mark.xdist_group("kit in this process")
 class TestLocalExecutor(ExecutorConformance):
     ordered = True
 
@@ -18,6 +19,7 @@ class TestLocalExecutor(ExecutorConformance):
         return LocalExecutor()
 
 
+@pytest.mark.xdist_group("kit on processes")
 class TestLocalExecutorOnProcesses(ExecutorConformance):
     ordered = True
 

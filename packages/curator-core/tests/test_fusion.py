@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.pipelines import pipelines
 
 from curator_core import EmptyTask, Plan, ProcessingStage, Resources, Task, processing_stage
 from curator_core.fusion import Fusion, Group, group_stages
@@ -328,25 +329,21 @@ def test_the_groups_of_a_plan_that_travelled_are_the_same():
 
 # --- any stages -----------------------------------------------------------------------------------------
 
-a_stage = st.fixed_dictionaries(
-    {},
-    optional={
-        "resources": st.sampled_from([Resources(cpus=2), Resources(cpus=0.5), Resources(gpus=0.5)]),
-        "fusible": st.sampled_from([None, True, False]),
-        "fans_out": st.booleans(),
-        "full_batches": st.booleans(),
-        "batch_size": st.sampled_from([1, 2, 7]),
-        "num_workers": st.sampled_from([None, 2]),
-        "runtime_env": st.sampled_from([None, {"pip": ["x"]}]),
-        "xenna_stage_spec": st.sampled_from([{}, {"slots_per_actor": 3}]),
-    },
+in_groups = pipelines(
+    most=8,
+    resources=st.sampled_from([Resources(), Resources(), Resources(cpus=2), Resources(cpus=0.5), Resources(gpus=0.5)]),
+    fusible=st.sampled_from([None, None, True, False]),
+    fans_out=st.sampled_from([None, None, True]),
+    full_batches=st.sampled_from([None, None, True]),
+    num_workers=st.sampled_from([None, None, 2]),
+    runtime_env=st.sampled_from([None, None, {"pip": ["x"]}]),
+    xenna_stage_spec=st.sampled_from([{}, {}, {"slots_per_actor": 3}]),
 )
 
 
-@settings(max_examples=60)
-@given(st.lists(a_stage, min_size=1, max_size=8), st.booleans())
+@given(in_groups, st.booleans())
 def test_every_grouping_keeps_all_stages_in_order(stages, source):
-    plan = plan_of(*stages, source=source)
+    plan = Plan.from_stages([Source(), *stages] if source else stages, fed=not source)
     counts = []
     for fusion in LEVELS:
         groups = group_stages(plan.stages, fusion, has_source=source)

@@ -142,6 +142,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return {line.partition("::")[2].partition(" - ")[0] for line in lines}
 
 
+@pytest.mark.xdist_group("saboteurs")
 @pytest.mark.parametrize("name", FOUND)
 def test_what_an_executor_does_wrong_is_found(failed, name):
     assert f"Test{name}::{FOUND[name]}" in failed

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 from curator_core import (
     LOG_FORMAT,
@@ -32,7 +33,7 @@ from curator_core import (
 from curator_core.logs import marked_records
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
-from .helpers import DEADLINE_S, tasks  # noqa: TID252 - no import can write this directory's name
+from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 logger = logging.getLogger("stages")
 

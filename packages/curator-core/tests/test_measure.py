@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import DocumentBatch, EmptyTask, Pipeline, ProcessingStage, Task
@@ -101,7 +101,6 @@ batches = st.one_of(
 )
 
 
-@settings(max_examples=60)
 @given(batches)
 def test_a_batch_measures_what_its_tasks_do(tasks):
     assert measure(tasks) == (sum(task.num_items for task in tasks), sum(task.num_bytes for task in tasks))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core.pickling import dumps, loads
@@ -38,7 +38,6 @@ def report_of(outcomes: Any) -> BatchReport:
     return BatchReport("r", 0, "s", "0/0", "w", "n", 1, 0, 0, 0, outcomes)
 
 
-@settings(max_examples=50)
 @given(rows)
 def test_they_read_as_the_outcomes_they_were_made_of(known):
     outcomes = Outcomes.of(iter(known))
@@ -58,7 +57,6 @@ def test_they_read_as_the_outcomes_they_were_made_of(known):
     assert repr(outcomes) == f"Outcomes{known!r}"
 
 
-@settings(max_examples=30)
 @given(rows, st.slices(8))
 def test_slices_are_tuples(known, part):
     assert Outcomes.of(known)[part] == known[part]
@@ -76,7 +74,6 @@ def test_an_index_is_a_whole_number():
         Outcomes.of(SOME)["0"]
 
 
-@settings(max_examples=50)
 @given(rows, rows)
 def test_they_are_equal_where_their_outcomes_are(first, second):
     one, other = Outcomes.of(first), Outcomes.of(second)
@@ -100,7 +97,6 @@ def test_how_they_were_made_makes_no_difference():
     assert written_out.tally() == Tally(passed=2, out=2)
 
 
-@settings(max_examples=50)
 @given(rows)
 def test_they_travel(known):
     outcomes = Outcomes.of(known)
@@ -123,7 +119,6 @@ def test_they_travel_light():
 # --- how many came to what ------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
 @given(rows)
 def test_the_tally_counts_each_kind(known):
     kinds = [kind for _, kind, _ in known]

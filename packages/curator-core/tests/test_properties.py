@@ -5,57 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.pipelines import DROP, FAIL, KEEP, RENEW, Scripted, pipelines
 
 from curator_core import Pipeline, ProcessingStage, Task
 from curator_core.testing import Recorder
 
-# What a stage does with the n-th of its behaviours: how many tasks come out, and whether as a list.
-DROP, KEEP, RENEW, FAIL = "drop", "keep", "renew", "fail"
-behaviours = st.one_of(st.sampled_from([DROP, KEEP, RENEW, FAIL]), st.integers(0, 3))
-
-
-class Scripted(ProcessingStage):
-    """Does with a task what its script says, chosen by the task's data: so that a model can say the same."""
-
-    def __init__(self, name: str, script: list[Any], salt: int) -> None:
-        self.name, self.script, self.salt = name, script, salt
-
-    def choose(self, data: int) -> Any:
-        return self.script[(data * 7 + self.salt) % len(self.script)]
-
-    def work(self, task: Task) -> Any:
-        what = self.choose(task.data)
-        if what == FAIL:
-            raise ValueError(f"told to fail at {task.data}")
-        if what == DROP:
-            return None
-        if what == KEEP:
-            return task
-        if what == RENEW:
-            return Task(data=task.data + 1)
-        return [Task(data=task.data + n) for n in range(what)]
-
-    def process(self, task):
-        return self.work(task)
-
-
-class ScriptedBatches(Scripted):
-    def process_batch(self, tasks):
-        # A batch fails as one: scripts of these have no failures.
-        return [self.work(task) for task in tasks]
-
-
-@st.composite
-def pipelines(draw: Any) -> list[Scripted]:
-    stages = []
-    for number in range(draw(st.integers(1, 5))):
-        script = draw(st.lists(behaviours, min_size=1, max_size=4))
-        batched = FAIL not in script and draw(st.booleans())
-        stage = (ScriptedBatches if batched else Scripted)(f"s{number}", script, draw(st.integers(0, 3)))
-        stages.append(stage.with_(batch_size=draw(st.integers(1, 5)), max_attempts=draw(st.integers(1, 2))))
-    return stages
+a_pipeline = pipelines(max_attempts=st.integers(1, 2), retry_delay_s=st.just(0.0))
+numbers = st.lists(st.integers(0, 20), max_size=12)
 
 
 def model(stages: list[Scripted], inputs: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[dict[str, int]]]:
@@ -65,17 +23,15 @@ def model(stages: list[Scripted], inputs: list[tuple[str, int]]) -> tuple[list[t
         outputs: list[tuple[str, int]] = []
         counts = dict.fromkeys(("in", "passed", "filtered", "failed", "out"), 0)
         for task_id, data in inputs:
-            what = stage.choose(data)
+            what = stage.action(data)
             counts["in"] += 1
             if what == FAIL:
                 counts["failed"] += 1
                 continue
-            if what == DROP:
-                made = []
-            elif what in (KEEP, RENEW):
+            if what in (KEEP, RENEW):
                 made = [(task_id, data + (what == RENEW))]
             else:
-                made = [(f"{task_id}.{n}", data + n) for n in range(what)]
+                made = [(f"{task_id}.{n}", data + n) for n in range(0 if what == DROP else what)]
             counts["passed" if made else "filtered"] += 1
             counts["out"] += len(made)
             outputs += made
@@ -93,8 +49,7 @@ def run(stages: list[Scripted], data: list[int]) -> tuple[Any, Recorder, list[Ta
     return result, recorder, tasks
 
 
-@settings(max_examples=150)
-@given(pipelines(), st.lists(st.integers(0, 20), max_size=12))
+@given(a_pipeline, numbers)
 def test_ids_data_and_counts_are_those_of_the_model(stages, data):
     outputs, accounts = model(stages, [(str(n), one) for n, one in enumerate(data)])
     result, recorder, tasks = run(stages, data)
@@ -114,7 +69,7 @@ def test_ids_data_and_counts_are_those_of_the_model(stages, data):
     assert len({task.task_id for task in result}) == len(result)
 
     for task in result:
-        assert task.metadata == {"origin": int(task.task_id.split(".")[0])}
+        assert task.metadata["origin"] == int(task.task_id.split(".")[0])
         assert [stats.stage_name for stats in task.stage_perf] == [stage.name for stage in stages]
     assert [(task.data, task.task_id) for task in tasks] == [(one, "") for one in data]
 
@@ -125,8 +80,7 @@ def test_ids_data_and_counts_are_those_of_the_model(stages, data):
     assert len(final) == len(set(final))
 
 
-@settings(max_examples=50)
-@given(pipelines(), st.lists(st.integers(0, 20), max_size=12), st.lists(st.integers(1, 7), min_size=5, max_size=5))
+@given(a_pipeline, numbers, st.lists(st.integers(1, 7), min_size=5, max_size=5))
 def test_batch_sizes_change_nothing_but_the_batches(stages, data, sizes):
     resized = [stage.with_(batch_size=size) for stage, size in zip(stages, sizes, strict=False)]
     first, _, _ = run(stages, data)
@@ -134,8 +88,7 @@ def test_batch_sizes_change_nothing_but_the_batches(stages, data, sizes):
     assert [(task.task_id, task.data) for task in first] == [(task.task_id, task.data) for task in second]
 
 
-@settings(max_examples=50)
-@given(pipelines(), st.lists(st.integers(0, 20), min_size=1, max_size=12))
+@given(a_pipeline, numbers)
 def test_two_runs_have_the_same_batches(stages, data):
     ids = []
     for _ in range(2):
@@ -144,8 +97,7 @@ def test_two_runs_have_the_same_batches(stages, data):
     assert ids[0] == ids[1]
 
 
-@settings(max_examples=50)
-@given(pipelines(), st.integers(0, 12))
+@given(a_pipeline, st.integers(0, 12))
 def test_a_source_gives_what_initial_tasks_give(stages, count):
     class Source(ProcessingStage):
         def process(self, task):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Plan, ProcessingStage, Task
@@ -120,7 +120,6 @@ outcome = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data(), st.integers(1, 6))
 def test_a_source_task_is_finished_when_nothing_of_it_is_on_its_way(data, count):
     ids = [str(number) for number in range(count)]
@@ -159,7 +158,6 @@ class Step(ProcessingStage[Task, Task]):
 PLAN = Plan.from_stages([Step().with_(name=f"stage {number}") for number in range(STAGES)], fed=True)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data(), st.integers(1, 6))
 def test_accounts_add_up_however_often_it_is_begun_again(data, count):
     """What becomes of a task may be another thing each time; what counts is the last time from its source on."""

@@ -47,7 +47,7 @@ class TestStreaming:
         assert [task.task_id for task in outputs] == ["1", "2"]
         assert run.report.inputs == (InputOutcome("", "out", 3),)
 
-    @pytest.mark.parametrize("entry", [None, [], iter(())], ids=repr)
+    @pytest.mark.parametrize("entry", [None, [], iter(())], ids=["None", "list", "iterator"])
     def test_a_source_of_nothing(self, entry):
         run, outputs = self.source(lambda: entry)
         assert list(outputs) == []

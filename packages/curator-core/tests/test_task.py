@@ -52,6 +52,10 @@ class Pass(ProcessingStage):
         return task
 
 
+def of_type(value: object) -> str:
+    return str(value) if isinstance(value, int) else type(value).__name__
+
+
 # --- what users see -------------------------------------------------------------------------------------
 
 
@@ -70,12 +74,11 @@ class Pass(ProcessingStage):
         (bytearray(9), 1),
         (memoryview(b"bytes"), 1),
         (None, 1),
-        (5, 1),
         (object(), 1),
         (WithoutDimensions(), 1),
         (list, 1),
     ],
-    ids=repr,
+    ids=of_type,
 )
 def test_num_items(data, items):
     assert Task(data=data).num_items == items
@@ -92,7 +95,7 @@ def test_num_items(data, items):
         ([1, 2], 0),
         (None, 0),
     ],
-    ids=repr,
+    ids=of_type,
 )
 def test_num_bytes_is_told_where_it_costs_nothing(data, size):
     assert Task(data=data).num_bytes == size

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
@@ -381,7 +381,6 @@ def test_a_giant_is_found_when_reports_come_in_bundles() -> None:
     assert (verdict.kind, verdict.stage) == ("skew", "B")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.builds(

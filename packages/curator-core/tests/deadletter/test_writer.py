@@ -13,13 +13,12 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import ConfigurationError, DataError, Task
 from curator_core.deadletter import DeadLetter, Letter, load, read, writer
 from curator_core.deadletter.payload import Payload, pack_task
 from curator_core.deadletter.writer import LetterBox
-
-from ..helpers import DEADLINE_S, wait_until  # noqa: TID252 - no import can write this directory's name
 
 EMPTY = Payload("none", "0", "m.C", note="no reason")
 

@@ -246,6 +246,7 @@ def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
         ("xz", b"plain text"),
         ("bz2", bz2.compress(b'{"a": 1}')[:-8]),
     ],
+    ids=["gz cut off", "no gz", "garbled gz", "no xz", "bz2 cut off"],
 )
 def test_a_compressed_file_that_is_cut_off_or_none(tmp_path, data_error, suffix, content):
     path = tmp_path / f"a.jsonl.{suffix}"

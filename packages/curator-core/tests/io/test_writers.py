@@ -11,11 +11,10 @@ import threading
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tests.waiting import DEADLINE_S
 
 from curator_core import DataError, DocumentBatch, Pipeline, StageError, processing_stage
 from curator_core.io import JsonlReader, JsonlWriter, ParquetReader, ParquetWriter
-
-from ..helpers import DEADLINE_S  # noqa: TID252 - no import can write this directory's name
 
 pytest.importorskip("pyarrow")
 

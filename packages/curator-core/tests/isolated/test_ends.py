@@ -12,11 +12,11 @@ import threading
 
 import psutil
 import pytest
+from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import DeadLetter, ProcessDiedError, ProcessingStage, StageTimeoutError, Task, deadletter
 from curator_core.testing import Recorder
 
-from ..helpers import DEADLINE_S, wait_until  # noqa: TID252 - no import can write this directory's name
 from .stages import Deadly, DeadlyBatches, deadly, run  # noqa: TID252 - no import can write this directory's name
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 LOKY = b"popen_loky"  # in the command of a worker process
@@ -28,5 +29,5 @@ def workers_of(driver: int) -> list[int]:
 
 
 def files_of(driver: int) -> list[Path]:
-    places = ("/dev/shm", "/tmp")  # noqa: S108 - where they may be
+    places = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 - where they may be
     return [path for place in places for path in Path(place).glob(f"curator-{driver}-*")]

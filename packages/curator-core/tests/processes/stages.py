@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 from curator_core import LocalExecutor, ProcessingStage, Task, processing_stage
-
-from ..helpers import DEADLINE_S  # noqa: TID252 - no import can write this directory's name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

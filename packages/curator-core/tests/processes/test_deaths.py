@@ -7,6 +7,7 @@ import os
 from collections import Counter
 
 import pytest
+from tests.waiting import wait_until
 
 from curator_core import (
     DeadLetter,
@@ -21,7 +22,7 @@ from curator_core import (
 from curator_core.processes.flow import Flow
 from curator_core.testing import Journal
 
-from ..helpers import tasks, wait_until  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 from .stages import TWO, TWO_ONCE, deadly, dies_once, living, meeting, numbers, stage  # noqa: TID252 - no import can write this directory's name
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tests.pipelines import pipelines
 
 from curator_core import (
     EmptyTask,
@@ -51,30 +51,13 @@ def test_outputs_ids_and_counts_are_those_of_one_worker():
     assert {report.bundle_id.split("-")[0] for report in recorder.of("sieve")} == {"2"}
 
 
-DROP, KEEP, FAIL = "drop", "keep", "fail"
-scripts = st.lists(st.one_of(st.sampled_from([DROP, KEEP, FAIL]), st.integers(0, 3)), min_size=1, max_size=4)
-shapes = st.lists(
-    st.tuples(scripts, st.integers(1, 5), st.sampled_from([None, 1]), st.booleans()), min_size=1, max_size=4
+# An example takes a second, and is not worth being made smaller.
+@settings(max_examples=settings.default.max_examples // 5, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    pipelines(most=4, num_workers=st.sampled_from([None, 1]), fusible=st.sampled_from([None, False])),
+    st.lists(st.integers(0, 20), min_size=1, max_size=30),
 )
-
-
-def scripted(number: int, script: list[Any], batch_size: int, num_workers: int | None, fusible: bool) -> Any:
-    def work(task):
-        what = script[(task.data * 7 + number) % len(script)]
-        if what == "fail":
-            raise ValueError(f"told to fail at {task.data}")
-        if what == "drop":
-            return None
-        return task if what == "keep" else [Task(data=task.data + n) for n in range(what)]
-
-    made = stage(work, name=f"s{number}", batch_size=batch_size, num_workers=num_workers)
-    return made if fusible else made.with_(fusible=False)
-
-
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shapes, st.lists(st.integers(0, 20), min_size=1, max_size=30))
-def test_random_pipelines_give_what_one_worker_gives(shape, data):
-    stages = [scripted(number, *each) for number, each in enumerate(shape)]
+def test_random_pipelines_give_what_one_worker_gives(stages, data):
     here, there = (
         Pipeline("p", stages).run(executor, tasks(*data), on_error="skip") for executor in (LocalExecutor(), TWO)
     )

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE_S, wait_until
 
-from ..helpers import DEADLINE_S, wait_until  # noqa: TID252 - no import can write this directory's name
 from .machine import files_of, processes, workers_of  # noqa: TID252 - no import can write this directory's name
 
 pytest.importorskip("loky")
