@@ -5,62 +5,69 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
 
 from curator_core import Pipeline, ProcessingStage, RunResult, StagePerfStats, Task, processing_stage
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
-from curator_otel import OTelObserver, watch
+from curator_otel import OTelObserver, configure, watch
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# A busy machine is no failure: no test here has a time limit of its own.
-settings.register_profile("curator", deadline=None)
-settings.load_profile("curator")
-
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the machine that runs the tests has a say in them."""
-    for name in list(os.environ):
-        if name.startswith(("OTEL_", "CURATOR_")) or name in ("TRACEPARENT", "TRACESTATE"):
-            monkeypatch.delenv(name)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def plain_environment() -> Iterator[None]:
+    """Remove every variable that changes what is sent, where to, or whose certificates are trusted."""
+    proxies = {f"{scheme}_proxy" for scheme in ("http", "https", "all")}
+    others = {"TRACEPARENT", "TRACESTATE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("OTEL_", "CURATOR_OTEL_")) or name in others or name.lower() in proxies:
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of runs stands still, unless a test is marked to need it; `Script.turn_clock` turns it."""
+    """Stop the clock of runs, except for tests marked `real_clock`; `Script.turn_clock` moves it."""
     if not request.node.get_closest_marker("real_clock"):
         monkeypatch.setattr(watch, "TICK_S", 3600.0)
 
 
 @pytest.fixture
 def installed() -> None:
-    """The package is found by its names where it is installed: one that is missing there is a fault."""
+    """Skip where the package is only on the path: entry points exist where it is installed."""
     try:
         distribution("curator-otel")
     except PackageNotFoundError:
         pytest.skip("found by its name only where it is installed")
+
+
+@pytest.fixture
+def no_global_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test set the global providers, which a process can do once, and forget them afterward."""
+    for module, kind in ((trace, "TRACER"), (metrics._internal, "METER")):
+        monkeypatch.setattr(module, f"_{kind}_PROVIDER", None)
+        monkeypatch.setattr(module, f"_{kind}_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(trace, "_PROXY_TRACER_PROVIDER", trace.ProxyTracerProvider())
+    monkeypatch.setattr(metrics._internal, "_PROXY_METER_PROVIDER", metrics._internal._ProxyMeterProvider())
 
 
 class Memory:
@@ -163,9 +170,15 @@ class Script:
         observer.on_run_end(self.result(complete=error is None, **result), error)
 
     def turn_clock(self, observer: OTelObserver, seconds: float) -> None:
-        """Let the run be so old, as the observer's own clock does once a second."""
+        """Make the run this old, which the observer's own clock does once a second."""
         run = observer._runs[self.run_id]
         run.tick(run.trace.start_ns + round(seconds * SECOND))
+
+    def write_snapshot(self, observer: OTelObserver, directory: Path) -> Path:
+        """Write the run's snapshot now, which the observer's own clock does every two seconds."""
+        run = observer._runs[self.run_id]
+        run.write_snapshot()
+        return next(directory.glob(f"*{run.trace.root.get_span_context().span_id:016x}*"))
 
     def report(self, observer: OTelObserver, *reports: Any) -> None:
         for report in reports:
@@ -230,25 +243,23 @@ def run():
     return run_pairs
 
 
-# --- what is waited for, and what is read back --------------------------------------------------------------
+@pytest.fixture
+def traced(tmp_path: Path) -> Callable[..., Path]:
+    """Give an observer to some functions; return the file that its traces are in."""
 
+    def trace_to_file(*actions: Callable[[OTelObserver], object], **settings: Any) -> Path:
+        path = tmp_path / "trace.json"
+        with configure(json_file=path, set_global=False) as telemetry:
+            observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, **settings)
+            for action in actions:
+                action(observer)
+        return path
 
-def wait(true: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
-    """Until something is true, for a minute at most, and only while the process that sees to it is there."""
-    deadline = time.monotonic() + 60
-    while not true():
-        assert process is None or process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    return wait
+    return trace_to_file
 
 
 def spans_in(path: Path) -> list[dict[str, Any]]:
-    """The spans of a trace file, in its order, by no code of ours: OTLP as JSON, a request a line."""
+    """Read the spans of a trace file, in its order, without our reader: OTLP as JSON, one request a line."""
     requests = [json.loads(line) for line in path.read_text().splitlines()]
     scopes = [scope for request in requests for given in request["resourceSpans"] for scope in given["scopeSpans"]]
     return [span for scope in scopes for span in scope["spans"]]

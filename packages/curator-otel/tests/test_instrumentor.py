@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are traced without a word about it in the program."""
+"""Runs that are traced with no change to the program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from curator_core import LocalExecutor, Pipeline, Task, processing_stage
-from curator_core.ambient import ambient_observers
+from curator_core import Pipeline, Task, processing_stage
+from curator_otel import configure, slowest_stage
 
 pytest.importorskip("opentelemetry.instrumentation", reason="needs the extra 'instrument'")
 
@@ -24,94 +24,71 @@ def same(task):
     return task
 
 
-def run(*observers, executor=None):
-    return Pipeline("p", [same]).run(executor, initial_tasks=[Task(data=1)], observers=observers)
+def run(*observers):
+    return Pipeline("p", [same]).run(initial_tasks=[Task(data=1)], observers=observers)
 
 
 @pytest.fixture
-def instrumentor(memory):
+def instrumentor():
     made = CuratorInstrumentor()
-    made.instrument(tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider)
     yield made
     if made.is_instrumented_by_opentelemetry:
         made.uninstrument()
-    assert ambient_observers(()) == ()
+
+
+@pytest.fixture
+def instrumented(memory, instrumentor):
+    instrumentor.instrument(tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider)
+    return instrumentor
 
 
 # --- in this process ----------------------------------------------------------------------------------------
 
 
-def test_a_run_is_traced_and_measured(memory, instrumentor):
+@pytest.mark.usefixtures("instrumented")
+def test_run_is_traced_and_measured(memory):
     result = run()
     assert memory.one("run p").attributes["curator.run.id"] == result.run_id
     assert memory.one("process_batch same").attributes["curator.batch.tasks_in"] == 1
     assert memory.points()["curator.run.count"] == {("ok",): 1}
 
 
-def test_a_run_that_has_its_own_observer_is_traced_once(memory, instrumentor):
+@pytest.mark.usefixtures("instrumented")
+def test_run_with_an_observer_of_its_own_is_traced_once(memory):
     run(memory.observer())
     assert len(memory.named("run p")) == 1
     assert memory.points()["curator.run.count"] == {("ok",): 1}
 
 
-def test_uninstrument_undoes_it(memory, instrumentor):
-    instrumentor.uninstrument()
+def test_uninstrument_ends_it_and_instrument_begins_it_again(memory, instrumented):
+    instrumented.uninstrument()
     run()
     assert memory.spans == []
-
-
-def test_it_can_be_instrumented_again(memory, instrumentor):
-    instrumentor.uninstrument()
-    instrumentor.instrument(tracer_provider=memory.tracer_provider)
+    instrumented.instrument(tracer_provider=memory.tracer_provider)
     run()
     assert len(memory.named("run p")) == 1
 
 
-def test_twice_is_as_once(memory, instrumentor, caplog):
+@pytest.mark.usefixtures("instrumented")
+def test_second_instrument_changes_nothing(memory, caplog):
     CuratorInstrumentor().instrument()
     assert "already instrumented" in caplog.text
     run()
     assert len(memory.named("run p")) == 1
 
 
-def test_settings_of_the_observer_are_taken(memory):
-    instrumentor = CuratorInstrumentor()
+def test_instrument_takes_the_settings_of_the_observer(memory, instrumentor):
     instrumentor.instrument(tracer_provider=memory.tracer_provider, max_spans=10)
-    try:
-        run()
-    finally:
-        instrumentor.uninstrument()
+    run()
     assert memory.one("run p").attributes["curator.spans.limit"] == 10
 
 
-def test_runs_on_processes_are_traced(memory, instrumentor):
-    pytest.importorskip("loky")
-    run(executor=LocalExecutor(workers=2))
-    assert memory.one("process_batch same").attributes["curator.worker.id"] == "local-0"
-
-
-def test_the_global_providers_are_used(tmp_path):
-    code = """
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from curator_core import Pipeline, Task, processing_stage
-from curator_otel.instrumentor import CuratorInstrumentor
-
-@processing_stage()
-def same(task):
-    return task
-
-CuratorInstrumentor().instrument()  # before there is an SDK
-exporter, provider = InMemorySpanExporter(), TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
-Pipeline("p", [same]).run(initial_tasks=[Task(data=1)])
-print([span.name for span in exporter.get_finished_spans() if span.name == "run p"])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "['run p']\n", done.stderr
+@pytest.mark.usefixtures("no_global_sdk")
+def test_global_providers_are_used_though_they_are_set_later(instrumentor, tmp_path):
+    instrumentor.instrument()
+    with configure(json_file=tmp_path / "trace.json"):
+        run()
+    assert slowest_stage(tmp_path / "trace.json") == "same"
 
 
 # --- from outside -------------------------------------------------------------------------------------------
@@ -119,7 +96,6 @@ print([span.name for span in exporter.get_finished_spans() if span.name == "run 
 
 SCRIPT = """
 import json
-import sys
 from curator_core import LocalExecutor, Pipeline, Task, processing_stage
 
 @processing_stage()
@@ -127,25 +103,19 @@ def same(task):
     return task
 
 if __name__ == "__main__":
-    executor = LocalExecutor(workers=int(sys.argv[1]))
-    result = Pipeline("p", [same]).run(executor, initial_tasks=[Task(data=1), Task(data=2)])
-    print(json.dumps({"run_id": result.run_id}))
+    result = Pipeline("p", [same]).run(LocalExecutor(workers={workers}), initial_tasks=[Task(data=1), Task(data=2)])
+    print(json.dumps({{"run_id": result.run_id}}))
 """
 
-outside = pytest.mark.usefixtures("installed")  # opentelemetry-instrument finds it by name
 
-
-def instrumented(tmp_path: Path, *options: str, workers: int = 1) -> list[dict]:
-    """Runs the script under opentelemetry-instrument; what it and the console exporters wrote, in any order."""
+def run_instrumented(tmp_path: Path, *options: str, workers: int = 1) -> tuple[str, list[dict], dict[str, dict]]:
+    """Run a script under opentelemetry-instrument; return its run's id, and the spans and metrics that it printed."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
+    script.write_text(SCRIPT.format(workers=workers), encoding="utf-8")
     command = Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument"
     consoles = ("--traces_exporter", "console", "--metrics_exporter", "console", "--logs_exporter", "none")
     done = subprocess.run(
-        [command, *consoles, *options, sys.executable, script, str(workers)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [command, *consoles, *options, sys.executable, script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     written, documents, decoder = done.stdout, [], json.JSONDecoder()
@@ -153,39 +123,30 @@ def instrumented(tmp_path: Path, *options: str, workers: int = 1) -> list[dict]:
         document, end = decoder.raw_decode(written)
         documents.append(document)
         written = written[end:]
-    return documents
-
-
-def run_id_of(documents: list[dict]) -> str:
-    (said,) = [document["run_id"] for document in documents if "run_id" in document]
-    return said
-
-
-def spans_of(documents: list[dict]) -> list[dict]:
-    return [document for document in documents if "context" in document]
-
-
-def metrics_of(documents: list[dict]) -> dict[str, dict]:
+    (run_id,) = [document["run_id"] for document in documents if "run_id" in document]
+    spans = [document for document in documents if "context" in document]
     scopes = [s for document in documents for r in document.get("resource_metrics", ()) for s in r["scope_metrics"]]
-    return {metric["name"]: metric for scope in scopes for metric in scope["metrics"]}
+    return run_id, spans, {metric["name"]: metric for scope in scopes for metric in scope["metrics"]}
 
 
-@outside
-@pytest.mark.parametrize("workers", [1, 2])
-def test_opentelemetry_instrument_traces_a_program_that_knows_nothing_of_it(tmp_path, workers):
-    documents = instrumented(tmp_path, workers=workers)
-    spans = spans_of(documents)
+@pytest.mark.usefixtures("installed")  # opentelemetry-instrument finds it by name
+def test_opentelemetry_instrument_traces_an_unchanged_program_on_processes(tmp_path):
+    pytest.importorskip("loky")
+    run_id, spans, metrics = run_instrumented(tmp_path, workers=2)
     (root,) = [span for span in spans if span["name"] == "run p"]
-    assert root["attributes"]["curator.run.id"] == run_id_of(documents)
+    assert root["attributes"]["curator.run.id"] == run_id
     assert root["attributes"]["curator.run.tasks_out"] == 2
-    assert {"00 same", "process_batch same"} < {span["name"] for span in spans}
-    (point,) = metrics_of(documents)["curator.run.count"]["data"]["data_points"]
+    assert "00 same" in {span["name"] for span in spans}
+    workers = {s["attributes"]["curator.worker.id"] for s in spans if s["name"] == "process_batch same"}
+    assert workers <= {"local-0", "local-1"}
+    assert workers
+    (point,) = metrics["curator.run.count"]["data"]["data_points"]
     assert (point["value"], point["attributes"]) == (1, {"curator.outcome": "ok"})
 
 
-@outside
-def test_the_variable_of_opentelemetry_switches_it_off(tmp_path):
-    documents = instrumented(tmp_path, "--disabled_instrumentations", "curator")
-    assert len(run_id_of(documents)) == 32
-    assert spans_of(documents) == []
-    assert "curator.run.count" not in metrics_of(documents)
+@pytest.mark.usefixtures("installed")
+def test_opentelemetrys_variable_disables_it(tmp_path):
+    run_id, spans, metrics = run_instrumented(tmp_path, "--disabled_instrumentations", "curator")
+    assert len(run_id) == 32
+    assert spans == []
+    assert "curator.run.count" not in metrics

@@ -1,150 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of spans, held against whatever may come."""
+"""The limit on spans: what is kept, in any run, and that all else is counted."""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
+from collections import defaultdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes
-from curator_otel.sampling import Lineages, SpanBudget
+from curator_core import ConfigurationError
+from curator_core.report import ErrorInfo, InputOutcome, Outcomes
+from curator_otel import OTelObserver
 
 BOOM = ErrorInfo("ValueError", "boom", "")
+NO_LINEAGE = ("a batch that has no span",)
+EVERYTHING_FITS = 10_000
 
 
-def batch(stage=0, task="0", parents=(), *, number=1, error=None):
-    return BatchReport(
-        run_id="r",
-        stage_index=stage,
-        stage_name=str(stage),
-        batch_id=f"{stage}/{task}",
-        worker_id="w",
-        node_id="n",
-        pid=1,
-        sequence=number,
-        start_unix_ns=1,
-        duration_ns=1,
-        inputs=Outcomes.of([InputOutcome(task, "out", 1)]),
-        parents=tuple(parents),
-        error=error,
-    )
+def kept_batches(memory):
+    """The batches that have a span, by id, and why they have it."""
+    batches = [span.attributes for span in memory.spans if span.name.startswith("process_batch")]
+    return {batch["curator.batch.id"]: batch["curator.batch.kept_as"] for batch in batches}
+
+
+def left_out(memory, script):
+    return [span.attributes["curator.spans.left_out"] for span in memory.spans if span.name[3:] in script.stages]
 
 
 @st.composite
 def runs(draw):
-    """Batches of a pipeline in the order of their coming: each task goes through all stages, some fan out."""
-    stages = draw(st.integers(1, 6))
-    reports = []
-    for task in range(draw(st.integers(0, 60))):
+    """A limit, the number of stages, and batches in the order of their coming: some fan out, some fail."""
+    limit = draw(st.integers(1, 10) | st.integers(1, 300) | st.just(EVERYTHING_FITS))
+    stages, tasks, chance = draw(st.integers(1, 6)), draw(st.integers(0, 60)), draw(st.randoms(use_true_random=True))
+    batches = []
+    for task in range(tasks):
         made = [(str(task), ())]
         for stage in range(stages):
-            fans_out = draw(st.integers(1, 3)) if stage == 0 else 1
+            fans_out = chance.randint(1, 3) if stage == 0 else 1
             below = []
             for name, parents in made:
-                error = BOOM if draw(st.integers(0, 9)) == 0 else None
-                report = batch(stage, name, parents, number=draw(st.integers(0, 2)), error=error)
-                reports.append(report)
-                below += [(f"{name}.{n}" if fans_out > 1 else name, (report.batch_id,)) for n in range(fans_out)]
+                batch_id = f"{stage}/{name}"
+                batches.append((stage, name, batch_id, parents, chance.randint(0, 2), chance.random() < 0.1))
+                below += [(f"{name}.{n}" if fans_out > 1 else name, (batch_id,)) for n in range(fans_out)]
             made = below
-    return draw(st.integers(1, 300)), stages, reports
+    return limit, stages, batches
 
 
-@given(runs())
-def test_the_limit_holds_and_everything_is_counted(case):
-    limit, stages, reports = case
-    budget = SpanBudget(limit, stages)
-    admitted = [budget.admit_batch(report) for report in reports]
-    late = [
-        budget.left_out[stage] and budget.admit_slowest(stage, window)
-        for window in range(budget.windows.most)
-        for stage in range(stages)
+@given(case=runs())
+def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(make_memory, make_script, case):
+    limit, stages, batches = case
+    memory, script = make_memory(), make_script(*(f"s{index}" for index in range(stages)))
+    reports = [
+        script.batch(stage, sequence, batch_id=batch_id, parents=parents, error=BOOM if fails else None)._replace(
+            inputs=Outcomes.of([InputOutcome(name, "out", 1)])
+        )
+        for stage, name, batch_id, parents, sequence, fails in batches
     ]
-    made = sum(kept is not None for kept in admitted) + sum(map(bool, late))
-    assert made + budget.windows.most * stages + stages + 2 <= max(limit, stages + 2)
-    assert sum(budget.left_out) == len(reports) - made
-    assert min(budget.left_out, default=0) >= 0
-
-
-@given(runs())
-def test_a_lineage_that_has_begun_goes_on_while_there_is_room(case):
-    _, stages, reports = case
-    lineages = Lineages(10_000, stages)
-    kept = {report.batch_id for report in reports if lineages.admit(report)}
+    script.play(memory.observer(max_spans=limit), *reports)
+    kept = kept_batches(memory)
+    assert len(memory.spans) <= max(limit, stages + 2)  # the run, that it has started, and its stages always are
+    assert len(left_out(memory, script)) == (stages if reports else 0)
+    assert sum(left_out(memory, script)) == len(reports) - len(kept)
+    assert memory.one("run by_hand").attributes["curator.spans.left_out"] == len(reports) - len(kept)
+    if limit == EVERYTHING_FITS:
+        assert len(kept) == len(reports)
     for report in reports:
-        assert (report.batch_id in kept) == (not report.parents or bool(kept.intersection(report.parents)))
+        if kept.get(report.batch_id) == "lineage":
+            assert not report.parents or not kept.keys().isdisjoint(report.parents)
 
 
-@given(runs())
-def test_no_batch_is_kept_for_its_lineage_whose_makers_are_not(case):
-    limit, stages, reports = case
-    lineages = Lineages(limit, stages)
-    kept = set()
-    for report in reports:
-        if lineages.admit(report):
-            assert not report.parents or kept.intersection(report.parents)
-            kept.add(report.batch_id)
-
-
-def test_nothing_of_a_small_run_is_left_out():
-    budget = SpanBudget(1500, 3)
-    for task in range(50):
-        for stage in range(3):
-            parents = [f"{stage - 1}/{task}"] if stage else []
-            assert budget.admit_batch(batch(stage, str(task), parents)) == "lineage"
-    assert budget.left_out == [0, 0, 0]
-
-
-def test_the_lineages_of_a_source_begin_below_it():
-    lineages = Lineages(100, 2)
-    source = batch(0, "")
-    kept = [lineages.admit(batch(1, str(task), [source.batch_id])) for task in range(1000)]
-    assert not lineages.admit(source)  # reported last, where it streams; it is its worker's first, and kept as that
-    assert 0 < sum(kept) <= 50
-    assert any(kept[500:])  # something is left for what comes later
-
-
-def test_the_same_lineages_are_chosen_in_every_run():
+def test_whole_lineages_are_kept_all_along_a_run_and_the_same_in_every_run(make_memory, script):
     def chosen():
-        lineages = Lineages(100, 2)
-        return [task for task in range(1000) if lineages.admit(batch(0, str(task)))]
+        memory = make_memory()
+        reports = [
+            script.batch(stage, 1, batch_id=f"{stage}/{task}", parents=(f"0/{task}",) if stage else ())._replace(
+                inputs=Outcomes.of([InputOutcome(str(task), "out", 1)])
+            )
+            for task in range(1000)
+            for stage in (0, 1)
+        ]
+        script.play(memory.observer(max_spans=300), *reports)
+        tasks = defaultdict(list)
+        for batch_id in kept_batches(memory):
+            stage, _, task = batch_id.partition("/")
+            tasks[stage].append(int(task))
+        return tasks["0"], tasks["1"]
 
-    assert chosen() == chosen()
-
-
-@pytest.mark.parametrize("stages", [1, 3, 12])
-def test_a_crowd_of_one_kind_leaves_room_for_the_others(stages):
-    for crowd in (batch(0, "x"), batch(0, number=0), batch(0, error=BOOM)):
-        budget = SpanBudget(1500, stages)
-        for number in range(5000):
-            budget.admit_batch(crowd._replace(inputs=Outcomes.of([InputOutcome(str(number), "out", 1)])))
-            budget.admit_worker(0, failed=False) if crowd.sequence else None
-        kinds = Counter()
-        if crowd.error is None:
-            kinds[budget.admit_batch(batch(stages - 1, "q", ["?"], error=BOOM))] += 1
-        if crowd.sequence:
-            kinds[budget.admit_batch(batch(stages - 1, "r", ["?"], number=0))] += 1
-        kinds["slowest" if budget.admit_slowest(stages - 1, 0) else None] += 1
-        assert None not in kinds
-
-
-def test_the_slowest_are_spread_over_all_windows():
-    budget = SpanBudget(1500, 40)
-    turns = [window for window in range(budget.windows.most) if budget.admit_slowest(0, window)]
-    assert turns[0] == 0
-    assert len(turns) == 5  # 15% of 1,458, for 40 stages
-    gaps = {later - earlier for earlier, later in itertools.pairwise(turns)}
-    assert max(gaps) - min(gaps) <= 1
+    read, write = chosen()
+    assert read == write
+    assert len(read) > 10
+    assert any(task > 500 for task in read)
+    assert chosen() == (read, write)
 
 
-@pytest.mark.parametrize("limit", [1, 3, 5])
-def test_a_tiny_limit_leaves_the_run_and_its_stages(limit):
-    budget = SpanBudget(limit, 3)
-    assert budget.admit_batch(batch(error=BOOM)) is None
-    assert not budget.admit_worker(1, failed=True)
-    assert not budget.admit_slowest(0, 0)
-    assert budget.windows.most == 0
-    assert budget.left_out == [1, 1, 0]
+def test_lineages_begin_below_a_source_that_reports_last(memory, script):
+    source = script.batch(0, 0, batch_id="0/", inputs=Outcomes.of([InputOutcome("", "out", 1000)]))
+    tasks = [
+        script.batch(1, 1, batch_id=f"1/{n}", parents=("0/",), inputs=Outcomes.of([InputOutcome(str(n), "out", 1)]))
+        for n in range(1000)
+    ]
+    script.play(memory.observer(max_spans=300), *tasks, source)
+    kept = kept_batches(memory)
+    assert kept.pop("0/") == "first"
+    assert set(kept.values()) == {"lineage"}
+    assert any(int(batch_id[2:]) > 500 for batch_id in kept)
+
+
+@pytest.mark.parametrize("stages", [2, 12])
+@pytest.mark.parametrize("crowd", [{}, {"sequence": 0}, {"error": BOOM, "kinds": ("failed",)}])
+def test_crowd_of_one_kind_leaves_room_for_the_others(memory, make_script, stages, crowd):
+    script = make_script("read", *(f"s{number}" for number in range(2, stages)), "write")
+    last = stages - 1
+    script.play(
+        memory.observer(max_spans=200),
+        *(script.batch(0, number, **{"sequence": number + 1} | crowd) for number in range(1000)),
+        *(script.worker(0) for _ in range(100)),
+        script.batch(last, 0, batch_id="first", parents=NO_LINEAGE),
+        script.batch(last, 7, batch_id="error", parents=NO_LINEAGE, error=BOOM, kinds=("failed",)),
+        script.worker(last, event="setup_failed", error=BOOM),
+    )
+    kept = kept_batches(memory)
+    assert "sequence" in crowd or kept["first"] == "first"
+    assert "error" in crowd or kept["error"] == "error"
+    setups = [span.attributes["curator.stage.name"] for span in memory.named("worker setup")]
+    assert "read" in setups
+    assert "error" in crowd or "write" in setups
+    assert len(memory.spans) <= 200
+
+
+@pytest.mark.parametrize("max_spans", [0, -1, 1.5, "many", True, None])
+def test_invalid_limit_is_refused(max_spans):
+    with pytest.raises(ConfigurationError, match="max_spans"):
+        OTelObserver(max_spans=max_spans)

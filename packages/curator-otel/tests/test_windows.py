@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of activity: exact, few, and out while the run goes on."""
+"""Windows of activity: exact, few, and exported while the run goes on."""
 
 from __future__ import annotations
+
+import itertools
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.waiting import wait_until
 
-from curator_otel import OTelObserver
 from curator_otel.conventions import ATTRIBUTES
-from curator_otel.windows import MOST_WINDOWS, plan_windows
 
 SECOND = 1_000_000_000
 DAY = 24 * 3600.0
@@ -37,7 +39,7 @@ def activity(draw):
 
 
 @given(made=activity())
-def test_windows_add_up_to_the_stage_exactly(make_memory, make_script, made):
+def test_windows_add_up_to_their_stage_exactly(make_memory, make_script, made):
     memory, script = make_memory(), make_script()
     observer = memory.observer()
     observer.on_run_start(script.info)
@@ -50,15 +52,14 @@ def test_windows_add_up_to_the_stage_exactly(make_memory, make_script, made):
         age += passes
         script.turn_clock(observer, age)
     observer.on_run_end(script.result(), None)
-    for stage in ("read", "write"):
+    for index, stage in enumerate(("read", "write")):
         windows = memory.named(f"window {stage}")
         if windows:
-            (whole_stage,) = [span for span in memory.spans if span.name.endswith(f" {stage}") and span.name[0] == "0"]
-            assert sums(windows, "curator.window") == sums([whole_stage], "curator.stage")
+            assert sums(windows, "curator.window") == sums([memory.one(f"0{index} {stage}")], "curator.stage")
             assert [span.attributes["curator.window.number"] for span in windows] == list(range(len(windows)))
 
 
-def test_a_window_says_what_happened_in_it(memory, script):
+def test_window_says_what_happened_in_it(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
     script.report(
@@ -67,8 +68,7 @@ def test_a_window_says_what_happened_in_it(memory, script):
         script.batch(0, 0, at=2, took=4, worker_id="w2", kinds=("out", "filtered", "failed")),
     )
     script.turn_clock(observer, 1)
-    (window,) = memory.spans[-1:]  # it has left, though the run goes on
-    assert window.name == "window read"
+    window = memory.one("window read")
     assert (window.start_time - script.info.start_unix_ns, window.end_time - window.start_time) == (SECOND, 5 * SECOND)
     assert {name.rpartition(".")[2]: value for name, value in window.attributes.items() if ".window." in name} == {
         "number": 0,
@@ -90,12 +90,12 @@ def test_a_window_says_what_happened_in_it(memory, script):
     assert window.parent == memory.one("00 read").get_span_context()
 
 
-def test_a_stage_that_is_over_within_its_first_window_has_none(memory, script):
+def test_stage_that_ends_within_its_first_window_has_none(memory, script):
     script.play(memory.observer(), script.batch(0, 0))
     assert not memory.named("window read")
 
 
-def test_a_pause_makes_no_window(memory, script):
+def test_pause_has_no_window(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
     for age in (1, 2, 3):
@@ -107,59 +107,75 @@ def test_a_pause_makes_no_window(memory, script):
     assert len(memory.named("window read")) == 1
 
 
-def test_the_slowest_batch_of_a_window_has_a_span(memory, script):
-    observer = memory.observer()
-    observer.on_run_start(script.info)
-    for age in (1, 2, 3):
-        parents = ("one that has no span",)
-        crowd = [script.batch(0, 100 * age + number, at=age, took=0.001, parents=parents) for number in range(90)]
-        slow = script.batch(0, 100 * age + 99, at=age, took=age, parents=parents)
-        script.report(observer, *crowd, slow)
-        script.turn_clock(observer, age)
-    observer.on_run_end(script.result(), None)
-    slowest = {
+NO_LINEAGE = ("a batch that has no span",)
+
+
+def slowest_of_windows(memory):
+    return {
         span.attributes["curator.batch.sequence"]: span.end_time - span.start_time
         for span in memory.named("process_batch read")
         if span.attributes["curator.batch.kept_as"] == "slowest"
     }
-    assert slowest == {199: SECOND, 299: 2 * SECOND, 399: 3 * SECOND}
+
+
+def test_slowest_batch_of_a_window_has_a_span(memory, script):
+    observer = memory.observer()
+    observer.on_run_start(script.info)
+    for age in (1, 2, 3):
+        crowd = [script.batch(0, 100 * age + n, at=age, took=0.001, parents=NO_LINEAGE) for n in range(90)]
+        slow = script.batch(0, 100 * age + 99, at=age, took=age, parents=NO_LINEAGE)
+        script.report(observer, *crowd, slow)
+        script.turn_clock(observer, age)
+    observer.on_run_end(script.result(), None)
+    assert slowest_of_windows(memory) == {199: SECOND, 299: 2 * SECOND, 399: 3 * SECOND}
     left_out = memory.one("00 read").attributes["curator.spans.left_out"]
     assert left_out == 273 - len(memory.named("process_batch read"))
 
 
-@pytest.mark.parametrize("stages", [1, 3, 10, 40])
-@pytest.mark.parametrize("days", [0.01, 1, 30])
-def test_there_are_never_more_windows_than_planned_and_they_last_for_a_month(stages, days):
-    plan = plan_windows(600, stages)
-    assert plan.most == min(MOST_WINDOWS, 600 // stages)
-    age, count = 0.0, 0
-    while age < days * DAY:
-        age += plan.length_s(age)
-        count += 1
-    assert count <= plan.most
-    # The part of a run that is not out yet is a small one: what a killed driver has lost, without a snapshot.
-    assert plan.growth < (0.3 if plan.most == MOST_WINDOWS else 3)
-
-
-def test_a_run_has_no_more_windows_than_planned_however_long_it_is(memory, script):
-    observer = memory.observer(max_spans=30)
+def test_slowest_batches_are_kept_of_windows_all_along_a_run_of_many_stages(memory, make_script):
+    script = make_script("read", *(f"stage{number}" for number in range(39)))
+    observer = memory.observer()
     observer.on_run_start(script.info)
-    for number in range(50):
-        script.report(observer, script.batch(0, number))
+    for number in range(1, 40):
+        script.report(observer, script.batch(0, number, parents=NO_LINEAGE))
         script.turn_clock(observer, 10.0**number)
     observer.on_run_end(script.result(), None)
-    assert 2 <= len(memory.named("window read")) <= 0.4 * 30 / 2
-    assert len(memory.spans) <= 30
+    windows = len(memory.named("window read"))
+    kept = list(slowest_of_windows(memory))
+    assert len(kept) == 5  # a fortieth of the share, for 14 windows
+    gaps = {later - earlier for earlier, later in itertools.pairwise([*kept, windows + 1])}
+    assert kept[0] == 1
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(("max_spans", "at_most", "growth"), [(1500, 60, 0.3), (30, 6, math.inf)])
+def test_month_of_activity_has_few_windows_and_the_last_are_not_long(memory, script, max_spans, at_most, growth):
+    observer = memory.observer(max_spans=max_spans)
+    observer.on_run_start(script.info)
+    age, number, closed_at = 1.0, 0, [0.0]
+    while age < 30 * DAY:
+        script.report(observer, script.batch(0, number))
+        script.turn_clock(observer, age)
+        if len(memory.named("window read")) == len(closed_at):
+            closed_at.append(age)
+        age, number = max(age + 0.5, age * 1.02), number + 1
+    observer.on_run_end(script.result(), None)
+    assert 2 <= len(memory.named("window read")) <= at_most
+    assert len(memory.spans) <= max_spans
+    # What a killed driver may lose is the window that is open.
+    assert all(later - earlier <= max(2, growth * later) for earlier, later in itertools.pairwise(closed_at))
+    assert 30 * DAY - closed_at[-1] <= growth * 30 * DAY
 
 
 @pytest.mark.real_clock
-def test_windows_leave_by_themselves_while_the_run_goes_on(memory, script, wait_until):
-    """By the run's own clock, with nothing coming any more."""
-    observer = OTelObserver(memory.tracer_provider, memory.meter_provider)
+def test_windows_and_counters_leave_by_themselves_while_no_report_comes(memory, script):
+    observer = memory.observer()
     observer.on_run_start(script.info)
     observer.on_batch(script.batch(0, 0))
-    wait_until(lambda: memory.named("window read"))
+    wait_until(lambda: memory.named("window read") and "curator.batch.count" in memory.points())
+    assert memory.points()["curator.batch.count"] == {("read", "ok"): 1}
     assert memory.named("run started by_hand")
     assert not memory.named("run by_hand")
     observer.on_run_end(script.result(), None)
     assert len(memory.named("window read")) == 1
+    assert memory.points()["curator.batch.count"] == {("read", "ok"): 1}
