@@ -32,10 +32,22 @@ SHARED_MEMORY_BEFORE = pytest.StashKey[set[Path]]()
 ENDS_WITHIN_S = 60
 OF_RAY = ("ray", "pymp-*")  # its directory, and what its dashboard leaves when Ray kills it
 
+EVERYTHING = "everything"  # a profile of hypothesis, and a marker
+
 # A busy machine is not a failure: no example has a time limit of its own.
 settings.register_profile("few", deadline=None, max_examples=20)
-settings.register_profile("everything", deadline=None, max_examples=400)
+settings.register_profile(EVERYTHING, deadline=None, max_examples=400)
 settings.load_profile("few")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes too long for every change, but for tests that are asked for by name."""
+    if config.getoption("--hypothesis-profile") == EVERYTHING or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker(EVERYTHING)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -45,6 +45,7 @@ CORE = ["curator-core[parallel,parquet,testing]"]
 OTEL = [*CORE, "curator-otel[otlp,instrument]"]
 XENNA = [*CORE, "curator-xenna"]
 ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
+CHAOS = ["curator-core[parallel]", "curator-xenna"]
 
 # What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
 # unrelated change.
@@ -75,13 +76,28 @@ TOOLS = {
     "phoenix": [*PYTEST, "arize-phoenix==20.*", "httpx>=0.27", "pillow>=11"],
 }
 
-# Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin. The
-# tests of all packages run where the pair is the newest, else those of curator-xenna.
+# Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin.
 NEWEST = {"3.11": "0.3.0", "3.12": "0.5.12", "3.13": "0.5.12"}
 COMPAT = [
     *(nox.param(*pair, id="{}-xenna-{}".format(*pair), tags=["newest"]) for pair in NEWEST.items()),
     nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),
 ]
+
+FAULTY = [pair for pair in COMPAT if pair.id in ("3.11-xenna-0.3.0", "3.12-xenna-0.5.12")]  # each Xenna once
+
+# What each pair but the default one shows before a change lands: the contract, the conformance kit on every executor,
+# recovery from a worker's death, which versions of Xenna do in different ways, and that each package works at all.
+# All the rest runs the same code whatever the pair is: `whole` tests it.
+ON_EACH_PAIR = (
+    "packages/curator-core/tests/test_public.py",
+    "packages/curator-core/tests/test_conformance.py",
+    "packages/curator-otel/tests/test_package.py",
+    "packages/curator-otel/tests/test_observer.py",
+    "packages/curator-xenna/tests/test_contract.py",
+    "packages/curator-xenna/tests/test_conformance.py",
+    "packages/curator-xenna/tests/test_restarts.py",
+    "tests/integration/test_readme.py",
+)
 
 # What the benchmarks hold us against. NeMo Curator demands much that runs on CPUs do not need: this is what they do.
 NEMO_CURATOR = ["nemo-curator==1.4.0"]
@@ -111,8 +127,13 @@ def from_tree(packages: list[str]) -> list[str]:
     return [argument for name in packages for argument in ("-e", f"{ROOT}/packages/{name}")]
 
 
-# Tests that need no engine share the cores; those that cannot run beside some others name a group (xdist_group).
-ON_ALL_CORES = ("--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadgroup")
+# Tests share the cores. Without an engine each is handed out by itself, unless it names a group (xdist_group); on Ray it
+# is modules and classes, since what their tests share takes seconds to make.
+BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
+BY_MODULE = ("--numprocesses=2", "--dist=loadscope")
+
+# The long session's: many examples, and the tests that take too long for every change.
+EVERYTHING = ("--hypothesis-profile=everything",)
 
 
 def run_tests(session: nox.Session, *paths: str, runner: tuple[str, ...] = ("pytest",)) -> None:
@@ -149,28 +170,28 @@ def contracts(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """curator-core's tests, in an environment that holds no engine and no telemetry."""
     session.install(*from_tree(CORE), *TOOLS["tests-core"])
-    run_tests(session, *ON_ALL_CORES, "packages/curator-core/tests")
+    run_tests(session, *BY_ITSELF, "packages/curator-core/tests")
 
 
 @nox.session(name="tests-otel")
 def tests_otel(session: nox.Session) -> None:
     """curator-otel's tests, in an environment that holds no engine."""
     session.install(*from_tree(OTEL), *TOOLS["tests-otel"])
-    run_tests(session, *ON_ALL_CORES, "packages/curator-otel/tests")
+    run_tests(session, *BY_ITSELF, "packages/curator-otel/tests")
 
 
 @nox.session(name="tests-xenna")
 def tests_xenna(session: nox.Session) -> None:
     """curator-xenna's tests, on the newest cosmos-xenna that this Python can have and an embedded Ray."""
     session.install(*from_tree(XENNA), *TOOLS["tests-xenna"])
-    run_tests(session, "packages/curator-xenna/tests")
+    run_tests(session, *BY_MODULE, "packages/curator-xenna/tests")
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """tests/: the packages together, the README and the examples, packaging, and the typing examples."""
     session.install(*from_tree(ALL), *TOOLS["tests-all"])
-    run_tests(session, "tests")
+    run_tests(session, *BY_MODULE, "tests")
 
 
 @nox.session
@@ -182,7 +203,7 @@ def wheels(session: nox.Session) -> None:
         built = {name: build(session, name, there / "dist") for name in PACKAGES}
         for name in ("tests/integration", "tests/packaging"):
             shutil.copytree(ROOT / name, there / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md"):
+        for name in ("conftest.py", "pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, there)
         # Core by itself first: it has to work with nothing but its three requirements.
         session.install(str(built["curator-core"]))
@@ -271,24 +292,45 @@ def minimums(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), COMPAT)
 def compat(session: nox.Session, xenna: str) -> None:
-    """The tests on each supported pair of Python and cosmos-xenna; `-p 3.12` for one Python's pairs."""
+    """What each supported pair of Python and cosmos-xenna has to show for every change; `-p 3.12` for one Python's."""
     session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
-    newest = NEWEST[str(session.python)] == xenna
-    paths = {name: f"packages/{name}/tests" for name in (PACKAGES if newest else ("curator-xenna",))}
-    if newest and str(session.python) != next(python for python in NEWEST if NEWEST[python] == xenna):
-        # Another Python has tried all on the same Xenna and Ray: what is left is that they work on this one.
-        paths["curator-xenna"] += "/test_conformance.py::TestXennaExecutor"
-    run_tests(session, *paths.values(), *([] if newest else ["-m", "not slow"]))
+    run_tests(session, *BY_MODULE, *ON_EACH_PAIR)
 
 
 @nox.session(default=False)
-@nox.parametrize(("python", "xenna"), [pair for pair in COMPAT if "newest" in pair.tags])
+@nox.parametrize(("python", "xenna"), COMPAT)
+def whole(session: nox.Session, xenna: str) -> None:
+    """All tests of the packages on each supported pair, with many examples and those that take long."""
+    session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
+    run_tests(session, *BY_MODULE, *EVERYTHING, *(f"packages/{name}/tests" for name in PACKAGES), "tests")
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Of the faults of `chaos` those tried for every change, on this Python: a killed driver and worker, a full disk."""
+    session.install(*from_tree(CHAOS), *TOOLS["chaos"])
+    run_tests(session, *BY_MODULE, "tests/chaos")
+
+
+@nox.session(default=False)
+@nox.parametrize(("python", "xenna"), FAULTY)
 def chaos(session: nox.Session, xenna: str) -> None:
     """Processes killed, disks full: real faults. Results go into docs, unless there are arguments after `--`."""
-    session.install(*from_tree(["curator-core[parallel]", "curator-xenna"]), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
+    session.install(*from_tree(CHAOS), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
     # With arguments somebody is after some of the faults.
     into = [] if session.posargs else [f"--page={ROOT / 'docs' / 'guides' / 'reliability.md'}"]
-    run_tests(session, *into, "tests/chaos")
+    run_tests(session, *EVERYTHING, *into, "tests/chaos")
+
+
+@nox.session(default=False)
+def everything(session: nox.Session) -> None:
+    """All that can be tested here, for hours: to be seen green before an issue is called resolved."""
+    for name in ("lint", "types", "contracts", "wheels", "minimums", "docs", "demo", "phoenix"):
+        session.notify(name)
+    for pair in COMPAT:
+        session.notify(f"whole({pair.id})")
+    for pair in FAULTY:
+        session.notify(f"chaos({pair.id})", ["-v"])  # an argument: the page stays as it is
 
 
 @nox.session(default=False)

@@ -16,7 +16,7 @@ STEPS = 100_000
 DEADLINE_S = 3_000  # it has a time limit of its own, which is less
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_the_accounts_at_random(pytestconfig, tell):
     what = "kills, retries, fan-outs, filters and failures at random, against the accounts alone"

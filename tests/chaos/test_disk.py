@@ -14,7 +14,7 @@ WRITER_LIMIT = 400_000  # bytes: less than the long chapter, more than the check
 CHECKPOINT_LIMIT = 20_000  # bytes: less than the checkpoint, more than any chapter
 SMALL_DISK = "1m"  # less than a third of the output: each file takes a page
 PACE_S = 0.003  # so that the checkpoint is synced on the way
-EXECUTORS = ["local", "local-2", pytest.param("xenna", marks=pytest.mark.slow)]
+EXECUTORS = ["local", "local-2", pytest.param("xenna", marks=pytest.mark.everything)]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -19,7 +19,7 @@ STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may
 STOPPED_S = 60.0
 POISON = 0.01
 
-XENNA = pytest.param("xenna", 3, marks=[pytest.mark.slow, pytest.mark.ci])
+XENNA = pytest.param("xenna", 3, marks=[pytest.mark.everything, pytest.mark.ci])
 
 
 @pytest.mark.parametrize(("executor", "most"), [("local", 10), ("local-2", 10), XENNA])
@@ -71,7 +71,7 @@ def with_a_worker_killed(scene, job):
     return driver.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.ci
 def test_a_worker_is_killed_on_xenna(scene, tell):
     tell(fault="SIGKILL of a worker at a random moment", on="xenna")
@@ -90,7 +90,7 @@ def test_a_worker_is_killed_locally(scene, tell):
     tell(saw="the run ends well, restarts: 1")
 
 
-@pytest.mark.parametrize("executor", ["local-2", pytest.param("xenna", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executor", ["local-2", pytest.param("xenna", marks=pytest.mark.everything)])
 def test_workers_are_killed_all_the_time(executor, scene, tell):
     tell(fault="SIGKILL of a random worker every second, resumed when restarts are used up", on=executor)
     scene.add_poison(POISON, RAISES)
@@ -109,7 +109,7 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
     tell(saw=f"{kills} kills, runs: {len(told)}")
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.ci
 def test_the_coordinator_is_killed(scene, tell):
     tell(fault="SIGKILL of the coordinator at a random moment, then resumed", on="xenna")
@@ -127,7 +127,7 @@ def test_the_coordinator_is_killed(scene, tell):
     tell(saw="`ClusterError`, then the run ends well")
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.timeout(600)  # beside the minute, for a start, a run and the end of Ray
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):

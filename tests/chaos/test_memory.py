@@ -17,7 +17,7 @@ BALLAST = 2**20  # characters of each chapter: all of them are eight times as mu
 LEAK = 8 * 2**20  # bytes of each chapter: all of them are 7 GB
 ROOM = 3 * 2**30  # bytes that a run has until Ray begins to kill workers; it takes half of that without any leak
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.everything, pytest.mark.timeout(900)]
 
 
 def test_the_object_store_spills(scene, tell):

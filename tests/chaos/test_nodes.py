@@ -15,7 +15,7 @@ PACE_S = 0.02  # so that neither node is done before the other has begun
 BATCHES = (5, 40)
 BALLAST = 200_000  # characters of each chapter: what a node has made is lost with it, and not with the driver
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.everything, pytest.mark.timeout(600)]
 
 
 def test_a_node_is_lost(scene, tell):

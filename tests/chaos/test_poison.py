@@ -25,7 +25,7 @@ def test_poison(executor, kind, faults, share, scene, tell):
     check(f"poison that {kind}, {100 * share:g} % of the tasks, in batches of 16", executor, share, faults, scene, tell)
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @SHARES
 def test_poison_on_xenna(share, scene, tell):
     """Both at once: a run takes ten times as long as a local one."""
@@ -40,13 +40,13 @@ def test_poison_that_crashes(executor, share, scene, tell):
     check(fault, executor, share, CRASHES, scene, tell, isolated=True)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, pytest.param(0.2, marks=pytest.mark.slow)], ids=SHARE)
+@pytest.mark.parametrize("share", [0.001, 0.01, pytest.param(0.2, marks=pytest.mark.everything)], ids=SHARE)
 @pytest.mark.parametrize("executor", ["local", "local-2"])
 def test_poison_that_hangs(executor, share, scene, tell):
     check_that_hangs(executor, share, scene, tell)
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @SHARES
 def test_poison_that_crashes_on_xenna(share, scene, tell):
     """Nobody has said that the stage may crash: workers die until a restart isolates it."""
@@ -54,7 +54,7 @@ def test_poison_that_crashes_on_xenna(share, scene, tell):
     check(fault, "xenna", share, CRASHES, scene, tell)
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @SHARES
 def test_poison_that_hangs_on_xenna(share, scene, tell):
     check_that_hangs("xenna", share, scene, tell)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from curator_core import RunResult
 
 pytest.importorskip("curator_xenna")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.everything
 
 FAST, SLOW = 0.004, 0.04
 TASKS = 120

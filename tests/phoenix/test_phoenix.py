@@ -19,7 +19,7 @@ from curator_core import LocalExecutor
 from curator_otel import OTelObserver, configure, recover
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.everything,
     pytest.mark.tree,
     pytest.mark.timeout(900),
     # From the metadata of packages that have no description.

@@ -375,7 +375,7 @@ def two_nodes(run_script: Callable[..., Any]) -> Any:
     return run_script("two_nodes.py")
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.parametrize("behind", [0, 30])
 def test_a_cluster_of_two_nodes(two_nodes: Any, behind: int) -> None:
     said = two_nodes[str(behind)]

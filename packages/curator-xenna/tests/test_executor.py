@@ -155,7 +155,7 @@ def test_ignore_failures_counts_what_it_drops(executor: XennaExecutor, monkeypat
     assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 def test_twelve_stages_of_a_cpu_each_on_one_core(run_script: Callable[..., Any]) -> None:
     twelve = [f"s{number}" for number in range(12)]
     assert run_script("deep.py", "1") == {

@@ -338,7 +338,7 @@ def pipelines(draw: Any) -> list[Scripted]:
     return stages
 
 
-@pytest.mark.slow
+@pytest.mark.everything
 @settings(
     max_examples=6,
     deadline=None,
