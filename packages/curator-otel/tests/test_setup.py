@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -14,30 +13,29 @@ from opentelemetry import metrics, trace
 
 from curator_core import ConfigurationError
 from curator_otel import OTelObserver, configure
-from curator_otel.config import read_config
 
-ARGUMENTS = {
-    "exporter": None,
-    "endpoint": None,
-    "json_file": None,
-    "json_metrics_file": None,
-    "service_name": "curator",
-    "shutdown_timeout_s": 5.0,
-}
-
-
-def config(environ=None, **arguments):
-    return read_config(environ or {}, **ARGUMENTS | arguments)
-
-
-def resource_of(path):
-    request = json.loads(path.read_text().splitlines()[0])
-    pairs = request["resourceSpans"][0]["resource"]["attributes"]
-    return {pair["key"]: pair["value"].get("stringValue") for pair in pairs}
+OTLP = "OTEL_EXPORTER_OTLP_"
 
 
 def to_file(path, **settings):
     return configure(json_file=path, set_global=False, **settings)
+
+
+def destination(**settings):
+    """Where spans would go, as it is shown; nothing is sent."""
+    telemetry = configure(set_global=False, **settings)
+    telemetry.shutdown()
+    return repr(telemetry).removeprefix("<Telemetry to ").removesuffix(", shut down>")
+
+
+def one_span(telemetry):
+    telemetry.tracer_provider.get_tracer("t").start_span("s").end()
+
+
+@pytest.fixture
+def no_metrics(monkeypatch):
+    """Nothing tries to send the last metrics."""
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -70,115 +68,73 @@ def to_file(path, **settings):
         ({"shutdown_timeout_s": True}, "shutdown_timeout_s", "above 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(arguments, field, said):
+def test_invalid_settings_are_refused_with_a_hint(arguments, field, said):
     with pytest.raises(ConfigurationError) as caught:
         configure(**arguments, set_global=False)
     assert caught.value.field == field
     assert said in str(caught.value)
-    assert "to mend" in str(caught.value)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("environ", "field"),
+    ("variable", "value"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "collector"}, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
+        ("PROTOCOL", "grpc"),
+        ("TRACES_PROTOCOL", "http/json"),
+        ("ENDPOINT", "collector:4317"),
+        ("METRICS_ENDPOINT", "collector"),
     ],
 )
-def test_variables_that_make_no_sense_are_refused(environ, field):
+def test_invalid_variables_are_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(OTLP + variable, value)
     with pytest.raises(ConfigurationError) as caught:
-        config(environ)
-    assert caught.value.field == field
+        configure(set_global=False)
+    assert caught.value.field == OTLP + variable
 
 
-def test_variables_that_do_not_matter_are_not_looked_at(tmp_path):
-    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": "nonsense"}
-    assert config(environ, json_file=tmp_path / "t.json").exporter == "json"
-    assert config(environ | {"OTEL_SDK_DISABLED": "true"}).disabled
+def test_variables_of_another_exporter_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv(f"{OTLP}PROTOCOL", "grpc")
+    monkeypatch.setenv(f"{OTLP}ENDPOINT", "nonsense")
+    assert destination(json_file=tmp_path / "t.json") == str(tmp_path / "t.json")
+    assert destination(exporter="console") == "the console"
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    configure()
 
 
-def test_a_signals_own_protocol_wins():
-    environ = {
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
-    }
-    assert config(environ).traces_endpoint
+@pytest.mark.usefixtures("no_metrics")
+def test_protocol_of_one_signal_wins(monkeypatch):
+    monkeypatch.setenv(f"{OTLP}PROTOCOL", "grpc")
+    for signal in ("TRACES", "METRICS"):
+        monkeypatch.setenv(f"{OTLP}{signal}_PROTOCOL", "http/protobuf")
+    assert destination() == "http://localhost:4318/v1/traces"
 
 
-@pytest.mark.parametrize(
-    ("environ", "endpoint", "traces", "metrics_endpoint"),
-    [
-        ({}, None, "http://localhost:4318/v1/traces", "http://localhost:4318/v1/metrics"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp/"}, None, "https://c/otlp/v1/traces", "https://c/otlp/v1/metrics"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None, "http://localhost:4318/v1/traces", "http://localhost:4318/v1/metrics"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x"}, None, "http://t/x", "http://localhost:4318/v1/metrics"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, "http://mine:1/", "http://mine:1/v1/traces", "http://mine:1/v1/metrics"),
-    ],
-)  # fmt: skip
-def test_endpoints_follow_the_rules_of_opentelemetry(environ, endpoint, traces, metrics_endpoint):
-    made = config(environ, endpoint=endpoint)
-    assert (made.traces_endpoint, made.metrics_endpoint) == (traces, metrics_endpoint)
+@pytest.mark.usefixtures("no_metrics")
+@pytest.mark.parametrize("environ", [{}, {f"{OTLP}ENDPOINT": ""}, {f"{OTLP}METRICS_ENDPOINT": "http://m/x"}])
+def test_default_endpoint_is_on_this_machine(monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert destination() == "http://localhost:4318/v1/traces"
 
 
+@pytest.mark.usefixtures("no_metrics")
 def test_credentials_in_a_url_are_not_shown():
-    shown = config(endpoint="http://user:secret@host:4318/base?key=abc").destination
+    shown = destination(endpoint="http://user:secret@host:4318/base?key=abc")
     assert shown.startswith("http://host:4318/base")
     assert "secret" not in shown
     assert "abc" not in shown
 
 
-def test_the_queue_is_long_unless_the_environment_says_otherwise():
-    assert config().queue_size == 65_536
-    assert config({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}).queue_size is None
-
-
-def test_the_config_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config().exporter = "json"
-
-
 # --- the environment ----------------------------------------------------------------------------------------
 
 
-def one_span(telemetry):
-    telemetry.tracer_provider.get_tracer("t").start_span("s").end()
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, "curator"),
-        ({"OTEL_SERVICE_NAME": "from-variable"}, "from-variable"),
-        ({"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=from-attributes"}, "from-attributes"),
-    ],
-)
-def test_the_service_name_of_the_environment_wins(tmp_path, monkeypatch, environ, expected):
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    with to_file(tmp_path / "t.json") as telemetry:
-        one_span(telemetry)
-    assert resource_of(tmp_path / "t.json")["service.name"] == expected
-
-
-def test_the_service_name_of_the_program_is_used_where_there_is_no_other(tmp_path, monkeypatch):
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-    with to_file(tmp_path / "t.json", service_name="mine") as telemetry:
-        one_span(telemetry)
-    resource = resource_of(tmp_path / "t.json")
-    assert resource["service.name"] == "mine"
-    assert resource["deployment.environment.name"] == "test"
-
-
 @pytest.mark.parametrize("value", ["true", " TRUE "])
-def test_a_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
+def test_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with configure(json_file=tmp_path / "t.json") as telemetry:  # global: nothing becomes global either
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
         assert telemetry.flush()
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     assert isinstance(telemetry.meter_provider, metrics.NoOpMeterProvider)
@@ -186,17 +142,10 @@ def test_a_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_environment_stays_as_it_was(tmp_path):
-    before = dict(os.environ)
-    with to_file(tmp_path / "t.json") as telemetry:
-        one_span(telemetry)
-    assert dict(os.environ) == before
-
-
 # --- files and console --------------------------------------------------------------------------------------
 
 
-def test_the_file_is_written_anew_and_its_directory_made(tmp_path):
+def test_file_is_replaced_and_its_directory_made(tmp_path):
     path = tmp_path / "deep" / "er" / "trace.json"
     for _ in range(2):
         with to_file(path) as telemetry:
@@ -215,7 +164,7 @@ def test_metrics_have_a_file_of_their_own(tmp_path, script):
 
 
 @pytest.mark.parametrize("field", ["json_file", "json_metrics_file"])
-def test_a_file_that_cannot_be_written_is_refused(tmp_path, field):
+def test_file_that_cannot_be_written_is_refused(tmp_path, field):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     arguments = {"json_file": tmp_path / "t.json", field: in_the_way / "t.json"}
@@ -224,7 +173,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, field):
     assert caught.value.field == field
 
 
-def test_the_console_shows_spans(capsys, script):
+def test_console_shows_spans_and_metrics(capsys, script):
     with configure("console", set_global=False) as telemetry:
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
     shown = capsys.readouterr().out
@@ -235,7 +184,7 @@ def test_the_console_shows_spans(capsys, script):
 # --- the handle ---------------------------------------------------------------------------------------------
 
 
-def test_flush_makes_the_file_complete_while_the_program_goes_on(tmp_path, script):
+def test_flush_completes_the_file_while_the_program_goes_on(tmp_path, script):
     telemetry = to_file(tmp_path / "t.json")
     script.play(OTelObserver(telemetry.tracer_provider), script.batch())
     assert telemetry.flush()
@@ -243,7 +192,7 @@ def test_flush_makes_the_file_complete_while_the_program_goes_on(tmp_path, scrip
     assert telemetry.shutdown()
 
 
-def test_a_second_shutdown_changes_nothing(tmp_path, caplog):
+def test_second_shutdown_changes_nothing(tmp_path, caplog):
     telemetry = to_file(tmp_path / "t.json")
     one_span(telemetry)
     assert telemetry.shutdown()
@@ -253,19 +202,20 @@ def test_a_second_shutdown_changes_nothing(tmp_path, caplog):
     assert "shut down" in repr(telemetry)
 
 
-def test_spans_after_the_shutdown_are_counted_as_dropped(tmp_path):
+def test_spans_after_the_shutdown_count_as_dropped(tmp_path):
     telemetry = to_file(tmp_path / "t.json")
     telemetry.shutdown()
     one_span(telemetry)
     assert telemetry.dropped == 1
 
 
-def test_no_thread_is_left(tmp_path):
-    before = set(threading.enumerate())
+def test_shutdown_leaves_no_thread_and_no_variable(tmp_path):
+    before, environ = set(threading.enumerate()), dict(os.environ)
     with to_file(tmp_path / "t.json", json_metrics_file=tmp_path / "m.json") as telemetry:
         one_span(telemetry)
         telemetry.flush()
     assert set(threading.enumerate()) <= before
+    assert dict(os.environ) == environ
 
 
 def test_ids_do_not_come_from_random(tmp_path):

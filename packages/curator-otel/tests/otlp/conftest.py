@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of delivery share: a receiver that is not ours, one that does as it is told, and a run to send."""
+"""What the tests of delivery share: a receiver that is not ours, one that can fail, and a run to send."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import gzip
 import logging
 import threading
-import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from oteltest.sink import HttpSink
 from oteltest.sink.handler import AccumulatingHandler
+from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, ProcessingStage, Task
 from curator_otel import OTelObserver, configure
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
 
     from curator_core import RunResult
     from curator_otel import Telemetry
-
-
-@pytest.fixture(autouse=True)
-def plain_https(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the machine says whom to trust: `requests` heeds these two before what OpenTelemetry's name."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 # --- a receiver ---------------------------------------------------------------------------------------------
@@ -126,7 +119,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
     receiver = Sink(tls)
     receiver.start()
     try:
-        assert receiver.listening.wait(30)
+        assert receiver.listening.wait(DEADLINE_S)
         yield receiver
     finally:
         receiver.stop()
@@ -143,11 +136,11 @@ def sink() -> Iterator[Sink]:
         yield receiver
 
 
-# --- one that does as it is told ----------------------------------------------------------------------------
+# --- one that can fail --------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
-    """What a request gets: a status, or the end of its connection; either of them after a wait."""
+    """What a request gets: a status, or the end of its connection, at once or after an event."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -155,20 +148,17 @@ class Answer(NamedTuple):
     after: threading.Event | None = None
 
 
-class Moody(ThreadingHTTPServer):
-    """Answers requests with spans as its answers say, one after the other, and those with metrics all alike.
-
-    What it answers well it hands to a sink.
+class Faulty(ThreadingHTTPServer):
+    """Answers requests with spans by its list of answers, and those with metrics always in one way.
 
     Args:
-        sink: Who keeps what was taken.
-        answers: What the first requests get.
-        forever: What all the later ones get; None to take them.
-        metrics: What those with metrics get; None to take them.
+        sink: Keeps what was answered with 200.
+        answers: What the first requests with spans get.
+        forever: What all later ones get; None for 200.
+        metrics: What those with metrics get; None for 200.
 
     Attributes:
-        times: When each request with spans came, by the monotonic clock.
-        tries: How often each of them came, by what it held.
+        tries: How often each request with spans came, by its content.
     """
 
     daemon_threads = True
@@ -179,9 +169,8 @@ class Moody(ThreadingHTTPServer):
     ) -> None:
         self.sink, self.answers, self.forever = sink, list(answers), forever or Answer()
         self.metrics = metrics or Answer()
-        self.times: list[float] = []
         self.tries: Counter[bytes] = Counter()
-        super().__init__(("127.0.0.1", 0), _MoodyHandler, bind_and_activate=False)
+        super().__init__(("127.0.0.1", 0), _FaultyHandler, bind_and_activate=False)
         self.server_bind()  # until it is activated, whoever connects is refused
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 
@@ -195,20 +184,19 @@ class Moody(ThreadingHTTPServer):
         self.thread.start()
 
     def next_answer(self, data: bytes) -> Answer:
-        self.times.append(time.monotonic())
         self.tries[data] += 1
         return self.answers.pop(0) if self.answers else self.forever
 
 
-class _MoodyHandler(BaseHTTPRequestHandler):
-    server: Moody
+class _FaultyHandler(BaseHTTPRequestHandler):
+    server: Faulty
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         with_spans = self.path.endswith("/traces")
         answer = self.server.next_answer(data) if with_spans else self.server.metrics
         if answer.after is not None:
-            answer.after.wait(30)
+            answer.after.wait(DEADLINE_S)
         if answer.closes:
             self.close_connection = True
             return
@@ -230,11 +218,11 @@ def answer() -> type[Answer]:
 
 
 @pytest.fixture
-def make_moody(sink: Sink) -> Iterator[Callable[..., Moody]]:
-    made: list[Moody] = []
+def make_faulty(sink: Sink) -> Iterator[Callable[..., Faulty]]:
+    made: list[Faulty] = []
 
-    def make(*answers: Answer, opened: bool = True, **others: Answer) -> Moody:
-        made.append(Moody(sink, *answers, **others))
+    def make(*answers: Answer, opened: bool = True, **others: Answer) -> Faulty:
+        made.append(Faulty(sink, *answers, **others))
         if opened:
             made[-1].open()
         return made[-1]
@@ -342,11 +330,12 @@ def send() -> Callable[..., Sent]:
     return send_run
 
 
-@pytest.fixture
-def received(sink: Sink) -> tuple[Sink, RunResult]:
-    """The receiver of a run, and the run."""
-    with configure(endpoint=sink.url, set_global=False) as telemetry:
+@pytest.fixture(scope="session")
+def received() -> tuple[Sink, RunResult]:
+    """The receiver of a run, which has been stopped, and the run."""
+    with receiving() as sink, configure(endpoint=sink.url, set_global=False) as telemetry:
         sent = send_run(telemetry)
-    assert telemetry.dropped == 0
-    assert len(sink.spans) == sent.ended
+        telemetry.shutdown()
+        assert telemetry.dropped == 0
+        assert len(sink.spans) == sent.ended
     return sink, sent.result

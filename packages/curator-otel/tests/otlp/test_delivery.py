@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a run to a receiver, and to several that do not do their part: what is lost is counted and told once."""
+"""Receivers that fail for a while, or for good: the run does not notice, and losses are counted and reported once."""
 
 from __future__ import annotations
 
@@ -7,181 +7,209 @@ import logging
 import random
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from importlib.metadata import version
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
+from tests.waiting import DEADLINE_S
 
-from curator_core import Pipeline, ProcessingStage, Task, processing_stage
-from curator_otel import OTelObserver, configure
+from curator_otel import configure
 from curator_otel.delivery import WatchedExporter
 
-# --- a receiver ---------------------------------------------------------------------------------------------
+heeds_retry_after = pytest.mark.skipif(
+    tuple(map(int, version("opentelemetry-exporter-otlp-proto-http").split(".")[:2])) < (1, 45),
+    reason="OpenTelemetry's exporter heeds Retry-After, and retries on 429, from 1.45 on",
+)
 
 
-@processing_stage()
-def fan_out(task):
-    return [Task(data=number) for number in range(4)]
+def reports(caplog):
+    """What was logged about data that did not arrive."""
+    return [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
 
 
-class Fussy(ProcessingStage[Any, Any]):
-    def process(self, task):
-        self.metrics.set("model", "tiny")
-        if task.data == 2:
-            raise ValueError("not two")
-        return None if task.data == 1 else task
+def patient(server, **settings):
+    return configure(endpoint=server.url, set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
 
 
-def run_fussy(telemetry, **settings):
-    observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, **settings)
-    pipeline = Pipeline("fussy", [fan_out, Fussy()])
-    return pipeline.run(initial_tasks=[Task(data=0)], observers=[observer], on_error="skip")
+# --- for a while --------------------------------------------------------------------------------------------
 
 
-def test_a_users_seeded_sequence_stays_as_it_was(sink):
-    """Ids, exemplars, and the back-off that the exporter draws for each request, in a thread of its own."""
-    random.seed(3)
-    expected = [random.random() for _ in range(3)]
-    with configure(endpoint=sink.url, set_global=False) as telemetry:
+def test_burst_loses_nothing(sink):
+    with patient(sink) as telemetry:
         tracer = telemetry.tracer_provider.get_tracer("application")
-        random.seed(3)
-        with tracer.start_as_current_span("outer"):
-            run_fussy(telemetry)
-        assert telemetry.flush()
-    assert [random.random() for _ in range(3)] == expected
-
-
-def test_a_burst_loses_nothing(sink):
-    with configure(endpoint=sink.url, set_global=False) as telemetry:
-        tracer = telemetry.tracer_provider.get_tracer("application")
-        for _ in range(5000):
+        for _ in range(3000):  # the SDK's own queue takes 2,048
             tracer.start_span("s").end()
     assert telemetry.dropped == 0
-    assert len(sink.spans) == 5000
+    assert len(sink.spans) == 3000
 
 
-# --- receivers that do not do their part --------------------------------------------------------------------
+@heeds_retry_after
+@pytest.mark.parametrize("status", [429, 503])
+def test_busy_receiver_gets_everything_when_it_says(sink, make_faulty, answer, send, caplog, status):
+    busy = answer(status, (("Retry-After", "0"),))
+    # Its own back-off, 1 + 2 + 4 + 8 seconds, would be longer than the ten seconds that it goes on trying for.
+    server = make_faulty(busy, busy, busy, busy)
+    telemetry = patient(server)
+    sent = send(telemetry)
+    assert telemetry.shutdown()
+    assert telemetry.dropped == 0
+    assert len(sink.spans) == sent.ended
+    assert max(server.tries.values()) == 5
+    assert not reports(caplog)
 
 
-@pytest.fixture
-def refusing():
-    """A port on which nobody listens: connections are refused."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+def test_connection_that_is_closed_once_is_made_again(sink, make_faulty, answer, send, caplog):
+    server = make_faulty(answer(closes=True))
+    telemetry = patient(server)
+    sent = send(telemetry)
+    assert telemetry.shutdown()
+    assert max(server.tries.values()) == 2
+    assert len(sink.spans) == sent.ended
+    assert not reports(caplog)
 
 
-@pytest.fixture
-def silent():
-    """Takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+def test_receiver_that_starts_late_gets_everything(sink, make_faulty, send, complaints, caplog):
+    server = make_faulty(opened=False)
+    complaints.then = server.open
+    telemetry = patient(server)
+    sent = send(telemetry)
+    assert telemetry.shutdown()
+    assert complaints.first.is_set()
+    assert telemetry.dropped == 0
+    assert len(sink.spans) == sent.ended
+    assert not reports(caplog)
 
 
-@pytest.fixture
-def answering():
-    """Answers every request with a status."""
-    servers = []
-
-    def answer(status, headers=()):
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args):
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield answer
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def test_slow_receiver_does_not_hold_the_run_up(sink, make_faulty, answer, send, monkeypatch):
+    """The run is over before its first span has been taken."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    go_on = threading.Event()
+    server = make_faulty(answer(after=go_on))
+    with patient(server) as telemetry:
+        sent = send(telemetry)
+        assert not sink.spans
+        go_on.set()
+        assert telemetry.flush(DEADLINE_S)
+    assert telemetry.dropped == 0
+    assert len(sink.spans) == sent.ended
 
 
-def lose(endpoint, caplog, **settings):
-    """Runs with a receiver that will not have it; the one line that is said about that."""
+def test_receiver_that_comes_back_costs_what_was_sent_meanwhile(sink, make_faulty, answer, send, caplog):
+    server = make_faulty(forever=answer(400))
+    telemetry = patient(server)
+    first = send(telemetry)
+    assert not telemetry.flush(DEADLINE_S)
+    assert telemetry.dropped == first.ended
+    server.forever = answer()
+    second = send(telemetry)
+    assert telemetry.flush(DEADLINE_S)
+    assert not telemetry.shutdown()
+    assert telemetry.dropped == len(first.kept.get_finished_spans()) - second.ended
+    assert len(sink.spans) == second.ended
+    assert {span.trace_id.hex() for span in sink.spans} == {
+        f"{span.context.trace_id:032x}" for span in second.kept.get_finished_spans()
+    }
+    (said,) = reports(caplog)
+    assert said.startswith(f"{telemetry.dropped} spans did not reach {server.url}/v1/traces; runs are unaffected (")
+    assert "400" in said
+
+
+def test_receiver_of_traces_only_refuses_metrics_unless_they_are_turned_off(
+    make_faulty, answer, send, caplog, monkeypatch
+):
+    server = make_faulty(metrics=answer(405))
+    telemetry = patient(server)
+    send(telemetry)
+    assert not telemetry.shutdown()
+    (said,) = reports(caplog)
+    assert said.startswith(f"the last metrics did not reach {server.url}/v1/metrics; runs are unaffected")
+    caplog.clear()
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    telemetry = patient(server)
+    send(telemetry)
+    assert telemetry.shutdown()
+    assert not caplog.records
+
+
+# --- for good -----------------------------------------------------------------------------------------------
+
+
+def lose(endpoint, send, caplog, heard=None):
+    """Run with a receiver that takes nothing; return the one line that is logged about it."""
     with caplog.at_level(logging.INFO):
-        telemetry = configure(endpoint=endpoint, set_global=False, **settings)
-        result = run_fussy(telemetry)
+        telemetry = configure(endpoint=endpoint, set_global=False, shutdown_timeout_s=0.2)
+        sent = send(telemetry)
+        assert heard is None or heard.wait(DEADLINE_S)
         assert not telemetry.shutdown()
         assert not telemetry.shutdown()
-    assert [task.data for task in result] == [0, 3]
-    assert result.complete
-    assert telemetry.dropped == 11
-    ours = [record for record in caplog.records if record.name != "urllib3.connectionpool"]
-    assert [record.name for record in ours] == ["curator_otel.setup"]
-    (record,) = ours
-    assert record.levelno == logging.WARNING
-    assert record.exc_info is None
-    return record.getMessage()
+    assert sent.result.complete
+    assert telemetry.dropped == sent.ended
+    ours = [r for r in caplog.records if r.levelno > logging.DEBUG and r.name != "urllib3.connectionpool"]
+    assert [(r.name, r.levelno, r.exc_info) for r in ours] == [("curator_otel.setup", logging.WARNING, None)]
+    said = ours[0].getMessage()
+    assert said.startswith(f"{sent.ended} spans ")
+    assert f"did not reach {endpoint}/v1/traces; runs are unaffected (" in said
+    return said
 
 
-def test_an_endpoint_that_is_down(refusing, caplog):
-    said = lose(refusing, caplog, shutdown_timeout_s=0.2)
-    assert said.startswith(f"11 spans and the last metrics did not reach {refusing}/v1/traces; runs are unaffected (")
-    assert "refused" in said
+def test_endpoint_that_is_down_is_reported_once(send, complaints, caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        assert "refused" in lose(f"http://127.0.0.1:{taken.getsockname()[1]}", send, caplog, complaints.first)
 
 
-def test_an_endpoint_that_never_answers(silent, caplog):
-    said = lose(silent, caplog, shutdown_timeout_s=0.2)
-    assert said.startswith("11 spans")
+def test_endpoint_that_never_answers_is_reported_once(send, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lose(f"http://127.0.0.1:{server.getsockname()[1]}", send, caplog)
+
+
+def test_address_that_does_not_exist_is_reported_once(send, complaints, caplog):
+    lose("http://collector.invalid:4318", send, caplog, complaints.first)
 
 
 @pytest.mark.parametrize(
-    ("status", "headers"),
-    [(400, ()), (404, ()), (429, (("Retry-After", "3600"),)), (503, ())],
+    "fault",
+    [
+        {"closes": True},
+        {"status": 400},
+        {"status": 404},
+        {"status": 429, "headers": (("Retry-After", "3600"),)},
+        {"status": 500},
+        {"status": 503},
+    ],
+    ids=["closes", "400", "404", "429", "500", "503"],
 )
-def test_an_endpoint_that_says_no(answering, caplog, status, headers):
-    said = lose(answering(status, headers), caplog, shutdown_timeout_s=0.2)
-    assert said.startswith("11 spans and the last metrics")
+def test_endpoint_that_refuses_is_reported_once_and_not_asked_forever(
+    make_faulty, answer, send, complaints, caplog, monkeypatch, fault
+):
+    # Left to itself, the exporter would try for half a minute, when the SDK stops it: five times and more.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
+    server = make_faulty(forever=answer(**fault))
+    lose(server.url, send, caplog, complaints.first)
+    assert server.tries
+    requests_a_try = 1 + fault.get("closes", False)  # a connection that breaks is made again at once
+    assert max(server.tries.values()) < 5 * requests_a_try
 
 
-def test_an_address_that_does_not_exist(caplog):
-    lose("http://collector.invalid:4318", caplog, shutdown_timeout_s=0.2)
+def test_metrics_that_are_lost_as_well_are_in_the_same_report(make_faulty, answer, send, caplog):
+    server = make_faulty(forever=answer(400), metrics=answer(400))
+    telemetry = patient(server)
+    sent = send(telemetry)
+    assert not telemetry.shutdown()
+    (said,) = reports(caplog)
+    assert said.startswith(f"{sent.ended} spans and the last metrics did not reach {server.url}/v1/traces; runs are un")
 
 
-def test_a_flush_that_fails_says_so(answering):
-    with configure(endpoint=answering(400), set_global=False) as telemetry:
-        run_fussy(telemetry)
-        assert not telemetry.flush()
-        assert telemetry.dropped == 11
-
-
-def test_what_other_exporters_of_the_application_log_is_let_through(answering, caplog):
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    url = answering(400)
-    with configure(endpoint=url, set_global=False) as telemetry:
-        run_fussy(telemetry)
-        telemetry.flush()
-        assert not caplog.records
-        theirs = OTLPSpanExporter(endpoint=url)
-        theirs.export([])
-        theirs.shutdown()
-    assert caplog.records[0].name.startswith("opentelemetry.exporter.otlp.proto.http")
-
-
-def test_a_disk_that_is_full_costs_the_trace_and_nothing_else(caplog, tmp_path):
+def test_full_disk_costs_the_trace_and_nothing_else(send, caplog, tmp_path):
     full = tmp_path / "full.json"
     full.symlink_to("/dev/full")
     with caplog.at_level(logging.INFO):
         telemetry = configure(json_file=full, set_global=False)
-        assert len(run_fussy(telemetry)) == 2
+        sent = send(telemetry)
         assert not telemetry.shutdown()
+    assert telemetry.dropped == sent.ended
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"11 spans did not reach {full}")
+    assert record.getMessage().startswith(f"{sent.ended} spans did not reach {full}")
     assert "No space left" in record.getMessage()
 
 
@@ -195,10 +223,40 @@ class Broken:
         raise RuntimeError("broken")
 
 
-def test_an_exporter_that_raises_is_counted():
+def test_exporter_that_raises_is_counted_as_losing_everything():
     watched = WatchedExporter(Broken(), SpanExportResult.FAILURE)
     assert watched.export([1, 2, 3]) is SpanExportResult.FAILURE
     watched.shutdown()
     watched.shutdown()
     watched.export([4])
     assert (watched.sent, watched.lost, watched.reason) == (0, 4, "RuntimeError: broken")
+
+
+# --- what the application notices ---------------------------------------------------------------------------
+
+
+def test_logs_of_other_exporters_of_the_application_are_let_through(make_faulty, answer, send, caplog):
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    server = make_faulty(forever=answer(400))
+    with patient(server) as telemetry:
+        send(telemetry)
+        assert not telemetry.flush(DEADLINE_S)
+        assert not caplog.records
+        theirs = OTLPSpanExporter(endpoint=f"{server.url}/v1/traces")
+        theirs.export([])
+        theirs.shutdown()
+    assert caplog.records[0].name.startswith("opentelemetry.exporter.otlp.proto.http")
+
+
+def test_seeded_sequence_of_the_user_is_not_disturbed(sink, send):
+    """Neither by ids, nor exemplars, nor the back-off that the exporter draws for each request in its own thread."""
+    random.seed(3)
+    expected = [random.random() for _ in range(3)]
+    with patient(sink) as telemetry:
+        tracer = telemetry.tracer_provider.get_tracer("application")
+        random.seed(3)
+        with tracer.start_as_current_span("outer"):
+            send(telemetry)
+        assert telemetry.flush(DEADLINE_S)
+    assert [random.random() for _ in range(3)] == expected

@@ -13,7 +13,7 @@ from curator_otel.conventions import METRICS
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 
 
-def test_metrics_are_those_of_the_table(received):
+def test_metrics_and_labels_are_those_of_the_table(received):
     sink, _ = received
     assert set(METRICS) - {"curator.batch.unrecorded"} <= set(sink.metrics)
     for name, metric in sink.metrics.items():
@@ -27,7 +27,7 @@ def test_metrics_are_those_of_the_table(received):
             assert 0 < point.start_time_unix_nano <= point.time_unix_nano
 
 
-def test_exemplars_lead_to_batches_that_have_arrived(received):
+def test_exemplars_of_histograms_are_batches_that_have_arrived(received):
     sink, _ = received
     spans = {span.span_id: span for span in sink.spans}
     found = 0
@@ -44,7 +44,7 @@ def test_exemplars_lead_to_batches_that_have_arrived(received):
     assert found
 
 
-def test_sums_only_rise_and_agree_with_the_result(received):
+def test_counters_are_monotonic_and_agree_with_the_result(received):
     sink, result = received
     values = {}
     for name, metric in sink.metrics.items():
@@ -64,7 +64,7 @@ def test_sums_only_rise_and_agree_with_the_result(received):
     assert by_outcome == [4, 2, 2]
 
 
-def test_histograms_have_our_boundaries_and_add_up(received):
+def test_histograms_have_the_boundaries_of_the_table_and_add_up(received):
     sink, result = received
     seen = Counter()
     for name, metric in sink.metrics.items():
@@ -78,7 +78,7 @@ def test_histograms_have_our_boundaries_and_add_up(received):
     assert seen["curator.setup.duration"] == 3
 
 
-def test_no_value_of_a_label_is_a_run_a_task_or_a_worker(received):
+def test_label_values_are_stages_and_outcomes_only(received):
     sink, _ = received
     values = {
         value
