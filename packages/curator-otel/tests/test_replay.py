@@ -8,18 +8,14 @@ import time
 
 import pytest
 
-from curator_core import (
-    ConfigurationError,
-    DataError,
-    StagePerfStats,
-)
+from curator_core import ConfigurationError, DataError, StagePerfStats
 from curator_otel import Replayed, replay
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
 
 
-def test_a_replay_makes_the_spans_that_the_observer_made(memory, run):
+def test_replay_makes_the_batches_that_the_observer_made(memory, run):
     result = run(memory.observer())
 
     def shape():
@@ -45,21 +41,15 @@ def test_a_replay_makes_the_spans_that_the_observer_made(memory, run):
     assert memory.named("process_batch Pairs")[0].attributes["curator.metric.seen"] == 2
 
 
-def test_shared_statistics_are_counted_once(memory, finished):
+def test_statistics_that_tasks_share_count_once_also_as_copies(memory, finished):
     shared = StagePerfStats("s", 2.0, num_items_processed=3, start_time_unix_ns=T0, batch_id="0/3:x")
-    replayed = replay([finished(shared) for _ in range(3)], memory.tracer_provider)
-    assert replayed.batches == 1
+    copies = [dataclasses.replace(shared) for _ in range(2)]
+    assert replay(map(finished, [shared, shared, *copies]), memory.tracer_provider).batches == 1
     assert memory.one("process_batch s").attributes["curator.batch.items"] == 3
     assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
 
 
-def test_equal_copies_of_statistics_are_counted_once_too(memory, finished):
-    shared = StagePerfStats("s", 2.0, start_time_unix_ns=T0, batch_id="0/1")
-    replay([finished(dataclasses.replace(shared)) for _ in range(3)], memory.tracer_provider)
-    assert memory.one("00 s").attributes["curator.stage.process_time"] == 2.0
-
-
-def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory, finished):
+def test_batch_without_a_start_counts_and_has_no_span(memory, finished):
     known = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0")
     unknown = StagePerfStats("b", 5.0, num_items_processed=2, batch_id="1/0")
     mixed = StagePerfStats("a", 3.0, batch_id="0/1")
@@ -78,12 +68,12 @@ def test_what_does_not_say_when_it_began_is_counted_and_has_no_span(memory, fini
 
 
 @pytest.mark.parametrize("tasks", [0, 1])
-def test_without_a_batch_there_is_no_trace(memory, finished, tasks):
+def test_no_batch_makes_no_trace(memory, finished, tasks):
     assert replay([finished()] * tasks, memory.tracer_provider) == Replayed("", 0, 0)
     assert not memory.spans
 
 
-def test_without_a_start_time_the_spans_carry_the_sums_and_have_no_length(memory, finished):
+def test_spans_without_any_start_have_the_sums_and_no_length(memory, finished):
     before = time.time_ns()
     replayed = replay([finished(StagePerfStats("a", 1.5, batch_id="0/0"))], memory.tracer_provider)
     assert replayed[1:] == (1, 1)
@@ -114,7 +104,7 @@ class TheirTask:
         self._stage_perf = list(perf)
 
 
-def test_nemo_curators_tasks_are_replayed_without_their_faults(memory):
+def test_tasks_of_nemo_curator_count_shared_records_once_and_have_no_size(memory):
     shared = TheirStats("Read", 2.0, 0.5, 3 / 2**20, 3, {"files": 1.0})
     copied = dataclasses.replace(shared, custom_metrics={"files": 1.0})  # as it comes out of another process
     other = TheirStats("Read", 2.25, 0.5, 1 / 2**20, 1)
@@ -133,12 +123,12 @@ def test_nemo_curators_tasks_are_replayed_without_their_faults(memory):
     assert not any("bytes" in name for span in memory.spans for name in span.attributes)
 
 
-def test_what_is_no_task_is_refused():
+def test_other_objects_are_refused():
     with pytest.raises(DataError, match="no task"):
         replay([object()])
 
 
-def test_what_tasks_do_not_know_is_left_out(memory, finished):
+def test_attributes_that_tasks_do_not_know_are_missing(memory, finished):
     perf = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0", worker_id="w", startup_time=2.0)
     replay([finished(perf)], memory.tracer_provider)
     batch = memory.one("process_batch a").attributes
@@ -150,20 +140,20 @@ def test_what_tasks_do_not_know_is_left_out(memory, finished):
         assert name not in known
 
 
-def test_stages_stand_in_the_order_of_the_histories(memory, finished):
+def test_stages_are_in_the_order_of_the_histories(memory, finished):
     rows = [StagePerfStats(name, 1.0, start_time_unix_ns=T0 + n, batch_id=f"{n}/0") for n, name in enumerate("abc")]
     # The first task was given to the second stage.
     replay([finished(rows[1]), finished(*rows)], memory.tracer_provider)
     assert {"00 a", "01 b", "02 c"} <= set(memory.names())
 
 
-def test_the_limit_holds(memory, finished):
+def test_limit_holds(memory, finished):
     rows = [StagePerfStats("a", 1.0, start_time_unix_ns=T0 + n, batch_id=f"0/{n}") for n in range(100)]
     replay([finished(row) for row in rows], memory.tracer_provider, max_spans=20)
     assert len(memory.spans) <= 20
     assert memory.one("00 a").attributes["curator.stage.batches"] == 100
 
 
-def test_a_limit_that_makes_no_sense_is_refused():
+def test_invalid_limit_is_refused():
     with pytest.raises(ConfigurationError, match="max_spans"):
         replay([], max_spans=0)

@@ -8,31 +8,20 @@ import re
 
 import pytest
 
-from curator_core import DataError, Pipeline, Task, processing_stage
+from curator_core import DataError
 from curator_core.verdict import Verdict
 from curator_otel import OTelObserver, configure, render_tree, slowest_stage
 
 
-@pytest.fixture
-def written(script, boom, tmp_path):
-    """Plays reports into a trace file."""
-
-    def play(*reports, name="trace.json", **settings):
-        path = tmp_path / name
-        with configure(json_file=path, set_global=False) as telemetry:
-            observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, **settings)
-            script.play(observer, *reports)
-        return path
-
-    return play
-
-
-def test_the_tree_shows_what_took_how_long(written, script, boom):
-    path = written(
-        script.worker(0, took=0.25),
-        script.batch(0, 0, at=1, took=2),
-        script.batch(0, 1, at=4, took=0.5, kinds=("filtered",)),
-        script.batch(1, 0, at=6, took=75, kinds=("out", "failed"), error=boom),
+def test_tree_shows_what_took_how_long(traced, script, boom):
+    path = traced(
+        lambda observer: script.play(
+            observer,
+            script.worker(0, took=0.25),
+            script.batch(0, 0, at=1, took=2),
+            script.batch(0, 1, at=4, took=0.5, kinds=("filtered",)),
+            script.batch(1, 0, at=6, took=75, kinds=("out", "failed"), error=boom),
+        )
     )
     lines = render_tree(path).splitlines()
     assert re.fullmatch(r"run by_hand  \d+ h \d\d min", lines[0])
@@ -52,55 +41,47 @@ def test_the_tree_shows_what_took_how_long(written, script, boom):
     assert slowest_stage(path) == "write"
 
 
-def test_the_tree_ends_with_the_verdict(tmp_path, script):
-    path = tmp_path / "trace.json"
+def test_tree_ends_with_the_verdict(traced, script):
     verdict = Verdict("busy", "write", 0.97, "'write' is at work 97% of the time", "give it more workers")
-    with configure(json_file=path, set_global=False) as telemetry:
-        script.play(OTelObserver(telemetry.tracer_provider), script.batch(), verdict=verdict)
+    path = traced(lambda observer: script.play(observer, script.batch(), verdict=verdict))
     last = render_tree(path).splitlines()[-1]
     assert last == "bottleneck: 'write' is at work 97% of the time; give it more workers" == str(verdict)
 
 
-def test_a_crowd_is_summed_up_and_errors_and_the_longest_are_shown(written, script, boom):
+def test_crowd_is_summed_up_but_for_errors_and_the_longest(traced, script, boom):
     reports = [script.batch(0, number, at=number, took=0.1) for number in range(40)]
     reports[7] = reports[7]._replace(error=boom)
     reports[9] = reports[9]._replace(duration_ns=3_000_000_000)
-    path = written(*reports, max_spans=30)
-    text = render_tree(path, max_children=3)
+    text = render_tree(traced(lambda observer: script.play(observer, *reports), max_spans=30), max_children=3)
     assert text.count("─ process_batch") == 3
     assert "process_batch read  3.00 s" in text
     assert "! ValueError: boom" in text
     assert re.search(r"└─ \d+ more process_batch read, .* in all; \d+ not traced, to keep the limit", text)
 
 
-def test_several_runs_are_shown_one_after_the_other(tmp_path):
-    @processing_stage()
-    def same(task):
-        return task
+def test_windows_are_drawn_as_bars(traced, script):
+    def play(observer):
+        observer.on_run_start(script.info)
+        for number, took in enumerate((1, 4, 2)):
+            script.report(
+                observer,
+                script.batch(0, number, at=10 * number, took=took, worker_id="w2"),
+                script.batch(0, number + 10, at=10 * number + 5, took=5 - took),
+            )
+            script.turn_clock(observer, number + 1.5)
+        script.report(observer, script.batch(0, 3, at=40))
+        observer.on_run_end(script.result(), None)
 
-    path = tmp_path / "deep" / "trace.json"
-    with configure(json_file=path, set_global=False) as telemetry:
-        observer = OTelObserver(telemetry.tracer_provider)
-        for name in ("first", "second"):
-            Pipeline(name, [same]).run(initial_tasks=[Task(data=1)], observers=[observer])
-    assert [line.split("  ")[0] for line in render_tree(path).splitlines() if line.startswith("run ")] == [
-        "run first",
-        "run second",
-    ]
-    assert slowest_stage(path) == "same"
-
-
-def test_the_file_is_otlp_json(written, spans_of, script):
-    """As the specification has it: ids in hex, 64-bit numbers as text, a request a line."""
-    spans = spans_of(written(script.batch()))
-    assert len(spans) == 4
-    for span in spans:
-        assert re.fullmatch("[0-9a-f]{32}", span["traceId"])
-        assert re.fullmatch("[0-9a-f]{16}", span["spanId"])
-        assert re.fullmatch("[0-9]+", span["startTimeUnixNano"])
+    assert "4 windows, at work: ▅▇▅█" in render_tree(traced(play))
 
 
-def test_a_run_that_has_not_ended_is_shown_as_one_that_has_started(tmp_path, script):
+def test_runs_in_one_file_are_shown_one_after_the_other(traced, run):
+    path = traced(run, lambda observer: run(observer, name="q"))
+    assert [block.split("  ")[0] for block in render_tree(path).split("\n\n")] == ["run p", "run q"]
+    assert slowest_stage(path) in ("fan_out", "Pairs")
+
+
+def test_run_that_has_not_ended_is_shown_as_started(tmp_path, script):
     path = tmp_path / "trace.json"
     with configure(json_file=path, set_global=False) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider)
@@ -111,50 +92,71 @@ def test_a_run_that_has_not_ended_is_shown_as_one_that_has_started(tmp_path, scr
     assert render_tree(path).startswith("run by_hand")
 
 
-def test_windows_are_drawn_as_bars(script, tmp_path):
-    path = tmp_path / "trace.json"
-    with configure(json_file=path, set_global=False) as telemetry:
-        observer = OTelObserver(telemetry.tracer_provider)
-        observer.on_run_start(script.info)
-        for number, took in enumerate((1, 4, 2)):
-            script.report(observer, script.batch(0, number, at=10 * number, took=took, worker_id="w2"),
-                          script.batch(0, number + 10, at=10 * number + 5, took=5 - took))  # fmt: skip
-            script.turn_clock(observer, number + 1.5)
-        script.report(observer, script.batch(0, 3, at=40))
-        observer.on_run_end(script.result(), None)
-    assert "4 windows, at work: ▅▇▅█" in render_tree(path)
+# --- files --------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_file_has_no_spans(tmp_path):
+def test_file_is_otlp_json(traced, spans_of, script):
+    """As the specification has it: ids in hex, 64-bit numbers as text, a request a line."""
+    spans = spans_of(traced(lambda observer: script.play(observer, script.batch())))
+    assert len(spans) == 4
+    for span in spans:
+        assert re.fullmatch("[0-9a-f]{32}", span["traceId"])
+        assert re.fullmatch("[0-9a-f]{16}", span["spanId"])
+        assert re.fullmatch("[0-9]+", span["startTimeUnixNano"])
+
+
+def span(number, parent=0, trace="a", end="5000", **fields):
+    ids = {"traceId": trace * 32, "spanId": f"{number:016x}", "parentSpanId": f"{parent:016x}" if parent else ""}
+    return ids | {"name": f"s{number}", "startTimeUnixNano": "0", "endTimeUnixNano": end} | fields
+
+
+@pytest.mark.parametrize(
+    ("requests", "tree"),
+    [
+        ([], "no spans"),
+        ([[span(2, parent=1)], [span(1)]], "s1  5 us\n└─ s2  5 us"),  # the parent came later
+        ([[span(1, parent=9)]], "s1  5 us"),  # the parent is in no file
+        ([[span(1), span(1, trace="b"), span(2, parent=1, trace="b")]], "s1  5 us\n\ns1  5 us\n└─ s2  5 us"),
+        ([[span(1)], [span(1, end="7000")]], "s1  7 us"),  # written again
+        ([[{"name": "bare"}, span(1)]], "s1  5 us\n\nbare  0 us"),
+        ([[span(1, status={"code": 2, "message": "boom"})]], "s1  5 us  ! boom"),
+        ([[span(1, status={"code": "STATUS_CODE_ERROR", "message": "boom"})]], "s1  5 us  ! boom"),
+        ([[span(1, attributes=[{"key": "k", "value": {"arrayValue": {}}}, {"key": "none"}])]], "s1  5 us"),
+    ],
+)
+def test_spans_of_other_programs_are_shown(tmp_path, requests, tree):
     path = tmp_path / "trace.json"
-    path.write_text("\n")
-    assert render_tree(path) == "no spans"
+    lines = [json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}) for spans in requests]
+    path.write_text("\n\n".join(lines), encoding="utf-8")
+    assert render_tree(path) == tree
     assert slowest_stage(path) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"resourceSpans": []}\n{"resour'])
-def test_a_file_that_is_no_trace_is_refused_by_line(tmp_path, text):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "7",
+        '{"resour',
+        '{"resourceSpans": 5}',
+        '{"resourceSpans": [7]}',
+        '{"resourceSpans": [{"scopeSpans": [{"spans": ["x"]}]}]}',
+        '{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "x"}]}]}]}',
+        '{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [{}]}]}]}]}',
+    ],
+)
+def test_file_that_is_no_trace_is_refused_by_line(tmp_path, line):
     path = tmp_path / "trace.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=rf"trace\.json:{len(text.splitlines())}"):
+    path.write_text('{"resourceSpans": []}\n' + line, encoding="utf-8")
+    with pytest.raises(DataError) as raised:
         render_tree(path)
+    assert raised.value.field == f"{path}:2"
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        render_tree(tmp_path / "none.json")
-
-
-def test_other_peoples_spans_are_shown_too(tmp_path):
-    span = {
-        "traceId": "a" * 32,
-        "spanId": "b" * 16,
-        "parentSpanId": "c" * 16,
-        "name": "theirs",
-        "startTimeUnixNano": "0",
-        "endTimeUnixNano": "5000",
-        "attributes": [{"key": "k", "value": {"arrayValue": {"values": [{"intValue": "1"}]}}}, {"key": "none"}],
-    }
-    path = tmp_path / "trace.json"
-    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}))
-    assert render_tree(path) == "theirs  5 us"
+        render_tree(tmp_path / "missing.json")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        render_tree(tmp_path / "binary")

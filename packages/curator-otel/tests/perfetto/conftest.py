@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of timelines share: a viewer, and runs to draw."""
+"""What the tests of timelines share: a viewer, and what to draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from curator_core import StagePerfStats
-from curator_otel import Drawn, OTelObserver, configure, to_perfetto
+from curator_otel import Drawn, to_perfetto
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -51,7 +51,7 @@ class Viewer:
         return {event[number]: event["args"]["name"] for event in self.events if event["name"] == kind}
 
     def _look(self):
-        """As trace processors do: in order of time, a stack of open slices a track, links to the topmost."""
+        """Go through events as trace processors do: by time, with a stack of open slices for each track."""
         assert len({(event["pid"], event["tid"]) for event in self.events}) == len({e["tid"] for e in self.events})
         self.slices, self.marks, ends = [], [], defaultdict(dict)
         stacks: dict[int, list[Any]] = defaultdict(list)
@@ -82,7 +82,7 @@ class Viewer:
         return [event for event in self.slices if event["cat"] == category]
 
     def seconds(self, category="batch"):
-        """How long all slices of each name are."""
+        """The total length of the slices of each name."""
         total: Counter[str] = Counter()
         for event in self.of(category):
             total[event["name"]] += event["end"] - event["start"]
@@ -94,7 +94,7 @@ class Viewer:
 
 @pytest.fixture
 def draw(tmp_path):
-    """Draws a source, and looks at it."""
+    """Draw a source, and read the result as a viewer does."""
 
     def draw(source, name="timeline.json"):
         drawn = to_perfetto(source, tmp_path / name)
@@ -105,12 +105,12 @@ def draw(tmp_path):
     return draw
 
 
-# --- runs ---------------------------------------------------------------------------------------------------
+# --- what is drawn ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def perf():
-    """The statistics of a batch that said when it began."""
+    """Make the statistics of a batch that says when it began."""
 
     def make(stage="s", start=0.0, took=1.0, batch="0/0", **fields):
         start_ns = T0 + round(start * SECOND)
@@ -120,23 +120,8 @@ def perf():
 
 
 @pytest.fixture
-def traced(tmp_path):
-    """Runs something with an observer whose trace goes to a file."""
-
-    def trace(*actions, **settings):
-        path = tmp_path / "trace.json"
-        with configure(json_file=path, set_global=False) as telemetry:
-            observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, **settings)
-            for action in actions:
-                action(observer)
-        return path
-
-    return trace
-
-
-@pytest.fixture
 def file_of(tmp_path):
-    """Writes spans into a trace file."""
+    """Write spans into a trace file."""
 
     def write(*spans):
         path = tmp_path / "of-spans.json"
