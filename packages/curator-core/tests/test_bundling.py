@@ -271,20 +271,19 @@ def test_unmeasured_parts_have_a_limit():
     assert [len(part) for part in split(tasks_of(*range(150)), BundlePlan(), None)] == [64, 43, 22, 11, 5, 3, 1, 1]
 
 
-@given(st.lists(st.integers(0, 60), max_size=60), st.integers(1, 5), st.integers(1, 4), st.one_of(st.none(), seconds))
+@given(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 5), st.integers(1, 4), st.one_of(st.none(), seconds))
 def test_splitting_loses_nothing_and_keeps_the_limit_of_bytes(sizes, batch_size, slots, takes):
     plan = BundlePlan(batch_size, slots, max_bytes=100)
     tasks = [Weighed(size) for size in sizes]
     parts = [*split(tasks, plan, takes)]
     assert [id(task) for part in parts for task in part] == [*map(id, tasks)]
     assert all(parts)
-    if any(sizes):  # tasks of no bytes are weighed as they pickle
-        assert all(len(part) == 1 or sum(task.num_bytes for task in part) <= 100 for part in parts)
+    assert all(len(part) == 1 or sum(task.num_bytes for task in part) <= 100 for part in parts)
     if takes is None:
         assert max(map(len, parts), default=0) <= plan.whole_batches(64)
     else:
         assert max(map(len, parts), default=0) <= plan.whole_batches(TARGET_S / takes)
-    if sum(sizes) <= 100 and any(sizes):
+    if sum(sizes) <= 100:
         assert all(len(part) % batch_size == 0 for part in parts[:-1])
 
 
