@@ -1,54 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics: every batch counts, the series stay few, and the histograms say what they leave out."""
+"""The metrics of runs that no small pipeline makes: every batch counts, and the histograms say what they leave out.
+
+Those of an ordinary run are in otlp/test_metric_fields.py, as a receiver gets them.
+"""
 
 from __future__ import annotations
 
 import random
-from typing import Any
-
-import pytest
-
-from curator_core import Pipeline, ProcessingStage, Task
-
-
-class Half(ProcessingStage[Any, Any]):
-    name = "half"
-    batch_size = 4
-
-    def process(self, task):
-        if task.data == 3:
-            raise ValueError("three")
-        return None if task.data % 2 else [task, Task(data=0)]
-
-
-def run_half(memory):
-    tasks = [Task(data=number) for number in range(10)]
-    return Pipeline("p", [Half()]).run(initial_tasks=tasks, observers=[memory.observer()], on_error="skip")
-
-
-def test_counters_agree_with_the_results_of_all_runs(memory):
-    stages = [run_half(memory).stages[0] for _ in range(2)]
-
-    def total(name):
-        return sum(getattr(stage, name) for stage in stages)
-
-    points = memory.points()
-    assert points["curator.batch.count"] == {("half", "ok"): 4, ("half", "failed"): 2}
-    assert points["curator.task.count"] == {
-        ("half", "out"): total("tasks_passed"),
-        ("half", "filtered"): total("tasks_filtered"),
-        ("half", "failed"): total("tasks_failed"),
-    }
-    assert points["curator.task.produced"] == {("half",): total("tasks_out")}
-    assert points["curator.item.count"] == {("half",): total("items")}
-    assert points["curator.process.time"] == {("half",): pytest.approx(total("process_s"))}
-    assert points["curator.cpu.time"] == {("half",): pytest.approx(total("cpu_s"))}
-    assert points["curator.idle.time"] == {("half",): pytest.approx(total("idle_s"))}
-    assert points["curator.batch.duration"] == {("half", "ok"): 4, ("half", "failed"): 2}
-    assert points["curator.batch.idle"] == {("half",): 6}
-    assert points["curator.setup.duration"] == {("half", "ok"): 2}
-    assert points["curator.run.count"] == {("ok",): 2}
-    assert "curator.batch.unrecorded" not in points
 
 
 def test_retried_attempts_count_as_batches_and_their_tasks_once(memory, script, boom):

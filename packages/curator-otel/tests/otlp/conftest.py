@@ -59,10 +59,10 @@ class Sink(HttpSink):
             self.listening.set()
 
     def handle_trace(self, post_data: bytes, headers: dict[str, str]) -> None:
-        super().handle_trace(_unpacked(post_data, headers), headers)
+        super().handle_trace(*_unpacked(post_data, headers))
 
     def handle_metrics(self, post_data: bytes, headers: dict[str, str]) -> None:
-        super().handle_metrics(_unpacked(post_data, headers), headers)
+        super().handle_metrics(*_unpacked(post_data, headers))
 
     @property
     def url(self) -> str:
@@ -70,13 +70,13 @@ class Sink(HttpSink):
 
     @property
     def traces(self) -> list[Any]:
-        """The requests with spans; their headers' names are in lower case."""
-        return [_lower(request) for request in self.listener.telemetry.trace_requests]
+        """The requests with spans."""
+        return list(self.listener.telemetry.trace_requests)
 
     @property
     def measured(self) -> list[Any]:
-        """The requests with metrics; their headers' names are in lower case."""
-        return [_lower(request) for request in self.listener.telemetry.metric_requests]
+        """The requests with metrics."""
+        return list(self.listener.telemetry.metric_requests)
 
     @property
     def spans(self) -> list[Span]:
@@ -103,15 +103,10 @@ class Sink(HttpSink):
         return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in message.attributes}
 
 
-def _unpacked(data: bytes, headers: dict[str, str]) -> bytes:
-    encoding = {name.lower(): value for name, value in headers.items()}.get("content-encoding")
-    return gzip.decompress(data) if encoding == "gzip" else data
-
-
-def _lower(request: Any) -> Any:
-    return type(request)(
-        request.pbreq, {name.lower(): value for name, value in request.headers.items()}, request.test_elapsed_ms
-    )
+def _unpacked(data: bytes, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
+    """A request, with the names of its headers in lower case."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    return gzip.decompress(data) if lower.get("content-encoding") == "gzip" else data, lower
 
 
 @contextmanager

@@ -59,7 +59,10 @@ def test_counters_are_monotonic_and_agree_with_the_result(received):
         assert values["curator.task.produced", stage.name] == stage.tasks_out
         assert values["curator.item.count", stage.name] == stage.items
         assert values["curator.process.time", stage.name] == pytest.approx(stage.process_s)
+        assert values["curator.cpu.time", stage.name] == pytest.approx(stage.cpu_s)
+        assert values["curator.idle.time", stage.name] == pytest.approx(stage.idle_s)
         assert values["curator.batch.count", stage.name, "ok"] == stage.batches - stage.tasks_failed
+    assert values["curator.batch.count", "sieve", "failed"] == 2
     by_outcome = [values["curator.task.count", "sieve", outcome] for outcome in ("out", "filtered", "failed")]
     assert by_outcome == [4, 2, 2]
 
