@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util._once import Once
+from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, ProcessingStage, RunResult, StagePerfStats, Task, processing_stage
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+    from curator_otel import Telemetry
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -243,13 +246,23 @@ def run():
     return run_pairs
 
 
+def configured(path: Path, **settings: Any) -> Telemetry:
+    """Set the SDK up to write to a file; its end waits as long as a busy machine may take."""
+    return configure(json_file=path, set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
+
+
+@pytest.fixture(scope="session")
+def to_file() -> Callable[..., Telemetry]:
+    return configured
+
+
 @pytest.fixture
 def traced(tmp_path: Path) -> Callable[..., Path]:
     """Give an observer to some functions; return the file that its traces are in."""
 
     def trace_to_file(*actions: Callable[[OTelObserver], object], **settings: Any) -> Path:
         path = tmp_path / "trace.json"
-        with configure(json_file=path, set_global=False) as telemetry:
+        with configured(path) as telemetry:
             observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider, **settings)
             for action in actions:
                 action(observer)

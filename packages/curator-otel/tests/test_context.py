@@ -9,7 +9,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
 
-from curator_otel import OTelObserver, configure
+from curator_otel import OTelObserver
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -53,9 +53,9 @@ def test_traceparent_is_read_when_a_run_starts_and_the_result_names_its_trace(me
 
 
 @pytest.mark.parametrize("run_id", ["", "not hex", "0" * 32, "f" * 40])
-def test_run_with_an_id_of_another_kind_has_a_trace(tmp_path, script, run_id):
+def test_run_with_an_id_of_another_kind_has_a_trace(to_file, tmp_path, script, run_id):
     script.run_id = run_id
-    with configure(json_file=tmp_path / "trace.json", set_global=False) as telemetry:
+    with to_file(tmp_path / "trace.json") as telemetry:
         observer = OTelObserver(telemetry.tracer_provider)
         observer.on_run_start(dataclasses.replace(script.info, run_id=run_id))
         result = script.result()

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, Task, processing_stage
 from curator_otel import configure, slowest_stage
@@ -86,7 +87,7 @@ def test_instrument_takes_the_settings_of_the_observer(memory, instrumentor):
 @pytest.mark.usefixtures("no_global_sdk")
 def test_global_providers_are_used_though_they_are_set_later(instrumentor, tmp_path):
     instrumentor.instrument()
-    with configure(json_file=tmp_path / "trace.json"):
+    with configure(json_file=tmp_path / "trace.json", shutdown_timeout_s=DEADLINE_S):
         run()
     assert slowest_stage(tmp_path / "trace.json") == "same"
 

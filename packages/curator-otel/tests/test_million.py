@@ -35,7 +35,7 @@ def report(number):
         parents=(f"{stage - 1}/{task}",) if stage else (),
     )
 
-telemetry = configure(json_file=trace, json_metrics_file=trace + ".metrics", set_global=False)
+telemetry = configure(json_file=trace, json_metrics_file=trace + ".metrics", set_global=False, shutdown_timeout_s=120)
 observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
 stages = tuple(StageInfo(index, f"stage{index}", "Stage") for index in range(STAGES))
 observer.on_run_start(RunInfo(RUN, "million", "None", stages, 1_700_000_000_000_000_000))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 import curator_otel
 from curator_core import ConfigurationError, Pipeline, Task, processing_stage
@@ -71,7 +72,7 @@ def test_configure_without_the_sdk_says_what_to_install(monkeypatch):
 @pytest.mark.usefixtures("no_global_sdk")
 def test_observer_finds_the_global_providers(tmp_path):
     path = tmp_path / "trace.json"
-    with configure(json_file=path, json_metrics_file=tmp_path / "metrics.json"):
+    with configure(json_file=path, json_metrics_file=tmp_path / "metrics.json", shutdown_timeout_s=DEADLINE_S):
         run(OTelObserver())
     tree = render_tree(path)
     assert tree.startswith("run p  ")
@@ -81,7 +82,7 @@ def test_observer_finds_the_global_providers(tmp_path):
 
 @pytest.mark.usefixtures("no_global_sdk", "installed")
 def test_observer_is_found_by_name(tmp_path):
-    with configure(json_file=tmp_path / "trace.json"):
+    with configure(json_file=tmp_path / "trace.json", shutdown_timeout_s=DEADLINE_S):
         result = run("otel")
     assert slowest_stage(tmp_path / "trace.json") == "same"
     assert result.trace_id == result.run_id

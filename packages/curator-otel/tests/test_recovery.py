@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import ConfigurationError, DataError
-from curator_otel import OTelObserver, configure, recover, render_tree, watch
+from curator_otel import OTelObserver, recover, render_tree, watch
 from curator_otel.snapshot import Snapshots
 
 SECOND = 1_000_000_000
@@ -64,7 +64,7 @@ def begin(script):
 # --- a driver that is killed --------------------------------------------------------------------------------
 
 
-def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(spans_of, tmp_path):
+def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, spans_of, tmp_path):
     trace, snapshots = tmp_path / "trace.json", tmp_path / "snapshots"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(trace), str(snapshots)])
 
@@ -80,7 +80,7 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(spans_of, t
     assert "run started killed  (it goes on, or its driver was killed)" in render_tree(trace)
     closed = tmp_path / "closed.json"
     (snapshot,) = snapshots.glob("*.curator-trace.json")
-    with configure(json_file=closed, set_global=False) as telemetry:
+    with to_file(closed) as telemetry:
         recovered = recover(snapshot, telemetry.tracer_provider)
     before, after = spans_of(trace), spans_of(closed)
     assert {span["traceId"] for span in before + after} == {recovered.trace_id} == {recovered.run_id}
@@ -105,17 +105,17 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(spans_of, t
     assert in_windows == in_stage == recovered.batches
 
 
-def test_run_below_a_parent_is_recovered_below_it(begin, script, spans_of, tmp_path, monkeypatch):
+def test_run_below_a_parent_is_recovered_below_it(to_file, begin, script, spans_of, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     monkeypatch.setenv("CURATOR_OTEL_SNAPSHOTS", str(tmp_path / "s"))  # as good as the argument
-    with configure(json_file=tmp_path / "first.json", set_global=False) as telemetry:
+    with to_file(tmp_path / "first.json") as telemetry:
         snapshot = begin(
             OTelObserver(telemetry.tracer_provider), tmp_path / "s", script.worker(0), script.batch(0, 0, took=3)
         )
     assert re.fullmatch(rf"{script.run_id}-[0-9a-f]{{16}}\.curator-trace\.json", snapshot.name)
     monkeypatch.delenv("TRACEPARENT")
     second = tmp_path / "second.json"
-    with configure(json_file=second, set_global=False) as telemetry:
+    with to_file(second) as telemetry:
         recovered = recover(as_left_behind(snapshot), telemetry.tracer_provider)
     assert recovered == (script.run_id, "4bf92f3577b34da6a3ce929d0e0e4736", 1, True)
     names = {span["name"]: span for span in spans_of(second)}
@@ -132,10 +132,10 @@ def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, me
     assert memory.one("run by_hand").attributes["curator.run.recovered"] is True
 
 
-def test_window_is_written_once_however_often_it_is_recovered(begin, script, spans_of, tmp_path):
+def test_window_is_written_once_however_often_it_is_recovered(to_file, begin, script, spans_of, tmp_path):
     """One that was open when the file was written, then closed and exported before the driver was killed."""
     path, directory = tmp_path / "trace.json", tmp_path / "s"
-    with configure(json_file=path, set_global=False) as telemetry:
+    with to_file(path) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, snapshots=directory)
         snapshot = begin(observer, directory, script.batch(0, 0))
         script.turn_clock(observer, 1)
@@ -156,9 +156,9 @@ def test_window_is_written_once_however_often_it_is_recovered(begin, script, spa
     }
 
 
-def test_traces_of_details_are_closed_too(begin, script, spans_of, tmp_path):
+def test_traces_of_details_are_closed_too(to_file, begin, script, spans_of, tmp_path):
     path = tmp_path / "trace.json"
-    with configure(json_file=path, set_global=False) as telemetry:
+    with to_file(path) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, detail="full", snapshots=tmp_path / "s")
         snapshot = begin(observer, tmp_path / "s", script.batch(0, 0, took=2), script.batch(0, 1, at=5, took=3))
         recover(as_left_behind(snapshot), telemetry.tracer_provider)

@@ -10,15 +10,12 @@ import threading
 
 import pytest
 from opentelemetry import metrics, trace
+from tests.waiting import DEADLINE_S
 
 from curator_core import ConfigurationError
 from curator_otel import OTelObserver, configure
 
 OTLP = "OTEL_EXPORTER_OTLP_"
-
-
-def to_file(path, **settings):
-    return configure(json_file=path, set_global=False, **settings)
 
 
 def destination(**settings):
@@ -135,7 +132,7 @@ def test_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
     with configure(json_file=tmp_path / "t.json") as telemetry:  # global: nothing becomes global either
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
         assert set(threading.enumerate()) <= before
-        assert telemetry.flush()
+        assert telemetry.flush(DEADLINE_S)
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     assert isinstance(telemetry.meter_provider, metrics.NoOpMeterProvider)
     assert telemetry.dropped == 0
@@ -145,7 +142,7 @@ def test_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
 # --- files and console --------------------------------------------------------------------------------------
 
 
-def test_file_is_replaced_and_its_directory_made(tmp_path):
+def test_file_is_replaced_and_its_directory_made(to_file, tmp_path):
     path = tmp_path / "deep" / "er" / "trace.json"
     for _ in range(2):
         with to_file(path) as telemetry:
@@ -153,7 +150,7 @@ def test_file_is_replaced_and_its_directory_made(tmp_path):
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_metrics_have_a_file_of_their_own(tmp_path, script):
+def test_metrics_have_a_file_of_their_own(to_file, tmp_path, script):
     with to_file(tmp_path / "t.json", json_metrics_file=tmp_path / "m.json") as telemetry:
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
     (request,) = map(json.loads, (tmp_path / "m.json").read_text().splitlines())
@@ -174,7 +171,7 @@ def test_file_that_cannot_be_written_is_refused(tmp_path, field):
 
 
 def test_console_shows_spans_and_metrics(capsys, script):
-    with configure("console", set_global=False) as telemetry:
+    with configure("console", set_global=False, shutdown_timeout_s=DEADLINE_S) as telemetry:
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
     shown = capsys.readouterr().out
     assert '"name": "run by_hand"' in shown
@@ -184,41 +181,41 @@ def test_console_shows_spans_and_metrics(capsys, script):
 # --- the handle ---------------------------------------------------------------------------------------------
 
 
-def test_flush_completes_the_file_while_the_program_goes_on(tmp_path, script):
+def test_flush_completes_the_file_while_the_program_goes_on(to_file, tmp_path, script):
     telemetry = to_file(tmp_path / "t.json")
     script.play(OTelObserver(telemetry.tracer_provider), script.batch())
-    assert telemetry.flush()
+    assert telemetry.flush(DEADLINE_S)
     assert '"run by_hand"' in (tmp_path / "t.json").read_text()
     assert telemetry.shutdown()
 
 
-def test_second_shutdown_changes_nothing(tmp_path, caplog):
+def test_second_shutdown_changes_nothing(to_file, tmp_path, caplog):
     telemetry = to_file(tmp_path / "t.json")
     one_span(telemetry)
     assert telemetry.shutdown()
     assert telemetry.shutdown()
-    assert telemetry.flush()
+    assert telemetry.flush(DEADLINE_S)
     assert not caplog.records
     assert "shut down" in repr(telemetry)
 
 
-def test_spans_after_the_shutdown_count_as_dropped(tmp_path):
+def test_spans_after_the_shutdown_count_as_dropped(to_file, tmp_path):
     telemetry = to_file(tmp_path / "t.json")
     telemetry.shutdown()
     one_span(telemetry)
     assert telemetry.dropped == 1
 
 
-def test_shutdown_leaves_no_thread_and_no_variable(tmp_path):
+def test_shutdown_leaves_no_thread_and_no_variable(to_file, tmp_path):
     before, environ = set(threading.enumerate()), dict(os.environ)
     with to_file(tmp_path / "t.json", json_metrics_file=tmp_path / "m.json") as telemetry:
         one_span(telemetry)
-        telemetry.flush()
+        telemetry.flush(DEADLINE_S)
     assert set(threading.enumerate()) <= before
     assert dict(os.environ) == environ
 
 
-def test_ids_do_not_come_from_random(tmp_path):
+def test_ids_do_not_come_from_random(to_file, tmp_path):
     with to_file(tmp_path / "t.json") as telemetry:
         ids = set()
         for _ in range(3):

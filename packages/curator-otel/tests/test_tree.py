@@ -7,10 +7,11 @@ import json
 import re
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 from curator_core import DataError
 from curator_core.verdict import Verdict
-from curator_otel import OTelObserver, configure, render_tree, slowest_stage
+from curator_otel import OTelObserver, render_tree, slowest_stage
 
 
 def test_tree_shows_what_took_how_long(traced, script, boom):
@@ -81,12 +82,12 @@ def test_runs_in_one_file_are_shown_one_after_the_other(traced, run):
     assert slowest_stage(path) in ("fan_out", "Pairs")
 
 
-def test_run_that_has_not_ended_is_shown_as_started(tmp_path, script):
+def test_run_that_has_not_ended_is_shown_as_started(to_file, tmp_path, script):
     path = tmp_path / "trace.json"
-    with configure(json_file=path, set_global=False) as telemetry:
+    with to_file(path) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider)
         observer.on_run_start(script.info)
-        assert telemetry.flush()
+        assert telemetry.flush(DEADLINE_S)
         assert render_tree(path) == "run started by_hand  (it goes on, or its driver was killed)"
         observer.on_run_end(script.result(), None)
     assert render_tree(path).startswith("run by_hand")

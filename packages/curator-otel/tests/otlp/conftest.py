@@ -307,6 +307,11 @@ class Sent(NamedTuple):
         return len(self.kept.get_finished_spans())
 
 
+def patient(**settings: Any) -> Telemetry:
+    """Set the SDK up; its end waits as long as a busy machine may take."""
+    return configure(set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
+
+
 def send_run(telemetry: Telemetry, **settings: Any) -> Sent:
     """Split, sieve and pair two numbers, two of the eight fail and two are dropped; what is sent is kept as well."""
     provider: Any = telemetry.tracer_provider
@@ -328,7 +333,7 @@ def send() -> Callable[..., Sent]:
 @pytest.fixture(scope="session")
 def received() -> tuple[Sink, RunResult]:
     """The receiver of a run, which has been stopped, and the run."""
-    with receiving() as sink, configure(endpoint=sink.url, set_global=False) as telemetry:
+    with receiving() as sink, patient(endpoint=sink.url) as telemetry:
         sent = send_run(telemetry)
         telemetry.shutdown()
         assert telemetry.dropped == 0

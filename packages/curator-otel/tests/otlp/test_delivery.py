@@ -204,7 +204,7 @@ def test_full_disk_costs_the_trace_and_nothing_else(send, caplog, tmp_path):
     full = tmp_path / "full.json"
     full.symlink_to("/dev/full")
     with caplog.at_level(logging.INFO):
-        telemetry = configure(json_file=full, set_global=False)
+        telemetry = configure(json_file=full, set_global=False, shutdown_timeout_s=DEADLINE_S)
         sent = send(telemetry)
         assert not telemetry.shutdown()
     assert telemetry.dropped == sent.ended

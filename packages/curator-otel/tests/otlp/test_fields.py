@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.version import __version__ as sdk_version
+from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, StageError, Task, processing_stage
 from curator_otel import OTelObserver, __version__, configure
@@ -234,7 +235,7 @@ def test_run_that_ends_early_is_marked_with_its_error_and_stage(sink):
     def brittle(task):
         raise ValueError("gone")
 
-    with configure(endpoint=sink.url, set_global=False) as telemetry:
+    with configure(endpoint=sink.url, set_global=False, shutdown_timeout_s=DEADLINE_S) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
         with pytest.raises(StageError) as caught:
             Pipeline("numbers", [brittle]).run(initial_tasks=[Task(data=0)], observers=[observer])
@@ -291,7 +292,7 @@ def test_resource_has_the_service_name_of_the_environment_or_else_of_the_program
 ):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with configure(endpoint=sink.url, set_global=False, **given) as telemetry:
+    with configure(endpoint=sink.url, set_global=False, shutdown_timeout_s=DEADLINE_S, **given) as telemetry:
         send(telemetry)
     sdk = {"telemetry.sdk.name": "opentelemetry", "telemetry.sdk.language": "python"}
     for resource in resources_of(sink):
@@ -314,7 +315,7 @@ def test_scope_is_the_package_and_its_version(received):
 def test_joined_trace_keeps_its_id_state_and_parent(sink, send, monkeypatch):
     monkeypatch.setenv("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     monkeypatch.setenv("TRACESTATE", "vendor=1")
-    with configure(endpoint=sink.url, set_global=False) as telemetry:
+    with configure(endpoint=sink.url, set_global=False, shutdown_timeout_s=DEADLINE_S) as telemetry:
         send(telemetry)
     assert {span.trace_id.hex() for span in sink.spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
     assert {span.trace_state for span in sink.spans} == {"vendor=1"}

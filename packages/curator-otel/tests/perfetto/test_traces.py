@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from curator_core import StagePerfStats
-from curator_otel import configure, replay
+from curator_otel import replay
 
 SECOND = 1_000_000_000
 
@@ -137,9 +137,9 @@ def test_windows_are_on_the_track_of_their_stage(draw, traced, script):
     assert {(event["thread"], event["depth"]) for event in windows} == {("00 read", 1)}
 
 
-def test_replayed_trace_leaves_out_batches_without_a_start(draw, tmp_path, finished, perf):
+def test_replayed_trace_leaves_out_batches_without_a_start(to_file, draw, tmp_path, finished, perf):
     tasks = [finished(perf("a"), StagePerfStats("b", 5.0, batch_id="1/0"))]
-    with configure(json_file=tmp_path / "trace.json", set_global=False) as telemetry:
+    with to_file(tmp_path / "trace.json") as telemetry:
         replay([*tasks, finished(perf("b", 2))], telemetry.tracer_provider)
     viewer = draw(tmp_path / "trace.json")
     assert viewer.seconds() == {"a": 1.0, "b": 1.0}
