@@ -47,11 +47,20 @@ def plain_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stopped_clock() -> Iterator[float]:
+    """Stop the clock of runs, also for fixtures that are shared; `Script.turn_clock` moves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        tick_s = watch.TICK_S
+        patch.setattr(watch, "TICK_S", 3600.0)
+        yield tick_s
+
+
 @pytest.fixture(autouse=True)
-def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop the clock of runs, except for tests marked `real_clock`; `Script.turn_clock` moves it."""
-    if not request.node.get_closest_marker("real_clock"):
-        monkeypatch.setattr(watch, "TICK_S", 3600.0)
+def real_clock(request: pytest.FixtureRequest, stopped_clock: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock run for tests marked `real_clock`."""
+    if request.node.get_closest_marker("real_clock"):
+        monkeypatch.setattr(watch, "TICK_S", stopped_clock)
 
 
 @pytest.fixture

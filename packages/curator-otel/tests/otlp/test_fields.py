@@ -83,7 +83,7 @@ def test_times_are_nanoseconds_and_children_lie_within_their_parents(received):
     sink, _ = received
     run = sink.one("run numbers")
     spans = {span.span_id: span for span in sink.spans}
-    assert time.time_ns() - 300_000_000_000 < run.start_time_unix_nano < run.end_time_unix_nano < time.time_ns()
+    assert time.time_ns() - 24 * 3600 * 10**9 < run.start_time_unix_nano < run.end_time_unix_nano < time.time_ns()
     for span in spans.values():
         assert isinstance(span.start_time_unix_nano, int)
         assert run.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano, span.name
@@ -132,19 +132,17 @@ def test_attributes_have_the_types_of_the_table(received):
 def test_metrics_of_a_stage_keep_their_types(received):
     sink, _ = received
     for batch in sink.named("process_batch sieve"):
-        fields = {
-            pair.key.removeprefix("curator.metric."): pair.value.WhichOneof("value")
+        recorded = {
+            pair.key: {field.name: value for field, value in pair.value.ListFields()}
             for pair in batch.attributes
             if pair.key.startswith("curator.metric.")
         }
-        assert fields == {
-            "whole": "int_value",
-            "share": "double_value",
-            "flag": "bool_value",
-            "model": "string_value",
+        assert recorded == {
+            "curator.metric.whole": {"int_value": 7},
+            "curator.metric.share": {"double_value": 0.5},
+            "curator.metric.flag": {"bool_value": True},
+            "curator.metric.model": {"string_value": "tiny"},
         }
-        attributes = sink.attributes_of(batch)
-        assert [attributes[f"curator.metric.{name}"] for name in fields] == [7, 0.5, True, "tiny"]
 
 
 def test_run_says_what_its_result_says(received):
@@ -172,8 +170,7 @@ def test_run_says_what_its_result_says(received):
             "curator.bottleneck.reason": result.verdict.reason,
         }.items()
     )
-    assert result.verdict.kind == "too_short"
-    assert "curator.bottleneck.stage" not in attributes
+    assert attributes.get("curator.bottleneck.stage", "") == result.verdict.stage
 
 
 def test_stages_and_batches_say_what_the_result_says(received):
