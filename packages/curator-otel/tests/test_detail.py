@@ -81,11 +81,6 @@ def test_tree_counts_details_in_one_line(script, traced):
     assert details == "in traces of their own: 2 batches in 2 windows"
 
 
-def test_sample_has_no_details(memory, script):
-    script.play(memory.observer(), script.batch())
-    assert not details_in(memory)
-
-
 @pytest.mark.parametrize("given", ["all", None, True, 1])
 def test_unknown_level_is_refused(given):
     with pytest.raises(ConfigurationError, match="detail"):

@@ -70,22 +70,19 @@ def test_configure_without_the_sdk_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_global_sdk")
-def test_observer_finds_the_global_providers(tmp_path):
+@pytest.mark.parametrize("by_name", [False, True])
+def test_observer_uses_the_global_providers(request, tmp_path, by_name):
+    if by_name:
+        request.getfixturevalue("installed")
     path = tmp_path / "trace.json"
     with configure(json_file=path, json_metrics_file=tmp_path / "metrics.json", shutdown_timeout_s=DEADLINE_S):
-        run(OTelObserver())
+        result = run("otel" if by_name else OTelObserver())
     tree = render_tree(path)
     assert tree.startswith("run p  ")
     assert "└─ process_batch same" in tree
-    assert "curator.run.count" in (tmp_path / "metrics.json").read_text()
-
-
-@pytest.mark.usefixtures("no_global_sdk", "installed")
-def test_observer_is_found_by_name(tmp_path):
-    with configure(json_file=tmp_path / "trace.json", shutdown_timeout_s=DEADLINE_S):
-        result = run("otel")
-    assert slowest_stage(tmp_path / "trace.json") == "same"
+    assert slowest_stage(path) == "same"
     assert result.trace_id == result.run_id
+    assert "curator.run.count" in (tmp_path / "metrics.json").read_text()
 
 
 @pytest.mark.usefixtures("no_global_sdk")
