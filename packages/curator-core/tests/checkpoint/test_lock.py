@@ -133,7 +133,7 @@ def test_a_killed_holder_that_nobody_has_waited_for_is_gone_too(tmp_path, python
 def test_of_two_who_come_at_once_one_wins(tmp_path, path, python, left_behind):
     two = [python(FIGHT, tmp_path, name) for name in "ab"]
     stale = here(pid=gone_pid(python))
-    for _ in range(100):
+    for _ in range(25):
         if left_behind:
             put(path, stale)
         for process in two:

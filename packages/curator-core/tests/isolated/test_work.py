@@ -93,14 +93,14 @@ def test_its_cpu_time_is_counted():
 
         def process(self, task):
             start = time.thread_time()
-            while time.thread_time() - start < 0.2:
+            while time.thread_time() - start < 0.05:
                 pass
             return task
 
     recorder = Recorder()
     run(Busy(), data=["a"], observers=[recorder])
     (report,) = recorder.batches
-    assert 200_000_000 <= report.cpu_ns <= report.duration_ns
+    assert 50_000_000 <= report.cpu_ns <= report.duration_ns
 
 
 def test_log_records_say_what_they_are_about(tmp_path):
@@ -152,7 +152,7 @@ def test_what_cannot_be_sent_there_is_one_too():
 
 def test_the_same_on_several_processes():
     pytest.importorskip("loky")
-    stages = [Deadly().with_(timeout_s=3.0), Elsewhere().with_(isolated=None)]
+    stages = [Deadly().with_(timeout_s=1.5), Elsewhere().with_(isolated=None)]
     tasks = [Task(data=each) for each in ["a", "hangs", "b", "exits", "c"]]
     result = Pipeline("p", stages).run(LocalExecutor(workers=2), tasks, on_error="skip")
     assert len(result) == 3

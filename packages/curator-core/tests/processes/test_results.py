@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -17,8 +18,8 @@ from curator_core import (
     LocalExecutor,
     Pipeline,
     ProcessingStage,
-    RunError,
     RunObserver,
+    RunResult,
     StageError,
     Task,
     processing_stage,
@@ -27,6 +28,8 @@ from curator_core.testing import Journal, Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 from .stages import TWO, living, meeting, numbers, stage  # noqa: TID252 - no import can write this directory's name
+
+in_one_run = pytest.mark.xdist_group("one run on two processes")
 
 # --- the same as with one worker --------------------------------------------------------------------------
 
@@ -70,16 +73,15 @@ def test_random_pipelines_give_what_one_worker_gives(stages, data):
 # --- who works where --------------------------------------------------------------------------------------
 
 
-def test_two_processes_work_at_once_and_the_order_stays(tmp_path):
-    result = Pipeline("p", [meeting(tmp_path)]).run(TWO, tasks(*range(12)))
-    assert [task.data[0] for task in result] == list(range(12))
-    pids = {task.data[1] for task in result}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
-    assert {task.stage_perf[0].worker_id for task in result} == {"local-0", "local-1"}
+class Watched(NamedTuple):
+    """A run of two stages, the first in both processes and the second in one."""
+
+    result: RunResult
+    threads: set[int]  # in which reports came
 
 
-def test_a_stage_of_one_worker_sees_all_tasks_in_one_process_in_order(tmp_path):
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory) -> Watched:
     class Remember(ProcessingStage):
         def __init__(self):
             self.seen = []
@@ -88,12 +90,40 @@ def test_a_stage_of_one_worker_sees_all_tasks_in_one_process_in_order(tmp_path):
             return 1
 
         def process(self, task):
-            self.seen.append(task.data[0])
-            return Task(data=(list(self.seen), os.getpid()))
+            number, pid = task.data
+            self.seen.append(number)
+            return Task(data=(number, pid, list(self.seen), os.getpid()))
 
-    result = Pipeline("p", [meeting(tmp_path), Remember()]).run(TWO, tasks(*range(20)))
-    assert result[-1].data[0] == list(range(20))
-    assert len({task.data[1] for task in result}) == 1
+    class Watch(RunObserver):
+        def on_batch(self, report):
+            threads.add(threading.get_ident())
+
+        def on_worker(self, report):
+            threads.add(threading.get_ident())
+
+    threads: set[int] = set()
+    stages = [meeting(tmp_path_factory.mktemp("meeting")), Remember()]
+    return Watched(Pipeline("p", stages).run(TWO, tasks(*range(20)), observers=[Watch()]), threads)
+
+
+@in_one_run
+def test_two_processes_work_at_once_and_the_order_stays(watched):
+    assert [task.data[0] for task in watched.result] == list(range(20))
+    pids = {task.data[1] for task in watched.result}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert {task.stage_perf[0].worker_id for task in watched.result} == {"local-0", "local-1"}
+
+
+@in_one_run
+def test_a_stage_of_one_worker_sees_all_tasks_in_one_process_in_order(watched):
+    assert watched.result[-1].data[2] == list(range(20))
+    assert len({task.data[3] for task in watched.result}) == 1
+
+
+@in_one_run
+def test_reports_come_in_the_calling_thread(watched):
+    assert watched.threads == {threading.get_ident()}
 
 
 def test_groups_of_few_workers_get_different_processes():
@@ -115,20 +145,6 @@ def test_only_as_many_processes_are_started_as_there_is_work_for(tmp_path):
         ("a", "teardown"),
     ]
     assert {report.worker_id for report in recorder.workers} == {"local-0"}
-
-
-def test_reports_come_in_the_calling_thread_and_outputs_before_the_end():
-    threads = set()
-
-    class Watch(RunObserver):
-        def on_batch(self, report):
-            threads.add(threading.get_ident())
-
-        def on_worker(self, report):
-            threads.add(threading.get_ident())
-
-    Pipeline("p", [numbers(20), stage(lambda task: task)]).run(TWO, observers=[Watch()])
-    assert threads == {threading.get_ident()}
 
 
 def test_batches_are_full_across_bundles_but_for_the_last():
@@ -210,15 +226,6 @@ def test_a_source_that_fails_half_way_ends_the_run_in_good_order(tmp_path):
     events = [(event.stage, event.event) for event in journal.read()]
     assert events[-1] == ("source", "teardown")
     assert ("source", "closed") in events
-    result = Pipeline("p", stages).run(TWO, on_error="skip")
+    result = Pipeline("p", stages).run(TWO, on_error="skip")  # with the executor of the run that failed
     assert [task.data for task in result] == [1]
     assert (result.stages[0].tasks_failed, result.stages[0].tasks_out) == (1, 1)
-
-
-def test_runs_can_be_repeated_with_one_executor():
-    executor = LocalExecutor(workers=2)
-    for count in (1, 3):
-        assert len(Pipeline("p", [numbers(count), stage(lambda task: task)]).run(executor)) == count
-    with pytest.raises(RunError):
-        Pipeline("p", [stage(lambda task: 1 / 0)]).run(executor, tasks(1))
-    assert len(Pipeline("p", [stage(lambda task: task)]).run(executor, tasks(1))) == 1
