@@ -34,13 +34,15 @@ def patient(server, **settings):
 # --- for a while --------------------------------------------------------------------------------------------
 
 
-def test_burst_loses_nothing(sink):
-    with patient(sink) as telemetry:
+def test_burst_loses_nothing(sink, make_faulty, answer):
+    go_on = threading.Event()
+    with patient(make_faulty(answer(after=go_on))) as telemetry:
         tracer = telemetry.tracer_provider.get_tracer("application")
-        for _ in range(3000):  # the SDK's own queue takes 2,048
+        for _ in range(4000):  # the SDK's own queue takes 2,048
             tracer.start_span("s").end()
+        go_on.set()
     assert telemetry.dropped == 0
-    assert len(sink.spans) == 3000
+    assert len(sink.spans) == 4000
 
 
 @heeds_retry_after

@@ -62,7 +62,7 @@ def test_errors_are_colored_and_marked(draw, traced, script, boom):
         script.batch(0, 1, at=3, kinds=("out", "failed"), error=boom, attempt=2),
         script.batch(0, 2, at=5),
     ]
-    viewer = draw(traced(lambda observer: script.play(observer, *reports, error=ValueError("over"))))
+    viewer = draw(traced(lambda observer: script.play(observer, *reports, error=ValueError("over"), lost=["1 task"])))
     colours = {event["args"].get("batch.id", event["name"]): event.get("cname") for event in viewer.slices}
     assert colours == {
         "run by_hand": "terrible",
@@ -78,6 +78,8 @@ def test_errors_are_colored_and_marked(draw, traced, script, boom):
     assert {mark["start"] for mark in marks} == ends
     assert {(mark["name"], mark["args"]["exception.message"]) for mark in marks} == {("ValueError", "boom")}
     assert [mark["process"] for mark in viewer.marks].count("run by_hand") == 1
+    (whole,) = viewer.of("run")
+    assert whole["args"]["run.unaccounted"] == ["1 task"]
     (failed,) = [event for event in viewer.slices if event["args"].get("batch.id") == "0/1"]
     assert failed["args"].items() >= {"outcome": "failed", "batch.attempt": 2, "error.type": "ValueError"}.items()
 
