@@ -127,8 +127,8 @@ def from_tree(packages: list[str]) -> list[str]:
     return [argument for name in packages for argument in ("-e", f"{ROOT}/packages/{name}")]
 
 
-# Tests share the cores. Without an engine each is handed out by itself, unless it names a group (xdist_group); on Ray it
-# is modules and classes, since what their tests share takes seconds to make.
+# Tests share the cores. Without an engine each is handed out by itself, unless it names a group (xdist_group). On Ray
+# they are handed out by module or class, since what those of one share takes seconds to make.
 BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
 BY_MODULE = ("--numprocesses=2", "--dist=loadscope")
 
@@ -307,7 +307,7 @@ def whole(session: nox.Session, xenna: str) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Of the faults of `chaos` those tried for every change, on this Python: a killed driver and worker, a full disk."""
+    """Of the faults of `chaos` those that every change has to stand, on this Python: killed processes, full disks."""
     session.install(*from_tree(CHAOS), *TOOLS["chaos"])
     run_tests(session, *BY_MODULE, "tests/chaos")
 

@@ -42,7 +42,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ci: slow, and run by .ci/run all the same")
     page = config.getoption("--page", None)  # there is no such option where these tests are met by chance
     if page is not None:
         from curator_chaos.page import made_with

@@ -14,10 +14,12 @@ WRITER_LIMIT = 400_000  # bytes: less than the long chapter, more than the check
 CHECKPOINT_LIMIT = 20_000  # bytes: less than the checkpoint, more than any chapter
 SMALL_DISK = "1m"  # less than a third of the output: each file takes a page
 PACE_S = 0.003  # so that the checkpoint is synced on the way
-EXECUTORS = ["local", "local-2", pytest.param("xenna", marks=pytest.mark.everything)]
+LONG = pytest.mark.everything
+EXECUTORS = [pytest.param("local", marks=LONG), "local-2", pytest.param("xenna", marks=LONG)]
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@LONG
+@pytest.mark.parametrize("executor", ["local", "local-2", "xenna"])
 def test_no_room_for_the_writer(executor, long_scene, tell):
     tell(fault="disk full under the writer, then resumed with room", on=executor)
     scene = long_scene

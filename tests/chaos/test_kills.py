@@ -19,10 +19,17 @@ STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may
 STOPPED_S = 60.0
 POISON = 0.01
 
-XENNA = pytest.param("xenna", 3, marks=[pytest.mark.everything, pytest.mark.ci])
+LONG = pytest.mark.everything
+MOMENTS = [
+    pytest.param("local", 10, marks=LONG),
+    pytest.param("local-2", 10, marks=LONG),
+    ("local-2", 3),
+    ("xenna", 2),
+    pytest.param("xenna", 5, marks=LONG),
+]
 
 
-@pytest.mark.parametrize(("executor", "most"), [("local", 10), ("local-2", 10), XENNA])
+@pytest.mark.parametrize(("executor", "most"), MOMENTS)
 def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     tell(fault="SIGKILL of the driver at random moments, each time resumed", on=executor)
     scene.add_poison(POISON, RAISES)
@@ -43,6 +50,7 @@ def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     tell(saw=f"{kills} kills; the last run left {says['accounting']['resumed']} of {FILES} source tasks out")
 
 
+@LONG
 def test_the_driver_is_killed_while_a_file_is_written(scene, tell):
     tell(fault="SIGKILL of the driver in the middle of a file, then resumed", on="local")
     job = replace(scene.job("local"), poison={scene.rng.choice(scene.source.chapters): STALLS})
@@ -71,8 +79,6 @@ def with_a_worker_killed(scene, job):
     return driver.wait()
 
 
-@pytest.mark.everything
-@pytest.mark.ci
 def test_a_worker_is_killed_on_xenna(scene, tell):
     tell(fault="SIGKILL of a worker at a random moment", on="xenna")
     scene.add_poison(POISON, RAISES)
@@ -90,7 +96,8 @@ def test_a_worker_is_killed_locally(scene, tell):
     tell(saw="the run ends well, restarts: 1")
 
 
-@pytest.mark.parametrize("executor", ["local-2", pytest.param("xenna", marks=pytest.mark.everything)])
+@LONG
+@pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_workers_are_killed_all_the_time(executor, scene, tell):
     tell(fault="SIGKILL of a random worker every second, resumed when restarts are used up", on=executor)
     scene.add_poison(POISON, RAISES)
@@ -109,8 +116,7 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
     tell(saw=f"{kills} kills, runs: {len(told)}")
 
 
-@pytest.mark.everything
-@pytest.mark.ci
+@LONG
 def test_the_coordinator_is_killed(scene, tell):
     tell(fault="SIGKILL of the coordinator at a random moment, then resumed", on="xenna")
     scene.add_poison(POISON, RAISES)
@@ -127,7 +133,7 @@ def test_the_coordinator_is_killed(scene, tell):
     tell(saw="`ClusterError`, then the run ends well")
 
 
-@pytest.mark.everything
+@LONG
 @pytest.mark.timeout(600)  # beside the minute, for a start, a run and the end of Ray
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
@@ -148,11 +154,11 @@ def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
     tell(saw=f"the run {how}, restarts: {says['accounting']['restarts']}")
 
 
-@pytest.mark.parametrize("executor", ["local"])
-def test_a_second_driver_is_refused(executor, scene, tell):
-    tell(fault="a second driver with the checkpoint of one that runs", on=executor)
+@LONG
+def test_a_second_driver_is_refused(scene, tell):
+    tell(fault="a second driver with the checkpoint of one that runs", on="local")
     scene.add_poison(POISON, RAISES)
-    job = scene.job(executor, SLOWER_PACE_S)
+    job = scene.job("local", SLOWER_PACE_S)
     first = scene.start(job)
     scene.reach_a_moment(first, before=0.3)
     assert first.runs

@@ -12,12 +12,14 @@ from curator_chaos.work import CRASHES, HANGS, RAISES, RUBBISH
 
 PROCESSES_S = 2.0  # for those that a poisoned chapter may cost, on a busy machine
 SHARE = "{:.1%}".format  # as tests are named
+LONG = pytest.mark.everything
 SHARES = pytest.mark.parametrize("share", [0.001, 0.01, 0.2], ids=SHARE)
 LIMITS = {0.001: 2.0, 0.01: 2.0, 0.2: 0.5}  # seconds for a call, by the share of poison, all of which uses them up
 
 pytestmark = pytest.mark.timeout(900)
 
 
+@LONG
 @SHARES
 @pytest.mark.parametrize(("kind", "faults"), [("raises", RAISES), ("returns rubbish", RUBBISH)])
 @pytest.mark.parametrize("executor", ["local", "local-2"])
@@ -25,7 +27,7 @@ def test_poison(executor, kind, faults, share, scene, tell):
     check(f"poison that {kind}, {100 * share:g} % of the tasks, in batches of 16", executor, share, faults, scene, tell)
 
 
-@pytest.mark.everything
+@LONG
 @SHARES
 def test_poison_on_xenna(share, scene, tell):
     """Both at once: a run takes ten times as long as a local one."""
@@ -33,20 +35,21 @@ def test_poison_on_xenna(share, scene, tell):
     check(fault, "xenna", share, [*RUBBISH, *RAISES], scene, tell)
 
 
-@SHARES
-@pytest.mark.parametrize("executor", ["local", "local-2"])
+@pytest.mark.parametrize("share", [pytest.param(0.001, marks=LONG), 0.01, pytest.param(0.2, marks=LONG)], ids=SHARE)
+@pytest.mark.parametrize("executor", [pytest.param("local", marks=LONG), "local-2"])
 def test_poison_that_crashes(executor, share, scene, tell):
     fault = f"poison that segfaults or exits, {100 * share:g} % of the tasks, in batches of 16, isolated"
     check(fault, executor, share, CRASHES, scene, tell, isolated=True)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, pytest.param(0.2, marks=pytest.mark.everything)], ids=SHARE)
+@LONG
+@SHARES
 @pytest.mark.parametrize("executor", ["local", "local-2"])
 def test_poison_that_hangs(executor, share, scene, tell):
     check_that_hangs(executor, share, scene, tell)
 
 
-@pytest.mark.everything
+@LONG
 @SHARES
 def test_poison_that_crashes_on_xenna(share, scene, tell):
     """Nobody has said that the stage may crash: workers die until a restart isolates it."""
@@ -54,7 +57,7 @@ def test_poison_that_crashes_on_xenna(share, scene, tell):
     check(fault, "xenna", share, CRASHES, scene, tell)
 
 
-@pytest.mark.everything
+@LONG
 @SHARES
 def test_poison_that_hangs_on_xenna(share, scene, tell):
     check_that_hangs("xenna", share, scene, tell)

@@ -111,7 +111,6 @@ def test_the_demo_in_this_process(local: Demo) -> None:
     check(local)
 
 
-@pytest.mark.everything
 def test_the_demo_on_xenna_gives_the_same_texts_and_counts(local: Demo, sites: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("curator_xenna")
     xenna = run("xenna", tmp_path / "out", sites)

@@ -97,7 +97,7 @@ def alike(shown: str, said: str) -> bool:
     return doctest.OutputChecker().check_output(shown, said, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.everything] * (p in ON_XENNA)) for p in PAGES])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_python_of_a_page_runs_and_gives_what_it_shows(
     page: str, masked: Callable[[str], str], tmp_path: Path
 ) -> None:

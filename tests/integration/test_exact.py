@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("curator_xenna")
-pytestmark = pytest.mark.everything
 
 TASKS = 150
 LAST_WORDS = 8  # batches that the workers of an aborted run may have finished and not reported

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from curator_core import RunResult
 
 pytest.importorskip("curator_xenna")
-pytestmark = pytest.mark.everything
+LONG = pytest.mark.everything  # a plan of activity without an engine tells the same, in core's tests
 
 FAST, SLOW = 0.004, 0.04
 TASKS = 120
@@ -85,7 +85,7 @@ def run(executor: Any, *stages: Burn, tasks: int = TASKS) -> RunResult:
     return Pipeline("verdict", named).run(executor, [Task(data=number) for number in range(tasks)])
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=LONG), 1, pytest.param(2, marks=LONG)])
 def test_a_slow_stage(xenna: Any, place: int) -> None:
     stages = [Burn() for _ in range(3)]
     stages[place] = Burn(SLOW)
@@ -93,6 +93,7 @@ def test_a_slow_stage(xenna: Any, place: int) -> None:
     assert (verdict.kind, verdict.stage) == ("busy", "ABC"[place]), verdict
 
 
+@LONG
 def test_two_that_are_slow_alike(xenna: Any) -> None:
     verdict = run(xenna, Burn(SLOW), Burn(), Burn(SLOW)).verdict
     # Where the cores are not shared evenly one of them comes out ahead, and rightly.
@@ -101,6 +102,7 @@ def test_two_that_are_slow_alike(xenna: Any) -> None:
     assert verdict.kind == "busy" or "'A' and 'C'" in verdict.reason
 
 
+@LONG
 def test_a_slow_set_up(xenna: Any) -> None:
     verdict = run(xenna, Burn(SLOW), LoadsLong(), Burn(), tasks=TASKS // 3).verdict
     assert (verdict.kind, verdict.stage) == ("setup", "B"), verdict
@@ -112,11 +114,13 @@ def test_one_giant_task(xenna: Any) -> None:
     assert f"task '{TASKS - 1}'" in verdict.reason
 
 
+@LONG
 def test_a_stage_that_waits(xenna: Any) -> None:
     verdict = run(xenna, Burn(), Waits(SLOW), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("waits", "B"), verdict
 
 
+@LONG
 def test_a_stage_whose_attempts_fail(xenna: Any) -> None:
     verdict = run(xenna, Burn(), FailsAtFirst(SLOW), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("retries", "B"), verdict

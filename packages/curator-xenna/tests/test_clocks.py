@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ProcessingStage, Task
@@ -54,7 +54,6 @@ def ready(start: int = T0, node: str = FAR) -> WorkerReport:
 # --- the estimate ---------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(behinds, latencies)
 def test_a_clock_is_right_within_the_least_latency(behind: int, trips: list[int]) -> None:
     clocks = NodeClocks(HOME)
@@ -65,7 +64,6 @@ def test_a_clock_is_right_within_the_least_latency(behind: int, trips: list[int]
     assert abs(wrong) <= (min(trips) if clocks.offset_ns(FAR) else NOISE + min(trips))
 
 
-@settings(deadline=None)
 @given(st.integers(-NOISE, NOISE), st.data())
 def test_what_noise_may_be_is_left_alone(behind: int, data: st.DataObject) -> None:
     least = data.draw(st.integers(0, NOISE - behind))
@@ -77,7 +75,6 @@ def test_what_noise_may_be_is_left_alone(behind: int, data: st.DataObject) -> No
     assert clocks.corrections == {}
 
 
-@settings(deadline=None)
 @given(behinds, latencies)
 def test_the_node_of_the_driver_is_never_corrected(behind: int, trips: list[int]) -> None:
     clocks = NodeClocks(FAR)
@@ -88,7 +85,6 @@ def test_the_node_of_the_driver_is_never_corrected(behind: int, trips: list[int]
     assert clocks.corrections == {}
 
 
-@settings(deadline=None)
 @given(st.integers(-100 * MS, S), st.integers(1, 29))
 def test_a_few_trips_that_may_be_long_ones_say_nothing(trip: int, count: int) -> None:
     clocks = NodeClocks(HOME)
@@ -104,7 +100,6 @@ def test_one_trip_says_what_no_trip_can_be(trip: int) -> None:
     assert clocks.corrections == {FAR: trip / 1e9}
 
 
-@settings(deadline=None)
 @given(behinds, latencies, st.randoms(use_true_random=False))
 def test_the_order_of_deliveries_does_not_matter(behind: int, trips: list[int], random: Any) -> None:
     stamps = [(T0 + n * 10 * MS - behind, T0 + n * 10 * MS + latency) for n, latency in enumerate(trips)]
@@ -127,7 +122,6 @@ def test_a_slow_network_is_told_from_a_clock_that_is_behind() -> None:
     assert behind.offset_ns(FAR) == 28 * MS
 
 
-@settings(deadline=None)
 @given(behinds, behinds, latencies)
 def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int]) -> None:
     both, one = NodeClocks(HOME), NodeClocks(HOME)
@@ -137,7 +131,6 @@ def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int])
     assert both.offset_ns("b") == one.offset_ns("b")
 
 
-@settings(deadline=None)
 @given(st.integers(0, S), st.integers(-S, S), latencies)
 def test_where_the_drivers_node_is_busy_more_is_noise(least: int, behind: int, trips: list[int]) -> None:
     clocks = NodeClocks(HOME)
@@ -155,7 +148,6 @@ def longest(every: int) -> int:
     return 2 * (max(60 * S, 30 * every) + every)
 
 
-@settings(deadline=None)
 @given(
     st.integers(-200, 200),
     st.integers(50 * MS, 20 * S),
@@ -173,7 +165,6 @@ def test_a_clock_that_drifts_is_followed(ppm: int, every: int, trips: list[int])
     assert -slack <= wrong <= min(trips[-30:]) + slack
 
 
-@settings(deadline=None)
 @given(behinds, behinds, latencies, st.integers(200 * MS, 20 * S))
 def test_a_clock_that_is_set_is_found_out(first: int, then: int, trips: list[int], every: int) -> None:
     clocks = NodeClocks(HOME)
@@ -370,15 +361,9 @@ def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
 # --- two raylets ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def two_nodes(run_script: Callable[..., Any]) -> Any:
-    return run_script("two_nodes.py")
-
-
-@pytest.mark.everything
-@pytest.mark.parametrize("behind", [0, 30])
-def test_a_cluster_of_two_nodes(two_nodes: Any, behind: int) -> None:
-    said = two_nodes[str(behind)]
+@pytest.mark.parametrize("behind", [pytest.param(0, marks=pytest.mark.everything), 30])
+def test_a_cluster_of_two_nodes(run_script: Callable[..., Any], behind: int) -> None:
+    said = run_script("two_nodes.py", str(behind))[str(behind)]
     assert said["numbers"] == list(range(100))
     assert said["home_worked"]
     assert said["batches_away"] > 0

@@ -3,24 +3,32 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 import pytest
 
 from curator_core.testing import ExecutorConformance
-from curator_core.testing.conformance import EdgeConformance, WorkingConformance
-from curator_core.testing.failures import FailureConformance
+from curator_core.testing.base import Seen
+from curator_core.testing.conformance import WorkingConformance
 from curator_xenna import XennaConfig, XennaExecutor
 
 
 class TestXennaExecutor(ExecutorConformance):
     """The `executor` fixture is the shared one: see conftest.py."""
 
+    def test_an_error_shows_no_frames_of_the_engine(self, failed: Seen) -> None:
+        assert failed.error is not None
+        shown = "".join(traceback.format_exception(failed.error))
+        assert "_deep_inside" in shown
+        assert "cosmos_xenna" not in shown
+        assert "ray.exceptions" not in shown
 
-class TestXennaExecutorPlain(WorkingConformance, EdgeConformance, FailureConformance):
-    """The same with fusion and bundles off, on the same Ray.
 
-    What the kit asks about dead letters, crashes and checkpoints is left out: the driver and the adapters see to that,
+class TestXennaExecutorPlain(WorkingConformance):
+    """The same with fusion and bundles off, on the same Ray: each stage has a worker, and each task travels alone.
+
+    What the kit asks about failures, dead letters and checkpoints is left out: the driver and the adapters see to that,
     and are the same however tasks travel.
     """
 
@@ -28,5 +36,5 @@ class TestXennaExecutorPlain(WorkingConformance, EdgeConformance, FailureConform
     @classmethod
     def executor(cls, executor: XennaExecutor) -> Iterator[XennaExecutor]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor, "config", XennaConfig(fuse=False, bundle=False))
+            patch.setattr(executor, "config", XennaConfig(fuse=False, bundle=False, max_workers_per_stage=1))
             yield executor

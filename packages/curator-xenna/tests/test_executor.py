@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from tests.waiting import wait_until
 
 from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, ResourcesError, RunObserver, Task
 from curator_core.report import BatchReport
@@ -60,15 +59,24 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
 
     def process(self, task: Task[Any]) -> Task[Any]:
         # Fast as it is, one worker could do all before the others are there.
-        deadline = time.monotonic() + 120
-        while len(list(Path(self.directory).glob(f"up-{self.name}-*"))) < self.wait_for:
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.02)
+        wait_until(lambda: len(list(Path(self.directory).glob(f"up-{self.name}-*"))) >= self.wait_for)
         return Task(data={**task.data, "pid": os.getpid()})
 
     def teardown(self) -> None:
         if self.directory:
             (Path(self.directory) / f"down-{self.name}-{os.getpid()}").touch()
+
+
+class OneCore(NamedTuple):
+    """What came of two runs on one core.
+
+    Attributes:
+        said: By the script.
+        texts: What was left in the home directory, by path.
+    """
+
+    said: Any
+    texts: dict[str, str]
 
 
 class Ran(NamedTuple):
@@ -97,7 +105,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     return Ran(result, seen, {path.name.removeprefix("down-") for path in directory.glob("down-*")}, kept)
 
 
-def test_the_driver_runs_a_source_that_asks_for_nothing(ran: Ran) -> None:
+def test_a_source_that_asks_for_nothing_runs_in_the_driver(ran: Ran) -> None:
     assert {task.data["source_pid"] for task in ran.result} == {os.getpid()}
     assert {r.worker_id for r in ran.seen.batches if r.stage_name == "Numbers"} == {"driver"}
     assert {task.task_id for task in ran.result} == {str(number) for number in range(12)}
@@ -115,15 +123,8 @@ def test_max_workers_per_stage_is_a_limit(ran: Ran) -> None:
     assert [stage.workers for stage in ran.result.stages] == [1, 2, 1]
 
 
-def test_leaves_the_environment_as_it_was(ran: Ran) -> None:
+def test_the_environment_stays_as_it_was(ran: Ran) -> None:
     assert ran.environ_kept
-
-
-def test_a_source_that_asks_for_a_worker_gets_one(executor: XennaExecutor) -> None:
-    source = Numbers().with_(resources=Resources(cpus=0.5))
-    result = Pipeline("p", [source, Worker()]).run(executor)
-    assert os.getpid() not in {task.data["source_pid"] for task in result}
-    assert {task.task_id for task in result} == {str(number) for number in range(12)}
 
 
 def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
@@ -145,23 +146,61 @@ class RunsAnother(RunObserver):
                 self.errors.append(error)
 
 
-def test_ignore_failures_counts_what_it_drops(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "config", XennaConfig(ignore_failures=True))
+@pytest.fixture(scope="module")
+def ignoring(executor: XennaExecutor) -> tuple[Any, RunsAnother]:
+    """A run that ignores failures, with a source in a worker, in the middle of which another one is begun."""
     another = RunsAnother()
-    result = Pipeline("p", [Numbers(), Odd()]).run(executor, observers=[another])
-    assert [error.message for error in another.errors] == ["a run on Xenna is under way in this process"]
+    stages = [Numbers().with_(resources=Resources(cpus=0.5)), Odd()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "config", XennaConfig(ignore_failures=True))
+        return Pipeline("p", stages).run(executor, observers=[another]), another
+
+
+def test_ignored_failures_are_counted(ignoring: tuple[Any, RunsAnother]) -> None:
+    result, _ = ignoring
     assert sorted(task.data["number"] for task in result) == [0, 2, 4, 6, 8, 10]
     odd = result.stages[1]
     assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)
 
 
-@pytest.mark.everything
-def test_twelve_stages_of_a_cpu_each_on_one_core(run_script: Callable[..., Any]) -> None:
-    twelve = [f"s{number}" for number in range(12)]
-    assert run_script("deep.py", "1") == {
-        "fused": [["+".join(twelve)], {"0": 12, "1": 13, "2": 14}],
-        "apart": [twelve, {"0": 12, "1": 13, "2": 14}],
-    }
+def test_a_source_that_asks_for_resources_runs_in_a_worker(ignoring: tuple[Any, RunsAnother]) -> None:
+    result, _ = ignoring
+    assert os.getpid() not in {task.data["source_pid"] for task in result}
+    assert {task.task_id for task in result} == {str(number) for number in range(0, 12, 2)}
+
+
+def test_a_second_run_at_the_same_time_is_refused(ignoring: tuple[Any, RunsAnother]) -> None:
+    _, another = ignoring
+    assert [error.message for error in another.errors] == ["a run on Xenna is under way in this process"]
+
+
+@pytest.fixture(scope="module")
+def one_core(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> OneCore:
+    """Two runs in a process that may use one core, with a home directory of its own."""
+    home = tmp_path_factory.mktemp("home")
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    said = run_script("one_core.py", env={"HOME": str(home), **dict.fromkeys(names, "")})
+    texts = {str(path): path.read_text(errors="replace") for path in home.rglob("*") if path.is_file()}
+    return OneCore(said, texts)
+
+
+def test_stages_that_do_not_fit_one_core_share_a_worker(one_core: OneCore) -> None:
+    assert one_core.said["fused"]["groups"] == ["s0+s1+s2+s3"]
+    assert one_core.said["fused"]["outputs"] == {"0": 4, "1": 5, "2": 6}
+
+
+def test_for_stages_that_refuse_to_share_ray_is_started_again_with_more_cpus(one_core: OneCore) -> None:
+    assert one_core.said["apart"]["groups"] == ["s0", "s1", "s2", "s3"]
+    assert one_core.said["apart"]["outputs"] == {"0": 4, "1": 5, "2": 6}
+    assert (one_core.said["fused"]["cpus"], one_core.said["apart"]["cpus"]) == (1, 4)
+
+
+def test_each_ray_has_a_token_of_its_own_and_none_is_left(one_core: OneCore) -> None:
+    tokens = [one_core.said[run]["token"] for run in ("fused", "apart")]
+    assert all(tokens)
+    assert tokens[0] != tokens[1]
+    assert [path for path, text in one_core.texts.items() if any(token in text for token in tokens)] == []
+    assert one_core.said["asks_for_no_token"]
 
 
 def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecutor, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import EmptyTask, ProcessingStage, Resources, ResourcesError, Task
@@ -434,7 +434,6 @@ a_stage = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(a_stage, min_size=1, max_size=9), st.integers(4, 12), st.booleans(), st.booleans())
 def test_any_cpu_pipeline_whose_largest_stage_fits_runs(
     stages: list[dict[str, Any]], cpus: int, fuse: bool, may_declare: bool

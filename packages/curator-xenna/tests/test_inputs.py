@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Task
@@ -148,7 +148,6 @@ def test_the_queue_lets_go_of_what_it_sends() -> None:
 # --- whatever happens -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.integers(0, 1500),
     st.builds(BundlePlan, batch_size=st.integers(1, 9), slots=st.integers(1, 40)),
@@ -170,7 +169,6 @@ def test_whatever_is_observed_no_task_is_lost_or_sent_twice(count: int, plan: Bu
     assert queue.take().tasks == []
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.one_of(
         st.lists(st.integers(1, 150), max_size=250),  # as many tickets as tasks

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from curator_xenna import XennaExecutor
 
 NAMES = ("process", "message", "curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id")
+
+
+class Ran(NamedTuple):
+    result: Any
+    lines: list[list[str]]
+    emitted: list[Any]
+    factory_kept: bool
 
 
 def noting(directory: Path, name: str, **settings: Any) -> ProcessingStage:
@@ -41,33 +48,41 @@ def noting(directory: Path, name: str, **settings: Any) -> ProcessingStage:
     return Noting().with_(name=name, **settings)
 
 
-def said(directory: Path) -> list[list[str]]:
-    return [json.loads(line) for path in directory.glob("*.log") for line in path.read_text().splitlines()]
+def emit(task: EmptyTask) -> list[Task[int]]:
+    logging.getLogger("emit").warning("emit")
+    return [Task(data=number) for number in range(4)]
 
 
-def test_workers_mark_the_records_of_all_stages_of_their_group(executor: XennaExecutor, tmp_path: Path) -> None:
-    stages = [noting(tmp_path, "first"), noting(tmp_path, "second", batch_size=2)]
-    result = Pipeline("p", stages).run(executor, initial_tasks=[Task(data=number) for number in range(4)])
-    lines = said(tmp_path)
-    assert str(os.getpid()) not in {process for process, *_ in lines}
-    assert {run_id for _, _, run_id, *_ in lines} == {result.run_id}
-    known = {(stats.stage_name, task.task_id, stats.batch_id) for task in result for stats in task.stage_perf}
-    assert {tuple(mark) for _, message, _, *mark in lines if message == "process"} == known
-    others = {(message, *mark) for _, message, _, *mark in lines if message != "process"}
+@pytest.fixture(scope="module")
+def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A run whose source and stages log."""
+    directory = tmp_path_factory.mktemp("logs")
+    emitted: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = emitted.append  # type: ignore[method-assign]
+    logging.getLogger("emit").addHandler(handler)
+    before = logging.getLogRecordFactory()
+    stages = [
+        processing_stage(name="emit")(emit),
+        noting(directory, "first"),
+        noting(directory, "second", batch_size=2),
+    ]
+    result = Pipeline("p", stages).run(executor)
+    lines = [json.loads(line) for path in directory.glob("*.log") for line in path.read_text().splitlines()]
+    return Ran(result, lines, emitted, factory_kept=logging.getLogRecordFactory() is before)
+
+
+def test_workers_mark_the_records_of_all_stages_of_their_group(ran: Ran) -> None:
+    assert str(os.getpid()) not in {process for process, *_ in ran.lines}
+    assert {run_id for _, _, run_id, *_ in ran.lines} == {ran.result.run_id}
+    known = {(stats.stage_name, task.task_id, stats.batch_id) for task in ran.result for stats in task.stage_perf[1:]}
+    assert {tuple(mark) for _, message, _, *mark in ran.lines if message == "process"} == known
+    others = {(message, *mark) for _, message, _, *mark in ran.lines if message != "process"}
     names = ("first", "second")
     assert others == {(message, name, "", "") for message in ("setup", "teardown") for name in names}
 
 
-def test_the_source_marks_its_records_in_the_driver(
-    executor: XennaExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def emit(task: EmptyTask) -> list[Task[int]]:
-        logging.getLogger("emit").warning("emit")
-        return [Task(data=1)]
-
-    before = logging.getLogRecordFactory()
-    result = Pipeline("p", [processing_stage(name="emit")(emit), noting(tmp_path, "note")]).run(executor)
-    assert logging.getLogRecordFactory() is before
-    (record,) = [record for record in caplog.records if record.name == "emit"]
-    assert (record.curator_run_id, record.curator_stage) == (result.run_id, "emit")
-    assert {run_id for _, _, run_id, *_ in said(tmp_path)} == {result.run_id}
+def test_the_source_marks_its_records_in_the_driver(ran: Ran) -> None:
+    (record,) = ran.emitted
+    assert (record.curator_run_id, record.curator_stage) == (ran.result.run_id, "emit")
+    assert ran.factory_kept

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.everything
-
 
 @pytest.fixture(scope="module")
 def cases(run_script: Callable[..., Any]) -> Any:
-    return run_script("silent_node.py", timeout=280)
+    return run_script("silent_node.py", "cannot_work", "answers_late")
+
+
+@pytest.fixture(scope="module")
+def slow_cases(run_script: Callable[..., Any]) -> Any:
+    """Those that wait until Ray calls a node dead, or for a time limit."""
+    return run_script("silent_node.py", "is_silent", "stays_silent", "is_dead", timeout=280)
 
 
 def test_a_node_that_answers_late_is_waited_for(cases: Any) -> None:
@@ -24,16 +28,18 @@ def test_a_node_that_answers_late_is_waited_for(cases: Any) -> None:
     assert not said["known_dead"]
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("how", ["is_dead", "stays_silent"])
-def test_a_node_that_ray_comes_to_call_dead_is_done_without(cases: Any, how: str) -> None:
-    said = cases[how]
+def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how: str) -> None:
+    said = slow_cases[how]
     assert said["numbers"] == list(range(5))
     assert said["restarts"] == 0
     assert said["known_dead"]
 
 
-def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(cases: Any) -> None:
-    said = cases["is_silent"]
+@pytest.mark.everything
+def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_cases: Any) -> None:
+    said = slow_cases["is_silent"]
     assert said["error"].startswith(f"nodes that Ray calls alive do not answer: {said['node']} at ")
     assert "ray stop --force" in said["hint"]
     assert said["restarts"] == 0  # a further session would ask the same node

@@ -7,10 +7,10 @@ It is given a directory for its workers' marks.
 import json
 import os
 import sys
-import threading
-import time
 from dataclasses import asdict
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 from curator_core import Pipeline, ProcessingStage, Resources, ResourcesError, Task
 from curator_xenna import XennaExecutor
@@ -27,11 +27,8 @@ class Report(ProcessingStage):
         (Path(self.directory) / f"{self.name}-{worker_metadata.worker_id.replace('/', '_')}").touch()
 
     def process(self, task):
-        deadline = time.monotonic() + 120
-        while len(list(Path(self.directory).glob(f"{self.name}-*"))) < self.num_workers():
-            if time.monotonic() > deadline:
-                raise TimeoutError("not all workers came up")
-            threading.Event().wait(0.05)
+        up = f"{self.name}-*"
+        wait_until(lambda: len(list(Path(self.directory).glob(up))) >= self.num_workers(), "all workers are up")
         gpus = [(gpu.index, gpu.used_fraction) for gpu in self.worker.allocation.gpus]
         seen = {
             "stage": self.name,
@@ -55,13 +52,19 @@ def stage(name, workers=1, options=None, **resources):
 
 DIRECTORY = sys.argv[1]
 CASES = {
-    # Four halves on two GPUs: they can only be placed two by two.
-    "halves": [stage("half", 2, gpus=0.5), stage("decode", nvdecs=1), stage("fits", gpu_memory_gb=8)],
-    "wholes": [stage("cpu"), stage("whole", gpus=1), stage("entire", entire_gpu=True)],
-    "pair": [stage("pair", gpus=2)],
-    "spmd": [stage("group", 1, {"is_spmd": True}, gpus=2)],
-    "too_many": [stage("too_many", 3, gpus=1)],
-    "too_large": [stage("too_large", gpus=8)],
+    # Eight GPUs for all, so the four halves can only be placed two by two.
+    "all": [
+        stage("cpu"),
+        stage("half", 2, gpus=0.5),
+        stage("decode", nvdecs=1),
+        stage("fits", gpu_memory_gb=8),
+        stage("whole", gpus=1),
+        stage("entire", entire_gpu=True),
+        stage("pair", gpus=2),
+        stage("group", 1, {"is_spmd": True}, gpus=2),
+    ],
+    "too_many": [stage("too_many", 9, gpus=1)],
+    "too_large": [stage("too_large", gpus=16)],
 }
 
 

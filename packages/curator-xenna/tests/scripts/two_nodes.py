@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs on two raylets of this machine, of which one has its workers' clock set back; prints what came of it, as JSON.
 
-Only the clock is simulated: it is set back in the workers of the node on which the driver is not.
+Only the clock is simulated: it is set back in the workers of the node on which the driver is not, in each run by one of
+the numbers of seconds that the script is given.
 """
 
 import json
 import os
+import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import ray
 from raylets import two_raylets
+from tests.waiting import wait_until
 
 from curator_core import Pipeline, ProcessingStage, Resources, Task
 from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 
 SOURCES = 100
-BEHIND_S = (0, 30)
 WORKERS = 2  # of each stage
 
 
@@ -41,11 +42,7 @@ class Here(ProcessingStage):
     def process(self, task):
         # Fast as it is, one worker could do all before the other is there.
         (self.marks / f"{self.name}-{os.getpid()}").touch()
-        deadline = time.monotonic() + 120
-        while len(list(self.marks.glob(f"{self.name}-*"))) < WORKERS:
-            if time.monotonic() > deadline:
-                raise TimeoutError("not all workers came to work")
-            threading.Event().wait(0.02)
+        wait_until(lambda: len(list(self.marks.glob(f"{self.name}-*"))) >= WORKERS, "all workers are at work")
         return Task(data=(*task.data, self.node))
 
 
@@ -73,7 +70,7 @@ def outcome(cluster, behind_s, marks):
 def main():
     said = {}
     with two_raylets() as (cluster, _):
-        for behind_s in BEHIND_S:
+        for behind_s in map(int, sys.argv[1:]):
             with tempfile.TemporaryDirectory() as marks:
                 said[behind_s] = outcome(cluster, behind_s, marks)
     print(json.dumps(said))

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ReliabilityConformance"]
 
 _POISON = frozenset({3, 11, 12})
+_BROKEN = frozenset({9})
 _COUNT = 20
 
 
@@ -127,6 +128,26 @@ class Twice(ProcessingStage[Task[int], Task[int]]):
         return _twice(task)
 
 
+class Resumed(NamedTuple):
+    """Three runs with one checkpoint.
+
+    Attributes:
+        files: Where they wrote.
+        dead: Where the second one kept what failed.
+        before: What was written when the first one had failed.
+        after: What was written when the second one had ended.
+        second: Its result.
+        third: The last one's result.
+    """
+
+    files: Path
+    dead: Path
+    before: list[int]
+    after: list[int]
+    second: RunResult
+    third: RunResult
+
+
 class ReliabilityConformance(ConformanceBase):
     """Runs in which some of the work fails, or was done before."""
 
@@ -204,31 +225,44 @@ class ReliabilityConformance(ConformanceBase):
 
     # --- resuming ---------------------------------------------------------------------------------------
 
-    def test_a_run_goes_on_where_one_before_it_ended(self, executor: BaseExecutor, tmp_path: Path) -> None:
-        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+    @pytest.fixture(scope="class")
+    @classmethod
+    def resumed(cls, executor: BaseExecutor, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+        """Three runs with one checkpoint: one that fails at 9, one that keeps 9, and one that has one number more."""
+        directory: Path = tmp_path_factory.mktemp("resumed")
+        files, dead, checkpoint = (directory / name for name in ("files", "dead", "checkpoint"))
         numbers = [*range(12)]
         with pytest.raises(StageError):
-            executor.execute([Listing(numbers), Twice(), Filed(files, frozenset({9}))], checkpoint=checkpoint)
+            executor.execute([Listing(numbers), Twice(), Filed(files, _BROKEN)], checkpoint=checkpoint)
         before = _lines(files)
-        result = executor.execute([Listing(numbers[::-1]), Twice(), Filed(files)], checkpoint=_changed(checkpoint))
-        assert sorted(set(_lines(files))) == sorted([*numbers, *(number + 100 for number in numbers)])
-        # What one source task gave may be written again where another part of it was not, and nothing else is.
-        repeated = [number for number, times in Counter(_lines(files)).items() if times > 1]
-        done = {number % 100 for number in before} - {number % 100 for number in repeated}
-        assert len(result.accounting.resumed) >= len(done) - 1
-        assert sorted(path.name for task in result for path in map(Path, task.data)) == sorted(
-            path.name for path in files.iterdir()
-        )
+        stages = [Listing(numbers[::-1]), Twice(), Filed(files, _BROKEN)]
+        second = executor.execute(stages, checkpoint=_changed(checkpoint), on_error=DeadLetter(dead))
+        after = _lines(files)
+        third = executor.execute([Listing([*numbers, 12]), Twice(), Filed(files)], checkpoint=_changed(checkpoint))
+        return Resumed(files, dead, before, after, second, third)
 
-    def test_what_is_finished_is_not_run_again(self, executor: BaseExecutor, tmp_path: Path) -> None:
-        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
-        first = executor.execute([Listing([1, 2, 3]), Filed(files)], checkpoint=checkpoint)
-        more = executor.execute([Listing([4, 3, 2, 1]), Filed(files)], checkpoint=_changed(checkpoint))
-        assert (len(first.accounting.resumed), len(more.accounting.resumed)) == (0, 3)
-        assert sorted(_lines(files)) == [1, 2, 3, 4]
-        assert {tuple(task.data) for task in first} < {tuple(task.data) for task in more}
-        assert more.stages[-1].tasks_in == 1
-        assert list(more.lost) == []
+    def test_a_run_goes_on_where_one_before_it_ended(self, resumed: Resumed) -> None:
+        both = {*range(12), *(number + 100 for number in range(12))}
+        assert set(resumed.after) == both - _BROKEN
+        # What one source task gave may be written again where another part of it was not, and nothing else is.
+        repeated = [number for number, times in Counter(resumed.after).items() if times > 1]
+        done = {number % 100 for number in resumed.before} - {number % 100 for number in repeated}
+        assert len(resumed.second.accounting.resumed) >= len(done) - 1
+
+    def test_what_is_finished_is_not_run_again(self, resumed: Resumed) -> None:
+        assert len(resumed.third.accounting.resumed) == 12
+        assert resumed.third.stages[-1].tasks_in == 2
+        assert sorted((Counter(_lines(resumed.files)) - Counter(resumed.after)).elements()) == [12, 112]
+        assert list(resumed.third.lost) == []
+
+    def test_what_failed_and_was_kept_is_finished(self, resumed: Resumed) -> None:
+        assert [letter.error_message for letter in deadletter.read(resumed.dead)] == ["cannot write 9"]
+        assert 9 not in _lines(resumed.files)
+
+    def test_outputs_of_earlier_runs_come_back_as_well(self, resumed: Resumed) -> None:
+        came = {Path(path).name for task in resumed.third for path in task.data}
+        assert came == {path.name for path in resumed.files.iterdir()}
+        assert {tuple(task.data) for task in resumed.second} < {tuple(task.data) for task in resumed.third}
 
     def test_initial_tasks_are_resumed_as_well(self, executor: BaseExecutor, tmp_path: Path) -> None:
         files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
@@ -236,16 +270,6 @@ class ReliabilityConformance(ConformanceBase):
             result = executor.execute([Filed(files)], [Task(data=n) for n in numbers], checkpoint=checkpoint)
         assert sorted(_lines(files)) == [1, 2, 3]
         assert len(result.accounting.resumed) == 2
-
-    def test_what_failed_and_was_kept_is_finished(self, executor: BaseExecutor, tmp_path: Path) -> None:
-        files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
-        for _ in range(2):
-            stages = [Filed(files, frozenset({2}))]
-            tasks = [Task(data=number) for number in (1, 2, 3)]
-            result = executor.execute(stages, tasks, checkpoint=checkpoint, on_error=DeadLetter(tmp_path / "dead"))
-        assert sorted(_lines(files)) == [1, 3]
-        assert len(result.accounting.resumed) == 3
-        assert len(deadletter.read(tmp_path / "dead")) == 1
 
 
 def _changed(path: Path) -> Checkpoint:
