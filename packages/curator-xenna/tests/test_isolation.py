@@ -25,7 +25,6 @@ from curator_xenna import session
 from curator_xenna.compat import HAS_DESTROY
 
 if TYPE_CHECKING:
-
     from curator_core import BatchReport
     from curator_xenna import XennaExecutor
 

@@ -212,13 +212,11 @@ def test_arrays_and_tables_are_not_copied_from_worker_to_worker(carried: Any) ->
 
 
 def test_arrays_come_back_to_the_driver_as_its_own(carried: Any) -> None:
-    result, watch = carried
+    result, _ = carried
     task = result[0]
     task.data["array"] += 1  # not held in Ray's store, which is gone after the run
     assert int(task.data["array"].sum()) == (2 * task.data["number"] + 1) * 2**20
-    # More than may wait at once to be copied: nearly each came in a delivery of its own.
     assert sorted(task.data["number"] for task in result) == [*range(40)]
-    assert len(watch.bundles("Double")) > 30
 
 
 def _opened_here(driver: int, content: Any) -> Any:

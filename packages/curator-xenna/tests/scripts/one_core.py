@@ -10,6 +10,8 @@ import json
 import os
 from typing import Any
 
+for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    os.environ.pop(name, None)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before anything counts them
 
 import ray  # noqa: E402
