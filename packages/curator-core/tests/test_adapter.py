@@ -19,7 +19,7 @@ from curator_core import (
     Task,
     WorkerMetadata,
 )
-from curator_core.report import InputOutcome, WorkerReport
+from curator_core.report import InputOutcome
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
 
@@ -28,12 +28,6 @@ def same(task: Task) -> Task:
 
 
 # --- lineage --------------------------------------------------------------------------------------------
-
-
-def test_one_to_one_keeps_the_id():
-    run = Probe(Calling(lambda task: Task(data=task.data + 1)))
-    (output,) = run(seen("3.1", 5))
-    assert (output.task_id, output.data) == ("3.1", 6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -59,13 +53,6 @@ def test_the_input_may_be_one_of_its_own_outputs():
 def test_copies_of_the_input_are_outputs_like_any_other():
     run = Probe(Calling(lambda task: [copy.copy(task), copy.copy(task), task]))
     assert [task.task_id for task in run(seen("3"))] == ["3.0", "3.1", "3.2"]
-
-
-def test_a_batch_mixes_all_of_it():
-    run = Probe(CallingBatches(lambda tasks: [tasks[0], None, [tasks[2]], []]))
-    outputs = run(*(seen(str(n)) for n in range(4)))
-    assert [task.task_id for task in outputs] == ["0", "2.0"]
-    assert run.kinds() == [("out", 1), ("filtered", 0), ("out", 1), ("filtered", 0)]
 
 
 def test_tasks_of_no_pipeline_begin_lineages():
@@ -99,12 +86,6 @@ def test_no_tasks_are_no_batch():
 
 
 # --- metadata -------------------------------------------------------------------------------------------
-
-
-def test_notes_reach_a_brand_new_task():
-    run = Probe(Calling(lambda task: Task(data=1)))
-    (output,) = run(seen("3", a=1))
-    assert output.metadata == {"a": 1}
 
 
 def test_notes_that_a_stage_writes_on_its_input_go_along():
@@ -141,13 +122,6 @@ def test_tasks_without_notes_carry_no_dict():
 
 
 # --- history --------------------------------------------------------------------------------------------
-
-
-def test_history_grows_at_its_end():
-    tasks = [seen("3")]
-    for name in "abc":
-        tasks = Probe(Calling(lambda task: Task(data=1)).with_(name=name))(*tasks)
-    assert [stats.stage_name for stats in tasks[0].stage_perf] == list("abc")
 
 
 def test_the_record_is_that_of_the_report():
@@ -294,21 +268,6 @@ def test_a_life():
     assert ready.error is ended.error is None
     assert batch.startup_ns == ready.duration_ns
     assert batch.idle_ns > 0
-
-
-@pytest.mark.parametrize("where", ["setup_on_node", "setup"])
-def test_a_failing_set_up_is_reported_and_raised(where):
-    run = Probe(Living(where))
-
-    def set_up() -> None:
-        run.adapter.setup_on_node(NodeInfo("n"), WorkerMetadata("w"))
-        run.adapter.setup(WorkerMetadata("w"))
-
-    with pytest.raises(StageError, match=f"stage 'Living': raised ValueError in set-up: failed in {where}"):
-        set_up()
-    (report,) = run.reports
-    assert isinstance(report, WorkerReport)
-    assert (report.event, report.error.type, report.error.doing) == ("setup_failed", "ValueError", "in set-up")
 
 
 def test_a_failing_teardown_is_reported_and_goes_no_further():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.waiting import DEADLINE_S
 
 from curator_core import ExecutorError, LocalExecutor, Pipeline, ProcessingStage, RunObserver, Task, watch_all_runs
 from curator_core.ambient import ambient_observers
@@ -133,10 +134,10 @@ def test_one_that_fails_costs_the_run_nothing(caplog):
 
 def test_threads_may_come_and_go(ambient):
     """Every undo takes away its own observer and no other."""
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=DEADLINE_S)
 
     def come_and_go():
-        barrier.wait(30)
+        barrier.wait()
         for _ in range(200):
             watch_all_runs(Other())()
 

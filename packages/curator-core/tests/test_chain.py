@@ -18,7 +18,6 @@ from curator_core.chain import Chain
 from curator_core.executor import BaseExecutor, Run, empty_source
 from curator_core.fusion import Fusion, group_stages
 from curator_core.pickling import dumps, loads
-from curator_core.report import BatchReport
 from curator_core.task import new_state, stamp
 from curator_core.testing import Recorder
 
@@ -66,47 +65,6 @@ def batches_of(journal: list[Any], name: str) -> list[str]:
     return [event for stage, event in journal if stage == name]
 
 
-def test_each_stage_gets_its_batches():
-    journal: list[Any] = []
-    outputs: list[Any] = []
-    chain = chain_of(*(Noting(name, journal).with_(batch_size=size) for name, size in (("a", 2), ("b", 3), ("c", 1))))
-    chain.run(numbered(7), outputs)
-    assert batches_of(journal, "a") == ["0 1", "2 3", "4 5", "6"]
-    assert batches_of(journal, "b") == ["0 1 2", "3 4 5", "6"]
-    assert batches_of(journal, "c") == [*"0123456"]
-    assert [task.data for task in outputs] == [*range(7)]
-
-
-def test_a_task_drops_through_all_stages_before_the_next_is_taken():
-    journal: list[Any] = []
-
-    def tasks():
-        for task in numbered(2):
-            journal.append(("taken", str(task.data)))
-            yield task
-
-    chain_of(Noting("a", journal), Noting("b", journal)).run(tasks(), [])
-    assert journal == [(who, n) for n in "01" for who in ("taken", "a", "b")]
-
-
-def test_a_run_ends_with_smaller_batches_and_the_next_begins_anew():
-    journal: list[Any] = []
-    outputs: list[Any] = []
-    chain = chain_of(Noting("a", journal).with_(batch_size=2))
-    for part in (numbered(3), [], numbered(1)):
-        chain.run(part, outputs)
-    assert batches_of(journal, "a") == ["0 1", "2", "0"]
-    assert len(outputs) == 4
-
-
-def test_tasks_may_come_in_at_a_later_stage():
-    journal: list[Any] = []
-    outputs: list[Any] = []
-    chain_of(Noting("a", journal), Noting("b", journal)).run(numbered(2), outputs, level=1)
-    assert journal == [("b", "0"), ("b", "1")]
-    assert len(outputs) == 2
-
-
 def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
     journal: list[Any] = []
     outputs: list[Any] = []
@@ -121,47 +79,10 @@ def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
     assert batches_of(journal, "b") == ["0"]
 
 
-def test_stages_are_set_up_in_order_and_torn_down_from_the_end():
-    journal: list[Any] = []
-    chain = chain_of(Noting("a", journal), Noting("b", journal))
-    chain.set_up(NodeInfo(), WorkerMetadata())
-    chain.tear_down()
-    set_up = [(name, event) for name in "ab" for event in ("setup_on_node", "setup")]
-    assert journal == [*set_up, ("b", "teardown"), ("a", "teardown")]
-
-
-@pytest.mark.parametrize("step", ["setup_on_node", "setup"])
-def test_where_a_set_up_fails_those_before_it_are_torn_down(step):
-    journal: list[Any] = []
-    chain = chain_of(Noting("a", journal), Noting("b", journal), Noting("c", journal, fails_in=step))
-    with pytest.raises(StageError, match="told to fail"):
-        chain.set_up(NodeInfo(), WorkerMetadata())
-    assert journal[-2:] == [("b", "teardown"), ("a", "teardown")]
-    assert ("c", "teardown") not in journal
-
-
 def test_stages_of_a_worker_share_a_clock():
     # Otherwise each would have been idle while the others work.
     chain = chain_of(*(Noting(name, []) for name in "abc"))
     assert len({id(adapter.clock) for adapter in chain.adapters}) == 1
-
-
-def test_each_stage_leaves_its_own_reports():
-    reports: list[Any] = []
-    chain = chain_of(Noting("a", []).with_(batch_size=2), Noting("b", []), sink=reports.append)
-    chain.run(numbered(3), [])
-    batches = [report for report in reports if isinstance(report, BatchReport)]
-    assert [(r.stage_name, r.batch_id, r.sequence, len(r.inputs)) for r in batches if r.stage_name == "b"] == [
-        ("b", f"1/{n}", n, 1) for n in range(3)
-    ]
-    assert [len(r.inputs) for r in batches if r.stage_name == "a"] == [2, 1]
-
-
-def test_a_task_that_fails_takes_no_neighbour_along():
-    outputs: list[Any] = []
-    chain = chain_of(Noting("a", [], fails_in="1"), Noting("b", []).with_(batch_size=2), on_error="skip")
-    chain.run(numbered(4), outputs)
-    assert [task.data for task in outputs] == [0, 2, 3]
 
 
 # --- groups one after the other -------------------------------------------------------------------------

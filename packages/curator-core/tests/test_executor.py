@@ -16,7 +16,6 @@ from curator_core import (
     LocalExecutor,
     Pipeline,
     ProcessingStage,
-    RunObserver,
     RunResult,
     StageError,
     Task,
@@ -140,10 +139,6 @@ class TestLedger:
     def ledger(self) -> Ledger:
         return Ledger(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
 
-    def test_nothing_has_happened(self, ledger):
-        assert ledger.summaries() == (StageSummary("a"), StageSummary("b"))
-        assert ledger.lost(0) == []
-
     def test_batches_add_up(self, ledger):
         ledger.on_batch(report(0, ("out", 3), ("filtered", 0), num_items=7, cpu_ns=5, idle_ns=1))
         ledger.on_batch(report(0, ("failed", 0), num_items=1, start_unix_ns=500, duration_ns=2_000))
@@ -163,30 +158,10 @@ class TestLedger:
         assert summary.process_s == 10 / 1e9
         assert summary.first_error == ""
 
-    def test_what_a_failed_source_emitted_counts(self, ledger):
-        ledger.on_batch(report(0, ("failed", 2)))
-        ledger.on_batch(report(1, ("out", 1), ("out", 1)))
-        assert ledger.summaries()[0].tasks_out == 2
-        assert ledger.lost(1) == []
-
     def test_the_first_error_is_kept(self, ledger):
         for message in ("first", "second"):
             ledger.on_batch(report(0, ("failed", 0), error=ErrorInfo("pkg.OddError", message, "")))
         assert ledger.summaries()[0].first_error == "OddError: first"
-
-    @pytest.mark.parametrize(
-        ("fed", "into_second", "findings"),
-        [
-            (1, 2, []),
-            (2, 2, ["1 of 2 tasks between what was fed and 'a'"]),
-            (1, 1, ["1 of 2 tasks between 'a' and 'b'"]),
-            (3, 0, ["2 of 3 tasks between what was fed and 'a'", "2 of 2 tasks between 'a' and 'b'"]),
-        ],
-    )
-    def test_what_is_lost_is_said_in_words(self, ledger, fed, into_second, findings):
-        ledger.on_batch(report(0, ("out", 2)))
-        ledger.on_batch(report(1, *[("out", 1)] * into_second))
-        assert ledger.lost(fed) == findings
 
     def test_workers_are_counted(self, ledger):
         for event in ("ready", "ready", "setup_failed", "ended"):
@@ -330,18 +305,6 @@ def test_an_observer_that_stands_twice_is_told_once():
     assert len(recorder.batches) == 3
 
 
-def test_an_observer_may_override_what_it_needs():
-    class Counting(RunObserver):
-        batches = 0
-
-        def on_batch(self, report):
-            self.batches += 1
-
-    observer = Counting()
-    run(observers=[observer])
-    assert observer.batches == 3
-
-
 def test_an_observer_that_fails_is_logged_once_and_told_the_end(caplog):
     class Odd(Troublemaker):
         calls = 0
@@ -385,13 +348,6 @@ def test_the_end_is_told_where_the_executor_itself_breaks():
     ((result, error),) = recorder.ends
     assert not result.complete
     assert isinstance(error, RuntimeError)
-
-
-def test_one_observer_may_watch_two_runs():
-    recorder = Recorder()
-    run(observers=[recorder])
-    run(observers=[recorder])
-    assert len(recorder.ends) == 2
 
 
 def test_a_source_has_no_known_number_of_tasks():

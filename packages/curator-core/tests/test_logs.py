@@ -524,19 +524,3 @@ def test_a_record_factory_that_is_set_during_a_run_stays(caplog):
         logging.setLogRecordFactory(before)
     assert all(record.theirs for record in caplog.records)
     assert [mark[:2] for mark in marks(caplog)] == [("set", "install"), ("next", "say")]
-
-
-def test_the_last_of_several_runs_puts_the_record_factory_back(own_factory):
-    with marked_records():
-        first = logging.getLogRecordFactory()
-        with marked_records():
-            assert logging.getLogRecordFactory() is first
-        assert logging.getLogRecordFactory() is first
-    assert logging.getLogRecordFactory() is own_factory
-
-
-def test_records_made_outside_of_stages_are_left_alone(caplog):
-    with marked_records():
-        logger.info("outside")
-    (record,) = caplog.records
-    assert not any(name.startswith("curator") for name in vars(record))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from curator_core import (
+    Checkpoint,
     ConfigurationError,
     DataError,
     DeadLetter,
@@ -173,3 +174,12 @@ def test_a_share_of_failures_ends_a_run_when_there_were_enough():
     with pytest.raises(FailureLimitError) as caught:
         Pipeline("p", [bad]).run(initial_tasks=data, on_error="skip", max_failures=0.05)
     assert caught.value.result.stages[0].tasks_in == 101
+
+
+def test_what_failed_in_the_last_stage_runs_again_where_that_is_asked_for(tmp_path):
+    for _ in range(2):
+        Pipeline("p", [failing_at(2)]).run(initial_tasks=tasks(1, 2), on_error="skip", checkpoint=tmp_path)
+    assert [record["id"] for record in journal(tmp_path) if record.get("failed")] == [journal(tmp_path)[1]["id"]]
+    changed = Checkpoint(tmp_path, retry_failed=True, accept_changes=True)
+    result = Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1, 2), checkpoint=changed)
+    assert (len(result.accounting.resumed), result.stages[0].tasks_in) == (1, 1)

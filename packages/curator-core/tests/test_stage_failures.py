@@ -64,15 +64,6 @@ def test_a_batch_that_fails_as_one_is_told_as_one():
         run(seen("0"), seen("1"))
 
 
-def test_skipping_leaves_out_what_fails_and_nothing_else():
-    run = Probe(Calling(fail_at("b", "d"), batch_size=4), on_error="skip")
-    outputs = run(*(seen(str(n), data) for n, data in enumerate("abcd")))
-    assert [task.data for task in outputs] == ["a", "c"]
-    assert run.kinds() == [("out", 1), ("failed", 0), ("out", 1), ("failed", 0)]
-    assert run.report.error.message == "cannot work on b"
-    assert run.report.error.doing == "on task '1'"
-
-
 class TestRetries:
     def stage(self, fails: int, attempts: int = 3) -> ProcessingStage:
         left = [fails]
@@ -88,20 +79,6 @@ class TestRetries:
 
         return CallingBatches(work).with_(max_attempts=attempts)
 
-    def test_each_attempt_sees_the_inputs_as_they_came(self):
-        run = Probe(self.stage(fails=2))
-        (output,) = run(seen("0", ["fresh"]))
-        assert output.data == ["fresh", "spoiled"]
-
-    def test_each_attempt_is_reported(self):
-        run = Probe(self.stage(fails=2))
-        run(seen("0", []), seen("1", []))
-        assert [report.attempt for report in run.reports] == [1, 2, 3]
-        assert [report.sequence for report in run.reports] == [0, 1, 2]
-        assert [report.inputs[0].kind for report in run.reports] == ["retried", "retried", "out"]
-        assert [report.error is None for report in run.reports] == [False, False, True]
-        assert len({report.batch_id for report in run.reports}) == 1
-
     @pytest.mark.parametrize("on_error", ["raise", "skip"])
     def test_the_last_attempt_decides(self, on_error):
         run = Probe(self.stage(fails=9), on_error)
@@ -111,20 +88,6 @@ class TestRetries:
         else:
             assert run(seen("0", [])) == []
         assert [report.inputs[0].kind for report in run.reports] == ["retried", "retried", "failed"]
-
-    def test_the_caller_keeps_its_inputs_where_a_batch_is_tried_again(self):
-        task = seen("0", ["fresh"])
-        Probe(self.stage(fails=1))(task)
-        assert task.task_id == "0"
-
-    def test_inputs_that_do_not_pickle_have_one_attempt(self, caplog):
-        run = Probe(Calling(fail_at(None), max_attempts=3))
-        task = seen("0")
-        task.payload = (n for n in range(3))
-        with pytest.raises(StageError):
-            run(task)
-        assert run.kinds() == [("failed", 0)]
-        assert "cannot be tried again" in caplog.text
 
 
 # --- the contract ---------------------------------------------------------------------------------------

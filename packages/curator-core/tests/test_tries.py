@@ -51,13 +51,6 @@ class TestParting:
         assert [report.attempt for report in run.reports] == [1, 2, 2, 3, 3]
         assert run.reports[3].error.message == "poison: ['c']"
 
-    def test_each_input_comes_to_one_end(self):
-        run = Probe(poisonous("a", "d", "e"), on_error="skip")
-        run(*(seen(str(number), data) for number, data in enumerate("abcdefg")))
-        ends = [outcome for report in run.reports if not report.is_retried for outcome in report.inputs]
-        assert sorted(outcome.task_id for outcome in ends) == [str(number) for number in range(7)]
-        assert sorted(outcome.task_id for outcome in ends if outcome.kind == "failed") == ["0", "3", "4"]
-
     def test_a_batch_is_tried_as_often_as_it_may_be_before_it_is_parted(self):
         run = Probe(poisonous("b").with_(max_attempts=2, retry_delay_s=0), on_error="skip")
         assert [task.data for task in run(seen("0", "a"), seen("1", "b"))] == ["A"]
