@@ -22,14 +22,10 @@ ONE_TASK = [
     "None",
     "Any",
     "Task | None",
-    "None | Task",
-    "Optional[Task]",
     "typing.Optional[Task]",
-    "Union[Task, None]",
     "Union[Task, Clip, None]",
-    "Annotated[Task, 5]",
-    "Task[list[int]]",
-    "Task[list[int]] | None",
+    "Annotated[Task, 'list']",  # a note is not a type
+    "Annotated[Task, 'the caption of a clip']",  # nor is it code
     "Optional[Task[tuple[int, ...]]]",
     "dict[str, list[Task]]",
     "Literal['list']",
@@ -38,70 +34,49 @@ ONE_TASK = [
 
 MANY_TASKS = [
     "list",
-    "tuple",
-    "list[Task]",
     "tuple[Task, ...]",
-    "tuple[Task, Task]",
     "List[Task]",
-    "Tuple[Task, ...]",
+    "typing.List[Task]",
     "Sequence[Task]",
     "Iterable[Task]",
     "Collection[Task]",
-    "Iterator[Task]",
     "typing.Iterator[Task]",
     "collections.abc.Iterator[Task]",
-    "collections.abc.Sequence[Task]",
     "Generator[Task, None, None]",
-    "typing.Generator[Task, None, None]",
     "collections.abc.Generator[Task, None, None]",
-    "Optional[list[Task]]",
-    "Optional[List[Task]]",
     "typing.Optional[typing.Sequence[Task]]",
-    "Union[Task, list[Task]]",
-    "Union[Task, List[Task], None]",
     "Union[Task, Optional[list[Task]]]",
     "list[Task] | None",
-    "None | list[Task]",
-    "Task | list[Task] | None",
     "Task | None | Iterator[Task]",
     "Optional[Task] | list[Task]",
-    "Annotated[list[Task], 5]",
     "Annotated[Optional[list[Task]], 5]",
-    "list['Task']",
     "list['Task'] | None",
 ]
 
 ONE_TASK_EACH = [
     "list",
-    "list[Task]",
     "list[Task | None]",
     "List[Optional[Task]]",
-    "Sequence[Task]",
     "Sequence[Union[Task, None]]",
     "list[Task] | None",
     "tuple[Task, ...]",
     "list[Task[list[int]]]",
+    "list[Annotated[Task, 'the caption of a clip']]",
     "Iterator[Task]",
     "list['Task | None']",
     "None",
-    "Any",
 ]
 
 MANY_TASKS_EACH = [
-    "list[list[Task]]",
-    "List[List[Task]]",
     "list[list[Task] | None]",
-    "list[Task | list[Task]]",
     "Sequence[Task | list[Task] | None]",
     "Sequence[Union[Task, Sequence[Task], None]]",
     "List[Optional[List[Task]]]",
+    "list[typing.List[Task]]",
     "list[tuple[Task, ...]]",
-    "list[Iterator[Task]]",
     "list[Generator[Task, None, None]]",
-    "list[list[Task]] | None",
     "Optional[list[list[Task]]]",
     "tuple[list[Task], ...]",
-    "list['list[Task]']",
     "list['Task | list[Task]']",
     "Iterator[list[Task]]",
 ]
@@ -263,32 +238,6 @@ def test_a_class_may_declare_it():
 
     assert fans_out(Split())
     assert fans_out(Split().with_(fans_out=None)) is False
-
-
-# --- known to be wrong ------------------------------------------------------------------------------------
-
-
-def test_a_list_of_typing_is_a_list():
-    assert fans_out(annotated(Each, as_object("typing.List[Task]")))
-    assert fans_out(annotated(Batches, as_object("typing.List[typing.Tuple[Task, ...]]")))
-
-
-@pytest.mark.parametrize("text", ["typing.List[Task]", "t.Tuple[Task, ...]", "typing.Optional[typing.List[Task]]"])
-def test_a_list_of_typing_is_a_list_also_as_text(text):
-    assert fans_out(annotated(Each, text))
-    assert fans_out(annotated(Batches, f"list[{text}]"))
-
-
-@FORMS
-@pytest.mark.parametrize("stage_class", [Each, Batches])
-def test_a_note_on_an_annotation_is_no_code(stage_class, form):
-    text = "Annotated[Task, 'the caption of a clip']"
-    assert not fans_out(annotated(stage_class, form(text if stage_class is Each else f"list[{text}]")))
-
-
-@FORMS
-def test_a_note_on_an_annotation_is_no_type(form):
-    assert not fans_out(annotated(Each, form("Annotated[Task, 'list']")))
 
 
 @pytest.mark.parametrize("text", ["Optional['list[Task]']", "Union['Task', 'list[Task]']"])

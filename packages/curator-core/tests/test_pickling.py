@@ -92,11 +92,11 @@ def test_checking_accepts_what_dumping_does(value):
         (lambda bad: bad, "stage"),
     ],
 )
-@pytest.mark.parametrize("bad", [threading.Lock(), (n for n in range(3)), Moody()], ids=lambda bad: type(bad).__name__)
-def test_what_does_not_pickle_is_found(make, path, bad):
-    found_path, found = find_unpicklable(make(bad), "stage")
-    assert found_path == path
-    assert found is bad
+def test_what_does_not_pickle_is_found(make, path):
+    for bad in (threading.Lock(), (n for n in range(3)), Moody()):
+        found_path, found = find_unpicklable(make(bad), "stage")
+        assert found_path == path
+        assert found is bad
 
 
 def test_a_global_that_a_function_uses_is_found():

@@ -487,18 +487,17 @@ def test_other_arrow_data():
 BAD = [threading.Lock(), (n for n in range(3)), Broken(), BrokenState(), {1: 2}.items()]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: type(bad).__name__)
 @pytest.mark.parametrize(
-    ("make", "path"),
+    ("make", "path", "bad"),
     [
-        (Task, "task.data"),
-        (lambda bad: Task([0, 1, 2, Plain(a=1, lock=bad)]), "task.data[3].lock"),
-        (lambda bad: Task({"k": (bad,)}), "task.data['k'][0]"),
-        (lambda bad: Task(Slotted(b=bad)), "task.data.b"),
-        (lambda bad: Task(Names(["a", bad])), "task.data[1]"),
-        (lambda bad: Task(UserDict(a=bad)), "task.data.data['a']"),
-        (lambda bad: Task(defaultdict(list, a=bad)), "task.data['a']"),
-        (lambda bad: Task(closure(bad)), "task.data's variable value"),
+        *((Task, "task.data", bad) for bad in BAD),
+        (lambda bad: Task([0, 1, 2, Plain(a=1, lock=bad)]), "task.data[3].lock", BAD[0]),
+        (lambda bad: Task({"k": (bad,)}), "task.data['k'][0]", BAD[0]),
+        (lambda bad: Task(Slotted(b=bad)), "task.data.b", BAD[0]),
+        (lambda bad: Task(Names(["a", bad])), "task.data[1]", BAD[0]),
+        (lambda bad: Task(UserDict(a=bad)), "task.data.data['a']", BAD[0]),
+        (lambda bad: Task(defaultdict(list, a=bad)), "task.data['a']", BAD[0]),
+        (lambda bad: Task(closure(bad)), "task.data's variable value", BAD[0]),
     ],
 )
 def test_what_cannot_be_walked_is_named(make, path, bad):
