@@ -29,7 +29,7 @@ def test_failed_run_counts_as_failed(memory, script):
 def test_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
-    script.report(observer, *(script.batch(0, number) for number in range(500)))
+    script.report(observer, *(script.batch(0, number, cpu_ns=250_000_000) for number in range(500)))
     script.turn_clock(observer, 1)
     script.report(observer, *(script.batch(0, number) for number in range(500, 510)))
     observer.on_run_end(script.result(), None)
@@ -39,6 +39,7 @@ def test_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
     assert points["curator.batch.unrecorded"] == {("read",): 510 - recorded}
     assert points["curator.batch.count"] == {("read", "ok"): 510}
     assert points["curator.process.time"] == {("read",): 510.0}
+    assert points["curator.cpu.time"] == {("read",): 125.0}
 
 
 def test_seeded_sequence_of_the_user_is_not_disturbed(memory, script):

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, wait_until
 
 from curator_otel import configure
 from curator_otel.delivery import WatchedExporter
@@ -187,7 +187,9 @@ def test_endpoint_that_refuses_is_reported_once_and_not_asked_forever(
     # Left to itself, the exporter would try for half a minute, when the SDK stops it: five times and more.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     server = make_faulty(forever=answer(**fault))
+    before = set(threading.enumerate())
     lose(server.url, send, caplog, complaints.first)
+    wait_until(lambda: not [new for new in threading.enumerate() if new.name.startswith("Otel") and new not in before])
     assert server.tries
     requests_a_try = 1 + fault.get("closes", False)  # a connection that breaks is made again at once
     assert max(server.tries.values()) < 5 * requests_a_try
