@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the contract names tests that are there."""
+"""docs/contract.md and docs/testing.md say which tests hold what: they name tests and sessions that exist."""
 
 from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,111 @@ import pytest
 pytestmark = pytest.mark.tree
 
 ROOT = Path(__file__).parents[2]
-TESTS = ROOT / "packages" / "curator-xenna" / "tests"
-ROW = re.compile(r"^\|(?P<what>[^|]*)\|(?P<does>[^|]*)\|(?P<proof>[^|]*)\|$", re.MULTILINE)
+PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+
+# As docs/testing.md calls the directories.
+SUITES = {
+    **{name: ROOT / "packages" / f"curator-{name}" / "tests" for name in ("core", "otel", "xenna")},
+    **{name: ROOT / "tests" / name for name in ("integration", "packaging", "chaos", "phoenix")},
+    "kit": ROOT / "packages" / "curator-core" / "src" / "curator_core" / "testing",
+}
+TEST = re.compile(r"`(?P<where>[\w/.]*)::(?P<name>\w+)`")
+NOT_SESSIONS = {"nox", ".ci/run"}
 
 
-def rows() -> list[re.Match[str]]:
-    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
-    return list(ROW.finditer(page))[2:]  # after the header and its rule
+@cache
+def names_in(path: Path) -> set[str]:
+    """Tests, and classes of them, in a file or anywhere below a directory."""
+    files = [path] if path.suffix else sorted(path.rglob("*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return {node.name for node in found if node.name.lower().startswith("test")}
 
 
-def names_of_tests() -> set[str]:
-    return {
-        node.name
-        for path in TESTS.rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in a text, without their headers."""
+    tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n?)*)", text, re.MULTILINE)
+    lines = [line for table in tables for line in table.splitlines()]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def section(title: str) -> str:
+    """What stands below a heading of the page, up to the next one of its level."""
+    level = title.split(" ", 1)[0]
+    return PAGE.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+# --- the contract of the adapter ------------------------------------------------------------------------
 
 
 def test_every_row_names_a_test_and_every_test_is_there() -> None:
-    there = names_of_tests()
-    assert rows()
-    for row in rows():
-        named = re.findall(r"`(test_\w+)`", row["proof"])
-        assert named, f"no test proves {row['what'].strip() or row['does'].strip()}"
+    there = names_in(SUITES["xenna"])
+    assert rows(CONTRACT)
+    for what, does, proof in rows(CONTRACT):
+        named = re.findall(r"`(test_\w+)`", proof)
+        assert named, f"no test proves {what or does}"
         assert set(named) <= there, f"there are no tests {sorted(set(named) - there)}"
 
 
 def test_no_test_of_the_contract_is_left_out() -> None:
-    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
-    module = ast.parse((TESTS / "test_contract.py").read_text(encoding="utf-8"))
-    names = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
-    assert {name for name in names if name.startswith("test_") and f"`{name}`" not in page} == set()
+    names = names_in(SUITES["xenna"] / "test_contract.py")
+    assert {name for name in names if f"`{name}`" not in CONTRACT} == set()
+
+
+# --- promises -------------------------------------------------------------------------------------------
+
+
+def groups() -> dict[str, list[list[str]]]:
+    """The rows of promises, by the heading above them."""
+    _, *parts = section("## Promises and the tests that hold them").split("\n### ")
+    return {part.partition("\n")[0]: rows(part) for part in parts}
+
+
+def test_every_guide_has_a_group_of_promises() -> None:
+    linked = {match[1] for heading in groups() if (match := re.search(r"\((guides/.+\.md)\)$", heading))}
+    assert linked == {f"guides/{path.name}" for path in (ROOT / "docs" / "guides").glob("*.md")}
+    assert "README" in groups()
+    assert [heading for heading, found in groups().items() if not found] == []
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    missing = []
+    for promise, tests in (row for found in groups().values() for row in found):
+        named = list(TEST.finditer(tests))
+        assert len(named) == tests.count("`") / 2 > 0, promise
+        where = ""
+        for test in named:
+            where = test["where"] or where
+            suite, _, file = where.partition("/")
+            path = SUITES[suite] / file
+            if not path.exists() or test["name"] not in names_in(path):
+                missing.append(f"{where}::{test['name']}")
+    assert missing == []
+
+
+# --- sessions -------------------------------------------------------------------------------------------
+
+
+def sessions() -> tuple[set[str], list[str]]:
+    """All sessions of the noxfile, and those that `nox` runs by itself."""
+    module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    names, default = set(), []
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef):
+            for decorator in map(ast.unparse, node.decorator_list):
+                if decorator.startswith("nox.session"):
+                    given = re.search(r"name='([\w-]+)'", decorator)
+                    names.add(given[1] if given else node.name)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "nox.options.sessions":
+            default = ast.literal_eval(node.value)
+    return names, default
+
+
+def test_the_table_of_sessions_names_those_of_the_noxfile() -> None:
+    there, default = sessions()
+    shown = [row[0].strip("`") for row in rows(section("## Sessions"))]
+    assert default
+    assert set(shown) - NOT_SESSIONS <= there
+    assert [name for name in shown if name in default] == default
+    assert set(re.findall(r"nox -s ([\w-]+)", PAGE)) <= there
