@@ -110,14 +110,22 @@ def processes_left(mark: str) -> list[str]:
 
 
 def started_by(mark: str) -> list[psutil.Process]:
-    """What carries the mark of a session, and what it has forked, but for the session itself."""
+    """What carries the mark of a session, and what it has forked, but for the session and what ends only with it."""
     this = psutil.Process()
     found = {process.pid: process for process in this.children(recursive=True)}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != this.pid and process.environ().get(MARK) == mark:
+            if process.environ().get(MARK) == mark:
                 found[process.pid] = process
-    return list(found.values())
+    found.pop(this.pid, None)
+    return [process for process in found.values() if not is_tracker(process, this)]
+
+
+def is_tracker(process: psutil.Process, session: psutil.Process) -> bool:
+    """Whether it is what multiprocessing or loky keep beside a process for as long as that lives."""
+    with suppress(psutil.Error):
+        return process.ppid() == session.pid and "resource_tracker" in " ".join(process.cmdline())
+    return False
 
 
 def files_left(config: pytest.Config, scratch: Path) -> list[str]:

@@ -92,7 +92,7 @@ ON_EACH_PAIR = (
     "packages/curator-core/tests/test_public.py",
     "packages/curator-core/tests/test_conformance.py",
     "packages/curator-otel/tests/test_package.py",
-    "packages/curator-otel/tests/test_observer.py",
+    "packages/curator-otel/tests/otlp/test_fields.py",
     "packages/curator-xenna/tests/test_contract.py",
     "packages/curator-xenna/tests/test_conformance.py",
     "packages/curator-xenna/tests/test_restarts.py",
