@@ -75,6 +75,7 @@ class WatchedExporter:
     def export(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Export a batch of spans, or the metrics."""
         result = self._failure
+        self.last_failed = True  # until it has arrived: the end may come before the receiver's answer
         _QUIET.inside.exporter = self
         try:
             if not self._closed:

@@ -165,6 +165,16 @@ def test_endpoint_that_never_answers_is_reported_once(send, caplog):
         lose(f"http://127.0.0.1:{server.getsockname()[1]}", send, caplog)
 
 
+def test_metrics_that_nothing_has_taken_at_the_end_are_reported(send, caplog, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")  # no span can be lost
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        telemetry = configure(endpoint=endpoint, set_global=False, shutdown_timeout_s=0.2)
+        send(telemetry)
+        assert not telemetry.shutdown()
+    assert f"the last metrics did not reach {endpoint}/v1/metrics" in caplog.text
+
+
 def test_address_that_does_not_exist_is_reported_once(send, complaints, caplog):
     lose("http://collector.invalid:4318", send, caplog, complaints.first)
 
