@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,120 +10,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from curator_core import deadletter
-from curator_core.batches import FileGroupTask
 from curator_core.checkpoint import Checkpoint
 from curator_core.deadletter import DeadLetter
 from curator_core.errors import FailureLimitError, StageError
 from curator_core.plan import Plan
-from curator_core.stage import ProcessingStage
-from curator_core.task import EmptyTask, Task
+from curator_core.task import Task
 from curator_core.testing.base import ConformanceBase
+from curator_core.testing.stages import POISON, Filed, Fragile, Listing, Squares, Twice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from curator_core.adapter import WorkerMetadata
     from curator_core.executor import BaseExecutor, RunResult
 
 __all__ = ["ReliabilityConformance"]
 
-_POISON = frozenset({3, 11, 12})
 _BROKEN = frozenset({9})
 _COUNT = 20
-
-
-class Squares(ProcessingStage[Task[int], Task[int]]):
-    """Squares whole batches, and raises where one of them is poison; spoils what it is given first.
-
-    Args:
-        poison: The data that it cannot work on.
-    """
-
-    batch_size = 8
-
-    def __init__(self, poison: frozenset[int] = _POISON) -> None:
-        self.poison = poison
-
-    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
-        """A new task for each."""
-        numbers = [task.data for task in tasks]
-        for task in tasks:
-            task.data = -1
-        bad = self.poison.intersection(numbers)
-        if bad:
-            raise ValueError(f"poison: {sorted(bad)}")
-        return [Task(data=number * number) for number in numbers]
-
-
-class Fragile(ProcessingStage[Task[str], Task[str]]):
-    """Ends the process that it is in, or never returns, where a task says so; in a process of its own."""
-
-    batch_size = 2
-    timeout_s = 3.0  # far more than the others take, also on a machine that is busy
-
-    def process_batch(self, tasks: list[Task[str]]) -> list[Task[str]]:
-        """A new task for each."""
-        data = [task.data for task in tasks]
-        if "dies" in data:
-            os._exit(1)
-        if "hangs" in data:
-            threading.Event().wait()
-        return [Task(data=each) for each in data]
-
-
-class Filed(ProcessingStage[Task[int], FileGroupTask]):
-    """Writes each task to a file named after its id, and notes how often it did; raises at some.
-
-    Args:
-        directory: Where to.
-        broken: The data that it raises at.
-    """
-
-    def __init__(self, directory: Path, broken: frozenset[int] = frozenset()) -> None:
-        self.directory = directory
-        self.broken = broken
-
-    def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Make the directory."""
-        del worker_metadata
-        self.directory.mkdir(exist_ok=True)
-
-    def process(self, task: Task[int]) -> FileGroupTask:
-        """The file."""
-        if task.data in self.broken:
-            raise ValueError(f"cannot write {task.data}")
-        path = self.directory / f"{task.task_id}.txt"
-        with path.open("a") as stream:  # once more where it is run once more
-            stream.write(f"{task.data}\n")
-        return FileGroupTask([str(path)])
-
-
-class Listing(ProcessingStage[EmptyTask, Task[int]]):
-    """A source.
-
-    Args:
-        numbers: What it lists.
-    """
-
-    def __init__(self, numbers: list[int]) -> None:
-        self.numbers = numbers
-
-    def process(self, task: EmptyTask) -> Iterator[Task[int]]:
-        """A task for each number."""
-        del task
-        return (Task(data=number) for number in self.numbers)
-
-
-def _twice(task: Task[int]) -> list[Task[int]]:
-    return [Task(data=task.data), Task(data=task.data + 100)]
-
-
-class Twice(ProcessingStage[Task[int], Task[int]]):
-    """Makes two tasks of each."""
-
-    def process(self, task: Task[int]) -> list[Task[int]]:
-        """Itself, and one of a hundred more."""
-        return _twice(task)
 
 
 class Resumed(NamedTuple):
@@ -168,18 +67,18 @@ class ReliabilityConformance(ConformanceBase):
         return executor.execute([Squares()], tasks, on_error=DeadLetter(letters))
 
     def test_what_fails_takes_no_neighbour_along(self, poisoned: RunResult) -> None:
-        assert sorted(task.data for task in poisoned) == [n * n for n in range(_COUNT) if n not in _POISON]
+        assert sorted(task.data for task in poisoned) == [n * n for n in range(_COUNT) if n not in POISON]
 
     def test_what_fails_is_accounted_for_by_id(self, poisoned: RunResult) -> None:
         accounting = poisoned.accounting
-        assert sorted(accounting.failed["Squares"], key=int) == [str(number) for number in sorted(_POISON)]
+        assert sorted(accounting.failed["Squares"], key=int) == [str(number) for number in sorted(POISON)]
         assert (accounting.admitted, accounting.unfinished) == (_COUNT, ())
-        assert poisoned.stages[0].tasks_failed == len(_POISON)
+        assert poisoned.stages[0].tasks_failed == len(POISON)
         assert list(poisoned.lost) == []
 
     def test_each_failure_leaves_one_letter(self, poisoned: RunResult, letters: Path) -> None:
         read = deadletter.read(letters)
-        assert sorted(int(letter.task_id) for letter in read) == sorted(_POISON)
+        assert sorted(int(letter.task_id) for letter in read) == sorted(POISON)
         for letter in read:
             assert (letter.stage, letter.run_id) == ("Squares", poisoned.run_id)
             assert letter.error_type == "ValueError"
@@ -194,10 +93,10 @@ class ReliabilityConformance(ConformanceBase):
     ) -> None:
         del poisoned
         tasks = deadletter.load(letters, stage="Squares")
-        assert sorted(task.data for task in tasks) == sorted(_POISON)
+        assert sorted(task.data for task in tasks) == sorted(POISON)
         plan = Plan.from_stages([Squares(frozenset())], "again", fed=True)
         result = executor.execute(plan, tasks, keep_ids=True)
-        assert {task.task_id: task.data for task in result} == {str(n): n * n for n in _POISON}
+        assert {task.task_id: task.data for task in result} == {str(n): n * n for n in POISON}
 
     def test_what_kills_or_hangs_its_process_takes_nothing_else_along(self, executor: BaseExecutor) -> None:
         data = ["a", "b", "dies", "c", "d", "hangs", "e"]

@@ -6,25 +6,33 @@ They live in an importable module, so that workers in other processes unpickle t
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curator_core.batches import FileGroupTask
 from curator_core.errors import CuratorError
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from curator_core.adapter import NodeInfo, WorkerMetadata
     from curator_core.testing.recorder import Journal
 
 __all__ = [
+    "POISON",
     "Broken",
     "BrokenSetup",
     "Checksum",
+    "Filed",
     "Flaky",
+    "Fragile",
+    "Listing",
     "Misbehaving",
     "Named",
     "Numbers",
@@ -33,9 +41,13 @@ __all__ = [
     "SampleError",
     "Sieve",
     "Split",
+    "Squares",
+    "Twice",
     "WithColumns",
     "grow",
 ]
+
+POISON = frozenset({3, 11, 12})  # the numbers that `Squares` cannot work on
 
 
 class SampleError(Exception):
@@ -282,3 +294,93 @@ class Checksum(ProcessingStage[Task[Any], Task[Any]]):
         self.metrics.set("bytes", view.nbytes)
         task.metadata.setdefault("checksums", []).append(sum(view[::4096]))
         return Task(data=task.data)
+
+
+class Squares(ProcessingStage[Task[int], Task[int]]):
+    """Squares whole batches, and raises where one of them is poison; spoils what it is given first.
+
+    Args:
+        poison: The data that it cannot work on.
+    """
+
+    batch_size = 8
+
+    def __init__(self, poison: frozenset[int] = POISON) -> None:
+        self.poison = poison
+
+    def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
+        """A new task for each."""
+        numbers = [task.data for task in tasks]
+        for task in tasks:
+            task.data = -1
+        bad = self.poison.intersection(numbers)
+        if bad:
+            raise ValueError(f"poison: {sorted(bad)}")
+        return [Task(data=number * number) for number in numbers]
+
+
+class Fragile(ProcessingStage[Task[str], Task[str]]):
+    """Ends the process that it is in, or never returns, where a task says so; in a process of its own."""
+
+    batch_size = 2
+    timeout_s = 1.5  # far more than the others take, also on a machine that is busy
+
+    def process_batch(self, tasks: list[Task[str]]) -> list[Task[str]]:
+        """A new task for each."""
+        data = [task.data for task in tasks]
+        if "dies" in data:
+            os._exit(1)
+        if "hangs" in data:
+            threading.Event().wait()
+        return [Task(data=each) for each in data]
+
+
+class Filed(ProcessingStage[Task[int], FileGroupTask]):
+    """Writes each task to a file named after its id, and notes how often it did; raises at some.
+
+    Args:
+        directory: Where to.
+        broken: The data that it raises at.
+    """
+
+    def __init__(self, directory: Path, broken: frozenset[int] = frozenset()) -> None:
+        self.directory = directory
+        self.broken = broken
+
+    def setup(self, worker_metadata: WorkerMetadata) -> None:
+        """Make the directory."""
+        del worker_metadata
+        self.directory.mkdir(exist_ok=True)
+
+    def process(self, task: Task[int]) -> FileGroupTask:
+        """The file."""
+        if task.data in self.broken:
+            raise ValueError(f"cannot write {task.data}")
+        path = self.directory / f"{task.task_id}.txt"
+        with path.open("a") as stream:  # once more where it is run once more
+            stream.write(f"{task.data}\n")
+        return FileGroupTask([str(path)])
+
+
+class Listing(ProcessingStage[EmptyTask, Task[int]]):
+    """A source.
+
+    Args:
+        numbers: What it lists.
+    """
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def process(self, task: EmptyTask) -> Iterator[Task[int]]:
+        """A task for each number."""
+        del task
+        return (Task(data=number) for number in self.numbers)
+
+
+class Twice(ProcessingStage[Task[int], Task[int]]):
+    """Makes two tasks of each."""
+
+    def process(self, task: Task[int]) -> list[Task[int]]:
+        """Itself, and one of a hundred more."""
+        return [Task(data=task.data), Task(data=task.data + 100)]
