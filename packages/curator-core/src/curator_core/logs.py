@@ -21,7 +21,9 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from curator_core.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from curator_core.records import NamedTuple
 from curator_core.report import Tally
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ and had not arrived (a gap). The order of the rules matters: each takes what the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
+
+from curator_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
 __all__ = ["TOO_SHORT", "Evidence", "Loner", "StageEvidence", "Team", "Verdict", "VerdictKind", "judge"]
 
@@ -129,7 +130,7 @@ class Loner:
     task_id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What a run is judged by.
 
@@ -149,12 +150,12 @@ class Evidence:
     in_turn: bool = False
     loners: tuple[Loner, ...] = ()
 
-    @cached_property
+    @property
     def busiest(self) -> Team:
         """The team that was at work for the largest share of the run."""
         return max(self.teams, key=lambda team: team.use)
 
-    @cached_property
+    @property
     def team(self) -> Team:
         """The team that holds the others up."""
         busiest = self.busiest
@@ -165,7 +166,7 @@ class Evidence:
             return fed[-1] if fed else busiest
         return busiest
 
-    @cached_property
+    @property
     def stage(self) -> StageEvidence:
         """The stage that took most of the time of the team that holds the others up."""
         return self.main_stage(self.team)
