@@ -20,7 +20,6 @@ Records: TypeAlias = "list[dict[str, Any]]"
 _SLACK = 2  # how much larger than its own rows the memory may be that a table holds on to
 
 
-@dataclass
 class FileGroupTask(Task[list[str]]):
     """The files of one partition of a source, named by content: the same paths give the same id.
 

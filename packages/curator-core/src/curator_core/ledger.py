@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from curator_core.records import dataclass
 from curator_core.verdict import Evidence, StageEvidence, Team
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
     from curator_core.plan import Plan
     from curator_core.report import BatchReport, Tally, WorkerReport
 
 __all__ = ["Ledger", "StageSummary"]
-
-_WIDTH = 120  # columns of a terminal that the table is to fit into
-_SHORTEST_NAME = 12  # what is left of a stage's name, where counts are so long that the table does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,38 +231,3 @@ class Ledger:
             if view.index == 0 and self._has_source:
                 came -= skipped
         return findings
-
-
-def table(summaries: Sequence[StageSummary]) -> str:
-    """The summaries as a text table, one line a stage: what came in, what became of it, and what came out."""
-    header = ("batches", "in", "passed", "filtered", "failed", "out", "process s", "idle s", "start-up s", "items/s")
-    rows = [header, *map(_row, summaries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room = max(_WIDTH - sum(width + 2 for width in widths), _SHORTEST_NAME)
-    names = ["stage", *(_cut(stage.name, room) for stage in summaries)]
-    name_width = max(map(len, names))
-    lines = []
-    for name, row in zip(names, rows, strict=True):
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([name.ljust(name_width), *cells]))
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
-
-
-def _cut(name: str, room: int) -> str:
-    return name if len(name) <= room else f"{name[: room - 1]}…"
-
-
-def _row(stage: StageSummary) -> tuple[str, ...]:
-    return (
-        f"{stage.batches:,}",
-        f"{stage.tasks_in:,}",
-        f"{stage.tasks_passed:,}",
-        f"{stage.tasks_filtered:,}",
-        f"{stage.tasks_failed:,}",
-        f"{stage.tasks_out:,}",
-        f"{stage.process_s:.2f}",
-        f"{stage.idle_s:.2f}",
-        f"{stage.startup_s:.2f}",
-        f"{stage.items_per_s:,.1f}",
-    )

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from curator_core.ledger import StageSummary, table
+from curator_core.records import dataclass
 from curator_core.verdict import TOO_SHORT, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
+
+    from curator_core.ledger import StageSummary
 
 __all__ = ["Accounting", "RunResult"]
 
+_WIDTH = 120  # columns of a terminal that the table is to fit into
+_SHORTEST_NAME = 12  # what is left of a stage's name, where counts are so long that the table does not fit
 _LINE_LIMIT = 120  # characters of an error that the summary shows
 _NODES_LIMIT = 4  # whose clocks the summary shows: those that differ most
 _IDS_LIMIT = 5  # source tasks that the summary names
@@ -99,7 +104,7 @@ class RunResult(list[Any]):
         count = max(len(self), self.stages[-1].tasks_out if self.stages else 0)  # they may not have been collected
         lines = [f"{self.pipeline_name}: {count:,} tasks out in {self.wall_time_s:.1f} s{state}, {run}"]
         if self.stages:
-            lines.append(table(self.stages))
+            lines.append(_table(self.stages))
             if self.complete and not self.lost:
                 lines.append(_ACCOUNTS + (_RESUMED if self.accounting.resumed else ""))
             lines.append(str(self.verdict))
@@ -115,6 +120,41 @@ class RunResult(list[Any]):
 
     def __repr__(self) -> str:
         return f"<RunResult {self.run_id}: {len(self)} tasks, {len(self.stages)} stages>"
+
+
+def _table(summaries: Sequence[StageSummary]) -> str:
+    """The summaries as a text table, one line a stage: what came in, what became of it, and what came out."""
+    header = ("batches", "in", "passed", "filtered", "failed", "out", "process s", "idle s", "start-up s", "items/s")
+    rows = [header, *map(_row, summaries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = max(_WIDTH - sum(width + 2 for width in widths), _SHORTEST_NAME)
+    names = ["stage", *(_cut(stage.name, room) for stage in summaries)]
+    name_width = max(map(len, names))
+    lines = []
+    for name, row in zip(names, rows, strict=True):
+        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([name.ljust(name_width), *cells]))
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def _cut(name: str, room: int) -> str:
+    return name if len(name) <= room else f"{name[: room - 1]}…"
+
+
+def _row(stage: StageSummary) -> tuple[str, ...]:
+    return (
+        f"{stage.batches:,}",
+        f"{stage.tasks_in:,}",
+        f"{stage.tasks_passed:,}",
+        f"{stage.tasks_filtered:,}",
+        f"{stage.tasks_failed:,}",
+        f"{stage.tasks_out:,}",
+        f"{stage.process_s:.2f}",
+        f"{stage.idle_s:.2f}",
+        f"{stage.startup_s:.2f}",
+        f"{stage.items_per_s:,.1f}",
+    )
 
 
 def _about_sources(accounting: Accounting) -> list[str]:

@@ -11,15 +11,11 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from curator_core.activity import Activity
 from curator_core.adapter import RunContext
 from curator_core.batches import FileGroupTask
 from curator_core.errors import PipelineError, TasksLostError
-from curator_core.failures import Failures
-from curator_core.ledger import Ledger
 from curator_core.report import BatchReport, RunInfo, StageInfo
 from curator_core.result import Accounting, RunResult
-from curator_core.sources import SourceAccounts
 from curator_core.task import RootNames, new_state, stamp, state_of
 from curator_core.verdict import Verdict, judge
 
@@ -61,6 +57,12 @@ class Run:
         *,
         in_process: bool = False,
     ) -> None:
+        # Loaded with the first run, because importing this package does not need them: they keep a run's accounts.
+        from curator_core.activity import Activity  # noqa: PLC0415 - see above
+        from curator_core.failures import Failures  # noqa: PLC0415 - see above
+        from curator_core.ledger import Ledger  # noqa: PLC0415 - see above
+        from curator_core.sources import SourceAccounts  # noqa: PLC0415 - see above
+
         letters, last = settings.letters, len(plan.stages) - 1
         self.context = RunContext(
             run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence stays as it was

@@ -17,25 +17,12 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import BaseStageAdapter
 
-__all__ = ["Tries", "keeps_inputs"]
+__all__ = ["Tries"]
 
 _COSTLY = (ProcessDiedError, StageTimeoutError)
 _MAX_DELAY_S = 30.0
 _MAX_DOUBLINGS = 60  # more would be no number of seconds
 _jitter = Random()  # noqa: S311 - of its own: a user's seeded sequence stays as it was, and many workers do not retry as one
-
-
-def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
-    """Whether the inputs of a batch have to be had again, should it fail.
-
-    Args:
-        adapter: Whose stage is to be called.
-        count: How many inputs there are.
-    """
-    view, context = adapter.view, adapter.context
-    if view.max_attempts > 1 or context.letter_bytes is not None:
-        return True
-    return context.on_error == "skip" and view.batched and count > 1
 
 
 class Tries:
