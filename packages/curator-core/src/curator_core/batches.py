@@ -20,6 +20,7 @@ Records: TypeAlias = "list[dict[str, Any]]"
 _SLACK = 2  # how much larger than its own rows the memory may be that a table holds on to
 
 
+@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class FileGroupTask(Task[list[str]]):
     """The files of one partition of a source, named by content: the same paths give the same id.
 
@@ -34,7 +35,7 @@ class FileGroupTask(Task[list[str]]):
         return f"files-{digest(json.dumps(self.data), 10)}"
 
 
-@dataclass
+@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class DocumentBatch(Task["Records | pa.Table"]):
     """Records with columns: a list of dicts, or an Arrow table (extra ``parquet``).
 

@@ -128,7 +128,7 @@ class Task(Generic[T]):
         return None
 
 
-@dataclass
+@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class EmptyTask(Task[None]):
     """The task that a source stage is called with when a run is given no initial tasks."""
 
