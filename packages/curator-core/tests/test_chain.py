@@ -15,9 +15,10 @@ from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageE
 from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
 from curator_core.bundling import Bundle, unbundled
 from curator_core.chain import Chain
-from curator_core.executor import BaseExecutor, Run, empty_source
+from curator_core.executor import BaseExecutor, empty_source
 from curator_core.fusion import Fusion, group_stages
 from curator_core.pickling import dumps, loads
+from curator_core.run import Run
 from curator_core.task import new_state, stamp
 from curator_core.testing import Recorder
 

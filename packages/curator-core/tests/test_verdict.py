@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
 from curator_core.activity import Activity
-from curator_core.executor import Run
+from curator_core.bottleneck import Evidence, Loner, StageEvidence, Team, judge
 from curator_core.ledger import Ledger
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core.run import Run
 from curator_core.settings import RunSettings
-from curator_core.verdict import TOO_SHORT, Evidence, Loner, StageEvidence, Team, Verdict, judge
+from curator_core.verdict import TOO_SHORT, Verdict
 
 START = 1_800_000_000_000_000_000
 _ERROR = ErrorInfo("ValueError", "no", "")

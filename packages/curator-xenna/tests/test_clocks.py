@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from curator_core import ProcessingStage, Task
 from curator_core.bundling import BundlePlan, Pace
-from curator_core.executor import Run, RunResult
+from curator_core.executor import RunResult
 from curator_core.plan import Plan
 from curator_core.report import BatchReport, InputOutcome, Outcomes, WorkerReport
+from curator_core.run import Run
 from curator_core.settings import RunSettings
 from curator_core.testing import Recorder
 from curator_core.wire import pack_reports

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the workers of a run did when, as far as `curator_core.verdict` has to know. Made from reports alone.
+"""What the workers of a run did when, as far as `curator_core.bottleneck` has to know. Made from reports alone.
 
 Memory grows with the number of workers and of stages, and not with that of tasks or batches.
 """
@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from curator_core.verdict import Evidence, Loner, Team
+from curator_core.bottleneck import Evidence, Loner, Team
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from curator_core.bottleneck import StageEvidence
     from curator_core.report import BatchReport, WorkerReport
-    from curator_core.verdict import StageEvidence
 
 __all__ = ["Activity"]
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
 from curator_core.history import Place
 from curator_core.logs import StageWork, at_work
-from curator_core.records import dataclass
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
+from curator_core.source import SourceAttempt
 from curator_core.task import RootNames
+from curator_core.tries import Tries, keeps_inputs
 from curator_core.view import StageView, read_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
-    from curator_core.attempt import Attempt
 
 __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata", "is_isolated"]
 
@@ -32,8 +31,7 @@ _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
+class NodeInfo(NamedTuple):
     """The machine that a worker runs on.
 
     Attributes:
@@ -43,8 +41,7 @@ class NodeInfo:
     node_id: str = "local"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerMetadata:
+class WorkerMetadata(NamedTuple):
     """The worker that a stage runs in.
 
     Attributes:
@@ -56,8 +53,7 @@ class WorkerMetadata:
     allocation: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
+class RunContext(NamedTuple):
     """What an adapter needs to know of the run that it is part of.
 
     Attributes:
@@ -115,13 +111,6 @@ class BaseStageAdapter:
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
-        # Loaded with the first adapter, because importing this package does not need them. Kept as attributes, because
-        # an import statement would cost every batch time.
-        from curator_core.attempt import Attempt  # noqa: PLC0415 - see above
-        from curator_core.source import SourceAttempt  # noqa: PLC0415 - see above
-        from curator_core.tries import Tries  # noqa: PLC0415 - see above
-
-        self._attempt, self._source_attempt, self._tries = Attempt, SourceAttempt, Tries
         self.processing_stage = processing_stage
         self.view = view if view is not None else read_stage(0, processing_stage)
         self.context = RunContext()
@@ -254,9 +243,9 @@ class BaseStageAdapter:
         """
         if not tasks:
             return []
-        if _keeps_inputs(self, len(tasks)):
-            return self._tries(self, tasks).run()
-        return self.run_attempt(self._attempt(self, tasks, 1, last=True))
+        if keeps_inputs(self, len(tasks)):
+            return Tries(self, tasks).run()
+        return self.run_attempt(Attempt(self, tasks, 1, last=True))
 
     def run_attempt(self, attempt: Attempt) -> list[Any]:
         """Make an attempt at a batch, and report it.
@@ -284,25 +273,12 @@ class BaseStageAdapter:
         if self.view.batched or self.view.max_attempts > 1:  # what has been handed on cannot be tried again
             yield from self.process_batch([task])
             return
-        attempt = self._source_attempt(self, task)
+        attempt = SourceAttempt(self, task)
         try:
             yield from attempt.stream()
         finally:
             self._sink(attempt.close())
         self._raise_error(attempt)
-
-
-def _keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
-    """Whether the inputs of a batch must be available again in case it fails.
-
-    Args:
-        adapter: Whose stage is to be called.
-        count: How many inputs there are.
-    """
-    view, context = adapter.view, adapter.context
-    if view.max_attempts > 1 or context.letter_bytes is not None:
-        return True
-    return context.on_error == "skip" and view.batched and count > 1
 
 
 def is_isolated(view: StageView, context: RunContext) -> bool:

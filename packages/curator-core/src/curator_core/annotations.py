@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import ast
 import types
-from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, NamedTuple, Union, get_args, get_origin
 
-from curator_core.records import NamedTuple
 from curator_core.stage import FunctionStage
 
 if TYPE_CHECKING:

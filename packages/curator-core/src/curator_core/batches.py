@@ -20,7 +20,6 @@ Records: TypeAlias = "list[dict[str, Any]]"
 _SLACK = 2  # how much larger than its own rows the memory may be that a table holds on to
 
 
-@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class FileGroupTask(Task[list[str]]):
     """The files of one partition of a source, named by content: the same paths give the same id.
 
@@ -35,7 +34,7 @@ class FileGroupTask(Task[list[str]]):
         return f"files-{digest(json.dumps(self.data), 10)}"
 
 
-@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
+@dataclass
 class DocumentBatch(Task["Records | pa.Table"]):
     """Records with columns: a list of dicts, or an Arrow table (extra ``parquet``).
 

@@ -18,17 +18,16 @@ from curator_core.logs import marked_records
 from curator_core.plan import Plan
 from curator_core.report import RunObserver
 from curator_core.result import RunResult
-from curator_core.run import Run
-from curator_core.settings import RunSettings
 from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core.io.files import PathLike
+    from curator_core.run import Run
     from curator_core.settings import FailurePolicy
 
-__all__ = ["BaseExecutor", "Run", "RunResult"]
+__all__ = ["BaseExecutor", "RunResult"]
 
 
 class BaseExecutor(ABC):
@@ -74,6 +73,10 @@ class BaseExecutor(ABC):
             DataError: A checkpoint or a dead letter cannot be read or written.
             KeyboardInterrupt: Ctrl-C; the summary of what was done is added as a note, and ``result``.
         """
+        # The accounts of a run come with the first run: who only writes a pipeline does without them.
+        from curator_core.run import Run  # noqa: PLC0415 - see above
+        from curator_core.settings import RunSettings  # noqa: PLC0415 - see above
+
         settings = RunSettings(
             on_error=on_error, max_failures=max_failures, checkpoint=_checkpoint(checkpoint), collect=collect
         )

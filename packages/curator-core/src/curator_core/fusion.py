@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from curator_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
     from curator_core.resources import Resources
     from curator_core.view import StageView

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from sys import intern
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from curator_core.perf import BYTES_PER_MB, StagePerfStats
-from curator_core.records import NamedTuple
 
 __all__ = ["PerfRow", "Place", "stats_of"]
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curator_core.records import dataclass
-from curator_core.verdict import Evidence, StageEvidence, Team
+from curator_core.bottleneck import Evidence, StageEvidence, Team
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
     from curator_core.plan import Plan
     from curator_core.report import BatchReport, Tally, WorkerReport
 

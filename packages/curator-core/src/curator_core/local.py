@@ -17,8 +17,8 @@ from curator_core.fusion import Fusion, group_stages
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from curator_core.executor import Run
     from curator_core.fusion import Group
+    from curator_core.run import Run
     from curator_core.view import StageView
 
 __all__ = ["LocalExecutor"]

@@ -21,20 +21,10 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from curator_core.records import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Protocol
-
-    class Caller(Protocol):
-        """Who calls a stage: an adapter, or one of its attempts."""
-
-        def current_work(self) -> StageWork:
-            """What the stage is at."""
-
 
 __all__ = ["LOG_FORMAT", "StageLogFilter", "StageWork", "at_work", "current_work", "mark_records", "marked_records"]
 
@@ -65,6 +55,13 @@ class StageWork(NamedTuple):
 
 
 _NO_WORK = StageWork()
+
+
+class Caller(Protocol):
+    """Who calls a stage: an adapter, or one of its attempts."""
+
+    def current_work(self) -> StageWork:
+        """What the stage is at."""
 
 
 class Post:

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from curator_core.records import dataclass
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
 __all__ = ["BYTES_PER_MB", "StageMetrics", "StagePerfStats"]
 

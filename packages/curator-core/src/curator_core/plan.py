@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curator_core.composite import decompose
 from curator_core.errors import PipelineError, StageDefinitionError
 from curator_core.fusion import Fusion, Group, group_stages
 from curator_core.pickling import check_pickles, dumps, find_unpicklable
-from curator_core.records import dataclass
 from curator_core.task import Task
 from curator_core.view import Fields, StageView, read_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
 __all__ = ["Fields", "Fusion", "Group", "Plan", "StageView", "dumps", "read_stage"]
 

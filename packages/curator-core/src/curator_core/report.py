@@ -7,18 +7,14 @@ They are NamedTuples because millions of them cross process boundaries: making o
 unpickling 0.6 us, a tenth of a dataclass.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: NamedTuple compiles each annotation that is text, which made this module
+# the slowest part of importing the package.
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
-
-from curator_core.records import NamedTuple, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
     from curator_core.deadletter.payload import Payload
     from curator_core.executor import RunResult
 
@@ -74,7 +70,7 @@ class Tally(NamedTuple):
     retried: int = 0
     out: int = 0
 
-    def plus(self, other: Tally) -> Tally:
+    def plus(self, other: "Tally") -> "Tally":
         """Both together."""
         return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
 
@@ -97,13 +93,13 @@ class Outcomes(Sequence[InputOutcome]):
         self._others = others
 
     @classmethod
-    def of(cls, outcomes: Iterable[InputOutcome]) -> Outcomes:
+    def of(cls, outcomes: Iterable[InputOutcome]) -> "Outcomes":
         """From outcomes one by one."""
         known = tuple(outcomes)
         others = {i: (kind, count) for i, (_, kind, count) in enumerate(known) if (kind, count) != ("out", 1)}
         return cls(tuple(outcome.task_id for outcome in known), others)
 
-    def all_as(self, kind: OutcomeKind) -> Outcomes:
+    def all_as(self, kind: OutcomeKind) -> "Outcomes":
         """The same inputs, which all gave nothing."""
         return Outcomes(self._ids, dict.fromkeys(range(len(self._ids)), (kind, 0)))
 
@@ -201,7 +197,7 @@ class Fallen(NamedTuple):
 
     number: int
     error: ErrorInfo
-    payload: Payload | None
+    payload: "Payload | None"
 
 
 class BatchReport(NamedTuple):
@@ -323,8 +319,7 @@ class StageInfo(NamedTuple):
     class_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(NamedTuple):
     """What an observer is told when a run starts.
 
     Attributes:
@@ -365,5 +360,5 @@ class RunObserver:
         del run_id
         return ""
 
-    def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+    def on_run_end(self, result: "RunResult", error: BaseException | None) -> None:
         """The run is over. Always called, once, also after an error or Ctrl-C."""

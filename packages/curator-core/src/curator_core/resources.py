@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, fields
 
 from curator_core.errors import ResourcesError
-from curator_core.records import dataclass
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
 __all__ = ["Resources"]
-
-_INFINITE = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +38,15 @@ class Resources:
     entire_gpu: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            self._check_amount(name)
+        for field in fields(self):
+            self._check_amount(field.name)
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ResourcesError(
                 "a worker takes a share of one GPU, or whole GPUs",
                 field="gpus",
                 given=self.gpus,
                 expected="a number from 0 to 1, or a whole number",
-                hint=f"use gpus={int(self.gpus) + 1} or split the stage",
+                hint=f"use gpus={math.ceil(self.gpus)} or split the stage",
             )
         if self.gpus and self.gpu_memory_gb:
             raise ResourcesError(
@@ -87,7 +82,7 @@ class Resources:
             expected = "a whole number, 0 or more"
         else:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            valid = is_number and 0 <= value < _INFINITE
+            valid = is_number and math.isfinite(value) and value >= 0
             expected = "a finite number, 0 or more"
         if not valid:
             raise ResourcesError(

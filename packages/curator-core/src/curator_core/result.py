@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core.records import dataclass
 from curator_core.verdict import TOO_SHORT, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
     from curator_core.ledger import StageSummary
 
@@ -28,8 +25,7 @@ _ACCOUNTS = (
 _RESUMED = ", but for what an earlier run had finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Accounting:
+class Accounting(NamedTuple):
     """What became of the source tasks of a run, by their ids.
 
     Attributes:
@@ -42,7 +38,7 @@ class Accounting:
 
     admitted: int = 0
     resumed: tuple[str, ...] = ()
-    failed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    failed: Mapping[str, tuple[str, ...]] = {}  # shared, and never written to
     restarts: int = 0
     unfinished: tuple[str, ...] = ()
 

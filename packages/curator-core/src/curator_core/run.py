@@ -8,16 +8,20 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from curator_core.activity import Activity
 from curator_core.adapter import RunContext
 from curator_core.batches import FileGroupTask
+from curator_core.bottleneck import judge
 from curator_core.errors import PipelineError, TasksLostError
+from curator_core.failures import Failures
+from curator_core.ledger import Ledger
 from curator_core.report import BatchReport, RunInfo, StageInfo
 from curator_core.result import Accounting, RunResult
+from curator_core.sources import SourceAccounts
 from curator_core.task import RootNames, new_state, stamp, state_of
-from curator_core.verdict import Verdict, judge
+from curator_core.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -57,12 +61,6 @@ class Run:
         *,
         in_process: bool = False,
     ) -> None:
-        # Loaded with the first run, because importing this package does not need them: they keep a run's accounts.
-        from curator_core.activity import Activity  # noqa: PLC0415 - see above
-        from curator_core.failures import Failures  # noqa: PLC0415 - see above
-        from curator_core.ledger import Ledger  # noqa: PLC0415 - see above
-        from curator_core.sources import SourceAccounts  # noqa: PLC0415 - see above
-
         letters, last = settings.letters, len(plan.stages) - 1
         self.context = RunContext(
             run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence stays as it was
@@ -197,7 +195,7 @@ class Run:
         Returns:
             The source tasks that are held and not finished; reports are to be of the next epoch from now on.
         """
-        self.context = replace(self.context, epoch=self.context.epoch + 1, isolates=True)
+        self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
         for stage, tally in self._sources.begin_again().items():

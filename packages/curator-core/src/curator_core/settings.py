@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from curator_core.deadletter.policy import DeadLetter
 from curator_core.errors import ConfigurationError
-from curator_core.records import dataclass
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
     from curator_core.checkpoint import Checkpoint
 
 __all__ = ["FailurePolicy", "RunSettings"]

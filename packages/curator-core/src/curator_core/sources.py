@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core.records import NamedTuple
 from curator_core.report import Tally
 
 if TYPE_CHECKING:

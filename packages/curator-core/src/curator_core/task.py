@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from curator_core.history import stats_of
@@ -32,6 +31,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# Names that are ids as they stand: not digits alone, which are ordinals, not like the hash of a name, and not like
+# a name that comes again.
+_READABLE_ID = re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}")
 
 
 TaskState: TypeAlias = "tuple[str, tuple[PerfRow, ...], dict[str, Any] | None]"
@@ -128,7 +131,7 @@ class Task(Generic[T]):
         return None
 
 
-@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
+@dataclass
 class EmptyTask(Task[None]):
     """The task that a source stage is called with when a run is given no initial tasks."""
 
@@ -163,15 +166,6 @@ def digest(text: str, size: int) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
-@cache  # compiled for the first task that names itself, and not at each import of this package
-def _readable_id() -> re.Pattern[str]:
-    """Names that are ids as they stand.
-
-    Not digits alone, which are ordinals, not like the hash of a name, and not like a name that comes again.
-    """
-    return re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}")
-
-
 class RootNames:
     """Gives the source tasks of a run their ids, each one once.
 
@@ -204,7 +198,7 @@ class RootNames:
 
             name = content_id(task)
         name = str(name)
-        if not _readable_id().fullmatch(name):
+        if not _READABLE_ID.fullmatch(name):
             name = f"h{digest(name, 10)}"
         times = self._times_seen[name] = self._times_seen.get(name, 0) + 1
         return name if times == 1 else f"{name}--{times}"

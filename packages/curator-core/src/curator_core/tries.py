@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from curator_core.attempt import Attempt
@@ -17,12 +17,24 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import BaseStageAdapter
 
-__all__ = ["Tries"]
+__all__ = ["Tries", "keeps_inputs"]
 
 _COSTLY = (ProcessDiedError, StageTimeoutError)
 _MAX_DELAY_S = 30.0
 _MAX_DOUBLINGS = 60  # more would be no number of seconds
-_jitter = Random()  # noqa: S311 - of its own: a user's seeded sequence stays as it was, and many workers do not retry as one
+
+
+def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
+    """Whether the inputs of a batch have to be had again, should it fail.
+
+    Args:
+        adapter: Whose stage is to be called.
+        count: How many inputs there are.
+    """
+    view, context = adapter.view, adapter.context
+    if view.max_attempts > 1 or context.letter_bytes is not None:
+        return True
+    return context.on_error == "skip" and view.batched and count > 1
 
 
 class Tries:
@@ -76,5 +88,10 @@ class Tries:
         """Let some time pass before the next attempt: half as long to as long as the delay, which doubles each time."""
         delay = min(self._adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
         if delay:
-            time.sleep(delay * _jitter.uniform(0.5, 1.0))
+            time.sleep(delay * _jitter())
             self._adapter.clock.idle_since = time.perf_counter_ns()  # it did not wait for input
+
+
+def _jitter() -> float:
+    """Return 0.5 to 1 at random, so that workers do not retry as one; a seeded sequence of the user stays as it was."""
+    return 0.5 + int.from_bytes(os.urandom(4)) / 2**33

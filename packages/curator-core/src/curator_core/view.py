@@ -4,31 +4,28 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
-from dataclasses import field
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from curator_core.annotations import says_fan_out
 from curator_core.errors import StageDefinitionError
-from curator_core.records import dataclass
 from curator_core.resources import Resources
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
 
 __all__ = ["Fields", "StageView", "read_stage"]
 
 
-_INFINITE = float("inf")
 _COUNT = "a whole number, 1 or more"
 _CHOICE = "True, False, or None for the default"
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(NamedTuple):
     """Task attributes and data columns that a stage needs or adds."""
 
     attributes: tuple[str, ...] = ()
@@ -216,7 +213,7 @@ def _are_exceptions(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _INFINITE
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_limit(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata, is_isolated
 from curator_core.errors import ExecutorError, WorkerDiedError
-from curator_core.executor import BaseExecutor, Run, empty_source
+from curator_core.executor import BaseExecutor, empty_source
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import RunContext
     from curator_core.plan import StageView
+    from curator_core.run import Run
     from curator_xenna.cluster import Cluster
     from curator_xenna.session import Session
 
@@ -77,7 +78,7 @@ class XennaExecutor(BaseExecutor):
 
         check_options(run.plan.stages)
         if self.config.ignore_failures:
-            run.context = replace(run.context, on_error="skip")
+            run.context = run.context._replace(on_error="skip")
         with self._cluster() as cluster:
             self._run_on(cluster, run, sources)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from curator_core.bundling import Pace
-    from curator_core.executor import Run
+    from curator_core.run import Run
     from curator_xenna.clocks import NodeClocks
     from curator_xenna.coordinator import Delivery, LateCoordinator
     from curator_xenna.parcel import Parcel

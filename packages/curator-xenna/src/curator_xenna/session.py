@@ -27,8 +27,8 @@ from curator_xenna.worker import WorkerLink
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core.executor import Run
     from curator_core.plan import StageView
+    from curator_core.run import Run
     from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.cluster import Cluster
     from curator_xenna.config import XennaConfig
@@ -154,7 +154,7 @@ class Session:
         for number, placement in enumerate(placements):
             group, is_last = placement.group, number == len(placements) - 1
             role = Role(
-                context=replace(self._run.context, group=number),
+                context=self._run.context._replace(group=number),
                 link=WorkerLink(coordinator, number, group.stages[0].index, group.stages[-1].index),
                 share=placement.share,
                 batch_size=1 if self._comes_in_bundles(placement) else group.stages[0].batch_size,

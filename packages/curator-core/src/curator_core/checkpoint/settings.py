@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curator_core.errors import ConfigurationError
-from curator_core.records import dataclass
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
     from curator_core.io.files import PathLike
 
 __all__ = ["Checkpoint"]

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ConfigurationError
-from curator_core.records import dataclass
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass  # noqa: TC004 - the name that documentation tools know
-
     from curator_core.io.files import PathLike
 
 __all__ = ["DeadLetter"]
@@ -20,7 +17,7 @@ __all__ = ["DeadLetter"]
 _MAX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, init=False)
 class DeadLetter:
     """Sets tasks that fail for good aside as files, and goes on: ``pipeline.run(on_error=DeadLetter("dead/"))``.
 
@@ -54,8 +51,7 @@ class DeadLetter:
             "max_bytes": _check_bytes(max_bytes),
             "storage_options": _check_options(storage_options),
         }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # it is frozen
+        self.__dict__.update(values)  # frozen, so not by assignment
 
 
 def _check_bytes(value: Any) -> int:

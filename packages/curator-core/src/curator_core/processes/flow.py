@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from curator_core.errors import CuratorError, StageError
-    from curator_core.executor import Run
     from curator_core.fusion import Group
     from curator_core.processes.crew import Event, Hand
     from curator_core.processes.parcels import Parcel
     from curator_core.processes.station import Sent
+    from curator_core.run import Run
 
 __all__ = ["Flow"]
 
@@ -314,7 +314,7 @@ class Flow:
 def _definition(run: Run, group: Group) -> bytes:
     """What a process needs to know of a group. Options of engines stay here: they may have secrets."""
     views = [replace(view, runtime_env=None, engine_options={}) for view in group.stages]
-    return dumps((replace(run.context, group=group.index), views))
+    return dumps((run.context._replace(group=group.index), views))
 
 
 def _shares(groups: Sequence[Group], hands: Sequence[Hand]) -> list[list[Hand]]:
