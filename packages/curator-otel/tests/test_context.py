@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 
 import pytest
 from opentelemetry import trace
@@ -57,7 +56,7 @@ def test_run_with_an_id_of_another_kind_has_a_trace(to_file, tmp_path, script, r
     script.run_id = run_id
     with to_file(tmp_path / "trace.json") as telemetry:
         observer = OTelObserver(telemetry.tracer_provider)
-        observer.on_run_start(dataclasses.replace(script.info, run_id=run_id))
+        observer.on_run_start(script.info._replace(run_id=run_id))
         result = script.result()
         observer.on_run_end(result, None)
     assert len(result.trace_id) == 32
