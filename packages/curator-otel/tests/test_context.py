@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
