@@ -189,9 +189,9 @@ def tests_xenna(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """tests/: the packages together, the README and the examples, packaging, and the typing examples."""
+    """tests/: the packages together, the pages and the demo, packaging. `wheels` runs the README's programs."""
     session.install(*from_tree(ALL), *TOOLS["tests-all"])
-    run_tests(session, *BY_MODULE, "tests")
+    run_tests(session, *BY_MODULE, "--ignore=tests/integration/test_readme.py", "tests")
 
 
 @nox.session

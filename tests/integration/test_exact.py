@@ -184,7 +184,7 @@ def executor(xenna: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return xenna
 
 
-@pytest.mark.parametrize("kills", [False, True])
+@pytest.mark.parametrize("kills", [False, pytest.param(True, marks=pytest.mark.everything)])
 def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
     written = tmp_path / "lines"
     written.mkdir()

@@ -86,11 +86,3 @@ def test_the_trace_is_what_is_shown(masked: Callable[[str], str], tmp_path: Path
     pytest.importorskip("opentelemetry.sdk")
     said = run(tmp_path, "traced.py")
     assert lines_of(masked(said)) == lines_of(masked(shown_below("# traced.py")))
-
-
-@pytest.mark.tree
-def test_links_lead_to_files() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link]
-    assert local
-    assert [link for link in local if not (README.parent / link).exists()] == []

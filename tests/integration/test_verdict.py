@@ -108,6 +108,7 @@ def test_a_slow_set_up(xenna: Any) -> None:
     assert (verdict.kind, verdict.stage) == ("setup", "B"), verdict
 
 
+@LONG
 def test_one_giant_task(xenna: Any) -> None:
     verdict = run(xenna, Burn(), OneGiant(SLOW / 2), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("skew", "B"), verdict
@@ -135,6 +136,7 @@ def test_tasks_that_are_longer_on_their_way_than_at_work(xenna: Any) -> None:
     assert verdict.kind == "transport", verdict
 
 
+@LONG
 def test_a_run_that_is_too_short(xenna: Any) -> None:
     result = run(xenna, Burn(), Burn(), tasks=5)
     assert result.verdict.kind == "too_short"

@@ -79,3 +79,10 @@ def test_wheel_holds_the_package_and_nothing_beside_it(name: str, tmp_path: Path
     sources = (ROOT / "packages" / name / "src").rglob("*.py")
     assert {path.relative_to(ROOT / "packages" / name / "src").as_posix() for path in sources} <= held
     assert f"{package}/py.typed" in held
+
+
+def test_links_of_the_readme_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []

@@ -357,21 +357,3 @@ def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
     result = feed_through(Recorder(), send, (0, 0))
     assert result.clock_offsets == {}
     assert "clocks" not in result.summary()
-
-
-# --- two raylets ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("behind", [pytest.param(0, marks=pytest.mark.everything), 30])
-def test_a_cluster_of_two_nodes(run_script: Callable[..., Any], behind: int) -> None:
-    said = run_script("two_nodes.py", str(behind))[str(behind)]
-    assert said["numbers"] == list(range(100))
-    assert said["home_worked"]
-    assert said["batches_away"] > 0
-    assert said["all_in_the_run"]  # also where a clock is 30 s behind: from the first batch on
-    if behind:
-        assert said["corrected"] == {"away": pytest.approx(30, abs=1)}
-        assert len(said["summary"]) == 1
-    else:  # they share a clock
-        assert said["corrected"] == {}
-        assert said["summary"] == []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -213,10 +214,23 @@ def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecut
     assert not (tmp_path / "listed").exists()
 
 
-def test_classes_of_a_script_come_back_as_they_were(run_script: Callable[..., Any]) -> None:
-    assert run_script("main_classes.py") == {
-        "is_mine": True,
-        "equals_mine": True,
-        "cause_is_mine": True,
-        "unsent": [True, "Frames", "task '0'.data", 1],
-    }
+@pytest.fixture(scope="module")
+def script(run_script: Callable[..., Any]) -> Iterator[Any]:
+    """What a user's script says, on a machine where a Ray has left its address behind."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as directory:  # short, for Ray's sockets
+        note = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes it, for whoever is on its machine
+        note.parent.mkdir()
+        note.write_text("127.0.0.1:9")
+        yield run_script("main_classes.py", env={"RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
+
+
+def test_classes_of_a_script_come_back_as_they_were(script: Any) -> None:
+    assert script["is_mine"]
+    assert script["equals_mine"]
+    assert script["cause_is_mine"]
+    assert script["unsent"] == [True, "Frames", "task '0'.data", 1]
+
+
+def test_a_ray_that_nobody_asked_for_is_not_joined(script: Any) -> None:
+    assert script["connected"] is False
+    assert script["environ_kept"]

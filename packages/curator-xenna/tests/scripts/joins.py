@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the Ray at RAY_ADDRESS, if any, runs as often as it is told, and says what it left behind, as JSON."""
+"""Joins the Ray at RAY_ADDRESS, if any, runs twice, and says what it left behind, as JSON."""
 
 import json
 import os
-import sys
 
 from curator_core import Pipeline, ProcessingStage, Resources, Task
 
@@ -19,8 +18,7 @@ def main():
     before = dict(os.environ)
     from curator_xenna import XennaExecutor
 
-    pipeline, runs = Pipeline("joined", [Same()]), int(sys.argv[1])
-    sizes = [len(pipeline.run(XennaExecutor(), [Task(data=n) for n in range(5)])) for _ in range(runs)]
+    sizes = [len(Pipeline("joined", [Same()]).run(XennaExecutor(), [Task(data=n) for n in range(5)])) for _ in range(2)]
     import ray
 
     print(json.dumps({"sizes": sizes, "environ_kept": before == dict(os.environ), "connected": ray.is_initialized()}))

@@ -2,8 +2,11 @@
 """A user's script: its task, stage and exception classes are those of ``__main__``."""
 
 import json
+import os
 import threading
 from dataclasses import dataclass
+
+import ray
 
 from curator_core import ContractError, Pipeline, ProcessingStage, Resources, StageError, Task
 from curator_xenna import XennaExecutor
@@ -33,6 +36,7 @@ class Frames(ProcessingStage):
 
 
 def main():
+    before = dict(os.environ)
     with XennaExecutor() as executor:
         pipeline = Pipeline("mine", [Frames()])
         errors = []
@@ -48,6 +52,8 @@ def main():
         "equals_mine": video == Video(data=1, fps=24.0),
         "cause_is_mine": isinstance(raised.__cause__, OddError),
         "unsent": [type(unsent) is ContractError, unsent.stage, unsent.field, unsent.result.stages[0].tasks_failed],
+        "environ_kept": before == dict(os.environ),
+        "connected": ray.is_initialized(),
     }
     print(json.dumps(said))
 

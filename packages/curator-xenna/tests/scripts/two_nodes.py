@@ -1,78 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on two raylets of this machine, of which one has its workers' clock set back; prints what came of it, as JSON.
+"""Runs on two raylets of this machine: one cannot work, is stopped or dead when the run begins, or has another clock.
 
-Only the clock is simulated: it is set back in the workers of the node on which the driver is not, in each run by one of
-the numbers of seconds that the script is given.
+It is given the names of cases, and prints what came of each, as JSON.
 """
 
 import json
+import logging
 import os
+import signal
 import sys
-import tempfile
-import time
-from pathlib import Path
+from contextlib import contextmanager
+
+# Ray is to find out within 16 seconds that a node is dead, and not in 65.
+os.environ |= {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "4",
+}
 
 import ray
-from raylets import two_raylets
-from tests.waiting import wait_until
+from raylets import CPUS, two_raylets
+from set_clocks import with_a_clock_behind
 
-from curator_core import Pipeline, ProcessingStage, Resources, Task
-from curator_core.testing import Recorder
-from curator_xenna import XennaConfig, XennaExecutor
-
-SOURCES = 100
-WORKERS = 2  # of each stage
+from curator_core import ClusterError, Pipeline, ProcessingStage, Resources, Task
+from curator_xenna import XennaConfig, XennaExecutor, nodes
 
 
-class Here(ProcessingStage):
-    """Adds where it ran."""
-
-    resources = Resources(cpus=0.4)  # all four workers do not fit on one node: both have some
-    fusible = False
-
-    def __init__(self, home, behind, marks):
-        self.home, self.behind, self.marks = home, behind, Path(marks)
-
-    def setup(self, worker_metadata):
-        self.node = ray.get_runtime_context().get_node_id()
-        if self.behind and self.node != self.home:
-            right = time.time_ns
-            time.time_ns = lambda: right() - self.behind
+class Same(ProcessingStage):
+    resources = Resources(cpus=0.3)
 
     def process(self, task):
-        # Fast as it is, one worker could do all before the other is there.
-        (self.marks / f"{self.name}-{os.getpid()}").touch()
-        wait_until(lambda: len(list(self.marks.glob(f"{self.name}-*"))) >= WORKERS, "all workers are at work")
-        return Task(data=(*task.data, self.node))
+        return task
 
 
-def outcome(cluster, behind_s, marks):
-    home, watch = cluster.head_node.node_id, Recorder()
-    here = Here(home, int(behind_s * 1e9), marks)
-    stages = [here.with_(name=name, xenna_stage_spec={"num_workers_per_node": 1}) for name in ("first", "second")]
-    executor = XennaExecutor(XennaConfig(address=cluster.address, bundle=False))
-    tasks = [Task(data=(number,)) for number in range(SOURCES)]
-    before = time.time_ns()
-    result = Pipeline("two nodes", stages).run(executor, tasks, [watch])
-    after = time.time_ns()
-    visited = {node for task in result for node in task.data[1:]}
-    (away,) = visited - {home}
-    return {
-        "numbers": sorted(task.data[0] for task in result),
-        "home_worked": home in visited,
-        "batches_away": sum(report.node_id == away for report in watch.batches),
-        "all_in_the_run": all(before <= r.start_unix_ns <= r.end_unix_ns <= after for r in watch.batches),
-        "corrected": {"away" if node == away else node: off for node, off in result.clock_offsets.items()},
-        "summary": [line for line in result.summary().splitlines() if "clocks" in line and away[:8] in line],
-    }
+class GoesOn(logging.Handler):
+    """Lets a raylet go on as soon as we say that we wait for nodes; keeps what we say."""
+
+    def __init__(self, raylet):
+        super().__init__()
+        self.raylet, self.said = raylet, []
+
+    def emit(self, record):
+        if record.getMessage().startswith("waiting for nodes"):
+            self.said.append(record.getMessage())
+            os.kill(self.raylet, signal.SIGCONT)
+
+
+def run(executor):
+    try:
+        result = Pipeline("silent", [Same()]).run(executor, [Task(data=number) for number in range(5)])
+    except ClusterError as error:
+        return {"error": error.message, "hint": error.hint, "restarts": error.result.accounting.restarts}
+    return {"numbers": sorted(task.data for task in result), "restarts": result.accounting.restarts}
+
+
+@contextmanager
+def changed(name, value):
+    """Something of our module of nodes, for a while."""
+    before = getattr(nodes, name)
+    setattr(nodes, name, value)
+    try:
+        yield
+    finally:
+        setattr(nodes, name, before)
+
+
+@contextmanager
+def stopped(raylet):
+    os.kill(raylet, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(raylet, signal.SIGCONT)
+
+
+def cannot_work(executor, raylet):
+    def fails():
+        if ray.get_runtime_context().get_node_id() != home:
+            raise ModuleNotFoundError("No module named 'cosmos_xenna'")
+        return []
+
+    home = ray.get_runtime_context().get_node_id()
+    with changed("_gpus_of_this_node", fails):
+        return run(executor)
+
+
+def answers_late(executor, raylet):
+    waiting = GoesOn(raylet)
+    nodes.logger.addHandler(waiting)
+    nodes.logger.setLevel(logging.INFO)
+    try:
+        with stopped(raylet):
+            return {**run(executor), "waited": waiting.said}
+    finally:
+        nodes.logger.removeHandler(waiting)
+
+
+def is_silent(executor, raylet):
+    with changed("_PROBE_TIMEOUT_S", 3.0), stopped(raylet):
+        return run(executor)
+
+
+def stays_silent(executor, raylet):
+    with stopped(raylet):  # until Ray calls it dead
+        return run(executor)
+
+
+def is_dead(executor, raylet):
+    os.kill(raylet, signal.SIGKILL)  # and Ray does not know yet
+    return run(executor)
+
+
+def outcome(case, cluster, node):
+    executor = XennaExecutor(XennaConfig(address=cluster.address))
+    said = case(executor, node.all_processes["raylet"][0].process.pid)
+    known_dead = [each["NodeID"] for each in ray.nodes() if not each["Alive"]]
+    return {**said, "node": node.node_id[:8], "known_dead": node.node_id in known_dead}
 
 
 def main():
     said = {}
-    with two_raylets() as (cluster, _):
-        for behind_s in map(int, sys.argv[1:]):
-            with tempfile.TemporaryDirectory() as marks:
-                said[behind_s] = outcome(cluster, behind_s, marks)
+    with two_raylets() as (cluster, second):
+        node = second
+        for name in sys.argv[1:]:
+            if name.startswith("behind="):
+                said[name] = with_a_clock_behind(cluster, int(name.removeprefix("behind=")))
+                continue
+            case = globals()[name]
+            known = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+            if node.node_id not in known:  # a case before this one has cost it
+                node = cluster.add_node(num_cpus=CPUS)
+            said[name] = outcome(case, cluster, node)
     print(json.dumps(said))
 
 

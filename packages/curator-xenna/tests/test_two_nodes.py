@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes that do not answer when a run begins, on two real raylets: waited for, done without, or named."""
+"""Two real raylets: nodes that do not answer are waited for, done without, or named; clocks are corrected."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 @pytest.fixture(scope="module")
 def cases(run_script: Callable[..., Any]) -> Any:
-    return run_script("silent_node.py", "cannot_work", "answers_late")
+    return run_script("two_nodes.py", "behind=30", "cannot_work", "answers_late")
 
 
 @pytest.fixture(scope="module")
 def slow_cases(run_script: Callable[..., Any]) -> Any:
     """Those that wait until Ray calls a node dead, or for a time limit."""
-    return run_script("silent_node.py", "is_silent", "stays_silent", "is_dead", timeout=280)
+    return run_script("two_nodes.py", "behind=0", "is_silent", "stays_silent", "is_dead", timeout=280)
 
 
 def test_a_node_that_answers_late_is_waited_for(cases: Any) -> None:
@@ -51,3 +51,25 @@ def test_a_node_that_answers_with_an_error_ends_the_run_at_once(cases: Any) -> N
     assert said["error"].startswith(f"node {said['node']} at ")
     assert said["error"].endswith("cannot work: ModuleNotFoundError(\"No module named 'cosmos_xenna'\")")
     assert "same Python environment" in said["hint"]
+
+
+def check_clocks(said: Any) -> None:
+    assert said["numbers"] == list(range(100))
+    assert said["home_worked"]
+    assert said["batches_away"] > 0
+    assert said["all_in_the_run"]  # also where a clock is 30 s behind: from the first batch on
+
+
+def test_a_clock_that_is_behind_is_corrected(cases: Any) -> None:
+    said = cases["behind=30"]
+    check_clocks(said)
+    assert said["corrected"] == {"away": pytest.approx(30, abs=1)}
+    assert len(said["summary"]) == 1
+
+
+@pytest.mark.everything
+def test_nodes_that_share_a_clock_are_not_corrected(slow_cases: Any) -> None:
+    said = slow_cases["behind=0"]
+    check_clocks(said)
+    assert said["corrected"] == {}
+    assert said["summary"] == []

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on two raylets of this machine, of which one has its workers' clock set back.
+
+Only the clock is simulated: it is set back in the workers of the node on which the driver is not.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import ray
+from tests.waiting import wait_until
+
+from curator_core import Pipeline, ProcessingStage, Resources, Task
+from curator_core.testing import Recorder
+from curator_xenna import XennaConfig, XennaExecutor
+
+SOURCES = 100
+WORKERS = 2  # of each stage
+
+
+class Here(ProcessingStage):
+    """Adds where it ran."""
+
+    resources = Resources(cpus=0.4)  # all four workers do not fit on one node: both have some
+    fusible = False
+
+    def __init__(self, home, behind, marks):
+        self.home, self.behind, self.marks = home, behind, Path(marks)
+
+    def setup(self, worker_metadata):
+        self.node = ray.get_runtime_context().get_node_id()
+        if self.behind and self.node != self.home:
+            right = time.time_ns
+            time.time_ns = lambda: right() - self.behind
+
+    def process(self, task):
+        # Fast as it is, one worker could do all before the other is there.
+        (self.marks / f"{self.name}-{os.getpid()}").touch()
+        wait_until(lambda: len(list(self.marks.glob(f"{self.name}-*"))) >= WORKERS, "all workers are at work")
+        return Task(data=(*task.data, self.node))
+
+
+def with_a_clock_behind(cluster, behind_s):
+    with tempfile.TemporaryDirectory() as marks:
+        return outcome(cluster, behind_s, marks)
+
+
+def outcome(cluster, behind_s, marks):
+    home, watch = cluster.head_node.node_id, Recorder()
+    here = Here(home, int(behind_s * 1e9), marks)
+    stages = [here.with_(name=name, xenna_stage_spec={"num_workers_per_node": 1}) for name in ("first", "second")]
+    executor = XennaExecutor(XennaConfig(address=cluster.address, bundle=False))
+    tasks = [Task(data=(number,)) for number in range(SOURCES)]
+    before = time.time_ns()
+    result = Pipeline("two nodes", stages).run(executor, tasks, [watch])
+    after = time.time_ns()
+    visited = {node for task in result for node in task.data[1:]}
+    (away,) = visited - {home}
+    return {
+        "numbers": sorted(task.data[0] for task in result),
+        "home_worked": home in visited,
+        "batches_away": sum(report.node_id == away for report in watch.batches),
+        "all_in_the_run": all(before <= r.start_unix_ns <= r.end_unix_ns <= after for r in watch.batches),
+        "corrected": {"away" if node == away else node: off for node, off in result.clock_offsets.items()},
+        "summary": [line for line in result.summary().splitlines() if "clocks" in line and away[:8] in line],
+    }
