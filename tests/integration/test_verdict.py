@@ -127,6 +127,7 @@ def test_a_stage_whose_attempts_fail(xenna: Any) -> None:
     assert (verdict.kind, verdict.stage) == ("retries", "B"), verdict
 
 
+@LONG
 def test_tasks_that_are_longer_on_their_way_than_at_work(xenna: Any) -> None:
     from curator_xenna import XennaExecutor
 

@@ -82,6 +82,7 @@ def test_the_embedded_ray_starts_only_what_a_run_needs(executor: XennaExecutor) 
         assert unused not in running
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("no_ray_yet")
 def test_the_dashboard_and_the_workers_output_can_be_had() -> None:
     with XennaExecutor({"dashboard": True, "log_to_driver": True}) as executor:

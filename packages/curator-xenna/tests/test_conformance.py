@@ -25,6 +25,7 @@ class TestXennaExecutor(ExecutorConformance):
         assert "ray.exceptions" not in shown
 
 
+@pytest.mark.everything
 class TestXennaExecutorPlain(WorkingConformance):
     """The same with fusion and bundles off, on the same Ray: each stage has a worker, and each task travels alone.
 

@@ -87,7 +87,7 @@ class Ran(NamedTuple):
     environ_kept: bool
 
 
-@pytest.fixture(scope="module", params=["streaming", "batch"])
+@pytest.fixture(scope="module", params=["streaming", pytest.param("batch", marks=pytest.mark.everything)])
 def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     directory = tmp_path_factory.mktemp("torn-down")
     stages = [

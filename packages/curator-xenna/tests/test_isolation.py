@@ -133,6 +133,7 @@ def test_a_task_that_kills_its_worker_every_time_takes_no_other_task_along(execu
     assert sizes.seen[1] == {1}
 
 
+@pytest.mark.everything
 def test_a_crash_that_ends_the_run_names_its_task(executor):
     tasks = [Task(data=number) for number in range(8)]
     with pytest.raises(ProcessDiedError, match="was killed by SIGSEGV") as raised:

@@ -153,6 +153,7 @@ class DiesAfterItsReport(Light):
         return [Task(data=task.data), Task(data=-task.data - 1)]
 
 
+@pytest.mark.everything
 def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaExecutor, tmp_path: Path) -> None:
     mark, seen = tmp_path / "died", Recorder()
     stages = [Spread().with_(name="First"), DiesAfterItsReport(mark), Spread().with_(name="Last")]

@@ -246,7 +246,7 @@ class Closed(Light):
         self.driver = os.getpid()
 
 
-@pytest.mark.parametrize("size", [1, 2**20])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.everything), 2**20])
 def test_an_output_that_the_driver_cannot_open_ends_the_run(executor: XennaExecutor, size: int) -> None:
     with pytest.raises(DataError, match="cannot be read by the driver: ValueError: not in this process"):
         run(executor, [Closed()], [Task(data=size)])

@@ -11,17 +11,19 @@ import pytest
 
 @pytest.fixture(scope="module")
 def cases(run_script: Callable[..., Any]) -> Any:
-    return run_script("two_nodes.py", "behind=30", "cannot_work", "answers_late")
+    return run_script("two_nodes.py", "behind=30", "cannot_work")
 
 
 @pytest.fixture(scope="module")
 def slow_cases(run_script: Callable[..., Any]) -> Any:
     """Those that wait until Ray calls a node dead, or for a time limit."""
-    return run_script("two_nodes.py", "behind=0", "is_silent", "stays_silent", "is_dead", timeout=280)
+    return run_script("two_nodes.py", "behind=0", "answers_late", "is_silent", "stays_silent", "is_dead", timeout=560)
 
 
-def test_a_node_that_answers_late_is_waited_for(cases: Any) -> None:
-    said = cases["answers_late"]
+@pytest.mark.everything
+@pytest.mark.timeout(600)
+def test_a_node_that_answers_late_is_waited_for(slow_cases: Any) -> None:
+    said = slow_cases["answers_late"]
     assert said["numbers"] == list(range(5))
     assert said["restarts"] == 0
     assert f"{said['node']} at " in said["waited"][0]  # it was stopped until then
@@ -29,6 +31,7 @@ def test_a_node_that_answers_late_is_waited_for(cases: Any) -> None:
 
 
 @pytest.mark.everything
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", ["is_dead", "stays_silent"])
 def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how: str) -> None:
     said = slow_cases[how]
@@ -38,6 +41,7 @@ def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how
 
 
 @pytest.mark.everything
+@pytest.mark.timeout(600)
 def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_cases: Any) -> None:
     said = slow_cases["is_silent"]
     assert said["error"].startswith(f"nodes that Ray calls alive do not answer: {said['node']} at ")
@@ -68,6 +72,7 @@ def test_a_clock_that_is_behind_is_corrected(cases: Any) -> None:
 
 
 @pytest.mark.everything
+@pytest.mark.timeout(600)
 def test_nodes_that_share_a_clock_are_not_corrected(slow_cases: Any) -> None:
     said = slow_cases["behind=0"]
     check_clocks(said)
