@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from cosmos_xenna.pipelines import v1 as pipelines_v1
-
 from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
 from curator_core.bundling import Bundle, split, unbundled
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, StageError
 from curator_core.pickling import find_unpicklable, pickles
-from curator_xenna.compat import HAS_DESTROY
+from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.resources import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cosmos_xenna.pipelines import v1 as pipelines_v1
 
     from curator_core.bundling import BundlePlan
     from curator_core.fusion import Group
@@ -61,7 +61,7 @@ class Role:
     is_last: bool
 
 
-class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
+class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
     """Runs a stage in a Xenna worker, and those that are fused with it.
 
     On its own it works as a plain Xenna stage. `XennaExecutor` connects it to a run, so that its reports
@@ -98,12 +98,12 @@ class XennaStageAdapter(BaseStageAdapter, pipelines_v1.Stage[Any, Any]):
     # --- what Xenna asks ----------------------------------------------------------------------------------
 
     @property
-    def required_resources(self) -> pipelines_v1.Resources:
+    def required_resources(self) -> Resources:
         """The stage's resources, as Xenna's."""
         if self._share is None:  # read in Xenna's 100 Hz loop, so translated once
             self._share = share_of(self.view.resources, (), self.view.name)
         is_spmd = bool(self.view.engine_options.get("is_spmd"))
-        return pipelines_v1.Resources(cpus=self._share.cpus, gpus=self._share.gpus, is_spmd=is_spmd)
+        return Resources(cpus=self._share.cpus, gpus=self._share.gpus, is_spmd=is_spmd)
 
     @property
     def stage_batch_size(self) -> int:

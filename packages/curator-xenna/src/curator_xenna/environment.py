@@ -7,7 +7,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import ray.runtime_env
-from cosmos_xenna.pipelines import v1 as pipelines_v1
+
+from curator_xenna.compat import RuntimeEnv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["StageEnvironment"]
 
 
-class StageEnvironment(pipelines_v1.RuntimeEnv):
+class StageEnvironment(RuntimeEnv):
     """Any Ray runtime environment. Xenna's own class knows conda and environment variables only.
 
     Xenna copies it for each worker and writes its own variables (``CUDA_VISIBLE_DEVICES``, ranks) under
