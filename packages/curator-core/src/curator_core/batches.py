@@ -34,7 +34,7 @@ class FileGroupTask(Task[list[str]]):
         return f"files-{digest(json.dumps(self.data), 10)}"
 
 
-@dataclass
+@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class DocumentBatch(Task["Records | pa.Table"]):
     """Records with columns: a list of dicts, or an Arrow table (extra ``parquet``).
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 # Names that are ids as they stand: not digits alone, which are ordinals, not like the hash of a name, and not like
 # a name that comes again.
-_READABLE_ID = re.compile(r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}")
+_READABLE_ID = r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}"  # compiled when a task first names itself
 
 
 TaskState: TypeAlias = "tuple[str, tuple[PerfRow, ...], dict[str, Any] | None]"
@@ -131,7 +131,7 @@ class Task(Generic[T]):
         return None
 
 
-@dataclass
+@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
 class EmptyTask(Task[None]):
     """The task that a source stage is called with when a run is given no initial tasks."""
 
@@ -198,7 +198,7 @@ class RootNames:
 
             name = content_id(task)
         name = str(name)
-        if not _READABLE_ID.fullmatch(name):
+        if not re.fullmatch(_READABLE_ID, name):
             name = f"h{digest(name, 10)}"
         times = self._times_seen[name] = self._times_seen.get(name, 0) + 1
         return name if times == 1 else f"{name}--{times}"
