@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from curator_core import BatchReport
     from curator_xenna import XennaExecutor
 
-COUNT = 15
+COUNT = 8
 POISON = 5
 
 

@@ -19,7 +19,7 @@ import ray  # noqa: E402
 from curator_core import Pipeline, ProcessingStage, RunObserver, Task  # noqa: E402
 from curator_xenna import XennaExecutor  # noqa: E402
 
-STAGES = 4
+STAGES = 2
 
 
 class AddOne(ProcessingStage[Task[Any], Task[Any]]):
