@@ -30,6 +30,7 @@ SHARED_MEMORY_BEFORE = pytest.StashKey[set[Path]]()
 
 # Ray's own agents take a while to notice that their cluster is gone, the longer the busier the machine is.
 ENDS_WITHIN_S = 60
+LONG_S = 1800  # for a test of many examples
 OF_RAY = ("ray", "pymp-*")  # its directory, and what its dashboard leaves when Ray kills it
 
 EVERYTHING = "everything"  # a profile of hypothesis, and a marker
@@ -42,9 +43,13 @@ settings.load_profile("few")
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes too long for every change, but for tests that are asked for by name."""
-    if config.getoption("--hypothesis-profile") == EVERYTHING or any("::" in argument for argument in config.args):
+    if config.getoption("--hypothesis-profile") == EVERYTHING:
+        for item in items:  # many examples take long
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LONG_S))
         return
-    left_out = [item for item in items if item.get_closest_marker(EVERYTHING)]
+    named = tuple(argument for argument in config.args if "::" in argument)
+    left_out = [item for item in items if item.get_closest_marker(EVERYTHING) and not item.nodeid.startswith(named)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -60,12 +65,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SHARED_MEMORY_BEFORE] = shared_memory()
     os.environ |= {
         MARK: scratch.name,
+        "SPT_NOENV": "1",  # setting a title, as Ray's processes do, would write over the mark
         "TMPDIR": str(scratch / "tmp"),
         # With Ray's note about its current cluster, which would send any later Ray of this machine to a dead one.
         "RAY_TMPDIR": str(scratch),
         "PYTEST_DEBUG_TEMPROOT": temporary,  # what tests that failed have written is kept where it always is
     }
-    tempfile.tempdir = None  # it is looked up again
+    tempfile.tempdir = None  # so that it is looked up again
     signal.signal(signal.SIGTERM, interrupt)
 
 
@@ -82,6 +88,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     finally:
         scratch = session.config.stash.get(SCRATCH, None)
         if scratch is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is the end already
             left = [*processes_left(scratch.name), *files_left(session.config, scratch)]
             shutil.rmtree(scratch, ignore_errors=True)
             if left and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -99,9 +106,9 @@ def tell(config: pytest.Config, left: list[str]) -> None:
 
 def processes_left(mark: str) -> list[str]:
     """Wait for everything that this session has started to end; kill the rest, and say what that was."""
-    _, late = psutil.wait_procs(started_by(mark), timeout=ENDS_WITHIN_S)
+    psutil.wait_procs(started_by(mark), timeout=ENDS_WITHIN_S)
     left = []
-    for process in late:
+    for process in started_by(mark):
         with suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
                 left.append(f"process {process.pid}: {' '.join(process.cmdline())[:160]}")
@@ -133,7 +140,8 @@ def files_left(config: pytest.Config, scratch: Path) -> list[str]:
     temporary = [path for path in (scratch / "tmp").iterdir() if not any(path.match(name) for name in OF_RAY)]
     orphaned = [path for path in shared_memory() - config.stash[SHARED_MEMORY_BEFORE] if not is_owned(path)]
     for path in orphaned:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(OSError):  # its own session may remove it, too
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [f"file {path}" for path in (*temporary, *orphaned)]
 
 
@@ -143,6 +151,6 @@ def shared_memory() -> set[Path]:
 
 
 def is_owned(path: Path) -> bool:
-    """Whether the process that its name tells is alive: it belongs to another session."""
+    """Whether the process named in it is alive: then it belongs to another session."""
     number = path.name.split("-")[1]
     return number.isdecimal() and psutil.pid_exists(int(number))

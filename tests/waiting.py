@@ -29,5 +29,5 @@ def wait_until(condition: Callable[[], object], what: str = "", seconds: float =
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds} s: {what or condition}")
+            raise TimeoutError(f"timed out after {seconds} s: {what or condition}")
         time.sleep(0.01)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curator_core.attempt import Attempt
@@ -31,7 +32,8 @@ _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
-class NodeInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
     """The machine that a worker runs on.
 
     Attributes:
@@ -41,7 +43,8 @@ class NodeInfo(NamedTuple):
     node_id: str = "local"
 
 
-class WorkerMetadata(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkerMetadata:
     """The worker that a stage runs in.
 
     Attributes:

@@ -73,7 +73,7 @@ class BaseExecutor(ABC):
             DataError: A checkpoint or a dead letter cannot be read or written.
             KeyboardInterrupt: Ctrl-C; the summary of what was done is added as a note, and ``result``.
         """
-        # The accounts of a run come with the first run: who only writes a pipeline does without them.
+        # The accounts of a run come with the first run: code that only builds a pipeline does not need them.
         from curator_core.run import Run  # noqa: PLC0415 - see above
         from curator_core.settings import RunSettings  # noqa: PLC0415 - see above
 

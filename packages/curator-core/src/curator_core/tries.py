@@ -93,5 +93,5 @@ class Tries:
 
 
 def _jitter() -> float:
-    """Return 0.5 to 1 at random, so that workers do not retry as one; a seeded sequence of the user stays as it was."""
+    """Return 0.5 to 1 at random, so that workers do not retry as one; the user's seeded random state is left alone."""
     return 0.5 + int.from_bytes(os.urandom(4)) / 2**33

@@ -58,8 +58,8 @@ class WatchedExporter:
     Attributes:
         sent: Spans that were delivered.
         lost: Spans that were not.
-        last_failed: Whether the last delivery failed. Of metrics, which are sums since the start, the last
-            one is all that matters.
+        last_failed: Whether the last delivery failed, or has not ended. Of metrics, which are sums since the
+            start, the last one is all that matters.
         reason: Why the first delivery that failed did so, in the exporter's words.
     """
 

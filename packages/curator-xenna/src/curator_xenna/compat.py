@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import loguru  # Xenna's own logging library
 import ray
 
-# What the stages in a worker are made of. pipelines.v1 has the same classes, and brings along all that runs pipelines:
-# 93 modules more for each worker, a tenth of the CPU time that it takes to start.
+# What the stages in a worker are made of (private in 0.2.0 to 0.5.12). pipelines.v1 has the same classes, and imports
+# all that runs pipelines: 93 modules more for each worker, a tenth of the CPU time that it takes to start.
 try:
     from cosmos_xenna.pipelines.private.resources import Resources
     from cosmos_xenna.pipelines.private.specs import Stage
     from cosmos_xenna.ray_utils.runtime_envs import RuntimeEnv
-except ImportError:  # 0.2.0 to 0.5.12 have them there
+except ImportError:  # a later release may move them
     from cosmos_xenna.pipelines.v1 import Resources, RuntimeEnv, Stage
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run on two raylets of this machine, of which one has its workers' clock set back.
+"""A case of two_nodes.py: a run on two raylets, of which one has its workers' clock set back.
 
 Only the clock is simulated: it is set back in the workers of the node on which the driver is not.
 """

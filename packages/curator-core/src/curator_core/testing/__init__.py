@@ -16,26 +16,14 @@ at each from many sides. A test that an executor cannot pass may be overridden o
 ``@pytest.mark.xfail(reason=…)``; anything else is refused when the class is defined.
 """
 
-from __future__ import annotations
+import pytest
 
-from typing import TYPE_CHECKING, Any
+# Before the modules are imported: so that their asserts show what they compared.
+pytest.register_assert_rewrite(
+    "curator_core.testing.conformance", "curator_core.testing.failures", "curator_core.testing.reliability"
+)
 
-from curator_core.testing.recorder import Journal, Recorder
-
-if TYPE_CHECKING:
-    from curator_core.testing.conformance import ExecutorConformance
+from curator_core.testing.conformance import ExecutorConformance  # noqa: E402 - see above
+from curator_core.testing.recorder import Journal, Recorder  # noqa: E402
 
 __all__ = ["ExecutorConformance", "Journal", "Recorder"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the tests when they are asked for: worker processes need the kit's stages, and not pytest."""
-    if name != "ExecutorConformance":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest  # noqa: PLC0415 - an extra, and heavy
-
-    # Before the modules are imported: so that their asserts show what they compared.
-    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in ("conformance", "failures", "reliability")))
-    from curator_core.testing.conformance import ExecutorConformance  # noqa: PLC0415 - see above
-
-    return ExecutorConformance

@@ -323,7 +323,7 @@ class Fragile(ProcessingStage[Task[str], Task[str]]):
     """Ends the process that it is in, or never returns, where a task says so; in a process of its own."""
 
     batch_size = 2
-    timeout_s = 1.5  # far more than the others take, also on a machine that is busy
+    timeout_s = 3.0  # far more than the others take, also on a machine that is busy
 
     def process_batch(self, tasks: list[Task[str]]) -> list[Task[str]]:
         """A new task for each."""
