@@ -58,9 +58,8 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
     return Pipeline("failures", stages).run(executor, [Task(data=n) for n in NUMBERS], **options)
 
 
-@pytest.mark.parametrize(
-    "workers", [pytest.param(1, marks=pytest.mark.everything), 2]
-)  # with two, 0.5 gives the batch up and ends the run as if it were well
+# With two workers 0.5 gives the batch up, and ends the run as if it were well.
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.everything)])
 def test_a_worker_that_is_always_killed_ends_the_run(
     executor: XennaExecutor, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

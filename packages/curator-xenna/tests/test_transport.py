@@ -104,6 +104,7 @@ def test_stages_that_refuse_fusion_have_workers_of_their_own(executor: XennaExec
         assert len(bundles) < most
 
 
+@pytest.mark.everything
 def test_large_tasks_travel_one_by_one(executor: XennaExecutor) -> None:
     class Sized(Light):
         def process(self, task: Task[Any]) -> Task[Any]:
@@ -127,7 +128,7 @@ class Batches(Light):
         return tasks
 
 
-@pytest.mark.parametrize("bundle", [True, False])
+@pytest.mark.parametrize("bundle", [True, pytest.param(False, marks=pytest.mark.everything)])
 def test_full_batches_are_full_with_and_without_bundles(
     bundle: bool, executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
