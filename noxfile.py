@@ -83,9 +83,9 @@ COMPAT = [
     nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),
 ]
 
-# Faults are tried on the newest Xenna that a Python can have, each Xenna once.
-FAULTY = [pair for number, pair in enumerate(COMPAT) if pair.args[1] not in [p.args[1] for p in COMPAT[:number]]]
-FAULTY = [pair for pair in FAULTY if "newest" in pair.tags]
+# Faults are tried on each of the newest Xennas once: on the oldest Python that has it.
+OLDEST = {xenna: python for python, xenna in reversed(NEWEST.items())}
+FAULTY = [pair for pair in COMPAT if pair.args[0] == OLDEST.get(pair.args[1])]
 
 # What each pair but the default one must pass before a change lands: the contract, the conformance kit on every
 # executor, recovery from a worker's death, which differs between versions of Xenna, and that each package works at

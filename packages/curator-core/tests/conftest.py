@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +17,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 _NOBODY = 65534
-_TRACKERS = ("loky.backend.resource_tracker", "multiprocessing.resource_tracker")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _trackers_end() -> Iterator[None]:
-    """The processes that loky starts for all its pools live as long as this one: too long for a check at its end."""
-    yield
-    for name in _TRACKERS:
-        if name in sys.modules:
-            sys.modules[name]._resource_tracker._stop()
 
 
 @pytest.fixture
