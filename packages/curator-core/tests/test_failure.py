@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import traceback
 
 import pytest
 
 from curator_core import BaseStageAdapter, ContractError, ProcessingStage, StageError, Task
+from curator_core.exceptions import unpack_exception
 from curator_core.failure import RemoteTraceback, error_info, rebuild_error, stage_error
 from curator_core.pickling import dumps, loads
 
@@ -27,7 +29,7 @@ class Raising(ProcessingStage):
         raise task.data
 
 
-def caught(exc: Exception) -> Exception:
+def caught(exc: BaseException) -> BaseException:
     def users_function():
         raise exc
 
@@ -44,19 +46,50 @@ def test_an_exception_is_described():
     info = error_info(caught(ValueError("bad")), "on task '3'")
     assert (info.type, info.message, info.doing) == ("ValueError", "bad", "on task '3'")
     assert "users_function" in info.traceback
-    assert isinstance(loads(info.pickled), ValueError)
+    assert isinstance(unpack_exception(info.pickled), ValueError)
 
 
 def test_the_type_has_its_module():
     assert error_info(NeedsTwoError(1, 2)).type == f"{__name__}.NeedsTwoError"
 
 
+class Deadly:
+    def __reduce__(self):
+        return os._exit, (1,)
+
+    def __repr__(self):
+        return "<deadly>"
+
+
 @pytest.mark.parametrize(
-    "exc",
-    [NeedsTwoError(1, 2), ValueError(n for n in range(3)), ValueError(b"x" * 100_000)],
-    ids=["does not unpickle", "does not pickle", "too large"],
+    ("exc", "args"),
+    [
+        (NeedsTwoError(1, 2), ("1 and 2",)),
+        (OSError(2, "no such file", "a.txt"), (2, "no such file")),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ("utf-8", b"\xff", 0, 1, "bad")),
+        (SystemExit(3), (3,)),
+        (KeyError((1, [2.5, {"a": None}])), ((1, [2.5, {"a": None}]),)),
+        (ValueError(Deadly()), ("<deadly>",)),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else "",
 )
-def test_what_does_not_travel_is_described_only(exc):
+def test_an_exception_travels_without_code_of_its_own(exc, args):
+    exc.add_note("a note")
+    exc.about, exc.dropped = {"code": 7}, Deadly()
+    again = unpack_exception(error_info(caught(exc)).pickled)
+    assert (type(again), again.args, again.__notes__, again.about) == (type(exc), args, ["a note"], {"code": 7})
+    assert not hasattr(again, "dropped")
+    if not any(isinstance(argument, Deadly) for argument in exc.args):
+        assert str(again) == str(exc)
+
+
+def test_exceptions_in_a_group_travel_with_it():
+    again = unpack_exception(error_info(caught(ExceptionGroup("both", [NeedsTwoError(1, 2), OSError(2, "x")]))).pickled)
+    assert [type(each) for each in again.exceptions] == [NeedsTwoError, FileNotFoundError]
+
+
+def test_what_is_too_large_to_travel_is_described_only():
+    exc = ValueError(b"x" * 100_000)
     info = error_info(caught(exc))
     assert info.pickled is None
     assert info.message == str(exc)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
+from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.history import Place
 from curator_core.logs import StageWork, at_work
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
@@ -181,9 +182,9 @@ class BaseStageAdapter:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         error = None
         try:
-            with at_work(self):
-                self.processing_stage.teardown()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
+            self._call(self.processing_stage.teardown)
+        except BaseException as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
+            check_failure(exc)
             error = error_info(exc, _IN_TEARDOWN)
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
 
@@ -199,13 +200,25 @@ class BaseStageAdapter:
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         try:
-            with at_work(self):
-                call()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised as ours
+            self._call(call)
+        except BaseException as exc:  # noqa: BLE001 - reported, and raised as ours
+            check_failure(exc)
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
             raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - it carries its cause
         self.startup_ns += time.perf_counter_ns() - start
+
+    def _call(self, method: Callable[[], None]) -> None:
+        """Call a method of the stage's; only the process that does so returns from it."""
+        pid = this_process.pid
+        try:
+            with at_work(self):
+                method()
+        except BaseException as exc:
+            check_failure(exc, pid)
+            raise
+        if pid != this_process.pid:
+            leave_fork()
 
     def _report_worker(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.checks import are_always_valid, check_count, check_output, check_task
 from curator_core.failure import error_info, is_of
+from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.kept import fallen_of, manifests_of
 from curator_core.lineage import batch_id_of, histories_of, produced, with_row
 from curator_core.logs import StageWork, this_thread
@@ -60,6 +61,7 @@ class Attempt:
     _ids_called: Sequence[str] = ()  # of the inputs that it sees, where it does not see all
     _num_items = _in_bytes = _out_bytes = 0
     _start_unix = _start = _duration_ns = _cpu_ns = 0
+    _pid = 0  # the process that it is executed in
     _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of the inputs that failed for good; as the next one
     _manifests: tuple[Manifest, ...] = ()
     _metrics: dict[str, float | str] = {}  # noqa: RUF012 - never written to: a batch that records something has its own
@@ -93,7 +95,7 @@ class Attempt:
 
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
-        entries = self._entries
+        entries, self._pid = self._entries, this_process.pid
         post = this_thread.post
         before, post.caller = post.caller, self
         try:
@@ -107,7 +109,8 @@ class Attempt:
             if self.adapter.context.manifests_of == self.view.index:
                 self._manifests = manifests_of(self._ids, self._outcomes, outputs)
             return outputs
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - reported, and raised by the adapter
+        except BaseException as exc:  # noqa: BLE001 - reported, and raised by the adapter
+            check_failure(exc, self._pid)
             return self._fail(exc)
         finally:
             post.caller = before
@@ -121,7 +124,8 @@ class Attempt:
             self._num_items, self._in_bytes = measure(self.tasks)
             if not needs_check:
                 return {}
-        except Exception as exc:
+        except BaseException as exc:
+            check_failure(exc)
             if len(self.tasks) == 1 and not self._isolates:
                 raise exc from None
         failed: dict[int, Failed] = {}
@@ -131,7 +135,8 @@ class Attempt:
                 num_items += task.num_items
                 in_bytes += task.num_bytes
                 check_task(task, self._ids[number], self.view)
-            except Exception as exc:
+            except BaseException as exc:
+                check_failure(exc)
                 if not self._isolates:
                     self._at = number
                     raise
@@ -153,8 +158,11 @@ class Attempt:
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         stage: Any = self.adapter.processing_stage
+        pid = self._pid
         if self.view.batched:
             returned = stage.process_batch(list(tasks)) if tasks else []
+            if pid != this_process.pid:
+                leave_fork()
             check_count(returned, len(tasks), self.view)
             entries += returned
             return
@@ -164,11 +172,14 @@ class Attempt:
                 entry = process(task)
                 if entry.__class__ not in AT_REST:
                     entry = read_out(entry)  # a generator does its work when it is read: that is this stage's time
-            except (Exception, SystemExit) as exc:
+            except BaseException as exc:
+                check_failure(exc, pid)
                 if not self._isolates:
                     self._at = len(entries)
                     raise
                 entry = Failed(exc)
+            if pid != this_process.pid:
+                leave_fork()
             entries.append(entry)
 
     def current_work(self) -> StageWork:
@@ -213,7 +224,8 @@ class Attempt:
         try:
             self._out_bytes = measure(outputs)[1]
             return outputs
-        except Exception:
+        except BaseException as exc:
+            check_failure(exc)
             if not self._isolates:
                 raise
         good: list[Any] = []
@@ -222,7 +234,8 @@ class Attempt:
             try:
                 self._out_bytes += measure(made)[1]
                 good += made
-            except Exception as exc:  # noqa: BLE001 - of a method of the user's task
+            except BaseException as exc:  # noqa: BLE001 - of a method of the user's task
+                check_failure(exc)
                 self._outcomes[number] = self._lose(number, exc)
         return good
 
@@ -244,7 +257,7 @@ class Attempt:
                 if outcome != _ONE_OUT:
                     self._outcomes[number] = outcome
             return self._weigh(outputs)
-        except Exception:
+        except BaseException:
             self.adapter.roots = roots
             raise
 
@@ -256,7 +269,8 @@ class Attempt:
         if not isinstance(entry, Failed):
             try:
                 made = self._adopt(given, self._states[number], entry, perf)
-            except Exception as exc:
+            except BaseException as exc:
+                check_failure(exc)
                 if not self._isolates:
                     raise
                 entry = Failed(exc)

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curator_core.guard import check_failure
 from curator_core.measure import bytes_of
 from curator_core.pickling import dump_parts
 
@@ -208,6 +209,7 @@ def unbundled(items: Iterable[Any]) -> list[Any]:
 def _pickled_bytes(task: Any) -> int:
     try:
         head, buffers = dump_parts(task)
-    except Exception:  # noqa: BLE001 - code of users; whoever sends the task will say so
+    except BaseException as exc:  # noqa: BLE001 - code of users; whoever sends the task will say so
+        check_failure(exc)
         return 0
     return len(head) + sum(int(buffer.nbytes) for buffer in buffers)

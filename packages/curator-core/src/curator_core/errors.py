@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from curator_core.guard import check_failure
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -81,7 +83,7 @@ class CuratorError(Exception):
         self.stage = stage
         self.field = field
         # The repr, not the object: an error must pickle, and must not keep a payload alive.
-        self.given = None if given is ... else _short_repr(given)
+        self.given = None if given is ... else short_repr(given)
         self.expected = expected
         self.hint = hint
         super().__init__(message)
@@ -206,7 +208,8 @@ def _rebuild(cls: type[CuratorError], message: str) -> CuratorError:
     return error
 
 
-def _short_repr(value: Any) -> str:
+def short_repr(value: Any) -> str:
+    """The ``repr`` of a value, cut to a length that a message can show. Never raises what that raises."""
     import reprlib  # noqa: PLC0415 - errors are rare
 
     shortener = reprlib.Repr()
@@ -215,6 +218,7 @@ def _short_repr(value: Any) -> str:
         # A payload may be huge: what is cut off anyway need not be spelt out first.
         is_text = isinstance(value, str | bytes | bytearray)
         text = repr(value[: _GIVEN_LIMIT + 1]) if is_text else shortener.repr(value)
-    except Exception as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the real error
+    except BaseException as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the real error
+        check_failure(exc)
         text = f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
     return text if len(text) <= _GIVEN_LIMIT else f"{text[:_GIVEN_LIMIT]}…"

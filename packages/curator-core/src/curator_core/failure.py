@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from curator_core.errors import CuratorError, StageError
-from curator_core.pickling import dumps, loads
+from curator_core.exceptions import message_of, pack_exception, unpack_exception
 from curator_core.report import BatchReport, ErrorInfo
 
 if TYPE_CHECKING:
@@ -22,11 +22,9 @@ __all__ = [
     "is_of",
     "rebuild_error",
     "stage_error",
-    "unpickled",
     "user_frames",
 ]
 
-_PICKLE_LIMIT = 64_000  # bytes; an exception that drags its payload along is described, not carried
 _OUR_CALLERS = frozenset(
     {"curator_core.adapter", "curator_core.attempt", "curator_core.isolated.child"}
 )  # modules that call stages
@@ -77,9 +75,9 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return ErrorInfo(
         type=name,
-        message=_message(exc),
+        message=message_of(exc),
         traceback="".join(traceback.format_exception(kind, exc, user_frames(exc.__traceback__))),
-        pickled=_pickled(exc),
+        pickled=pack_exception(exc),
         doing=doing,
     )
 
@@ -90,14 +88,14 @@ def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
         return rebuild_error(exc.info, stage, doing)
     if _is_about(exc, stage):
         return exc  # type: ignore[return-value]  # that is what was asked
-    error = _wrapper(type(exc).__name__, _message(exc), stage, doing, exc)
+    error = _wrapper(type(exc).__name__, message_of(exc), stage, doing, exc)
     error.__cause__ = exc.with_traceback(user_frames(exc.__traceback__))
     return error
 
 
 def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
     """As `stage_error`, from a report; the user's traceback stands where the cause is shown."""
-    original = unpickled(info)
+    original = unpack_exception(info.pickled) if info.pickled else None
     shown = RemoteTraceback(info.traceback)
     if original is not None:
         original.__cause__ = shown
@@ -124,31 +122,6 @@ def _wrapper(kind: str, message: str, stage: str, doing: str, cause: BaseExcepti
         error.field, error.given, error.expected = ours.field, ours.given, ours.expected
         error.hint = ours.hint or error.hint
     return error
-
-
-def _pickled(exc: BaseException) -> bytes | None:
-    try:
-        pickled = dumps(exc)
-        loads(pickled)  # many exceptions pickle and do not unpickle
-    except Exception:  # noqa: BLE001 - it is described without
-        return None
-    return pickled if len(pickled) <= _PICKLE_LIMIT else None
-
-
-def unpickled(info: ErrorInfo) -> BaseException | None:
-    """The exception itself; None where it did not pickle, or its class is not to be had here."""
-    try:
-        exc = loads(info.pickled) if info.pickled else None
-    except Exception:  # noqa: BLE001 - a class that is only importable on the worker
-        return None
-    return exc if isinstance(exc, BaseException) else None
-
-
-def _message(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
-        return f"<its __str__ raised {type(broken).__name__}>"
 
 
 def user_frames(frames: TracebackType | None) -> TracebackType | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -12,9 +13,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["heard_interrupts"]
+__all__ = ["become_worker", "ends_run", "heard_interrupts"]
 
 _AGAIN_AFTER_S = 0.1
+_workers = set[int]()  # this process, where it is one
+
+
+def become_worker() -> None:
+    """Say that this process works for a driver, which decides what becomes of a Ctrl-C."""
+    _workers.add(os.getpid())
+
+
+def ends_run(exc: BaseException) -> bool:
+    """Whether an exception is no failure of a stage: a Ctrl-C, or the end of a generator that the driver closes.
+
+    Python raises `KeyboardInterrupt` in the main thread only; in any other, and in a worker, a stage has raised it.
+    """
+    if os.getpid() in _workers:
+        return False
+    if isinstance(exc, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    return isinstance(exc, GeneratorExit)
 
 
 @contextmanager

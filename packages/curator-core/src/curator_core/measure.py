@@ -7,6 +7,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from curator_core.guard import check_failure
 from curator_core.task import Task
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ def bytes_of(tasks: Sequence[Any]) -> int:
     """Bytes of payload, as far as the tasks say; those that fail at it count for nothing. Never raises."""
     try:
         return measure(tasks)[1]
-    except Exception:  # noqa: BLE001 - code of users; the stage that is to work on the task reports it
+    except BaseException as exc:  # noqa: BLE001 - code of users; the stage that is to work on the task reports it
+        check_failure(exc)
         return sum(map(_bytes_of_one, tasks))
 
 
 def _bytes_of_one(task: Any) -> int:
     try:
         size = task.num_bytes
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException as exc:  # noqa: BLE001 - as above
+        check_failure(exc)
         return 0
     return size if isinstance(size, int) else 0
 

@@ -11,6 +11,8 @@ from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from curator_core.guard import check_failure
+
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Iterable, Iterator
@@ -64,7 +66,8 @@ def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
     found: list[pickle.PickleBuffer] = []
     try:
         head = pickle.dumps(value, protocol=5, buffer_callback=found.append)
-    except Exception:  # noqa: BLE001 - what is no matter of names is raised again
+    except BaseException as exc:  # noqa: BLE001 - what is no matter of names is raised again
+        check_failure(exc)
         return dump_parts(value)
     return head, [buffer.raw() for buffer in found]
 
@@ -155,7 +158,8 @@ def pickles(value: Any) -> bool:
     """Whether `dumps` would work."""
     try:
         check_pickles(value)
-    except Exception:  # noqa: BLE001 - pickling runs code of users, which may raise anything
+    except BaseException as exc:  # noqa: BLE001 - pickling runs code of users, which may raise anything
+        check_failure(exc)
         return False
     return True
 
@@ -180,7 +184,8 @@ def _state(value: Any) -> dict[str, Any]:
     """What pickle would take of an object."""
     try:
         state = value.__getstate__()
-    except Exception:  # noqa: BLE001 - code of users; and then there is no looking inside
+    except BaseException as exc:  # noqa: BLE001 - code of users; and then there is no looking inside
+        check_failure(exc)
         return {}
     found: dict[str, Any] = {}
     for part in state if isinstance(state, tuple) else (state,):  # a pair where a class has slots

@@ -16,6 +16,7 @@ from curator_core.batches import FileGroupTask
 from curator_core.bottleneck import judge
 from curator_core.errors import PipelineError, TasksLostError
 from curator_core.failures import Failures
+from curator_core.guard import check_failure
 from curator_core.ledger import Ledger
 from curator_core.report import BatchReport, RunInfo, StageInfo
 from curator_core.result import Accounting, RunResult
@@ -310,7 +311,8 @@ class Run:
                 continue
             try:
                 getattr(observer, method)(*args)
-            except Exception:
+            except BaseException as exc:
+                check_failure(exc)
                 self._failed_observers.add(id(observer))
                 if not is_silenced:
                     logger.exception("observer %s failed in %s; the run goes on without it", observer, method)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from curator_core.exceptions import message_of
+from curator_core.guard import check_failure
 from curator_core.pickling import dump_copy, load_parts
 from curator_core.plain import PlainTasks
 from curator_core.task import stamp, state_of
@@ -50,8 +52,9 @@ class Snapshot:
         """
         try:
             return cls(tasks)
-        except Exception as exc:  # noqa: BLE001 - pickling runs code of users
-            logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", stage, exc)
+        except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
+            check_failure(exc)
+            logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", stage, message_of(exc))
             return None
 
     def restore(self) -> list[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from curator_core.attempt import Attempt
+from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.logs import this_thread
 from curator_core.returned import as_iterable
 
@@ -35,6 +36,7 @@ class SourceAttempt(Attempt):
     def stream(self) -> Generator[Any, None, None]:
         """As `execute`, for a source: outputs are handed on one by one, and only its own time is counted."""
         count, made = 0, None
+        self._pid = this_process.pid
         perf: tuple[PerfRow, ...] = ()
         post = this_thread.post
         before, post.caller = post.caller, self
@@ -42,7 +44,7 @@ class SourceAttempt(Attempt):
         self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
         try:
             made = iter(as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
-            while (output := next(made, _END)) is not _END:
+            while (output := self._next(made)) is not _END:
                 self._add_clock()
                 perf = perf or (*self._states[0][1], self._perf_row())
                 self._adopt(self.tasks[0], self._states[0], (output,), perf)
@@ -54,7 +56,8 @@ class SourceAttempt(Attempt):
                     post = this_thread.post
                     before, post.caller = post.caller, self
                     self._start_clock()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as in `execute`
+        except BaseException as exc:  # noqa: BLE001 - as in `execute`
+            check_failure(exc, self._pid)
             self._blame(exc)
         finally:  # also where nobody listens any longer, because a later stage failed
             self._close_source(made)
@@ -64,10 +67,18 @@ class SourceAttempt(Attempt):
             kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
             self._outcomes = {0: (kind, count)}
 
+    def _next(self, made: Iterator[Any]) -> Any:
+        """The next output, for the process that the source was called in; a fork of it ends here."""
+        output = next(made, _END)
+        if self._pid != this_process.pid:
+            leave_fork()
+        return output
+
     def _close_source(self, made: Iterator[Any] | None) -> None:
         """Let a generator clean up now, and not when it happens to be collected."""
         try:
             getattr(made, "close", int)()
-        except Exception as exc:  # noqa: BLE001 - as in `execute`
+        except BaseException as exc:  # noqa: BLE001 - as in `execute`
+            check_failure(exc, self._pid)
             if self.error is None:
                 self._blame(exc)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING
 
+from curator_core.guard import check_failure
 from curator_core.pickling import dumps
 from curator_core.report import BatchReport, Outcomes
 
@@ -29,7 +30,8 @@ def pack_reports(reports: Sequence[BatchReport | WorkerReport]) -> bytes:
     rows = [_row(report) if isinstance(report, BatchReport) else report for report in reports]
     try:
         return pickle.dumps(rows, protocol=5)
-    except Exception:  # noqa: BLE001 - a text of a class of the user's, say, among what was to be plain values
+    except BaseException as exc:  # noqa: BLE001 - a text of a class of the user's, say, among what was to be plain values
+        check_failure(exc)
         return dumps(rows)
 
 

@@ -51,7 +51,7 @@ def test_what_exits_while_it_is_read_is_a_failure():
     assert [task.data for task in result] == ["a"]
 
 
-def test_what_is_no_exception_ends_the_run_as_in_this_process(monkeypatch, children):
+def test_what_is_no_exception_is_the_failure_of_its_task(monkeypatch, children):
     monkeypatch.setattr("curator_core.isolated.process._EXIT_S", 0.3)  # its thread does not end by itself
 
     class Cancelling(ProcessingStage):
@@ -62,6 +62,6 @@ def test_what_is_no_exception_ends_the_run_as_in_this_process(monkeypatch, child
             raise asyncio.CancelledError
 
     before = children()
-    with pytest.raises(asyncio.CancelledError):
-        run(Cancelling(), data=["a"], on_error="skip")
+    result = run(Cancelling(), data=["a"], on_error="skip")
+    assert result.stages[0].first_error == "CancelledError: "
     assert children() <= before

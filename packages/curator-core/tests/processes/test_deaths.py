@@ -226,8 +226,8 @@ def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_
     worker = Worker("local-0", shelf)
     with pytest.raises(WorkerDiedError, match="has a new process"):
         worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1))
-    assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
-    assert worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1)).ended_by == ""
+    assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).failed is False
+    assert worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1)).failed is False
 
 
 def test_loky_replaces_no_process_that_has_grown():

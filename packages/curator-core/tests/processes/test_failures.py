@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
 
-from curator_core import Pipeline, ProcessingStage, StageError, Task
+from curator_core import DataError, Pipeline, ProcessingStage, StageError, Task
 from curator_core.testing import Journal, Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -81,12 +82,29 @@ def test_a_failing_teardown_is_shown_and_breaks_nothing(tmp_path, caplog):
     assert [event.stage for event in journal.read() if event.event == "teardown"] == ["bad", "good"]
 
 
-def test_a_stage_may_raise_keyboard_interrupt():
+@pytest.mark.parametrize("isolated", [None, True])
+def test_a_stage_that_raises_keyboard_interrupt_is_no_ctrl_c(isolated):
     def work(task):
         if task.data == 3:
             raise KeyboardInterrupt
         return task
 
-    with pytest.raises(KeyboardInterrupt) as raised:
-        Pipeline("p", [stage(work)]).run(TWO, tasks(*range(4)))
-    assert "interrupted; what was done until then" in raised.value.__notes__[0]
+    result = Pipeline("p", [stage(work, isolated=isolated)]).run(TWO, tasks(*range(4)), on_error="skip")
+    assert [task.data for task in result] == [0, 1, 2]
+    assert result.stages[0].first_error == "KeyboardInterrupt: "
+
+
+class Explosive:
+    """Ends the process that unpickles it, in the way it is told."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def __reduce__(self):
+        return self.way, (5,)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_task_whose_unpickling_raises_what_is_no_exception_ends_the_run(on_error):
+    with pytest.raises(DataError, match="a task cannot be read by worker local-0: SystemExit: 5"):
+        Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(Explosive(sys.exit)), on_error=on_error)

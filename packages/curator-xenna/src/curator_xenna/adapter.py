@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,15 @@ from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerM
 from curator_core.bundling import Bundle, split, unbundled
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, StageError
+from curator_core.exceptions import message_of
+from curator_core.failure import stage_error
 from curator_core.pickling import find_unpicklable, pickles
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.resources import share_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
@@ -126,9 +129,9 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._enter(worker_metadata)
         node, worker = NodeInfo(node_info.node_id), _to_ours(worker_metadata)
         try:
-            super().setup_on_node(node, worker)
-            for adapter in self._following:
-                adapter.setup_on_node(node, worker)
+            with _exceptions_only(self.view.name):
+                for adapter in self._own_and_following():
+                    adapter.setup_on_node(node, worker)
         except StageError:
             self._send()
             raise
@@ -138,9 +141,10 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._enter(worker_metadata)
         worker, ready = _to_ours(worker_metadata), list[Any]()
         try:
-            for adapter in self._own_and_following():
-                adapter.setup(worker)
-                ready.append(adapter)
+            with _exceptions_only(self.view.name):
+                for adapter in self._own_and_following():
+                    adapter.setup(worker)
+                    ready.append(adapter)
             self._is_set_up = True
         except StageError:
             for adapter in reversed(ready):
@@ -162,7 +166,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             for adapter in self._chain.adapters:
                 adapter.bundle_id = unit if isinstance(tasks[0], Bundle) else ""
         try:
-            with self._busy:
+            with self._busy, _exceptions_only(self.view.name):
                 self._chain.run(given, outputs)
         except StageError:
             self._deliver(outputs, failed=True)
@@ -212,7 +216,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         payload = outputs if role.is_last and role.context.collect else None
         try:
             return role.link.send(payload, is_primary=self._is_primary)
-        except Exception as exc:
+        except BaseException as exc:
             culprits = [task for task in outputs if not pickles(task)] if payload else []
             if not culprits:
                 raise
@@ -280,10 +284,21 @@ def _restore(class_name: str, state: dict[str, Any]) -> XennaStageAdapter:
     return adapter
 
 
-def _cannot_travel(task: Any, exc: Exception, stage: str) -> ContractError:
+@contextmanager
+def _exceptions_only(stage: str) -> Iterator[None]:
+    """Raise a `StageError` for what is not an `Exception`: Xenna's threads die of it, and nobody notices."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as exc:
+        raise stage_error(exc, stage) from exc
+
+
+def _cannot_travel(task: Any, exc: BaseException, stage: str) -> ContractError:
     where, culprit = find_unpicklable(task, f"task '{task.task_id}'")
     return ContractError(
-        f"an output cannot be sent to the driver: {exc}",
+        f"an output cannot be sent to the driver: {message_of(exc)}",
         stage=stage,
         field=where,
         given=culprit,

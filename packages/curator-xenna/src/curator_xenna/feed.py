@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from curator_core.errors import ClusterError, DataError
+from curator_core.exceptions import message_of
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.wire import unpack_reports
 
@@ -60,7 +61,7 @@ class ReportFeed:
             threading.Thread(target=work, name=name, daemon=True)
             for work, name in ((self._fetch_all, "curator-fetch"), (self._enter_all, "curator-reports"))
         ]
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.failed_batch: BatchReport | None = None
         self.failed_setups: dict[str, WorkerReport] = {}
 
@@ -90,7 +91,7 @@ class ReportFeed:
                     return
         except ray.exceptions.RayError as exc:
             self.error = self.error or _coordinator_died(exc)  # ended because of the other thread's error, perhaps
-        except Exception as exc:  # noqa: BLE001 - as in the other thread
+        except BaseException as exc:  # noqa: BLE001 - as in the other thread
             self._give_up(exc)
         finally:
             self._fetched.put(None)
@@ -120,11 +121,11 @@ class ReportFeed:
                 outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
                 parcel = None  # it holds Ray's memory
                 self.enter(delivery, outputs, is_gone=is_gone)
-            except Exception as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
+            except BaseException as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
                 has_failed = True
                 self._give_up(exc)
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Have the run end: the next worker that reports fails, and Xenna with it."""
         self.error = error
         if self._coordinator.started is not None:
@@ -171,9 +172,9 @@ class ReportFeed:
 def _opened(parcel: Parcel, worker_id: str) -> list[Any]:
     try:
         outputs: list[Any] = parcel.open()
-    except Exception as exc:
+    except BaseException as exc:
         raise DataError(
-            f"an output of worker {worker_id} cannot be read by the driver: {type(exc).__name__}: {exc}",
+            f"an output of worker {worker_id} cannot be read by the driver: {type(exc).__name__}: {message_of(exc)}",
             expected="classes that can be imported here as on the workers",
             hint="install the same packages on the driver as on the nodes",
         ) from exc

@@ -42,7 +42,7 @@ def explain(
         return rebuild_error(feed.failed_batch.error, feed.failed_batch.stage_name)
     if isinstance(feed.error, CuratorError):
         return feed.error
-    reason = feed.error or broken
+    reason: BaseException | None = feed.error or broken
     if broken is not None and feed.error is None:
         text = " ".join(str(cause) for cause in _causes(broken))
         for report in feed.failed_setups.values():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from curator_core.failure import fail_batches
+from curator_core.interrupts import become_worker
 from curator_core.logs import mark_records
 from curator_core.pickling import use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
@@ -65,6 +66,7 @@ class WorkerLink:
         self._worker_id, self._node_id = worker_id, node_id
         use_cloudpickle(ray.cloudpickle)  # Ray unpickled the stage and its tasks with it
         _exit_with_main_thread()
+        become_worker()
         mark_records()
         context = ray.get_runtime_context()
         entry = WorkerEntry(

@@ -22,6 +22,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import DataError
+from curator_core.exceptions import message_of
+from curator_core.guard import check_failure
 from curator_core.task import Task
 
 if TYPE_CHECKING:
@@ -134,8 +136,9 @@ class _Walk:
             return walk(self, value)
         except _Stuck:
             raise
-        except Exception as exc:  # code of users, or of C libraries: it may raise anything
-            raise _Stuck(str(exc) or type(exc).__name__, value) from exc
+        except BaseException as exc:  # code of users, or of C libraries: it may raise anything
+            check_failure(exc)
+            raise _Stuck(message_of(exc) or type(exc).__name__, value) from exc
 
     # --- containers -------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curator_core.batches import DocumentBatch, FileGroupTask
+from curator_core.exceptions import message_of
+from curator_core.guard import check_failure
 from curator_core.pickling import dump_parts, load_parts
 from curator_core.task import UNSEEN, EmptyTask, Task, new_state, stamp, state_of
 
@@ -68,8 +70,9 @@ def pack_task(task: Any, max_bytes: int) -> Payload:
     try:
         text = _as_json(task, max_bytes)
         head, buffers = (text, []) if text is not None else _as_pickle(task)
-    except Exception as exc:  # noqa: BLE001 - pickling runs code of users
-        reason = f"{type(exc).__name__}: {_shown(exc)}"
+    except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
+        check_failure(exc)
+        reason = f"{type(exc).__name__}: {message_of(exc)}"
         return without._replace(note=f"the task does not pickle: {reason[:_MAX_REASON]}")
     size = len(head) + sum(buffer.nbytes for buffer in buffers)
     if size > max_bytes:
@@ -93,13 +96,6 @@ def unpack(payload: Payload) -> Any:
 
 def _too_large(without: Payload, size: int, max_bytes: int) -> Payload:
     return without._replace(size=size, note=f"the task takes {size:,} bytes, and max_bytes is {max_bytes:,}")
-
-
-def _shown(exc: Exception) -> str:
-    try:
-        return str(exc)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
-        return f"<its __str__ raised {type(broken).__name__}>"
 
 
 def _as_pickle(task: Any) -> tuple[bytes, list[Any]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from curator_core.deadletter.letter import SUFFIX, Letter, damaged, decode, parse_header
 from curator_core.deadletter.payload import unpack
 from curator_core.errors import ConfigurationError, DataError, unknown_name
+from curator_core.exceptions import message_of
+from curator_core.guard import check_failure
 from curator_core.io.files import absolute, filesystem, reading
 
 if TYPE_CHECKING:
@@ -193,9 +195,10 @@ def _task(letter: Letter, url: str, data: bytes) -> Task[Any]:
         raise damaged(url, "it changed while it was read")
     try:
         task: Task[Any] = unpack(payload)
-    except Exception as exc:
+    except BaseException as exc:
+        check_failure(exc)
         raise DataError(
-            f"its {letter.task_class} cannot be made again: {type(exc).__name__}: {exc}",
+            f"its {letter.task_class} cannot be made again: {type(exc).__name__}: {message_of(exc)}",
             field=url,
             expected="the class and all that it needs, as they were when the task failed",
             hint="install or put on the path what defines them; or make the task again from the source, by its id",

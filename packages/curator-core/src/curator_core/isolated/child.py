@@ -19,6 +19,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from curator_core.failure import error_info
+from curator_core.guard import check_failure, leave_fork, this_process
+from curator_core.interrupts import become_worker
 from curator_core.isolated.channel import Answer, Call, Message, receive, send
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, at_work, mark_records
 from curator_core.pickling import use_cloudpickle
@@ -43,6 +45,7 @@ def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int
         engines_cloudpickle: What the worker pickles with, where that is an engine's own copy of cloudpickle.
         log_level: The worker's.
     """
+    become_worker()
     signal.signal(signal.SIGINT, _leave_to_worker)
     faulthandler.enable()  # says where in a stage's code it crashed
     for each in (fd, lifeline):
@@ -74,7 +77,7 @@ def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
             send(connection, answer)
         except OSError:
             return
-        except Exception as exc:  # noqa: BLE001 - pickling runs code of users
+        except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
             error = error_info(exc, "what it returned cannot be sent")
             send(connection, Answer(error=error, metrics=answer.metrics, cpu_ns=answer.cpu_ns))
 
@@ -139,13 +142,16 @@ class _Holder:
         stage: Any = self._stage
         stage.metrics.go_on(call.metrics)
         self._work = call.work
-        start = time.thread_time_ns()
+        start, pid = time.thread_time_ns(), this_process.pid
         value, error, is_of_retry_on = None, None, False
         try:
             with at_work(self):
                 value = read_out(getattr(stage, call.method)(*call.arguments))
         except BaseException as exc:  # noqa: BLE001 - as above
+            check_failure(exc, pid)
             error, is_of_retry_on = error_info(exc), isinstance(exc, self._retry_on)
+        if pid != this_process.pid:
+            leave_fork()
         took = time.thread_time_ns() - start
         is_work = call.method in _ON_TASKS
         notes = _notes(*call.arguments) if is_work else []

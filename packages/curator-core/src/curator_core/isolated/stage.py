@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
-from curator_core.failure import ForeignError, error_info, unpickled
+from curator_core.failure import ForeignError, error_info
 from curator_core.isolated.channel import Call
 from curator_core.isolated.process import DeadError, LateError, StageProcess
 from curator_core.logs import StageWork, current_work, this_thread
@@ -159,12 +159,8 @@ class IsolatedStage:
             raise
 
     def _raise_error(self, answer: Answer) -> None:
-        if answer.error is None:
-            return
-        original = unpickled(answer.error)
-        if original is not None and not isinstance(original, (Exception, SystemExit)):
-            raise original  # such as KeyboardInterrupt: no failure of a task
-        raise ForeignError(answer.error, is_of_retry_on=answer.is_of_retry_on)
+        if answer.error is not None:
+            raise ForeignError(answer.error, is_of_retry_on=answer.is_of_retry_on)
 
     def _end(self, *, kill: bool) -> None:
         process, self._process = self._process, None

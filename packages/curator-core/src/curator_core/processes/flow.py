@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ConfigurationError, DataError, WorkerDiedError
 from curator_core.failure import rebuild_error
+from curator_core.guard import check_failure
 from curator_core.pickling import dumps, find_unpicklable
 from curator_core.processes import worker
 from curator_core.processes.crew import Crew
@@ -61,7 +62,7 @@ class Call:
 
     def settle(self, reply: worker.Reply) -> None:
         """It has been done."""
-        if self.station is not None and not reply.ended_by:
+        if self.station is not None and not reply.failed:
             self.station.node = "ready"
 
 
@@ -198,7 +199,8 @@ class Flow:
             return station.take()
         except UnsendableError as exc:
             raise self._unsendable(exc) from exc.__cause__
-        except Exception as exc:
+        except BaseException as exc:
+            check_failure(exc)
             raise worker.unreadable("a task", "the driver", exc) from exc
 
     def _unsendable(self, exc: UnsendableError) -> CuratorError:
@@ -236,9 +238,7 @@ class Flow:
         reports = unpack_reports(reply.reports)
         for report in reports:
             self._run.report(report)
-        if reply.ended_by == "interrupt":
-            return KeyboardInterrupt()
-        return _failure(reports) if reply.ended_by == "failure" else None
+        return _failure(reports) if reply.failed else None
 
     def _hand_on(self, station: Station) -> None:
         """Pass on what has come back, up to the first bundle that is still worked on."""
@@ -333,7 +333,8 @@ def _shares(groups: Sequence[Group], hands: Sequence[Hand]) -> list[list[Hand]]:
 def _opened(parcel: Parcel) -> list[Any]:
     try:
         return parcel.open()
-    except Exception as exc:
+    except BaseException as exc:
+        check_failure(exc)
         raise worker.unreadable("an output", "the driver", exc) from exc
 
 

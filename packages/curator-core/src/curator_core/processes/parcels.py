@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core.bundling import MAX_BUNDLE_BYTES, in_batches
+from curator_core.guard import check_failure
 from curator_core.measure import bytes_of
 from curator_core.pickling import dump_parts, dumps, load_parts, loads, pickles
 
@@ -224,7 +225,8 @@ def _dumped(tasks: Sequence[Any]) -> list[memoryview]:
     """Tasks as a pickle and its buffers."""
     try:
         head, buffers = dump_parts(tasks)
-    except Exception as exc:
+    except BaseException as exc:
+        check_failure(exc)
         for task in tasks:
             if not pickles(task):
                 raise UnsendableError(task) from exc

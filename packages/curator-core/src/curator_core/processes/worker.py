@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerClock, WorkerMetadata
 from curator_core.chain import Chain
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
+from curator_core.exceptions import message_of
 from curator_core.failure import fail_batches
+from curator_core.interrupts import become_worker
 from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
 from curator_core.processes.parcels import Shelf, UnsendableError, fetch
@@ -22,7 +24,6 @@ from curator_core.wire import pack_reports
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
-    from typing import Literal
 
     from curator_core.processes.parcels import Parcel, Posted
     from curator_core.report import BatchReport, WorkerReport
@@ -55,13 +56,13 @@ class Reply(NamedTuple):
         reports: Reports of batches and workers, pickled.
         parcels: The outputs, in order; those that were complete where it failed.
         seconds: How long it took, without set-up.
-        ended_by: What ends the run, if anything does: the last of the reports with an error, or Ctrl-C.
+        failed: Whether the run ends at the last of the reports with an error.
     """
 
     reports: bytes
     parcels: Sequence[Parcel] = ()
     seconds: float = 0.0
-    ended_by: Literal["", "failure", "interrupt"] = ""
+    failed: bool = False
 
 
 # --- what the driver calls ------------------------------------------------------------------------------
@@ -77,6 +78,7 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
         lifeline: Ends when the driver does.
         directory: Where large parcels lie.
     """
+    become_worker()
     # Ctrl-C goes to all processes of a terminal. The driver decides what becomes of it, and still has stages torn down.
     signal.signal(signal.SIGINT, _leave_to_driver)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -139,26 +141,22 @@ class Worker:
             for adapter in self._chain(group, definition).adapters:
                 adapter.setup_on_node(NodeInfo(), self._metadata)
         except StageError:
-            return Reply(self._take_reports(), ended_by="failure")
+            return Reply(self._take_reports(), failed=True)
         return Reply(self._take_reports())
 
     def work(self, assignment: Assignment) -> Reply:
         """See `work`."""
         outputs: list[Any] = []
-        ended_by: Literal["", "failure", "interrupt"] = ""
+        failed = False
         start = time.perf_counter()
         try:
             chain = self._set_up(assignment)
             start = time.perf_counter()
             chain.run(self._open(assignment), outputs)
         except StageError:
-            ended_by = "failure"
-        except KeyboardInterrupt:  # a stage raised it: the process itself is deaf to Ctrl-C
-            ended_by = "interrupt"
+            failed = True
         parcels, all_good = self._pack(outputs, assignment)
-        if not all_good and not ended_by:
-            ended_by = "failure"
-        return Reply(self._take_reports(), parcels, time.perf_counter() - start, ended_by)
+        return Reply(self._take_reports(), parcels, time.perf_counter() - start, failed or not all_good)
 
     def tear_down(self) -> Reply:
         """See `tear_down`."""
@@ -179,7 +177,7 @@ class Worker:
         if chain is None:
             try:
                 context, views = loads(definition)
-            except Exception as exc:
+            except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
             chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views])
             for adapter in chain.adapters:
@@ -209,7 +207,7 @@ class Worker:
     def _open(self, assignment: Assignment) -> list[Any]:
         try:
             return [task for parcel in assignment.parcels for task in parcel.open()]
-        except Exception as exc:
+        except BaseException as exc:
             raise unreadable("a task", f"worker {self._metadata.worker_id}", exc) from exc
 
     def _pack(self, outputs: list[Any], assignment: Assignment) -> tuple[list[Parcel], bool]:
@@ -256,7 +254,7 @@ def unsendable(exc: UnsendableError, stage: str) -> ContractError:
     )
 
 
-def unreadable(what: str, reader: str, exc: Exception) -> DataError:
+def unreadable(what: str, reader: str, exc: BaseException) -> DataError:
     """The error for something that pickles, and does not unpickle on the other side.
 
     Args:
@@ -265,7 +263,7 @@ def unreadable(what: str, reader: str, exc: Exception) -> DataError:
         exc: What unpickling raised.
     """
     return DataError(
-        f"{what} cannot be read by {reader}: {type(exc).__name__}: {exc}",
+        f"{what} cannot be read by {reader}: {type(exc).__name__}: {message_of(exc)}",
         expected="classes that pickle and unpickle, from modules that every process can import",
         hint="move the class into a module on sys.path, or look at its __reduce__ and __setstate__",
     )

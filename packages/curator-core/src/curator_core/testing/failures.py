@@ -12,7 +12,7 @@ from curator_core.errors import ContractError, StageError
 from curator_core.task import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.recorder import Journal
-from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, WithColumns
+from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, Unruly, WithColumns
 
 if TYPE_CHECKING:
     from curator_core.executor import BaseExecutor
@@ -28,6 +28,8 @@ _SKIPPED = [
     Record(data="not valid", valid=False),
     Record(data="bad"),
     Record(data="good as well"),
+    *(Record(data=fault) for fault in Unruly.FAULTS),
+    Record(data="forks"),
 ]
 
 
@@ -91,7 +93,7 @@ class FailureConformance(ConformanceBase):
         events = [report for report in seen.recorder.workers if report.stage_name == "BrokenSetup"]
         assert {report.event for report in events} == {"setup_failed"}
         assert events[0].error is not None
-        assert events[0].error.type == "curator_core.testing.stages.SampleError"
+        assert events[0].error.type == "curator_core.testing.stages.SamplePanicError"
         assert not seen.recorder.of("BrokenSetup")
 
     def test_a_stage_that_breaks_the_contract(self, executor: BaseExecutor) -> None:
@@ -110,7 +112,7 @@ class FailureConformance(ConformanceBase):
     @classmethod
     def skipped(cls, executor: BaseExecutor) -> Seen:
         """A run with all that can be wrong, which is to go on."""
-        stages = [Misbehaving(), WithColumns(), Broken(bad="bad")]
+        stages = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly()]
         return cls.run(executor, stages, _SKIPPED, on_error="skip")
 
     def test_failures_that_are_skipped_raise_nothing(self, skipped: Seen) -> None:
@@ -118,13 +120,13 @@ class FailureConformance(ConformanceBase):
         assert skipped.result.complete
 
     def test_neighbours_of_what_fails_go_through(self, skipped: Seen) -> None:
-        good = sorted(task.data for task in skipped.result)
-        assert good == ["foreign", "good", "good as well"]
+        good = {str(task.data) for task in skipped.result}
+        assert good == {"foreign", "good", "good as well", "4"}
 
     def test_what_fails_is_counted(self, skipped: Seen) -> None:
         self.check_accounts(skipped)
-        failed = [skipped.stage(name).tasks_failed for name in ("Misbehaving", "WithColumns", "Broken")]
-        assert failed == [8, 1, 1]
+        failed = [skipped.stage(name).tasks_failed for name in ("Misbehaving", "WithColumns", "Broken", "Unruly")]
+        assert failed == [8, 1, 1, 4]
 
     @pytest.mark.parametrize(
         ("fault", "says"),
@@ -152,6 +154,24 @@ class FailureConformance(ConformanceBase):
         error = _error_of(skipped, "Misbehaving", refused)
         assert error.type == "curator_core.errors.ContractError"
         assert f"returned task '{other}' as the output of task '{refused}'" in error.message
+
+    @pytest.mark.parametrize(
+        ("fault", "kind", "says"),
+        [
+            ("panics", "SamplePanicError", "index out of bounds (code 5)"),
+            ("is cancelled", "CancelledError", ""),
+            ("exits", "SystemExit", "3"),
+            ("raises what ends processes", "FatalError", "<its __str__ raised SystemExit>"),
+        ],
+    )
+    def test_whatever_a_stage_raises_fails_its_task(self, skipped: Seen, fault: str, kind: str, says: str) -> None:
+        task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == fault)
+        assert skipped.recorder.outcomes("Unruly")[task_id] == ("failed", 0)
+        error = _error_of(skipped, "Unruly", task_id)
+        assert (error.type.rpartition(".")[2], error.message) == (kind, says)
+
+    def test_a_forked_child_has_no_part_in_the_run(self, skipped: Seen) -> None:
+        assert [task.data for task in skipped.result if isinstance(task.data, int)] == [4]
 
     @pytest.mark.parametrize(
         ("stage", "data", "says"),

@@ -6,7 +6,9 @@ They live in an importable module, so that workers in other processes unpickle t
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -39,10 +41,12 @@ __all__ = [
     "Record",
     "Renew",
     "SampleError",
+    "SamplePanicError",
     "Sieve",
     "Split",
     "Squares",
     "Twice",
+    "Unruly",
     "WithColumns",
     "grow",
 ]
@@ -84,6 +88,23 @@ class Record(Task[Any]):
     def validate(self) -> bool:
         """What it was told to say."""
         return self.valid
+
+
+class SamplePanicError(BaseException):
+    """An exception that is no `Exception`, as Rust extensions raise when they panic."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(f"{reason} (code {code})")
+
+
+class FatalError(Exception):
+    """One that would end the process which unpickles it, or asks what it says."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (7,)
+
+    def __str__(self) -> str:
+        raise SystemExit("what it says")
 
 
 class Renew(ProcessingStage[Task[Any], Task[Any]]):
@@ -232,10 +253,34 @@ class BrokenSetup(ProcessingStage[Task[Any], Task[Any]]):
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """Raises."""
-        raise SampleError(f"no model for {type(worker_metadata).__name__}", 3)
+        raise SamplePanicError(f"no model for {type(worker_metadata).__name__}", 3)
 
     def process(self, task: Task[Any]) -> Task[Any]:
         """Never gets here."""
+        return task
+
+
+class Unruly(ProcessingStage[Task[Any], Task[Any]]):
+    """Leaves `process` in the way that the data names; tasks whose data is no such way pass."""
+
+    FAULTS = ("panics", "is cancelled", "exits", "raises what ends processes")
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        """The task, or nothing at all: a task that says "forks" comes out once, whatever its child does."""
+        match task.data:
+            case "panics":
+                raise SamplePanicError("index out of bounds", 5)
+            case "is cancelled":
+                raise asyncio.CancelledError
+            case "exits":
+                raise SystemExit(3)
+            case "raises what ends processes":
+                raise FatalError
+            case "forks" if child := os.fork():
+                _, status = os.waitpid(child, 0)
+                return Task(data=os.waitstatus_to_exitcode(status))
+            case "forks":
+                sys.exit(4)  # in the child, which has no part in the run
         return task
 
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions on their way to another process, as plain data: what they are of, were made with, and say of themselves.
+
+Pickle would make an exception again by calling code of its class, which may fail (much that takes two arguments passes
+one on), hang, or end the process. Here that code is not called: the class is found by name, its built-in base makes the
+object, and arguments and attributes that are plain values are put back. An argument that is not is carried as its text,
+and an attribute that is not is left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curator_core.errors import short_repr
+from curator_core.guard import check_failure
+from curator_core.pickling import dumps, loads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["message_of", "pack_exception", "unpack_exception"]
+
+_MAX_BYTES = 64_000  # an exception that drags its payload along is described, not carried
+_MAX_DEPTH = 8
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that code has made
+_LISTS = (list, tuple, set, frozenset)
+_PLAIN = frozenset(
+    {
+        *(f"builtins.{name}" for name in ("NoneType", "bool", "int", "float", "complex", "str", "bytes")),
+        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta")),
+        "decimal.Decimal",
+        "uuid.UUID",
+    }
+)
+_ABSENT = object()
+
+
+class _Packed(NamedTuple):
+    """An exception, or one that another one has among its arguments."""
+
+    cls: type[BaseException]
+    args: tuple[Any, ...]
+    attributes: Mapping[str, Any]
+
+
+def message_of(exc: BaseException) -> str:
+    """What an exception says, as a plain string, whatever its ``__str__`` does."""
+    try:
+        return str.__str__(str(exc))  # not of a class of the user's, which would travel with the report
+    except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
+        check_failure(broken)
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
+def pack_exception(exc: BaseException) -> bytes | None:
+    """An exception as bytes; None where it is too large, or its class does not travel."""
+    try:
+        packed = dumps(_pack(exc, _MAX_DEPTH))
+    except BaseException as broken:  # noqa: BLE001 - of a metaclass of the user's, perhaps; it is described without
+        check_failure(broken)
+        return None
+    return packed if len(packed) <= _MAX_BYTES else None
+
+
+def unpack_exception(data: bytes) -> BaseException | None:
+    """What `pack_exception` was given; None where its class cannot be had here. Only for what this project packed."""
+    try:
+        return _unpack(loads(data))
+    except BaseException as broken:  # noqa: BLE001 - a class that is only importable on the worker
+        check_failure(broken)
+        return None
+
+
+def _pack(exc: BaseException, depth: int) -> _Packed:
+    reduced: Any = _built_in(type(exc)).__reduce__(exc)  # the class, its arguments, and attributes where there are any
+    args, state = reduced[1], reduced[2] if len(reduced) > 2 else {}
+    attributes = {name: _carried(value, depth) for name, value in state.items()}
+    return _Packed(
+        type(exc),
+        tuple(short_repr(value) if (carried := _carried(value, depth)) is _ABSENT else carried for value in args),
+        {name: value for name, value in attributes.items() if value is not _ABSENT},
+    )
+
+
+def _carried(value: Any, depth: int) -> Any:
+    """A value, where it is plain all through: a copy of lists and the like. `_ABSENT` where it is not."""
+    kind = type(value)
+    if f"{kind.__module__}.{kind.__qualname__}" in _PLAIN:
+        return value
+    if not depth:
+        return _ABSENT
+    if isinstance(value, BaseException):
+        return _pack(value, depth - 1)
+    if kind in _LISTS:
+        parts = [_carried(part, depth - 1) for part in value]
+        return _ABSENT if any(part is _ABSENT for part in parts) else kind(parts)
+    if kind is dict:
+        pairs = [(_carried(key, depth - 1), _carried(item, depth - 1)) for key, item in value.items()]
+        return _ABSENT if any(part is _ABSENT for pair in pairs for part in pair) else dict(pairs)
+    return _ABSENT
+
+
+def _unpack(packed: _Packed) -> BaseException:
+    base = _built_in(packed.cls)
+    args = _restored(packed.args)
+    exc: BaseException = base.__new__(packed.cls, *args)
+    base.__init__(exc, *args)
+    for name, value in packed.attributes.items():
+        object.__setattr__(exc, name, _restored(value))
+    return exc
+
+
+def _restored(value: Any) -> Any:
+    """A carried value, with exceptions in it made again."""
+    if isinstance(value, _Packed):
+        return _unpack(value)
+    if type(value) in _LISTS:
+        return type(value)(map(_restored, value))
+    return {key: _restored(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _built_in(cls: type[BaseException]) -> type[BaseException]:
+    """The nearest base that is Python's own."""
+    return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE and issubclass(base, BaseException))
