@@ -26,6 +26,9 @@ from curator_core.view import StageView, read_stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from curator_core.concurrent_attempt import ConcurrentAttempt
+    from curator_core.event_loop import EventLoop
+
 __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata", "is_isolated"]
 
 _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
@@ -126,6 +129,16 @@ class BaseStageAdapter:
         self.clock = WorkerClock()
         self.bundle_id = ""
         self.roots = RootNames()
+        self._loop: EventLoop | None = None
+
+    @property
+    def loop(self) -> EventLoop:
+        """The worker's event loop, until `teardown`."""
+        if self._loop is None:
+            from curator_core.event_loop import EventLoop  # noqa: PLC0415 - asyncio, which few stages need
+
+            self._loop = EventLoop.shared()
+        return self._loop
 
     def bind(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
         """Say which run this is part of, and where its reports go."""
@@ -186,7 +199,13 @@ class BaseStageAdapter:
         except BaseException as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
             check_failure(exc)
             error = error_info(exc, _IN_TEARDOWN)
+        self._release_loop()
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
+
+    def _release_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.release()
 
     def _isolate(self) -> None:
         """Give the stage a process of its own, if it is to have one and has none yet."""
@@ -203,17 +222,20 @@ class BaseStageAdapter:
             self._call(call)
         except BaseException as exc:  # noqa: BLE001 - reported, and raised as ours
             check_failure(exc)
+            self._release_loop()
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
             raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - it carries its cause
         self.startup_ns += time.perf_counter_ns() - start
 
-    def _call(self, method: Callable[[], None]) -> None:
-        """Call a method of the stage's; only the process that does so returns from it."""
+    def _call(self, method: Callable[[], Any]) -> None:
+        """Call a method of the stage's, which may be a coroutine; only the process that does so returns from it."""
         pid = this_process.pid
         try:
             with at_work(self):
-                method()
+                made = method()
+                if made is not None and hasattr(made, "__await__"):
+                    self.loop.run(made)
         except BaseException as exc:
             check_failure(exc, pid)
             raise
@@ -259,6 +281,10 @@ class BaseStageAdapter:
         """
         if not tasks:
             return []
+        if self.view.concurrency:
+            from curator_core.rounds import Rounds  # noqa: PLC0415 - asyncio, which few stages need
+
+            return Rounds(self, tasks).run()
         if keeps_inputs(self, len(tasks)):
             return Tries(self, tasks).run()
         return self.run_attempt(Attempt(self, tasks, 1, last=True))
@@ -271,6 +297,14 @@ class BaseStageAdapter:
         """
         outputs = attempt.execute()
         self._sink(attempt.close())
+        self._raise_error(attempt)
+        return outputs
+
+    def run_concurrently(self, attempt: ConcurrentAttempt) -> list[Any]:
+        """As `run_attempt`, for a stage whose calls are under way at once."""
+        outputs = attempt.execute()
+        for report in attempt.reports():
+            self._sink(report)
         self._raise_error(attempt)
         return outputs
 
@@ -302,7 +336,8 @@ def is_isolated(view: StageView, context: RunContext) -> bool:
     if view.isolated is not None:
         return view.isolated
     # The ranks of an SPMD group find each other through what the engine has set up in their own processes.
-    return view.timeout_s is not None or (context.isolates and not view.engine_options.get("is_spmd"))
+    needs_process = view.timeout_s is not None and not view.concurrency  # a coroutine can be canceled
+    return needs_process or (context.isolates and not view.engine_options.get("is_spmd"))
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

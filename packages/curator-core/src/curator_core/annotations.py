@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage's return annotation says about how many tasks it makes of one."""
+"""What a stage's method says of itself: how many tasks it makes of one, and whether it is asynchronous."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import types
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, NamedTuple, Union, get_args, get_origin
 
@@ -12,9 +13,10 @@ from curator_core.stage import FunctionStage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["says_fan_out"]
+__all__ = ["is_asynchronous", "says_fan_out"]
 
 _MANY = {"list", "tuple", "Sequence", "Iterable", "Iterator", "Generator", "Collection"}
+_MANY |= {"AsyncIterable", "AsyncIterator", "AsyncGenerator"}
 _UNIONS = {"Optional", "Union"}
 _OLD_NAMES = {"List": "list", "Tuple": "tuple"}
 
@@ -35,14 +37,30 @@ def says_fan_out(stage: Any, *, batched: bool) -> bool:
         stage: The stage.
         batched: Whether it works by ``process_batch``, whose outer list has an entry for each input.
     """
-    if isinstance(stage, FunctionStage):
-        function: Any = stage.function
-    else:
-        function = stage.process_batch if batched else stage.process
+    function = _function(stage, batched=batched)
     returned = _read(getattr(function, "__annotations__", {}).get("return"))
     if batched:
         return any(_is_many(entry) for each in _alternatives(returned) for entry in each.arguments)
     return _is_many(returned)
+
+
+def is_asynchronous(stage: Any, *, batched: bool) -> bool:
+    """Whether what is called is a coroutine, or an asynchronous generator.
+
+    Args:
+        stage: The stage.
+        batched: Whether it works by ``process_batch``.
+    """
+    function = inspect.unwrap(_function(stage, batched=batched))
+    call = getattr(function, "__call__", None)  # noqa: B004 - of an object that is one by its class
+    candidates = (function, getattr(function, "func", None), call)
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
+
+
+def _function(stage: Any, *, batched: bool) -> Any:
+    if isinstance(stage, FunctionStage):
+        return stage.function
+    return stage.process_batch if batched else stage.process
 
 
 def _is_many(declared: _Type) -> bool:

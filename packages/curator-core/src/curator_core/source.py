@@ -11,7 +11,7 @@ from curator_core.logs import this_thread
 from curator_core.returned import as_iterable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from curator_core.adapter import BaseStageAdapter
     from curator_core.history import PerfRow
@@ -43,7 +43,7 @@ class SourceAttempt(Attempt):
         self._start_clock()
         self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
         try:
-            made = iter(as_iterable(self.adapter.processing_stage.process(self.tasks[0])))
+            made = iter(self._begin())
             while (output := self._next(made)) is not _END:
                 self._add_clock()
                 perf = perf or (*self._states[0][1], self._perf_row())
@@ -66,6 +66,15 @@ class SourceAttempt(Attempt):
             self._metrics.update(self._recorder.take())
             kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
             self._outcomes = {0: (kind, count)}
+
+    def _begin(self) -> Iterable[Any]:
+        adapter = self.adapter
+        returned = adapter.processing_stage.process(self.tasks[0])
+        if not self.view.concurrency:
+            return as_iterable(returned)
+        from curator_core.async_calls import AsyncOutputs  # noqa: PLC0415 - asyncio, which few sources need
+
+        return AsyncOutputs(returned, adapter.loop)
 
     def _next(self, made: Iterator[Any]) -> Any:
         """The next output, for the process that the source was called in; a fork of it ends here."""

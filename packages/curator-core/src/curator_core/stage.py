@@ -48,6 +48,8 @@ class ProcessingStage(Generic[X, Y]):
         name: Unique in a pipeline. The class's name where it is not set.
         resources: What one worker needs.
         batch_size: How many tasks ``process_batch`` is given at the most.
+        concurrency: How many calls of ``async def process`` or ``process_batch`` a worker has under way at once. None:
+            32. For asynchronous stages only.
         runtime_env: A Ray runtime environment for the workers of this stage (``env_vars``, ``pip``,
             ``conda``, ``working_dir`` …); executors without one leave it alone.
         fusible: Whether it may share a worker with its neighbours, so that tasks pass from one to the next without
@@ -61,14 +63,16 @@ class ProcessingStage(Generic[X, Y]):
         retry_delay_s: Seconds before the second attempt; twice as long before each further one, up to 30, and at
             random up to half of it less, so that many workers do not come back at once.
         timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for as long as it takes. A
-            call that takes longer has failed, and its process is replaced. The stage runs in a process of its own.
+            call that takes longer has failed. That of an asynchronous stage is canceled; any other stage runs in a
+            process of its own for that, which is replaced.
         isolated: Whether the stage runs in a process of its own, so that a crash costs that process and nothing
-            else. None: where it has a ``timeout_s``, and in what is left of a run after a worker has died.
+            else. None: where its ``timeout_s`` needs one, and in what is left of a run after a worker has died.
     """
 
     name: str = cast(str, _ClassName())
     resources: Resources = Resources()
     batch_size: int = 1
+    concurrency: int | None = None
     runtime_env: Mapping[str, Any] | None = None
     fusible: bool | None = None
     fans_out: bool | None = None
@@ -83,6 +87,7 @@ class ProcessingStage(Generic[X, Y]):
         "name",
         "resources",
         "batch_size",
+        "concurrency",
         "runtime_env",
         "fusible",
         "fans_out",
@@ -101,6 +106,9 @@ class ProcessingStage(Generic[X, Y]):
 
         Args:
             task: The task. Its payload may be read-only: make a new task rather than change it in place.
+
+        It may be a coroutine, or an asynchronous generator: a worker then has ``concurrency`` calls under way at once,
+        on one event loop, and ``setup`` and ``teardown`` may be coroutines on that loop as well.
 
         Returns:
             A task (it keeps the id), a list of tasks (each gets an id of its own, also where there is
@@ -159,9 +167,9 @@ class ProcessingStage(Generic[X, Y]):
         """A new stage that differs in some settings; this one stays as it is.
 
         Args:
-            **settings: ``name``, ``resources``, ``batch_size``, ``runtime_env``, ``fusible``, ``fans_out``,
-                ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``timeout_s``, ``isolated``,
-                ``num_workers``, ``xenna_stage_spec``.
+            **settings: ``name``, ``resources``, ``batch_size``, ``concurrency``, ``runtime_env``, ``fusible``,
+                ``fans_out``, ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``timeout_s``,
+                ``isolated``, ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this one computes itself.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import BaseStageAdapter
 
-__all__ = ["Tries", "keeps_inputs"]
+__all__ = ["Tries", "keeps_inputs", "wait_before_retry"]
 
 _COSTLY = (ProcessDiedError, StageTimeoutError)
 _MAX_DELAY_S = 30.0
@@ -77,19 +77,20 @@ class Tries:
                 # What costs a process, and its set-up, is not to be repeated in ever smaller halves.
                 parts = snapshot.singles() if isinstance(attempt.error, _COSTLY) else snapshot.halves()
                 return [task for part in parts for task in self._try_part(part, number + 1)]
-            self._wait(number)
+            wait_before_retry(adapter, number)
             number += 1
 
     def _try_part(self, part: Snapshot, number: int) -> list[Any]:
         more = self._adapter.view.max_attempts - 1 if part.count == 1 else 0  # alone, it fails by itself
         return self._try(part, number, number + more)
 
-    def _wait(self, number: int) -> None:
-        """Let some time pass before the next attempt: half as long to as long as the delay, which doubles each time."""
-        delay = min(self._adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
-        if delay:
-            time.sleep(delay * _jitter())
-            self._adapter.clock.idle_since = time.perf_counter_ns()  # it did not wait for input
+
+def wait_before_retry(adapter: BaseStageAdapter, number: int) -> None:
+    """Let some time pass after an attempt: half as long to as long as the delay, which doubles each time."""
+    delay = min(adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
+    if delay:
+        time.sleep(delay * _jitter())
+        adapter.clock.idle_since = time.perf_counter_ns()  # it did not wait for input
 
 
 def _jitter() -> float:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
-from curator_core.annotations import says_fan_out
+from curator_core.annotations import is_asynchronous, says_fan_out
 from curator_core.errors import StageDefinitionError
 from curator_core.resources import Resources
 from curator_core.stage import ProcessingStage
@@ -22,6 +22,7 @@ __all__ = ["Fields", "StageView", "read_stage"]
 
 
 _COUNT = "a whole number, 1 or more"
+_CONCURRENCY = 32  # calls at once where an asynchronous stage does not say
 _CHOICE = "True, False, or None for the default"
 
 
@@ -42,7 +43,10 @@ class StageView:
         class_name: Its class's name; engines show it.
         stage: The user's stage. Executors run copies of it: see `fresh_stage`.
         batched: Whether it implements ``process_batch``.
-        batch_size: How many tasks a batch has at the most.
+        batch_size: How many tasks a batch has at the most. Those of an asynchronous stage have as many as are worked
+            on at once.
+        call_size: How many of them a call of ``process_batch`` is given at the most.
+        concurrency: How many calls of an asynchronous stage may be under way at once; 0 for other stages.
         resources: What one worker needs.
         runtime_env: The runtime environment it declares, if any.
         fusible: Whether it may share a worker with its neighbours; None where it does not say.
@@ -65,6 +69,8 @@ class StageView:
     stage: ProcessingStage[Any, Any]
     batched: bool
     batch_size: int
+    call_size: int
+    concurrency: int
     resources: Resources
     runtime_env: Mapping[str, Any] | None = field(repr=False)  # its values may be secrets
     fusible: bool | None
@@ -116,7 +122,10 @@ def read_stage(index: int, stage: Any) -> StageView:
     if type(stage).metrics is not ProcessingStage.metrics:
         raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "give it another name")
     resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "a Resources")
-    batched, batch_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
+    batched, call_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
+    concurrency = _read_concurrency(stage, batched=batched)
+    # As many tasks come together as can be worked on at once; reports are of all of them.
+    batch_size = call_size * (concurrency or 1) if batched else max(call_size, concurrency)
     fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
     view = StageView(
         index=index,
@@ -125,6 +134,8 @@ def read_stage(index: int, stage: Any) -> StageView:
         stage=stage,
         batched=batched,
         batch_size=batch_size,
+        call_size=call_size,
+        concurrency=concurrency,
         resources=resources,
         runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with text keys"),
         fusible=_read(stage, "fusible", _is_choice, _CHOICE),
@@ -149,7 +160,7 @@ def read_stage(index: int, stage: Any) -> StageView:
             expected="process(self, task) or process_batch(self, tasks)",
             hint=f"write one of the two in class {view.class_name}",
         )
-    if view.timeout_s is not None and view.isolated is False:
+    if view.timeout_s is not None and view.isolated is False and not view.concurrency:
         mend = "leave isolated unset; or drop timeout_s"
         raise _wrong(stage, "isolated", False, "a process of its own, which timeout_s ends when a call hangs", mend)
     return view
@@ -157,6 +168,18 @@ def read_stage(index: int, stage: Any) -> StageView:
 
 def _implements(stage: Any, method: str) -> bool:
     return getattr(type(stage), method) is not getattr(ProcessingStage, method)
+
+
+def _read_concurrency(stage: Any, *, batched: bool) -> int:
+    """How many calls may be under way at once; 0 where the stage is not asynchronous."""
+    asked: int | None = _read(stage, "concurrency", _is_count, _COUNT)
+    if is_asynchronous(stage, batched=batched):
+        return asked or _CONCURRENCY
+    if asked is not None:
+        method = "process_batch" if batched else "process"
+        hint = f"write async def {method}, or leave concurrency unset"
+        raise _wrong(stage, "concurrency", asked, "None for a stage whose calls are not coroutines", hint)
+    return 0
 
 
 def _declared_input(stage_class: type) -> Any:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _NOT_COMPARED = frozenset({
     "_metrics",
     "batch_size",
+    "concurrency",
     "fans_out",
     "full_batches",
     "fusible",

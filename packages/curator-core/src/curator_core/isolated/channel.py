@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
     from curator_core.report import ErrorInfo
 
-__all__ = ["Answer", "Call", "Message", "receive", "send"]
+__all__ = ["Answer", "Call", "CallValues", "FailedCall", "Message", "receive", "send"]
 
 
 class Call(NamedTuple):
     """What the process is to do.
 
     Attributes:
-        method: Of the stage; ``"hold"`` gives it the stage, and the exceptions of its ``retry_on``.
+        method: Of the stage; ``"hold"`` gives it the stage, and the exceptions of its ``retry_on``, and ``"call_all"``
+            has an asynchronous one called several times.
         arguments: What it is given.
         work: What the worker is at, for log records.
         metrics: What has been recorded of the batch so far.
@@ -33,11 +34,27 @@ class Call(NamedTuple):
     metrics: Mapping[str, float | str] = {}
 
 
+class FailedCall(NamedTuple):
+    """Stands where the value of one of several calls would be.
+
+    Attributes:
+        error: What the stage raised.
+        is_of_retry_on: Whether that is of its ``retry_on``.
+    """
+
+    error: ErrorInfo
+    is_of_retry_on: bool
+
+
+class CallValues(list[Any]):
+    """What several calls gave: values, and a `FailedCall` for each that failed."""
+
+
 class Answer(NamedTuple):
     """What came of it.
 
     Attributes:
-        value: What the stage returned; a generator was read to its end.
+        value: What the stage returned; a generator was read to its end. Of several calls `CallValues`.
         error: What it raised instead, if it did.
         is_of_retry_on: Whether that is of its ``retry_on``.
         notes: What tasks that it was given say in their ``metadata`` afterwards; None where they say nothing.

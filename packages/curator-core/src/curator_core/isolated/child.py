@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, Any
 from curator_core.failure import error_info
 from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.interrupts import become_worker
-from curator_core.isolated.channel import Answer, Call, Message, receive, send
+from curator_core.isolated.channel import Answer, Call, CallValues, FailedCall, Message, receive, send
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, at_work, mark_records
-from curator_core.pickling import use_cloudpickle
-from curator_core.returned import read_out
+from curator_core.pickling import pickles, use_cloudpickle
+from curator_core.returned import Failed, read_out
 from curator_core.task import state_of
 
 if TYPE_CHECKING:
+    from curator_core.event_loop import EventLoop
     from curator_core.stage import ProcessingStage
 
 __all__ = ["main"]
 
-_ON_TASKS = ("process", "process_batch")
+_ON_TASKS = ("process", "process_batch", "call_all")
 _EXIT_S = 10.0  # for threads of the stage's to end, once nobody has work for it
 
 
@@ -78,8 +79,16 @@ def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
         except OSError:
             return
         except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
-            error = error_info(exc, "what it returned cannot be sent")
-            send(connection, Answer(error=error, metrics=answer.metrics, cpu_ns=answer.cpu_ns))
+            send(connection, _sendable(answer, exc))
+
+
+def _sendable(answer: Answer, exc: BaseException) -> Answer:
+    """The answer without what does not pickle: all of it, or those of several calls that are the reason."""
+    error = error_info(exc, "what it returned cannot be sent")
+    if not isinstance(answer.value, CallValues):
+        return Answer(error=error, metrics=answer.metrics, cpu_ns=answer.cpu_ns)
+    values = CallValues(value if pickles(value) else FailedCall(error, is_of_retry_on=False) for value in answer.value)
+    return answer._replace(value=values)
 
 
 def _listen(connection: Connection, messages: SimpleQueue[Message | None]) -> None:
@@ -125,6 +134,8 @@ class _Holder:
         self._stage: ProcessingStage[Any, Any] | None = None
         self._retry_on: tuple[type[BaseException], ...] = ()
         self._work = StageWork()
+        self._loop: EventLoop | None = None
+        self._loop_ns = 0  # CPU time of the event loop's thread in the call at hand
 
     def current_work(self) -> StageWork:
         """What the stage is at, for log records."""
@@ -144,21 +155,60 @@ class _Holder:
         self._work = call.work
         start, pid = time.thread_time_ns(), this_process.pid
         value, error, is_of_retry_on = None, None, False
+        self._loop_ns = 0
         try:
             with at_work(self):
-                value = read_out(getattr(stage, call.method)(*call.arguments))
+                value = self._call_all(stage, *call.arguments) if call.method == "call_all" else self._call(stage, call)
         except BaseException as exc:  # noqa: BLE001 - as above
             check_failure(exc, pid)
             error, is_of_retry_on = error_info(exc), isinstance(exc, self._retry_on)
         if pid != this_process.pid:
             leave_fork()
-        took = time.thread_time_ns() - start
+        took = time.thread_time_ns() - start + self._loop_ns
         is_work = call.method in _ON_TASKS
-        notes = _notes(*call.arguments) if is_work else []
+        notes = _notes(call.arguments[0]) if is_work else []
         return Answer(value, error, is_of_retry_on, notes, stage.metrics.take(), took if is_work else 0)
+
+    def _call(self, stage: Any, call: Call) -> Any:
+        made = getattr(stage, call.method)(*call.arguments)
+        if hasattr(made, "__await__") or hasattr(made, "__aiter__"):
+            from curator_core.async_calls import call_one  # noqa: PLC0415 - asyncio, which few stages need
+
+            return self._event_loop().run(call_one(lambda: made))
+        return read_out(made)
+
+    def _call_all(
+        self,
+        stage: Any,
+        arguments: list[Any],
+        works: list[StageWork],
+        batched: bool,
+        concurrency: int,
+        timeout_s: float | None,
+        stops_at_failure: bool,
+    ) -> CallValues:
+        from curator_core.async_calls import call_all  # noqa: PLC0415 - as above
+
+        method = stage.process_batch if batched else stage.process
+        calls = call_all(method, arguments, works, concurrency, timeout_s, stops_at_failure=stops_at_failure)
+        made, self._loop_ns = self._event_loop().run(calls)
+        return CallValues(self._told(each.error) if isinstance(each, Failed) else each for each in made)
+
+    def _told(self, error: BaseException) -> FailedCall:
+        return FailedCall(error_info(error), is_of_retry_on=isinstance(error, self._retry_on))
+
+    def _event_loop(self) -> EventLoop:
+        if self._loop is None:
+            from curator_core.event_loop import EventLoop  # noqa: PLC0415 - as above
+
+            self._loop = EventLoop.shared()
+        return self._loop
 
 
 def _notes(given: Any) -> list[dict[str, Any] | None]:
     """The notes on the tasks that a call was about; empty where there are none, which is the usual case."""
-    notes = [state_of(task)[2] for task in (given if isinstance(given, list) else [given])]
+    tasks = given if isinstance(given, list) else [given]
+    if tasks and isinstance(tasks[0], list):  # of several calls of process_batch()
+        tasks = [task for call in tasks for task in call]
+    notes = [state_of(task)[2] for task in tasks]
     return notes if any(each is not None for each in notes) else []

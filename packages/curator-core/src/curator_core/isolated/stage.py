@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
 from curator_core.failure import ForeignError, error_info
-from curator_core.isolated.channel import Call
+from curator_core.isolated.channel import Call, FailedCall
 from curator_core.isolated.process import DeadError, LateError, StageProcess
 from curator_core.logs import StageWork, current_work, this_thread
 from curator_core.perf import StageMetrics
+from curator_core.returned import Failed
 from curator_core.task import stamp, state_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = ["IsolatedStage"]
 
 logger = logging.getLogger(__name__)
 
+_CANCELED_S = 5.0  # for calls that are late to end
 _AGAIN = "stage '%s': its process %s %s; another one tries once more"
 
 
@@ -65,11 +68,30 @@ class IsolatedStage:
 
     def process(self, task: Any) -> Any:
         """See `ProcessingStage`; a generator has been read to its end."""
-        return self._work_on("process", task, [task])
+        return self._work_on("process", (task,), [task], self._view.timeout_s)
 
     def process_batch(self, tasks: list[Any]) -> Any:
         """See `ProcessingStage`."""
-        return self._work_on("process_batch", tasks, tasks)
+        return self._work_on("process_batch", (tasks,), tasks, self._view.timeout_s)
+
+    def call_all(self, arguments: Sequence[Any], works: Sequence[StageWork], *, stops_at_failure: bool) -> list[Any]:
+        """Have an asynchronous stage called once for each argument; see `curator_core.async_calls.call_all`.
+
+        Returns:
+            What each call gave, or a `Failed`.
+        """
+        tasks = [task for call in arguments for task in call] if self._view.batched else arguments
+        view = self._view
+        how = arguments, works, view.batched, view.concurrency, view.timeout_s, stops_at_failure
+        made = self._work_on("call_all", how, tasks, self._limit(len(arguments)))
+        return [_failed(each) if isinstance(each, FailedCall) else each for each in made]
+
+    def _limit(self, calls: int) -> float | None:
+        """Seconds after which the process hangs: calls that are late are canceled there, if their code lets it."""
+        view = self._view
+        if view.timeout_s is None:
+            return None
+        return view.timeout_s * math.ceil(calls / view.concurrency) + _CANCELED_S
 
     def teardown(self) -> None:
         """See `ProcessingStage`. Ends the process; one that has died had nothing more to give back."""
@@ -89,10 +111,10 @@ class IsolatedStage:
 
     # --- the process --------------------------------------------------------------------------------------
 
-    def _work_on(self, method: str, argument: Any, tasks: Sequence[Any]) -> Any:
-        call = Call(method, (argument,), _work(), self.metrics.take())
+    def _work_on(self, method: str, arguments: tuple[Any, ...], tasks: Sequence[Any], timeout_s: float | None) -> Any:
+        call = Call(method, arguments, _work(), self.metrics.take())
         self.metrics.go_on(call.metrics)  # should nothing come back
-        answer = self._ask_twice(call, comes_again=self._comes_again(len(tasks)))
+        answer = self._ask_twice(call, timeout_s, comes_again=self._comes_again(len(tasks)))
         for task, notes in zip(tasks, answer.notes, strict=False):
             task_id, history, _ = state_of(task)
             stamp(task, (task_id, history, notes))
@@ -103,14 +125,14 @@ class IsolatedStage:
         is_parted = count > 1 and self._parts_batches
         return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
 
-    def _ask_twice(self, call: Call, *, comes_again: bool) -> Answer:
+    def _ask_twice(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:
         try:
-            return self._ask(call, self._view.timeout_s)
+            return self._ask(call, timeout_s)
         except ProcessDiedError as exc:
             if comes_again:
                 raise
             logger.warning(_AGAIN, self._view.name, exc.how, _at(call.work))
-        return self._ask(call, self._view.timeout_s)
+        return self._ask(call, timeout_s)
 
     def _ask(self, call: Call, timeout_s: float | None = None) -> Answer:
         """Have the process call the stage, in a new one where there is none; what the stage raised is raised here."""
@@ -185,6 +207,10 @@ class IsolatedStage:
             expected=f"{call.method}() to return within so many seconds",
             hint="raise timeout_s where the task is only large; on_error='skip' leaves such tasks out",
         )
+
+
+def _failed(call: FailedCall) -> Failed:
+    return Failed(ForeignError(call.error, is_of_retry_on=call.is_of_retry_on))
 
 
 def _work() -> StageWork:

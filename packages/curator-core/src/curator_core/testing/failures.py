@@ -12,7 +12,7 @@ from curator_core.errors import ContractError, StageError
 from curator_core.task import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.recorder import Journal
-from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, Unruly, WithColumns
+from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, Service, Unruly, WithColumns
 
 if TYPE_CHECKING:
     from curator_core.executor import BaseExecutor
@@ -30,7 +30,11 @@ _SKIPPED = [
     Record(data="good as well"),
     *(Record(data=fault) for fault in Unruly.FAULTS),
     Record(data="forks"),
+    *(Record(data=fault) for fault in ("is down", "is down for once", "never answers")),
 ]
+
+
+_FAILING = ("Misbehaving", "WithColumns", "Broken", "Unruly", "Service")
 
 
 class FailureConformance(ConformanceBase):
@@ -112,7 +116,7 @@ class FailureConformance(ConformanceBase):
     @classmethod
     def skipped(cls, executor: BaseExecutor) -> Seen:
         """A run with all that can be wrong, which is to go on."""
-        stages = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly()]
+        stages = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly(), Service()]
         return cls.run(executor, stages, _SKIPPED, on_error="skip")
 
     def test_failures_that_are_skipped_raise_nothing(self, skipped: Seen) -> None:
@@ -121,12 +125,12 @@ class FailureConformance(ConformanceBase):
 
     def test_neighbours_of_what_fails_go_through(self, skipped: Seen) -> None:
         good = {str(task.data) for task in skipped.result}
-        assert good == {"foreign", "good", "good as well", "4"}
+        assert good == {"foreign", "good", "good as well", "4", "is down for once"}
 
     def test_what_fails_is_counted(self, skipped: Seen) -> None:
         self.check_accounts(skipped)
-        failed = [skipped.stage(name).tasks_failed for name in ("Misbehaving", "WithColumns", "Broken", "Unruly")]
-        assert failed == [8, 1, 1, 4]
+        failed = [skipped.stage(name).tasks_failed for name in _FAILING]
+        assert failed == [8, 1, 1, 4, 2]
 
     @pytest.mark.parametrize(
         ("fault", "says"),
@@ -172,6 +176,25 @@ class FailureConformance(ConformanceBase):
 
     def test_a_forked_child_has_no_part_in_the_run(self, skipped: Seen) -> None:
         assert [task.data for task in skipped.result if isinstance(task.data, int)] == [4]
+
+    @pytest.mark.parametrize(
+        ("fault", "outcome"),
+        [
+            ("good", ("out", 1)),
+            ("is down for once", ("out", 1)),
+            ("is down", ("failed", 0)),
+            ("never answers", ("failed", 0)),
+        ],
+    )
+    def test_asynchronous_calls_fail_and_come_again_each_by_itself(
+        self, skipped: Seen, fault: str, outcome: tuple[str, int]
+    ) -> None:
+        task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == fault)
+        assert skipped.recorder.outcomes("Service")[task_id] == outcome
+        reports = [r for r in skipped.recorder.of("Service") if any(o.task_id == task_id for o in r.inputs)]
+        retried = [report for report in reports if report.is_retried]
+        assert len(retried) == (fault != "good")
+        assert all(report.error is not None for report in retried)
 
     @pytest.mark.parametrize(
         ("stage", "data", "says"),

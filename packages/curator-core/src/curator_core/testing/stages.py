@@ -42,6 +42,7 @@ __all__ = [
     "Renew",
     "SampleError",
     "SamplePanicError",
+    "Service",
     "Sieve",
     "Split",
     "Squares",
@@ -281,7 +282,38 @@ class Unruly(ProcessingStage[Task[Any], Task[Any]]):
                 return Task(data=os.waitstatus_to_exitcode(status))
             case "forks":
                 sys.exit(4)  # in the child, which has no part in the run
+            case _:
+                pass
         return task
+
+
+class Service(ProcessingStage[Task[Any], Task[Any]]):
+    """Stands for one that asks a service, which is what the data says: it may be down, for once or for good."""
+
+    concurrency = 4
+    max_attempts = 2
+    retry_delay_s = 0.0
+    timeout_s = 1.0
+
+    def __init__(self) -> None:
+        self.asked = Counter[str]()
+        self.loop: Any = None
+
+    async def setup(self, worker_metadata: WorkerMetadata) -> None:  # type: ignore[override]  # may be a coroutine
+        """Remember where it was."""
+        self.loop = asyncio.get_running_loop()
+
+    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # as `setup`
+        """The task, unless the service does not answer."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError("called on another loop than it was set up on")
+        await asyncio.sleep(0)
+        if task.data == "never answers":
+            await asyncio.Event().wait()
+        self.asked[str(task.data)] += 1
+        if task.data == "is down" or (task.data == "is down for once" and self.asked[task.data] == 1):
+            raise SampleError("the service is down", 503)
+        return Task(data=task.data)
 
 
 class Misbehaving(ProcessingStage[Task[Any], Task[Any]]):

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asynchronous stages: many calls at once, on one loop, each with an outcome of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+from tests.waiting import DEADLINE_S
+
+from curator_core import (
+    EmptyTask,
+    LocalExecutor,
+    Pipeline,
+    ProcessingStage,
+    Resources,
+    StageDefinitionError,
+    StageError,
+    StageTimeoutError,
+    Task,
+    processing_stage,
+)
+from curator_core.testing import Recorder
+
+from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+
+EXECUTORS = pytest.mark.parametrize("executor", [LocalExecutor(), LocalExecutor(workers=2)], ids=["here", "workers"])
+ISOLATED = pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])
+
+
+@pytest.fixture(autouse=True)
+def no_loop_is_left():
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("curator-")] == []
+
+
+class Meeting(ProcessingStage):
+    """No call returns before as many are under way as may be."""
+
+    concurrency = 4
+
+    def __init__(self):
+        self.under_way = 0
+
+    def num_workers(self):
+        return 1
+
+    async def setup(self, worker_metadata):
+        self.loop, self.all_there = asyncio.get_running_loop(), asyncio.Event()
+
+    async def process(self, task):
+        self.under_way += 1
+        if self.under_way == self.concurrency:
+            self.all_there.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await self.all_there.wait()
+        at_once, self.under_way = self.under_way, self.under_way - 1
+        if not self.under_way:
+            self.all_there.clear()
+        self.metrics.add("calls", 1)
+        return [Task(data=at_once)] if task.data else None
+
+    async def teardown(self):
+        assert asyncio.get_running_loop() is self.loop
+        logging.getLogger("meeting").warning("closed")
+
+
+class MeetingOfMany(Meeting):
+    batch_size = 2
+
+    async def process_batch(self, tasks):
+        assert len(tasks) == 2
+        entry = await Meeting.process(self, tasks[0])
+        return [entry, None]
+
+
+@EXECUTORS
+@ISOLATED
+def test_as_many_calls_are_under_way_as_may_be(executor, isolated):
+    recorder = Recorder()
+    stage = Meeting().with_(isolated=isolated)
+    result = Pipeline("p", [stage]).run(executor, tasks(0, *range(1, 8)), observers=[recorder])
+    assert [task.task_id for task in result] == [f"{number}.0" for number in range(1, 8)]
+    assert max(task.data for task in result) == 4
+    assert [report.metrics["calls"] for report in recorder.final()] == [4, 4]
+    assert "ended" in [report.event for report in recorder.workers]
+    assert all(report.error is None for report in recorder.workers)
+
+
+@EXECUTORS
+@ISOLATED
+def test_batches_are_under_way_at_once(executor, isolated):
+    result = Pipeline("p", [MeetingOfMany().with_(isolated=isolated)]).run(executor, tasks(*range(1, 9)))
+    assert [task.task_id for task in result] == ["0.0", "2.0", "4.0", "6.0"]
+    assert max(task.data for task in result) == 4
+
+
+class Picky(ProcessingStage):
+    """Fails on odd numbers, as often as it is told."""
+
+    batch_size = 4
+    concurrency = 2
+
+    async def process_batch(self, tasks):
+        await asyncio.sleep(0)
+        if odd := [task.data for task in tasks if task.data % 2]:
+            raise ValueError(f"{odd} are odd")
+        return [Task(data=task.data) for task in tasks]
+
+
+@EXECUTORS
+@ISOLATED
+def test_the_tasks_of_a_call_that_fails_go_alone(executor, isolated):
+    stage = Picky().with_(isolated=isolated)
+    result = Pipeline("p", [stage]).run(executor, tasks(*range(6), *[2] * 10), on_error="skip")
+    assert [task.data for task in result] == [0, 2, 4, *[2] * 10]
+    assert result.accounting.failed == {"Picky": ("1", "3", "5")}
+
+
+@ISOLATED
+def test_the_first_failure_ends_the_run_and_cancels_the_other_calls(isolated):
+    class Waiting(ProcessingStage):
+        concurrency = 3
+
+        async def process(self, task):
+            if task.data == 1:
+                raise ValueError("one")
+            await asyncio.Event().wait()
+
+    with pytest.raises(StageError, match="raised ValueError on task '1': one"):
+        Pipeline("p", [Waiting().with_(isolated=isolated)]).run(initial_tasks=tasks(0, 1, 2))
+
+
+def test_only_what_failed_is_tried_again():
+    seen = []
+
+    @processing_stage(max_attempts=3, retry_on=ConnectionError, retry_delay_s=0.0)
+    async def ask(task):
+        seen.append(task.data)
+        task.data += 100  # a retry sees the input as it first came
+        if task.data == 103 and seen.count(3) < 3:
+            raise ConnectionError
+        return Task(data=task.data)
+
+    recorder = Recorder()
+    result = Pipeline("p", [ask]).run(initial_tasks=tasks(*range(5)), observers=[recorder])
+    assert [(task.task_id, task.data) for task in result] == [(str(number), 100 + number) for number in range(5)]
+    assert sorted(seen) == [0, 1, 2, 3, 3, 3, 4]
+    (summary,) = result.stages
+    assert (summary.attempts_retried, summary.items, summary.tasks_in) == (2, 5, 5)
+    assert [[outcome.task_id for outcome in report.inputs] for report in recorder.batches] == [
+        ["0", "1", "2", "4"],
+        ["3"],
+        ["3"],
+        ["3"],
+    ]
+    assert [report.sequence for report in recorder.batches] == list(range(4))
+
+
+def test_a_call_that_is_late_is_canceled_without_a_process_of_its_own():
+    canceled = []
+
+    class Slow(ProcessingStage):
+        timeout_s = 0.05
+
+        async def process(self, task):
+            try:
+                await (asyncio.Event().wait() if task.data else asyncio.sleep(0))
+            except asyncio.CancelledError:
+                canceled.append(task.data)
+                raise
+            return task
+
+    result = Pipeline("p", [Slow()]).run(initial_tasks=tasks(0, 1, 0), on_error="skip")
+    assert (len(result), canceled) == (2, [1])
+    with pytest.raises(StageTimeoutError, match=r"timed out after 0\.05 s"):
+        Pipeline("p", [Slow()]).run(initial_tasks=tasks(1))
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_call_raises_is_the_failure_of_its_task(kind):
+    @processing_stage()
+    async def ask(task):
+        if task.data:
+            raise kind
+        return task
+
+    result = Pipeline("p", [ask]).run(initial_tasks=tasks(0, 1, 0), on_error="skip")
+    assert [task.task_id for task in result] == ["0", "2"]
+    assert result.stages[0].first_error.startswith(kind.__name__)
+
+
+class Pages(ProcessingStage[EmptyTask, Task]):
+    """An asynchronous source."""
+
+    closed = False
+
+    async def process(self, task):
+        try:
+            for number in range(1000):
+                await asyncio.sleep(0)
+                yield Task(data=number)
+        finally:
+            type(self).closed = True
+
+
+def test_asynchronous_generators_fan_out_and_are_sources():
+    @processing_stage()
+    async def twice(task):
+        for factor in (1, 10):
+            await asyncio.sleep(0)
+            yield Task(data=task.data * factor)
+
+    result = Pipeline("p", [Pages(), twice]).run()
+    assert [(task.task_id, task.data) for task in list(result)[:4]] == [("0.0", 0), ("0.1", 0), ("1.0", 1), ("1.1", 10)]
+    assert len(result) == 2000
+
+
+def test_an_asynchronous_source_is_read_as_it_goes_and_closed_when_a_later_stage_fails():
+    @processing_stage()
+    def fail(task):
+        if task.data == 3:
+            raise ValueError("three")
+        return task
+
+    Pages.closed = False
+    with pytest.raises(StageError, match="three") as raised:
+        Pipeline("p", [Pages(), fail]).run()
+    assert raised.value.result.stages[0].tasks_out == 4
+    assert Pages.closed
+
+
+def test_it_runs_where_the_calling_thread_has_a_loop_of_its_own():
+    @processing_stage()
+    async def same(task):
+        return task
+
+    async def notebook():
+        return Pipeline("p", [same]).run(initial_tasks=tasks(1))
+
+    assert len(asyncio.run(notebook())) == 1
+
+
+def test_log_records_of_calls_under_way_at_once_name_their_tasks(caplog):
+    class Talking(Meeting):
+        async def process(self, task):
+            await super().process(task)
+            await asyncio.gather(*[self.talk()])  # a task of its own
+            return task
+
+        async def talk(self):
+            logging.getLogger("talk").warning("here")
+
+    Pipeline("p", [Talking()]).run(initial_tasks=tasks(*range(4)))
+    said = {record.curator_task_id for record in caplog.records if record.name == "talk"}
+    assert said == {"0", "1", "2", "3"}
+
+
+def test_what_a_stage_leaves_running_ends_with_its_worker():
+    ended = []
+
+    async def forever():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    class Leaving(ProcessingStage):
+        async def process(self, task):
+            self.left = asyncio.ensure_future(forever())
+            await asyncio.sleep(0)
+            return task
+
+    assert len(Pipeline("p", [Leaving()]).run(initial_tasks=tasks(1))) == 1
+    assert ended == [True]
+
+
+def test_concurrency_is_for_asynchronous_stages():
+    @processing_stage(concurrency=4)
+    def plain(task):
+        return task
+
+    with pytest.raises(StageDefinitionError, match="concurrency") as raised:
+        Pipeline("p", [plain]).compile()
+    assert raised.value.hint == "write async def process, or leave concurrency unset"
+
+
+def test_what_a_plan_says_of_an_asynchronous_stage():
+    @processing_stage(resources=Resources(cpus=0.5))
+    async def ask(task):
+        return task
+
+    (view,) = Pipeline("p", [ask]).compile().stages
+    assert (view.concurrency, view.batch_size, view.isolated) == (32, 32, None)
+    (view,) = Pipeline("p", [ask.with_(batch_size=100, concurrency=10)]).compile().stages
+    assert (view.concurrency, view.batch_size) == (10, 100)
+    (view,) = Pipeline("p", [Picky()]).compile().stages
+    assert (view.concurrency, view.batch_size, view.call_size) == (2, 8, 4)
