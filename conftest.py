@@ -2,7 +2,8 @@
 """What all tests share: how many examples hypothesis tries, and a check that a session leaves nothing behind.
 
 pytest …                                  few examples, for every change
-pytest … --hypothesis-profile everything  many examples, as `nox -s everything` asks for
+pytest … --hypothesis-profile whole       and the tests that take long
+pytest … --hypothesis-profile everything  and many examples: `nox -s everything` asks for both
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ EVERYTHING = "everything"  # a profile of hypothesis, and a marker
 
 # A busy machine is not a failure: no example has a time limit of its own.
 settings.register_profile("few", deadline=None, max_examples=20)
+settings.register_profile("whole", deadline=None, max_examples=20)
 settings.register_profile(EVERYTHING, deadline=None, max_examples=400)
 settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes too long for every change, but for tests that are asked for by name."""
-    if config.getoption("--hypothesis-profile") == EVERYTHING:
+    if config.getoption("--hypothesis-profile") in ("whole", EVERYTHING):
         for item in items:  # many examples take long
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(LONG_S))

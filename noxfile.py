@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def from_tree(packages: list[str]) -> list[str]:
 BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
 BY_MODULE = ("--numprocesses=2", "--dist=loadscope")
 
-# The long session's: many examples, and the tests that take too long for every change.
+# The long session's: the tests that take too long for every change, and on one pair of versions many examples.
+WHOLE = ("--hypothesis-profile=whole",)
 EVERYTHING = ("--hypothesis-profile=everything",)
 
 
@@ -288,7 +290,7 @@ def minimums(session: nox.Session) -> None:
     """The oldest Python with the oldest release of every dependency: the lower bounds are true. Needs uv."""
     session.install("--resolution=lowest-direct", *from_tree(ALL), *TOOLS["tests-all"])
     session.run("uv", "pip", "list")
-    run_tests(session, *(f"packages/{name}/tests" for name in PACKAGES))
+    run_tests(session, *BY_MODULE, *(f"packages/{name}/tests" for name in PACKAGES))
 
 
 @nox.session(default=False)
@@ -302,9 +304,9 @@ def compat(session: nox.Session, xenna: str) -> None:
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), COMPAT)
 def whole(session: nox.Session, xenna: str) -> None:
-    """All tests of the packages and tests/ on each supported pair, with many examples and those that take long."""
+    """All tests of the packages and tests/ on each supported pair, with those that take long."""
     session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
-    run_tests(session, *BY_MODULE, *EVERYTHING, *(f"packages/{name}/tests" for name in PACKAGES), "tests")
+    run_tests(session, *BY_MODULE, *WHOLE, *(f"packages/{name}/tests" for name in PACKAGES), "tests")
 
 
 @nox.session(default=False)
@@ -329,10 +331,12 @@ def everything(session: nox.Session) -> None:
     """All that can be tested here, for hours: to be seen green before an issue is called resolved."""
     for name in ("lint", "types", "contracts", "wheels", "minimums", "docs", "demo", "phoenix"):
         session.notify(name)
-    for name in ("tests-core", "tests-otel", "tests-xenna"):  # each without the others' requirements
+    for name in ("tests-core", "tests-otel", "tests-xenna", "integration"):  # each without the others' requirements
         session.notify(name, EVERYTHING)
+    here = "{}.{}".format(*sys.version_info)
     for pair in COMPAT:
-        session.notify(f"whole({pair.id})")
+        if pair.args != (here, NEWEST.get(here)):  # which the four above have tested
+            session.notify(f"whole({pair.id})")
     for pair in FAULTY:
         session.notify(f"chaos({pair.id})", ["-v"])  # an argument: the page stays as it is
 

@@ -20,7 +20,13 @@ __all__ = ["BEGIN", "END", "EXECUTORS", "Row", "made_with", "update"]
 
 BEGIN = "<!-- what follows is written by `nox -s chaos` -->"
 END = "<!-- end of what `nox -s chaos` writes -->"
-EXECUTORS = {"none": "no engine", "local": "local", "local-2": "local, two workers", "xenna": "Xenna"}
+EXECUTORS = {
+    "none": "no engine",
+    "local": "local",
+    "local-2": "local, two workers",
+    "xenna": "Xenna",
+    "isolated": "local, isolated",
+}
 """As the page calls them."""
 
 _EMPTY = "-"

@@ -336,8 +336,7 @@ def is_isolated(view: StageView, context: RunContext) -> bool:
     if view.isolated is not None:
         return view.isolated
     # The ranks of an SPMD group find each other through what the engine has set up in their own processes.
-    needs_process = view.timeout_s is not None and not view.concurrency  # a coroutine can be canceled
-    return needs_process or (context.isolates and not view.engine_options.get("is_spmd"))
+    return view.limit_by_process is not None or (context.isolates and not view.engine_options.get("is_spmd"))
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

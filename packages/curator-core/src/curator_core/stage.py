@@ -65,8 +65,10 @@ class ProcessingStage(Generic[X, Y]):
         timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for as long as it takes. A
             call that takes longer has failed. That of an asynchronous stage is canceled; any other stage runs in a
             process of its own for that, which is replaced.
+        setup_timeout_s: Seconds that ``setup_on_node``, ``setup`` and ``teardown`` may take each; None for as long as
+            it takes. The stage runs in a process of its own for that.
         isolated: Whether the stage runs in a process of its own, so that a crash costs that process and nothing
-            else. None: where its ``timeout_s`` needs one, and in what is left of a run after a worker has died.
+            else. None: where a time limit needs one, and in what is left of a run after a worker has died.
     """
 
     name: str = cast(str, _ClassName())
@@ -81,6 +83,7 @@ class ProcessingStage(Generic[X, Y]):
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
     retry_delay_s: float = 0.1
     timeout_s: float | None = None
+    setup_timeout_s: float | None = None
     isolated: bool | None = None
 
     _SETTINGS: ClassVar[tuple[str, ...]] = (
@@ -96,6 +99,7 @@ class ProcessingStage(Generic[X, Y]):
         "retry_on",
         "retry_delay_s",
         "timeout_s",
+        "setup_timeout_s",
         "isolated",
         "num_workers",
         "xenna_stage_spec",
@@ -169,7 +173,7 @@ class ProcessingStage(Generic[X, Y]):
         Args:
             **settings: ``name``, ``resources``, ``batch_size``, ``concurrency``, ``runtime_env``, ``fusible``,
                 ``fans_out``, ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``timeout_s``,
-                ``isolated``, ``num_workers``, ``xenna_stage_spec``.
+                ``setup_timeout_s``, ``isolated``, ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this one computes itself.

@@ -23,6 +23,7 @@ __all__ = ["Fields", "StageView", "read_stage"]
 
 _COUNT = "a whole number, 1 or more"
 _CONCURRENCY = 32  # calls at once where an asynchronous stage does not say
+_LIMIT = "None, or seconds, more than 0"
 _CHOICE = "True, False, or None for the default"
 
 
@@ -56,6 +57,7 @@ class StageView:
         retry_on: The exceptions that are worth another attempt.
         retry_delay_s: Seconds before the second attempt.
         timeout_s: Seconds that a call may take; None for as long as it takes.
+        setup_timeout_s: Seconds that a set-up or a teardown may take; None for as long as it takes.
         isolated: Whether it runs in a process of its own; None where the run decides.
         num_workers: How many workers it asks for; None leaves it to the executor.
         needs: What ``inputs()`` says; None where it says nothing.
@@ -80,6 +82,7 @@ class StageView:
     retry_on: tuple[type[BaseException], ...]
     retry_delay_s: float
     timeout_s: float | None
+    setup_timeout_s: float | None
     isolated: bool | None
     num_workers: int | None
     needs: Fields | None
@@ -89,6 +92,13 @@ class StageView:
     def fresh_stage(self) -> ProcessingStage[Any, Any]:
         """A copy to set up and run, so that the user's stage stays a definition."""
         return copy.deepcopy(self.stage)
+
+    @property
+    def limit_by_process(self) -> str | None:
+        """The time limit that only a process of its own can keep, by its name; None where it has none."""
+        if self.timeout_s is not None and not self.concurrency:  # a coroutine can be canceled
+            return "timeout_s"
+        return "setup_timeout_s" if self.setup_timeout_s is not None else None
 
     @property
     def wants_a_worker(self) -> bool:
@@ -144,7 +154,8 @@ def read_stage(index: int, stage: Any) -> StageView:
         max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
         retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "a class of exceptions, or a tuple of them")),
         retry_delay_s=_read(stage, "retry_delay_s", _is_time, "seconds, 0 or more"),
-        timeout_s=_read(stage, "timeout_s", _is_limit, "None, or seconds, more than 0"),
+        timeout_s=_read(stage, "timeout_s", _is_limit, _LIMIT),
+        setup_timeout_s=_read(stage, "setup_timeout_s", _is_limit, _LIMIT),
         isolated=_read(stage, "isolated", _is_choice, _CHOICE),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
@@ -160,9 +171,9 @@ def read_stage(index: int, stage: Any) -> StageView:
             expected="process(self, task) or process_batch(self, tasks)",
             hint=f"write one of the two in class {view.class_name}",
         )
-    if view.timeout_s is not None and view.isolated is False and not view.concurrency:
-        mend = "leave isolated unset; or drop timeout_s"
-        raise _wrong(stage, "isolated", False, "a process of its own, which timeout_s ends when a call hangs", mend)
+    if view.isolated is False and (limit := view.limit_by_process):
+        hint = f"leave isolated unset; or drop {limit}"
+        raise _wrong(stage, "isolated", False, f"a process of its own, which {limit} ends when a call hangs", hint)
     return view
 
 

@@ -243,3 +243,26 @@ def test_it_ends_by_itself_where_a_fork_of_the_worker_has_a_copy_of_everything_t
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     assert (tmp_path / "left").exists()  # it was not killed
+
+
+@pytest.mark.parametrize("method", ["setup_on_node", "setup", "teardown"])
+def test_a_set_up_or_teardown_that_hangs_is_ended(method, children):
+    class Hanging(ProcessingStage):
+        setup_timeout_s = 0.5
+
+        def process(self, task):
+            return task
+
+    def hang(self, *given):
+        threading.Event().wait()
+
+    setattr(Hanging, method, hang)
+    before, recorder = children(), Recorder()
+    if method == "teardown":
+        assert len(run(Hanging(), data=["a"], observers=[recorder])) == 1
+    else:
+        with pytest.raises(StageTimeoutError, match=rf"timed out after 0.5 s in {method}\(\); its process was killed"):
+            run(Hanging(), data=["a"], observers=[recorder])
+    (report,) = [report for report in recorder.workers if report.error is not None]
+    assert report.error.type == "curator_core.errors.StageTimeoutError"
+    assert children() <= before

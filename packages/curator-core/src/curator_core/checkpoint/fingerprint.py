@@ -38,6 +38,7 @@ _NOT_COMPARED = frozenset({
     "retry_delay_s",
     "retry_on",
     "runtime_env",
+    "setup_timeout_s",
     "timeout_s",
     "xenna_stage_spec",
 })  # fmt: skip

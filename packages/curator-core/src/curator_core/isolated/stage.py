@@ -98,13 +98,13 @@ class IsolatedStage:
         if self._process is None:
             return
         try:
-            self._ask(Call("teardown", (), _work()))
+            self._ask(Call("teardown", (), _work()), self._view.setup_timeout_s)
         finally:
             self._end(kill=False)
 
     def _set_up(self, call: Call) -> None:
         try:
-            self._ask(call)
+            self._ask(call, self._view.setup_timeout_s)
         except BaseException:
             self._end(kill=True)  # nobody tears down what is not set up
             raise
@@ -151,7 +151,8 @@ class IsolatedStage:
         try:
             self._raise_error(self._asked(Call("hold", (self._stage, self._view.retry_on))))
             if self._worker is not None:
-                self._raise_error(self._asked(Call("setup", (self._worker,), StageWork(stage=self._view.name))))
+                set_up = Call("setup", (self._worker,), StageWork(stage=self._view.name))
+                self._raise_error(self._asked(set_up, self._view.setup_timeout_s))
         except Exception as exc:
             self._end(kill=True)
             if self._worker is None:
@@ -175,7 +176,7 @@ class IsolatedStage:
             raise self._died(exc, call) from None
         except LateError:
             self._end(kill=True)
-            raise self._timed_out(call) from None
+            raise self._timed_out(call, timeout_s) from None
         except BaseException:  # what it was sent does not pickle, or Ctrl-C: what it would answer now is not wanted
             self._end(kill=True)
             raise
@@ -198,14 +199,16 @@ class IsolatedStage:
         error.how = exc.how
         return error
 
-    def _timed_out(self, call: Call) -> StageTimeoutError:
+    def _timed_out(self, call: Call, limit: float | None) -> StageTimeoutError:
+        on_tasks = bool(call.work.batch_id)
+        name = "timeout_s" if on_tasks else "setup_timeout_s"
         return StageTimeoutError(
-            f"took longer than it may {_at(call.work)}; its process was ended",
+            f"timed out after {limit:g} s {_at(call.work) or f'in {call.method}()'}; its process was killed",
             stage=self._view.name,
-            field="timeout_s",
-            given=self._view.timeout_s,
-            expected=f"{call.method}() to return within so many seconds",
-            hint="raise timeout_s where the task is only large; on_error='skip' leaves such tasks out",
+            field=name,
+            given=getattr(self._view, name),
+            expected=f"{call.method}() to return within that many seconds",
+            hint=f"raise {name} if it is only slow" + "; on_error='skip' leaves such tasks out" * on_tasks,
         )
 
 
