@@ -42,7 +42,7 @@ SOURCES = [f"packages/{name}/src" for name in PACKAGES]
 
 # What the packages are installed as. Core comes along by path wherever another one needs it, so that no index
 # is ever asked for a package of ours.
-CORE = ["curator-core[parallel,parquet,testing]"]
+CORE = ["curator-core[compression,parallel,parquet,testing]"]
 OTEL = [*CORE, "curator-otel[otlp,instrument]"]
 XENNA = [*CORE, "curator-xenna"]
 ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
@@ -58,18 +58,19 @@ PYTEST = [
     "psutil>=6.0",  # sees what a run leaves behind
 ]
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
+CORE_TOOLS = ["zstandard>=0.22"]  # reads zstd as well, where the package of the extra is not there
 XENNA_TOOLS = ["numpy>=2.1"]  # arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
 TOOLS = {
     "lint": ["ruff==0.17.*"],
     "types": ["mypy==2.4.*", "pytest>=8.3"],
     "contracts": ["import-linter==2.16"],
-    "tests-core": PYTEST,
+    "tests-core": [*PYTEST, *CORE_TOOLS],
     "tests-otel": [*PYTEST, *OTEL_TOOLS],
     "tests-xenna": [*PYTEST, *XENNA_TOOLS],
-    "tests-all": [*PYTEST, *OTEL_TOOLS, *XENNA_TOOLS, *PACKAGING_TOOLS],
+    "tests-all": [*PYTEST, *CORE_TOOLS, *OTEL_TOOLS, *XENNA_TOOLS, *PACKAGING_TOOLS],
     "wheels": [*PYTEST, *PACKAGING_TOOLS],
-    "coverage": [*PYTEST, *OTEL_TOOLS, "coverage[toml]>=7.6"],
+    "coverage": [*PYTEST, *CORE_TOOLS, *OTEL_TOOLS, "coverage[toml]>=7.6"],
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
     "chaos": PYTEST,

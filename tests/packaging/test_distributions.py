@@ -26,7 +26,7 @@ REQUIREMENTS = {
 }
 
 EXTRAS = {
-    "curator-core": {"parallel", "parquet", "testing"},
+    "curator-core": {"compression", "parallel", "parquet", "testing"},
     "curator-xenna": {"gpu"},
     "curator-otel": {"otlp", "instrument"},
 }

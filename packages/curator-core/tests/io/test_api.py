@@ -77,6 +77,7 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
         (lambda: JsonlReaderStage(on_bad_line="ignore"), "on_bad_line"),
         (lambda: JsonlReaderStage(encoding="utf-16"), "encoding"),
         (lambda: JsonlReaderStage(encoding="klingon"), "encoding"),
+        (lambda: JsonlReaderStage(compression="zst"), "compression"),
         (lambda: JsonlWriter(None), "path"),
         (lambda: JsonlWriter("x", compression="gzipp"), "compression"),
         (lambda: ParquetReaderStage(records_per_batch=1.5), "records_per_batch"),
@@ -91,8 +92,9 @@ def test_settings_that_make_no_sense_are_refused_when_the_stage_is_made(make, fi
 
 
 def test_a_mistyped_compression_gets_the_nearest_one():
-    with pytest.raises(ConfigurationError, match="did you mean 'gzip'"):
-        JsonlWriter("x", compression="gzipp")
+    for stage in (JsonlWriter, JsonlReader):
+        with pytest.raises(ConfigurationError, match="did you mean 'gzip'"):
+            stage("x", compression="gzipp")
 
 
 @pytest.mark.parametrize("stages", [[ParquetReader("x")], [ParquetReaderStage()], [ParquetWriter("x")]])

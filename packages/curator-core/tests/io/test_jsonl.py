@@ -23,7 +23,7 @@ from curator_core import (
     processing_stage,
 )
 from curator_core.io import FilePartitioningStage, JsonlReader, JsonlReaderStage, JsonlWriter
-from curator_core.io.jsonl import _lines
+from curator_core.io.records import lines_of
 
 JSON = st.recursive(
     st.none()
@@ -59,16 +59,9 @@ def test_half_a_surrogate_pair_survives(tmp_path):
 
 @given(st.binary(max_size=60), st.integers(1, 7))
 def test_lines_are_those_of_split_whatever_the_size_of_chunks(data, size):
-    class Stream:
-        def __init__(self):
-            self.rest = data
-
-        def read(self, _):
-            chunk, self.rest = self.rest[:size], self.rest[size:]
-            return chunk
-
+    chunks = [data[start : start + size] for start in range(0, len(data), size)]
     expected = data.split(b"\n")
-    assert list(_lines(Stream())) == (expected if expected[-1] else expected[:-1])
+    assert list(lines_of(chunks)) == (expected if expected[-1] else expected[:-1])
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
@@ -169,6 +162,76 @@ def test_skipped_lines_are_counted_and_logged(tmp_path, caplog):
     assert f"{tmp_path}/a.jsonl: 2 broken lines left out, the first is line 2" in caplog.text
 
 
+def test_a_broken_last_line_without_newline_is_told_of_as_it_may_be_a_truncated_file(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\nbroken\n{"a": 2')
+    assert read(tmp_path, on_bad_line="skip") == [[{"a": 1}]]
+    assert (
+        "2 broken lines left out, the first is line 2; the last line is one of them and has no newline" in caplog.text
+    )
+
+
+JSON_ARRAY = b'[\n  {"a": 1},\n  {"a": 2}\n]\n'
+RECORDS_OF_TWO = b'{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "hint"),
+    [
+        (RECORDS_OF_TWO.replace(b"\n", b"\r"), "line 1 is several lines, with carriage returns", "tr '\\r' '\\n'"),
+        (b"{}\nbroken\r{}\r\n", "line 2 is several lines, with carriage returns", "tr '\\r' '\\n'"),
+        (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', "line 2 begins with a byte order mark", "encoding='utf-8-sig'"),
+        (b'{"a": 1}\xef\xbb\xbf{"a": 2}\n', "line 1 is of two files that were joined", "with a newline between"),
+        (b'{}\n{"a": \xef\xbb\xbf{"a": 2}\n', "line 2 is of two files that were joined", "with a newline between"),
+        (b"\xef\xbb\xbf" + JSON_ARRAY, "line 1 begins a value that goes on in the next lines", "JSON array"),
+        (
+            b'\xef\xbb\xbf \n[{"a": 1}\n,{"a": 2}]\n',
+            "line 2 begins a value that goes on in the next lines",
+            "JSON array",
+        ),
+        (b'{\n "a": [\n{}\n]\n}\n', "line 1 begins a value that goes on in the next lines", "several lines each"),
+    ],
+)
+@pytest.mark.parametrize("on_bad_line", ["raise", "skip"])
+def test_what_is_wrong_with_more_than_a_line_is_not_skipped(tmp_path, data_error, content, problem, hint, on_bad_line):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    error = data_error(JsonlReader(path, on_bad_line=on_bad_line))
+    assert error.message.startswith(problem)
+    assert error.field == str(path)
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (RECORDS_OF_TWO.decode().encode("utf-16"), "UTF-16"),
+        (RECORDS_OF_TWO.decode().encode("utf-16-be"), "UTF-16"),
+        (RECORDS_OF_TWO.decode().encode("utf-32"), "UTF-32"),
+        (b'[{"a": 1}, {"a": 2}]', "JSON array"),
+        (gzip.compress(RECORDS_OF_TWO), "compression='gzip'"),
+        (bz2.compress(RECORDS_OF_TWO), "compression='bz2'"),
+        (b"PAR1\x00\nPAR1", "ParquetReader"),
+        (b"a,b\n1,2\n", "on_bad_line"),
+        (b"\n  \nbroken\n\n", "on_bad_line"),
+    ],
+)
+def test_a_file_of_which_no_line_is_good_is_not_skipped(tmp_path, data_error, content, hint):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n')
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(content)
+    first = data_error(JsonlReader(tmp_path, files_per_partition=2))
+    assert hint in first.hint
+    error = data_error(JsonlReader(tmp_path, files_per_partition=2, on_bad_line="skip"))
+    assert error.field == first.field == str(path)
+    assert error.message.partition(" broken: ")[2] == first.message
+    assert error.hint == first.hint
+
+
+def test_marks_at_the_start_of_lines_are_passed_over_where_the_encoding_says_so(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": "\xef\xbb\xbf"}\n')
+    assert read(tmp_path, encoding="utf-8-sig") == [[{"a": 1}, {"a": "\ufeff"}]]
+
+
 def test_wrong_encoding_says_which_byte_where(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     content = b'\xef\xbb\xbf{"a": "fine"}\n\n{"a": "gr' + "ün".encode("latin-1") + b'"}\n'
@@ -234,25 +297,6 @@ def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
     with as_nobody():
         error = data_error(JsonlReader(path))
     assert "errno 13, EACCES" in error.message
-    assert error.field == str(path)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [
-        ("gz", gzip.compress(b'{"a": "%s"}\n' % (b"x" * 5000))[:-20]),
-        ("gz", b"plain text"),
-        ("gz", gzip.compress(b"{}")[:10] + b"\xff" * 40),
-        ("xz", b"plain text"),
-        ("bz2", bz2.compress(b'{"a": 1}')[:-8]),
-    ],
-    ids=["gz cut off", "no gz", "garbled gz", "no xz", "bz2 cut off"],
-)
-def test_a_compressed_file_that_is_cut_off_or_none(tmp_path, data_error, suffix, content):
-    path = tmp_path / f"a.jsonl.{suffix}"
-    path.write_bytes(content)
-    error = data_error(JsonlReader(path, on_bad_line="skip"))  # it is the file that is bad, not a line
-    assert "decompressed" in error.message or "cannot be read" in error.message
     assert error.field == str(path)
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import zipfile
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -60,11 +62,87 @@ def test_unfinished_files_are_passed_over_but_not_where_they_are_named(tmp_path)
     assert names(tmp_path / ".a.txt.123.tmp") == [".a.txt.123.tmp"]
 
 
-def test_links_to_files_are_followed_links_to_directories_are_not(tmp_path):
-    make(tmp_path, "real/a.txt", "in/b.txt")
-    (tmp_path / "in" / "linked.txt").symlink_to(tmp_path / "real" / "a.txt")
+def test_links_are_followed_by_directory_and_glob(tmp_path):
+    make(tmp_path, "real/a.txt", "real/deep/c.txt", "in/b.txt")
+    (tmp_path / "in" / "file.txt").symlink_to(tmp_path / "real" / "a.txt")
+    (tmp_path / "in" / "dir").symlink_to("../real")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
-    assert names(tmp_path / "in") == ["b.txt", "linked.txt"]
+    (tmp_path / "in" / "up").symlink_to(tmp_path)
+    found = [[f"{tmp_path}/in/{name}"] for name in ("b.txt", "dir/a.txt", "dir/deep/c.txt")]
+    assert groups(tmp_path / "in") == groups(f"{tmp_path}/in/**") == groups(f"{tmp_path}/in/**/*.txt") == found
+    assert groups(f"{tmp_path}/in/*/a.txt") == [[f"{tmp_path}/in/dir/a.txt"]]
+    assert groups(f"{tmp_path}/in/*.txt") == [[f"{tmp_path}/in/b.txt"], [f"{tmp_path}/in/file.txt"]]
+
+
+def test_a_file_has_its_own_name_where_a_link_leads_to_it_as_well(tmp_path):
+    make(tmp_path, "z/a.txt", "z/b/c.txt")
+    (tmp_path / "a-link").symlink_to("z/b")
+    (tmp_path / "a.txt").symlink_to("z/a.txt")
+    (tmp_path / "z" / "b" / "link").symlink_to("..")
+    own = [[f"{tmp_path}/z/a.txt"], [f"{tmp_path}/z/b/c.txt"]]
+    assert groups(tmp_path) == own
+    assert groups([tmp_path / "a-link", tmp_path / "a.txt", tmp_path / "z"]) == own
+    assert groups([tmp_path / "a-link", tmp_path / "a.txt"]) == [
+        [f"{tmp_path}/a-link/c.txt"],
+        [f"{tmp_path}/a.txt"],
+    ]
+    (tmp_path / "linked").symlink_to(tmp_path / "z")  # the place that is named may be a link itself
+    assert groups(tmp_path / "linked") == [[f"{tmp_path}/linked/a.txt"], [f"{tmp_path}/linked/b/c.txt"]]
+
+
+PLACES = st.lists(st.sampled_from("abc"), max_size=3).map("/".join)
+
+
+@given(st.sets(PLACES, max_size=6), st.lists(st.tuples(PLACES, st.sampled_from("xyz"), PLACES), max_size=6))
+def test_every_file_that_can_be_reached_is_found_once(tmp_path_factory, directories, links):
+    root = tmp_path_factory.mktemp("in") / "root"
+    for place in {"", *directories}:
+        make(root / place, "f.txt")
+    for place, name, target in links:
+        if (root / place).is_dir() and not (root / place / name).is_symlink():
+            (root / place / name).symlink_to(root / target)
+    for start in {"", *directories}:
+        reachable, waiting = set(), [(root / start).resolve()]
+        while waiting:
+            here = waiting.pop()
+            if here not in reachable and here.is_dir():
+                reachable.add(here)
+                waiting += [entry.resolve() for entry in here.iterdir()]
+        every = sorted(str(here / "f.txt") for here in reachable if (here / "f.txt").exists())
+        for given_path in (str(root / start), f"{root / start}/**", f"{root / start}/**/[ef].txt"):
+            found = [Path(path) for (path,) in groups(given_path)]
+            assert sorted(str(path.resolve()) for path in found) == every
+            own = {path for path in found if path == path.resolve()}
+            assert own >= {Path(path) for path in every if Path(path).is_relative_to(root / start)}
+
+
+def test_what_a_listing_leaves_out_is_counted_and_logged_once(tmp_path, caplog):
+    make(tmp_path, "in/a.jsonl", "in/b.jsonl.gz", "in/c.txt", "in/d.jsonl.br", "in/.e.jsonl", "in/_tmp/f.jsonl")
+    (tmp_path / "in" / "g.jsonl").symlink_to("nowhere")
+    (tmp_path / "in" / "h.jsonl").symlink_to("h.jsonl")
+    os.mkfifo(tmp_path / "in" / "i.jsonl")
+    source = FilePartitioningStage([tmp_path / "in", f"{tmp_path}/in/**"], file_extensions=[".jsonl"])
+    result = Pipeline("p", [source]).run()
+    assert [task.data[0].rpartition("/")[2] for task in result] == ["a.jsonl", "b.jsonl.gz"]
+    (logged,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert logged == (
+        f"left out of the listing: hidden: 2 (such as {tmp_path}/in/.e.jsonl), "
+        f"links that lead nowhere: 2 (such as {tmp_path}/in/g.jsonl), "
+        f"neither files nor directories: 1 (such as {tmp_path}/in/i.jsonl), "
+        f"with other extensions: 2 (such as {tmp_path}/in/c.txt)"
+    )
+    assert result[0].stage_perf[0].custom_metrics == {"files_left_out": 7}
+    caplog.clear()
+    assert names([tmp_path / "in" / "c.txt", f"{tmp_path}/in/*.gz"], file_extensions=[".jsonl"]) == [
+        "b.jsonl.gz",
+        "c.txt",
+    ]
+    assert "left out" not in caplog.text
+
+
+def test_what_is_left_out_is_told_where_nothing_else_is_there(tmp_path, data_error):
+    make(tmp_path, ".a.txt")
+    assert "hidden: 1" in data_error(FilePartitioningStage(tmp_path)).given
 
 
 def test_extensions_choose_among_what_is_listed(tmp_path):
@@ -94,9 +172,9 @@ def test_sizes_in_words(text, size):
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 5), st.integers(1, 60))
 def test_groups_lose_nothing_keep_the_order_and_stay_in_bounds(sizes, count, limit):
-    from curator_core.io.partitioning import _File
+    from curator_core.io.listing import Found
 
-    files = [_File(f"{number:03}", size) for number, size in enumerate(sizes)]
+    files = [Found(f"{number:03}", size, "") for number, size in enumerate(sizes)]
     made = list(FilePartitioningStage("a", count, limit)._group(iter(files)))
     assert [file for group in made for file in group] == files
     for group in made:
@@ -105,9 +183,9 @@ def test_groups_lose_nothing_keep_the_order_and_stay_in_bounds(sizes, count, lim
 
 
 def test_a_file_whose_size_is_not_known_stands_alone():
-    from curator_core.io.partitioning import _File
+    from curator_core.io.listing import Found
 
-    files = [_File("a", 1), _File("b", None), _File("c", 1)]
+    files = [Found("a", 1, "a"), Found("b", None, "b"), Found("c", 1, "c")]
     made = FilePartitioningStage("a", blocksize=10)._group(files)
     assert [[file.name for file in group] for group in made] == [["a"], ["b"], ["c"]]
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import errno
-import lzma
 import os
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +20,6 @@ __all__ = [
     "check_count",
     "check_fields",
     "filesystem",
-    "open_input",
     "reading",
     "writing",
 ]
@@ -73,12 +70,6 @@ def filesystem(path: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]
     return fs, inner
 
 
-def open_input(path: str, storage_options: Mapping[str, Any], compression: str | None = None) -> Any:
-    """A file to read from, as a context manager that gives a binary stream, decompressed."""
-    fs, inner = filesystem(path, storage_options)
-    return fs.open(inner, "rb", compression=compression)
-
-
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turn an error of the operating system while reading into a `DataError` that names the file."""
@@ -90,13 +81,6 @@ def reading(path: str) -> Iterator[None]:
             field=path,
             expected="a file that stays where it is from listing to reading",
             hint="see what moves or deletes files there while the pipeline runs, and run it again",
-        ) from exc
-    except (EOFError, zlib.error, lzma.LZMAError) as exc:
-        raise DataError(
-            f"the file cannot be decompressed: {exc}",
-            field=path,
-            expected="a complete file, compressed as its name says",
-            hint="copy or make the file again, or give compression=… where its name misleads",
         ) from exc
     except OSError as exc:
         raise DataError(

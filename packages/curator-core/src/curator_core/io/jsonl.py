@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from curator_core.batches import DocumentBatch, FileGroupTask
 from curator_core.composite import CompositeStage
 from curator_core.errors import ConfigurationError, DataError, unknown_name
-from curator_core.io.files import PathLike, check_count, check_fields, open_input, reading
+from curator_core.io.compression import check_compression, chunks_of, compression_of
+from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
+from curator_core.io.records import RecordReader
 from curator_core.io.writer import FileWriter
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
@@ -28,9 +30,6 @@ __all__ = ["JsonlReader", "JsonlReaderStage", "JsonlWriter"]
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20  # bytes read at once: readline of remote files is slow, and not all decompressors have it
-_JSON_SPACE = " \t\r\n"
-_SHOWN = 80  # characters of a broken line that its error shows
 _EXTENSIONS = (".jsonl", ".json", ".ndjson")
 _COMPRESSIONS = {"gzip": ".gz", "bz2": ".bz2", "xz": ".xz"}
 
@@ -39,22 +38,26 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
     """Reads the JSON Lines files of a group: records as dicts.
 
     Blank lines and a byte order mark at the start are passed over. A group without records gives no task, and
-    counts as filtered.
+    counts as filtered. A compressed file is read to the end that its format marks, through all members or frames
+    that it has; one that ends before is an error.
 
     Args:
         fields: Which fields of a record to keep, those it has; None for all.
         records_per_batch: How many records a task holds at the most; it may hold those of several files of a
             group. None makes one task of each group, which keeps the group's id.
         on_bad_line: ``"raise"``, or ``"skip"`` to leave out a line that is no JSON object or not in the
-            encoding. Skipped lines are counted in the metric ``skipped_lines``.
+            encoding. Skipped lines are counted in the metric ``skipped_lines``. What is wrong with more than a line is
+            an error all the same: a file of which no line is good, one that is truncated in compression, or a line
+            that is several records.
         encoding: Of the text; one in which a newline is one byte, so not UTF-16 or UTF-32.
-        compression: ``"infer"`` goes by the file's name; or ``"gzip"``, ``"bz2"``, ``"xz"`` …; or None.
+        compression: ``"infer"`` goes by the file's name; or ``"gzip"``, ``"bz2"``, ``"xz"``, ``"lzma"``, ``"zip"`` (of
+            one file), ``"zstd"`` or ``"lz4"`` (extra ``compression``); or None.
         storage_options: Options of the fsspec filesystem.
 
     Raises:
         ConfigurationError: A setting makes no sense.
-        DataError: A file is gone or cannot be read or decompressed, or a line is broken. Raised while the
-            pipeline runs.
+        DataError: A file is gone, cannot be read or decompressed, or is truncated, or a line is broken. Raised while
+            the pipeline runs.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         self._records_per_batch = check_count("records_per_batch", records_per_batch)
         self._skip = on_bad_line == "skip"
         self._encoding = _check_encoding(encoding)
-        self._compression = compression
+        self._compression = check_compression(compression)
         self._storage_options = dict(storage_options or {})
 
     def inputs(self) -> tuple[list[str], list[str]]:
@@ -102,55 +105,17 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
             yield DocumentBatch(batch, dataset_name)
 
     def _read(self, path: str) -> Iterator[dict[str, Any]]:
-        skipped, first_skipped, offset = 0, 0, 0
-        with reading(path), open_input(path, self._storage_options, self._compression) as stream:
-            for number, line in enumerate(_lines(stream), start=1):
-                try:
-                    record = self._parse(line, path, number, offset)
-                except DataError:
-                    if not self._skip:
-                        raise
-                    skipped, first_skipped = skipped + 1, first_skipped or number
-                else:
-                    if record is not None:
-                        yield record
-                offset += len(line) + 1
-        if skipped:
-            self.metrics.add("skipped_lines", skipped)
-            logger.warning("%s: %d broken lines left out, the first is line %d", path, skipped, first_skipped)
-
-    def _parse(self, line: bytes, path: str, number: int, offset: int) -> dict[str, Any] | None:
-        """The record of a line; None for a blank one."""
-        try:
-            text = line.decode(self._encoding)
-            if number == 1:
-                text = text.removeprefix("\ufeff")  # the byte order mark
-            if not text.strip(_JSON_SPACE):
-                return None
-            record = json.loads(text)
-        except UnicodeDecodeError as exc:
-            raise self._not_in_encoding(exc, path, number, offset) from exc
-        except json.JSONDecodeError as exc:
-            problem = f"line {number} is no JSON: {exc.msg} at character {exc.pos + 1}"
-            raise _broken(problem, path, text) from exc
-        except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, 5,000 brackets
-            raise _broken(f"line {number} cannot be read as JSON: {exc}", path, text) from exc
-        if not isinstance(record, dict):
-            raise _broken(f"line {number} is JSON, but no object", path, text)
-        if self._fields is None:
-            return record
-        return {name: record[name] for name in self._fields if name in record}
-
-    def _not_in_encoding(self, exc: UnicodeDecodeError, path: str, number: int, offset: int) -> DataError:
-        start = max(0, exc.start - _SHOWN // 2)
-        return DataError(
-            f"line {number} is not {self._encoding}: byte 0x{exc.object[exc.start]:02x} at offset "
-            f"{offset + exc.start} of the file: {exc.reason}",
-            field=path,
-            given=exc.object[start : exc.start + _SHOWN // 2],
-            expected=f"text in {self._encoding}",
-            hint="convert the file, or give its encoding=…; on_bad_line='skip' leaves such lines out",
-        )
+        with reading(path):
+            fs, inner = filesystem(path, self._storage_options)
+            compression = compression_of(inner) if self._compression == "infer" else self._compression
+            reader = RecordReader(
+                path, self._encoding, self._fields, skip=self._skip, compressed=compression is not None
+            )
+            with fs.open(inner, "rb") as stream:
+                yield from reader.read(chunks_of(stream, compression, path))
+        if reader.skipped:
+            self.metrics.add("skipped_lines", reader.skipped)
+            logger.warning("%s: %s", path, reader.describe_skipped())
 
 
 class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
@@ -247,37 +212,12 @@ class JsonlWriter(FileWriter):
                 out.write(line)
 
 
-def _lines(stream: Any) -> Iterator[bytes]:
-    """The lines of a stream without their newlines; a last one that has none counts as well."""
-    pending: list[bytes] = []  # of one long line, joined once
-    while chunk := stream.read(_CHUNK):
-        first, *rest = chunk.split(b"\n")
-        pending.append(first)
-        if rest:
-            yield b"".join(pending)
-            yield from rest[:-1]
-            pending = [rest[-1]]
-    last = b"".join(pending)
-    if last:
-        yield last
-
-
-def _broken(message: str, path: str, text: str) -> DataError:
-    return DataError(
-        message,
-        field=path,
-        given=text[:_SHOWN],
-        expected="one JSON object on each line",
-        hint="mend the line, or give on_bad_line='skip' to leave such lines out and count them",
-    )
-
-
 def _check_encoding(encoding: str) -> str:
     try:
         # In UTF-16 a newline's byte is part of other characters as well, so lines could not be told apart.
-        if "\n".encode(encoding) == b"\n":
+        if b"\n".decode(encoding) == "\n":
             return codecs.lookup(encoding).name
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, UnicodeError):
         pass
     raise ConfigurationError(
         "JSON Lines cannot be read in this encoding",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from curator_core.batches import DocumentBatch, FileGroupTask
 from curator_core.composite import CompositeStage
 from curator_core.errors import ConfigurationError, DataError, nearest, unknown_name
-from curator_core.io.files import PathLike, check_count, check_fields, open_input, reading
+from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.writer import FileWriter
 from curator_core.stage import ProcessingStage
@@ -78,7 +78,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     def _read(self, path: str) -> Iterator[pa.Table]:
         pa, pq = _pyarrow(self.name)
-        with reading(path), open_input(path, self._storage_options) as stream:
+        with reading(path), self._open(path) as stream:
             try:
                 with pq.ParquetFile(stream) as file:
                     self._check_columns(file.schema_arrow.names, path)
@@ -94,6 +94,10 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                     expected="a complete Parquet file",
                     hint="make the file again, or leave it out of the paths",
                 ) from exc
+
+    def _open(self, path: str) -> Any:
+        fs, inner = filesystem(path, self._storage_options)
+        return fs.open(inner, "rb")
 
     def _ordered(self, table: pa.Table) -> pa.Table:
         return table if self._fields is None else table.select(self._fields)

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from curator_core.batches import FileGroupTask
 from curator_core.errors import ConfigurationError, DataError
+from curator_core.io.atomic import is_local
+from curator_core.io.compression import SUFFIXES
 from curator_core.io.files import PathLike, absolute, check_count, filesystem, reading
+from curator_core.io.listing import Found, LeftOut, list_files
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
@@ -20,30 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["FilePartitioningStage"]
 
+logger = logging.getLogger(__name__)
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_MAGIC = re.compile(r"[*?\[]")
-
-
-class _File(NamedTuple):
-    name: str
-    size: int | None
 
 
 class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
     """A source: lists files and hands them on in groups, sorted by name.
 
     The order, the groups and so the ids of the tasks are the same for the same files, in whatever order the
-    filesystem lists them. Directories are searched with all that is below them; links to directories are not
-    followed. In what is listed, names that begin with a dot are passed over, and so are directories whose
-    name begins with an underscore: unfinished output of other programs is kept in such places.
+    filesystem lists them. Directories are searched with all that is below them, through links as well. In what is
+    listed, names that begin with a dot are passed over, and so are directories whose name begins with an underscore:
+    unfinished output of other programs is kept in such places. What a listing leaves out (hidden names, other
+    extensions, links that lead nowhere) is logged in one warning, and counted in the metric ``files_left_out``.
 
     The names of all files are in memory at once; the tasks are made one by one.
 
     Args:
         file_paths: Files, directories, globs (``*``, ``**``, ``?``, ``[ab]``) and fsspec URLs of such, one or
-            several. A file that is found twice is taken once.
+            several. A file that is found twice, under its own name or by links, is taken once.
         files_per_partition: How many files a group holds at the most. 1 where neither this nor ``blocksize``
             is given.
         blocksize: How many bytes a group holds at the most, as stored: a number, or text such as ``"64MiB"``.
@@ -85,12 +84,20 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
 
     def process(self, task: EmptyTask) -> Iterator[FileGroupTask]:
         """List the files and group them; ``task`` is not looked at, but for its dataset name."""
-        found = {file.name: file for path in self._paths for file in self._list(path)}
-        for group in self._group(found[name] for name in sorted(found)):
+        left_out = LeftOut()
+        found: dict[str, Found] = {}
+        for path in self._paths:
+            for file in self._list(path, left_out):
+                found[file.real] = min(file, found.get(file.real, file), key=lambda file: file.rank)
+        left_out.discard(file.name for file in found.values())
+        if left_out:
+            self.metrics.add("files_left_out", len(left_out))
+            logger.warning("left out of the listing: %s", left_out)
+        for group in self._group(sorted(found.values())):
             yield FileGroupTask([file.name for file in group], task.dataset_name)
 
-    def _group(self, files: Iterable[_File]) -> Iterator[list[_File]]:
-        group: list[_File] = []
+    def _group(self, files: Iterable[Found]) -> Iterator[list[Found]]:
+        group: list[Found] = []
         size = 0
         for file in files:
             # What a server does not tell the size of is taken for a whole block.
@@ -105,28 +112,26 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         if group:
             yield group
 
-    def _list(self, path: str) -> list[_File]:
+    def _list(self, path: str, left_out: LeftOut) -> list[Found]:
         with reading(path):
             fs, inner = filesystem(path, self._storage_options)
             fs.invalidate_cache()  # an earlier run in this process may have left a listing behind
-            if fs.isfile(inner):
-                return [_File(_url(fs, inner, path), fs.info(inner).get("size"))]
-            listed = _listed(fs, inner)
-        wanted = [file for file in listed if self._has_extension(file.name)]
+            listed = list(list_files(fs, inner, left_out))
+        wanted = [file for file in listed if file.name == inner or self._has_extension(file.name)]
         if not wanted:
-            raise self._nothing_found(path, [file.name for file in listed])
-        return [_File(_url(fs, file.name, path), file.size) for file in wanted]
+            raise self._nothing_found(path, [file.name for file in listed], left_out)
+        for file in set(listed).difference(wanted):
+            left_out.add("with other extensions", file.name)
+        return [file._replace(name=_url(fs, file.name, path), real=_url(fs, file.real, path)) for file in wanted]
 
     def _has_extension(self, name: str) -> bool:
         if self._extensions is None:
             return True
-        from fsspec.utils import compressions  # noqa: PLC0415 - it is loaded: there is a filesystem
-
         name = name.lower()
         stem, _, last = name.rpartition(".")
-        return name.endswith(self._extensions) or (last in compressions and stem.endswith(self._extensions))
+        return name.endswith(self._extensions) or (f".{last}" in SUFFIXES and stem.endswith(self._extensions))
 
-    def _nothing_found(self, path: str, listed: list[str]) -> DataError:
+    def _nothing_found(self, path: str, listed: list[str], left_out: LeftOut) -> DataError:
         if listed:
             wanted = ", ".join(self._extensions or ())
             return DataError(
@@ -139,64 +144,15 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         return DataError(
             "there are no files here",
             field=path,
+            given=str(left_out) or path,
             expected="a file, a directory with files in it, or a glob that matches files",
             hint="correct the path; ** in a glob stands for any number of directories",
         )
 
 
-def _listed(fs: Any, path: str) -> list[_File]:
-    """What is below a directory, or matches a glob, by the filesystem's own names."""
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
-
-    if fs.isdir(path):
-        if isinstance(fs, LocalFileSystem):
-            return list(_walk(path))
-        found, root = fs.find(path, detail=True), path
-    elif pattern := _MAGIC.search(path):
-        found, root = fs.glob(path, detail=True), path[: pattern.start()].rpartition("/")[0]
-    else:
-        with suppress(FileNotFoundError):
-            fs.info(path)  # isfile and isdir say no where they may not look: this one says why
-        return []
-    infos = [info for name, info in found.items() if not _is_passed_over(name.removeprefix(root))]
-    return [_File(info["name"], info.get("size")) for info in infos if not _is_directory(fs, info)]
-
-
-def _walk(root: str) -> Iterator[_File]:
-    """What is below a local directory. fsspec's own search leaves out what it may not list, in silence."""
-    for directory, below, names in os.walk(root, onerror=_raise):
-        below[:] = [name for name in below if not name.startswith((".", "_"))]
-        for name in names:
-            if not name.startswith("."):
-                path = f"{directory.rstrip('/')}/{name}"
-                yield _File(path, _size(path))
-
-
-def _raise(exc: OSError) -> None:
-    raise exc
-
-
-def _size(path: str) -> int | None:
-    try:
-        return Path(path).stat().st_size
-    except FileNotFoundError:  # a link to nothing, or gone by now: who reads it will say so
-        return None
-
-
-def _is_passed_over(name: str) -> bool:
-    *directories, last = name.split("/")
-    return last.startswith(".") or any(part.startswith((".", "_")) for part in directories)
-
-
-def _is_directory(fs: Any, info: Mapping[str, Any]) -> bool:
-    return info["type"] == "directory" or (info["type"] != "file" and bool(fs.isdir(info["name"])))
-
-
 def _url(fs: Any, name: str, given: str) -> str:
     """A path that can be opened without knowing the filesystem: absolute where local, else a URL."""
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
-
-    if isinstance(fs, LocalFileSystem):
+    if is_local(fs):
         return name
     _, chained, rest = given.partition("::")  # zip://*.jsonl::s3://bucket/archive.zip
     return f"{fs.unstrip_protocol(name)}{chained}{rest}"

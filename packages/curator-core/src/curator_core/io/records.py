@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of one JSON Lines file, and what is wrong where a line is not one.
+
+A broken line may be left out where the user says so. But some of what looks like one broken line is something else: the
+end of a truncated file, many lines that end otherwise, a file in another format. Leaving that out would lose records
+that nobody knows of, so it is an error in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from curator_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["RecordReader", "lines_of"]
+
+_SPACE = " \t\r\n"  # as JSON has it
+_BOM = "\ufeff"  # the byte order mark
+_SHOWN = 80  # characters of a broken line that its error shows
+_SEAM = re.compile(f"[\r{_BOM}]")  # what a line may have between records, where it is several
+
+# How files of other kinds begin, and what to do with them.
+_CONVERT = "it looks like {}: convert the file to UTF-8, with one JSON object on each line"
+_COMPRESSED = "it looks compressed with {0}: give compression='{0}', or name the file accordingly"
+_BEGINNINGS = (
+    (b"\xff\xfe\0\0", _CONVERT.format("UTF-32")),
+    (b"\0\0\xfe\xff", _CONVERT.format("UTF-32")),
+    (b"\xff\xfe", _CONVERT.format("UTF-16")),
+    (b"\xfe\xff", _CONVERT.format("UTF-16")),
+    (b"\x1f\x8b", _COMPRESSED.format("gzip")),
+    (b"BZh", _COMPRESSED.format("bz2")),
+    (b"\xfd7zXZ", _COMPRESSED.format("xz")),
+    (b"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
+    (b"\x04\x22\x4d\x18", _COMPRESSED.format("lz4")),
+    (b"PK\x03\x04", _COMPRESSED.format("zip")),
+    (b"PAR1", "it looks like Parquet: use ParquetReader"),
+    (b"[", "it looks like a JSON array: write one object on each line, for example with jq -c '.[]'"),
+)
+_SPREAD = "it looks like objects that take several lines each: write each on one, for example with jq -c ."
+_CR_ONLY = "its lines end in a carriage return alone: convert them, for example with tr '\\r' '\\n'"
+_MARKED = "remove it, or give encoding='utf-8-sig', which passes over one at the start of any line"
+_JOINED = "join the files with a newline between them, and without their byte order marks"
+
+
+class RecordReader:
+    """Reads the records of one JSON Lines file.
+
+    Args:
+        path: The file, as errors name it.
+        encoding: Of the text.
+        fields: Which fields of a record to keep; None for all.
+        skip: Whether to leave out broken lines.
+        compressed: Whether the file is stored compressed.
+
+    Attributes:
+        skipped: How many broken lines were left out.
+    """
+
+    def __init__(self, path: str, encoding: str, fields: Sequence[str] | None, *, skip: bool, compressed: bool) -> None:
+        self._path = path
+        self._encoding = encoding
+        self._fields = fields
+        self._skip = skip
+        self._compressed = compressed
+        self._number = 0  # of the line at hand
+        self._offset = 0  # where it begins
+        self._end = 0  # of what has been taken from the file
+        self._has_records = False
+        self._first_skipped: tuple[DataError, str, bytes] | None = None
+        self._is_cut_off = False  # whether the last line was left out, and has no newline
+        self.skipped = 0
+
+    def read(self, chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+        """The records in the content of the file.
+
+        Raises:
+            DataError: A line is broken, and is not to be left out; or the file is not JSON Lines, or is truncated.
+        """
+        for line in lines_of(self._counted(chunks)):
+            self._number += 1
+            try:
+                record = self._parse(line)
+            except DataError as exc:
+                self._leave_out(exc, line)
+            else:
+                if record is not None:
+                    self._has_records = True
+                    yield record
+            self._offset += len(line) + 1
+        if self._first_skipped and not self._has_records:
+            raise self._no_line_is_good(*self._first_skipped)
+
+    def describe_skipped(self) -> str:
+        """Which lines were left out, for a log."""
+        first = self._first_skipped[1] if self._first_skipped else "unknown"
+        cut_off = "; the last line is one of them and has no newline: the file may be truncated"
+        return f"{self.skipped} broken lines left out, the first is {first}{cut_off if self._is_cut_off else ''}"
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._end += len(chunk)
+            yield chunk
+
+    @property
+    def _where(self) -> str:
+        return f"line {self._number}"
+
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        """The record of a line; None for a blank one."""
+        try:
+            text = line.decode(self._encoding)
+            if not self._offset:
+                text = text.removeprefix(_BOM)
+            if not text.strip(_SPACE):
+                return None
+            record = json.loads(text)
+        except UnicodeDecodeError as exc:
+            raise self._not_in_encoding(exc) from exc
+        except json.JSONDecodeError as exc:
+            raise self._broken(f"is no JSON: {exc.msg} at character {exc.pos + 1}", line, text) from exc
+        except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, 5,000 brackets
+            raise self._broken(f"cannot be read as JSON: {exc}", line, text) from exc
+        if not isinstance(record, dict):
+            raise self._broken("is JSON, but no object", line, text)
+        if self._fields is None:
+            return record
+        return {name: record[name] for name in self._fields if name in record}
+
+    def _leave_out(self, exc: DataError, line: bytes) -> None:
+        """Count a line that is broken.
+
+        Raises:
+            DataError: It is not to be left out, or it is more than a broken line.
+        """
+        fault = self._fault_of_file(exc, line)
+        if fault is not None:
+            raise fault from exc.__cause__
+        if not self._skip:
+            raise exc
+        self.skipped += 1
+        self._first_skipped = self._first_skipped or (exc, self._where, line[:_SHOWN])
+        self._is_cut_off = self._is_last_without_newline(line)
+
+    # --- what is wrong ----------------------------------------------------------------------------------
+
+    def _fault_of_file(self, exc: DataError, line: bytes) -> DataError | None:
+        """The error where a line is broken because the file is: leaving it out would lose more than a line."""
+        cause = exc.__cause__
+        unreadable = isinstance(cause, UnicodeDecodeError | json.JSONDecodeError)
+        if unreadable and self._compressed and self._is_last_without_newline(line):
+            return self._truncated(line)
+        if not isinstance(cause, json.JSONDecodeError):
+            return None
+        text = cause.doc
+        if any(_is_object(piece) for piece in _SEAM.split(text)):
+            return self._several(text)
+        begins = text.strip(_SPACE)
+        if not self._has_records and not self.skipped and (begins == "{" or begins[0] == "["):
+            return self._fault(f"{self._where} begins a value that goes on in the next lines", text, _hint(line))
+        return None
+
+    def _is_last_without_newline(self, line: bytes) -> bool:
+        return self._end == self._offset + len(line)
+
+    def _several(self, text: str) -> DataError:
+        if text.startswith(_BOM):
+            return self._fault(
+                f"{self._where} begins with a byte order mark, as in files that were joined", text, _MARKED
+            )
+        if _BOM in text:
+            return self._fault(
+                f"{self._where} is of two files that were joined, the second with a byte order mark", text, _JOINED
+            )
+        return self._fault(f"{self._where} is several lines, with carriage returns between them", text, _CR_ONLY)
+
+    def _truncated(self, line: bytes) -> DataError:
+        return self._fault(
+            f"the file is truncated: {self._where}, its last, has no newline and is not complete JSON",
+            line,
+            "make the file again from its source; what compressed it was given a part of the text only",
+        )
+
+    def _no_line_is_good(self, first: DataError, _: str, line: bytes) -> DataError:
+        count = "the only line is" if self.skipped == 1 else f"all {self.skipped:,} lines are"
+        return self._fault(f"{count} broken: {first.message}", line, first.hint)
+
+    def _fault(self, problem: str, given: str | bytes, hint: str | None) -> DataError:
+        return DataError(
+            problem,
+            field=self._path,
+            given=given[:_SHOWN],
+            expected="one JSON object on each line, and a newline between lines",
+            hint=hint,
+        )
+
+    def _broken(self, problem: str, line: bytes, text: str) -> DataError:
+        return DataError(
+            f"{self._where} {problem}",
+            field=self._path,
+            given=text[:_SHOWN],
+            expected="one JSON object on each line",
+            hint=self._hint(line) or "mend the line, or give on_bad_line='skip' to leave such lines out and count them",
+        )
+
+    def _not_in_encoding(self, exc: UnicodeDecodeError) -> DataError:
+        start = max(0, exc.start - _SHOWN // 2)
+        return DataError(
+            f"{self._where} is not {self._encoding}: byte 0x{exc.object[exc.start]:02x} at offset "
+            f"{self._offset + exc.start} of the file: {exc.reason}",
+            field=self._path,
+            given=exc.object[start : exc.start + _SHOWN // 2],
+            expected=f"text in {self._encoding}",
+            hint=self._hint(exc.object)
+            or "convert the file, or give its encoding=…; on_bad_line='skip' leaves such lines out",
+        )
+
+    def _hint(self, line: bytes) -> str | None:
+        return None if self._has_records else _hint(line)
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines in chunks of a file, without their newlines; a last one that has none counts as well."""
+    pending: list[bytes] = []  # of one long line, joined once
+    for chunk in chunks:
+        first, *rest = chunk.split(b"\n")
+        pending.append(first)
+        if rest:
+            yield b"".join(pending)
+            yield from rest[:-1]
+            pending = [rest[-1]]
+    last = b"".join(pending)
+    if last:
+        yield last
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _hint(line: bytes) -> str | None:
+    """What to do about a file that has this line where its first record should be, where that is plain to see."""
+    text = line.removeprefix(_BOM.encode()).strip()
+    for beginning, hint in _BEGINNINGS:
+        if text.startswith(beginning):
+            return hint
+    if b"\0" in text:
+        return _CONVERT.format("UTF-16")
+    return _SPREAD if text == b"{" else None
