@@ -21,6 +21,17 @@ class TestFileGroupTask:
     def test_the_name_is_the_same_in_every_release(self):
         # Checkpoints and output files are named by it.
         assert FileGroupTask(["a", "b"]).get_deterministic_id() == "files-85d56c7ff30074b1e744"
+        assert FileGroupTask(["a"], byte_range=(0, 9)).get_deterministic_id() == "files-51ad3dc4950a21dfa50d"
+
+    def test_each_range_has_a_name_of_its_own(self):
+        ranges = [None, (0, 9), (0, 8), (1, 9), (9, 18)]
+        assert len({FileGroupTask(["a"], byte_range=each).get_deterministic_id() for each in ranges}) == 5
+
+    @pytest.mark.parametrize("paths", [[], ["a", "b"]])
+    def test_a_range_is_of_one_file(self, paths):
+        with pytest.raises(ConfigurationError, match="one file") as raised:
+            FileGroupTask(paths, byte_range=(0, 9))
+        assert raised.value.field == "byte_range"
 
     def test_each_path_is_an_item(self):
         assert FileGroupTask(["a", "b", "c"]).num_items == 3

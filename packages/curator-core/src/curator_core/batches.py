@@ -20,18 +20,35 @@ Records: TypeAlias = "list[dict[str, Any]]"
 _SLACK = 2  # how much larger than its own rows the memory may be that a table holds on to
 
 
+@dataclass
 class FileGroupTask(Task[list[str]]):
-    """The files of one partition of a source, named by content: the same paths give the same id.
+    """The files of one partition of a source, or a range of one file.
+
+    Named by content: the same paths, and the same range, give the same id.
 
     Attributes:
         data: Paths or fsspec URLs.
+        byte_range: Where a task is a range of its only file: the first byte of it, and the one after the last. What
+            starts in it (a line, a row group of Parquet) belongs to the task, wherever it ends.
     """
 
+    byte_range: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.byte_range is not None and len(self.data) != 1:
+            raise ConfigurationError(
+                "a byte range needs one file that it is a range of",
+                field="byte_range",
+                given=self.data,
+                expected="a single path",
+            )
+
     def get_deterministic_id(self) -> str:
-        """A hash of the paths, in order."""
+        """A hash of the paths, in order, and of the range, where there is one."""
         import json  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
 
-        return f"files-{digest(json.dumps(self.data), 10)}"
+        content = self.data if self.byte_range is None else [*self.data, self.byte_range]
+        return f"files-{digest(json.dumps(content), 10)}"
 
 
 @dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same

@@ -50,12 +50,17 @@ def manifests_of(
         others: What became of those that did not give one task; see `Outcomes`.
         outputs: What came out, in order.
     """
-    if not any(isinstance(task, FileGroupTask) for task in outputs):
+    if not any(map(_is_whole, outputs)):
         return ()
     outcomes = Outcomes(tuple(ids), others)
     made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
     return tuple(
         Manifest(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
         for input_id, task in zip(made_of, outputs, strict=True)
-        if isinstance(task, FileGroupTask)
+        if _is_whole(task)
     )
+
+
+def _is_whole(task: Any) -> bool:
+    """Whether a task names files that were written; a range is of a file that is to be read."""
+    return isinstance(task, FileGroupTask) and task.byte_range is None

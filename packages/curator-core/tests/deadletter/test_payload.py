@@ -104,6 +104,7 @@ def test_json_values_come_back_as_they_were(data, name, notes):
     [
         EmptyTask(),
         FileGroupTask(["a.jsonl", "s3://b/ü"], "d"),
+        FileGroupTask(["a.jsonl"], "d", byte_range=(5, 9)),
         DocumentBatch([{"a": 1.5}, {"b": [None]}], "d"),
         Task[int](data=5),
         Task(data=10**4000),

@@ -69,6 +69,8 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
         (lambda: FilePartitioningStage("a", files_per_partition=True), "files_per_partition"),
         (lambda: FilePartitioningStage("a", blocksize="many"), "blocksize"),
         (lambda: FilePartitioningStage("a", blocksize=-1), "blocksize"),
+        (lambda: FilePartitioningStage("a", split="0MiB"), "split"),
+        (lambda: JsonlReader("a", split=True), "split"),
         (lambda: FilePartitioningStage("a", file_extensions=".txt"), "file_extensions"),
         (lambda: FilePartitioningStage("a", file_extensions=["txt"]), "file_extensions"),
         (lambda: JsonlReaderStage(fields="text"), "fields"),

@@ -190,6 +190,7 @@ RECORDS_OF_TWO = b'{"a": 1}\n{"a": 2}\n'
         ),
         (b'{\n "a": [\n{}\n]\n}\n', "line 1 begins a value that goes on in the next lines", "several lines each"),
     ],
+    ids=["CR", "CR inside", "mark", "joined", "cut and joined", "array", "array behind a blank line", "object"],
 )
 @pytest.mark.parametrize("on_bad_line", ["raise", "skip"])
 def test_what_is_wrong_with_more_than_a_line_is_not_skipped(tmp_path, data_error, content, problem, hint, on_bad_line):
@@ -214,6 +215,7 @@ def test_what_is_wrong_with_more_than_a_line_is_not_skipped(tmp_path, data_error
         (b"a,b\n1,2\n", "on_bad_line"),
         (b"\n  \nbroken\n\n", "on_bad_line"),
     ],
+    ids=["UTF-16", "UTF-16 without mark", "UTF-32", "array", "gzip", "bz2", "Parquet", "CSV", "one line"],
 )
 def test_a_file_of_which_no_line_is_good_is_not_skipped(tmp_path, data_error, content, hint):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n')

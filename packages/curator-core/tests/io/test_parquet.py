@@ -101,9 +101,10 @@ def test_a_batch_pickles_without_the_rows_of_the_others(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"records_per_batch": 5}])
 def test_a_file_without_records_is_counted_as_filtered(tmp_path, options):
     write(tmp_path / "a.parquet", n=pa.array([], pa.int64()))
+    pq.ParquetWriter(tmp_path / "b.parquet", pa.schema({"n": pa.int64()})).close()  # without a row group
     result = Pipeline("read", [ParquetReader(tmp_path, **options)]).run()
     assert list(result) == []
-    assert result.stages[1].tasks_filtered == 1
+    assert result.stages[1].tasks_filtered == 2
 
 
 # --- broken input ---------------------------------------------------------------------------------------

@@ -112,9 +112,15 @@ def _as_json(task: Any, max_bytes: int) -> bytes | None:
     """The task as JSON; None where that would lose something."""
     import json  # noqa: PLC0415 - failures are rare, and an import of this package is not
 
-    if _PLAIN.get(type(task).__name__) is not type(task) or not task.__dict__.keys() <= _PLAIN_FIELDS:
+    if _PLAIN.get(type(task).__name__) is not type(task):
         return None
     body = {"data": task.data, "dataset_name": task.dataset_name, "notes": state_of(task)[2]}
+    known = _PLAIN_FIELDS
+    if isinstance(task, FileGroupTask):
+        known = known | {"byte_range"}
+        body |= {"byte_range": list(task.byte_range)} if task.byte_range else {}
+    if not task.__dict__.keys() <= known:
+        return None
     if not _is_plain(body, max_bytes):
         return None
     try:
@@ -128,6 +134,8 @@ def _from_json(payload: Payload) -> tuple[Any, dict[str, Any] | None]:
 
     body = json.loads(payload.head)
     cls = _PLAIN[payload.task_class.rpartition(".")[2]]
+    if "byte_range" in body:
+        return FileGroupTask(body["data"], body["dataset_name"], tuple(body["byte_range"])), body["notes"]
     return cls(body["data"], body["dataset_name"]), body["notes"]
 
 

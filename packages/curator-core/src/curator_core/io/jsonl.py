@@ -18,6 +18,7 @@ from curator_core.errors import ConfigurationError, DataError, unknown_name
 from curator_core.io.compression import check_compression, chunks_of, compression_of
 from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
+from curator_core.io.ranges import DEFAULT_SPLIT, check_size, lines_from
 from curator_core.io.records import RecordReader
 from curator_core.io.writer import FileWriter
 from curator_core.stage import ProcessingStage
@@ -39,7 +40,7 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     Blank lines and a byte order mark at the start are passed over. A group without records gives no task, and
     counts as filtered. A compressed file is read to the end that its format marks, through all members or frames
-    that it has; one that ends before is an error.
+    that it has; one that ends before is an error. Of a task with a byte range the lines are read that start in it.
 
     Args:
         fields: Which fields of a record to keep, those it has; None for all.
@@ -93,7 +94,7 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
         """Read one group of files."""
-        records = (record for path in task.data for record in self._read(path))
+        records = (record for path in task.data for record in self._read(path, task.byte_range))
         if self._records_per_batch is None:
             whole = list(records)
             return DocumentBatch(whole, task.dataset_name) if whole else None
@@ -104,7 +105,7 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         while batch := list(islice(records, size)):
             yield DocumentBatch(batch, dataset_name)
 
-    def _read(self, path: str) -> Iterator[dict[str, Any]]:
+    def _read(self, path: str, byte_range: tuple[int, int] | None) -> Iterator[dict[str, Any]]:
         with reading(path):
             fs, inner = filesystem(path, self._storage_options)
             compression = compression_of(inner) if self._compression == "infer" else self._compression
@@ -112,7 +113,12 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                 path, self._encoding, self._fields, skip=self._skip, compressed=compression is not None
             )
             with fs.open(inner, "rb") as stream:
-                yield from reader.read(chunks_of(stream, compression, path))
+                if byte_range is None:
+                    yield from reader.read(chunks_of(stream, compression, path))
+                else:
+                    _check_range(fs.info(inner), byte_range, compression, path)
+                    first, chunks = lines_from(stream, *byte_range)
+                    yield from reader.read(chunks, first, byte_range[1])
         if reader.skipped:
             self.metrics.add("skipped_lines", reader.skipped)
             logger.warning("%s: %s", path, reader.describe_skipped())
@@ -134,6 +140,8 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
         compression: ``"infer"`` goes by the file's name.
         file_extensions: Which files to take from directories and globs.
         storage_options: Options of the fsspec filesystem.
+        split: Bytes a task at the most of a file that is not compressed: a larger one becomes several tasks, each
+            with the lines that start in its range. None reads each file in one task.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -152,9 +160,12 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
         compression: str | None = "infer",
         file_extensions: Sequence[str] | None = _EXTENSIONS,
         storage_options: Mapping[str, Any] | None = None,
+        split: int | str | None = DEFAULT_SPLIT,
     ) -> None:
+        if compression not in ("infer", None):  # whatever the names say
+            split = None
         self._partitioning = FilePartitioningStage(
-            file_paths, files_per_partition, blocksize, file_extensions, storage_options
+            file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
         )
         self._reader = JsonlReaderStage(fields, records_per_batch, on_bad_line, encoding, compression, storage_options)
 
@@ -210,6 +221,18 @@ class JsonlWriter(FileWriter):
                 except (TypeError, ValueError, RecursionError) as exc:
                     raise _no_json_form(encoder, kept, number, exc) from exc
                 out.write(line)
+
+
+def _check_range(info: Mapping[str, Any], byte_range: tuple[int, int], compression: str | None, path: str) -> None:
+    check_size(info.get("size"), byte_range[1], path)
+    if compression is not None:
+        raise DataError(
+            f"a range of a file that is compressed with {compression} cannot be read",
+            field=path,
+            given=byte_range,
+            expected="a task of the whole file",
+            hint="give FilePartitioningStage split=None",
+        )
 
 
 def _check_encoding(encoding: str) -> str:

@@ -31,12 +31,14 @@ class Found(NamedTuple):
         size: In bytes; None where it is not known.
         real: Its path without links, which tells whether two names are one file.
         is_linked: Whether a link led to it from the place that was named.
+        is_divisible: Whether it can be read from any place in it, at no more cost than from its start.
     """
 
     name: str
     size: int | None
     real: str
     is_linked: bool = False
+    is_divisible: bool = True
 
     @property
     def rank(self) -> tuple[bool, bool, str]:

@@ -10,6 +10,7 @@ from curator_core.composite import CompositeStage
 from curator_core.errors import ConfigurationError, DataError, nearest, unknown_name
 from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
+from curator_core.io.ranges import DEFAULT_SPLIT, check_size
 from curator_core.io.writer import FileWriter
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
@@ -29,6 +30,8 @@ _COMPRESSIONS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
 class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
     """Reads the Parquet files of a group: records as an Arrow table.
+
+    Of a task with a byte range those row groups are read that begin in it.
 
     Files of one group may lack columns that others have (null there), but not differ in a column's type. A
     group without records gives no task, and counts as filtered. Names of directories are not read as columns.
@@ -69,24 +72,21 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
         """Read one group of files."""
-        tables = (table for path in task.data for table in self._read(path))
+        tables = (table for path in task.data for table in self._read(path, task.byte_range))
         if self._records_per_batch is None:
             whole = _join(list(tables), task.data)
             return DocumentBatch(whole, task.dataset_name) if len(whole) else None
         parts = _resize(tables, self._records_per_batch, task.data)
         return (DocumentBatch(part, task.dataset_name) for part in parts)
 
-    def _read(self, path: str) -> Iterator[pa.Table]:
+    def _read(self, path: str, byte_range: tuple[int, int] | None) -> Iterator[pa.Table]:
         pa, pq = _pyarrow(self.name)
-        with reading(path), self._open(path) as stream:
+        with reading(path), self._open(path, byte_range) as stream:
             try:
                 with pq.ParquetFile(stream) as file:
                     self._check_columns(file.schema_arrow.names, path)
-                    if self._records_per_batch is None:
-                        yield self._ordered(file.read(columns=self._fields))
-                        return
-                    for batch in file.iter_batches(batch_size=self._records_per_batch, columns=self._fields):
-                        yield self._ordered(pa.Table.from_batches([batch]))
+                    for table in self._tables(file, _row_groups(file.metadata, byte_range)):
+                        yield table if self._fields is None else table.select(self._fields)
             except pa.ArrowException as exc:
                 raise DataError(
                     f"the file cannot be read as Parquet: {exc}",
@@ -95,12 +95,22 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                     hint="make the file again, or leave it out of the paths",
                 ) from exc
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str, byte_range: tuple[int, int] | None) -> Any:
         fs, inner = filesystem(path, self._storage_options)
+        if byte_range is not None:
+            check_size(fs.info(inner).get("size"), byte_range[1], path)
         return fs.open(inner, "rb")
 
-    def _ordered(self, table: pa.Table) -> pa.Table:
-        return table if self._fields is None else table.select(self._fields)
+    def _tables(self, file: Any, groups: list[int]) -> Iterator[pa.Table]:
+        if not groups:  # older releases of pyarrow fail at that
+            yield file.schema_arrow.empty_table()
+        elif self._records_per_batch is None:
+            yield file.read_row_groups(groups, columns=self._fields)
+        else:
+            pa, _ = _pyarrow(self.name)
+            size = self._records_per_batch
+            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=self._fields):
+                yield pa.Table.from_batches([batch])
 
     def _check_columns(self, there: list[str], path: str) -> None:
         for name in self._fields or ():
@@ -128,6 +138,8 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         records_per_batch: Records a task at the most; None makes one task of each group.
         file_extensions: Which files to take from directories and globs.
         storage_options: Options of the fsspec filesystem.
+        split: Bytes a task at the most, as stored: a larger file becomes several tasks, each with the row groups that
+            begin in its range; a row group is never divided. None reads each file in one task.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -143,9 +155,10 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         records_per_batch: int | None = None,
         file_extensions: Sequence[str] | None = _EXTENSIONS,
         storage_options: Mapping[str, Any] | None = None,
+        split: int | str | None = DEFAULT_SPLIT,
     ) -> None:
         self._partitioning = FilePartitioningStage(
-            file_paths, files_per_partition, blocksize, file_extensions, storage_options
+            file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
         )
         self._reader = ParquetReaderStage(fields, records_per_batch, storage_options)
 
@@ -231,6 +244,23 @@ def _pyarrow(stage: str) -> tuple[Any, Any]:
             hint="pip install 'curator-core[parquet]'",
         ) from exc
     return pa, pq
+
+
+def _row_groups(metadata: Any, byte_range: tuple[int, int] | None) -> list[int]:
+    """Which row groups to read: all, or those that begin in a range."""
+    groups = range(metadata.num_row_groups)
+    if byte_range is None:
+        return list(groups)
+    start, stop = byte_range
+    return [group for group in groups if start <= _begins(metadata.row_group(group)) < stop]
+
+
+def _begins(group: Any) -> int:
+    """Where a row group begins: at the first page of its first column, which may be that of a dictionary."""
+    if not group.num_columns:
+        return 0
+    column = group.column(0)
+    return int(min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset))
 
 
 def _join(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from curator_core.batches import FileGroupTask
 from curator_core.errors import ConfigurationError, DataError
 from curator_core.io.atomic import is_local
-from curator_core.io.compression import SUFFIXES
+from curator_core.io.compression import SUFFIXES, compression_of
 from curator_core.io.files import PathLike, absolute, check_count, filesystem, reading
 from curator_core.io.listing import Found, LeftOut, list_files
+from curator_core.io.ranges import ranges_of
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
@@ -46,11 +47,14 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         files_per_partition: How many files a group holds at the most. 1 where neither this nor ``blocksize``
             is given.
         blocksize: How many bytes a group holds at the most, as stored: a number, or text such as ``"64MiB"``.
-            A file that is larger makes a group of its own.
+            A file that is larger makes a group of its own, or is split.
         file_extensions: Which files to take from directories and globs, such as ``[".jsonl"]``; None for
             all. A compressed file goes by the extension before: ``a.jsonl.gz`` is one of those. A file that
             is named in full is taken whatever its name.
         storage_options: Options of the fsspec filesystem, such as ``{"anon": True}``.
+        split: How many bytes of one file a task holds at the most. A larger file that is not compressed becomes several
+            tasks with a ``byte_range`` each, for stages that go by it, as the readers of this module do. Not more
+            than ``blocksize``, where that is given as well. None for tasks of whole files.
 
     Raises:
         ConfigurationError: A setting makes no sense, or there is no filesystem for a URL.
@@ -64,6 +68,7 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         blocksize: int | str | None = None,
         file_extensions: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        split: int | str | None = None,
     ) -> None:
         paths = [file_paths] if isinstance(file_paths, str | os.PathLike) else list(file_paths)
         if not paths:
@@ -72,7 +77,10 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             )
         self._paths = [absolute(path, f"file_paths[{number}]") for number, path in enumerate(paths)]
         self._max_files = check_count("files_per_partition", files_per_partition)
-        self._max_bytes = _parse_size(blocksize)
+        self._max_bytes = _parse_size("blocksize", blocksize)
+        self._split = _parse_size("split", split)
+        if self._split is not None and self._max_bytes is not None:
+            self._split = min(self._split, self._max_bytes)
         if self._max_files is None and self._max_bytes is None:
             self._max_files = 1
         self._extensions = _check_extensions(file_extensions)
@@ -94,7 +102,19 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             self.metrics.add("files_left_out", len(left_out))
             logger.warning("left out of the listing: %s", left_out)
         for group in self._group(sorted(found.values())):
-            yield FileGroupTask([file.name for file in group], task.dataset_name)
+            paths, ranges = [file.name for file in group], self._ranges(group[0])
+            yield from (FileGroupTask(paths, task.dataset_name, byte_range) for byte_range in ranges)
+
+    def _ranges(self, file: Found) -> Iterable[tuple[int, int] | None]:
+        """The ranges that a file is split into; None stands for all of it."""
+        if self._split is None or not self._is_split(file):
+            return [None]
+        return ranges_of(file.size or 0, self._split)
+
+    def _is_split(self, file: Found) -> bool:
+        if self._split is None or file.size is None or file.size <= self._split:
+            return False
+        return file.is_divisible and compression_of(file.name) is None
 
     def _group(self, files: Iterable[Found]) -> Iterator[list[Found]]:
         group: list[Found] = []
@@ -104,7 +124,7 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             file_size = (self._max_bytes or 0) if file.size is None else file.size
             full = len(group) == self._max_files
             overfull = self._max_bytes is not None and size + file_size > self._max_bytes
-            if group and (full or overfull):
+            if group and (full or overfull or self._is_split(file) or self._is_split(group[-1])):
                 yield group
                 group, size = [], 0
             group.append(file)
@@ -122,7 +142,11 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             raise self._nothing_found(path, [file.name for file in listed], left_out)
         for file in set(listed).difference(wanted):
             left_out.add("with other extensions", file.name)
-        return [file._replace(name=_url(fs, file.name, path), real=_url(fs, file.real, path)) for file in wanted]
+        divisible = not _is_archive(fs)
+        return [
+            file._replace(name=_url(fs, file.name, path), real=_url(fs, file.real, path), is_divisible=divisible)
+            for file in wanted
+        ]
 
     def _has_extension(self, name: str) -> bool:
         if self._extensions is None:
@@ -150,6 +174,12 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         )
 
 
+def _is_archive(fs: Any) -> bool:
+    from fsspec.archive import AbstractArchiveFileSystem  # noqa: PLC0415 - fsspec is loaded: there is a filesystem
+
+    return isinstance(fs, AbstractArchiveFileSystem)
+
+
 def _url(fs: Any, name: str, given: str) -> str:
     """A path that can be opened without knowing the filesystem: absolute where local, else a URL."""
     if is_local(fs):
@@ -158,17 +188,17 @@ def _url(fs: Any, name: str, given: str) -> str:
     return f"{fs.unstrip_protocol(name)}{chained}{rest}"
 
 
-def _parse_size(value: Any) -> int | None:
+def _parse_size(field: str, value: Any) -> int | None:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match:
             number, unit = match.groups()
-            return check_count("blocksize", int(float(number) * _UNITS[unit and unit.lower()]))
+            return check_count(field, int(float(number) * _UNITS[unit and unit.lower()]))
     elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ConfigurationError(
         "this is no size",
-        field="blocksize",
+        field=field,
         given=value,
         expected="a number of bytes, or text such as '64MiB' or '1.5 GB'",
     )

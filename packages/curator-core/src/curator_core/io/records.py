@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import DataError
@@ -67,7 +68,8 @@ class RecordReader:
         self._fields = fields
         self._skip = skip
         self._compressed = compressed
-        self._number = 0  # of the line at hand
+        self._start = 0  # where the first line begins
+        self._number = 0  # of the line at hand, counted from there
         self._offset = 0  # where it begins
         self._end = 0  # of what has been taken from the file
         self._has_records = False
@@ -75,13 +77,21 @@ class RecordReader:
         self._is_cut_off = False  # whether the last line was left out, and has no newline
         self.skipped = 0
 
-    def read(self, chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    def read(self, chunks: Iterable[bytes], start: int = 0, stop: float = inf) -> Iterator[dict[str, Any]]:
         """The records in the content of the file.
+
+        Args:
+            chunks: The content.
+            start: Where in the file it begins; a line begins there.
+            stop: Lines that begin there or later are another's.
 
         Raises:
             DataError: A line is broken, and is not to be left out; or the file is not JSON Lines, or is truncated.
         """
+        self._start = self._offset = self._end = start
         for line in lines_of(self._counted(chunks)):
+            if self._offset >= stop:
+                break
             self._number += 1
             try:
                 record = self._parse(line)
@@ -92,7 +102,7 @@ class RecordReader:
                     self._has_records = True
                     yield record
             self._offset += len(line) + 1
-        if self._first_skipped and not self._has_records:
+        if self._first_skipped and not self._has_records and not start:
             raise self._no_line_is_good(*self._first_skipped)
 
     def describe_skipped(self) -> str:
@@ -108,7 +118,7 @@ class RecordReader:
 
     @property
     def _where(self) -> str:
-        return f"line {self._number}"
+        return f"the line at byte {self._offset}" if self._start else f"line {self._number}"
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         """The record of a line; None for a blank one."""
@@ -160,9 +170,13 @@ class RecordReader:
         if any(_is_object(piece) for piece in _SEAM.split(text)):
             return self._several(text)
         begins = text.strip(_SPACE)
-        if not self._has_records and not self.skipped and (begins == "{" or begins[0] == "["):
+        if self._is_first_content and (begins == "{" or begins[0] == "["):
             return self._fault(f"{self._where} begins a value that goes on in the next lines", text, _hint(line))
         return None
+
+    @property
+    def _is_first_content(self) -> bool:
+        return not (self._has_records or self.skipped or self._start)
 
     def _is_last_without_newline(self, line: bytes) -> bool:
         return self._end == self._offset + len(line)
@@ -220,7 +234,7 @@ class RecordReader:
         )
 
     def _hint(self, line: bytes) -> str | None:
-        return None if self._has_records else _hint(line)
+        return None if self._has_records or self._start else _hint(line)
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
