@@ -58,7 +58,11 @@ PYTEST = [
     "psutil>=6.0",  # sees what a run leaves behind
 ]
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
-CORE_TOOLS = ["zstandard>=0.22"]  # reads zstd as well, where the package of the extra is not there
+CORE_TOOLS = [
+    "zstandard>=0.22",  # reads zstd as well, where the package of the extra is not there
+    "duckdb>=1.1.3",  # with pandas, reads what ParquetWriter wrote; the first with wheels for 3.13
+    "pandas>=2.2.3",
+]
 XENNA_TOOLS = ["numpy>=2.1"]  # arrays that travel
 PACKAGING_TOOLS = ["build>=1.2", "hatchling>=1.27", "packaging>=24.2"]
 TOOLS = {

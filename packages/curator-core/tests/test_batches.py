@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from curator_core import ConfigurationError, DocumentBatch, FileGroupTask
+from curator_core import ConfigurationError, DataError, DocumentBatch, FileGroupTask
 
 RECORDS = [{"text": "a", "n": 1}, {"text": "b", "lang": "en"}]
 
@@ -89,10 +92,83 @@ class TestArrow:
     def test_no_records_make_an_empty_table(self):
         assert DocumentBatch([]).to_arrow().num_rows == 0
 
-    def test_values_of_different_types_are_refused(self):
-        with pytest.raises(ConfigurationError, match="do not make an Arrow table") as raised:
-            DocumentBatch([{"a": 1}, {"a": "x"}]).to_arrow()
+    @pytest.mark.parametrize(
+        ("records", "column", "number"),
+        [
+            ([{"a": 1}, {"a": "x"}], "a", 1),
+            ([{"a": "x"}, {"a": None}, {"a": 1}], "a", 2),
+            ([{"a": True}, {"a": 1}], "a", 1),
+            ([{"a": [1]}, {"a": ["x"]}], "a", 1),
+            ([{"a": 1}, {"a": 2**63}], "a", 1),  # integers that do not fit
+            ([{"a": -(2**63) - 1}], "a", 0),
+            ([{"a": 1.5}, {"a": 2**53 + 1}], "a", 1),
+            ([{"a": timedelta.max}], "a", 0),
+            ([{"a": date(2024, 1, 1)}, {"a": datetime(2024, 1, 1, 5)}], "a", 1),  # pyarrow alone cuts the hour off
+            ([{"a": {"b": date(2024, 1, 1)}}, {"a": {"b": datetime(2024, 1, 1, 5)}}], "a", 1),
+            ([{"a": datetime(2024, 1, 1)}, {"a": datetime(2024, 1, 1, tzinfo=UTC)}], "a", 1),
+            ([{"a": "x"}, {"a": "half \ud83d"}], "a", 1),
+            ([{"a": 1}, {"a": 2, "b": object()}], "b", 1),
+            ([{}, {}], "data", 0),
+            ([{"a": 1}, "text"], "data", 1),
+            ([{"a": 1}, {5: "x"}], "5", 1),
+        ],
+    )
+    def test_a_record_that_has_no_place_in_the_table_is_named(self, records, column, number):
+        with pytest.raises(DataError, match=f"do not make an Arrow table: record {number} ") as raised:
+            DocumentBatch(records).to_arrow()
+        assert raised.value.field == column
+        assert raised.value.given
         assert "column" in raised.value.hint
+
+    def test_types_are_promoted(self, pa):
+        records = [{"n": 1, "t": {"b": 1}}, {"n": None, "t": None}, {"n": 1.5, "t": {"c": "x"}}]
+        table = DocumentBatch(records).to_arrow()
+        assert table.schema.types == [pa.float64(), pa.struct([("b", pa.int64()), ("c", pa.string())])]
+
+    @pytest.mark.parametrize("unit", ["timestamp", "date", "duration"])
+    def test_a_value_that_python_has_no_form_for_is_named(self, pa, unit):
+        types = {"timestamp": pa.timestamp("s"), "date": pa.date32(), "duration": pa.duration("s")}
+        far = pa.array([0, 2**31 - 1 if unit == "date" else 10**15], pa.int32() if unit == "date" else pa.int64())
+        batch = DocumentBatch(pa.table({"ok": [1, 2], "when": far.cast(types[unit])}))
+        with pytest.raises(DataError, match="does not make records: record 1 has a value in column 'when'") as raised:
+            batch.to_records()
+        assert raised.value.field == "when"
+
+    def test_a_column_is_not_lost_to_another_of_its_name(self, pa):
+        table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "b", "a"])
+        with pytest.raises(DataError, match="several columns are called 'a': each record, from record 0 on") as raised:
+            DocumentBatch(table).to_records()
+        assert raised.value.field == "a"
+
+    def test_nanoseconds_come_back_with_pandas(self, pa):
+        import pandas as pd
+
+        stamp, span = pd.Timestamp("2024-01-01 00:00:00.000000001", tz="UTC"), pd.Timedelta(1)
+        table = DocumentBatch([{"t": None, "d": span}, {"t": stamp, "d": span}]).to_arrow()
+        assert table.schema.types == [pa.timestamp("ns", "UTC"), pa.duration("ns")]
+        assert DocumentBatch(table).to_records()[1] == {"t": stamp, "d": span}
+        with pytest.raises(DataError, match="record 1 has a value in column 't'"):
+            DocumentBatch([{"t": stamp}, {"t": [stamp]}]).to_arrow()
+
+    def test_nanoseconds_without_pandas_are_named(self):
+        code = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+import pyarrow as pa
+from curator_core import DataError, DocumentBatch
+try:
+    DocumentBatch(pa.table({"t": pa.array([1000, 1], pa.timestamp("ns"))})).to_records()
+except DataError as error:
+    print(error.message.partition(":")[2].partition(" that")[0], error.field)
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert done.stdout.strip() == "record 1 has a value in column 't' t"
 
     def test_a_table_travels(self, pa):
         batch = DocumentBatch(pa.table({"text": ["a"]}))

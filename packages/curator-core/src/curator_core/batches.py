@@ -90,30 +90,36 @@ class DocumentBatch(Task["Records | pa.Table"]):
         return len(self.data)
 
     def to_records(self) -> Records:
-        """The records as dicts. A list is handed out as it is, not copied."""
-        return self.data if isinstance(self.data, list) else self.data.to_pylist()
+        """The records as dicts. A list is handed out as it is, not copied.
+
+        Raises:
+            DataError: A value of the table has no form in Python (a date after 9999; nanoseconds, without pandas), or
+                two columns have the same name.
+        """
+        if isinstance(self.data, list):
+            return self.data
+        from curator_core.arrow import records_of  # noqa: PLC0415 - an extra: core imports without it
+
+        return records_of(self.data)
 
     def to_arrow(self) -> pa.Table:
         """The records as an Arrow table; needs the extra ``parquet``.
 
+        A column holds values of one type, or of several that pyarrow's promotion "permissive" makes one of.
+
         Raises:
-            ConfigurationError: A column holds values of different types.
+            DataError: A record does not go together with those before it, or has a value that Arrow has no form for.
+                The error names the record and the column.
         """
         if not isinstance(self.data, list):
             return self.data
-        import pyarrow as pa  # noqa: PLC0415 - an extra: core imports without it
+        from curator_core.arrow import table_of  # noqa: PLC0415 - an extra: core imports without it
 
-        # from_pylist looks at the first record's keys only; a column that begins later would be lost.
-        columns = self.columns
-        try:
-            return pa.table({name: pa.array([record.get(name) for record in self.data]) for name in columns})
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
-            raise ConfigurationError(
-                f"the records do not make an Arrow table: {exc}",
-                field="data",
-                expected="values of one type in each column",
-                hint="convert the column before this stage",
-            ) from exc
+        table, bad = table_of(self.data)
+        if bad:
+            what, hint = "the records do not make an Arrow table", "convert or drop the column before this stage"
+            raise bad[min(bad)].error(what, hint)
+        return table
 
 
 def _compact(table: pa.Table) -> pa.Table:
