@@ -50,6 +50,9 @@ LIGHT = Resources(cpus=0.25)
 # A task is a handful of packages: few enough to keep several workers busy, enough to outweigh the journey.
 PACKAGES_PER_TASK = 8
 
+# What each file has, whichever texts are in it.
+SCHEMA = {"name": "string", "version": "string", "text": "string", **dict.fromkeys(SIGNALS, "double")}
+
 # What can go wrong with metadata that somebody else wrote, or that half an installation left behind. A
 # missing file is a TypeError, an AttributeError or an OSError, depending on the Python.
 BROKEN_METADATA = (AttributeError, KeyError, OSError, TypeError, ValueError)
@@ -280,7 +283,7 @@ def build(output: Path, limit: int | None) -> Pipeline:
         MeasureQuality(),
         FilterByQuality(),
         DropDuplicates(),
-        ParquetWriter(output / "parquet").with_(resources=LIGHT),
+        ParquetWriter(output / "parquet", schema=SCHEMA).with_(resources=LIGHT),
     ]
     return Pipeline("curate package docs", stages, "The good part of the installed packages' documentation")
 

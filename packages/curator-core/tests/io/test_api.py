@@ -4,6 +4,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 import curator_core.io
@@ -84,6 +85,16 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
         (lambda: JsonlWriter("x", compression="gzipp"), "compression"),
         (lambda: ParquetReaderStage(records_per_batch=1.5), "records_per_batch"),
         (lambda: ParquetWriter("x", compression="zst"), "compression"),
+        (lambda: ParquetWriter("x", on_bad_record="drop"), "on_bad_record"),
+        (lambda: ParquetWriter("x", schema=["text"]), "schema"),
+        (lambda: ParquetWriter("x", schema={}), "schema"),
+        (lambda: ParquetWriter("x", schema={"text": "strong"}), "schema['text']"),
+        (lambda: ParquetWriter("x", schema={"text": str}), "schema['text']"),
+        (lambda: ParquetWriter("x", schema={5: "string"}), "schema[5]"),
+        (lambda: ParquetWriter("x", schema={"meta": pa.struct([])}), "schema['meta']"),
+        (lambda: ParquetWriter("x", schema=pa.schema([("a", "int8"), ("a", "int8")])), "schema"),
+        (lambda: ParquetReader("x", schema={"text": "string"}, fields=["txt"]), "fields"),
+        (lambda: ParquetReaderStage(on_bad_record=True), "on_bad_record"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_stage_is_made(make, field):

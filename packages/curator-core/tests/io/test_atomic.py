@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from curator_core.io.atomic import atomic_file
+from curator_core.io.atomic import atomic_file, create_file
 
 CAN_BE_NAMELESS = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
 
@@ -169,3 +170,29 @@ def test_elsewhere_it_is_written_under_another_name() -> None:
         assert "/atomic/a" not in memory.find("/atomic")
     assert memory.find("/atomic") == ["/atomic/a"]
     memory.rm("/atomic", recursive=True)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "without"])
+def test_a_small_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:  # as disks do that have none
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    assert create_file(local(), str(tmp_path / "a"), b"first")
+    assert not create_file(local(), str(tmp_path / "a"), b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_small_file_is_made_once_elsewhere() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.makedirs("/once", exist_ok=True)
+    try:
+        assert create_file(memory, "/once/a", b"first")
+        assert not create_file(memory, "/once/a", b"second")
+        assert memory.cat_file("/once/a") == b"first"
+        assert memory.find("/once") == ["/once/a"]
+    finally:
+        memory.rm("/once", recursive=True)

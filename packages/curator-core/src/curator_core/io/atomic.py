@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["atomic_file", "atomic_file_in", "is_local", "open_directory"]
+__all__ = ["atomic_file", "atomic_file_in", "create_file", "is_local", "open_directory"]
 
 logger = logging.getLogger(__name__)
 
 _NAME_LIMIT = 64  # characters of the final name in a temporary one, which must not outgrow what a name may be
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # of disks that have none
 _OPEN_FILES = "/proc/self/fd"  # where Linux shows them: the way to give a name to one that has none
 _TO_NAME = getattr(os, "O_PATH", os.O_RDONLY)  # what is in the directory need not be readable, where Linux is asked
 
@@ -71,6 +73,51 @@ def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
     except BaseException:
         _remove(lambda _: os.unlink(temporary, dir_fd=directory), f"{_path_of(directory)}/{temporary}")
         raise
+
+
+def create_file(fs: Any, path: str, content: bytes) -> bool:
+    """Make a small file, complete from the start, unless there is one of that name.
+
+    Of several that make it at the same moment one succeeds, where the filesystem can promise that: local disks with
+    hard links can, and object stores whose fsspec package can create a file exclusively. Elsewhere the last one stays.
+
+    Args:
+        fs: The fsspec filesystem.
+        path: The final name, as the filesystem writes it.
+        content: What is in it.
+
+    Returns:
+        Whether it was made; False where there was one.
+    """
+    try:
+        if is_local(fs):
+            _create_local(path, content)
+        else:
+            with fs.open(path, "xb") as stream:
+                stream.write(content)
+    except FileExistsError:
+        return False
+    except (OSError, ValueError, NotImplementedError) as exc:
+        fs.invalidate_cache()
+        if fs.exists(path):  # object stores have errors of their own for that
+            return False
+        if isinstance(exc, OSError) and exc.errno not in _NO_LINKS:
+            raise
+        with atomic_file(fs, path) as stream:
+            stream.write(content)
+    return True
+
+
+def _create_local(path: str, content: bytes) -> None:
+    parent, _, name = path.rpartition("/")
+    temporary = _temporary(name)
+    with open_directory(parent or "/") as directory:
+        try:
+            with _open_new(directory, temporary) as stream:
+                stream.write(content)
+            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            _remove(lambda _: os.unlink(temporary, dir_fd=directory), f"{parent}/{temporary}")
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, BinaryIO
+import logging
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from curator_core.batches import DocumentBatch, FileGroupTask
 from curator_core.composite import CompositeStage
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from curator_core.adapter import WorkerMetadata
+    from curator_core.arrow import BadRecord
+    from curator_core.io.settled import SettledSchema
 
 __all__ = ["ParquetReader", "ParquetReaderStage", "ParquetWriter"]
 
+logger = logging.getLogger(__name__)
+
+_NOT_WRITTEN = "the records cannot be written as Parquet"
+_MEND = (
+    "convert or drop the column before this stage, declare it in schema=…, or give on_bad_record='skip' to leave such "
+    "records out and count them"
+)
 _EXTENSIONS = (".parquet", ".pq")
 _COMPRESSIONS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
@@ -33,18 +43,25 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     Of a task with a byte range those row groups are read that begin in it.
 
-    Files of one group may lack columns that others have (null there), but not differ in a column's type. A
-    group without records gives no task, and counts as filtered. Names of directories are not read as columns.
+    Files of one group may lack columns that others have (null there), and differ in types where pyarrow's promotion
+    "permissive" finds one for both: integers and fractions, string and large_string, units of time. A group without
+    records gives no task, and counts as filtered. Names of directories are not read as columns.
 
     Args:
         fields: Which columns to read; None for all. The others are not even fetched.
         records_per_batch: How many records a task holds at the most; it may hold those of several files of a
             group. None makes one task of each group, which keeps the group's id.
         storage_options: Options of the fsspec filesystem.
+        schema: Columns and types of all tasks: a ``pyarrow.Schema``, or a dict of types by name, each one of pyarrow's
+            or the name of a simple one. A column that a file lacks is null, and one that the schema lacks is not read.
+            None: those of the files.
+        on_bad_record: ``"raise"``, or ``"skip"`` to leave out a record that does not fit the schema. Skipped records
+            are counted in the metric ``skipped_records``.
 
     Raises:
         ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed.
-        DataError: A file is gone, no Parquet, or without a chosen column. Raised while the pipeline runs.
+        DataError: A file is gone, no Parquet, or without a chosen column, or a record does not fit the schema. Raised
+            while the pipeline runs.
     """
 
     def __init__(
@@ -52,10 +69,14 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         fields: Sequence[str] | None = None,
         records_per_batch: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        schema: pa.Schema | Mapping[str, Any] | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
         self._fields = check_fields(fields)
         self._records_per_batch = check_count("records_per_batch", records_per_batch)
         self._storage_options = dict(storage_options or {})
+        self._schema = _check_schema(schema, self._fields, self.name)
+        self._skip = _check_on_bad_record(on_bad_record)
 
     def inputs(self) -> tuple[list[str], list[str]]:
         """Paths, in ``data``."""
@@ -63,7 +84,8 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     def outputs(self) -> tuple[list[str], list[str]] | None:
         """The chosen columns; nothing is known beforehand where all are taken."""
-        return None if self._fields is None else (["data"], self._fields)
+        chosen = self._fields if self._schema is None else list(self._schema.names)
+        return None if chosen is None else (["data"], chosen)
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """Load pyarrow, before any data is touched."""
@@ -84,9 +106,12 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         with reading(path), self._open(path, byte_range) as stream:
             try:
                 with pq.ParquetFile(stream) as file:
-                    self._check_columns(file.schema_arrow.names, path)
-                    for table in self._tables(file, _row_groups(file.metadata, byte_range)):
-                        yield table if self._fields is None else table.select(self._fields)
+                    columns = self._columns(file.schema_arrow.names, path)
+                    groups = _row_groups(file.metadata, byte_range)
+                    start = sum(file.metadata.row_group(group).num_rows for group in range(min(groups, default=0)))
+                    for table in self._tables(file, groups, columns):
+                        yield self._formed(table, path, start)
+                        start += len(table)
             except pa.ArrowException as exc:
                 raise DataError(
                     f"the file cannot be read as Parquet: {exc}",
@@ -101,18 +126,43 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
             check_size(fs.info(inner).get("size"), byte_range[1], path)
         return fs.open(inner, "rb")
 
-    def _tables(self, file: Any, groups: list[int]) -> Iterator[pa.Table]:
+    def _tables(self, file: Any, groups: list[int], columns: list[str] | None) -> Iterator[pa.Table]:
         if not groups:  # older releases of pyarrow fail at that
             yield file.schema_arrow.empty_table()
         elif self._records_per_batch is None:
-            yield file.read_row_groups(groups, columns=self._fields)
+            yield file.read_row_groups(groups, columns=columns)
         else:
             pa, _ = _pyarrow(self.name)
             size = self._records_per_batch
-            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=self._fields):
+            for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=columns):
                 yield pa.Table.from_batches([batch])
 
-    def _check_columns(self, there: list[str], path: str) -> None:
+    def _formed(self, table: pa.Table, path: str, start: int) -> pa.Table:
+        """Rows of a file, from row ``start`` on, as the schema or the chosen columns have them."""
+        if self._schema is None:
+            return table if self._fields is None else table.select(self._fields)
+        from curator_core.io.schema import conform, without  # noqa: PLC0415 - an extra: this module imports without it
+
+        formed, wrong = conform(table, self._schema)
+        bad = set()
+        for record in wrong:
+            if not self._skip:
+                what, hint = f"{path} does not fit the schema", "convert the file, or give another schema=…"
+                raise record._replace(number=start + record.number).error(what, hint)
+            bad.add(record.number)
+        if not bad:
+            return formed
+        self.metrics.add("skipped_records", len(bad))
+        logger.warning("%s: %d records left out, the first is record %d", path, len(bad), start + min(bad))
+        return self._formed(without(table, bad), path, start)
+
+    def _columns(self, there: list[str], path: str) -> list[str] | None:
+        """The columns to fetch from a file; None for all."""
+        from curator_core.arrow import check_names  # noqa: PLC0415 - an extra, as above
+
+        check_names(there, f" of {path}")
+        if self._schema is not None:
+            return [name for name in self._schema.names if name in there]
         for name in self._fields or ():
             if name not in there:  # pyarrow would leave it out in silence
                 close = nearest(name, there)
@@ -123,6 +173,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                     expected=f"the columns {', '.join(self._fields or ())}",
                     hint=f"did you mean '{close}'?" if close else "correct fields=[…], or leave the file out",
                 )
+        return self._fields
 
 
 class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
@@ -140,6 +191,8 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         storage_options: Options of the fsspec filesystem.
         split: Bytes a task at the most, as stored: a larger file becomes several tasks, each with the row groups that
             begin in its range; a row group is never divided. None reads each file in one task.
+        schema: Columns and types of all tasks; None for those of the files.
+        on_bad_record: ``"raise"`` or ``"skip"``, where a record does not fit the schema.
 
     Raises:
         ConfigurationError: A setting makes no sense.
@@ -156,11 +209,13 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         file_extensions: Sequence[str] | None = _EXTENSIONS,
         storage_options: Mapping[str, Any] | None = None,
         split: int | str | None = DEFAULT_SPLIT,
+        schema: pa.Schema | Mapping[str, Any] | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
         self._partitioning = FilePartitioningStage(
             file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
         )
-        self._reader = ParquetReaderStage(fields, records_per_batch, storage_options)
+        self._reader = ParquetReaderStage(fields, records_per_batch, storage_options, schema, on_bad_record)
 
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
         """The two stages."""
@@ -170,19 +225,28 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
 class ParquetWriter(FileWriter):
     """Writes each task's records to a Parquet file, under a name that comes from the task's id.
 
-    Writing the same task twice with the same pyarrow gives the same file, byte for byte. A file appears when
-    it is complete. Pipelines whose tasks may have the same ids need a directory each.
+    The files of a directory form one data set. With a ``schema`` they all have it. Without one they keep to what the
+    run has settled on, kept in the directory below ``_schema``: a file has all columns that are known when it is
+    written, and a type is promoted, as pyarrow's "permissive" does, where a later task needs that. The last of the
+    versions in ``_schema`` fits all files.
+
+    Writing the same task twice with the same schema and pyarrow gives the same file, byte for byte. A file appears
+    when it is complete. Pipelines whose tasks may have the same ids need a directory each.
 
     Args:
         path: Directory or fsspec URL to write to; made where it is missing.
         fields: Columns to write; None for all.
         compression: ``"snappy"``, ``"gzip"``, ``"brotli"``, ``"lz4"``, ``"zstd"`` or ``"none"``.
         storage_options: Options of the fsspec filesystem.
+        schema: Columns and types of all files: a ``pyarrow.Schema``, or a dict of types by name, each one of pyarrow's
+            or the name of a simple one. A column that a task lacks is null. None: what the run settles on.
+        on_bad_record: ``"raise"``, or ``"skip"`` to leave out a record that does not fit the schema or has no form
+            in Arrow or Parquet. Skipped records are counted in the metric ``skipped_records``.
 
     Raises:
         ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed.
-        DataError: The directory or a file cannot be written, or the records have no form in Arrow. Raised
-            while the pipeline runs.
+        DataError: The directory or a file cannot be written, or a record has no form in Parquet or does not fit the
+            schema. Raised while the pipeline runs.
     """
 
     def __init__(
@@ -191,12 +255,17 @@ class ParquetWriter(FileWriter):
         fields: Sequence[str] | None = None,
         compression: str = "snappy",
         storage_options: Mapping[str, Any] | None = None,
+        schema: pa.Schema | Mapping[str, Any] | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
         if compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
             raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
         super().__init__(path, ".parquet", fields, storage_options)
         self._compression = compression
+        self._schema = _check_schema(schema, self._fields, self.name)
+        self._skip = _check_on_bad_record(on_bad_record)
+        self._settled: SettledSchema | None = None
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """Load pyarrow, and make the directory.
@@ -208,23 +277,119 @@ class ParquetWriter(FileWriter):
         _pyarrow(self.name)
         super().setup(worker_metadata)
 
+    def _fit(self, task: DocumentBatch) -> DocumentBatch:
+        """The records as a table that goes together with those of all other tasks."""
+        from curator_core.io.schema import conform, merge, without  # noqa: PLC0415 - an extra: this module imports without it
+
+        settled = self._settled_schema()
+        table, skipped = self._table(task, self._schema or settled.latest())
+        numbers = [number for number in range(task.num_items) if number not in skipped]  # of the table's rows
+        while True:
+            schema = self._schema or merge(settled.latest(), table.schema)
+            fitted, wrong = conform(table, schema)
+            if bad := self._bad(wrong):
+                skipped.update({numbers[row]: record for row, record in bad.items()})
+                table = without(table, bad)
+                numbers = [number for row, number in enumerate(numbers) if row not in bad]
+            elif not numbers or self._schema is not None or settled.promote(schema):
+                break
+        if skipped:
+            self._count(skipped, task)
+        return DocumentBatch(fitted, task.dataset_name)
+
+    def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
+        """The chosen columns, of the records that make a table, and the other records by number."""
+        from curator_core.arrow import check_names, table_of  # noqa: PLC0415 - an extra, as above
+
+        fields, bad = self._fields, {}
+        if isinstance(task.data, list):
+            chosen = task.data if fields is None else [_chosen(record, fields) for record in task.data]
+            table, found = table_of(chosen, {} if known is None else dict(zip(known.names, known.types, strict=True)))
+            bad = self._bad(found[number] for number in sorted(found))
+        else:
+            table = task.data
+            check_names(table.column_names)
+        if fields is not None:
+            table = table.select([name for name in fields if name in table.column_names])
+        return table, bad
+
+    def _bad(self, found: Iterable[BadRecord]) -> dict[int, BadRecord]:
+        """The bad records by number; an error at the first one, unless they are skipped."""
+        bad: dict[int, BadRecord] = {}
+        for record in found:
+            if not self._skip:
+                raise record.error(
+                    _NOT_WRITTEN, _MEND if self._schema is not None else f"{_MEND}; {self._settled_hint}"
+                )
+            bad.setdefault(record.number, record)
+        return bad
+
+    def _count(self, skipped: Mapping[int, BadRecord], task: DocumentBatch) -> None:
+        first = min(skipped)
+        self.metrics.add("skipped_records", len(skipped))
+        logger.warning(
+            "task %s: %d records left out, the first is record %d: it %s",
+            task.task_id,
+            len(skipped),
+            first,
+            skipped[first].why,
+        )
+
+    @property
+    def _settled_hint(self) -> str:
+        return f"types are those that the files there have settled on, in {self._path.rstrip('/')}/_schema"
+
+    def _settled_schema(self) -> SettledSchema:
+        if self._settled is None:
+            from curator_core.io.settled import SettledSchema  # noqa: PLC0415 - an extra, as above
+
+            self._settled = SettledSchema(*filesystem(self._path, self._storage_options), self._path)
+        return self._settled
+
     def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:
         pa, pq = _pyarrow(self.name)
+        table = task.to_arrow()
         try:
-            table = task.to_arrow()
-            if self._fields is not None:
-                table = table.select(self._fields)
-            if not table.num_columns:
-                raise ValueError("they have no columns")
             pq.write_table(table, stream, compression=self._compression)
         except (pa.ArrowException, ValueError, OverflowError) as exc:
             raise DataError(
-                f"the records cannot be written as Parquet: {getattr(exc, 'message', exc)}",
+                f"{_NOT_WRITTEN}: {exc}",
                 field="data",
-                given=task.columns,
-                expected="columns of one type each: text, numbers, dates, bytes, lists or structs of those",
+                given=table.schema,
+                expected="values that Parquet has a form for",
                 hint="convert or drop the column before this stage",
             ) from exc
+
+
+def _chosen(record: Any, fields: Sequence[str]) -> Any:
+    return {name: record[name] for name in fields if name in record} if isinstance(record, dict) else record
+
+
+def _check_schema(schema: Any, fields: list[str] | None, stage: str) -> pa.Schema | None:
+    """The schema of the chosen fields, or None where none is given.
+
+    Raises:
+        ConfigurationError: It is no schema, or lacks one of the fields; or pyarrow is not installed.
+    """
+    if schema is None:
+        return None
+    _pyarrow(stage)
+    from curator_core.io.schema import as_schema  # noqa: PLC0415 - an extra: this module imports without it
+
+    return as_schema(schema, fields)
+
+
+def _check_on_bad_record(value: Any) -> bool:
+    """Whether bad records are skipped.
+
+    Raises:
+        ConfigurationError: It is neither of the two.
+    """
+    if value not in ("raise", "skip"):
+        raise ConfigurationError(
+            "there is no such way with bad records", field="on_bad_record", given=value, expected="'raise' or 'skip'"
+        )
+    return bool(value == "skip")
 
 
 def _pyarrow(stage: str) -> tuple[Any, Any]:
@@ -264,22 +429,28 @@ def _begins(group: Any) -> int:
 
 
 def _join(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
+    """One table of several, whose types are promoted where they differ.
+
+    Raises:
+        DataError: They cannot be.
+    """
     import pyarrow as pa  # noqa: PLC0415 - it is loaded: there are tables
+
+    from curator_core.io.schema import conform, grow  # noqa: PLC0415 - an extra, as above
 
     if len(tables) == 1:
         return tables[0]
     if not tables:
         return pa.table({})
-    try:
-        return pa.concat_tables(tables, promote_options="default")
-    except pa.ArrowException as exc:
-        raise DataError(
-            f"the files of one group do not make one table: {exc}",
-            field="data",
-            given=list(paths),
-            expected="the same type for a column in all files of a group",
-            hint="convert the odd ones, or read each by itself with files_per_partition=1",
-        ) from exc
+    if any(table.schema != tables[0].schema for table in tables):
+        schema = grow([table.schema for table in tables], paths)
+        formed = [conform(table, schema) for table in tables]
+        for record in (record for _, wrong in formed for record in wrong):
+            raise record.error(
+                "the files of one group do not make one table", "read each by itself with files_per_partition=1"
+            )
+        tables = [table for table, _ in formed]
+    return pa.concat_tables(tables, promote_options="default")  # their metadata may differ
 
 
 def _resize(tables: Iterable[pa.Table], size: int, paths: Sequence[str]) -> Iterator[pa.Table]:

@@ -74,6 +74,8 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
             DataError: The file cannot be written, or the records have no form in it.
         """
         name = self._name(task)
+        if task.num_items:
+            task = self._fit(task)
         if not task.num_items:
             return None
         fs, directory = filesystem(self._path, self._storage_options)
@@ -84,6 +86,10 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
             self.metrics.add("bytes_written", stream.tell())
         self.metrics.add("records_written", task.num_items)
         return FileGroupTask([url], task.dataset_name)
+
+    def _fit(self, task: DocumentBatch) -> DocumentBatch:
+        """The records in the form that `_write` takes; it may leave some out, and count them."""
+        return task
 
     @abstractmethod
     def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemas of Arrow tables: what `schema=` says, what two schemas make together, and tables brought to one.
+
+Import it where pyarrow is needed: it loads it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curator_core.arrow import FAILURES, BadRecord, check_names, join_types
+from curator_core.errors import ConfigurationError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Sequence
+
+__all__ = ["as_schema", "conform", "footer", "from_footer", "grow", "merge", "without"]
+
+_EXPECTED = "a pyarrow.Schema, or a dict of types by name, such as {'text': 'string', 'n': pyarrow.int64()}"
+
+
+def as_schema(value: Any, fields: Sequence[str] | None = None) -> pa.Schema:
+    """A schema as it was given, Arrow's own or a mapping of names to types, and of that the chosen columns.
+
+    Raises:
+        ConfigurationError: It is something else, has a name twice, or a type that Parquet does not have; or it lacks
+            one of the columns.
+    """
+    if isinstance(value, pa.Schema):
+        schema = value
+    elif hasattr(value, "items"):
+        schema = pa.schema([_field(name, kind) for name, kind in value.items()])
+    else:
+        raise ConfigurationError("this is no schema", field="schema", given=value, expected=_EXPECTED)
+    if not schema.names or len(set(schema.names)) < len(schema.names):
+        raise ConfigurationError(
+            "the schema has no columns, or one of them twice", field="schema", given=schema.names, expected=_EXPECTED
+        )
+    for name in fields or ():
+        if name not in schema.names:
+            known = unknown_name("column", name, schema.names)
+            raise ConfigurationError(f"the schema has no column '{name}'", **{**known, "field": "fields"})
+    for field in schema:
+        if why := _unwritable(field):
+            raise ConfigurationError(
+                f"Parquet has no form for a column of the schema: {why}",
+                field=f"schema['{field.name}']",
+                given=field.type,
+                expected="a type that Parquet has",
+            )
+    return _stored(schema if fields is None else map(schema.field, fields), schema.metadata)
+
+
+def merge(settled: pa.Schema | None, new: pa.Schema) -> pa.Schema:
+    """The schema that tables of both have a place in, in the order of the first.
+
+    Where the types of a column have nothing in common, that of the first stays: `conform` says which records that
+    leaves out. Where Parquet has no form for a new one, it is null, likewise.
+    """
+    if settled is None:
+        return _stored(map(_writable, new))
+    if new.equals(settled):
+        return settled
+    after = {field.name: field for field in new}
+    merged = [_merged(field, after.get(field.name)) for field in settled]
+    added = [_writable(field.with_nullable(True)) for field in new if field.name not in settled.names]
+    return settled if merged == list(settled) and not added else _stored([*merged, *added])
+
+
+def grow(schemas: Sequence[pa.Schema], paths: Sequence[str]) -> pa.Schema:
+    """The schema that tables of several files have a place in.
+
+    Raises:
+        DataError: There is none, since the types of a column have nothing in common.
+    """
+    grown = schemas[0].remove_metadata()
+    for schema in schemas[1:]:
+        merged = merge(grown, schema)
+        for field in schema:
+            try:
+                join_types(merged.field(field.name).type, field.type)
+            except ValueError as exc:
+                raise DataError(
+                    f"the files of one group do not make one table: column '{field.name}': {exc}",
+                    field=field.name,
+                    given=list(paths),
+                    expected="types that can be promoted to one, for a column in all files of a group",
+                    hint="convert the odd ones, or read each by itself with files_per_partition=1",
+                ) from exc
+        grown = merged
+    return grown
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, Iterator[BadRecord]]:
+    """A table with the columns and types of a schema.
+
+    A column that the table lacks is null. Values are converted where the types have something in common and nothing
+    of the value is lost.
+
+    Returns:
+        The table, and the records that cannot be converted, by row. Where there are any the table is the one given.
+
+    Raises:
+        DataError: The table has two columns of one name.
+    """
+    check_names(table.column_names)
+    there = set(table.column_names)
+    columns, failed = [], []
+    for field in schema:
+        column = table.column(field.name) if field.name in there else pa.chunked_array([pa.nulls(len(table))])
+        try:
+            columns.append(_cast(column, field))
+        except FAILURES:
+            failed.append((column, field))
+    strange = [name for name in table.column_names if name not in schema.names and _has_values(table.column(name))]
+    if failed or strange:
+        return table, _bad_rows(table, schema, failed, strange)
+    metadata = {**(table.schema.metadata or {}), **(schema.metadata or {})} or None
+    return pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata)), iter(())
+
+
+def without(table: pa.Table, rows: Container[int]) -> pa.Table:
+    """A table without some of its rows."""
+    return table.take(pa.array([row for row in range(len(table)) if row not in rows], pa.int64()))
+
+
+def footer(schema: pa.Schema) -> bytes:
+    """A Parquet file without records, which holds the schema."""
+    stream = io.BytesIO()
+    pq.write_metadata(schema, stream)
+    return stream.getvalue()
+
+
+def from_footer(content: bytes) -> pa.Schema:
+    """The schema in a Parquet file.
+
+    Raises:
+        Exception: An OSError or one of Arrow's, where it is no Parquet file.
+    """
+    return pq.read_schema(pa.BufferReader(content))
+
+
+def _stored(fields: Iterable[pa.Field], metadata: Any = None) -> pa.Schema:
+    """A schema as Parquet gives it back: it has no seconds, but milliseconds, and a table must fit those."""
+    given = list(fields)
+    stored = from_footer(footer(pa.schema(given)))
+    return pa.schema([old if old.type == new.type else new for old, new in zip(given, stored, strict=True)], metadata)
+
+
+def _field(name: Any, kind: Any) -> pa.Field:
+    try:
+        return pa.field(name, pa.type_for_alias(kind) if isinstance(kind, str) else kind)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(
+            f"there is no such type: {exc}",
+            field=f"schema[{name!r}]",
+            given=kind,
+            expected="a pyarrow.DataType, or the name of a simple one: 'string', 'int64', 'double', 'timestamp[us]' …",
+            hint="take pyarrow's functions for others: pyarrow.list_(pyarrow.string())",
+        ) from exc
+
+
+def _unwritable(field: pa.Field) -> str:
+    """Why Parquet has no form for a column; empty where it has."""
+    try:
+        footer(pa.schema([field]))
+    except (*FAILURES, OSError) as exc:
+        return str(exc)
+    return _repeated_name(field.type)
+
+
+def _repeated_name(kind: pa.DataType) -> str:
+    inner = [kind.field(number) for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    names = [field.name for field in inner]
+    if len(set(names)) < len(names):
+        return f"{kind} has two fields of one name"
+    if hasattr(kind, "value_type"):
+        return _repeated_name(kind.value_type)
+    return next(filter(None, (_repeated_name(field.type) for field in inner)), "")
+
+
+def _writable(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, pa.null()) if _unwritable(field) else field
+
+
+def _merged(before: pa.Field, after: pa.Field | None) -> pa.Field:
+    if after is None:
+        return before.with_nullable(True)
+    try:
+        joined = before.with_type(join_types(before.type, after.type))
+    except ValueError:
+        return before
+    if joined.type != before.type and _unwritable(joined):
+        return before
+    return joined.with_nullable(before.nullable or after.nullable)
+
+
+def _has_values(column: pa.ChunkedArray) -> bool:
+    return bool(column.null_count < len(column))
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """The column in the field's type.
+
+    Raises:
+        Exception: One of `FAILURES`: a value has no place there, or the types have nothing in common.
+    """
+    if not field.nullable and column.null_count:
+        raise ValueError("no null may be there")
+    if column.type == field.type:
+        return column
+    if not _has_values(column):
+        return pa.chunked_array([pa.nulls(len(column), field.type)])
+    if not _has_room(column.type, field.type):
+        raise ValueError("the one has no room for the other")
+    try:
+        cast = column.cast(field.type)
+    except (pa.ArrowTypeError, pa.ArrowNotImplementedError):  # older pyarrows cast no struct to one with more fields
+        cast = pa.chunked_array([pa.array(column.to_pylist(), field.type)])
+    fractions = pa.types.is_floating(field.type) and pa.types.is_floating(column.type)
+    if fractions and pc.sum(pc.is_inf(cast)) != pc.sum(pc.is_inf(column)):
+        raise ValueError("the number is too large")
+    return cast
+
+
+def _has_room(kind: pa.DataType, target: pa.DataType) -> bool:
+    """Whether the values of a type may have a place in another: the types are related, and it has all the fields."""
+    try:
+        joined = join_types(kind, target)
+    except ValueError:
+        return False
+    return _fields(joined) <= _fields(target)
+
+
+def _fields(kind: pa.DataType, path: str = "") -> set[str]:
+    """The fields of structs in a type, at any depth."""
+    if pa.types.is_struct(kind):
+        inner = {f"{path}.{kind.field(number).name}": kind.field(number).type for number in range(kind.num_fields)}
+        return set(inner).union(*(_fields(held, name) for name, held in inner.items()))
+    return _fields(kind.value_type, f"{path}[]") if hasattr(kind, "value_type") else set()
+
+
+def _bad_rows(
+    table: pa.Table, schema: pa.Schema, failed: list[tuple[pa.ChunkedArray, pa.Field]], strange: list[str]
+) -> Iterator[BadRecord]:
+    expected = ", ".join(f"{field.name}: {field.type}" for field in schema)
+    for name in strange:
+        column = table.column(name)
+        for row in _rows_with_values(column):
+            why = f"has a column '{name}' of type {column.type}, which the schema does not have"
+            yield BadRecord(row, name, why, _shown(column[row]), expected)
+    for column, field in failed:
+        for row, exc in _failing(column, field, 0):
+            why = f"has a value of type {column.type} in column '{field.name}' of type {field.type}: {exc}"
+            yield BadRecord(row, field.name, why, _shown(column[row]), str(field.type))
+
+
+def _failing(column: pa.ChunkedArray, field: pa.Field, start: int) -> Iterator[tuple[int, Exception]]:
+    """The rows whose values cannot be cast, found by halving."""
+    try:
+        _cast(column, field)
+    except FAILURES as exc:
+        if _has_values(column) and field.nullable and not _has_room(column.type, field.type):
+            yield from ((start + row, exc) for row in _rows_with_values(column))
+        elif len(column) == 1:
+            yield start, exc
+        else:
+            half = len(column) // 2
+            yield from _failing(column.slice(0, half), field, start)
+            yield from _failing(column.slice(half), field, start + half)
+
+
+def _rows_with_values(column: pa.ChunkedArray) -> Iterator[int]:
+    return (row for row, is_there in enumerate(column.is_valid()) if is_there.as_py())
+
+
+def _shown(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except FAILURES:
+        return value

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that ParquetWriter leaves form one data set, and ParquetReader reads files that differ."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from datetime import date, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from tests.waiting import DEADLINE_S
+
+from curator_core import DocumentBatch, FileGroupTask, LocalExecutor, Pipeline
+from curator_core.io import ParquetReader, ParquetReaderStage, ParquetWriter
+from curator_core.io.settled import SettledSchema
+
+# What a run may come by: a column that begins with nothing, one that turns out to hold fractions, one that comes late
+# or is not always there, and lists that begin empty.
+BATCHES = [
+    [{"id": 0, "text": None, "score": 1, "tags": []}],
+    [{"id": 1, "text": "x", "score": 0.5, "tags": ["t"]}],
+    [{"id": 2, "text": None, "score": None, "late": 7}],
+    [{"id": 3}],
+]
+RECORDS = [
+    {"id": 0, "text": None, "score": 1.0, "tags": [], "late": None},
+    {"id": 1, "text": "x", "score": 0.5, "tags": ["t"], "late": None},
+    {"id": 2, "text": None, "score": None, "tags": None, "late": 7},
+    {"id": 3, "text": None, "score": None, "tags": None, "late": None},
+]
+TYPES = {"id": "int64", "text": "string", "score": "double", "tags": pa.list_(pa.string()), "late": "int64"}
+
+
+def write(out, *batches, executor="local", **options):
+    run = {"on_error": options.pop("on_error")} if "on_error" in options else {}
+    pipeline = Pipeline("write", [ParquetWriter(out, **options)])
+    return pipeline.run(executor=executor, initial_tasks=[DocumentBatch(batch) for batch in batches], **run)
+
+
+def settled(out):
+    """As the guide says."""
+    return pq.read_schema(max(Path(out, "_schema").iterdir()))
+
+
+def with_duckdb(out):
+    query = f"SELECT * FROM read_parquet('{out}/*.parquet', union_by_name = true) ORDER BY id"  # noqa: S608 - ours
+    with duckdb.connect() as connection:
+        cursor = connection.execute(query)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def with_pandas(out, schema):
+    frame = pd.read_parquet(out, schema=schema).sort_values("id")
+    return pa.Table.from_pandas(frame, schema, preserve_index=False).to_pylist()
+
+
+def types_of(out):
+    return {path.name: pq.read_schema(path) for path in sorted(Path(out).glob("*.parquet"))}
+
+
+# --- the writer -----------------------------------------------------------------------------------------
+
+
+def test_what_a_run_settles_on_is_read_by_others(tmp_path):
+    write(tmp_path, *BATCHES)
+    schema = settled(tmp_path)
+    assert schema.equals(pa.schema(TYPES))
+    assert ds.dataset(tmp_path, schema=schema).to_table().to_pylist() == RECORDS
+    assert with_duckdb(tmp_path) == RECORDS
+    assert with_pandas(tmp_path, schema) == RECORDS
+    # A file has what is known when it is written, however little its own records have.
+    assert types_of(tmp_path)["0.parquet"].field("text").type == pa.null()
+    assert types_of(tmp_path)["3.parquet"].equals(schema)
+
+
+@pytest.mark.parametrize("schema", [TYPES, pa.schema(TYPES)], ids=["mapping", "schema"])
+def test_files_of_a_declared_schema_are_alike_and_need_no_help_to_be_read(tmp_path, schema):
+    write(tmp_path, *BATCHES, schema=schema)
+    assert all(found.equals(pa.schema(TYPES)) for found in types_of(tmp_path).values())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
+    assert ds.dataset(tmp_path).to_table().to_pylist() == RECORDS
+    assert with_duckdb(tmp_path) == RECORDS
+    assert with_pandas(tmp_path, pa.schema(TYPES)) == RECORDS
+
+
+def test_several_processes_settle_on_one_schema(tmp_path):
+    values = [1, None, 1.5, 2]
+    batches = [[{"id": n, "n": values[n % 4], f"of_{n % 7}": str(n)}] for n in range(60)]
+    result = write(tmp_path, *batches, executor=LocalExecutor(workers=4))
+    assert len({stats.worker_id for task in result for stats in task.stage_perf}) > 1
+    schema = settled(tmp_path)
+    table = ds.dataset(tmp_path, schema=schema).to_table().sort_by("id")
+    assert table.column("n").to_pylist() == [batch[0]["n"] for batch in batches]
+    assert all(table.column(f"of_{n % 7}")[n].as_py() == str(n) for n in range(60))
+    assert set(schema.names) == {"id", "n", *(f"of_{n}" for n in range(7))}
+    # Each version holds what those before it did.
+    versions = [pq.read_schema(path) for path in sorted((tmp_path / "_schema").iterdir())]
+    assert all(set(before.names) <= set(after.names) for before, after in pairwise(versions))
+
+
+def test_of_several_that_promote_at_once_none_is_forgotten(tmp_path):
+    fs, start, failed = fsspec.filesystem("file"), threading.Barrier(8, timeout=DEADLINE_S), []
+
+    def promote(number):
+        log, mine = SettledSchema(fs, str(tmp_path), str(tmp_path)), pa.field(f"of_{number}", pa.int64())
+        start.wait()
+        while not log.promote(pa.schema([*(log.latest() or ()), mine])):
+            failed.append(number)
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    last = SettledSchema(fs, str(tmp_path), str(tmp_path)).latest()
+    assert Counter(last.names) == Counter(f"of_{number}" for number in range(8))
+    assert len(failed) <= 8 * 7  # each time somebody else came through
+    versions = [path.name for path in (tmp_path / "_schema").iterdir()]
+    assert sorted(versions) == [f"{number:06}" for number in range(1, 9)]  # and nothing that is half done
+
+
+def test_a_run_that_goes_on_keeps_to_the_schema_of_the_one_before(tmp_path, memory_url):
+    for out in (str(tmp_path), memory_url):
+        write(out, *BATCHES[:2])
+        result = Pipeline("more", [ParquetReader(f"{out}/0.parquet"), ParquetWriter(out)]).run()
+        with fsspec.open(result[0].data[0]) as stream:
+            assert pq.read_schema(stream).field("text").type == pa.string()
+
+
+def test_a_record_that_cannot_be_promoted_is_named(tmp_path, data_error):
+    write(tmp_path, [{"n": 1, "d": date(2024, 1, 1)}])
+    before = types_of(tmp_path)
+    for records, column, types in (
+        ([{"n": 2}, {"n": "two"}], "n", "of type string in column 'n' of type int64"),
+        ([{"n": None}, {"n": "two"}], "n", "of type string in column 'n' of type int64"),
+        ([{"n": 2}, {"d": datetime(2024, 1, 1)}], "d", "of type timestamp[us] in column 'd' of type date32[day]"),
+        (pa.table({"n": [None, "two"]}), "n", "of type string in column 'n' of type int64"),
+    ):
+        error = data_error(ParquetWriter(tmp_path), initial_tasks=[DocumentBatch([]), DocumentBatch(records)])
+        assert error.message.startswith(f"the records cannot be written as Parquet: record 1 has a value {types}")
+        assert error.field == column
+        assert f"{tmp_path}/_schema" in error.hint
+    assert types_of(tmp_path) == before
+
+
+def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
+    batches = [
+        [{"n": 1}, {"n": "x"}, {"n": 2}, {"n": 2**70}, {"n": 3}],  # no type, and no form
+        [{"n": "y"}, {"n": None}, {"n": 4, "meta": {}}, {}],  # what is settled; what Parquet has no form for
+        [{"n": "z"}],
+        pa.table({"n": pa.array([5.0, 2.0**60, 2.5], pa.float64())}),
+        pa.table({"n": pa.array([2**53 + 1, 6])}),  # fractions by now
+        [{"n": 7}, "text", {8: 8}],
+    ]
+    result = write(tmp_path, *batches, on_bad_record="skip")
+    table = ds.dataset(tmp_path, schema=settled(tmp_path)).to_table()
+    assert table.column("n").to_pylist() == [1, 2, 3, None, None, 5, 2**60, 2.5, 6, 7]
+    assert result.stages[0].tasks_filtered == 1
+    skipped = [task.stage_perf[0].custom_metrics.get("skipped_records", 0) for task in result]
+    assert skipped == [2, 2, 0, 1, 2]
+    assert "task 0: 2 records left out, the first is record 1: it has a value of type string" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("int8", 127, 128),
+        ("int8", 1.0, 1.5),
+        ("uint64", 2**64 - 1, -1),
+        ("double", 2**53, 2**53 + 1),
+        ("float", 0.5, 1e300),
+        ("string", "x", 5),
+        ("timestamp[ms]", datetime(2024, 1, 1), datetime(2024, 1, 1, 0, 0, 0, 5)),
+        ("timestamp[ns]", datetime(2024, 1, 1), datetime(3000, 1, 1)),
+        ("date32", date(2024, 1, 1), datetime(2024, 1, 1, 5)),
+        (pa.struct([("a", pa.int64())]), {"a": 1}, {"a": 1, "b": 2}),
+        (pa.map_(pa.string(), pa.int64()), {"a": 1}, {"a": "x"}),
+        (pa.list_(pa.int8()), [1], [1000]),
+    ],
+)
+@pytest.mark.parametrize("form", [list, pa.Table.from_pylist])
+def test_nothing_is_lost_to_a_declared_type(tmp_path, data_error, kind, good, bad, form):
+    schema = {"a": kind}
+    kind = pa.schema(schema).field("a").type
+    if form is list or not (pa.types.is_map(kind) or good == 2**64 - 1):  # those are not in a table of another type
+        write(tmp_path, form([{"a": good}, {"a": None}]), schema=schema)
+        expected = pa.array([good, None], kind).to_pylist()
+        assert pq.read_table(tmp_path / "0.parquet").column("a").to_pylist() == expected
+        assert pq.read_schema(tmp_path / "0.parquet").field("a").type == kind
+    batch = DocumentBatch(form([{"a": None}, {"a": bad}]))
+    error = data_error(ParquetWriter(tmp_path / "none", schema=schema), initial_tasks=[batch])
+    assert "record 1 has a value" in error.message
+    assert str(kind) in error.message
+    assert error.field == "a"
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_a_declared_schema_says_which_columns_there_are(tmp_path, data_error):
+    batch = DocumentBatch([{"a": 1}, {"a": 2, "b": "x"}])
+    error = data_error(ParquetWriter(tmp_path, schema={"a": "int64"}), initial_tasks=[batch])
+    assert "record 1 has a column 'b' of type string, which the schema does not have" in error.message
+    write(tmp_path, batch.data, schema={"a": "int64", "b": "string"}, fields=["a"])
+    assert types_of(tmp_path)["0.parquet"].names == ["a"]
+    required = pa.schema([pa.field("a", pa.int64(), nullable=False)])
+    batch = DocumentBatch([{"a": 1}, {"a": None}])
+    error = data_error(ParquetWriter(tmp_path, schema=required), initial_tasks=[batch])
+    assert "record 1 has a value of type int64 in column 'a' of type int64: no null may be there" in error.message
+
+
+def test_what_parquet_has_no_form_for_is_named(tmp_path, data_error):
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    far = pa.table({"a": pa.array([0, 10**17], pa.timestamp("s"))})  # Parquet has no seconds, only milliseconds
+    for data, expected in (
+        ([{"a": None}, {"a": {}}], "record 1 has a value of type struct<> in column 'a'"),
+        ([{"a": None}, {"a": [{}]}], "record 1 has a value of type list<item: struct<>> in column 'a'"),
+        (far, "record 1 has a value of type timestamp[s] in column 'a'"),
+        (twice, "several columns are called 'a'"),
+    ):
+        error = data_error(ParquetWriter(tmp_path), initial_tasks=[DocumentBatch(data)])
+        assert expected in error.message
+        assert error.field == "a"
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_schema_file_is_named(tmp_path, data_error):
+    write(tmp_path, [{"a": 1}])
+    (tmp_path / "_schema" / "000001").write_bytes(b"PAR1")
+    error = data_error(ParquetWriter(tmp_path), initial_tasks=[DocumentBatch([{"a": 1}])])
+    assert error.field == f"{tmp_path}/_schema/000001"
+
+
+# --- the reader -----------------------------------------------------------------------------------------
+
+DIFFERENT = [
+    {"n": pa.array([1], pa.int32()), "s": pa.array(["a"]), "t": pa.array([1], pa.timestamp("ms")), "z": pa.nulls(1)},
+    {"n": pa.array([0.5]), "s": pa.array(["b"], pa.large_string()), "t": pa.array([2], pa.timestamp("us"))},
+    {"n": pa.array([3]), "s": pa.nulls(1), "t": pa.array([3], pa.timestamp("ns")), "z": pa.array(["z"])},
+]
+JOINED = pa.schema({"n": "double", "s": "large_string", "t": "timestamp[ns]", "z": "string"})
+
+
+@pytest.fixture
+def different(tmp_path):
+    for number, columns in enumerate(DIFFERENT):
+        pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("records_per_batch", [None, 2, 3])
+def test_the_types_of_a_group_are_merged(different, records_per_batch):
+    tasks = Pipeline("read", [ParquetReader(different, 3, records_per_batch=records_per_batch)]).run()
+    if records_per_batch != 2:
+        assert [task.data.schema for task in tasks] == [JOINED]
+    table = pa.concat_tables([task.data for task in tasks], promote_options="permissive")
+    assert table.column("n").to_pylist() == [1, 0.5, 3]
+    assert table.column("s").to_pylist() == ["a", "b", None]
+    assert table.column("t").cast(pa.int64()).to_pylist() == [1_000_000, 2_000, 3]
+    assert table.column("z").to_pylist() == [None, None, "z"]
+
+
+def test_a_value_that_does_not_fit_the_merged_type_is_named(tmp_path, data_error):
+    pq.write_table(pa.table({"n": [0.5]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"n": [1, 2**53 + 1]}), tmp_path / "b.parquet")
+    error = data_error(ParquetReader(tmp_path, 2))
+    assert "do not make one table: record 1 has a value of type int64 in column 'n' of type double" in error.message
+
+
+@pytest.mark.parametrize("options", [{}, {"records_per_batch": 1}, {"files_per_partition": 3}])
+def test_a_declared_schema_is_that_of_each_task(different, options):
+    schema = {"s": "string", "n": pa.float32(), "more": "int64"}
+    tasks = Pipeline("read", [ParquetReader(different, schema=schema, **options)]).run()
+    assert all(task.data.schema == pa.schema(schema) for task in tasks)
+    records = [record for task in tasks for record in task.to_records()]
+    assert records == [{"s": s, "n": n, "more": None} for s, n in (("a", 1), ("b", 0.5), (None, 3))]
+
+
+def test_what_does_not_fit_a_declared_schema_is_named_or_left_out(tmp_path, data_error):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"n": [1, 2, 300, 4], "s": ["a", "b", "c", "d"]}), path)
+    for options in ({}, {"records_per_batch": 2}):
+        error = data_error(ParquetReader(path, schema={"n": "int8"}, **options))
+        assert error.message.startswith(f"{path} does not fit the schema: record 2 has a value of type int64 in column")
+        assert error.field == "n"
+        stage = ParquetReaderStage(schema={"n": "int8"}, on_bad_record="skip", **options)
+        tasks = Pipeline("read", [stage]).run(initial_tasks=[FileGroupTask([str(path)])])
+        assert [record["n"] for task in tasks for record in task.to_records()] == [1, 2, 4]
+        assert tasks[-1].stage_perf[-1].custom_metrics == {"skipped_records": 1}
+
+
+def test_a_file_with_two_columns_of_one_name_is_named(tmp_path, data_error):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    for options in ({}, {"fields": ["a"]}, {"schema": {"a": "int64"}}):
+        error = data_error(ParquetReader(path, **options))
+        assert error.message.startswith(f"several columns of {path} are called 'a'")
