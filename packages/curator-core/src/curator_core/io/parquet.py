@@ -282,10 +282,10 @@ class ParquetWriter(FileWriter):
         from curator_core.io.schema import conform, merge, without  # noqa: PLC0415 - an extra: this module imports without it
 
         settled = self._settled_schema()
-        table, skipped = self._table(task, self._schema or settled.latest())
+        table, skipped = self._table(task, self._schema or settled.look())
         numbers = [number for number in range(task.num_items) if number not in skipped]  # of the table's rows
         while True:
-            schema = self._schema or merge(settled.latest(), table.schema)
+            schema = self._schema or merge(settled.schema, table.schema)
             fitted, wrong = conform(table, schema)
             if bad := self._bad(wrong):
                 skipped.update({numbers[row]: record for row, record in bad.items()})

@@ -217,7 +217,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if not _has_values(column):
         return pa.chunked_array([pa.nulls(len(column), field.type)])
     if not _has_room(column.type, field.type):
-        raise ValueError("the one has no room for the other")
+        raise ValueError("it cannot be converted without loss")
     try:
         cast = column.cast(field.type)
     except (pa.ArrowTypeError, pa.ArrowNotImplementedError):  # older pyarrows cast no struct to one with more fields

@@ -32,6 +32,9 @@ class SettledSchema:
         fs: The fsspec filesystem.
         directory: The directory, as the filesystem writes it.
         url: The same, for messages.
+
+    Attributes:
+        schema: What was settled when it was last looked at; None before the first shard.
     """
 
     def __init__(self, fs: Any, directory: str, url: str) -> None:
@@ -39,38 +42,39 @@ class SettledSchema:
         self._directory = f"{directory.rstrip('/')}/_schema"
         self._url = f"{url.rstrip('/')}/_schema"
         self._version = 0
-        self._schema: pa.Schema | None = None
+        self.schema: pa.Schema | None = None
 
-    def latest(self) -> pa.Schema | None:
-        """What is settled by now; None before the first shard.
+    def look(self) -> pa.Schema | None:
+        """See what is settled by now.
 
         Raises:
             DataError: It cannot be read.
         """
         while (content := self._read(self._version + 1)) is not None:
             self._take(content)
-        return self._schema
+        return self.schema
 
     def promote(self, schema: pa.Schema) -> bool:
-        """Settle on a schema that has a place for all that the one of `latest` has a place for.
+        """Settle on a schema that has a place for all that `schema` has a place for.
 
         Returns:
-            False where others have settled on another one meanwhile.
+            False where others have settled on something else meanwhile: `schema` is that now.
 
         Raises:
             DataError: It cannot be written.
         """
-        if self._schema is not None and schema.equals(self._schema):
+        if self.schema is not None and schema.equals(self.schema):
             return True
         content = footer(schema)
         with writing(self._name(self._version + 1)):
-            with suppress(
-                FileExistsError
-            ):  # not the one above it: where that is gone, it is not to come back like this
+            with suppress(FileExistsError):
+                # Only this one: an output directory that somebody removes meanwhile must not come back empty.
                 self._fs.mkdir(self._directory, create_parents=False)
             created = create_file(self._fs, f"{self._directory}/{self._version + 1:06}", content)
         if created:
             self._take(content)
+        else:
+            self.look()
         return created
 
     def _name(self, version: int) -> str:
@@ -86,7 +90,7 @@ class SettledSchema:
 
     def _take(self, content: bytes) -> None:
         try:
-            self._schema = from_footer(content)
+            self.schema = from_footer(content)
         except (pa.ArrowException, OSError) as exc:
             raise DataError(
                 f"the schema of the shards in this directory cannot be read: {exc}",
