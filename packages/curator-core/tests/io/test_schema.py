@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from datetime import date, datetime
@@ -16,9 +17,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, wait_until
 
-from curator_core import DocumentBatch, FileGroupTask, LocalExecutor, Pipeline
+from curator_core import DocumentBatch, FileGroupTask, LocalExecutor, Pipeline, processing_stage
 from curator_core.io import ParquetReader, ParquetReaderStage, ParquetWriter
 from curator_core.io.settled import SettledSchema
 
@@ -39,10 +40,9 @@ RECORDS = [
 TYPES = {"id": "int64", "text": "string", "score": "double", "tags": pa.list_(pa.string()), "late": "int64"}
 
 
-def write(out, *batches, executor="local", **options):
-    run = {"on_error": options.pop("on_error")} if "on_error" in options else {}
+def write(out, *batches, **options):
     pipeline = Pipeline("write", [ParquetWriter(out, **options)])
-    return pipeline.run(executor=executor, initial_tasks=[DocumentBatch(batch) for batch in batches], **run)
+    return pipeline.run(initial_tasks=[DocumentBatch(batch) for batch in batches])
 
 
 def settled(out):
@@ -93,10 +93,20 @@ def test_files_of_a_declared_schema_are_alike_and_need_no_help_to_be_read(tmp_pa
 
 
 def test_several_processes_settle_on_one_schema(tmp_path):
+    here = tmp_path / ".here"  # who reads the directory passes it over
+    here.mkdir()
+
+    @processing_stage()
+    def meet(task):
+        (here / str(os.getpid())).touch()
+        wait_until(lambda: len(list(here.iterdir())) == 2, "two processes at work")
+        return task
+
     values = [1, None, 1.5, 2]
     batches = [[{"id": n, "n": values[n % 4], f"of_{n % 7}": str(n)}] for n in range(60)]
-    result = write(tmp_path, *batches, executor=LocalExecutor(workers=4))
-    assert len({stats.worker_id for task in result for stats in task.stage_perf}) > 1
+    Pipeline("write", [meet, ParquetWriter(tmp_path)]).run(
+        LocalExecutor(workers=2), initial_tasks=[DocumentBatch(batch) for batch in batches]
+    )
     schema = settled(tmp_path)
     table = ds.dataset(tmp_path, schema=schema).to_table().sort_by("id")
     assert table.column("n").to_pylist() == [batch[0]["n"] for batch in batches]
