@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ray.actor import ActorMethod
 from tests.pipelines import pipelines
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import DataError, Pipeline, ProcessingStage, Resources, Task
 from curator_core.plan import Plan
@@ -159,6 +160,32 @@ def test_all_cores_are_used_from_the_start(executor: XennaExecutor, tmp_path: Pa
 
 
 # --- arrays and tables ----------------------------------------------------------------------------------
+
+
+class Asks(Light):
+    """No call returns before as many are under way as may be."""
+
+    concurrency = 4
+
+    async def setup(self, worker: Any = None) -> None:  # type: ignore[override]  # may be a coroutine
+        self.under_way, self.all_there = 0, asyncio.Event()
+
+    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # as `setup`
+        self.under_way += 1
+        if self.under_way == self.concurrency:
+            self.all_there.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await self.all_there.wait()
+        at_once, self.under_way = self.under_way, self.under_way - 1
+        if not self.under_way:
+            self.all_there.clear()
+        return Task(data=(task.data, at_once))
+
+
+def test_calls_of_an_asynchronous_stage_are_under_way_at_once(executor: XennaExecutor) -> None:
+    result = Pipeline("asks", [Asks()]).run(executor, [Task(data=number) for number in range(8)])
+    assert sorted(task.data[0] for task in result) == list(range(8))
+    assert max(task.data[1] for task in result) == Asks.concurrency
 
 
 class Payload(Light):
