@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,21 @@ def test_a_share_of_failures_ends_a_run_when_there_were_enough():
     with pytest.raises(FailureLimitError) as caught:
         Pipeline("p", [bad]).run(initial_tasks=data, on_error="skip", max_failures=0.05)
     assert caught.value.result.stages[0].tasks_in == 101
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stage_that_fails_on_all_of_its_first_tasks_ends_the_run(workers):
+    from curator_core import FailureLimitError, LocalExecutor
+
+    data, executor = tasks(*range(120)), LocalExecutor(workers=workers)
+    with pytest.raises(FailureLimitError, match="too many failures; the last one: ValueError") as caught:
+        Pipeline("p", [failing_at(*range(120))]).run(executor, data, on_error="skip")
+    assert not caught.value.result.complete
+    assert caught.value.result.stages[0].tasks_in >= 100
+    assert Pipeline("p", [failing_at(*range(1, 120))]).run(executor, data, on_error="skip").complete
+    every = Pipeline("p", [failing_at(*range(120))]).run(executor, data, on_error="skip", max_failures=math.inf)
+    assert every.complete
+    assert Pipeline("p", [failing_at(*range(99))]).run(executor, data[:99], on_error="skip").complete
 
 
 def test_what_failed_in_the_last_stage_runs_again_where_that_is_asked_for(tmp_path):

@@ -9,10 +9,11 @@ import threading
 from pickle import PickleBuffer
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from curator_core import Pipeline, ProcessingStage, StageError, Task
+from curator_core import DeadLetter, LocalExecutor, Pipeline, ProcessingStage, StageError, Task
 from curator_core.history import Place
 from curator_core.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
 from curator_core.snapshot import Snapshot
@@ -167,11 +168,6 @@ class Changing(ProcessingStage):
         task.data.append(self.calls)
 
 
-class Writing(Changing):
-    def change(self, task):
-        task.data.memory[0] = self.calls
-
-
 class Reading(Changing):
     def change(self, task):
         assert bytes(task.data.memory) == b"abc"
@@ -193,15 +189,48 @@ def test_what_one_attempt_changed_is_not_seen_by_the_next():
     assert [task.data for task in given] == [[0], [1], [2]]
 
 
-def test_no_attempt_can_write_into_what_the_next_is_given():
-    memory = bytearray(b"abc")
-    recorder = Recorder()
-    with pytest.raises(StageError, match="read-only"):
-        Pipeline("p", [Writing(0).with_(max_attempts=2)]).run(
-            initial_tasks=[Task(data=Array(memory))], observers=[recorder]
-        )
-    assert [report.attempt for report in recorder.batches] == [1, 2]
-    assert memory == b"abc"
+class Doubling(ProcessingStage):
+    """Changes arrays in place, as code for numpy likes to; the first calls fail after that."""
+
+    batch_size = 2
+
+    def __init__(self, failures: int = 0) -> None:
+        self.left = failures
+
+    def process_batch(self, tasks):
+        for task in tasks:
+            task.data *= 2
+        if self.left:
+            self.left -= 1
+            raise ConnectionError
+        return [Task(data=task.data) for task in tasks]
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(), LocalExecutor(workers=2)], ids=["here", "workers"])
+@pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])
+@pytest.mark.parametrize("mode", ["raise", "skip", "letters", "attempts"])
+def test_a_stage_may_write_to_the_same_arrays_whatever_becomes_of_failures(executor, isolated, mode, tmp_path):
+    stage = Doubling(failures=2 if mode == "attempts" else 0).with_(isolated=isolated, num_workers=1)
+    policy = {"raise": "raise", "skip": "skip", "letters": DeadLetter(tmp_path), "attempts": "raise"}[mode]
+    stage = stage.with_(max_attempts=3, retry_delay_s=0.0) if mode == "attempts" else stage
+    given = [Task(data=np.arange(4) + number) for number in range(4)]
+    result = Pipeline("p", [stage]).run(executor, given, on_error=policy)
+    assert [task.data.tolist() for task in result] == [[2 * (n + number) for n in range(4)] for number in range(4)]
+
+
+@pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_what_is_read_only_is_so_whatever_becomes_of_failures(isolated, on_error):
+    frozen = np.arange(4)
+    frozen.flags.writeable = False
+    run = Pipeline("p", [Doubling().with_(isolated=isolated)]).run
+    given = [Task(data=frozen), Task(data=frozen)]
+    if on_error == "skip":
+        assert run(initial_tasks=given, on_error="skip").stages[0].tasks_failed == 2
+        return
+    with pytest.raises(StageError, match="read-only") as raised:
+        run(initial_tasks=given)
+    assert "array.copy()" in raised.value.hint
 
 
 def test_attempts_read_the_same_memory():

@@ -60,7 +60,8 @@ class BaseExecutor(ABC):
             observers: Who watches, beside those of `watch_all_runs`.
             on_error: ``"raise"`` ends the run at the first failure, ``"skip"`` drops what failed, counts it
                 and goes on, a `DeadLetter` also keeps the tasks that failed.
-            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given.
+            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given. None ends the
+                run where a stage fails on all of its first 100 tasks; ``math.inf`` for any number.
             checkpoint: Where finished source tasks are remembered, a `Checkpoint` or its path: a later run with it
                 leaves them out.
             collect: Whether the outputs are wanted in the result. Without, they stay where the last stage puts them.

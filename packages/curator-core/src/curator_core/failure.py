@@ -25,6 +25,8 @@ __all__ = [
     "user_frames",
 ]
 
+_HINT = "its own traceback is shown above this one; on_error='skip' leaves such tasks out"
+_HINT_READ_ONLY = "arrays that come from another worker may be read-only: write to a copy, such as array.copy()"
 _OUR_CALLERS = frozenset(
     {"curator_core.adapter", "curator_core.attempt", "curator_core.isolated.child"}
 )  # modules that call stages
@@ -116,7 +118,7 @@ def _wrapper(kind: str, message: str, stage: str, doing: str, cause: BaseExcepti
     error = StageError(
         f"raised {kind}{doing and f' {doing}'}: {ours.message if ours else message}",
         stage=stage,
-        hint="its own traceback is shown above this one; on_error='skip' leaves such tasks out",
+        hint=_HINT_READ_ONLY if kind == "ValueError" and "read-only" in message else _HINT,
     )
     if ours:  # its details say it once, in their places, and not twice
         error.field, error.given, error.expected = ours.field, ours.given, ours.expected

@@ -149,22 +149,30 @@ class Failures:
             FailureLimitError: More has failed than may.
         """
         limit, stage = self._limit, report.stage_name
-        if limit is None or stage not in self.task_ids:
+        if stage not in self.task_ids:
             return
         count, seen = len(self.task_ids[stage]), self._ledger.tasks_in(report.stage_index)
-        total = sum(map(len, self.task_ids.values()))
-        is_too_much = total > limit if isinstance(limit, int) else seen >= _ENOUGH and count > limit * seen
-        if is_too_much:
-            given = f"{total:,} tasks" if isinstance(limit, int) else f"{count:,} of {seen:,} tasks"
+        given = f"{count:,} of {seen:,} tasks"
+        if limit is None:
+            is_too_many, expected = (
+                count == seen >= _ENOUGH,
+                f"one of the first {_ENOUGH} tasks of a stage to go through",
+            )
+        elif isinstance(limit, int):
+            total = sum(map(len, self.task_ids.values()))
+            is_too_many, given, expected = total > limit, f"{total:,} tasks", f"at most {limit:,}"
+        else:
+            is_too_many = seen >= _ENOUGH and count > limit * seen
+            expected = f"at most {limit:.1%} of what a stage is given"
+        if is_too_many:
+            last = f"{report.error.type}: {report.error.message}" if report.error else "an error"
             raise FailureLimitError(
-                f"too much fails: the last was {report.error.type if report.error else 'an error'}",
+                f"too many failures; the last one: {last}",
                 stage=stage,
                 field="max_failures",
                 given=given,
-                expected=f"at most {limit:,}"
-                if isinstance(limit, int)
-                else f"at most {limit:.1%} of what a stage is given",
-                hint="mend what they have in common; with a checkpoint, retry_failed=True then runs them again",
+                expected=expected,
+                hint="correct what they have in common; with a checkpoint, retry_failed=True then runs them again",
             )
 
 

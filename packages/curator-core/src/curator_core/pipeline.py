@@ -84,7 +84,8 @@ class Pipeline:
             initial_tasks: What the first stage is given; None where it is a source.
             observers: Who watches: observers, or names of installed ones such as ``"progress"``.
             on_error: ``"raise"``, ``"skip"`` or a `DeadLetter`; see `BaseExecutor.execute`.
-            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given.
+            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given. None ends the
+                run where a stage fails on all of its first 100 tasks; ``math.inf`` for any number.
             checkpoint: Where finished source tasks are remembered, so that a later run leaves them out.
             collect: Whether the outputs are wanted in the result.
             start_at: The stage that the initial tasks are given to, which keep their ids: for those that

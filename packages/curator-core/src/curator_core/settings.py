@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,7 +27,8 @@ class RunSettings:
     Attributes:
         on_error: What becomes of failures.
         max_failures: How many tasks may fail, as a number, or as a share of those that a stage was given, above 0 and
-            below 1; None for any number. More of them end the run.
+            below 1. More of them end the run. None ends it where a stage fails on all of its first 100 tasks;
+            ``math.inf`` never does.
         checkpoint: What is kept of finished source tasks; None where a run begins from the start each time.
         collect: Whether the outputs are wanted in the driver.
 
@@ -62,12 +64,12 @@ class RunSettings:
     def _check_limit(self) -> None:
         limit = self.max_failures
         is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0
-        if not (is_count or (isinstance(limit, float) and 0 < limit < 1)):
+        if not (is_count or (isinstance(limit, float) and (0 < limit < 1 or limit == math.inf))):
             raise ConfigurationError(
-                "this limit of failures makes no sense",
+                "invalid limit of failures",
                 field="max_failures",
                 given=limit,
-                expected="a whole number, 0 or more, or a share above 0 and below 1",
+                expected="a whole number, 0 or more, a share above 0 and below 1, or math.inf",
                 hint="100 stops at the 101st task that fails, 0.01 where more than one in a hundred does",
             )
         if self.on_error == "raise":

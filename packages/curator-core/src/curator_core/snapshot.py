@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Snapshot:
     """Tasks that can be had again and again, each time as new objects.
 
-    Arrays and Arrow tables are not copied: all restored tasks see the same memory, read-only, so that no attempt can
-    change what the next one is given.
+    What cannot be written to, as an Arrow table or an array from another process, is not copied. Of an array that can,
+    the first attempt sees the original, and each further one a copy of it as it was.
 
     Args:
         tasks: The tasks; let go of.
@@ -82,12 +82,22 @@ class Snapshot:
 class _Pickle:
     """Tasks and their notes, pickled together."""
 
-    __slots__ = ("_buffers", "_head")
+    __slots__ = ("_buffers", "_head", "_is_writable", "_originals")
 
     def __init__(self, tasks: Sequence[Any]) -> None:
-        self._head, buffers = dump_copy((tasks, [state_of(task)[2] for task in tasks]))
-        self._buffers = [memoryview(buffer).toreadonly() for buffer in buffers]
+        self._head, self._originals = dump_copy((tasks, [state_of(task)[2] for task in tasks]))
+        self._is_writable = [not (buffer.readonly or _is_arrows(buffer)) for buffer in self._originals]
+        pairs = zip(self._originals, self._is_writable, strict=True)
+        self._buffers = [bytes(buffer) if writable else buffer for buffer, writable in pairs]
 
     def load(self) -> tuple[list[Any], list[Any]]:
-        tasks, notes = load_parts(self._head, self._buffers)
+        originals, self._originals = self._originals, []
+        pairs = zip(self._buffers, self._is_writable, strict=True)
+        buffers = originals or [bytearray(kept) if writable else kept for kept, writable in pairs]
+        tasks, notes = load_parts(self._head, buffers)
         return tasks, notes
+
+
+def _is_arrows(buffer: memoryview) -> bool:
+    """Whether memory is that of an Arrow table, which Arrow lets nobody write to, whatever the memory itself says."""
+    return type(buffer.obj).__module__.partition(".")[0] == "pyarrow"

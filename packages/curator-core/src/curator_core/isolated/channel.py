@@ -78,12 +78,12 @@ class Message:
         buffers: The large buffers that were sent beside it.
     """
 
-    def __init__(self, head: bytes, buffers: list[bytearray]) -> None:
+    def __init__(self, head: bytes, buffers: Sequence[bytes | bytearray]) -> None:
         self._head = head
         self._buffers = buffers
 
     def open(self) -> Any:
-        """What was sent; arrays in it can be written to.
+        """What was sent; arrays in it can be written to where they could be before.
 
         Raises:
             BaseException: It does not unpickle.
@@ -99,7 +99,7 @@ def send(connection: Connection, message: Any) -> None:
         Exception: The message does not pickle; nothing has been sent.
     """
     head, buffers = dump_parts(message)
-    connection.send_bytes(len(buffers).to_bytes(4, "little") + head)
+    connection.send_bytes(len(buffers).to_bytes(4, "little") + bytes(buffer.readonly for buffer in buffers) + head)
     for buffer in buffers:
         connection.send_bytes(buffer)
 
@@ -113,4 +113,6 @@ def receive(connection: Connection) -> Message:
     """
     first = connection.recv_bytes()
     count = int.from_bytes(first[:4], "little")
-    return Message(first[4:], [bytearray(connection.recv_bytes()) for _ in range(count)])
+    are_readonly, head = first[4 : 4 + count], first[4 + count :]
+    received = [(connection.recv_bytes(), readonly) for readonly in are_readonly]
+    return Message(head, [buffer if readonly else bytearray(buffer) for buffer, readonly in received])
