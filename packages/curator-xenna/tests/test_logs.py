@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 NAMES = ("process", "message", "curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id")
 
 
+class Talkative(ProcessingStage):
+    """Warns of each task, in two ways, and of nothing in particular again and again."""
+
+    def process(self, task):
+        log = logging.getLogger("talkative")
+        log.info("not heard")
+        for number in range(5):
+            log.warning("part %d is odd", 5 * task.data + number)
+            log.error("again")
+        return task
+
+
 class Ran(NamedTuple):
     result: Any
+    heard: list[logging.LogRecord]
     lines: list[list[str]]
     emitted: list[Any]
     factory_kept: bool
@@ -61,21 +74,26 @@ def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ra
     handler = logging.Handler()
     handler.emit = emitted.append  # type: ignore[method-assign]
     logging.getLogger("emit").addHandler(handler)
+    heard: list[logging.LogRecord] = []
+    hearing = logging.Handler()
+    hearing.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger("talkative").addHandler(hearing)
     before = logging.getLogRecordFactory()
     stages = [
         processing_stage(name="emit")(emit),
         noting(directory, "first"),
         noting(directory, "second", batch_size=2),
+        Talkative().with_(num_workers=1),
     ]
     result = Pipeline("p", stages).run(executor)
     lines = [json.loads(line) for path in directory.glob("*.log") for line in path.read_text().splitlines()]
-    return Ran(result, lines, emitted, factory_kept=logging.getLogRecordFactory() is before)
+    return Ran(result, heard, lines, emitted, factory_kept=logging.getLogRecordFactory() is before)
 
 
 def test_workers_mark_the_records_of_all_stages_of_their_group(ran: Ran) -> None:
     assert str(os.getpid()) not in {process for process, *_ in ran.lines}
     assert {run_id for _, _, run_id, *_ in ran.lines} == {ran.result.run_id}
-    known = {(stats.stage_name, task.task_id, stats.batch_id) for task in ran.result for stats in task.stage_perf[1:]}
+    known = {(stats.stage_name, task.task_id, stats.batch_id) for task in ran.result for stats in task.stage_perf[1:3]}
     assert {tuple(mark) for _, message, _, *mark in ran.lines if message == "process"} == known
     others = {(message, *mark) for _, message, _, *mark in ran.lines if message != "process"}
     names = ("first", "second")
@@ -86,3 +104,14 @@ def test_the_source_marks_its_records_in_the_driver(ran: Ran) -> None:
     (record,) = ran.emitted
     assert (record.curator_run_id, record.curator_stage) == (ran.result.run_id, "emit")
     assert ran.factory_kept
+
+
+def test_warnings_of_workers_are_logged_in_the_driver_the_first_of_each_kind(ran: Ran) -> None:
+    said = [record.getMessage() for record in ran.heard]
+    assert sum(text.startswith("part ") for text in said) == 5
+    assert "15 more of this from workers: part %d is odd" in said
+    (again,) = [record for record in ran.heard if record.getMessage().startswith("again  [stage 'Talkative', worker ")]
+    assert (again.levelname, Path(again.pathname).name) == ("ERROR", "test_logs.py")
+    assert not any("not heard" in text for text in said)
+    mark = again.curator_run_id, again.curator_stage, again.curator_task_id  # type: ignore[attr-defined]  # as documented
+    assert mark in {(ran.result.run_id, "Talkative", task.task_id) for task in ran.result}

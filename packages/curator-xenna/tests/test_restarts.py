@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -68,11 +70,22 @@ def seen() -> Recorder:
 
 
 @pytest.fixture(scope="module")
-def survived(executor: XennaExecutor, dead: Path, seen: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def notices() -> list[str]:
+    """What is logged of workers that died."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def survived(
+    executor: XennaExecutor, dead: Path, seen: Recorder, notices: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """A run whose workers died twice."""
     marks = tmp_path_factory.mktemp("marks")
     tasks = [Task(data=number) for number in range(COUNT)]
     pipeline = Pipeline("mortal", [Twins(), Mortal(marks)])
+    handler = logging.Handler()
+    handler.emit = lambda record: notices.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("curator_xenna.deaths").addHandler(handler)
     return pipeline.run(executor, tasks, observers=[seen], on_error=DeadLetter(dead))
 
 
@@ -95,6 +108,13 @@ def test_the_accounts_are_those_of_an_undisturbed_run(survived):
     assert survived.complete
     assert list(survived.lost) == []
     assert survived.accounting.unfinished == ()
+
+
+def test_a_dead_worker_is_one_line_in_the_log(survived, notices):
+    how = "died: it was killed, perhaps for want of memory, or crashed in native code; its tasks are tried again"
+    assert 1 <= len(notices) <= len(DIES_AT)
+    for notice in notices:
+        assert re.fullmatch(rf"stage 'Mortal': worker .*Mortal.* \(process \d+\) {how}", notice)
 
 
 def test_what_failed_is_kept_once(survived, dead):

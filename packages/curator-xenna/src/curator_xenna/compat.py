@@ -26,7 +26,7 @@ except ImportError:  # a later release may move them
     from cosmos_xenna.pipelines.v1 import Resources, RuntimeEnv, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "HAS_DESTROY",
@@ -37,6 +37,7 @@ __all__ = [
     "Stage",
     "lean_ray",
     "quiet_xenna",
+    "raylets_messages",
     "read_auth_settings_again",
     "with_uploaded_directories",
 ]
@@ -59,6 +60,30 @@ WORKER_DEATHS = (
     ray.exceptions.ObjectLostError,  # what it had made is gone with its node
 )
 """What Ray raises for a worker that has died: classes that have no other base in common than all of Ray's errors."""
+
+
+@contextmanager
+def raylets_messages(listen: Callable[[str], None]) -> Iterator[None]:
+    """Have what Ray says of dead workers and short memory given to a function, and not printed, for a while.
+
+    Ray prints 900 characters for each worker that dies, and has no setting for it (Ray 2.54 to 2.60).
+    """
+    from ray._private import worker  # noqa: PLC0415
+
+    prints = worker.print_to_stdstream
+
+    def told(data: Any, *arguments: Any, **options: Any) -> None:
+        if data.get("pid") != "raylet":
+            prints(data, *arguments, **options)
+            return
+        for line in data["lines"]:
+            listen(str(line))
+
+    worker.print_to_stdstream = told
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = prints
 
 
 @contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from curator_xenna.parcel import Parcel
+    from curator_xenna.worker_logs import LoggedRecord
 
 __all__ = ["Coordinator", "Delivery", "LateCoordinator", "Work", "WorkerEntry"]
 
@@ -79,6 +80,7 @@ class Delivery(NamedTuple):
         outputs_ref: The same where they are large: they stay with the worker until the driver has fetched them.
         is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
         sent_unix_ns: When it left, by the clock of the worker's node.
+        logs: What was logged there meanwhile, at WARNING and above.
         round_trip_ns: How long the worker's last delivery and its answer took together; 0 on its first.
         received_unix_ns: When it arrived, by the clock of the driver's node; 0 while it is on its way.
         is_repeated: Whether the same had been delivered before.
@@ -94,6 +96,7 @@ class Delivery(NamedTuple):
     outputs_ref: ObjectRef[Parcel] | None
     is_primary: bool
     sent_unix_ns: int
+    logs: tuple[LoggedRecord, ...] = ()
     round_trip_ns: int = 0
     received_unix_ns: int = 0
     is_repeated: bool = False

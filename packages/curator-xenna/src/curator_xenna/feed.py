@@ -14,6 +14,7 @@ from curator_core.errors import ClusterError, DataError
 from curator_core.exceptions import message_of
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.wire import unpack_reports
+from curator_xenna.worker_logs import WorkerLogs
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -43,6 +44,7 @@ class ReportFeed:
         run: The run.
         pace: Is told how long tasks take in the first group.
         clocks: Is told of every delivery, and corrects the times in reports before anybody sees them.
+        shows_output: Whether Ray shows what workers print, log records included.
 
     Attributes:
         error: Why nothing more can be brought: the run is then as good as over.
@@ -50,7 +52,9 @@ class ReportFeed:
         failed_setups: By worker, set-ups that failed and were not made good.
     """
 
-    def __init__(self, coordinator: LateCoordinator, run: Run, pace: Pace, clocks: NodeClocks) -> None:
+    def __init__(
+        self, coordinator: LateCoordinator, run: Run, pace: Pace, clocks: NodeClocks, *, shows_output: bool = False
+    ) -> None:
         self._coordinator = coordinator
         self._run = run
         self._pace = pace
@@ -62,6 +66,7 @@ class ReportFeed:
             for work, name in ((self._fetch_all, "curator-fetch"), (self._enter_all, "curator-reports"))
         ]
         self.error: BaseException | None = None
+        self._logs = WorkerLogs(is_shown_already=shows_output)
         self.failed_batch: BatchReport | None = None
         self.failed_setups: dict[str, WorkerReport] = {}
 
@@ -75,6 +80,7 @@ class ReportFeed:
             self._coordinator.started.wake.remote()
         for thread in self._threads:
             thread.join()
+        self._logs.close()
         self._run.clock_offsets |= self._clocks.corrections
 
     def _fetch_all(self) -> None:
@@ -139,6 +145,7 @@ class ReportFeed:
             outputs: The outputs that came with it.
             is_gone: Whether there were outputs that cannot be had any more.
         """
+        self._logs.show(delivery.logs, delivery.worker_id)
         counts = delivery.is_primary and not delivery.is_repeated and not is_gone
         self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):

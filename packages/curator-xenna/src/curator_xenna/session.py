@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from curator_core.bundling import BundlePlan
 from curator_core.errors import StageDefinitionError
 from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.clocks import NodeClocks
-from curator_xenna.compat import quiet_xenna, with_uploaded_directories
+from curator_xenna.compat import quiet_xenna, raylets_messages, with_uploaded_directories
 from curator_xenna.coordinator import LateCoordinator
+from curator_xenna.deaths import DeathNotices
 from curator_xenna.feed import ReportFeed
 from curator_xenna.fit import fit
 from curator_xenna.inputs import InputQueue, Inputs, Tickets
@@ -108,11 +110,15 @@ class Session:
         )
         self._inputs.clear()  # in place, for all who hold the list: the queue lets go of tasks as they are sent
         home = ray.get_runtime_context().get_node_id()  # where the coordinator lives, too
-        feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home))
+        shows_output = self._config.shows_worker_output
+        feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home), shows_output=shows_output)
+        groups = [placement.group for placement in fitted.placements]
+        notices = DeathNotices(groups, lambda: _ask_workers(coordinator))
         broken: Exception | None = None
         workers: list[WorkerEntry] = []
         try:
-            with feed, quiet_xenna(quiet=not self._config.verbose):
+            heard = nullcontext() if self._config.verbose else raylets_messages(notices.hear)
+            with feed, heard, quiet_xenna(quiet=not self._config.verbose):
                 try:
                     pipelines_v1.run_pipeline(spec)
                 except Exception as exc:  # noqa: BLE001 - explained, and raised below without Xenna's frames
@@ -127,7 +133,6 @@ class Session:
         finally:
             if coordinator.started is not None:
                 ray.kill(coordinator.started)
-        groups = [placement.group for placement in fitted.placements]
         if broken is not None or feed.error is not None:
             raise explain(broken, feed, workers, groups)
         lost = self._run.lost() if self._run.context.on_error == "raise" else []

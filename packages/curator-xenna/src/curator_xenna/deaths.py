@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line in the log for each worker that dies, where Ray would print a page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from curator_core.fusion import Group
+    from curator_xenna.coordinator import WorkerEntry
+
+__all__ = ["DeathNotices"]
+
+logger = logging.getLogger(__name__)
+
+_PID = re.compile(r"Worker PID: (\d+)")
+_NODE = re.compile(r"Node ID: (\w+)")
+_EXIT = re.compile(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?= Some common causes|$)", re.DOTALL)
+_NO_WORD = "connection error code 2"  # as Ray calls the end of a process that did not say goodbye
+_MAX_TEXT = 300  # characters
+
+
+class DeathNotices:
+    """Takes what Ray says of workers that died, and logs of which stage each was.
+
+    Args:
+        groups: The groups of stages.
+        ask_workers: Gives the workers that have signed in.
+    """
+
+    def __init__(self, groups: Sequence[Group], ask_workers: Callable[[], Iterable[WorkerEntry]]) -> None:
+        self._groups = groups
+        self._ask_workers = ask_workers
+        self._said = set[str]()
+
+    def hear(self, message: str) -> None:
+        """Take a message; called in a thread of Ray's."""
+        pid, node, ended = _PID.search(message), _NODE.search(message), _EXIT.search(message)
+        if pid and node and ended:
+            self._log_death(int(pid[1]), node[1], _in_words(ended[1], ended[2]))
+            return
+        kind = re.sub(r"[\da-f]{8,}|\d+", "#", message)
+        if kind not in self._said:  # such as that memory runs short, every few seconds
+            self._said.add(kind)
+            logger.warning("Ray says: %s", message[:_MAX_TEXT])
+
+    def _log_death(self, pid: int, node_id: str, how: str) -> None:
+        for worker in self._ask_workers():
+            if (worker.pid, worker.node_id) == (pid, node_id):
+                stage = self._groups[worker.group].name
+                text = "stage '%s': worker %s (process %d) %s; its tasks are tried again"
+                logger.warning(text, stage, worker.worker_id, pid, how)
+                return
+        logger.warning("a worker (process %d) %s", pid, how)  # it had not signed in yet
+
+
+def _in_words(kind: str, detail: str) -> str:
+    if "OUT_OF_MEMORY" in kind:
+        return "was killed by Ray, as memory ran short"
+    if _NO_WORD in detail:
+        return "died: it was killed, perhaps for want of memory, or crashed in native code"
+    return f"died: {' '.join(detail.split())[:_MAX_TEXT]}"
