@@ -56,6 +56,8 @@ PYTEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "psutil>=6.0",  # sees what a run leaves behind
+    "loguru>=0.7",  # loggers that scripts keep in globals
+    "structlog>=24.1",
 ]
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
 CORE_TOOLS = [

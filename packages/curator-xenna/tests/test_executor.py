@@ -231,6 +231,12 @@ def test_classes_of_a_script_come_back_as_they_were(script: Any) -> None:
     assert script["failed"] == {"Frames": ["0"]}  # its output does not travel
 
 
+def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Any) -> None:
+    assert script["pickled_there"] == ["a", 24.0]
+    assert script["lock_kept"]
+    assert script["refused"] == "stage.process's global connection"
+
+
 def test_a_ray_that_nobody_asked_for_is_not_joined(script: Any) -> None:
     assert script["connected"] is False
     assert script["environ_kept"]

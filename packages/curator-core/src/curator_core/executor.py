@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from curator_core.adapter import RunContext, is_isolated
 from curator_core.ambient import ambient_observers
 from curator_core.checkpoint.settings import Checkpoint
 from curator_core.errors import ConfigurationError, ExecutorError, RunError
@@ -18,6 +19,7 @@ from curator_core.logs import marked_records
 from curator_core.plan import Plan
 from curator_core.report import RunObserver
 from curator_core.result import RunResult
+from curator_core.sending import check_sent
 from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from curator_core.io.files import PathLike
     from curator_core.run import Run
     from curator_core.settings import FailurePolicy
+    from curator_core.view import StageView
 
 __all__ = ["BaseExecutor", "RunResult"]
 
@@ -83,6 +86,7 @@ class BaseExecutor(ABC):
         )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
         plan = replace(plan, has_source=initial_tasks is None)  # a plan that was not told which has only guessed
+        check_sent(self.sent_stages(plan))
         watching = (*_check_observers(observers), *ambient_observers(observers))
         run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process)
         sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
@@ -98,6 +102,14 @@ class BaseExecutor(ABC):
                 raise
             return run.finish(None)
 
+    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+        """The stages of a plan that leave this process, which therefore have to pickle, with all that they use.
+
+        Args:
+            plan: The plan; ``has_source`` says whether it is run with initial tasks.
+        """
+        return isolated_stages(plan.stages) if self.in_process else plan.stages
+
     @abstractmethod
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """Run ``run.plan``.
@@ -111,6 +123,11 @@ class BaseExecutor(ABC):
             sources: The named source tasks; None where the first stage is a source, to be given the task of
                 `empty_source`.
         """
+
+
+def isolated_stages(views: Iterable[StageView]) -> list[StageView]:
+    """Those that run in a process of their own, whatever the executor."""
+    return [view for view in views if is_isolated(view, RunContext())]
 
 
 def empty_source() -> EmptyTask:

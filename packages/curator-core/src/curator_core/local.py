@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.chain import Chain
 from curator_core.errors import ExecutorError, WorkerDiedError
-from curator_core.executor import BaseExecutor, empty_source
+from curator_core.executor import BaseExecutor, empty_source, isolated_stages
 from curator_core.fusion import Fusion, group_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from curator_core.fusion import Group
+    from curator_core.plan import Plan
     from curator_core.run import Run
     from curator_core.view import StageView
 
@@ -60,6 +61,11 @@ class LocalExecutor(BaseExecutor):
         self.fuse = fuse
         self.bundle = bundle
         self.in_process = workers == 1
+
+    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+        """See `BaseExecutor.sent_stages`: all but the source, which runs in the driver."""
+        source, following = plan.stages[: plan.has_source], plan.stages[plan.has_source :]
+        return super().sent_stages(plan) if self.in_process else [*isolated_stages(source), *following]
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """See `BaseExecutor.run_plan`."""

@@ -3,22 +3,30 @@
 
 from __future__ import annotations
 
-import inspect
+import dis
 import io
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from curator_core.by_value import once_a_process
 from curator_core.guard import check_failure
+from curator_core.process_bound import imported, is_of_script, named_globals, reducer_for
 
 if TYPE_CHECKING:
     import pickle
+    from collections import ChainMap
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "check_copies",
     "check_pickles",
+    "check_travels",
+    "copied",
     "dump_copy",
     "dump_parts",
     "dumps",
@@ -31,27 +39,34 @@ __all__ = [
 ]
 
 _cloudpickle: Any = None  # set by an engine that has its own
+_CODE = (type, FunctionType)
+_GLOBAL = re.compile(r"'s global \w+$")
 
 
 def dumps(value: Any) -> bytes:
     """Pickle for another process; everything that crosses one goes through here.
 
-    Functions and classes that no module holds travel by value: lambdas work. An open file is refused.
+    Functions and classes that no module holds travel by value: lambdas work. What belongs to a process and has a name
+    travels as that name: see `process_bound`. An open file is refused.
     """
-    with io.BytesIO() as buffer:
-        _pickler()(buffer).dump(value)
-        return buffer.getvalue()
+    with io.BytesIO() as stream:
+        _dump(value, stream)
+        return stream.getvalue()
 
 
-def dump_parts(value: Any) -> tuple[bytes, list[Any]]:
+def dump_parts(value: Any, cloudpickle: Any = None) -> tuple[bytes, list[Any]]:
     """As `dumps`, with large buffers (of arrays, of Arrow tables) beside the pickle, not copied into it.
+
+    Args:
+        value: What to pickle.
+        cloudpickle: An engine's own copy of cloudpickle to do it with; None for the one of `use_cloudpickle`.
 
     Returns:
         The pickle, and the buffers: contiguous memory that belongs to the value, which `load_parts` wants again.
     """
     found: list[pickle.PickleBuffer] = []
     with io.BytesIO() as stream:
-        _pickler()(stream, protocol=5, buffer_callback=found.append).dump(value)
+        _dump(value, stream, found, cloudpickle)
         head = stream.getvalue()
     return head, [buffer.raw() for buffer in found]
 
@@ -87,7 +102,6 @@ def use_cloudpickle(module: Any) -> None:
     """
     global _cloudpickle  # noqa: PLW0603 - one way to pickle for the whole process
     _cloudpickle = module
-    _pickler.cache_clear()
 
 
 def engines_cloudpickle() -> str | None:
@@ -104,21 +118,62 @@ def loads(data: bytes) -> Any:
 
 def check_pickles(value: Any) -> None:
     """Raise what `dumps` would raise, without keeping the bytes."""
-    _pickler()(_Nowhere()).dump(value)
+    _dump(value, _Nowhere())
 
 
-def find_unpicklable(value: Any, path: str) -> tuple[str, Any]:
+def check_travels(value: Any) -> None:
+    """Raise what pickling a value, or unpickling it, would raise."""
+    pickled, tell = dumps(value), sys.unraisablehook
+    sys.unraisablehook = lambda raised: None  # of the `__del__` of what is only half there
+    try:
+        loads(pickled)
+    finally:
+        sys.unraisablehook = tell
+
+
+def copied(value: Any) -> Any:
+    """A copy for this process, where `copy.deepcopy` makes none: of what holds a module, or a module's lock."""
+    import pickle  # noqa: PLC0415 - see `loads`
+
+    with io.BytesIO() as stream:
+        kept = _copy(value, stream)
+        stream.seek(0)
+
+        class Unpickler(pickle.Unpickler):
+            def persistent_load(self, number: int) -> Any:
+                return kept[number]
+
+        return Unpickler(stream).load()
+
+
+def check_copies(value: Any) -> None:
+    """Raise what copying a value within this process would raise: code is not copied, nor what it uses."""
+    _copy(value, _Nowhere())
+
+
+def _copy(value: Any, stream: Any) -> list[Any]:
+    """Pickle all but the code; gives that, by its number."""
+    pickler = _copier()(stream, protocol=5)
+    pickler.kept = []
+    pickler.dump(value)
+    kept: list[Any] = pickler.kept
+    return kept
+
+
+def find_unpicklable(value: Any, path: str, check: Callable[[Any], None] | None = None) -> tuple[str, Any]:
     """The innermost part of a value that does not pickle, and the path to it.
 
     Args:
         value: Something that does not pickle.
         path: What it is called.
+        check: What is asked of it and its parts; None for `check_pickles`.
     """
+    check = check or check_pickles
     seen: set[int] = set()
     while True:
         seen.add(id(value))
         for part_path, part in _parts(value, path):
-            if id(part) not in seen and not pickles(part):
+            if id(part) not in seen and not _works(check, part):
                 path, value = part_path, part
                 break
         else:
@@ -131,33 +186,111 @@ class _Nowhere:
     def write(self, data: Any) -> int:
         return len(data)
 
+    def seek(self, position: int) -> None:
+        """There is nothing to go back to."""
+
+    def truncate(self) -> None:
+        """There is nothing to cut off."""
+
+
+def _dump(value: Any, stream: Any, buffers: list[pickle.PickleBuffer] | None = None, cloudpickle: Any = None) -> None:
+    """Pickle; where that fails, once more with all globals of modules that do not pickle by their names."""
+    pickler = _pickler(cloudpickle or _cloudpickle)
+    options: dict[str, Any] = {} if buffers is None else {"protocol": 5, "buffer_callback": buffers.append}
+    with suppress(Exception):  # raised again by the second one, unless names are all that it takes
+        pickler(stream, **options).dump(value)
+        return
+    stream.seek(0)
+    stream.truncate()
+    if buffers:
+        buffers.clear()
+    again = _pickler_by_name(cloudpickle or _cloudpickle)(stream, **options)
+    again.names = named_globals()
+    again.dump(value)
+
 
 @cache
-def _pickler() -> Any:
-    module = _cloudpickle
+def _pickler(module: Any) -> Any:
     if module is None:
         import cloudpickle  # noqa: PLC0415 - 8 ms that a reader of files or a type checker need not pay
 
         module = cloudpickle
 
-    reduce_file = module.Pickler.dispatch_table[io.TextIOWrapper]
+    class Pickler(module.Pickler):  # type: ignore[misc]  # without types
+        dispatch_table = _Reducers(module.Pickler.dispatch_table)
 
-    def refuse_file(file: io.TextIOWrapper) -> Any:
-        # cloudpickle would read a file to its end and send a copy of the text: nobody means that.
-        if file in (sys.stdout, sys.stderr):
-            return reduce_file(file)
-        raise TypeError(f"cannot pickle an open file: {file.name}")
-
-    class Pickler(module.Pickler):  # type: ignore[name-defined,misc]  # without types
-        dispatch_table = module.Pickler.dispatch_table.new_child({io.TextIOWrapper: refuse_file})
+        def reducer_override(self, thing: Any) -> Any:
+            if issubclass(type(thing), _CODE):
+                return once_a_process(thing, super().reducer_override(thing))
+            return NotImplemented
 
     return Pickler
 
 
+@cache
+def _pickler_by_name(module: Any) -> Any:
+    """One that sends what does not pickle, and is a module's global, as its name."""
+    plain: Any = _pickler(module)
+
+    class Pickler(plain):  # type: ignore[misc]  # as above
+        names: Mapping[int, tuple[str, str]]
+
+        def reducer_override(self, thing: Any) -> Any:
+            if id(thing) in self.names and not _works(plain(_Nowhere()).dump, thing):
+                return imported, (*self.names[id(thing)], type(thing).__qualname__)
+            return super().reducer_override(thing)
+
+    return Pickler
+
+
+@cache
+def _copier() -> Any:
+    class Copier(_pickler(_cloudpickle)):  # type: ignore[misc]  # as above
+        kept: list[Any]
+
+        def persistent_id(self, thing: Any) -> int | None:
+            if not issubclass(type(thing), (*_CODE, ModuleType)):
+                return None
+            self.kept.append(thing)
+            return len(self.kept) - 1
+
+    return Copier
+
+
+class _Reducers(dict[type, Any]):
+    """How instances of a class are pickled, where that is not their own business."""
+
+    def __init__(self, others: ChainMap[type, Any]) -> None:
+        super().__init__()
+        self._others = others.maps
+        reduce_file = others[io.TextIOWrapper]
+
+        def refuse_file(file: io.TextIOWrapper) -> Any:
+            # cloudpickle would read a file to its end and send a copy of the text: nobody means that.
+            if file in (sys.stdout, sys.stderr):
+                return reduce_file(file)
+            raise TypeError(f"cannot pickle an open file: {file.name}")
+
+        self[io.TextIOWrapper] = refuse_file
+
+    def __missing__(self, cls: type) -> Any:
+        reduce = reducer_for(cls, pickles)
+        if reduce is not None:
+            return reduce
+        for table in self._others:  # faster than asking the whole, which raises for each
+            if cls in table:
+                return table[cls]
+        raise KeyError(cls)
+
+
 def pickles(value: Any) -> bool:
     """Whether `dumps` would work."""
+    return _works(check_pickles, value)
+
+
+def _works(check: Callable[[Any], Any], value: Any) -> bool:
     try:
-        check_pickles(value)
+        check(value)
     except BaseException as exc:  # noqa: BLE001 - pickling runs code of users, which may raise anything
         check_failure(exc)
         return False
@@ -170,14 +303,41 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"{path}[{number}]", item) for number, item in enumerate(value))
     elif isinstance(value, FunctionType):
-        try:
-            captured = inspect.getclosurevars(value)
-        except ValueError:  # a variable that has no value yet
-            return
-        yield from ((f"{path}'s variable {name}", item) for name, item in captured.nonlocals.items())
-        yield from ((f"{path}'s global {name}", item) for name, item in captured.globals.items())
-    elif not isinstance(value, type):
+        yield from _variables(value, path)
+    elif isinstance(value, type):
+        yield from ((path, base) for base in value.__bases__)
+        yield from ((f"{path}.{name}", item) for name, member in vars(value).items() for item in _unwrapped(member))
+    elif not _GLOBAL.search(path) or is_of_script(type(value).__module__):  # a global of a library's says enough
         yield from ((f"{path}.{name}", item) for name, item in _state(value).items())
+        yield path, type(value)
+
+
+def _variables(function: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
+    """What a function uses, and others have set."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        with suppress(ValueError):  # it has no value yet
+            yield f"{path}'s variable {name}", cell.cell_contents
+    for name in _global_names(function.__code__):
+        if name in function.__globals__:
+            yield f"{path}'s global {name}", function.__globals__[name]
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    """The globals that a function uses; also those of functions in it."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
+
+
+def _unwrapped(member: Any) -> Iterator[Any]:
+    """The functions behind a method, a property; anything else as it is."""
+    if isinstance(member, property):
+        yield from (each for each in (member.fget, member.fset, member.fdel) if each is not None)
+    elif isinstance(member, staticmethod | classmethod):
+        yield member.__func__
+    else:
+        yield member
 
 
 def _state(value: Any) -> dict[str, Any]:

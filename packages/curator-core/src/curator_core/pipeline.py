@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curator_core.errors import ExecutorError, PipelineError, unknown_name
 from curator_core.local import LocalExecutor
 from curator_core.plan import Plan
+from curator_core.sending import check_sent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,16 +54,23 @@ class Pipeline:
         text = self.compile().describe()
         return f"{text}\n{self.description}" if self.description else text
 
-    def compile(self, *, fed: bool | None = None) -> Plan:
+    def compile(self, *, fed: bool | None = None, executor: BaseExecutor | str | None = None) -> Plan:
         """Check the pipeline and read its stages; changes nothing here.
 
         Args:
             fed: Whether it is to be run with initial tasks; see `Plan.from_stages`.
+            executor: Who is to run it: what that would send to other processes is checked as well. Without one the
+                pipeline is checked for a run in this process.
 
         Raises:
             PipelineError: It cannot run as it is; see `Plan.from_stages`.
+            StageDefinitionError: A stage that cannot run as it is written, or cannot be sent where it is to run.
+            ExecutorError: No executor of that name is installed.
         """
-        return Plan.from_stages(self.stages, self.name, fed=fed)
+        plan = Plan.from_stages(self.stages, self.name, fed=fed)
+        if executor is not None:
+            check_sent(_executor(executor).sent_stages(plan))
+        return plan
 
     def run(
         self,
@@ -99,16 +107,8 @@ class Pipeline:
         plan = self.compile(fed=initial_tasks is not None)
         if start_at is not None:
             plan = _from_stage(plan, start_at, initial_tasks)
-        chosen = LocalExecutor() if executor is None else _instance("executor", executor)
+        chosen = LocalExecutor() if executor is None else _executor(executor)
         watching = [_instance("observer", observer) for observer in observers]
-        if isinstance(chosen, type) or not hasattr(chosen, "execute"):
-            raise ExecutorError(
-                "this cannot run a pipeline",
-                field="executor",
-                given=chosen,
-                expected="an executor, or the name of an installed one",
-                hint=f"call the class: {chosen.__name__}()" if isinstance(chosen, type) else "use LocalExecutor()",
-            )
         result: RunResult = chosen.execute(
             plan,
             initial_tasks,
@@ -186,6 +186,19 @@ def find_installed(kind: str, name: str) -> Any:
             expected="a package that works in this environment",
             hint="its own traceback is shown above this one; reinstall what is missing",
         ) from exc
+
+
+def _executor(given: Any) -> Any:
+    chosen = _instance("executor", given)
+    if isinstance(chosen, type) or not hasattr(chosen, "execute"):
+        raise ExecutorError(
+            "this cannot run a pipeline",
+            field="executor",
+            given=chosen,
+            expected="an executor, or the name of an installed one",
+            hint=f"call the class: {chosen.__name__}()" if isinstance(chosen, type) else "use LocalExecutor()",
+        )
+    return chosen
 
 
 def _instance(kind: str, value: Any) -> Any:

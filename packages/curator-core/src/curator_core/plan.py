@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curator_core.composite import decompose
-from curator_core.errors import PipelineError, StageDefinitionError
+from curator_core.errors import PipelineError
 from curator_core.fusion import Fusion, Group, group_stages
-from curator_core.pickling import check_pickles, dumps, find_unpicklable
+from curator_core.pickling import dumps
+from curator_core.sending import check_copied
 from curator_core.task import Task
 from curator_core.view import Fields, StageView, read_stage
 
@@ -62,8 +63,7 @@ class Plan:
         has_source = fed is False or (fed is None and views[0].may_be_source)
         if has_source:
             _check_provided(views)
-        for view in views:
-            _check_pickles(view)
+        check_copied(views)
         return cls(name=name, stages=views, has_source=has_source)
 
     @property
@@ -136,21 +136,6 @@ def _missing(view: StageView, attributes: set[str], columns: set[str]) -> list[s
         return []
     absent = [name for name in view.needs.attributes if name not in attributes]
     return absent + [name for name in view.needs.columns if name not in columns]
-
-
-def _check_pickles(view: StageView) -> None:
-    try:
-        check_pickles(view.stage)
-    except Exception as exc:
-        path, culprit = find_unpicklable(view.stage, "stage")
-        raise StageDefinitionError(
-            f"the stage cannot be sent to a worker: {exc}",
-            stage=view.name,
-            field=path,
-            given=culprit,
-            expected="configuration that pickles: text, numbers, paths, functions",
-            hint="make it in setup(), which runs on the worker",
-        ) from exc
 
 
 def _describe_view(view: StageView) -> str:

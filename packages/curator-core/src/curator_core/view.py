@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from curator_core.annotations import is_asynchronous, says_fan_out
 from curator_core.errors import StageDefinitionError
+from curator_core.pickling import copied
 from curator_core.resources import Resources
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
@@ -91,7 +92,10 @@ class StageView:
 
     def fresh_stage(self) -> ProcessingStage[Any, Any]:
         """A copy to set up and run, so that the user's stage stays a definition."""
-        return copy.deepcopy(self.stage)
+        try:
+            return copy.deepcopy(self.stage)
+        except Exception:  # noqa: BLE001 - it holds what has no copies, such as a module: that is shared
+            return copied(self.stage)  # type: ignore[no-any-return]  # as untyped as pickle
 
     @property
     def limit_by_process(self) -> str | None:

@@ -19,6 +19,7 @@ from curator_core.failure import stage_error
 from curator_core.pickling import find_unpicklable, pickles
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 from curator_xenna.environment import StageEnvironment
+from curator_xenna.parcel import Parcel
 from curator_xenna.resources import share_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _EVERYTHING = 2**31 - 1
 _OF_THIS_PROCESS = ("_busy", "_chain", "_inputs")  # what does not travel to a worker
+_APART = ("processing_stage", "view", "_following")  # what does so in a pickle of its own
 _FINISH_S = 10.0  # for a batch to end before its worker is torn down; Xenna waits 45 s for the whole of it
 
 
@@ -92,11 +94,8 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             role: What it is to do.
             inputs: In the driver, the tasks that it will be handed, if it is the first.
         """
-        self.view, *rest = views
-        self._following = tuple(BaseStageAdapter(view.stage, view) for view in rest)
         self._role, self._share, self._inputs = role, role.share, inputs
-        for adapter in (self, *self._following):
-            adapter.bind(role.context, role.link.collect)
+        self._hold(views)
 
     # --- what Xenna asks ----------------------------------------------------------------------------------
 
@@ -200,6 +199,14 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
 
     # --- plumbing -----------------------------------------------------------------------------------------
 
+    def _hold(self, views: Sequence[StageView]) -> None:
+        """Be the adapter of these stages."""
+        self.view, *rest = views
+        self._following = tuple(BaseStageAdapter(view.stage, view) for view in rest)
+        if (role := self._role) is not None:
+            for adapter in (self, *self._following):
+                adapter.bind(role.context, role.link.collect)
+
     def _own_and_following(self) -> list[Any]:
         """The base adapters of all stages: Xenna calls this one's set-up, which is not the base's."""
         return [super(), *self._following]
@@ -247,8 +254,10 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The named class exists in this process only; any other makes its own.
-        state = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
-        return _restore, (type(self).__name__, state)
+        state = {name: value for name, value in self.__dict__.items() if name not in (*_OF_THIS_PROCESS, *_APART)}
+        # What has code of users goes through core's pickler, which knows what stays at home.
+        views = [self.view, *(adapter.view for adapter in self._following)]
+        return _restore, (type(self).__name__, state, Parcel.of((self.processing_stage, views)))
 
 
 def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
@@ -277,10 +286,12 @@ def _named_class(name: str) -> type[XennaStageAdapter]:
     return type(name, (XennaStageAdapter,), {"__module__": __name__, "__doc__": XennaStageAdapter.__doc__})
 
 
-def _restore(class_name: str, state: dict[str, Any]) -> XennaStageAdapter:
+def _restore(class_name: str, state: dict[str, Any], stages: Parcel) -> XennaStageAdapter:
     cls = _named_class(class_name)
     adapter = cls.__new__(cls)
     adapter.__dict__.update(state, _busy=threading.RLock(), _inputs=None)
+    adapter.processing_stage, views = stages.open()
+    adapter._hold(views)
     return adapter
 
 

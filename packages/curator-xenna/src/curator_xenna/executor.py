@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata, is_isolated
 from curator_core.errors import ExecutorError, WorkerDiedError
-from curator_core.executor import BaseExecutor, empty_source
+from curator_core.executor import BaseExecutor, empty_source, isolated_stages
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core.adapter import RunContext
-    from curator_core.plan import StageView
+    from curator_core.plan import Plan, StageView
     from curator_core.run import Run
     from curator_xenna.cluster import Cluster
     from curator_xenna.session import Session
@@ -67,6 +67,11 @@ class XennaExecutor(BaseExecutor):
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+
+    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+        """See `BaseExecutor.sent_stages`: all, but for a source that runs in the driver."""
+        stays = plan.has_source and not plan.stages[0].wants_a_worker
+        return [*isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """See `BaseExecutor.run_plan`."""

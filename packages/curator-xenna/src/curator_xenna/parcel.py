@@ -7,6 +7,8 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
+import ray.cloudpickle
+
 from curator_core.pickling import dump_parts, load_parts
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Parcel:
         Raises:
             Exception: It does not pickle.
         """
-        return cls(*dump_parts(value))
+        # With Ray's own copy of cloudpickle: it knows classes that it sent by value when they come back.
+        return cls(*dump_parts(value, ray.cloudpickle))
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What belongs to a process and has a name: it is not sent, another process finds or makes its own.
+
+Loggers, tracers, meters and locks that a script keeps in globals. Those of a module are that module's on the other side
+as well. Those of the script, which no other process imports, are made there once: all stages of a worker that use one
+lock of the script share one lock.
+
+The libraries of these things are not imported here: their classes are known by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache, partial
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+__all__ = ["THIS_PROCESS", "imported", "is_of_script", "named_globals", "reducer_for"]
+
+THIS_PROCESS = os.urandom(8).hex()
+"""Tells a process that something has come home."""
+
+_SCRIPTS = ("__main__", "__mp_main__")
+_DATA = (str, bytes, int, float, complex, type(None), tuple, list, dict, set, frozenset)
+_CODE = (type, FunctionType, BuiltinFunctionType, ModuleType)
+_NOTHING = (*_DATA, *_CODE)  # to be sent as a name
+
+Reduced: TypeAlias = tuple[Any, ...]
+_Kind: TypeAlias = Callable[[Any, Callable[[Any], bool]], Reduced | None]
+
+
+class _Name(NamedTuple):
+    """Where something is.
+
+    Attributes:
+        process: The process that runs the script; empty where it is of a module that all processes can import.
+        module: The module.
+        name: The global, or ``Class.attribute``.
+    """
+
+    process: str
+    module: str
+    name: str
+
+
+_made: dict[_Name, Any] = {}  # what this process has in the place of other processes' things
+_places: WeakKeyDictionary[Any, _Name] = WeakKeyDictionary()
+_making = threading.RLock()
+
+
+@lru_cache(maxsize=512)
+def reducer_for(cls: type, pickles: Callable[[Any], bool]) -> Callable[[Any], Reduced] | None:
+    """How the instances of a class are pickled; None where they belong to no process, or are not known here.
+
+    Args:
+        cls: The class.
+        pickles: Whether something pickles.
+    """
+    if cls in _LOCKS:
+        return _reduce_lock
+    for base in cls.__mro__:
+        kind = _KINDS.get(f"{base.__module__}.{base.__qualname__}")
+        if kind is not None:
+            return partial(_reduce, kind, pickles)
+    return None
+
+
+def _reduce(kind: _Kind, pickles: Callable[[Any], bool], thing: Any) -> Reduced:
+    reduced: Reduced = kind(thing, pickles) or thing.__reduce_ex__(2)
+    return reduced
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def is_of_script(module: str) -> bool:
+    """Whether no other process imports a module: it is the script that runs, or is registered to go by value."""
+    return _is_of_script(module, _by_value())
+
+
+def named_globals() -> dict[int, tuple[str, str]]:
+    """Module and name of all things in modules that other processes can import, by `id`; without code and data."""
+    found: dict[int, tuple[str, str]] = {}
+    by_value = _by_value()
+    module: Any  # it may be anything
+    for name, module in [*sys.modules.items()]:
+        if isinstance(module, ModuleType) and not _is_of_script(name, by_value):
+            for attribute, thing in [*vars(module).items()]:
+                if not isinstance(thing, _NOTHING):
+                    found.setdefault(id(thing), (name, attribute))
+    return found
+
+
+def _place_of(thing: Any) -> _Name | None:
+    """Where a global is; None where it is none. A module that others can import comes before a script."""
+    place = _places.get(thing)
+    if place is not None and _found(place) is thing:
+        return place
+    of_script, by_value = None, _by_value()
+    for name, module in [*sys.modules.items()]:
+        in_script = _is_of_script(name, by_value)
+        attribute = _attribute(module, thing, in_classes=in_script)
+        if attribute:
+            place = _Name(THIS_PROCESS if in_script else "", name, attribute)
+            if not in_script:
+                break
+            of_script = of_script or place
+    else:
+        place = of_script
+    if place is not None:
+        _places[thing] = place
+    return place
+
+
+def _by_value() -> set[str]:
+    """Modules that users have told cloudpickle to send by value."""
+    copies = [module for name, module in [*sys.modules.items()] if name.rpartition(".")[2] == "cloudpickle"]
+    told = [getattr(each, "list_registry_pickle_by_value", None) for each in copies]  # engines have copies of their own
+    return set[str]().union(*(tell() for tell in told if tell is not None))
+
+
+def _is_of_script(name: str, by_value: set[str]) -> bool:
+    if name in _SCRIPTS or getattr(sys.modules.get(name), "__spec__", None) is None:
+        return True
+    return bool(by_value) and any(name == each or name.startswith(f"{each}.") for each in by_value)
+
+
+def _attribute(module: Any, thing: Any, *, in_classes: bool) -> str | None:
+    """The name of a module's global, or of an attribute of one of its classes."""
+    if not isinstance(module, ModuleType):
+        return None
+    for name, value in [*vars(module).items()]:
+        if value is thing:
+            return name
+        if in_classes and isinstance(value, type) and value.__module__ == module.__name__:
+            for attribute, held in [*vars(value).items()]:
+                if held is thing:
+                    return f"{name}.{attribute}"
+    return None
+
+
+def _found(place: _Name) -> Any:
+    """What is there in this process; None where there is nothing."""
+    if place.process in ("", THIS_PROCESS):
+        try:
+            return operator.attrgetter(place.name)(sys.modules[place.module])
+        except (KeyError, AttributeError):
+            return None
+    return _made.get(place)
+
+
+def imported(module: str, name: str, kind: str) -> Any:
+    """A global of a module, in the process that this is called in.
+
+    Args:
+        module: The module.
+        name: The global.
+        kind: Name of its class where it came from.
+
+    Raises:
+        TypeError: It is something else here.
+    """
+    found = operator.attrgetter(name)(importlib.import_module(module))
+    if type(found).__qualname__ != kind:
+        raise TypeError(f"{module}.{name} is a {type(found).__qualname__} in this process, and not a {kind}")
+    return found
+
+
+def _of_script(place: _Name, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """A script's thing: itself in its own process, elsewhere the one that this process has in its place."""
+    with _making:
+        found = _found(place)
+        if found is None:
+            found = _made[place] = make(*args)
+            _places[found] = place
+    return found
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+_LOCKS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    type(threading.Lock()): lambda lock: (),
+    type(threading.RLock()): lambda lock: (),
+    threading.Condition: lambda condition: (_named_or_none(condition._lock),),
+    threading.Semaphore: lambda semaphore: (semaphore._value,),
+    threading.BoundedSemaphore: lambda semaphore: (semaphore._initial_value,),
+}
+_MAKERS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threading.RLock}  # types cannot be called
+
+
+def _reduce_lock(lock: Any) -> Reduced:
+    """By name: a lock that nobody else can know of, in a task or a stage, would guard nothing elsewhere."""
+    cls, place = type(lock), _place_of(lock)
+    if place is not None and not place.process:
+        return imported, (place.module, place.name, cls.__qualname__)
+    if place is not None:
+        return _of_script, (place, _MAKERS.get(cls, cls), _LOCKS[cls](lock))
+    if cls in _MAKERS:
+        raise TypeError(f"cannot pickle '{cls.__module__}.{cls.__qualname__}' object")
+    reduced: Reduced = lock.__reduce_ex__(2)
+    return reduced
+
+
+def _named_or_none(lock: Any) -> Any:
+    return lock if _place_of(lock) else None
+
+
+# --- loggers, tracers, meters -----------------------------------------------------------------------------
+
+
+def _logurus_core(core: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
+    """What all of loguru's loggers share, with the sinks: each process has one."""
+    return (_loguru, ()) if core is _loguru() else None
+
+
+def _loguru() -> Any:
+    return importlib.import_module("loguru").logger._core
+
+
+def _structlogs_proxy(logger: Any, pickles: Callable[[Any], bool]) -> Reduced:
+    # Without the logger that it may have made of this process's configuration.
+    state = {name: value for name, value in vars(logger).items() if name != "bind"}
+    return object.__new__, (type(logger),), state
+
+
+def _structlogs_bound_logger(logger: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
+    if pickles(vars(logger)):  # with its processors: it writes as it does here
+        return None
+    wrapped = logger._logger
+    names = (wrapped.name,) if isinstance(getattr(wrapped, "name", None), str) else ()
+    return _structlog, (names, dict(logger._context))
+
+
+def _structlog(names: tuple[str, ...], context: dict[str, Any]) -> Any:
+    return importlib.import_module("structlog").get_logger(*names, **context)
+
+
+def _tracer(tracer: Any, pickles: Callable[[Any], bool]) -> Reduced:
+    scope = getattr(tracer, "_instrumentation_scope", None)
+    if scope is None:  # a tracer of the API, made before there was a provider
+        name, version = tracer._instrumenting_module_name, tracer._instrumenting_library_version
+        return _api, ("trace", "get_tracer", name, version, *_scope_options(tracer, "_"))
+    return _api, ("trace", "get_tracer", scope.name, scope.version, *_scope_options(scope))
+
+
+def _meter(meter: Any, pickles: Callable[[Any], bool]) -> Reduced:
+    scope = getattr(meter, "_instrumentation_scope", meter)
+    return _api, ("metrics", "get_meter", meter.name, meter.version or "", *_scope_options(scope))
+
+
+def _scope_options(scope: Any, prefix: str = "") -> tuple[Any, Any]:
+    attributes = getattr(scope, f"{prefix}attributes", None)
+    return getattr(scope, f"{prefix}schema_url", None), dict(attributes) if attributes else None
+
+
+def _api(signal: str, get: str, name: str, version: str | None, schema_url: str | None, attributes: Any) -> Any:
+    """A tracer or a meter of OpenTelemetry's API, of the provider of this process."""
+    options = {"schema_url": schema_url, "attributes": attributes}
+    module = importlib.import_module(f"opentelemetry.{signal}")
+    return getattr(module, get)(name, version, **{key: value for key, value in options.items() if value is not None})
+
+
+def _instrument(instrument: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
+    """One that a meter has made: another process's meter of that name makes its own."""
+    real = getattr(instrument, "_real_instrument", None) or instrument
+    create = next((_CREATE[base.__name__] for base in type(real).__mro__ if base.__name__ in _CREATE), None)
+    scope = getattr(real, "instrumentation_scope", None)
+    if scope is None or create is None:
+        return None  # without a provider it does nothing, and pickles
+    meter = ("metrics", "get_meter", scope.name, scope.version or "", *_scope_options(scope))
+    return _instrument_of, (meter, create, real.name, real.unit, real.description)
+
+
+def _instrument_of(meter: tuple[Any, ...], create: str, name: str, unit: str, description: str) -> Any:
+    return getattr(_api(*meter), create)(name, unit, description)
+
+
+_CREATE = {
+    "Counter": "create_counter",
+    "UpDownCounter": "create_up_down_counter",
+    "Histogram": "create_histogram",
+    "Gauge": "create_gauge",
+}
+
+_KINDS: dict[str, _Kind] = {
+    "loguru._logger.Core": _logurus_core,
+    "structlog._config.BoundLoggerLazyProxy": _structlogs_proxy,
+    "structlog._base.BoundLoggerBase": _structlogs_bound_logger,
+    "opentelemetry.trace.ProxyTracer": _tracer,
+    "opentelemetry.sdk.trace.Tracer": _tracer,
+    "opentelemetry.metrics.Meter": _meter,
+    "opentelemetry.metrics.Synchronous": _instrument,
+}
