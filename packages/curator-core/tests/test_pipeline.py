@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
+import importlib.metadata
+from importlib.metadata import EntryPoints, PackageNotFoundError, distribution
 
 import pytest
 
@@ -80,6 +81,21 @@ def test_what_is_not_installed_is_told_with_the_nearest(kind, name, meant):
         Pipeline("p", [Pass()]).run(initial_tasks=[], **options)
     assert raised.value.hint == f"did you mean '{meant}'?"
     assert raised.value.expected.startswith(f"one of the {kind}s: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "package"),
+    [
+        ("executor", "xenna", "curator-xenna, which has the executor 'xenna'"),
+        ("executor", "Xena", "curator-xenna, which has the executor 'xenna'"),
+        ("observer", "otel", "curator-otel, which has the observer 'otel'"),
+    ],
+)
+def test_the_package_to_install_is_named(kind, name, package, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: EntryPoints(()))  # core is there alone
+    with pytest.raises(ExecutorError, match=f"no {kind} '{name}' is installed") as raised:
+        find_installed(kind, name)
+    assert raised.value.hint == f"python -m pip install {package}"
 
 
 @pytest.mark.usefixtures("installed")

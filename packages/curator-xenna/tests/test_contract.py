@@ -192,3 +192,11 @@ def test_survives_the_copies_that_xenna_makes() -> None:
     again = pickle.loads(pickle.dumps(named))
     assert type(again).__name__ == "ImageReaderStage"
     assert again.stage_batch_size == 4
+
+
+@pytest.mark.parametrize(("name", "shown"), [("Größe", "Grosse"), ("Señal", "Senal"), ("大小x", "__x")])
+def test_a_name_that_is_not_ascii_is_transliterated(name: str, shown: str) -> None:
+    stage = type(name, (Named,), {})()
+    adapter = create_named_xenna_stage_adapter(stage)
+    assert type(adapter).__name__ == shown
+    assert (adapter.view.name, adapter.view.class_name) == (name, name)

@@ -228,7 +228,7 @@ def test_classes_of_a_script_come_back_as_they_were(script: Any) -> None:
     assert script["is_mine"]
     assert script["equals_mine"]
     assert script["cause_is_mine"]
-    assert script["failed"] == {"Frames": ["0"]}  # its output does not travel
+    assert script["failed"] == {"Größe": ["0"]}  # its output does not travel
 
 
 def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Any) -> None:

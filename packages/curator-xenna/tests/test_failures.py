@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,31 @@ def test_a_worker_that_is_always_killed_ends_the_run(
 def test_the_death_of_the_coordinator_ends_the_run(executor: XennaExecutor) -> None:
     with pytest.raises(ClusterError, match="coordinator"):
         run(executor, KillsTheCoordinator(), Same())
+
+
+# What workers cannot import, and what with they are sent it.
+@pytest.mark.parametrize("sent", ["Größe", pytest.param("Word", marks=pytest.mark.everything)])
+def test_a_module_that_no_worker_can_import_ends_the_run_at_once(
+    executor: XennaExecutor, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"only_here_{sent.lower().encode('ascii', 'ignore').decode()}"
+    (tmp_path / f"{name}.py").write_text(
+        "from curator_core import ProcessingStage, Task\n"
+        "class Word(Task): pass\n"
+        "class Größe(ProcessingStage):\n    def process(self, task): return task\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name)
+    stage, task = (module.Größe(), Task(data=1)) if sent == "Größe" else (Same(), module.Word(data=1))
+    with pytest.raises(ClusterError, match=f"ModuleNotFoundError: No module named '{name}'") as caught:
+        Pipeline("p", [stage]).run(executor, [task])
+    assert caught.value.stage == stage.name
+    assert "py_modules" in str(caught.value.hint)
+    assert "working_dir" in str(caught.value.hint)
+    result = caught.value.result
+    assert result is not None
+    assert result.accounting.restarts == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from curator_core.errors import ExecutorError, PipelineError, unknown_name
+from curator_core.errors import ExecutorError, PipelineError, nearest, unknown_name
 from curator_core.local import LocalExecutor
 from curator_core.plan import Plan
 from curator_core.sending import check_sent
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from curator_core.task import Task
 
 __all__ = ["Pipeline", "find_installed"]
+
+
+# What the packages of this project are found under.
+_PACKAGES = {"executor": {"xenna": "curator-xenna"}, "observer": {"otel": "curator-otel"}}
 
 
 class Pipeline:
@@ -175,7 +179,11 @@ def find_installed(kind: str, name: str) -> Any:
 
     found = entry_points(group=f"curator.{kind}s")
     if name not in found.names:
-        raise ExecutorError(f"no {kind} '{name}' is installed", given=name, **unknown_name(kind, name, found.names))
+        details = unknown_name(kind, name, found.names)
+        meant = nearest(name, {*found.names, *_PACKAGES[kind]})
+        if meant is not None and meant not in found.names:
+            details["hint"] = f"python -m pip install {_PACKAGES[kind][meant]}, which has the {kind} {meant!r}"
+        raise ExecutorError(f"no {kind} '{name}' is installed", given=name, **details)
     try:
         return found[name].load()
     except (ImportError, AttributeError) as exc:

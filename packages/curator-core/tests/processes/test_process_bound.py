@@ -189,13 +189,15 @@ REFUSED = """
         assert len(pipeline.run(LocalExecutor(), [Task(data=1)])) == 1
         for refused in (
             lambda: pipeline.run(LocalExecutor(workers=2), [Task(data=1)]),
-            lambda: pipeline.compile(executor=LocalExecutor(workers=2)),
+            lambda: pipeline.compile(fed=True, executor=LocalExecutor(workers=2)),
             lambda: Pipeline("p", [stage.with_(isolated=True)]).run(LocalExecutor(), [Task(data=1)]),
         ):
             try:
                 refused()
             except StageDefinitionError as exc:
                 said = exc.field, str(exc).partition("worker: ")[2].partition(":")[0]
+            else:
+                sys.exit(f"{stage} was not refused")
         print(*said, sep=" | ")
     print("loky" in sys.modules)
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -283,7 +284,14 @@ def create_group_adapter(group: Group) -> XennaStageAdapter:
 def _named_class(name: str) -> type[XennaStageAdapter]:
     if name == XennaStageAdapter.__name__:
         return XennaStageAdapter
-    return type(name, (XennaStageAdapter,), {"__module__": __name__, "__doc__": XennaStageAdapter.__doc__})
+    return type(_in_ascii(name), (XennaStageAdapter,), {"__module__": __name__, "__doc__": XennaStageAdapter.__doc__})
+
+
+def _in_ascii(name: str) -> str:
+    """A name as Xenna and Ray can take it: both encode it as ASCII. Reports have the true one."""
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() else "_" for letter in bare)
 
 
 def _restore(class_name: str, state: dict[str, Any], stages: Parcel) -> XennaStageAdapter:

@@ -34,6 +34,7 @@ _NEEDED_BY_XENNA = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
 _MODE, _TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_OF_EMBEDDED = ("num_cpus", "num_gpus", "object_store_memory", "dashboard")  # settings
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may use as well
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -114,6 +115,7 @@ class Cluster:
         self.cpu_share = self._share_of_declared(cpus_needed) if self.is_ours else self._usual_share
         if not self.is_ours and not self._checked:
             _check_head(os.environ["RAY_ADDRESS"])
+            self._warn_of_settings()
             self._checked = True
 
     def close(self) -> None:
@@ -168,6 +170,14 @@ class Cluster:
                 expected=actual,
                 hint="call ray.shutdown() first, or leave the address out",
             )
+
+    def _warn_of_settings(self) -> None:
+        """Say which settings are for a Ray that we start, and this is none."""
+        given = {name: getattr(self._config, name) for name in _OF_EMBEDDED}
+        idle = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False)]
+        if idle:
+            verb = "has" if len(idle) == 1 else "have"
+            logger.warning("%s %s no effect on a Ray that is joined", ", ".join(idle), verb)
 
     def _share_of_declared(self, cpus_needed: int) -> float:
         """The share that leaves this run what the machine has, or what it needs where that is more.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -24,6 +25,13 @@ __all__ = ["explain", "explain_loss"]
 
 logger = logging.getLogger(__name__)
 
+_XENNAS_NAME = re.compile(r"Stage (\d+) - ")
+_FRAMES = re.compile(r"\n(?:[ ].*\n)+")  # what follows the last of them is the error
+_TRACEBACK = "traceback: Traceback"  # of a worker that unpickles
+_MODULE = (
+    "runtime_env={'py_modules': ['path/of/module']} or {'working_dir': 'path'} on the stage brings it to the workers, "
+    "which do not have this process's sys.path; or install it on all nodes"
+)
 _CRASHED = "WORKER_DIED"  # Ray's reason for an actor that nobody killed: those that Xenna ends are killed
 
 
@@ -48,6 +56,8 @@ def explain(
         for report in feed.failed_setups.values():
             if report.error is not None and (report.worker_id in text or report.stage_name in text):
                 return rebuild_error(report.error, report.stage_name, "in set-up")
+        if (unread := _unread(broken, text, groups)) is not None:
+            return unread
         if any(isinstance(cause, WORKER_DEATHS) for cause in _causes(broken)):
             died = _worker_died(next((worker for worker in workers if worker.actor_id in text), None), groups)
             died.__cause__ = broken
@@ -59,6 +69,26 @@ def explain(
     )
     error.__cause__ = reason
     return error
+
+
+def _unread(broken: Exception, text: str, groups: Sequence[Group]) -> ClusterError | None:
+    """What a worker could not read of what it was sent, its stages or a task; it is no better for the next one."""
+    for cause in _causes(broken):
+        is_creation = getattr(cause, "actor_init_failed", False)
+        if not (is_creation or (isinstance(cause, ray.exceptions.RaySystemError) and _TRACEBACK in str(cause))):
+            continue
+        why = _FRAMES.split(str(cause))[-1].strip()
+        named = _XENNAS_NAME.search(text)
+        is_module = why.startswith(("ModuleNotFoundError", "ImportError"))
+        error = ClusterError(
+            f"a worker cannot {'be set up' if is_creation else 'read a task'}: {why}",
+            stage=groups[int(named[1])].name if named and int(named[1]) < len(groups) else None,
+            expected="modules that every worker can import" if is_module else "what unpickles on every worker",
+            hint=_MODULE if is_module else "its traceback is shown above this one",
+        )
+        error.__cause__ = broken
+        return error
+    return None
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

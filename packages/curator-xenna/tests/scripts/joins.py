@@ -2,6 +2,7 @@
 """Joins the Ray at RAY_ADDRESS, if any, runs, and says what it left behind, as JSON."""
 
 import json
+import logging
 import os
 
 from curator_core import Pipeline, ProcessingStage, Resources, Task
@@ -18,10 +19,16 @@ def main():
     before = dict(os.environ)
     from curator_xenna import XennaExecutor
 
-    size = len(Pipeline("joined", [Same()]).run(XennaExecutor(), [Task(data=n) for n in range(5)]))
+    warnings = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("curator_xenna.cluster").addHandler(handler)
+    executor = XennaExecutor({"num_cpus": 64, "dashboard": True})
+    said = {"size": len(Pipeline("joined", [Same()]).run(executor, [Task(data=n) for n in range(5)]))}
     import ray
 
-    print(json.dumps({"size": size, "environ_kept": before == dict(os.environ), "connected": ray.is_initialized()}))
+    said |= {"environ_kept": before == dict(os.environ), "connected": ray.is_initialized(), "warnings": warnings}
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

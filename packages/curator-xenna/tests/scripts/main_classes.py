@@ -28,7 +28,7 @@ class OddError(ValueError):
     pass
 
 
-class Frames(ProcessingStage):
+class Größe(ProcessingStage):
     resources = Resources(cpus=0.3)
 
     def num_workers(self):
@@ -57,7 +57,7 @@ def guarded():
 
 def refusal():
     try:
-        Pipeline("refused", [Asks()]).compile(executor="xenna")
+        Pipeline("refused", [Asks()]).compile(fed=True, executor="xenna")
     except StageDefinitionError as error:
         return error.field
 
@@ -65,7 +65,7 @@ def refusal():
 def main():
     before = dict(os.environ)
     with XennaExecutor() as executor:
-        pipeline = Pipeline("mine", [Frames()])
+        pipeline = Pipeline("mine", [Größe()])
         try:
             pipeline.run(executor, [Video(data=13)])
         except StageError as error:
