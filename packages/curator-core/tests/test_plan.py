@@ -22,6 +22,8 @@ from curator_core import (
 from curator_core.pickling import loads
 from curator_core.plan import dumps
 
+LOCK = threading.Lock()
+
 
 class Pass(ProcessingStage):
     def process(self, task):
@@ -350,6 +352,12 @@ def test_a_fresh_stage_shares_nothing():
     view = view_of(Holding([1]))
     view.fresh_stage().held.append(2)
     assert view.stage.held == [1]
+
+
+def test_a_fresh_stage_shares_what_a_module_has():
+    held = view_of(Holding([threading, LOCK, [1]])).fresh_stage().held
+    assert held[0] is threading
+    assert held[1] is LOCK
 
 
 def test_a_plan_travels():
