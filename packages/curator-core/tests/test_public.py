@@ -45,6 +45,7 @@ PUBLIC = [
     "RunError",
     "RunObserver",
     "RunResult",
+    "RunStopped",
     "StageDefinitionError",
     "StageError",
     "StageLogFilter",

@@ -37,6 +37,41 @@ Pipeline("killed", [slow]).run(initial_tasks=tasks, observers=[observer])
 """
 
 
+STOPPED = """
+import hashlib, os, sys
+from curator_core import Pipeline, Task, processing_stage
+from curator_otel import OTelObserver, configure
+
+@processing_stage()
+def hang(task):
+    os.write(1, b"hangs")
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # hours, which nothing interrupts
+
+telemetry = configure(json_file=sys.argv[1], set_global=False)
+observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
+Pipeline("stopped", [hang]).run(initial_tasks=[Task(data=1)], observers=[observer], shutdown_grace_s=2)
+"""
+
+
+def test_driver_that_is_stopped_in_a_call_that_hangs_leaves_its_root_span(tmp_path):
+    trace = tmp_path / "trace.json"
+    driver = subprocess.Popen([sys.executable, "-c", STOPPED, str(trace)], stdout=subprocess.PIPE)
+    assert driver.stdout.read(5) == b"hangs"
+    driver.terminate()
+    assert driver.wait(DEADLINE_S) == 143
+    driver.stdout.close()
+    spans = [
+        span
+        for line in trace.read_text().splitlines()
+        for resource in json.loads(line)["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    root = {span["name"]: span for span in spans}["run stopped"]
+    told = {attribute["key"]: attribute["value"] for attribute in root["attributes"]}
+    assert told["error.type"] == {"stringValue": "curator_core.errors.RunStopped"}
+
+
 def as_left_behind(snapshot):
     """Change the file to that of another process, which is gone."""
     content = json.loads(snapshot.read_text())

@@ -132,7 +132,15 @@ def all_end(mark: str) -> list[str]:
     return [" ".join(process.cmdline())[:100] for process in of_this_mark(mark)]
 
 
-def test_ctrl_c(mark: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "codes", "told"),
+    [
+        (signal.SIGINT, (-signal.SIGINT, 130), "interrupted; what was done until then:"),
+        pytest.param(signal.SIGTERM, (143,), "terminated by SIGTERM; what was done", marks=pytest.mark.everything),
+        pytest.param(signal.SIGUSR1, (138,), "preempted by SIGUSR1; what was done", marks=pytest.mark.everything),
+    ],
+)
+def test_a_signal_ends_the_run(mark: str, tmp_path: Path, number: int, codes: tuple[int, ...], told: str) -> None:
     ready = tmp_path / "ready"
     running = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "interrupted.py"), str(ready)],
@@ -143,11 +151,10 @@ def test_ctrl_c(mark: str, tmp_path: Path) -> None:
         start_new_session=True,
     )
     wait_until(lambda: ready.exists() or running.poll() is not None)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     output, _ = running.communicate(timeout=DEADLINE_S)
-    assert running.returncode == -signal.SIGINT or running.returncode == 130
-    assert "KeyboardInterrupt" in output
-    assert "interrupted; what was done until then:" in output
+    assert running.returncode in codes, output
+    assert told in output
     assert "Quick" in output
     assert "Forever" in output
     assert all_end(mark) == []

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+    from curator_core.shutdown import Shutdown
 
 __all__ = ["Chain"]
 
@@ -22,10 +23,12 @@ class Chain:
 
     Args:
         adapters: One for each stage, in order. They share a clock from here on.
+        stop: Whether the run has to end; None where the driver sees to that.
     """
 
-    def __init__(self, adapters: Sequence[BaseStageAdapter]) -> None:
+    def __init__(self, adapters: Sequence[BaseStageAdapter], stop: Shutdown | None = None) -> None:
         self.adapters = tuple(adapters)
+        self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
         for adapter in self.adapters[1:]:
             adapter.clock = self.adapters[0].clock
@@ -86,6 +89,8 @@ class Chain:
     def _work(self, level: int, outputs: list[Any]) -> None:
         batch = self._waiting[level]
         if batch:
+            if self._stop is not None and self._stop.signal:  # a stage has swallowed what the signal raised
+                self._stop.check()
             self._waiting[level] = []
             made = self.adapters[level].process_batch(batch)
             del batch  # not to be held while what came of it goes on

@@ -19,13 +19,17 @@
     │   └── FailureLimitError       more tasks failed than may
     └── DataError                   a file or record that cannot be read or written
 
+    SystemExit
+    └── RunStopped                  a signal ended the run and the process; not caught by ``except Exception``
+
 Each says the same five things where they apply: which stage, which field, what was given, what was
 expected, and how to mend it. They are attributes too, so that a program can act on them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import signal
+from typing import TYPE_CHECKING, Any, Literal
 
 from curator_core.guard import check_failure
 
@@ -47,6 +51,7 @@ __all__ = [
     "ProcessDiedError",
     "ResourcesError",
     "RunError",
+    "RunStopped",
     "StageDefinitionError",
     "StageError",
     "StageTimeoutError",
@@ -181,6 +186,38 @@ class FailureLimitError(RunError):
 
 class DataError(CuratorError):
     """A file or record that cannot be read or written."""
+
+
+class RunStopped(SystemExit):
+    """A signal asked the process to end while a pipeline ran, and the run has ended in good order.
+
+    It is a `SystemExit` and not a `CuratorError`: ``except Exception`` lets it through, and a process that does not
+    catch it exits with 128 plus the number of the signal, as a shell reports it: 143 for SIGTERM and, on Linux, 138 for
+    SIGUSR1.
+
+    Args:
+        signal_number: The signal.
+
+    Attributes:
+        code: The exit status.
+        signal: The signal.
+        state: What `RunResult.state` says: ``"terminated"`` for SIGTERM, ``"preempted"`` for SIGUSR1.
+        result: What was done until then; None where the signal came before anything was done.
+    """
+
+    code: int
+    result: RunResult | None = None
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(128 + signal_number)
+        self.args = (signal_number,)
+        self.signal = signal.Signals(signal_number)
+        self.state: Literal["terminated", "preempted"] = (
+            "terminated" if signal_number == signal.SIGTERM else "preempted"
+        )
+
+    def __str__(self) -> str:
+        return f"the run was {self.state} by {self.signal.name}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from curator_core.adapter import RunContext, is_isolated
@@ -25,9 +26,11 @@ from curator_core.task import EmptyTask, RootNames, Task, new_state, stamp, stat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from curator_core.errors import RunStopped
     from curator_core.io.files import PathLike
     from curator_core.run import Run
     from curator_core.settings import FailurePolicy
+    from curator_core.shard import ShardChoice
     from curator_core.view import StageView
 
 __all__ = ["BaseExecutor", "RunResult"]
@@ -38,9 +41,12 @@ class BaseExecutor(ABC):
 
     Attributes:
         in_process: Whether all stages run in the calling thread, one after the other.
+        engine: Top-level package of an engine that installs signal handlers by itself: a run replaces these as if there
+            were none, and puts them back.
     """
 
     in_process: bool = False
+    engine: str = ""
 
     def execute(
         self,
@@ -53,6 +59,8 @@ class BaseExecutor(ABC):
         checkpoint: Checkpoint | PathLike | None = None,
         collect: bool = True,
         keep_ids: bool = False,
+        shard: ShardChoice | None = None,
+        shutdown_grace_s: float = 10.0,
     ) -> RunResult:
         """Run a plan to its end.
 
@@ -69,6 +77,10 @@ class BaseExecutor(ABC):
                 leaves them out.
             collect: Whether the outputs are wanted in the result. Without, they stay where the last stage puts them.
             keep_ids: Whether initial tasks keep the ids of the run that they come from.
+            shard: Which part of the source this run has: ``(index, count)``, or ``"auto"`` for what the scheduler of an
+                array job says; None for all. Source tasks are divided by their ids, which are made of their content.
+            shutdown_grace_s: Seconds from SIGTERM or SIGUSR1 to the end of the process. Stages have most of it to end
+                what they are doing and to tear down, and as long after a failure or Ctrl-C.
 
         Raises:
             RunError: A stage raised, a worker died, the cluster failed, tasks were lost, or too many failed; its
@@ -76,19 +88,30 @@ class BaseExecutor(ABC):
             ConfigurationError: A setting that makes no sense, or a checkpoint that is not this pipeline's.
             DataError: A checkpoint or a dead letter cannot be read or written.
             KeyboardInterrupt: Ctrl-C; the summary of what was done is added as a note, and ``result``.
+            RunStopped: SIGTERM or SIGUSR1 came, in the main thread, where the user has no handler for it.
         """
         # The accounts of a run come with the first run: code that only builds a pipeline does not need them.
         from curator_core.run import Run  # noqa: PLC0415 - see above
         from curator_core.settings import RunSettings  # noqa: PLC0415 - see above
+        from curator_core.shard import read_shard  # noqa: PLC0415 - see above
 
         settings = RunSettings(
-            on_error=on_error, max_failures=max_failures, checkpoint=_checkpoint(checkpoint), collect=collect
+            on_error=on_error,
+            max_failures=max_failures,
+            checkpoint=_checkpoint(checkpoint),
+            collect=collect,
+            shard=None if shard is None else read_shard(shard, os.environ),
+            shutdown_grace_s=shutdown_grace_s,
         )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
         plan = replace(plan, has_source=initial_tasks is None)  # a plan that was not told which has only guessed
         check_sent(self.sent_stages(plan))
         watching = (*_check_observers(observers), *ambient_observers(observers))
-        run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process)
+        run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process, engine=self.engine)
+        with run.stop.armed(partial(_give_up, run)):
+            return self._execute(run, initial_tasks, keep_ids=keep_ids)
+
+    def _execute(self, run: Run, initial_tasks: Iterable[Any] | None, *, keep_ids: bool) -> RunResult:
         sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
         with run.open():
             try:
@@ -98,8 +121,10 @@ class BaseExecutor(ABC):
                     self.run_plan(run, sources)
                 run.settle()
             except BaseException as exc:
-                _attach(exc, run.finish(exc))
+                run.stop.close_accounts()
+                _attach(exc, run.finish(run.stop.reason(exc)))
                 raise
+            run.stop.close_accounts()
             return run.finish(None)
 
     def sent_stages(self, plan: Plan) -> Sequence[StageView]:
@@ -204,6 +229,12 @@ def _check_observers(observers: Sequence[Any]) -> Sequence[RunObserver]:
     return [
         *{id(observer): observer for observer in observers}.values()
     ]  # each is told once, also where it stands twice
+
+
+def _give_up(run: Run, stopped: RunStopped) -> None:
+    """Close the accounts while the main thread is stuck in something else."""
+    run.close_anyway(stopped)  # first: a lock that is left behind keeps other hosts from going on
+    run.finish(stopped)
 
 
 def _attach(exc: BaseException, result: RunResult) -> None:

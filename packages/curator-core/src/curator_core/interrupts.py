@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import sys
 import threading
 from contextlib import contextmanager
@@ -13,10 +14,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["become_worker", "ends_run", "heard_interrupts"]
+    from curator_core.shutdown import Shutdown
+
+__all__ = ["StopSignal", "become_worker", "ends_run", "heard_interrupts"]
 
 _AGAIN_AFTER_S = 0.1
 _workers = set[int]()  # this process, where it is one
+
+
+class StopSignal(KeyboardInterrupt):
+    """Raised in the main thread by a signal that asks the run to end. The caller of the run gets a `RunStopped`.
+
+    It is a `KeyboardInterrupt` because stages, engines and libraries let that one through, or clean up and raise it
+    again. A `SystemExit` raised in a stage is a failure of the stage.
+
+    Args:
+        shutdown: Whose it is.
+    """
+
+    def __init__(self, shutdown: Shutdown) -> None:
+        super().__init__(f"stopped by {signal.Signals(shutdown.signal).name}")
+        self.shutdown = shutdown
 
 
 def become_worker() -> None:
@@ -50,7 +68,9 @@ def heard_interrupts() -> Iterator[None]:
     again: list[threading.Timer] = []
 
     def tell(unraisable: sys.UnraisableHookArgs) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        if isinstance(unraisable.exc_value, StopSignal):
+            unraisable.exc_value.shutdown.raise_again()
+        elif issubclass(unraisable.exc_type, KeyboardInterrupt):
             # Not at once: it would be raised in this hook, and be swallowed here, too.
             again.append(threading.Timer(_AGAIN_AFTER_S, _thread.interrupt_main))
             again[-1].daemon = True

@@ -212,7 +212,8 @@ class Ledger:
 
         Args:
             fed: Tasks that the executor handed to the first stage.
-            skipped: Tasks that a source made and nobody was given, since an earlier run had finished them.
+            skipped: Tasks that a source made and no stage was given: an earlier run finished them, or another shard has
+                them.
         """
         findings = []
         came, before = fed, "what was fed"

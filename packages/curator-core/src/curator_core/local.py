@@ -82,7 +82,7 @@ class LocalExecutor(BaseExecutor):
             self._run_here(run, sources)
 
     def _run_here(self, run: Run, sources: list[Any] | None) -> None:
-        chain = Chain([self._adapter(run, view) for view in run.plan.stages])
+        chain = Chain([self._adapter(run, view) for view in run.plan.stages], run.stop)
         chain.set_up(NodeInfo(), WorkerMetadata())
         try:
             if sources is None:

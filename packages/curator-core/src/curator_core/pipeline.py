@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from curator_core.io.files import PathLike
     from curator_core.report import RunObserver
     from curator_core.settings import FailurePolicy
+    from curator_core.shard import ShardChoice
     from curator_core.stage import ProcessingStage
     from curator_core.task import Task
 
@@ -87,6 +88,8 @@ class Pipeline:
         checkpoint: Checkpoint | PathLike | None = None,
         collect: bool = True,
         start_at: str | None = None,
+        shard: ShardChoice | None = None,
+        shutdown_grace_s: float = 10.0,
     ) -> RunResult:
         """Compile and run.
 
@@ -102,11 +105,16 @@ class Pipeline:
             collect: Whether the outputs are wanted in the result.
             start_at: The stage that the initial tasks are given to, which keep their ids: for those that
                 `curator_core.deadletter.load` gives back.
+            shard: Which part of the source this run has: ``(index, count)``, or ``"auto"`` in an array job of Slurm,
+                AWS Batch, Kubernetes and others. The runs of all shards share the source without overlap, and each has
+                a checkpoint of its own below the given one.
+            shutdown_grace_s: Seconds that the run may take to end after SIGTERM or SIGUSR1; see `BaseExecutor.execute`.
 
         Raises:
             PipelineError: The pipeline cannot run as it is.
             ExecutorError: No executor or observer of that name is installed.
             RunError: Something went wrong while it ran.
+            RunStopped: SIGTERM or SIGUSR1 came while it ran.
         """
         plan = self.compile(fed=initial_tasks is not None)
         if start_at is not None:
@@ -122,6 +130,8 @@ class Pipeline:
             checkpoint=checkpoint,
             collect=collect,
             keep_ids=start_at is not None,
+            shard=shard,
+            shutdown_grace_s=shutdown_grace_s,
         )
         return result
 

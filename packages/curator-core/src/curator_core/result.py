@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curator_core.verdict import TOO_SHORT, Verdict
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from curator_core.ledger import StageSummary
 
-__all__ = ["Accounting", "RunResult"]
+__all__ = ["Accounting", "RunResult", "RunState"]
+
+RunState: TypeAlias = Literal["complete", "failed", "interrupted", "terminated", "preempted"]
 
 _WIDTH = 120  # columns of a terminal that the table is to fit into
 _SHORTEST_NAME = 12  # what is left of a stage's name, where counts are so long that the table does not fit
@@ -23,6 +25,7 @@ _ACCOUNTS = (
     "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next"
 )
 _RESUMED = ", but for what an earlier run had finished"
+_ELSEWHERE = ", but for what other shards have"
 
 
 class Accounting(NamedTuple):
@@ -34,6 +37,8 @@ class Accounting(NamedTuple):
         failed: By stage, the tasks that failed for good in it.
         restarts: How often the engine was started again, since it had lost some of the work.
         unfinished: Those of which something was still to be done when the run ended; none on a good run.
+        shard: Index and count, where the run had only a part of the source.
+        elsewhere: How many source tasks were left to the other shards.
     """
 
     admitted: int = 0
@@ -41,6 +46,8 @@ class Accounting(NamedTuple):
     failed: Mapping[str, tuple[str, ...]] = {}  # shared, and never written to
     restarts: int = 0
     unfinished: tuple[str, ...] = ()
+    shard: tuple[int, int] | None = None
+    elsewhere: int = 0
 
     @property
     def finished(self) -> int:
@@ -59,6 +66,8 @@ class RunResult(list[Any]):
         wall_time_s: Seconds from start to end, set-up of the engine included.
         stages: What each stage did.
         complete: Whether the run came to its end.
+        state: How the run ended: ``"complete"``, ``"failed"``, ``"interrupted"`` (Ctrl-C), ``"terminated"`` (SIGTERM)
+            or ``"preempted"`` (SIGUSR1).
         lost: Where the counts do not add up, in words; empty on a good run.
         verdict: What held the run up, and what to change.
         clock_offsets: By node, the seconds that were added to the times in its reports, since its clock differs from
@@ -80,6 +89,7 @@ class RunResult(list[Any]):
         verdict: Verdict | None = None,
         clock_offsets: Mapping[str, float] | None = None,
         accounting: Accounting | None = None,
+        state: RunState | None = None,
     ) -> None:
         super().__init__(tasks)
         self.run_id = run_id
@@ -87,6 +97,7 @@ class RunResult(list[Any]):
         self.wall_time_s = wall_time_s
         self.stages = tuple(stages)
         self.complete = complete
+        self.state: RunState = state or ("complete" if complete else "failed")
         self.lost = tuple(lost)
         self.verdict = verdict or TOO_SHORT
         self.clock_offsets = dict(clock_offsets or {})
@@ -95,14 +106,15 @@ class RunResult(list[Any]):
 
     def summary(self) -> str:
         """The run as a text table, and whether its accounts add up: where they do not, what is missing."""
-        state = "" if self.complete else " (ended early)"
+        state = "" if self.complete else f" (ended early: {self.state})"
         run = f"run {self.run_id}" + (f", trace {self.trace_id}" if self.trace_id not in ("", self.run_id) else "")
         count = max(len(self), self.stages[-1].tasks_out if self.stages else 0)  # they may not have been collected
         lines = [f"{self.pipeline_name}: {count:,} tasks out in {self.wall_time_s:.1f} s{state}, {run}"]
         if self.stages:
             lines.append(_table(self.stages))
             if self.complete and not self.lost:
-                lines.append(_ACCOUNTS + (_RESUMED if self.accounting.resumed else ""))
+                left_out = _RESUMED * bool(self.accounting.resumed) + _ELSEWHERE * bool(self.accounting.elsewhere)
+                lines.append(_ACCOUNTS + left_out)
             lines.append(str(self.verdict))
         for stage in self.stages:
             if stage.first_error:
@@ -156,6 +168,10 @@ def _row(stage: StageSummary) -> tuple[str, ...]:
 def _about_sources(accounting: Accounting) -> list[str]:
     """What is to be said of the source tasks, where something is."""
     lines = []
+    if accounting.shard is not None:
+        index, count = accounting.shard
+        left = _counted(accounting.elsewhere, "source task")
+        lines.append(f"shard {index} of {count} (from 0): {left} left to the others")
     if accounting.resumed:
         lines.append(f"{len(accounting.resumed):,} source tasks were finished by an earlier run, and left out")
     if accounting.restarts:

@@ -14,12 +14,14 @@ from curator_core.activity import Activity
 from curator_core.adapter import RunContext
 from curator_core.batches import FileGroupTask
 from curator_core.bottleneck import judge
-from curator_core.errors import PipelineError, TasksLostError
+from curator_core.errors import PipelineError, RunStopped, TasksLostError
 from curator_core.failures import Failures
 from curator_core.guard import check_failure
+from curator_core.interrupts import StopSignal
 from curator_core.ledger import Ledger
 from curator_core.report import BatchReport, RunInfo, StageInfo
-from curator_core.result import Accounting, RunResult
+from curator_core.result import Accounting, RunResult, RunState
+from curator_core.shutdown import Shutdown
 from curator_core.sources import SourceAccounts
 from curator_core.task import RootNames, new_state, stamp, state_of
 from curator_core.verdict import Verdict
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from curator_core.plan import Plan
     from curator_core.report import RunObserver, WorkerReport
     from curator_core.settings import RunSettings
+    from curator_core.shard import Shard
     from curator_core.sources import Finished
 
 __all__ = ["Run"]
@@ -51,6 +54,7 @@ class Run:
         outputs: The output tasks so far.
         fed: Tasks handed to the first stage so far.
         clock_offsets: As in `RunResult`, from an executor whose workers are on several nodes.
+        stop: Whether the run has to end.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Run:
         settings: RunSettings,
         *,
         in_process: bool = False,
+        engine: str = "",
     ) -> None:
         letters, last = settings.letters, len(plan.stages) - 1
         self.context = RunContext(
@@ -75,6 +80,8 @@ class Run:
         self.fed = 0
         self.clock_offsets: dict[str, float] = {}
         self._checkpoint = settings.checkpoint
+        self._shard = settings.shard
+        self._elsewhere = 0  # source tasks of other shards
         self._store: OpenCheckpoint | None = None
         self._ledger = Ledger(plan)
         self._sources = SourceAccounts(last, first=1 if plan.has_source else 0)
@@ -86,6 +93,7 @@ class Run:
         self._observers = tuple(observers)
         self._failed_observers = set[int]()
         self._executor_name = executor_name
+        self.stop = Shutdown(settings.shutdown_grace_s, engine, Run.report.__code__)
         self._start = time.perf_counter()
 
     @contextmanager
@@ -98,40 +106,50 @@ class Run:
         """
         with ExitStack() as held:
             if self._checkpoint is not None:
-                self._store = held.enter_context(_opened(self._checkpoint, self.plan, self.context.run_id))
+                self._store = held.enter_context(_opened(self._checkpoint, self.plan, self.context.run_id, self._shard))
             self._failures.prepare()
             try:
                 yield
             except BaseException as exc:
-                with suppress(Exception):  # why the run ended is what the caller has to see
-                    self._failures.close()
-                if self._store is not None:
-                    _close_anyway(self._store, exc)
+                self.close_anyway(exc)
                 raise
             self._failures.close()
 
+    def close_anyway(self, ended_by: BaseException) -> None:
+        """Close what is open after a failure, which the caller has to see, and not that this fails as well."""
+        with suppress(Exception):
+            self._failures.close()
+        if self._store is not None:
+            try:
+                self._store.close()
+            except Exception as exc:  # noqa: BLE001 - told beside it
+                ended_by.add_note(f"and the checkpoint could not be closed well: {exc}")
+
     def new_names(self) -> RootNames:
-        """What names source tasks: by content, where another run is to know them again."""
-        return RootNames(by_content=self._checkpoint is not None)
+        """What names source tasks: by content, where another run has to know them as well."""
+        return RootNames(by_content=self._checkpoint is not None or self._shard is not None)
 
     def admit(self, tasks: Iterable[Any]) -> Generator[Any, None, None]:
-        """The source tasks that are to be worked on: not those that an earlier run with this checkpoint has finished.
+        """The source tasks to work on: those of this shard that no earlier run with this checkpoint has finished.
 
         Args:
             tasks: The source tasks, named. A generator is closed with this one.
 
         Raises:
-            ConfigurationError: A source stage's own task, where a checkpoint is kept: its outputs are never seen here.
+            PipelineError: A source stage's own task, where there is a checkpoint or a shard: its outputs are never seen
+                here.
         """
         with closing(tasks) if isinstance(tasks, Generator) else nullcontext():
             for task in tasks:
                 source_id = state_of(task)[0]
-                if self._store is not None:
-                    if not source_id:
-                        raise _unseen_source(self.plan)
-                    if self._store.is_finished(source_id):
-                        self._resumed.append(source_id)
-                        continue
+                if not source_id and (self._store is not None or self._shard is not None):
+                    raise _unseen_source(self.plan, "checkpoint" if self._shard is None else "shard")
+                if self._shard is not None and not self._shard.has(source_id):
+                    self._elsewhere += 1
+                    continue
+                if self._store is not None and self._store.is_finished(source_id):
+                    self._resumed.append(source_id)
+                    continue
                 self._sources.admit(source_id)
                 if self._sources.may_begin_again:
                     self._held[source_id] = task
@@ -221,6 +239,8 @@ class Run:
         skips = self.context.on_error == "skip"
         if skips and any(each.failed for each in finished):
             self._failures.wait()  # "failed, and kept" is to be true when it is written down
+        # A scheduler signals all processes of a job: what failed since then may have failed because of that.
+        skips = skips and not self.stop.signal
         for each in finished:
             if skips or not each.failed:
                 outputs = [[manifest.task_id, manifest.paths, manifest.dataset_name] for manifest in each.manifests]
@@ -229,7 +249,7 @@ class Run:
 
     def lost(self) -> list[str]:
         """Where tasks are missing from the counts, in words; empty where all add up."""
-        return self._ledger.lost(self.fed, len(self._resumed))
+        return self._ledger.lost(self.fed, len(self._resumed) + self._elsewhere)
 
     def settle(self) -> None:
         """Everything has been worked on: see that all is written, and that nothing is missing.
@@ -259,6 +279,7 @@ class Run:
             wall_time_s=time.perf_counter() - self._start,
             stages=self._ledger.summaries(),
             complete=error is None,
+            state=_state_after(error),
             lost=self.lost() if error is None or isinstance(error, TasksLostError) else (),
             verdict=self._verdict(),
             clock_offsets=self.clock_offsets,
@@ -268,8 +289,11 @@ class Run:
                 resumed=tuple(self._resumed),
                 failed={stage: tuple(ids) for stage, ids in self._failures.task_ids.items() if ids},
                 unfinished=tuple(self._sources.unfinished),
+                shard=None if self._shard is None else (self._shard.index, self._shard.count),
+                elsewhere=self._elsewhere,
             ),
         )
+        self.stop.result = result
         if result.lost:
             logger.error("run %s lost tasks: %s", result.run_id, "; ".join(result.lost))
         self._tell("on_run_end", result, error)
@@ -331,25 +355,29 @@ class _Uncollected(list[Any]):
         """Not kept."""
 
 
-def _close_anyway(store: OpenCheckpoint, ended_by: BaseException) -> None:
-    """Close a checkpoint after a failure, which is what the caller has to see, and not that this failed as well."""
-    try:
-        store.close()
-    except Exception as exc:  # noqa: BLE001 - told beside it
-        ended_by.add_note(f"and the checkpoint could not be closed well: {exc}")
+def _state_after(error: BaseException | None) -> RunState:
+    """How a run has ended."""
+    if isinstance(error, StopSignal):  # of a run that this one is part of
+        error = error.shutdown.reason(error)
+    if isinstance(error, RunStopped):
+        return error.state
+    if error is None:
+        return "complete"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str) -> OpenCheckpoint:
+def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str, shard: Shard | None) -> OpenCheckpoint:
     from curator_core.checkpoint import OpenCheckpoint  # noqa: PLC0415 - for runs that keep one
 
-    return OpenCheckpoint.open(checkpoint, plan.stages, run_id)
+    return OpenCheckpoint.open(checkpoint, plan.stages, run_id, shard)
 
 
-def _unseen_source(plan: Plan) -> PipelineError:
+def _unseen_source(plan: Plan, field: str) -> PipelineError:
+    what = "what an earlier run has finished" if field == "checkpoint" else "what other shards have"
     return PipelineError(
-        "the source runs on a worker, where nobody can leave out what an earlier run has finished",
+        f"the source runs on a worker, where nobody can leave out {what}",
         stage=plan.stages[0].name,
-        field="checkpoint",
+        field=field,
         expected="a source that asks for no resources, runtime environment or number of workers, to run in the driver",
         hint="take those settings from the source, and do what needs them in a stage after it",
     )

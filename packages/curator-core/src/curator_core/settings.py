@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core.deadletter.policy import DeadLetter
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from curator_core.checkpoint import Checkpoint
+    from curator_core.shard import Shard
 
 __all__ = ["FailurePolicy", "RunSettings"]
 
@@ -31,6 +32,8 @@ class RunSettings:
             ``math.inf`` never does.
         checkpoint: What is kept of finished source tasks; None where a run begins from the start each time.
         collect: Whether the outputs are wanted in the driver.
+        shard: Which source tasks are this run's; None for all.
+        shutdown_grace_s: How long a run may take to end once its process is asked to, or something failed.
 
     Raises:
         ConfigurationError: A value that makes no sense.
@@ -40,6 +43,8 @@ class RunSettings:
     max_failures: float | None = None
     checkpoint: Checkpoint | None = None
     collect: bool = True
+    shard: Shard | None = None
+    shutdown_grace_s: float = 10.0
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip") and self.letters is None:
@@ -59,6 +64,18 @@ class RunSettings:
                 given=self.collect,
                 expected="True or False",
                 hint="collect=False leaves the outputs where the last stage put them",
+            )
+        self._check_grace()
+
+    def _check_grace(self) -> None:
+        grace: Any = self.shutdown_grace_s
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 < grace < math.inf:
+            raise ConfigurationError(
+                "invalid time to shut down",
+                field="shutdown_grace_s",
+                given=grace,
+                expected="seconds, a number above 0",
+                hint="stay below the time after which the scheduler kills: 30 s on Kubernetes and Slurm by default",
             )
 
     def _check_limit(self) -> None:

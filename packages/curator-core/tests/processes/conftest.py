@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .machine import files_of, workers_of  # noqa: TID252 - no import can write this directory's name
+from .machine import Script, files_of, workers_of  # noqa: TID252 - no import can write this directory's name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +22,18 @@ def nothing_is_left() -> Iterator[None]:
     assert workers_of(os.getpid()) == []
     assert files_of(os.getpid()) == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("curator-")] == []
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[[str], Script]]:
+    started: list[Script] = []
+
+    def start(code: str) -> Script:
+        started.append(Script(tmp_path, code))
+        return started[-1]
+
+    yield start
+    for each in started:
+        with suppress(ProcessLookupError):
+            os.killpg(each.process.pid, signal.SIGKILL)
+        each.process.communicate()

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine has of a run: processes and files."""
+"""Scripts, and what the machine has of their runs: processes and files."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import textwrap
 from pathlib import Path
+
+from tests.waiting import DEADLINE_S
 
 LOKY = b"popen_loky"  # in the command of a worker process
 
@@ -31,3 +38,43 @@ def workers_of(driver: int) -> list[int]:
 def files_of(driver: int) -> list[Path]:
     places = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 - where they may be
     return [path for place in places for path in Path(place).glob(f"curator-{driver}-*")]
+
+
+class Script:
+    """A script in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, directory: Path, code: str) -> None:
+        path = directory / "script.py"
+        path.write_text(textwrap.dedent(code))
+        self.process = subprocess.Popen(
+            [sys.executable, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        os.killpg(self.process.pid, number)
+
+    def workers(self) -> list[int]:
+        return workers_of(self.process.pid)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, out, err
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

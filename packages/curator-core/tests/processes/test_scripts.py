@@ -3,70 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from tests.waiting import DEADLINE_S, wait_until
-
-from .machine import files_of, processes, workers_of  # noqa: TID252 - no import can write this directory's name
+from tests.waiting import wait_until
 
 pytest.importorskip("loky")
-
-
-class Script:
-    """A script in a process group of its own, as a terminal would start it."""
-
-    def __init__(self, directory: Path, code: str) -> None:
-        path = directory / "script.py"
-        path.write_text(textwrap.dedent(code))
-        self.process = subprocess.Popen(
-            [sys.executable, str(path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def interrupt(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def workers(self) -> list[int]:
-        return workers_of(self.process.pid)
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, out, err
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nothing of it is left."""
-        return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
-
-
-@pytest.fixture
-def script(tmp_path):
-    started = []
-
-    def start(code: str) -> Script:
-        started.append(Script(tmp_path, code))
-        return started[-1]
-
-    yield start
-    for each in started:
-        with suppress(ProcessLookupError):
-            os.killpg(each.process.pid, signal.SIGKILL)
-        each.process.communicate()
 
 
 def test_a_script_without_a_guard_and_with_everything_in_main(script):
@@ -107,18 +49,10 @@ def test_a_script_without_a_guard_and_with_everything_in_main(script):
     wait_until(lambda: running.is_gone)
 
 
-def _heed_ctrl_c() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 INTERRUPTED = """
     import os
     import sys
     from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
-    from curator_core.processes import flow
-
-    flow._GRACE_S, flow._TELL_S = {grace}, {grace} / 3
 
     class Source(ProcessingStage):
         def process(self, task):
@@ -135,7 +69,7 @@ INTERRUPTED = """
         def teardown(self):
             os.write(1, b"torn down\\n")
 
-    Pipeline("p", [Source(), Work()]).run(LocalExecutor(workers=2))
+    Pipeline("p", [Source(), Work()]).run(LocalExecutor(workers=2), shutdown_grace_s={grace})
 """
 
 
@@ -168,7 +102,7 @@ def test_ctrl_c_ends_workers_that_do_not_answer(script):
     running.interrupt()
     code, out, err = running.end()
     assert (code, out) == (-signal.SIGINT, "")
-    assert "waiting up to 0 s for workers" in err
+    assert "waiting up to 0.3 s for workers" in err
     wait_until(lambda: running.is_gone)
 
 

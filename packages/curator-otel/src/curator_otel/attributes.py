@@ -71,17 +71,20 @@ def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
     return attributes
 
 
-def run_totals(stages: Sequence[StageInfo], totals: Sequence[StageTotals], fed: int | None) -> Attributes:
+def run_totals(
+    stages: Sequence[StageInfo], totals: Sequence[StageTotals], fed: int | None, left_out: int = 0
+) -> Attributes:
     """What a run's stages did.
 
     Args:
         stages: The stages.
         totals: What each did.
         fed: Tasks that the first was to have, where that is known.
+        left_out: Tasks of a source that no stage was to have.
     """
     attributes: Attributes = {
         names.RUN_BATCHES: sum(did.batches for did in totals),
-        names.RUN_UNREPORTED: _unreported(totals, fed),
+        names.RUN_UNREPORTED: max(0, _unreported(totals, fed) - left_out),
     }
     slowest = max(range(len(totals)), key=lambda index: totals[index].process_ns, default=None)
     if slowest is not None and totals[slowest].process_ns:

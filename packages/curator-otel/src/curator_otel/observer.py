@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from curator_core.errors import ConfigurationError
+from curator_core.errors import ConfigurationError, RunStopped
 from curator_core.report import RunObserver
 from curator_otel.__about__ import __version__
 from curator_otel.snapshot import Snapshots, check_directory
@@ -36,6 +37,7 @@ __all__ = ["SCOPE", "OTelObserver", "check_max_spans", "parent_context"]
 
 logger = logging.getLogger(__name__)
 
+_FLUSH_S = 1.0  # of the time that a scheduler leaves
 SCOPE = "curator_otel"  # the instrumentation scope of all that is emitted
 
 
@@ -128,6 +130,16 @@ class OTelObserver(RunObserver):
         if run is not None:
             result.trace_id = run.trace.trace_id or result.trace_id
             self._guarded(lambda: run.end(result, error))
+            if isinstance(error, RunStopped):  # the process may be killed before it exits, and `atexit` not be called
+                self._guarded(self._flush)
+
+    def _flush(self) -> None:
+        """Send the spans, where an SDK has them, and where the receiver answers."""
+        provider: Any = self._tracer_provider or trace.get_tracer_provider()
+        if hasattr(provider, "force_flush"):
+            flush = threading.Thread(target=provider.force_flush, name="curator-telemetry-flush", daemon=True)
+            flush.start()
+            flush.join(_FLUSH_S)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

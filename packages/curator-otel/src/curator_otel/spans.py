@@ -325,7 +325,7 @@ class RunTrace:
             unknown: As in `batch`.
         """
         root = self.root
-        told = run_totals(self._infos, self._totals, self._fed)
+        told = run_totals(self._infos, self._totals, self._fed, _left_out(result) if self._fed is None else 0)
         root.set_attributes({name: value for name, value in told.items() if name not in unknown})
         root.set_attribute(names.SPANS_LEFT_OUT, self.left_out)
         if result is not None:
@@ -361,6 +361,11 @@ class RunTrace:
             if found is not None:
                 span_id, start_unix_ns = found
                 self.begin_stage(index, start_unix_ns, span_id)
+
+
+def _left_out(result: RunResult | None) -> int:
+    """Source tasks that earlier runs have finished, or that other shards have."""
+    return 0 if result is None else len(result.accounting.resumed) + result.accounting.elsewhere
 
 
 def _as_trace_id(run_id: str) -> int:

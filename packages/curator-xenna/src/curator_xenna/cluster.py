@@ -15,7 +15,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from curator_core.errors import ClusterError, ExecutorError
-from curator_xenna.compat import lean_ray, read_auth_settings_again
+from curator_xenna.compat import install_sigterm_again, lean_ray, read_auth_settings_again
 from curator_xenna.nodes import Node, probed_nodes
 
 if TYPE_CHECKING:
@@ -253,6 +253,7 @@ class Cluster:
             configure_logging=True,
             **kwargs,
         )
+        install_sigterm_again()
 
 
 def _given_address(config: XennaConfig) -> str | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import tempfile
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,9 @@ __all__ = [
     "Resources",
     "RuntimeEnv",
     "Stage",
+    "install_sigterm_again",
     "lean_ray",
+    "own_signal_handlers",
     "quiet_xenna",
     "raylets_messages",
     "read_auth_settings_again",
@@ -175,6 +179,33 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
 
     with _replaced(node, "Node", LeanNode), _replaced(services, "start_ray_process", start_process) as whole_process:
         yield
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Keep the handler for SIGTERM that this process has.
+
+    Each call of ``ray.init`` replaces it with one that calls ``sys.exit``, and Xenna makes some in the middle of a run.
+    There is no public way to tell Ray not to (2.54 to 2.60).
+    """
+    from ray._private import utils  # noqa: PLC0415 - private, and only for the time of a run
+
+    if not hasattr(utils, "set_sigterm_handler"):
+        logger.info("this version of Ray handles signals in another way: SIGTERM may end a run at once")
+        yield
+        return
+    with _replaced(utils, "set_sigterm_handler", lambda handler: install_sigterm_again()):
+        yield
+
+
+def install_sigterm_again() -> None:
+    """Have SIGTERM call this process's own handler, after Ray has connected: it then aborts the process instead.
+
+    Ray's part in C++ installs a handler for crashes, SIGTERM included, which Python does not know of.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def read_auth_settings_again() -> None:

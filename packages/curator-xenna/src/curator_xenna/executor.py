@@ -52,6 +52,8 @@ class XennaExecutor(BaseExecutor):
         ExecutorError: A setting that is not known or makes no sense.
     """
 
+    engine = "ray"
+
     def __init__(self, config: XennaConfig | Mapping[str, Any] | None = None) -> None:
         self.config = XennaConfig.of(config)
         self._kept: Cluster | None = None
@@ -79,12 +81,13 @@ class XennaExecutor(BaseExecutor):
             self._run_plan(run, sources)
 
     def _run_plan(self, run: Run, sources: list[Any] | None) -> None:
+        from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray, as above
         from curator_xenna.translate import check_options  # noqa: PLC0415 - loads Xenna, see above
 
         check_options(run.plan.stages)
         if self.config.ignore_failures:
             run.context = run.context._replace(on_error="skip")
-        with self._cluster() as cluster:
+        with own_signal_handlers(), self._cluster() as cluster:
             self._run_on(cluster, run, sources)
 
     def _run_on(self, cluster: Cluster, run: Run, sources: list[Any] | None) -> None:
@@ -142,6 +145,7 @@ class XennaExecutor(BaseExecutor):
         if restarts_left:
             run.hold(inputs)
         while inputs:
+            run.stop.check()  # a scheduler signals all processes of a job: workers may have died of it
             count, reason = len(inputs), "tasks were lost"
             try:
                 session(views=views, config=config, inputs=inputs).run()

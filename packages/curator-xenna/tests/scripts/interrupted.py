@@ -35,4 +35,4 @@ class Announce(RunObserver):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     tasks = [Task(data=number) for number in range(6)]
-    Pipeline("forever", [Quick(), Forever()]).run(XennaExecutor(), tasks, [Announce(sys.argv[1])])
+    Pipeline("forever", [Quick(), Forever()]).run(XennaExecutor(), tasks, [Announce(sys.argv[1])], shutdown_grace_s=100)

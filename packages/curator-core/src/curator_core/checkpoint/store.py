@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_core.checkpoint.files import make_directory, read_whole, reading, replace_file
+from curator_core.checkpoint.files import read_whole, reading, replace_file
 from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fingerprint
 from curator_core.checkpoint.finished import EarlierRuns, record_of
 from curator_core.checkpoint.journal import Journal
 from curator_core.checkpoint.lock import RunLock
+from curator_core.checkpoint.shards import directory_of
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core.checkpoint.settings import Checkpoint
+    from curator_core.shard import Shard
     from curator_core.view import StageView
 
 __all__ = ["OpenCheckpoint"]
@@ -46,21 +47,23 @@ class OpenCheckpoint:
         self._held = held
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, views: Sequence[StageView], run_id: str) -> OpenCheckpoint:
+    def open(
+        cls, checkpoint: Checkpoint, views: Sequence[StageView], run_id: str, shard: Shard | None = None
+    ) -> OpenCheckpoint:
         """Lock a checkpoint, compare it with the stages, and read it.
 
         Args:
             checkpoint: What the user says about it. Its directory is made where it is missing.
             views: The stages of the plan.
             run_id: The run.
+            shard: The run's part of the source, if it has only one.
 
         Raises:
-            ConfigurationError: Another run uses it; or it was made with other stages, or by a later release; or its
-                path is no directory.
+            ConfigurationError: Another run uses it; or it was made with other stages or another number of shards, or by
+                a later release; or its path is no directory.
             DataError: A file in it cannot be read or written, or is no regular file.
         """
-        directory, stages = os.fspath(checkpoint.path), fingerprint(views)
-        make_directory(directory)
+        directory, stages = directory_of(checkpoint, shard), fingerprint(views)
         with ExitStack() as held:
             held.enter_context(RunLock(directory, run_id))
             journal_path = str(Path(directory) / "finished.jsonl")

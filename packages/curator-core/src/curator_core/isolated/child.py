@@ -7,7 +7,6 @@ import faulthandler
 import fcntl
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from curator_core.isolated.channel import Answer, Call, CallValues, FailedCall, 
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, at_work, mark_records
 from curator_core.pickling import pickles, use_cloudpickle
 from curator_core.returned import Failed, read_out
+from curator_core.shutdown import leave_signals_to_driver
 from curator_core.task import state_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int
         log_level: The worker's.
     """
     become_worker()
-    signal.signal(signal.SIGINT, _leave_to_worker)
+    leave_signals_to_driver()
     faulthandler.enable()  # says where in a stage's code it crashed
     for each in (fd, lifeline):
         os.set_inheritable(each, False)  # what the stage starts is not to hold them open
@@ -110,10 +110,6 @@ def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(StageLogFilter())
     logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[handler])
-
-
-def _leave_to_worker(signum: int, frame: Any) -> None:
-    """Not `SIG_IGN`, which programs that a stage starts would inherit."""
 
 
 def _exit_late() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from curator_core.isolated.channel import Answer, receive, send
 from curator_core.pickling import engines_cloudpickle
+from curator_core.shutdown import signals_blocked
 
 if TYPE_CHECKING:
     from curator_core.isolated.channel import Call
@@ -57,11 +58,12 @@ class StageProcess:
         try:
             arguments = (theirs.fileno(), waits_on, engines_cloudpickle(), logging.getLogger().getEffectiveLevel())
             path = [str(entry) for entry in sys.path]
-            self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
-                [sys.executable, "-c", _PROGRAM.format(path=path, arguments=arguments)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), waits_on],
-            )
+            with signals_blocked():
+                self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
+                    [sys.executable, "-c", _PROGRAM.format(path=path, arguments=arguments)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno(), waits_on],
+                )
         except BaseException:
             self._socket.close()
             os.close(self._lifeline)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing.resource_tracker
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.errors import ExecutorError
 from curator_core.processes import worker
+from curator_core.shutdown import signals_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +95,7 @@ class Hand:
         import loky  # noqa: PLC0415 - an extra: this module can be read without
 
         try:
-            with _deaf_to_ctrl_c():
+            with _signals_blocked():
                 self._pool = loky.ProcessPoolExecutor(
                     1, initializer=worker.begin, initargs=self._arguments, env=_NO_RECYCLING
                 )
@@ -128,7 +128,8 @@ class Crew:
     """
 
     def __init__(self, count: int, first: int = 0) -> None:
-        self.directory = _shared_directory()
+        with _signals_blocked():
+            self.directory = _shared_directory()
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
         self.hands = [Hand(number, self._their_end, self.directory) for number in range(first, first + count)]
@@ -193,19 +194,16 @@ class Crew:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start something that hears Ctrl-C only when it says so; this thread hears it afterwards.
+def _signals_blocked() -> Iterator[None]:
+    """As `signals_blocked`, also where loky's and Python's trackers are not running yet.
 
-    A process that is only just starting would fill the terminal with tracebacks.
+    Loky would start these, and unblock Ctrl-C and SIGTERM when it has. They ignore both, and keep SIGUSR1 blocked.
     """
-    # Where these two are not running loky starts them, and is no longer deaf then.
-    _tracker().ensure_running()
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with signals_blocked():
+        _tracker().ensure_running()
+        multiprocessing.resource_tracker.ensure_running()
+        with signals_blocked():
+            yield
 
 
 def _shared_directory() -> str:

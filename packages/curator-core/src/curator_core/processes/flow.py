@@ -44,8 +44,7 @@ __all__ = ["Flow"]
 logger = logging.getLogger(__name__)
 
 _READ_S = 0.02  # the source is read for so long before somebody looks what else there is to do
-_GRACE_S = 10.0  # after a failure, for processes to end what they are at and to tear down
-_TELL_S = 1.0  # after so much of it, say what is waited for
+_TELL_S = 1.0  # after a failure: when processes take longer to end, say what is waited for
 
 
 class Call:
@@ -132,6 +131,7 @@ class Flow:
 
     def _work(self) -> None:
         while True:
+            self._run.stop.check()  # the source may have swallowed what the signal raised
             self._collect(wait=False)
             self._read()
             self._deal()
@@ -275,10 +275,13 @@ class Flow:
                     asked[call] = hand
         wrong: list[BaseException] = []
         try:
-            self._wait(asked, _TELL_S, wrong)
+            left = self._run.stop.left_s
+            silent = min(_TELL_S, left / 2)
+            self._wait(asked, silent, wrong)
             if asked:
-                logger.warning("waiting up to %d s for workers to end what they are at; Ctrl-C ends them now", _GRACE_S)
-                self._wait(asked, _GRACE_S - _TELL_S, wrong)
+                left -= silent
+                logger.warning("waiting up to %.1f s for workers to end what they do; Ctrl-C kills them now", left)
+                self._wait(asked, left, wrong)
         finally:
             for parcel in self._stations[-1].complete():
                 try:

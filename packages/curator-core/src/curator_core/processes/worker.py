@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ from curator_core.interrupts import become_worker
 from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
 from curator_core.processes.parcels import Shelf, UnsendableError, fetch
+from curator_core.shutdown import leave_signals_to_driver
 from curator_core.wire import pack_reports
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
         directory: Where large parcels lie.
     """
     become_worker()
-    # Ctrl-C goes to all processes of a terminal. The driver decides what becomes of it, and still has stages torn down.
-    signal.signal(signal.SIGINT, _leave_to_driver)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    leave_signals_to_driver()
     threading.Thread(target=_end_with_driver, args=(lifeline,), name="curator-lifeline", daemon=True).start()
     mark_records()
     _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
@@ -103,10 +101,6 @@ def tear_down() -> Posted:
     """Tear down all stages that were set up here. Posts a `Reply`."""
     worker = _workers[0]
     return worker.shelf.post(worker.tear_down())
-
-
-def _leave_to_driver(signum: int, frame: Any) -> None:
-    """Not `SIG_IGN`, which programs that a stage starts would inherit."""
 
 
 def _end_with_driver(lifeline: Connection) -> None:

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source tasks are a run's, where several independent runs share a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from curator_core.errors import ConfigurationError
+from curator_core.task import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Shard", "ShardChoice", "read_shard"]
+
+ShardChoice: TypeAlias = "tuple[int, int] | str"
+"""``(index, count)``, or ``"auto"`` for what the scheduler of an array job says."""
+
+_COUNT = "CURATOR_SHARD_COUNT"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several parts of a source.
+
+    Attributes:
+        index: From 0.
+        count: How many there are.
+    """
+
+    index: int
+    count: int
+
+    def has(self, source_id: str) -> bool:
+        """Whether a source task is in it: its id, hashed, leaves the index when divided by the count."""
+        return int(digest(source_id, 8), 16) % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"shard-{self.index}-of-{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheduler:
+    """How a scheduler says which element of an array a job is.
+
+    Attributes:
+        name: The scheduler.
+        index: The variable that has the number of the job.
+        count: The variable that says how many there are; empty where `last` says it.
+        first: The variable that has the lowest number, or that number.
+        last: The variable that has the highest number; empty where there is none.
+        step: The variable that has the distance between numbers; empty where it is 1.
+        none: What `index` says outside of an array.
+    """
+
+    name: str
+    index: str
+    count: str = ""
+    first: str = "0"
+    last: str = ""
+    step: str = ""
+    none: str = ""
+
+
+_SCHEDULERS = (
+    # https://slurm.schedmd.com/job_array.html
+    _Scheduler(
+        "Slurm",
+        "SLURM_ARRAY_TASK_ID",
+        count="SLURM_ARRAY_TASK_COUNT",
+        first="SLURM_ARRAY_TASK_MIN",
+        last="SLURM_ARRAY_TASK_MAX",
+        step="SLURM_ARRAY_TASK_STEP",
+    ),
+    # https://docs.aws.amazon.com/batch/latest/userguide/job_env_vars.html
+    _Scheduler("AWS Batch", "AWS_BATCH_JOB_ARRAY_INDEX", count="AWS_BATCH_JOB_ARRAY_SIZE"),
+    # https://cloud.google.com/run/docs/container-contract#jobs-env-vars
+    _Scheduler("Cloud Run", "CLOUD_RUN_TASK_INDEX", count="CLOUD_RUN_TASK_COUNT"),
+    # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: no variable has .spec.completions
+    _Scheduler("Kubernetes", "JOB_COMPLETION_INDEX", count=_COUNT),
+    # PBS Professional User's Guide, "Job Arrays": there is a variable for the number alone
+    _Scheduler("PBS", "PBS_ARRAY_INDEX", count=_COUNT),
+    # https://www.ibm.com/docs/en/spectrum-lsf/10.1.0?topic=variables-environment-set-job-execution: 0 outside of arrays
+    _Scheduler("LSF", "LSB_JOBINDEX", first="1", last="LSB_JOBINDEX_END", step="LSB_JOBINDEX_STEP", none="0"),
+    # qsub(1) of Grid Engine: "undefined" outside of arrays
+    _Scheduler(
+        "Grid Engine",
+        "SGE_TASK_ID",
+        first="SGE_TASK_FIRST",
+        last="SGE_TASK_LAST",
+        step="SGE_TASK_STEPSIZE",
+        none="undefined",
+    ),
+)
+
+
+def read_shard(given: Any, environ: Mapping[str, str]) -> Shard:
+    """The shard that a user means.
+
+    Args:
+        given: ``(index, count)``, or ``"auto"``.
+        environ: The environment of the process, for ``"auto"``. The first of these schedulers counts whose variable is
+            there: Slurm (SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _MAX, _STEP), AWS Batch (AWS_BATCH_JOB_ARRAY_INDEX, _SIZE),
+            Cloud Run (CLOUD_RUN_TASK_INDEX, _COUNT), Kubernetes (JOB_COMPLETION_INDEX), PBS (PBS_ARRAY_INDEX), LSF
+            (LSB_JOBINDEX, _END, _STEP), Grid Engine (SGE_TASK_ID, _FIRST, _LAST, _STEPSIZE). Kubernetes and PBS say no
+            count: it is read from CURATOR_SHARD_COUNT.
+
+    Raises:
+        ConfigurationError: An invalid shard, or an environment that does not name one.
+    """
+    if given == "auto":
+        return _from_environment(environ)
+    is_pair = isinstance(given, tuple | list) and len(given) == 2
+    if not (is_pair and all(isinstance(each, int) and not isinstance(each, bool) for each in given)):
+        raise _invalid(given, "it is not a pair of an index and a count")
+    return _checked(Shard(*given), given)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Shard:
+    for each in _SCHEDULERS:
+        if environ.get(each.index, each.none) != each.none:
+            return _Array(each, environ).shard()
+    raise ConfigurationError(
+        "this process is not part of an array job",
+        field="shard",
+        given="auto",
+        expected=f"one of the variables {', '.join(each.index for each in _SCHEDULERS)}",
+        hint="submit it as an array job, or say shard=(index, count)",
+    )
+
+
+def _checked(shard: Shard, given: Any) -> Shard:
+    if shard.count < 1:
+        raise _invalid(given, "there are no shards")
+    if not 0 <= shard.index < shard.count:
+        raise _invalid(given, f"the index is not in the range of {shard.count} shards")
+    return shard
+
+
+def _invalid(given: Any, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"invalid shard: {reason}",
+        field="shard",
+        given=given,
+        expected='(index, count) with 0 <= index < count, or "auto"',
+        hint="shard=(0, 4) is the first of four",
+    )
+
+
+class _Array:
+    """An array job, as the environment of one of its elements describes it.
+
+    Args:
+        scheduler: Whose.
+        environ: The environment.
+    """
+
+    def __init__(self, scheduler: _Scheduler, environ: Mapping[str, str]) -> None:
+        self._scheduler = scheduler
+        self._environ = environ
+
+    def shard(self) -> Shard:
+        """Which shard the element is."""
+        names = self._scheduler
+        number, step = self._number(names.index), self._number(names.step) if names.step in self._environ else 1
+        first = int(names.first) if names.first.isdigit() else self._number(names.first)
+        last = self._number(names.last) if names.last else None
+        count = self._number(names.count) if names.count else None
+        if first > 1:
+            raise self._unclear(f"it begins at {first}, so that other elements may have been submitted before")
+        if last is not None and step > 0:
+            regular, rest = divmod(last - first, step)
+            if rest or count not in (None, regular + 1):
+                raise self._unclear("its numbers are not evenly spaced")
+            count = regular + 1
+        index, rest = divmod(number - first, max(step, 1))
+        if rest or not 0 <= index < (count or 0):
+            raise self._unclear(f"{number} is not one of {count} numbers from {first}")
+        return Shard(index, count or 0)
+
+    def _number(self, name: str) -> int:
+        value = self._environ.get(name)
+        try:
+            return int(value or "")
+        except ValueError:
+            hint = f"set it to the number of jobs, which {self._scheduler.name} does not say"
+            raise ConfigurationError(
+                f"{self._scheduler.index} is set, and {name} is not a number",
+                field=name,
+                given=value,
+                expected="a whole number",
+                hint=hint if name == _COUNT else "say shard=(index, count)",
+            ) from None
+
+    def _unclear(self, reason: str) -> ConfigurationError:
+        names = self._scheduler
+        known = (names.index, names.count, names.first, names.last, names.step)
+        return ConfigurationError(
+            f"this array job of {names.name} does not say which shard it is: {reason}",
+            field="shard",
+            given={name: self._environ[name] for name in known if name in self._environ},
+            expected="an array from 0 or 1 on, such as --array=0-9",
+            hint="to run one shard of an earlier array again, say which: shard=(3, 10)",
+        )

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts that a scheduler stops, with a signal to one process or to all: each ends in good order, and in time."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .machine import Script  # noqa: TID252 - no import can write this directory's name
+
+pytest.importorskip("loky")
+
+STOPPED = """
+    import hashlib
+    import os
+    import threading
+    from curator_core import LocalExecutor, Pipeline, ProcessingStage, RunObserver, Task
+
+    class Source(ProcessingStage):
+        def process(self, task):
+            number = 0
+            while True:
+                yield Task(data=(number := number + 1))
+
+    class Work(ProcessingStage):
+        isolated = {isolated}
+
+        def process(self, task):
+            if {hangs} and task.data > 3:
+                os.write(1, b"hangs\\n")  # whole: several processes write here
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # hours, which nothing interrupts
+            return task
+
+        def teardown(self):
+            os.write(1, b"torn down\\n")
+
+    class Watch(RunObserver):
+        def on_batch(self, report):
+            if report.stage_name == "Work":
+                os.write(1, b"batch\\n")
+
+        def on_run_end(self, result, error):
+            os.write(1, f"{{result.state}}, {{result.stages[1].tasks_in > 0}}\\n".encode())
+
+    Pipeline("p", [Source(), Work()]).run(
+        LocalExecutor({workers}),
+        observers=[Watch()],
+        checkpoint={checkpoint!r},
+        on_error="skip",
+        shutdown_grace_s={grace},
+    )
+"""
+
+
+def finished(checkpoint: Path) -> int:
+    assert not (checkpoint / "lock").exists()
+    return len((checkpoint / "finished.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state", "workers", "isolated"),
+    [
+        (signal.SIGTERM, 143, "terminated", 1, None),
+        (signal.SIGUSR1, 138, "preempted", 1, None),
+        (signal.SIGTERM, 143, "terminated", 2, None),
+        (signal.SIGUSR1, 138, "preempted", 2, True),
+    ],
+)
+def test_the_run_is_torn_down_and_accounted_for(
+    script: Callable[[str], Script],
+    tmp_path: Path,
+    number: int,
+    code: int,
+    state: str,
+    workers: int,
+    isolated: bool | None,
+) -> None:
+    checkpoint = tmp_path / "progress"
+    running = script(
+        STOPPED.format(workers=workers, isolated=isolated, hangs=False, checkpoint=str(checkpoint), grace=60)
+    )
+    wait_until(lambda: running.line() == "batch")
+    running.interrupt(number)
+    status, out, err = running.end()
+    assert status == code
+    lines = [line for line in out.splitlines() if line != "batch"]
+    assert lines[-1] == f"{state}, True"
+    assert 1 <= lines.count("torn down") <= workers
+    assert f"ended early: {state}" in err
+    assert "Traceback" not in err
+    assert finished(checkpoint) > 0
+    wait_until(lambda: running.is_gone)
+
+
+@pytest.mark.parametrize(("workers", "isolated"), [(1, None), (1, True), (2, None)])
+def test_code_that_nothing_interrupts_does_not_outlast_the_deadline(
+    script: Callable[[str], Script], tmp_path: Path, workers: int, isolated: bool | None
+) -> None:
+    checkpoint = tmp_path / "progress"
+    running = script(
+        STOPPED.format(workers=workers, isolated=isolated, hangs=True, checkpoint=str(checkpoint), grace=2)
+    )
+    wait_until(lambda: running.line() == "hangs")
+    running.interrupt(signal.SIGTERM)
+    status, out, err = running.end()
+    assert status == 143
+    assert "terminated, True" in out.splitlines()
+    assert "ended early: terminated" in err
+    assert finished(checkpoint) in ([3] if workers == 1 else [1, 2, 3])  # a bundle is reported as a whole
+    wait_until(lambda: running.is_gone)

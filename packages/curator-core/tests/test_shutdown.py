@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals of schedulers that come to this process while a run is on; `processes/test_stops.py` has whole scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.waiting import DEADLINE_S
+
+from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
+from curator_core.testing import Recorder
+from curator_core.testing.probe import Calling
+
+from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_given_back() -> Iterator[None]:
+    before = [signal.signal(number, signal.SIG_DFL) for number in STOPS]
+    yield
+    found = [signal.signal(number, handler) for number, handler in zip(STOPS, before, strict=True)]
+    assert found == [signal.SIG_DFL] * 2
+    assert signal.set_wakeup_fd(-1) == -1
+    assert "curator-signals" not in [thread.name for thread in threading.enumerate()]
+
+
+class Logging(Calling):
+    """Writes down that it was torn down."""
+
+    def __init__(self, function: Callable[[Any], Any], log: list[str]) -> None:
+        super().__init__(function, name="Logging")
+        self.log = log
+
+    def __deepcopy__(self, memo: Any) -> Logging:
+        return self
+
+    def teardown(self) -> None:
+        self.log.append("torn down")
+
+
+def send(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+def at(data: Any, function: Callable[[], Any] = send) -> Any:
+    """A stage that calls a function at a task."""
+
+    def work(task: Task[Any]) -> Task[Any]:
+        if task.data == data:
+            function()
+        return task
+
+    return Calling(work, name="Work")
+
+
+def stopped_by(pipeline: Pipeline, **options: Any) -> RunStopped:
+    with pytest.raises(RunStopped) as raised:
+        pipeline.run(initial_tasks=tasks(1, 2, 3), **options)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "code"), [(signal.SIGTERM, "terminated", 143), (signal.SIGUSR1, "preempted", 138)]
+)
+def test_the_run_ends_in_good_order(
+    number: int, state: str, code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    pipeline = Pipeline("p", [at(2, lambda: send(number))])
+    stopped = stopped_by(pipeline, observers=[recorder], checkpoint=tmp_path, on_error="skip")
+    assert (stopped.code, stopped.signal, stopped.state) == (code, number, state)
+    assert stopped.result is not None
+    assert (stopped.result.state, stopped.result.complete) == (state, False)
+    assert [task.data for task in stopped.result] == [1]
+    assert [(result.state, type(error)) for result, error in recorder.ends] == [(state, RunStopped)]
+    assert "1 tasks out" in caplog.text
+    assert f"ended early: {state}" in caplog.text
+    again = Pipeline("p", [at(0)]).run(
+        initial_tasks=tasks(1, 2, 3), checkpoint=Checkpoint(tmp_path, accept_changes=True)
+    )
+    assert [task.data for task in again] == [2, 3]
+    assert again.state == "complete"
+    assert pickle.loads(pickle.dumps(stopped)).code == code
+
+
+def swallow() -> None:
+    try:
+        send()
+        time.sleep(DEADLINE_S)
+    except:  # noqa: E722, S110 - as code of users has it
+        pass
+
+
+def fail_of_it() -> None:
+    try:
+        send()
+        time.sleep(DEADLINE_S)
+    except BaseException as exc:
+        raise RuntimeError("the decoder was interrupted") from exc
+
+
+def run_inside() -> None:
+    Pipeline("inner", [at(1)]).run(initial_tasks=tasks(1))
+
+
+def in_asyncio() -> None:
+    async def work() -> None:
+        send()
+        await asyncio.sleep(DEADLINE_S)
+
+    asyncio.run(work())
+
+
+class Finalized:
+    def __del__(self) -> None:
+        send()
+
+
+def finalize() -> None:
+    Finalized()
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:  # it is raised again between two of these steps
+        pass
+
+
+@pytest.mark.parametrize("work", [swallow, fail_of_it, run_inside, in_asyncio, finalize])
+def test_whatever_the_stage_makes_of_it(work: Callable[[], Any], tmp_path: Path) -> None:
+    stopped = stopped_by(Pipeline("p", [at(2, work)]), checkpoint=tmp_path, on_error="skip", shutdown_grace_s=60)
+    assert stopped.result is not None
+    assert stopped.result.state == "terminated"
+    again = Pipeline("p", [at(0)]).run(
+        initial_tasks=tasks(1, 2, 3), checkpoint=Checkpoint(tmp_path, accept_changes=True)
+    )
+    assert 3 in [task.data for task in again]
+    assert (2 in [task.data for task in again]) == (work is not swallow)  # which has come to an output
+
+
+def test_signals_that_follow_do_not_cut_the_teardown_short() -> None:
+    log: list[str] = []
+
+    class Slow(Logging):
+        def teardown(self) -> None:
+            for number in (*STOPS, signal.SIGTERM):
+                send(number)
+                time.sleep(0)
+            super().teardown()
+
+    stopped = stopped_by(Pipeline("p", [Slow(lambda task: send(), log)]))
+    assert (stopped.code, log) == (143, ["torn down"])
+
+
+def test_a_signal_at_the_very_end_keeps_the_result() -> None:
+    class Late(RunObserver):
+        def on_run_end(self, result: Any, error: BaseException | None) -> None:
+            send()
+
+    stopped = stopped_by(Pipeline("p", [at(0)]), observers=[Late()])
+    assert stopped.result is not None
+    assert (stopped.result.state, len(stopped.result)) == ("complete", 3)
+
+
+def test_a_signal_while_the_accounts_are_kept_is_raised_after_them() -> None:
+    class Early(RunObserver):
+        seen = 0
+
+        def on_batch(self, report: Any) -> None:
+            send()
+            self.seen += 1
+
+    early = Early()
+    stopped = stopped_by(Pipeline("p", [at(0)]), observers=[early])
+    assert stopped.result is not None
+    assert stopped.result.stages[0].tasks_passed == early.seen
+
+
+def test_a_handler_of_the_users_is_left_alone() -> None:
+    came: list[int] = []
+    for number in STOPS:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        result = Pipeline("p", [at(2, lambda: [send(number) for number in STOPS])]).run(initial_tasks=tasks(1, 2, 3))
+    finally:
+        found = [signal.signal(number, signal.SIG_DFL) for number in STOPS]
+    assert (len(result), sorted(came)) == (3, sorted(STOPS))
+    assert signal.SIG_DFL not in found
+
+
+def test_only_the_main_thread_handles_signals() -> None:
+    found: list[Any] = []
+    pipeline = Pipeline("p", [at(1, lambda: found.extend(map(signal.getsignal, STOPS)))])
+    elsewhere = threading.Thread(target=lambda: found.append(len(pipeline.run(initial_tasks=tasks(1)))))
+    elsewhere.start()
+    elsewhere.join()
+    assert found == [signal.SIG_DFL, signal.SIG_DFL, 1]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_what_a_stage_forks_ends_alone() -> None:
+    codes: list[int | None] = []
+
+    def fork() -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(DEADLINE_S,))
+        child.start()
+        child.terminate()
+        child.join()
+        codes.append(child.exitcode)
+
+    assert len(Pipeline("p", [at(1, fork)]).run(initial_tasks=tasks(1))) == 1
+    assert codes == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize("grace", [0, -1, float("inf"), float("nan"), "10", True, None])
+def test_an_invalid_time_to_shut_down(grace: Any) -> None:
+    with pytest.raises(ConfigurationError, match="invalid time to shut down"):
+        Pipeline("p", [at(0)]).run(initial_tasks=tasks(1), shutdown_grace_s=grace)
