@@ -186,7 +186,8 @@ def test_a_stage_that_fails_on_all_of_its_first_tasks_ends_the_run(workers):
         Pipeline("p", [failing_at(*range(120))]).run(executor, data, on_error="skip")
     assert not caught.value.result.complete
     assert caught.value.result.stages[0].tasks_in >= 100
-    assert Pipeline("p", [failing_at(*range(1, 120))]).run(executor, data, on_error="skip").complete
+    most = [number for number in range(120) if number % 10]
+    assert Pipeline("p", [failing_at(*most)]).run(executor, data, on_error="skip").complete
     every = Pipeline("p", [failing_at(*range(120))]).run(executor, data, on_error="skip", max_failures=math.inf)
     assert every.complete
     assert Pipeline("p", [failing_at(*range(99))]).run(executor, data[:99], on_error="skip").complete

@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
+
+from curator_core import ExecutorError, Pipeline
+
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from .stages import TWO, stage  # noqa: TID252 - as above
 
 pytest.importorskip("loky")
 
@@ -133,3 +140,35 @@ def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):
     )
     assert running.end()[:2] == (0, "1\n")
     wait_until(lambda: running.is_gone)
+
+
+AS_DAEMON = """
+import os
+from pathlib import Path
+from curator_core import LocalExecutor, Pipeline, Task, processing_stage
+
+@processing_stage()
+def talk(task):
+    print(task.data)  # to whatever there is
+    return task
+
+result = Pipeline("p", [talk]).run(LocalExecutor(workers=2), [Task(data=number) for number in range(4)])
+Path("result").write_text(str([task.data for task in result]))
+"""
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
+def test_it_runs_with_standard_streams_closed_as_a_daemons_are(tmp_path, closed):
+    (tmp_path / "script.py").write_text(AS_DAEMON)
+    shell = f"{sys.executable} script.py " + " ".join(f"{number}>&-" for number in closed.split())
+    done = subprocess.run(["/bin/sh", "-c", shell], cwd=tmp_path, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, (tmp_path / "result").read_text()) == (0, "[0, 1, 2, 3]")
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ExecutorError, match="the working directory has been removed"):
+        Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(1))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import multiprocessing.resource_tracker
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,9 +96,10 @@ class Hand:
         import loky  # noqa: PLC0415 - an extra: this module can be read without
 
         try:
-            with _signals_blocked():
+            environment = _environment()
+            with _signals_blocked(), _standard_streams():
                 self._pool = loky.ProcessPoolExecutor(
-                    1, initializer=worker.begin, initargs=self._arguments, env=_NO_RECYCLING
+                    1, initializer=worker.begin, initargs=self._arguments, env=environment
                 )
                 future: Future[Posted] = self._pool.submit(function, *arguments)
         except OSError as exc:
@@ -128,8 +130,17 @@ class Crew:
     """
 
     def __init__(self, count: int, first: int = 0) -> None:
-        with _signals_blocked():
-            self.directory = _shared_directory()
+        _check_working_directory()
+        try:
+            with _signals_blocked(), _standard_streams():
+                self.directory = _shared_directory()
+        except OSError as exc:
+            raise ExecutorError(
+                f"there is no place for what processes share: {exc}",
+                field="workers",
+                expected=f"room in {_IN_MEMORY}, or in the temporary directory",
+                hint="make room there, set TMPDIR to another directory, or use workers=1",
+            ) from exc
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
         self.hands = [Hand(number, self._their_end, self.directory) for number in range(first, first + count)]
@@ -204,6 +215,44 @@ def _signals_blocked() -> Iterator[None]:
         multiprocessing.resource_tracker.ensure_running()
         with signals_blocked():
             yield
+
+
+def _check_working_directory() -> None:
+    """Raise where processes could not be started in this directory."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as exc:
+        raise ExecutorError(
+            "the working directory has been removed",
+            field="workers",
+            expected="a directory to start processes in",
+            hint="change to one that is there (os.chdir), or use workers=1",
+        ) from exc
+
+
+def _environment() -> dict[str, str]:
+    """Variables for a process."""
+    # Loky has crashes written to stderr, unless this variable is there; a process without stderr would die of it.
+    return {**_NO_RECYCLING, **({"PYTHONFAULTHANDLER": ""} if sys.stderr is None else {})}
+
+
+@contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Stand in for standard streams that are closed, as a daemon's are: a process cannot be started without them.
+
+    Loky flushes what `sys` has, and gives the process the descriptors 0 to 2, whatever has come to be open there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one. It stays, for processes yet to start
+    with ExitStack() as made:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, made.enter_context(open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123 - not a file
+                made.callback(setattr, sys, name, None)
+        yield
 
 
 def _shared_directory() -> str:
