@@ -37,11 +37,11 @@ __all__ = [
     "Resources",
     "RuntimeEnv",
     "Stage",
+    "hear_raylet",
     "install_sigterm_again",
     "lean_ray",
     "own_signal_handlers",
     "quiet_xenna",
-    "raylets_messages",
     "read_auth_settings_again",
     "with_uploaded_directories",
 ]
@@ -66,28 +66,31 @@ WORKER_DEATHS = (
 """What Ray raises for a worker that has died: classes that have no other base in common than all of Ray's errors."""
 
 
-@contextmanager
-def raylets_messages(listen: Callable[[str], None]) -> Iterator[None]:
-    """Have what Ray says of dead workers and short memory given to a function, and not printed, for a while.
+class _RayletHeard:
+    """In the place of the function of Ray's that prints; see `hear_raylet`."""
 
-    Ray prints 900 characters for each worker that dies, and has no setting for it (Ray 2.54 to 2.60).
+    def __init__(self, prints: Callable[..., None]) -> None:
+        self._prints = prints
+        self.listen: Callable[[str], bool] = lambda message: False
+
+    def __call__(self, data: Any, *arguments: Any, **options: Any) -> None:
+        if data.get("pid") == "raylet":
+            data = {**data, "lines": [line for line in data["lines"] if not self.listen(str(line))]}
+        if data["lines"]:
+            self._prints(data, *arguments, **options)
+
+
+def hear_raylet(listen: Callable[[str], bool]) -> None:
+    """Have what Ray says of dead workers given to a function, from now on, and printed only where that returns False.
+
+    Ray prints 900 characters for each worker that dies, and has no setting for it (Ray 2.54 to 2.60). What it says of
+    the last workers of a run comes when the run is over, so nothing is put back.
     """
     from ray._private import worker  # noqa: PLC0415
 
-    prints = worker.print_to_stdstream
-
-    def told(data: Any, *arguments: Any, **options: Any) -> None:
-        if data.get("pid") != "raylet":
-            prints(data, *arguments, **options)
-            return
-        for line in data["lines"]:
-            listen(str(line))
-
-    worker.print_to_stdstream = told
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = prints
+    if not isinstance(worker.print_to_stdstream, _RayletHeard):
+        worker.print_to_stdstream = _RayletHeard(worker.print_to_stdstream)
+    worker.print_to_stdstream.listen = listen
 
 
 @contextmanager

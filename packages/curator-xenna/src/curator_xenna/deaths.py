@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,21 +32,34 @@ class DeathNotices:
         ask_workers: Gives the workers that have signed in.
     """
 
+    _ended: ClassVar[set[tuple[int, str]]] = set()  # processes and nodes of workers whose run is over
+
     def __init__(self, groups: Sequence[Group], ask_workers: Callable[[], Iterable[WorkerEntry]]) -> None:
         self._groups = groups
         self._ask_workers = ask_workers
         self._said = set[str]()
+        self._is_over = False
 
-    def hear(self, message: str) -> None:
-        """Take a message; called in a thread of Ray's."""
+    def close(self, workers: Iterable[WorkerEntry]) -> None:
+        """The run is over, and its workers are ended."""
+        self._is_over = True
+        self._ended.update((worker.pid, worker.node_id) for worker in workers)
+
+    def hear(self, message: str) -> bool:
+        """Take a message; called in a thread of Ray's. False where it is none of this run's business."""
         pid, node, ended = _PID.search(message), _NODE.search(message), _EXIT.search(message)
+        if pid and node and (int(pid[1]), node[1]) in self._ended:
+            return True
+        if self._is_over:
+            return False
         if pid and node and ended:
             self._log_death(int(pid[1]), node[1], _in_words(ended[1], ended[2]))
-            return
+            return True
         kind = re.sub(r"[\da-f]{8,}|\d+", "#", message)
         if kind not in self._said:  # such as that memory runs short, every few seconds
             self._said.add(kind)
             logger.warning("Ray says: %s", message[:_MAX_TEXT])
+        return True
 
     def _log_death(self, pid: int, node_id: str, how: str) -> None:
         for worker in self._ask_workers():

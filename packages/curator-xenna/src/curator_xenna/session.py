@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from curator_core.bundling import BundlePlan
 from curator_core.errors import StageDefinitionError
 from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.clocks import NodeClocks
-from curator_xenna.compat import quiet_xenna, raylets_messages, with_uploaded_directories
+from curator_xenna.compat import hear_raylet, quiet_xenna, with_uploaded_directories
 from curator_xenna.coordinator import LateCoordinator
 from curator_xenna.deaths import DeathNotices
 from curator_xenna.feed import ReportFeed
@@ -117,8 +116,9 @@ class Session:
         broken: Exception | None = None
         workers: list[WorkerEntry] = []
         try:
-            heard = nullcontext() if self._config.verbose else raylets_messages(notices.hear)
-            with feed, heard, quiet_xenna(quiet=not self._config.verbose):
+            if not self._config.verbose:
+                hear_raylet(notices.hear)
+            with feed, quiet_xenna(quiet=not self._config.verbose):
                 try:
                     pipelines_v1.run_pipeline(spec)
                 except Exception as exc:  # noqa: BLE001 - explained, and raised below without Xenna's frames
@@ -129,6 +129,7 @@ class Session:
                     # Also after Ctrl-C, and after a good run: on 0.2 and 0.3 workers outlive that as well. The
                     # feed still listens: what a worker said before its end is heard.
                     workers = _ask_workers(coordinator)
+                    notices.close(workers)
                     end_workers(workers, earlier)
         finally:
             if coordinator.started is not None:
