@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import functools
 import logging
+import os
+import signal
 import threading
 
 import pytest
@@ -298,3 +303,145 @@ def test_what_a_plan_says_of_an_asynchronous_stage():
     assert (view.concurrency, view.batch_size) == (10, 100)
     (view,) = Pipeline("p", [Picky()]).compile().stages
     assert (view.concurrency, view.batch_size, view.call_size) == (2, 8, 4)
+
+
+class Frail(ProcessingStage):
+    """Ends its process on one task."""
+
+    isolated = True
+
+    async def process(self, task):
+        if task.data == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_task_that_kills_the_process_of_all_calls_takes_no_other_along(attempts):
+    stage = Frail().with_(max_attempts=attempts, retry_delay_s=0.0)
+    result = Pipeline("p", [stage]).run(initial_tasks=tasks(*range(6)), on_error="skip")
+    assert result.accounting.failed == {"Frail": ("3",)}
+    assert "was killed by SIGKILL on task '3'" in result.stages[0].first_error
+
+
+@ISOLATED
+def test_the_reason_is_given_where_other_calls_were_canceled(isolated):
+    class Second(ProcessingStage):
+        batch_size = 2
+
+        async def process_batch(self, tasks):
+            if tasks[0].data == 2:
+                raise ValueError("the reason")
+            await asyncio.Event().wait()
+
+    with pytest.raises(StageError, match="raised ValueError on a batch of 4 tasks: the reason"):
+        Pipeline("p", [Second().with_(isolated=isolated)]).run(initial_tasks=tasks(*range(4)))
+
+
+def test_where_no_input_is_valid_none_is_called():
+    class Invalid(Task):
+        def validate(self):
+            return False
+
+    @processing_stage()
+    async def ask(task):
+        return task
+
+    result = Pipeline("p", [ask]).run(initial_tasks=[Invalid(data=1), Invalid(data=2)], on_error="skip")
+    assert result.stages[0].first_error.startswith("InputError: ")
+    assert result.stages[0].tasks_failed == 2
+
+
+def test_items_and_bytes_are_those_of_the_inputs_as_they_came():
+    @processing_stage(max_attempts=2, retry_delay_s=0.0)
+    async def shorten(task):
+        first = "tried" not in task.metadata and not seen
+        seen.append(task.task_id)
+        del task.data[:]
+        if first:
+            raise ValueError
+        return task
+
+    seen = []
+    recorder = Recorder()
+    result = Pipeline("p", [shorten]).run(initial_tasks=tasks([1] * 5, [2] * 7), observers=[recorder])
+    assert result.stages[0].items == 12
+    assert sum(report.num_items for report in recorder.final()) == 12
+
+
+def test_a_stage_may_stop_the_loop_swallow_its_cancellation_and_run_a_pipeline_of_its_own():
+    @processing_stage()
+    async def inner(task):
+        return Task(data=task.data + 1)
+
+    @processing_stage(timeout_s=0.2)
+    async def stubborn(task):
+        match task.data:
+            case 0:
+                asyncio.get_running_loop().stop()
+            case 1:
+                return Pipeline("inner", [inner]).run(initial_tasks=tasks(1))[0]
+            case 2:
+                for _ in range(20):
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(60)
+        return Task(data=task.data)
+
+    result = Pipeline("p", [stubborn]).run(initial_tasks=tasks(0, 1, 2), on_error="skip")
+    assert [task.data for task in result] == [0, 2]
+    assert result.stages[0].first_error.startswith("StageTimeoutError")
+
+
+def test_a_source_may_hold_open_what_belongs_to_a_task():
+    here = contextvars.ContextVar("here")
+
+    class Held(ProcessingStage[EmptyTask, Task]):
+        async def process(self, task):
+            token = here.set(True)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0))
+                for number in range(3):
+                    yield Task(data=number)
+            here.reset(token)
+
+    class Late(ProcessingStage[EmptyTask, Task]):
+        timeout_s = 0.1
+
+        async def process(self, task):
+            yield Task(data=1)
+            await asyncio.Event().wait()
+
+    assert len(Pipeline("p", [Held()]).run()) == 3
+    with pytest.raises(StageTimeoutError):
+        Pipeline("p", [Late()]).run()
+
+
+def test_a_decorator_may_make_it_synchronous():
+    def blocking(function):
+        @functools.wraps(function)
+        def call(task):
+            return asyncio.run(function(task))
+
+        return call
+
+    @processing_stage()
+    @blocking
+    async def ask(task):
+        return Task(data=task.data)
+
+    assert len(Pipeline("p", [ask]).run(initial_tasks=tasks(1, 2))) == 2
+
+
+def test_an_asynchronous_set_up_that_fails_leaves_no_loop_and_its_records_name_the_stage(caplog):
+    class Unready(ProcessingStage):
+        async def setup(self, worker_metadata):
+            logging.getLogger("unready").warning("no model")
+            raise ValueError("no model")
+
+        async def process(self, task):
+            return task
+
+    with pytest.raises(StageError, match="raised ValueError in set-up"):
+        Pipeline("p", [Unready()]).run(initial_tasks=tasks(1))
+    (record,) = [record for record in caplog.records if record.name == "unready"]
+    assert record.curator_stage == "Unready"

@@ -88,6 +88,14 @@ def test_exceptions_in_a_group_travel_with_it():
     assert [type(each) for each in again.exceptions] == [NeedsTwoError, FileNotFoundError]
 
 
+def test_exceptions_that_hold_each_other_travel_once_each():
+    errors = [ValueError(number) for number in range(200)]
+    for error in errors:
+        error.others = errors
+    again = unpack_exception(error_info(caught(errors[0])).pickled)
+    assert again.args == (0,)
+
+
 def test_what_is_too_large_to_travel_is_described_only():
     exc = ValueError(b"x" * 100_000)
     info = error_info(caught(exc))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -302,10 +303,11 @@ def test_results_are_those_of_stages_by_themselves(
     executor: XennaExecutor, stages: list[Any], count: int, config: dict[str, bool]
 ) -> None:
     tasks = [Task(data=number) for number in range(count)]
-    here = Pipeline("local", stages).run(None, tasks, on_error="skip")
+    goes_on = {"on_error": "skip", "max_failures": math.inf}  # also where all of the first tasks fail
+    here = Pipeline("local", stages).run(None, tasks, **goes_on)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executor, "config", XennaConfig(**config))
-        there, watch = run(executor, stages, tasks, on_error="skip")
+        there, watch = run(executor, stages, tasks, **goes_on)
     assert {task.task_id: task.data for task in there} == {task.task_id: task.data for task in here}
     assert {stage: sorted(ids) for stage, ids in there.accounting.failed.items()} == {
         stage: sorted(ids) for stage, ids in here.accounting.failed.items()

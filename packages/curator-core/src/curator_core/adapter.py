@@ -115,6 +115,7 @@ class BaseStageAdapter:
         clock: Since when its worker has waited for a batch; stages that share a worker share it.
         bundle_id: The bundle that the tasks at hand came in; empty where they travelled alone.
         roots: Names the tasks that begin a lineage, where the stage is a source.
+        is_isolated: Whether the stage is held by a process of its own.
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
@@ -129,6 +130,7 @@ class BaseStageAdapter:
         self.clock = WorkerClock()
         self.bundle_id = ""
         self.roots = RootNames()
+        self.is_isolated = False
         self._loop: EventLoop | None = None
 
     @property
@@ -137,7 +139,7 @@ class BaseStageAdapter:
         if self._loop is None:
             from curator_core.event_loop import EventLoop  # noqa: PLC0415 - asyncio, which few stages need
 
-            self._loop = EventLoop.shared()
+            self._loop = EventLoop()
         return self._loop
 
     def bind(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
@@ -199,7 +201,8 @@ class BaseStageAdapter:
         except BaseException as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
             check_failure(exc)
             error = error_info(exc, _IN_TEARDOWN)
-        self._release_loop()
+        finally:
+            self._release_loop()
         self._report_worker("ended", start_unix, time.perf_counter_ns() - start, error)
 
     def _release_loop(self) -> None:
@@ -213,16 +216,17 @@ class BaseStageAdapter:
             return
         from curator_core.isolated import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
 
-        if not isinstance(self.processing_stage, IsolatedStage):
+        if not self.is_isolated:
             self.processing_stage = IsolatedStage(self.view, self.processing_stage, parts_batches=self.parts_batches)
+            self.is_isolated = True
 
     def _guarded_setup(self, call: Callable[[], None]) -> None:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         try:
             self._call(call)
         except BaseException as exc:  # noqa: BLE001 - reported, and raised as ours
-            check_failure(exc)
             self._release_loop()
+            check_failure(exc)
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
             raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - it carries its cause
@@ -235,7 +239,7 @@ class BaseStageAdapter:
             with at_work(self):
                 made = method()
                 if made is not None and hasattr(made, "__await__"):
-                    self.loop.run(made)
+                    self.loop.run(made, self.current_work())
         except BaseException as exc:
             check_failure(exc, pid)
             raise
@@ -320,7 +324,9 @@ class BaseStageAdapter:
         Raises:
             StageError: As `process_batch`.
         """
-        if self.view.batched or self.view.max_attempts > 1:  # what has been handed on cannot be tried again
+        view = self.view
+        is_limited = view.concurrency > 0 and view.timeout_s is not None
+        if view.batched or view.max_attempts > 1 or is_limited:  # what has been handed on cannot be taken back
             yield from self.process_batch([task])
             return
         attempt = SourceAttempt(self, task)

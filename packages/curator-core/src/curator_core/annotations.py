@@ -51,7 +51,7 @@ def is_asynchronous(stage: Any, *, batched: bool) -> bool:
         stage: The stage.
         batched: Whether it works by ``process_batch``.
     """
-    function = inspect.unwrap(_function(stage, batched=batched))
+    function = _function(stage, batched=batched)  # not unwrapped: what is around it may make it synchronous
     call = getattr(function, "__call__", None)  # noqa: B004 - of an object that is one by its class
     candidates = (function, getattr(function, "func", None), call)
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from curator_core.errors import StageTimeoutError
 from curator_core.event_loop import working_on
@@ -14,121 +14,144 @@ from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.returned import Failed, as_iterable, read_out
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from curator_core.event_loop import EventLoop
     from curator_core.logs import StageWork
 
-__all__ = ["AsyncOutputs", "call_all", "call_one"]
+__all__ = ["CANCELED", "AsyncOutputs", "CallSettings", "call_all", "call_one"]
+
+CANCELED = Failed(asyncio.CancelledError("another call has failed"))
+"""Stands for what a call would have given that was canceled because another one failed."""
 
 _END = object()
+_CANCEL_S = 1.0  # for a call that is late to end; after that nobody waits for it
+
+
+class CallSettings(NamedTuple):
+    """How calls are made.
+
+    Attributes:
+        concurrency: How many may be under way at once.
+        timeout_s: Seconds that each may take; None for as long as it takes.
+        stops_at: At which failures the other calls are canceled: none, those for good, or all.
+    """
+
+    concurrency: int
+    timeout_s: float | None
+    stops_at: Literal["none", "final", "all"] = "none"
 
 
 async def call_all(
     method: Callable[[Any], Any],
     arguments: Sequence[Any],
-    works: Sequence[StageWork],
-    concurrency: int,
-    timeout_s: float | None,
-    *,
-    stops_at_failure: bool,
+    work_of_calls: Sequence[StageWork],
+    settings: CallSettings,
+    retry_on: tuple[type[BaseException], ...] = (),
 ) -> tuple[list[Any], int]:
     """Call a method once for each argument.
 
     Args:
         method: Of a stage.
         arguments: What to call it with.
-        works: What each call is about, for log records and messages.
-        concurrency: How many calls may be under way at once.
-        timeout_s: Seconds that each may take; None for as long as it takes.
-        stops_at_failure: Whether the first failure cancels all the others.
+        work_of_calls: What each call is about, for log records and messages.
+        settings: How.
+        retry_on: Exceptions that are not for good.
 
     Returns:
-        What each call gave, or a `Failed`; an ellipsis for those that were canceled. And the thread's CPU time, in ns.
+        What each call gave, or a `Failed`. And the thread's CPU time, in nanoseconds.
     """
     start = time.thread_time_ns()
-    results: list[Any] = [...] * len(arguments)  # which no stage may return: what stays is no success
-    following = iter(range(len(arguments)))
+    calls = _Calls(method, arguments, work_of_calls, settings, retry_on)
+    await calls.run()
+    return calls.results, time.thread_time_ns() - start
 
-    is_stopped = False
 
-    async def work() -> None:
-        for number in following:
-            working_on(works[number])
-            try:
-                async with asyncio.timeout(timeout_s) as limit:
-                    results[number] = await call_one(method, arguments[number])
-            except BaseException as exc:  # noqa: BLE001 - the failure of this call, and of no other
-                if is_stopped:
-                    return
-                late = isinstance(exc, TimeoutError) and limit.expired()
-                results[number] = Failed(_timed_out(works[number], timeout_s) if late else exc)
-                if stops_at_failure:
-                    stop()
-                    return
+class _Calls:
+    """The calls of a batch; each of some tasks makes one after the other."""
 
-    def stop() -> None:
-        nonlocal is_stopped
-        is_stopped = True
-        for task in tasks - {asyncio.current_task()}:
+    def __init__(
+        self,
+        method: Callable[[Any], Any],
+        arguments: Sequence[Any],
+        work_of_calls: Sequence[StageWork],
+        settings: CallSettings,
+        retry_on: tuple[type[BaseException], ...],
+    ) -> None:
+        self.results: list[Any] = [CANCELED] * len(arguments)
+        self._method = method
+        self._arguments = arguments
+        self._work_of_calls = work_of_calls
+        self._settings = settings
+        self._retry_on = retry_on
+        self._next_numbers = iter(range(len(arguments)))
+        self._is_over = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        count = min(self._settings.concurrency, len(self._arguments))
+        self._tasks = {asyncio.ensure_future(self._work()) for _ in range(count)}
+        try:
+            await asyncio.wait(self._tasks)
+        finally:  # also where nobody waits for the results any longer
+            self._stop()
+            await asyncio.wait(self._tasks, timeout=_CANCEL_S)
+
+    def _stop(self) -> None:
+        self._is_over = True
+        for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
 
-    tasks = {asyncio.ensure_future(work()) for _ in range(min(concurrency, len(arguments)))}
+    async def _work(self) -> None:
+        for number in self._next_numbers:
+            result = await self._result_of(number)
+            if self._is_over:
+                return
+            self.results[number] = result
+            if isinstance(result, Failed) and self._stops_at(result.error):
+                self._stop()
+                return
+
+    def _stops_at(self, error: BaseException) -> bool:
+        if self._settings.stops_at == "final":
+            return not isinstance(error, self._retry_on)
+        return self._settings.stops_at == "all"
+
+    async def _result_of(self, number: int) -> Any:
+        work, timeout_s = self._work_of_calls[number], self._settings.timeout_s
+        working_on(work)
+        call = _caught(self._method, self._arguments[number])
+        if timeout_s is None:
+            return await call
+        # A task of its own: code that swallows its cancellation is not waited for.
+        task = asyncio.ensure_future(call)
+        try:
+            ended, _ = await asyncio.wait({task}, timeout=timeout_s)
+            if ended:
+                return task.result()
+        finally:
+            task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_S)
+        return Failed(_timed_out(work, timeout_s))
+
+
+async def _caught(method: Callable[[Any], Any], argument: Any) -> Any:
     try:
-        await asyncio.wait(tasks)
-    finally:  # also where nobody waits for the results any longer
-        stop()
-        await asyncio.wait(tasks)
-    return results, time.thread_time_ns() - start
-
-
-class AsyncOutputs:
-    """What an asynchronous source makes, read one by one by who is not asynchronous.
-
-    Args:
-        made: What calling the source gave.
-        loop: Runs it.
-    """
-
-    def __init__(self, made: Any, loop: EventLoop) -> None:
-        self._made = made
-        self._loop = loop
-
-    def __iter__(self) -> Iterator[Any]:
-        if not hasattr(self._made, "__aiter__"):
-            return iter(as_iterable(self._loop.run(_awaited(self._made))))
-        return self
-
-    def __next__(self) -> Any:
-        output = self._loop.run(_next_of(self._made))
-        if output is _END:
-            raise StopIteration
-        return output
-
-    def close(self) -> None:
-        """Let an asynchronous generator clean up."""
-        if hasattr(self._made, "aclose"):
-            self._loop.run(self._made.aclose())
-
-
-async def _awaited(made: Awaitable[Any]) -> Any:
-    return await made
-
-
-async def _next_of(made: AsyncIterator[Any]) -> Any:
-    return await anext(made, _END)
+        return await call_one(method, argument)
+    except BaseException as exc:  # noqa: BLE001 - the failure of this call, and of no other
+        return Failed(exc)
 
 
 async def call_one(method: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a method and await what it gives, if that is to be awaited; an asynchronous generator is read to its end."""
+    """Call a method and await what it returns, if that can be; read an asynchronous generator to its end."""
     pid = this_process.pid
     try:
-        made = method(*arguments)
-        if hasattr(made, "__aiter__"):
-            return [output async for output in made]
-        if inspect.isawaitable(made):
-            made = await made
-        return read_out(made)
+        returned = method(*arguments)
+        if hasattr(returned, "__aiter__"):
+            return [output async for output in returned]
+        if inspect.isawaitable(returned):
+            returned = await returned
+        return read_out(returned)
     except BaseException as exc:
         check_failure(exc, pid)
         raise
@@ -137,9 +160,83 @@ async def call_one(method: Callable[..., Any], *arguments: Any) -> Any:
             leave_fork()
 
 
-def _timed_out(work: StageWork, timeout_s: float | None) -> StageTimeoutError:
+class AsyncOutputs:
+    """The outputs of an asynchronous source, as an iterator that is not asynchronous.
+
+    A generator is run by one task from its start to its end, so that it may hold open what belongs to a task between
+    two outputs: a time limit, a group of tasks, a span.
+
+    Args:
+        returned: What calling the source returned.
+        loop: Runs it.
+        work: What it works on, for log records.
+    """
+
+    def __init__(self, returned: Any, loop: EventLoop, work: StageWork) -> None:
+        self._returned = returned
+        self._loop = loop
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if not hasattr(self._returned, "__aiter__"):
+            return iter(as_iterable(self._loop.run(call_one(lambda: self._returned), self._work)))
+        self._loop.run(self._begin(), self._work)
+        return self
+
+    def __next__(self) -> Any:
+        output = self._loop.run(self._take())
+        if output is _END:
+            raise StopIteration
+        if isinstance(output, Failed):
+            raise output.error
+        return output
+
+    def close(self) -> None:
+        """Let the generator clean up."""
+        if self._task is not None:
+            self._loop.run(self._end())
+
+    async def _begin(self) -> None:
+        self._wanted, self._made = asyncio.Semaphore(0), asyncio.Queue[Any]()
+        self._task = asyncio.ensure_future(self._read(self._returned))
+
+    async def _read(self, generator: AsyncIterator[Any]) -> None:
+        """Hand the outputs over, each when it is asked for."""
+        end: Any = _END
+        pid = this_process.pid
+        try:
+            await self._wanted.acquire()
+            async for output in generator:
+                if pid != this_process.pid:
+                    leave_fork()
+                self._made.put_nowait(output)
+                await self._wanted.acquire()
+        except BaseException as exc:  # noqa: BLE001 - raised where the output was asked for
+            check_failure(exc, pid)
+            end = Failed(exc)
+        finally:
+            if pid != this_process.pid:
+                leave_fork()
+            self._made.put_nowait(end)
+            if hasattr(generator, "aclose"):
+                await generator.aclose()
+
+    async def _take(self) -> Any:
+        self._wanted.release()
+        return await self._made.get()
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            if not self._task.cancelled() and (error := self._task.exception()) is not None:
+                raise error
+
+
+def _timed_out(work: StageWork, timeout_s: float) -> StageTimeoutError:
     return StageTimeoutError(
-        f"timed out after {timeout_s:g} s" if timeout_s is not None else "timed out",
+        f"timed out after {timeout_s:g} s",
         stage=work.stage,
         field="timeout_s",
         given=timeout_s,

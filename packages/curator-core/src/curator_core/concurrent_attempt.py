@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from curator_core.async_calls import call_all
+from curator_core.async_calls import CANCELED, CallSettings, call_all
 from curator_core.attempt import Attempt
 from curator_core.checks import check_count
 from curator_core.errors import ContractError
 from curator_core.failure import error_info, is_of
+from curator_core.guard import check_failure
 from curator_core.lineage import batch_id_of
 from curator_core.logs import StageWork, this_thread
 from curator_core.measure import measure
-from curator_core.report import BatchReport, InputOutcome, Outcomes
+from curator_core.report import InputOutcome, Outcomes
 from curator_core.returned import Failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from curator_core.adapter import BaseStageAdapter
-    from curator_core.report import OutcomeKind
+    from curator_core.report import BatchReport, OutcomeKind
     from curator_core.snapshot import Snapshot
 
 __all__ = ["ConcurrentAttempt"]
@@ -33,12 +34,13 @@ class ConcurrentAttempt(Attempt):
         adapter: Whose stage is called.
         tasks: The inputs.
         number: From 1.
-        last: Whether this attempt decides what becomes of the inputs, unless those of a call can be parted.
-        snapshot: The inputs as they first came; None where they cannot be had again.
+        last: Whether this attempt decides what becomes of the inputs, unless those of a call can be split.
+        snapshot: The inputs as they first came; None where they cannot be restored.
         call_size: How many tasks a call has.
 
     Attributes:
-        again: Why the stage is to see some inputs again, by their positions; they are in none of the outputs.
+        again: Positions of the inputs that are to be tried again as they are now.
+        alone: Positions of those that are to be tried again, each in a call of its own.
     """
 
     def __init__(
@@ -53,31 +55,32 @@ class ConcurrentAttempt(Attempt):
     ) -> None:
         super().__init__(adapter, tasks, number, last=last, snapshot=snapshot)
         self._call_size = call_size
-        self._isolates = adapter.context.on_error == "skip" or not last
-        self.again: dict[int, BaseException] = {}
+        self._ends_run = last and adapter.context.on_error != "skip"
+        self._isolates = not self._ends_run
+        self._sizes: list[tuple[int, int]] = []  # items and bytes of each input, as it came
+        self._retried: dict[int, BaseException] = {}
+        self.again: list[int] = []
+        self.alone: list[int] = []
 
     def by_input(self, outputs: list[Any]) -> list[list[Any]]:
         """What was made of each input, from the outputs of `execute`."""
         following = iter(outputs)
         return [[next(following) for _ in range(outcome.count)] for outcome in self._all_outcomes()]
 
-    def goes_alone(self, number: int) -> bool:
-        """Whether an input that is to be seen again shall have a call of its own then."""
-        return self._can_be_parted and (self.last or not is_of(self.again[number], self.view.retry_on))
-
     def reports(self) -> Iterator[BatchReport]:
         """End the attempt: a report of the inputs that are done with, and one of those that come again."""
         report = super().close()
-        if not self.again:
+        if not self._retried:
             yield report
             return
         outcomes = self._all_outcomes()
-        settled = [number for number in range(len(outcomes)) if number not in self.again]
+        settled = [number for number in range(len(outcomes)) if number not in self._retried]
         if settled:
             places = {number: place for place, number in enumerate(settled)}
             yield report._replace(
                 inputs=Outcomes.of(outcomes[number] for number in settled),
-                num_items=measure([self.tasks[number] for number in settled])[0],
+                num_items=sum(self._sizes[number][0] for number in settled),
+                in_bytes=sum(self._sizes[number][1] for number in settled),
                 fallen=tuple(each._replace(number=places[each.number]) for each in report.fallen),
             )
             # Their time is in the report above, which is of the same calls.
@@ -94,11 +97,13 @@ class ConcurrentAttempt(Attempt):
         yield self._report_of_retried(report)
 
     def _report_of_retried(self, report: BatchReport) -> BatchReport:
-        number, error = next(iter(self.again.items()))
-        ids = [self._ids[number] for number in self.again]
+        number, error = next(iter(self._retried.items()))
+        ids = [self._ids[number] for number in self._retried]
         return report._replace(
             batch_id=batch_id_of(self.view.index, ids),
             inputs=Outcomes.of(InputOutcome(task_id, "retried", 0) for task_id in ids),
+            num_items=sum(self._sizes[number][0] for number in self._retried),
+            in_bytes=sum(self._sizes[number][1] for number in self._retried),
             error=error_info(error, f"on task '{self._ids[number]}'"),
             fallen=(),
             manifests=(),
@@ -106,62 +111,103 @@ class ConcurrentAttempt(Attempt):
 
     # --- calling the stage ------------------------------------------------------------------------------
 
+    def _inspect(self) -> dict[int, Failed]:
+        failed = super()._inspect()
+        self._sizes = [(0, 0) if number in failed else _size_of(task) for number, task in enumerate(self.tasks)]
+        return failed
+
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
+        if not tasks:
+            return
         size = self._call_size if self.view.batched else 1
         calls = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        made = [self._entries_of(*pair) for pair in zip(calls, self._call_all(calls), strict=True)]
-        for call, given in zip(calls, made, strict=True):
-            if isinstance(given[0], Failed) and not self._isolates:
-                self._at = self._ids.index(call[0].task_id) if len(call) == 1 else None
-                raise given[0].error
-            entries += given
+        results = self._call_all(calls)
+        if self._ends_run:
+            self._raise_first_failure(calls, results)
+        for call, result in zip(calls, results, strict=True):
+            entries += self._entries_of(call, result)
 
-    def _entries_of(self, call: Sequence[Any], made: Any) -> Sequence[Any]:
+    def _raise_first_failure(self, calls: Sequence[Sequence[Any]], results: Sequence[Any]) -> None:
+        for call, result in zip(calls, results, strict=True):
+            if isinstance(result, Failed) and result is not CANCELED:
+                self._at = self._ids.index(call[0].task_id) if len(call) == 1 else None
+                raise result.error
+
+    def _entries_of(self, call: Sequence[Any], result: Any) -> Sequence[Any]:
         """An entry for each input of a call."""
-        if self.view.batched and not isinstance(made, Failed):
+        if self.view.batched and not isinstance(result, Failed):
             try:
-                check_count(made, len(call), self.view)
+                check_count(result, len(call), self.view)
             except ContractError as exc:
-                made = Failed(exc)
+                if self._ends_run:
+                    raise
+                result = Failed(exc)
             else:
-                entries: Sequence[Any] = made
+                entries: Sequence[Any] = result
                 return entries
-        return [made] * len(call)
+        return [result] * len(call)
 
     def _call_all(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """What each call gave, or a `Failed`."""
         adapter, view = self.adapter, self.view
         arguments = [list(call) for call in calls] if view.batched else [call[0] for call in calls]
-        works = [self._work_on(call) for call in calls]
-        stops = not self._isolates
+        work_of_calls = [self._work_on(call) for call in calls]
+        settings = CallSettings(view.concurrency, view.timeout_s, self._stops_at())
         stage = adapter.processing_stage
-        if hasattr(stage, "call_all"):  # in a process of its own
-            made: list[Any] = stage.call_all(arguments, works, stops_at_failure=stops)
-            return made
+        if adapter.is_isolated:
+            results: list[Any] = stage.call_all(arguments, work_of_calls, settings)
+            return results
         method = stage.process_batch if view.batched else stage.process
-        calling = call_all(method, arguments, works, view.concurrency, view.timeout_s, stops_at_failure=stops)
-        made, cpu_ns = adapter.loop.run(calling)
+        results, cpu_ns = adapter.loop.run(call_all(method, arguments, work_of_calls, settings, view.retry_on))
         this_thread.post.elsewhere_ns += cpu_ns
-        return made
+        return results
+
+    def _stops_at(self) -> Any:
+        if self._ends_run:
+            return "all"
+        return "none" if self.adapter.context.on_error == "skip" else "final"
 
     def _work_on(self, call: Sequence[Any]) -> StageWork:
         adapter = self.adapter
         task_id = call[0].task_id if len(call) == 1 else ""
         return StageWork(adapter.context.run_id, self.view.name, task_id, self._batch_id, adapter.place.worker_id)
 
+    def _task_at_hand(self) -> str:
+        return self._ids[0] if len(self._ids) == 1 else ""  # else it is at several
+
     # --- what failed ------------------------------------------------------------------------------------
 
-    @property
-    def _can_be_parted(self) -> bool:
-        return self.view.batched and self._call_size > 1 and self.adapter.parts_batches
+    def _settle(self, entries: Sequence[Any]) -> list[Any]:
+        roots = self.adapter.roots
+        outputs = super()._settle(entries)
+        if self._retried and not all(self._ids):
+            self.adapter.roots = roots  # a source that comes again names its outputs from here again
+        return outputs
 
     def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
-        if self.snapshot is not None:
-            comes_again = not self.last and is_of(error, self.view.retry_on)
-            if comes_again or self._can_be_parted:
-                self.again[number] = error
-                return ("retried", 0)
-        return super()._lose(number, error)
+        following = self._following(error)
+        if following is None:
+            return super()._lose(number, error)
+        self._retried[number] = error
+        following.append(number)
+        return ("retried", 0)
+
+    def _following(self, error: BaseException) -> list[int] | None:
+        """Where an input that failed is noted to be tried again; None where it has failed for good."""
+        if self.snapshot is None:
+            return None
+        if not self.last and is_of(error, self.view.retry_on):
+            return self.again
+        can_be_split = self.view.batched and self._call_size > 1 and self.adapter.parts_batches
+        return self.alone if can_be_split else None
 
     def _all_outcomes(self) -> Outcomes:
         return Outcomes(tuple(self._ids), self._outcomes)
+
+
+def _size_of(task: Any) -> tuple[int, int]:
+    try:
+        return measure([task])
+    except BaseException as exc:  # noqa: BLE001 - code of users; what it says of all inputs is what the report has
+        check_failure(exc)
+        return 0, 0

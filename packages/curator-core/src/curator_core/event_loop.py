@@ -8,26 +8,158 @@ in the main thread that cannot run a second one.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from concurrent.futures import TimeoutError as WaitTimeoutError
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
+from curator_core.guard import leave_fork, this_process
 from curator_core.logs import StageWork, this_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
 __all__ = ["EventLoop", "working_on"]
 
 T = TypeVar("T")
 
-_CANCEL_S = 5.0  # for what is under way to end, when nobody waits for it any longer
-_lock = threading.Lock()
+_CANCEL_S = 2.0  # for what was canceled to end
 _work: ContextVar[StageWork] = ContextVar("curator_work")
+_owner: ContextVar[EventLoop] = ContextVar("curator_owner")
 
 working_on = _work.set
 """Say what the coroutine at hand, and what it starts, works on, for log records."""
+
+
+class EventLoop:
+    """A worker's use of the event loop, which all that use it in a process share until the last one releases it."""
+
+    def __init__(self) -> None:
+        self._tasks = WeakSet[asyncio.Task[Any]]()  # those that are started on behalf of this one
+        self._thread = _LoopThread.acquire()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], work: StageWork | None = None) -> T:
+        """Run a coroutine in the loop, and wait for it; where the wait is interrupted, it is canceled.
+
+        Args:
+            coroutine: The coroutine.
+            work: What it works on, for log records.
+
+        Raises:
+            BaseException: What the coroutine raised.
+            RuntimeError: A call that does not return blocks the loop.
+        """
+        return self._thread.run(self._owned(coroutine, work))
+
+    def release(self) -> None:
+        """Give the loop back. What is still running on behalf of this one is canceled."""
+        self._thread.try_to_run(_ended(self._tasks))
+        self._thread.release()
+
+    def note(self, task: asyncio.Task[Any]) -> None:
+        """Remember a task that was started on behalf of this one."""
+        self._tasks.add(task)
+
+    async def _owned(self, coroutine: Coroutine[Any, Any, T], work: StageWork | None) -> T:
+        _owner.set(self)
+        if work is not None:
+            working_on(work)
+        pid = this_process.pid
+        try:
+            return await coroutine
+        except BaseException as exc:
+            if pid != this_process.pid:
+                leave_fork(exc)
+            raise
+        finally:
+            if pid != this_process.pid:
+                leave_fork()
+
+
+class _LoopThread:
+    """The loop, and the thread that runs it."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._is_over = self._is_blocked = False
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(_make_task)
+        self._thread = threading.Thread(target=self._serve, name="curator-async", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def acquire() -> _LoopThread:
+        """The process's; one of its own for what runs in that already, and would wait for itself."""
+        with _shared.lock:
+            thread = _shared.thread
+            if thread is None:
+                thread = _shared.thread = _LoopThread()
+            elif threading.current_thread() is thread._thread or thread._is_blocked:
+                thread = _LoopThread()
+            thread._users += 1
+            return thread
+
+    def release(self) -> None:
+        """One user less; with the last one the thread ends, unless something blocks it."""
+        with _shared.lock:
+            self._users -= 1
+            if self._users:
+                return
+            if _shared.thread is self:
+                _shared.thread = None
+        self.try_to_run(_all_ended())
+        self._is_over = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(0 if self._is_blocked else _CANCEL_S)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """See `EventLoop.run`."""
+        if self._is_blocked:
+            coroutine.close()
+            raise RuntimeError("the event loop is blocked by a call that does not return")
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            if running.cancel():
+                self.try_to_run(_canceled_ended())  # its own cleaning up takes a few turns of the loop
+            raise
+
+    def try_to_run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that matters to nobody, for as long as it may take to cancel something."""
+        if self._is_blocked:
+            coroutine.close()
+            return
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            running.result(_CANCEL_S + 1)
+        except WaitTimeoutError:
+            self._is_blocked = True
+        except Exception:  # noqa: BLE001, S110 - of what a stage has left behind
+            pass
+
+    def _serve(self) -> None:
+        this_thread.post.caller = _InContext()
+        asyncio.set_event_loop(self._loop)
+        while not self._is_over:  # a stage may stop the loop; and asyncio lets exits of tasks out of it
+            with suppress(BaseException):
+                self._loop.run_forever()
+        self._loop.close()
+
+
+class _Shared:
+    """What the process has; nothing in a process that was forked off, which has none of the threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.thread: _LoopThread | None = None
+
+
+_shared = _Shared()
+os.register_at_fork(after_in_child=_shared.__init__)  # type: ignore[misc]  # on this one object, and meant
 
 
 class _InContext:
@@ -37,81 +169,30 @@ class _InContext:
         return _work.get(StageWork())
 
 
-class EventLoop:
-    """An event loop in a thread of its own. Get it by `shared`, which gives each user in a process the same one."""
-
-    _shared: EventLoop | None = None
-
-    def __init__(self) -> None:
-        self._users = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="curator-async", daemon=True)
-        self._thread.start()
-
-    @classmethod
-    def shared(cls) -> EventLoop:
-        """The process's loop, to be given back by `release`."""
-        with _lock:
-            if cls._shared is None:
-                cls._shared = cls()
-            cls._shared._users += 1
-            return cls._shared
-
-    def release(self) -> None:
-        """Give the loop back; with its last user it ends, and so does all that stages have left running in it."""
-        with _lock:
-            self._users -= 1
-            if self._users:
-                return
-            EventLoop._shared = None
-        with suppress(Exception):  # of what a stage has left behind, which is canceled
-            self.run(_end_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CANCEL_S)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop, and wait for it; where the wait is interrupted, it is canceled.
-
-        Raises:
-            BaseException: What the coroutine raised.
-        """
-        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return running.result()
-        except BaseException:
-            if running.cancel():
-                self._wait_for_cleanup()
-            raise
-
-    def _wait_for_cleanup(self) -> None:
-        """Let what was canceled end: its own cleaning up takes a few turns of the loop."""
-        with suppress(BaseException):
-            asyncio.run_coroutine_threadsafe(_others_ended(), self._loop).result(_CANCEL_S)
-
-    def _serve(self) -> None:
-        this_thread.post.caller = _InContext()
-        asyncio.set_event_loop(self._loop)
-        while True:
-            try:
-                self._loop.run_forever()
-                break
-            except BaseException:  # noqa: BLE001, S112 - of a task that a stage has started: asyncio lets exits out
-                continue
-        self._loop.close()
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    owner = _owner.get(None)
+    if owner is not None:
+        owner.note(task)
+    return task
 
 
-async def _others_ended() -> None:
-    canceled = [task for task in asyncio.all_tasks() if task.cancelling()]
-    if canceled:
-        await asyncio.wait(canceled, timeout=_CANCEL_S)
-
-
-async def _end_all() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    left = {task for task in tasks if not task.done()}
     for task in left:
         task.cancel()
     if left:
         await asyncio.wait(left, timeout=_CANCEL_S)
+
+
+async def _canceled_ended() -> None:
+    canceled = {task for task in asyncio.all_tasks() if task.cancelling()}
+    if canceled:
+        await asyncio.wait(canceled, timeout=_CANCEL_S)
+
+
+async def _all_ended() -> None:
+    await _ended(asyncio.all_tasks() - {asyncio.current_task()})
     loop = asyncio.get_running_loop()
     await loop.shutdown_asyncgens()
     await asyncio.wait_for(loop.shutdown_default_executor(), _CANCEL_S)

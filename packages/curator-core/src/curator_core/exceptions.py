@@ -22,6 +22,7 @@ __all__ = ["message_of", "pack_exception", "unpack_exception"]
 
 _MAX_BYTES = 64_000  # an exception that drags its payload along is described, not carried
 _MAX_DEPTH = 8
+_MAX_VALUES = 10_000
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that code has made
 _LISTS = (list, tuple, set, frozenset)
 _PLAIN = frozenset(
@@ -55,7 +56,7 @@ def message_of(exc: BaseException) -> str:
 def pack_exception(exc: BaseException) -> bytes | None:
     """An exception as bytes; None where it is too large, or its class does not travel."""
     try:
-        packed = dumps(_pack(exc, _MAX_DEPTH))
+        packed = dumps(_Packer().pack(exc))
     except BaseException as broken:  # noqa: BLE001 - of a metaclass of the user's, perhaps; it is described without
         check_failure(broken)
         return None
@@ -71,33 +72,44 @@ def unpack_exception(data: bytes) -> BaseException | None:
         return None
 
 
-def _pack(exc: BaseException, depth: int) -> _Packed:
-    reduced: Any = _built_in(type(exc)).__reduce__(exc)  # the class, its arguments, and attributes where there are any
-    args, state = reduced[1], reduced[2] if len(reduced) > 2 else {}
-    attributes = {name: _carried(value, depth) for name, value in state.items()}
-    return _Packed(
-        type(exc),
-        tuple(short_repr(value) if (carried := _carried(value, depth)) is _ABSENT else carried for value in args),
-        {name: value for name, value in attributes.items() if value is not _ABSENT},
-    )
+class _Packer:
+    """Packs one exception; what it holds twice, or holds too much of, is not carried."""
 
+    def __init__(self) -> None:
+        self._left = _MAX_VALUES
+        self._seen: set[int] = set()
 
-def _carried(value: Any, depth: int) -> Any:
-    """A value, where it is plain all through: a copy of lists and the like. `_ABSENT` where it is not."""
-    kind = type(value)
-    if f"{kind.__module__}.{kind.__qualname__}" in _PLAIN:
-        return value
-    if not depth:
+    def pack(self, exc: BaseException, depth: int = _MAX_DEPTH) -> _Packed:
+        self._seen.add(id(exc))
+        reduced: Any = _built_in(type(exc)).__reduce__(exc)  # the class, its arguments, and attributes if there are any
+        args, state = reduced[1], reduced[2] if len(reduced) > 2 else {}
+        carried = [self._carried(value, depth) for value in args]
+        attributes = {name: self._carried(value, depth) for name, value in state.items()}
+        return _Packed(
+            type(exc),
+            tuple(short_repr(value) if new is _ABSENT else new for value, new in zip(args, carried, strict=True)),
+            {name: value for name, value in attributes.items() if value is not _ABSENT},
+        )
+
+    def _carried(self, value: Any, depth: int) -> Any:
+        """A value, where it is plain all through: a copy of lists and the like. `_ABSENT` where it is not."""
+        kind = type(value)
+        self._left -= 1
+        if self._left < 0:
+            return _ABSENT
+        if f"{kind.__module__}.{kind.__qualname__}" in _PLAIN:
+            return value
+        if not depth or id(value) in self._seen:
+            return _ABSENT
+        if isinstance(value, BaseException):
+            return self.pack(value, depth - 1)
+        if kind in _LISTS:
+            parts = [self._carried(part, depth - 1) for part in value]
+            return _ABSENT if any(part is _ABSENT for part in parts) else kind(parts)
+        if kind is dict:
+            pairs = [(self._carried(key, depth - 1), self._carried(item, depth - 1)) for key, item in value.items()]
+            return _ABSENT if any(part is _ABSENT for pair in pairs for part in pair) else dict(pairs)
         return _ABSENT
-    if isinstance(value, BaseException):
-        return _pack(value, depth - 1)
-    if kind in _LISTS:
-        parts = [_carried(part, depth - 1) for part in value]
-        return _ABSENT if any(part is _ABSENT for part in parts) else kind(parts)
-    if kind is dict:
-        pairs = [(_carried(key, depth - 1), _carried(item, depth - 1)) for key, item in value.items()]
-        return _ABSENT if any(part is _ABSENT for pair in pairs for part in pair) else dict(pairs)
-    return _ABSENT
 
 
 def _unpack(packed: _Packed) -> BaseException:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What code of users may do to whoever calls it: raise anything at all, or fork and return twice.
+"""Guards calls of user code, which may raise anything at all, or fork and return twice.
 
-Whatever it raises is the failure of the work at hand, exceptions outside of `Exception` included: Rust extensions panic
-with one, asyncio cancels with one, and an engine that expects an `Exception` would wait for ever for a thread that died
-of one. Two exceptions go through: Ctrl-C in the driver, and that of a generator that is closed.
+Whatever it raises is a failure of the task, also what is not an `Exception`: Rust extensions panic with such an
+exception, asyncio cancels with one, and Xenna's threads die of one unseen. In the driver two exceptions are passed on:
+`KeyboardInterrupt` in the main thread, which is Ctrl-C, and `GeneratorExit`, which closes a generator.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ os.register_at_fork(after_in_child=this_process.__init__)  # type: ignore[misc] 
 
 
 def check_failure(exc: BaseException, pid: int | None = None) -> None:
-    """Return where an exception is the failure of the user's code that raised it.
+    """Raise an exception again unless it is a failure of the user code that raised it.
 
     Args:
         exc: What was raised.
-        pid: The process that called that code; this function does not return in a fork of it.
+        pid: The process that called that code. In a fork of it this function does not return.
 
     Raises:
-        BaseException: It is not, but a Ctrl-C, or the end of a generator.
+        BaseException: The exception given, where it is Ctrl-C or closes a generator.
     """
     if pid is not None and pid != this_process.pid:
         leave_fork(exc)
@@ -56,12 +56,12 @@ def check_failure(exc: BaseException, pid: int | None = None) -> None:
 
 
 def leave_fork(exc: BaseException | None = None) -> NoReturn:
-    """End this process, which code of users has forked and let return: the run goes on in the one that called it.
+    """End this process, a fork in which user code has returned to us: the run goes on in the process that forked.
 
     The exit status is what Python gives a process that ends in this way.
 
     Args:
-        exc: What it returned with; None where it returned as usual.
+        exc: What the code raised; None where it returned.
     """
     status = 1
     try:

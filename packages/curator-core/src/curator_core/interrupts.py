@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That Ctrl-C is heard, whatever this thread was doing when it came."""
+"""Ctrl-C: makes sure that it reaches the run, and tells it from a stage's own `KeyboardInterrupt`."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def become_worker() -> None:
 
 
 def ends_run(exc: BaseException) -> bool:
-    """Whether an exception is no failure of a stage: a Ctrl-C, or the end of a generator that the driver closes.
+    """Whether an exception is Ctrl-C, or closes a generator in the driver, and so is not a failure of a stage.
 
-    Python raises `KeyboardInterrupt` in the main thread only; in any other, and in a worker, a stage has raised it.
+    Python raises `KeyboardInterrupt` in the main thread only. In any other thread, and in a worker, a stage raised it.
     """
     if os.getpid() in _workers:
         return False

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["LOG_FORMAT", "StageLogFilter", "StageWork", "at_work", "current_work", "mark_records", "marked_records"]
 
@@ -55,6 +55,7 @@ class StageWork(NamedTuple):
 
 
 _NO_WORK = StageWork()
+_MAX_KEPT = 100  # records of one call
 
 
 class Caller(Protocol):
@@ -93,6 +94,47 @@ def current_work() -> StageWork | None:
     """What this thread is at; None outside of a stage."""
     caller = this_thread.post.caller
     return None if caller is None else caller.current_work()
+
+
+_relays: list[logging.Handler] = []
+
+
+def relay_records(handler: logging.Handler) -> None:
+    """Have a handler given the warnings of isolated stages, whose processes write to a stderr that nobody sees."""
+    _relays[:] = [handler]
+
+
+def relay(records: Iterable[logging.LogRecord]) -> None:
+    """Give records of another process to the handler of `relay_records`, if there is one."""
+    for handler in _relays:
+        for record in records:
+            handler.handle(record)
+
+
+class RecordBuffer(logging.Handler):
+    """Keeps records of WARNING and above, as they can be sent to another process, until they are taken."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._formatter = logging.Formatter()
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record as text."""
+        if len(self._records) == _MAX_KEPT:
+            return
+        try:
+            text = self._formatter.format(record)
+        except Exception:  # noqa: BLE001 - of the arguments of a record, which are the user's
+            self.handleError(record)
+            return
+        plain = {name: value for name, value in vars(record).items() if isinstance(value, str | int | float)}
+        self._records.append(logging.makeLogRecord({**plain, "msg": text, "message": text, "args": None}))
+
+    def take(self) -> list[logging.LogRecord]:
+        """What was kept since the last time."""
+        records, self._records = self._records, []
+        return records
 
 
 @contextmanager

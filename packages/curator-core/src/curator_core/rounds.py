@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.concurrent_attempt import ConcurrentAttempt
 from curator_core.snapshot import Snapshot
@@ -17,12 +17,30 @@ if TYPE_CHECKING:
 __all__ = ["Rounds"]
 
 
+class _Round(NamedTuple):
+    """Inputs that are to be tried.
+
+    Attributes:
+        places: Their positions in the batch.
+        snapshot: They, as they first came.
+        number: Of the attempt.
+        limit: Of the last attempt.
+        call_size: How many tasks a call has.
+    """
+
+    places: Sequence[int]
+    snapshot: Snapshot
+    number: int
+    limit: int
+    call_size: int
+
+
 class Rounds:
     """A batch whose inputs fail each by itself, and are tried again by themselves.
 
     An input is tried ``max_attempts`` times, for exceptions of ``retry_on``. Where failures are skipped, the inputs of
-    a call of ``process_batch`` that fails for good go alone then, as often. Those of a batch that has cost a process go
-    one after the other.
+    a call of ``process_batch`` that fails for good go alone then, as often; so do all inputs of a batch that costs a
+    process, one after the other.
 
     Args:
         adapter: Whose stage is called.
@@ -32,6 +50,8 @@ class Rounds:
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
         self._adapter = adapter
         self._tasks = tasks
+        self._outputs: list[list[Any]] = [[] for _ in tasks]  # of each input
+        self._waiting: list[_Round] = []
 
     def run(self) -> list[Any]:
         """The outputs of what went well, in the order of the inputs.
@@ -39,37 +59,50 @@ class Rounds:
         Raises:
             StageError: A call failed for good, and the run is to end at that.
         """
-        adapter, view = self._adapter, self._adapter.view
-        snapshot = Snapshot.of(self._tasks, view.name) if keeps_inputs(adapter, len(self._tasks)) else None
+        adapter, tasks, view = self._adapter, self._tasks, self._adapter.view
+        snapshot = Snapshot.of(tasks, view.name) if keeps_inputs(adapter, len(tasks)) else None
         if snapshot is None:
-            attempt = ConcurrentAttempt(adapter, self._tasks, 1, last=True, snapshot=None, call_size=view.call_size)
+            attempt = ConcurrentAttempt(adapter, tasks, 1, last=True, snapshot=None, call_size=view.call_size)
             return adapter.run_concurrently(attempt)
-        return [task for made in self._round(snapshot, 1, view.max_attempts, view.call_size) for task in made]
+        self._waiting = [_Round(range(len(tasks)), snapshot, 1, view.max_attempts, view.call_size)]
+        while self._waiting:
+            self._try(self._waiting.pop())
+        return [task for outputs in self._outputs for task in outputs]
 
-    def _round(self, snapshot: Snapshot, number: int, limit: int, call_size: int) -> list[list[Any]]:
-        """What each input gives, from an attempt on and up to another."""
-        adapter = self._adapter
+    def _try(self, this: _Round) -> None:
+        adapter, last = self._adapter, this.number >= this.limit
+        tasks = this.snapshot.restore()
         attempt = ConcurrentAttempt(
-            adapter, snapshot.restore(), number, last=number >= limit, snapshot=snapshot, call_size=call_size
+            adapter, tasks, this.number, last=last, snapshot=this.snapshot, call_size=this.call_size
         )
         outputs = adapter.run_concurrently(attempt)
-        if attempt.comes_again:  # all of them: their process has died, perhaps of one of them
-            limit = limit if snapshot.count == 1 else number + adapter.view.max_attempts
-            return [made for part in snapshot.singles() for made in self._round(part, number + 1, limit, 1)]
-        made = attempt.by_input(outputs)
-        alone = [place for place in attempt.again if attempt.goes_alone(place)]
-        together = [place for place in attempt.again if place not in alone]
-        if together:
-            wait_before_retry(adapter, number)
-            self._go_on(made, snapshot, together, number, limit, call_size)
-        if alone:
-            self._go_on(made, snapshot, alone, number, number + adapter.view.max_attempts, 1)
-        return made
+        if attempt.comes_again:
+            self._try_all_again(this)
+            return
+        for place, made in zip(this.places, attempt.by_input(outputs), strict=True):
+            self._outputs[place] = made
+        if attempt.again:
+            wait_before_retry(adapter, this.number)
+            self._waiting.append(self._part_of(this, attempt.again)._replace(limit=this.limit))
+        if attempt.alone:
+            self._waiting.append(self._part_of(this, attempt.alone)._replace(call_size=1))
 
-    def _go_on(
-        self, made: list[list[Any]], snapshot: Snapshot, places: list[int], number: int, limit: int, call_size: int
-    ) -> None:
-        tasks = snapshot.restore()
-        again = self._round(Snapshot([tasks[place] for place in places]), number + 1, limit, call_size)
-        for place, entries in zip(places, again, strict=True):
-            made[place] = entries
+    def _try_all_again(self, this: _Round) -> None:
+        """After what is no failure of a single call, such as the death of the process that makes them all."""
+        if len(this.places) == 1 or not self._adapter.parts_batches:
+            wait_before_retry(self._adapter, this.number)
+            self._waiting.append(this._replace(number=this.number + 1))
+            return
+        following = [self._part_of(this, [number])._replace(call_size=1) for number in range(len(this.places))]
+        self._waiting += reversed(following)
+
+    def _part_of(self, this: _Round, numbers: Sequence[int]) -> _Round:
+        """Some inputs of a round, to be tried next; each has all its attempts left."""
+        tasks = this.snapshot.restore()
+        return _Round(
+            [this.places[number] for number in numbers],
+            Snapshot([tasks[number] for number in numbers]),
+            this.number + 1,
+            this.number + self._adapter.view.max_attempts,
+            this.call_size,
+        )

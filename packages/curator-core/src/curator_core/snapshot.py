@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Snapshot:
     """Tasks that can be had again and again, each time as new objects.
 
-    What cannot be written to, as an Arrow table or an array from another process, is not copied. Of an array that can,
-    the first attempt sees the original, and each further one a copy of it as it was.
+    Arrow tables and read-only arrays are shared by all attempts. The first attempt gets writable arrays themselves,
+    each further one a copy of what they held at first.
 
     Args:
         tasks: The tasks; let go of.

@@ -74,7 +74,7 @@ class SourceAttempt(Attempt):
             return as_iterable(returned)
         from curator_core.async_calls import AsyncOutputs  # noqa: PLC0415 - asyncio, which few sources need
 
-        return AsyncOutputs(returned, adapter.loop)
+        return AsyncOutputs(returned, adapter.loop, self.current_work())
 
     def _next(self, made: Iterator[Any]) -> Any:
         """The next output, for the process that the source was called in; a fork of it ends here."""

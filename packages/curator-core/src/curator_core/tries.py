@@ -34,7 +34,9 @@ def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
     view, context = adapter.view, adapter.context
     if view.max_attempts > 1 or context.letter_bytes is not None:
         return True
-    return context.on_error == "skip" and view.batched and count > 1
+    # What the tasks of a batch share may be the reason: a call, or the process that all calls are made in.
+    share = view.batched or (view.concurrency > 0 and adapter.is_isolated)
+    return context.on_error == "skip" and share and count > 1
 
 
 class Tries:

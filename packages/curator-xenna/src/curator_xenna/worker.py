@@ -13,7 +13,7 @@ import ray
 
 from curator_core.failure import fail_batches
 from curator_core.interrupts import become_worker
-from curator_core.logs import mark_records
+from curator_core.logs import mark_records, relay_records
 from curator_core.pickling import use_cloudpickle
 from curator_core.report import BatchReport, WorkerReport
 from curator_core.task import digest
@@ -71,6 +71,7 @@ class WorkerLink:
         become_worker()
         mark_records()
         logging.getLogger().addHandler(self._logs)
+        relay_records(self._logs)
         context = ray.get_runtime_context()
         entry = WorkerEntry(
             worker_id=worker_id,

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
-
-from curator_core.logs import current_work
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +18,8 @@ _SHOWN = 5  # different ones that one line of code makes; the others are counted
 _ENGINES = ("ray", "cosmos_xenna")  # have ways of their own to the driver
 _FORMATTER = logging.Formatter()
 
+_Line: TypeAlias = tuple[str, str, int]  # of code: logger, file, number
+
 
 class LoggedRecord(NamedTuple):
     """A log record of a worker, in plain values.
@@ -27,7 +27,7 @@ class LoggedRecord(NamedTuple):
     Attributes:
         logger: Name of its logger.
         level: Its level.
-        template: What it was made with, before arguments were put in: the same for all of one line of code.
+        template: What it was made with, before arguments were put in.
         text: What it says, with its traceback.
         pathname: The file that made it, on the worker.
         lineno: The line there.
@@ -66,7 +66,7 @@ class LogBuffer(logging.Handler):
         if record.name.partition(".")[0] in _ENGINES:
             return
         try:
-            text = _FORMATTER.format(record)[:_MAX_TEXT]
+            text = _shortened(_FORMATTER.format(record))
         except Exception:  # noqa: BLE001 - of the arguments of a record, which are the user's
             self.handleError(record)
             return
@@ -77,7 +77,7 @@ class LogBuffer(logging.Handler):
         elif len(self._records) == _MAX_RECORDS:
             self._others += 1
         else:
-            work = current_work()
+            run_id, stage, task_id, batch_id = _marks_of(record)
             self._records[key] = LoggedRecord(
                 record.name,
                 record.levelno,
@@ -86,7 +86,10 @@ class LogBuffer(logging.Handler):
                 record.pathname,
                 record.lineno,
                 record.created,
-                *(() if work is None else (work.run_id, work.stage, work.task_id, work.batch_id)),
+                run_id,
+                stage,
+                task_id,
+                batch_id,
             )
 
     def take(self) -> tuple[LoggedRecord, ...]:
@@ -109,25 +112,39 @@ class WorkerLogs:
 
     def __init__(self, *, is_shown_already: bool = False) -> None:
         self._is_shown_already = is_shown_already
-        self._shown: dict[tuple[str, str], set[str]] = {}
-        self._hidden = Counter[tuple[str, str]]()
+        self._shown: dict[_Line, set[str]] = {}
+        self._hidden = Counter[_Line]()
+        self._templates: dict[_Line, str] = {}
 
     def show(self, records: Iterable[LoggedRecord], worker_id: str) -> None:
         """Log what came with a delivery."""
         for record in () if self._is_shown_already else records:
-            key = record.logger, record.template
+            key = record.logger, record.pathname, record.lineno
             shown = self._shown.setdefault(key, set())
             if record.text in shown or len(shown) == _SHOWN:
                 self._hidden[key] += record.times
                 continue
             shown.add(record.text)
+            self._templates[key] = record.template
             _log(record, worker_id)
 
     def close(self) -> None:
         """Say how many were not shown."""
-        for (name, template), count in self._hidden.items():
-            logging.getLogger(name).warning("%d more of this from workers: %s", count, template)
+        for key, count in self._hidden.items():
+            logging.getLogger(key[0]).warning("%d more of this from workers: %s", count, self._templates[key])
         self._hidden.clear()
+
+
+def _marks_of(record: logging.LogRecord) -> list[str]:
+    """Run, stage, task and batch, which workers mark their records with; empty outside of a stage."""
+    names = ("curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id")
+    return [str(getattr(record, name, "")) for name in names]
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a text: a traceback says in its last line what was wrong."""
+    half = _MAX_TEXT // 2
+    return text if len(text) <= _MAX_TEXT else f"{text[:half]}\n…\n{text[-half:]}"
 
 
 def _log(record: LoggedRecord, worker_id: str) -> None:

@@ -10,6 +10,7 @@ from curator_core.pickling import dump_parts, load_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from logging import LogRecord
     from multiprocessing.connection import Connection
 
     from curator_core.report import ErrorInfo
@@ -40,10 +41,12 @@ class FailedCall(NamedTuple):
     Attributes:
         error: What the stage raised.
         is_of_retry_on: Whether that is of its ``retry_on``.
+        is_canceled: Whether it was canceled because another one failed.
     """
 
     error: ErrorInfo
     is_of_retry_on: bool
+    is_canceled: bool = False
 
 
 class CallValues(list[Any]):
@@ -60,6 +63,7 @@ class Answer(NamedTuple):
         notes: What tasks that it was given say in their ``metadata`` afterwards; None where they say nothing.
         metrics: What has been recorded of the batch until now.
         cpu_ns: CPU time of the thread that called it, where it was work on tasks.
+        logs: What was logged meanwhile at WARNING and above.
     """
 
     value: Any = None
@@ -68,6 +72,7 @@ class Answer(NamedTuple):
     notes: Sequence[dict[str, Any] | None] = ()
     metrics: Mapping[str, float | str] = {}
     cpu_ns: int = 0
+    logs: Sequence[LogRecord] = ()
 
 
 class Message:

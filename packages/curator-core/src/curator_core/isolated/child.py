@@ -21,19 +21,23 @@ from curator_core.failure import error_info
 from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.interrupts import become_worker
 from curator_core.isolated.channel import Answer, Call, CallValues, FailedCall, Message, receive, send
-from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, at_work, mark_records
+from curator_core.logs import LOG_FORMAT, RecordBuffer, StageLogFilter, StageWork, at_work, mark_records
 from curator_core.pickling import pickles, use_cloudpickle
 from curator_core.returned import Failed, read_out
 from curator_core.shutdown import leave_signals_to_driver
 from curator_core.task import state_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core.async_calls import CallSettings
     from curator_core.event_loop import EventLoop
     from curator_core.stage import ProcessingStage
 
 __all__ = ["main"]
 
 _ON_TASKS = ("process", "process_batch", "call_all")
+_warnings = RecordBuffer()
 _EXIT_S = 10.0  # for threads of the stage's to end, once nobody has work for it
 
 
@@ -71,6 +75,8 @@ def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
     holder = _Holder()
     while (message := messages.get()) is not None:  # in the main thread, as a stage may well expect
         answer = holder.answer(message)
+        if warnings := _warnings.take():
+            answer = answer._replace(logs=warnings)
         if engines_cloudpickle in sys.modules:  # classes that came by way of it have to go back the same way
             use_cloudpickle(sys.modules[engines_cloudpickle])
             engines_cloudpickle = None
@@ -109,7 +115,7 @@ def _die_with(lifeline: int) -> None:
 def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(StageLogFilter())
-    logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[handler])
+    logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[handler, _warnings])
 
 
 def _exit_late() -> None:
@@ -162,7 +168,10 @@ class _Holder:
             leave_fork()
         took = time.thread_time_ns() - start + self._loop_ns
         is_work = call.method in _ON_TASKS
-        notes = _notes(call.arguments[0]) if is_work else []
+        if call.method == "teardown" and self._loop is not None:
+            self._loop.release()
+            self._loop = None
+        notes = _notes(call.arguments[1 if call.method == "call_all" else 0]) if is_work else []
         return Answer(value, error, is_of_retry_on, notes, stage.metrics.take(), took if is_work else 0)
 
     def _call(self, stage: Any, call: Call) -> Any:
@@ -170,34 +179,34 @@ class _Holder:
         if hasattr(made, "__await__") or hasattr(made, "__aiter__"):
             from curator_core.async_calls import call_one  # noqa: PLC0415 - asyncio, which few stages need
 
-            return self._event_loop().run(call_one(lambda: made))
+            return self._event_loop().run(call_one(lambda: made), self._work)
         return read_out(made)
 
     def _call_all(
         self,
         stage: Any,
-        arguments: list[Any],
-        works: list[StageWork],
-        batched: bool,
-        concurrency: int,
-        timeout_s: float | None,
-        stops_at_failure: bool,
+        method: str,
+        arguments: Sequence[Any],
+        work_of_calls: Sequence[StageWork],
+        settings: CallSettings,
     ) -> CallValues:
-        from curator_core.async_calls import call_all  # noqa: PLC0415 - as above
+        from curator_core.async_calls import CANCELED, call_all  # noqa: PLC0415 - as above
 
-        method = stage.process_batch if batched else stage.process
-        calls = call_all(method, arguments, works, concurrency, timeout_s, stops_at_failure=stops_at_failure)
-        made, self._loop_ns = self._event_loop().run(calls)
-        return CallValues(self._told(each.error) if isinstance(each, Failed) else each for each in made)
+        calls = call_all(getattr(stage, method), arguments, work_of_calls, settings, self._retry_on)
+        results, self._loop_ns = self._event_loop().run(calls)
+        return CallValues(
+            self._told(each.error, is_canceled=each is CANCELED) if isinstance(each, Failed) else each
+            for each in results
+        )
 
-    def _told(self, error: BaseException) -> FailedCall:
-        return FailedCall(error_info(error), is_of_retry_on=isinstance(error, self._retry_on))
+    def _told(self, error: BaseException, *, is_canceled: bool) -> FailedCall:
+        return FailedCall(error_info(error), isinstance(error, self._retry_on), is_canceled)
 
     def _event_loop(self) -> EventLoop:
         if self._loop is None:
             from curator_core.event_loop import EventLoop  # noqa: PLC0415 - as above
 
-            self._loop = EventLoop.shared()
+            self._loop = EventLoop()
         return self._loop
 
 

@@ -11,7 +11,7 @@ from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
 from curator_core.failure import ForeignError, error_info
 from curator_core.isolated.channel import Call, FailedCall
 from curator_core.isolated.process import DeadError, LateError, StageProcess
-from curator_core.logs import StageWork, current_work, this_thread
+from curator_core.logs import StageWork, current_work, relay, this_thread
 from curator_core.perf import StageMetrics
 from curator_core.returned import Failed
 from curator_core.task import stamp, state_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core.adapter import NodeInfo, WorkerMetadata
+    from curator_core.async_calls import CallSettings
     from curator_core.isolated.channel import Answer
     from curator_core.view import StageView
 
@@ -74,24 +75,20 @@ class IsolatedStage:
         """See `ProcessingStage`."""
         return self._work_on("process_batch", (tasks,), tasks, self._view.timeout_s)
 
-    def call_all(self, arguments: Sequence[Any], works: Sequence[StageWork], *, stops_at_failure: bool) -> list[Any]:
+    def call_all(
+        self, arguments: Sequence[Any], work_of_calls: Sequence[StageWork], settings: CallSettings
+    ) -> list[Any]:
         """Have an asynchronous stage called once for each argument; see `curator_core.async_calls.call_all`.
 
         Returns:
             What each call gave, or a `Failed`.
         """
-        tasks = [task for call in arguments for task in call] if self._view.batched else arguments
-        view = self._view
-        how = arguments, works, view.batched, view.concurrency, view.timeout_s, stops_at_failure
-        made = self._work_on("call_all", how, tasks, self._limit(len(arguments)))
-        return [_failed(each) if isinstance(each, FailedCall) else each for each in made]
-
-    def _limit(self, calls: int) -> float | None:
-        """Seconds after which the process hangs: calls that are late are canceled there, if their code lets it."""
-        view = self._view
-        if view.timeout_s is None:
-            return None
-        return view.timeout_s * math.ceil(calls / view.concurrency) + _CANCELED_S
+        batched = self._view.batched
+        tasks = [task for call in arguments for task in call] if batched else arguments
+        method = "process_batch" if batched else "process"
+        sent = (method, arguments, work_of_calls, settings)
+        results = self._work_on("call_all", sent, tasks, _limit(settings, len(arguments)))
+        return [_failed(each) if isinstance(each, FailedCall) else each for each in results]
 
     def teardown(self) -> None:
         """See `ProcessingStage`. Ends the process; one that has died had nothing more to give back."""
@@ -140,6 +137,8 @@ class IsolatedStage:
             self._start()
         answer = self._asked(call, timeout_s)
         this_thread.post.elsewhere_ns += answer.cpu_ns
+        if answer.logs:
+            relay(answer.logs)
         if answer.metrics:
             self.metrics.go_on(answer.metrics)
         self._raise_error(answer)
@@ -202,17 +201,29 @@ class IsolatedStage:
     def _timed_out(self, call: Call, limit: float | None) -> StageTimeoutError:
         on_tasks = bool(call.work.batch_id)
         name = "timeout_s" if on_tasks else "setup_timeout_s"
+        method = call.method if call.method != "call_all" else call.arguments[0]
         return StageTimeoutError(
-            f"timed out after {limit:g} s {_at(call.work) or f'in {call.method}()'}; its process was killed",
+            f"timed out after {limit:g} s {_at(call.work) or f'in {method}()'}; its process was killed",
             stage=self._view.name,
             field=name,
             given=getattr(self._view, name),
-            expected=f"{call.method}() to return within that many seconds",
+            expected=f"{method}() to return within that many seconds",
             hint=f"raise {name} if it is only slow" + "; on_error='skip' leaves such tasks out" * on_tasks,
         )
 
 
+def _limit(settings: CallSettings, calls: int) -> float | None:
+    """Seconds after which the process hangs: calls that are late are canceled there, if their code lets them."""
+    if settings.timeout_s is None:
+        return None
+    return (settings.timeout_s + 1.0) * math.ceil(calls / settings.concurrency) + _CANCELED_S
+
+
 def _failed(call: FailedCall) -> Failed:
+    if call.is_canceled:
+        from curator_core.async_calls import CANCELED  # noqa: PLC0415 - asyncio, which few stages need
+
+        return CANCELED
     return Failed(ForeignError(call.error, is_of_retry_on=call.is_of_retry_on))
 
 
