@@ -70,9 +70,11 @@ def types_of(out):
 # --- the writer -----------------------------------------------------------------------------------------
 
 
-def test_what_a_run_settles_on_is_read_by_others(tmp_path):
+def test_what_a_run_settles_on_is_read_by_others(tmp_path, caplog):
     write(tmp_path, *BATCHES)
     schema = settled(tmp_path)
+    assert sum(batch.num_items for batch in Pipeline("p", [ParquetReader(tmp_path)]).run()) == len(RECORDS)
+    assert "left out" not in caplog.text  # where it is kept is not data
     assert schema.equals(pa.schema(TYPES))
     assert ds.dataset(tmp_path, schema=schema).to_table().to_pylist() == RECORDS
     assert with_duckdb(tmp_path) == RECORDS

@@ -17,7 +17,10 @@ from curator_core.io.atomic import is_local
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Found", "LeftOut", "list_files"]
+__all__ = ["SCHEMA_DIRECTORY", "Found", "LeftOut", "list_files"]
+
+SCHEMA_DIRECTORY = "_schema"
+"""Where `ParquetWriter` keeps the schema of a directory's files: not data, so nobody has to hear that it is left out."""
 
 _MAGIC = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -107,6 +110,8 @@ def _found(fs: Any, infos: Mapping[str, Any], root: str, left_out: LeftOut) -> I
         *directories, last = name.removeprefix(root).split("/")
         if info["type"] == "directory":
             continue
+        if SCHEMA_DIRECTORY in directories:
+            continue
         if last.startswith(".") or any(_is_hidden_directory(part) for part in directories):
             left_out.add("hidden", name)
         elif info["type"] != "file" and fs.isdir(name):
@@ -156,6 +161,8 @@ class _LocalSearch:
                     if self._matches(states, entry.name) and not self._is_left_out(entry, info):
                         yield self._file(name, info, is_linked=is_linked or entry.is_symlink())
                 elif below := self._step(states, entry.name):
+                    if entry.name == SCHEMA_DIRECTORY:
+                        continue
                     if _is_hidden_directory(entry.name):
                         self._left_out.add("hidden", entry.path)
                     else:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from curator_core.errors import DataError
 from curator_core.io.atomic import create_file
 from curator_core.io.files import reading, writing
+from curator_core.io.listing import SCHEMA_DIRECTORY
 from curator_core.io.schema import footer, from_footer
 
 __all__ = ["SettledSchema"]
@@ -39,8 +40,8 @@ class SettledSchema:
 
     def __init__(self, fs: Any, directory: str, url: str) -> None:
         self._fs = fs
-        self._directory = f"{directory.rstrip('/')}/_schema"
-        self._url = f"{url.rstrip('/')}/_schema"
+        self._directory = f"{directory.rstrip('/')}/{SCHEMA_DIRECTORY}"
+        self._url = f"{url.rstrip('/')}/{SCHEMA_DIRECTORY}"
         self._version = 0
         self.schema: pa.Schema | None = None
 
