@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_DIRECTORY", "Found", "LeftOut", "list_files"]
 
 SCHEMA_DIRECTORY = "_schema"
-"""Where `ParquetWriter` keeps the schema of a directory's files: not data, so nobody has to hear that it is left out."""
+"""Where `ParquetWriter` keeps the schema of a directory's files: not data, and not reported as left out."""
 
 _MAGIC = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
