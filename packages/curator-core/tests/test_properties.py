@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import given
@@ -45,7 +46,9 @@ def run(stages: list[Scripted], data: list[int]) -> tuple[Any, Recorder, list[Ta
     tasks = [Task(data=one) for one in data]
     for number, task in enumerate(tasks):
         task.metadata["origin"] = number
-    result = Pipeline("p", stages).run(initial_tasks=tasks, observers=[recorder], on_error="skip")
+    result = Pipeline("p", stages).run(
+        initial_tasks=tasks, observers=[recorder], on_error="skip", max_failures=math.inf
+    )
     return result, recorder, tasks
 
 
@@ -107,6 +110,6 @@ def test_a_source_gives_what_initial_tasks_give(stages, count):
                 yield new
 
     fed, _, _ = run(stages, list(range(count)))
-    sourced = Pipeline("p", [Source(), *stages]).run(on_error="skip")
+    sourced = Pipeline("p", [Source(), *stages]).run(on_error="skip", max_failures=math.inf)
     assert [(t.task_id, t.data, t.metadata) for t in sourced] == [(t.task_id, t.data, t.metadata) for t in fed]
     assert sourced.lost == ()

@@ -19,6 +19,7 @@ from curator_core.history import Place
 from curator_core.logs import StageWork, at_work
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
 from curator_core.source import SourceAttempt
+from curator_core.streamed import StreamedAttempt
 from curator_core.task import RootNames
 from curator_core.tries import Tries, keeps_inputs
 from curator_core.view import StageView, read_stage
@@ -116,6 +117,7 @@ class BaseStageAdapter:
         bundle_id: The bundle that the tasks at hand came in; empty where they travelled alone.
         roots: Names the tasks that begin a lineage, where the stage is a source.
         is_isolated: Whether the stage is held by a process of its own.
+        streams: Whether the outputs of a generator go on one by one. Not where a failure is to take them all along.
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
@@ -131,6 +133,7 @@ class BaseStageAdapter:
         self.bundle_id = ""
         self.roots = RootNames()
         self.is_isolated = False
+        self.streams = False
         self._loop: EventLoop | None = None
 
     @property
@@ -146,6 +149,10 @@ class BaseStageAdapter:
         """Say which run this is part of, and where its reports go."""
         self.context = context
         self._sink = sink
+        view = self.view
+        is_called_once = view.batch_size == 1 and view.max_attempts == 1 and not (view.batched or view.concurrency)
+        ends_at_failure = context.on_error == "raise" and context.manifests_of != view.index
+        self.streams = is_called_once and ends_at_failure and not is_isolated(view, context)
 
     @property
     def parts_batches(self) -> bool:
@@ -316,6 +323,27 @@ class BaseStageAdapter:
         if attempt.error is not None and not attempt.comes_again and self.context.on_error == "raise":
             raise stage_error(attempt.error, self.view.name, attempt.doing)
 
+    def stream_one(self, task: Any) -> list[Any] | Generator[Any, None, None]:
+        """As `process_batch`, for one task of a stage that `streams`: a generator's outputs as they are made.
+
+        Raises:
+            StageError: As `process_batch`, also while outputs are read.
+        """
+        attempt = StreamedAttempt(self, task)
+        outputs = attempt.execute()
+        if attempt.generator is not None:
+            return self._streamed(attempt)
+        self._sink(attempt.close())
+        self._raise_error(attempt)
+        return outputs
+
+    def _streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
+        try:
+            yield from attempt.stream()
+        finally:
+            self._sink(attempt.close())
+        self._raise_error(attempt)
+
     def process_source(self, task: Any) -> Generator[Any, None, None]:
         """Run a source on its one task, handing on each output as soon as it is made.
 
@@ -329,12 +357,7 @@ class BaseStageAdapter:
         if view.batched or view.max_attempts > 1 or is_limited:  # what has been handed on cannot be taken back
             yield from self.process_batch([task])
             return
-        attempt = SourceAttempt(self, task)
-        try:
-            yield from attempt.stream()
-        finally:
-            self._sink(attempt.close())
-        self._raise_error(attempt)
+        yield from self._streamed(SourceAttempt(self, task))
 
 
 def is_isolated(view: StageView, context: RunContext) -> bool:

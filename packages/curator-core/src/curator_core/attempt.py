@@ -288,8 +288,10 @@ class Attempt:
         self._errors[number] = error
         return _FAILED
 
-    def _adopt(self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...]) -> Sequence[Any]:
-        """Put the framework's state on what came out of an input, and give it as a sequence."""
+    def _adopt(
+        self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...], first: int = 0
+    ) -> Sequence[Any]:
+        """Put the framework's state on what came out of an input, numbered from `first`; give it as a sequence."""
         is_list = isinstance(entry, LISTS)
         made = entry if is_list else (entry,)
         parent_id = parent[0]
@@ -304,7 +306,7 @@ class Attempt:
             if not parent_id:
                 task_id = self.adapter.roots.name(task)
             else:
-                task_id = child_id(parent_id, index) if is_list else parent_id
+                task_id = child_id(parent_id, first + index) if is_list else parent_id
             task.__dict__["_state"] = (task_id, perf, own)  # as `stamp`, which is a call for each task
         return made
 

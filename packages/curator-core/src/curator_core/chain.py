@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,10 +88,17 @@ class Chain:
 
     def _work(self, level: int, outputs: list[Any]) -> None:
         batch = self._waiting[level]
-        if batch:
-            if self._stop is not None and self._stop.signal:  # a stage has swallowed what the signal raised
-                self._stop.check()
-            self._waiting[level] = []
-            made = self.adapters[level].process_batch(batch)
-            del batch  # not to be held while what came of it goes on
+        if not batch:
+            return
+        if self._stop is not None and self._stop.signal:  # a stage has swallowed what the signal raised
+            self._stop.check()
+        self._waiting[level] = []
+        adapter = self.adapters[level]
+        made = adapter.stream_one(batch[0]) if adapter.streams else adapter.process_batch(batch)
+        del batch  # not to be held while what came of it goes on
+        if isinstance(made, list):
             self._drop(level + 1, made, outputs)
+            return
+        with closing(made):  # where a later stage fails it is not read to its end
+            for task in made:
+                self._drop(level + 1, [task], outputs)

@@ -116,7 +116,8 @@ class ProcessingStage(Generic[X, Y]):
 
         Returns:
             A task (it keeps the id), a list of tasks (each gets an id of its own, also where there is
-            one), or None to drop the task. A generator counts as a list; that of a source is read lazily.
+            one), or None to drop the task. A generator counts as a list. It is read lazily in a source, and
+            where a run ends at its first failure and the stage has one attempt.
         """
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import Counter
@@ -62,7 +63,8 @@ def test_outputs_ids_and_counts_are_those_of_one_worker():
 )
 def test_random_pipelines_give_what_one_worker_gives(stages, data):
     here, there = (
-        Pipeline("p", stages).run(executor, tasks(*data), on_error="skip") for executor in (LocalExecutor(), TWO)
+        Pipeline("p", stages).run(executor, tasks(*data), on_error="skip", max_failures=math.inf)
+        for executor in (LocalExecutor(), TWO)
     )
     assert [(task.task_id, task.data) for task in there] == [(task.task_id, task.data) for task in here]
     counts = [[(s.tasks_in, s.tasks_out, s.tasks_filtered, s.tasks_failed) for s in r.stages] for r in (here, there)]
@@ -226,6 +228,8 @@ def test_a_source_that_fails_half_way_ends_the_run_in_good_order(tmp_path):
     events = [(event.stage, event.event) for event in journal.read()]
     assert events[-1] == ("source", "teardown")
     assert ("source", "closed") in events
-    result = Pipeline("p", stages).run(TWO, on_error="skip")  # with the executor of the run that failed
+    result = Pipeline("p", stages).run(
+        TWO, on_error="skip", max_failures=math.inf
+    )  # with the executor of the run that failed
     assert [task.data for task in result] == [1]
     assert (result.stages[0].tasks_failed, result.stages[0].tasks_out) == (1, 1)
