@@ -30,7 +30,7 @@ from curator_core import (
     current_work,
     processing_stage,
 )
-from curator_core.logs import marked_records
+from curator_core.logs import RecordBuffer, marked_records
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
 from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -524,3 +524,34 @@ def test_a_record_factory_that_is_set_during_a_run_stays(caplog):
         logging.setLogRecordFactory(before)
     assert all(record.theirs for record in caplog.records)
     assert [mark[:2] for mark in marks(caplog)] == [("set", "install"), ("next", "say")]
+
+
+def test_a_record_that_is_sent_on_twice_says_all_once():
+    first, second = RecordBuffer(), RecordBuffer()
+    logger = logging.getLogger("sent")
+    logger.addHandler(first)
+    try:
+        for _ in range(3):
+            try:
+                raise ValueError("the reason")
+            except ValueError:
+                logger.exception("task %d", 7)
+    finally:
+        logger.removeHandler(first)
+    for record in first.take():
+        second.handle(record)
+    (record,) = second.take()
+    text = logging.Formatter().format(record)
+    assert text.startswith("task 7\nTraceback")
+    assert text.count("ValueError: the reason") == 1
+    assert (record.curator_template, record.curator_times) == ("task %d", 3)
+
+
+def test_what_is_too_much_is_counted():
+    buffer = RecordBuffer()
+    for number in range(60):
+        buffer.handle(logging.LogRecord("many", logging.WARNING, __file__, 1, "number %d", (number,), None))
+    *kept, last = buffer.take()
+    assert [record.getMessage() for record in kept] == [f"number {number}" for number in range(50)]
+    assert last.getMessage() == "10 more warnings are not shown"
+    assert buffer.take() == []

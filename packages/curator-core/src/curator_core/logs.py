@@ -55,7 +55,8 @@ class StageWork(NamedTuple):
 
 
 _NO_WORK = StageWork()
-_MAX_KEPT = 100  # records of one call
+_MAX_KEPT = 50  # different records, until they are taken
+_MAX_TEXT = 2_000  # characters of one
 
 
 class Caller(Protocol):
@@ -112,29 +113,61 @@ def relay(records: Iterable[logging.LogRecord]) -> None:
 
 
 class RecordBuffer(logging.Handler):
-    """Keeps records of WARNING and above, as they can be sent to another process, until they are taken."""
+    """Keeps records of WARNING and above, as they can be sent to another process, until they are taken.
+
+    A record that was kept says in ``msg`` what it said, with its traceback, and has two attributes more:
+    ``curator_template``, what it was made with, and ``curator_times``, how often the same was said.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._formatter = logging.Formatter()
-        self._records: list[logging.LogRecord] = []
+        self._records: dict[tuple[str, str], logging.LogRecord] = {}
+        self._others = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record as text."""
-        if len(self._records) == _MAX_KEPT:
-            return
+        """Keep a record, or count it."""
         try:
-            text = self._formatter.format(record)
+            text = _shortened(self._formatter.format(record))
         except Exception:  # noqa: BLE001 - of the arguments of a record, which are the user's
             self.handleError(record)
             return
-        plain = {name: value for name, value in vars(record).items() if isinstance(value, str | int | float)}
-        self._records.append(logging.makeLogRecord({**plain, "msg": text, "message": text, "args": None}))
+        times: int = getattr(record, "curator_times", 1)
+        known: Any = self._records.get((record.name, text))
+        if known is not None:
+            known.curator_times += times
+        elif len(self._records) == _MAX_KEPT:
+            self._others += times
+        else:
+            self._records[record.name, text] = _plain(record, text, times)
 
     def take(self) -> list[logging.LogRecord]:
         """What was kept since the last time."""
-        records, self._records = self._records, []
+        with self.lock:  # type: ignore[union-attr]  # each handler has one
+            records, self._records = [*self._records.values()], {}
+            others, self._others = self._others, 0
+        if others:
+            text = f"{others} more warnings are not shown"
+            last = records[-1]
+            more = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+            more.created = last.created
+            records.append(_plain(more, text, 1))
         return records
+
+
+def _plain(record: logging.LogRecord, text: str, times: int) -> logging.LogRecord:
+    """A record that says a text, and holds nothing but plain values."""
+    # The text has the traceback in it: a formatter would add what it finds as `exc_text` once more.
+    own = {"msg": text, "message": text, "args": None, "exc_text": None, "stack_info": None, "curator_times": times}
+    template = getattr(record, "curator_template", str(record.msg)[:_MAX_TEXT])
+    plain = {name: value for name, value in vars(record).items() if isinstance(value, str | int | float)}
+    return logging.makeLogRecord({**plain, **own, "curator_template": template})
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a text: a traceback says in its last line what was wrong."""
+    half = _MAX_TEXT // 2
+    return text if len(text) <= _MAX_TEXT else f"{text[:half]}\n…\n{text[-half:]}"
 
 
 @contextmanager

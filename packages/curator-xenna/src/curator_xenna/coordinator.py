@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curator_core.errors import ClusterError
 
 if TYPE_CHECKING:
+    from logging import LogRecord
+
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
     from curator_xenna.parcel import Parcel
-    from curator_xenna.worker_logs import LoggedRecord
 
 __all__ = ["Coordinator", "Delivery", "LateCoordinator", "Work", "WorkerEntry"]
 
@@ -96,7 +97,7 @@ class Delivery(NamedTuple):
     outputs_ref: ObjectRef[Parcel] | None
     is_primary: bool
     sent_unix_ns: int
-    logs: tuple[LoggedRecord, ...] = ()
+    logs: tuple[LogRecord, ...] = ()
     round_trip_ns: int = 0
     received_unix_ns: int = 0
     is_repeated: bool = False

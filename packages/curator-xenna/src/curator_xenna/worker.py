@@ -20,7 +20,7 @@ from curator_core.task import digest
 from curator_core.wire import pack_reports
 from curator_xenna.coordinator import Delivery, LateCoordinator, Work, WorkerEntry
 from curator_xenna.parcel import Parcel
-from curator_xenna.worker_logs import LogBuffer
+from curator_xenna.worker_logs import log_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class WorkerLink:
         self._worker_id = self._node_id = ""
         self._unit = ""
         self._round_trip_ns = 0
-        self._logs = LogBuffer()
+        self._logs = log_buffer()
         self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -125,7 +125,7 @@ class WorkerLink:
             outputs_ref,
             is_primary,
             sent_unix_ns=time.time_ns(),
-            logs=self._logs.take(),
+            logs=tuple(self._logs.take()),
             round_trip_ns=self._round_trip_ns,
         )
         start = time.perf_counter_ns()

@@ -5,102 +5,30 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from curator_core.logs import RecordBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LogBuffer", "LoggedRecord", "WorkerLogs"]
+__all__ = ["WorkerLogs", "log_buffer"]
 
-_MAX_RECORDS = 50  # different ones in a delivery
-_MAX_TEXT = 2_000  # characters of one
 _SHOWN = 5  # different ones that one line of code makes; the others are counted
 _ENGINES = ("ray", "cosmos_xenna")  # have ways of their own to the driver
-_FORMATTER = logging.Formatter()
 
 _Line: TypeAlias = tuple[str, str, int]  # of code: logger, file, number
 
 
-class LoggedRecord(NamedTuple):
-    """A log record of a worker, in plain values.
-
-    Attributes:
-        logger: Name of its logger.
-        level: Its level.
-        template: What it was made with, before arguments were put in.
-        text: What it says, with its traceback.
-        pathname: The file that made it, on the worker.
-        lineno: The line there.
-        created: When, in seconds since 1970, by the clock of the worker's node.
-        run_id: The run.
-        stage: The stage; empty outside of one, as are the next two.
-        task_id: The task.
-        batch_id: The batch.
-        times: How often the same was said.
-    """
-
-    logger: str
-    level: int
-    template: str
-    text: str
-    pathname: str
-    lineno: int
-    created: float
-    run_id: str = ""
-    stage: str = ""
-    task_id: str = ""
-    batch_id: str = ""
-    times: int = 1
+def log_buffer() -> RecordBuffer:
+    """A handler that keeps what a worker logs, but for its engines, until the next delivery."""
+    buffer = RecordBuffer()
+    buffer.addFilter(_is_not_of_engines)
+    return buffer
 
 
-class LogBuffer(logging.Handler):
-    """Keeps what a worker logs at WARNING and above until the next delivery."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._records: dict[tuple[str, str], LoggedRecord] = {}
-        self._others = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record, or count it."""
-        if record.name.partition(".")[0] in _ENGINES:
-            return
-        try:
-            text = _shortened(_FORMATTER.format(record))
-        except Exception:  # noqa: BLE001 - of the arguments of a record, which are the user's
-            self.handleError(record)
-            return
-        key = record.name, text
-        known = self._records.get(key)
-        if known is not None:
-            self._records[key] = known._replace(times=known.times + 1)
-        elif len(self._records) == _MAX_RECORDS:
-            self._others += 1
-        else:
-            run_id, stage, task_id, batch_id = _marks_of(record)
-            self._records[key] = LoggedRecord(
-                record.name,
-                record.levelno,
-                str(record.msg)[:_MAX_TEXT],
-                text,
-                record.pathname,
-                record.lineno,
-                record.created,
-                run_id,
-                stage,
-                task_id,
-                batch_id,
-            )
-
-    def take(self) -> tuple[LoggedRecord, ...]:
-        """What was logged since the last time."""
-        with self.lock:  # type: ignore[union-attr]  # each handler has one
-            records, self._records = [*self._records.values()], {}
-            others, self._others = self._others, 0
-        if others:
-            text = f"{others} more warnings of this worker are not shown"
-            records.append(LoggedRecord(__name__, logging.WARNING, text, text, __file__, 0, records[-1].created))
-        return tuple(records)
+def _is_not_of_engines(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] not in _ENGINES
 
 
 class WorkerLogs:
@@ -116,16 +44,17 @@ class WorkerLogs:
         self._hidden = Counter[_Line]()
         self._templates: dict[_Line, str] = {}
 
-    def show(self, records: Iterable[LoggedRecord], worker_id: str) -> None:
-        """Log what came with a delivery."""
+    def show(self, records: Iterable[logging.LogRecord], worker_id: str) -> None:
+        """Log what came with a delivery: records of a `RecordBuffer`."""
+        record: Any  # with the attributes that it adds
         for record in () if self._is_shown_already else records:
-            key = record.logger, record.pathname, record.lineno
+            key = record.name, record.pathname, record.lineno
             shown = self._shown.setdefault(key, set())
-            if record.text in shown or len(shown) == _SHOWN:
-                self._hidden[key] += record.times
+            if record.msg in shown or len(shown) == _SHOWN:
+                self._hidden[key] += record.curator_times
                 continue
-            shown.add(record.text)
-            self._templates[key] = record.template
+            shown.add(record.msg)
+            self._templates[key] = record.curator_template
             _log(record, worker_id)
 
     def close(self) -> None:
@@ -135,36 +64,12 @@ class WorkerLogs:
         self._hidden.clear()
 
 
-def _marks_of(record: logging.LogRecord) -> list[str]:
-    """Run, stage, task and batch, which workers mark their records with; empty outside of a stage."""
-    names = ("curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id")
-    return [str(getattr(record, name, "")) for name in names]
-
-
-def _shortened(text: str) -> str:
-    """The beginning and the end of a text: a traceback says in its last line what was wrong."""
-    half = _MAX_TEXT // 2
-    return text if len(text) <= _MAX_TEXT else f"{text[:half]}\n…\n{text[-half:]}"
-
-
-def _log(record: LoggedRecord, worker_id: str) -> None:
-    logger = logging.getLogger(record.logger)
-    if not logger.isEnabledFor(record.level):
+def _log(record: Any, worker_id: str) -> None:
+    logger = logging.getLogger(record.name)
+    if not logger.isEnabledFor(record.levelno):
         return
-    times = f", {record.times} times" if record.times > 1 else ""
-    whose = f"stage '{record.stage}', " if record.stage else ""
-    attributes = {
-        "name": record.logger,
-        "levelno": record.level,
-        "levelname": logging.getLevelName(record.level),
-        "msg": "%s  [%sworker %s%s]",
-        "args": (record.text, whose, worker_id, times),
-        "created": record.created,
-        "pathname": record.pathname,
-        "lineno": record.lineno,
-        "curator_run_id": record.run_id,
-        "curator_stage": record.stage,
-        "curator_task_id": record.task_id,
-        "curator_batch_id": record.batch_id,
-    }
-    logger.handle(logging.makeLogRecord(attributes))
+    times = f", {record.curator_times} times" if record.curator_times > 1 else ""
+    stage = getattr(record, "curator_stage", "")
+    whose = f"stage '{stage}', " if stage else ""
+    record.msg, record.args = "%s  [%sworker %s%s]", (record.msg, whose, worker_id, times)
+    logger.handle(record)
