@@ -113,7 +113,8 @@ class ConcurrentAttempt(Attempt):
 
     def _inspect(self) -> dict[int, Failed]:
         failed = super()._inspect()
-        self._sizes = [(0, 0) if number in failed else _size_of(task) for number, task in enumerate(self.tasks)]
+        if self.snapshot is not None:  # else there is one attempt, and one report of all of them
+            self._sizes = [(0, 0) if number in failed else _size_of(task) for number, task in enumerate(self.tasks)]
         return failed
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
