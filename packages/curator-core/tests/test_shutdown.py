@@ -16,6 +16,7 @@ import pytest
 from tests.waiting import DEADLINE_S
 
 from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
+from curator_core.shutdown import Shutdown
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling
 
@@ -227,3 +228,17 @@ def test_what_a_stage_forks_ends_alone() -> None:
 def test_an_invalid_time_to_shut_down(grace: Any) -> None:
     with pytest.raises(ConfigurationError, match="invalid time to shut down"):
         Pipeline("p", [at(0)]).run(initial_tasks=tasks(1), shutdown_grace_s=grace)
+
+
+def test_a_signal_that_comes_while_the_watch_ends_does_no_harm() -> None:
+    shutdown = Shutdown()
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    try:
+        with shutdown.armed(lambda stopped: None):
+            (watch,) = [thread for thread in threading.enumerate() if thread.name == "curator-signals"]
+            shutdown._over.set()
+            send(signal.SIGUSR2)  # wakes the thread, which finds that the run is over, and goes
+            watch.join(DEADLINE_S)
+            assert not watch.is_alive()
+    finally:
+        signal.signal(signal.SIGUSR2, before)

@@ -148,7 +148,8 @@ class Shutdown:
 
     def _end_watch(self, writes: int) -> None:
         self._over.set()
-        with suppress(BlockingIOError):  # where it is full there is enough to read
+        # Where it is full there is enough to read; and a signal that came just now may have let the thread end already.
+        with suppress(BlockingIOError, BrokenPipeError):
             os.write(writes, b"\0")  # closing it is not enough: what a stage has forked may have a copy
 
     def _is_free(self, handler: Any) -> bool:
