@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,11 @@ OF_RAY = ("ray", "pymp-*")  # its directory, and what its dashboard leaves when 
 
 EVERYTHING = "everything"  # a profile of hypothesis, and a marker
 
-# A busy machine is not a failure: no example has a time limit of its own.
-settings.register_profile("few", deadline=None, max_examples=20)
-settings.register_profile("whole", deadline=None, max_examples=20)
-settings.register_profile(EVERYTHING, deadline=None, max_examples=400)
+# A busy machine is not a failure: no example has a time limit of its own, nor has the drawing of it.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", PATIENT, max_examples=20)
+settings.register_profile("whole", PATIENT, max_examples=20)
+settings.register_profile(EVERYTHING, PATIENT, max_examples=400)
 settings.load_profile("few")
 
 

@@ -296,7 +296,7 @@ SETTINGS = {
 @settings(
     max_examples=EXAMPLES,
     phases=[Phase.generate],  # none is tried twice
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 @given(pipelines(2, 4, **SETTINGS), st.integers(1, 300), st.sampled_from([{}, {}, {"fuse": False}, {"bundle": False}]))
 def test_results_are_those_of_stages_by_themselves(
