@@ -47,6 +47,22 @@ class ScriptedBatches(Scripted):
         return [self.process(task) for task in tasks]
 
 
+class ScriptedGenerators(Scripted):
+    """Makes its outputs one by one, so that it fails when one of them has gone on."""
+
+    def action(self, number: int) -> str | int:
+        action = super().action(number)
+        return {KEEP: 1, RENEW: 2, DROP: 0}.get(action, action)  # what a generator gives is a list, also one of one
+
+    def process(self, task: Task[int]) -> Any:
+        action = self.action(task.data)
+        task.metadata[self.name] = task.data
+        for number in range(1 if action == FAIL else int(action)):
+            yield Task(data=task.data + number)
+        if action == FAIL:
+            raise ValueError(f"told to fail at {task.data}")
+
+
 def pipelines(least: int = 1, most: int = 5, **settings: SearchStrategy[Any]) -> SearchStrategy[list[Scripted]]:
     """Stages "s0", "s1", … that act on tasks of whole numbers.
 
@@ -61,7 +77,7 @@ def pipelines(least: int = 1, most: int = 5, **settings: SearchStrategy[Any]) ->
     actions = st.sampled_from([DROP, KEEP, RENEW, FAIL, 0, 1, 2, 3])
     scripts = st.lists(actions, min_size=1, max_size=4)
     drawn = st.fixed_dictionaries({"batch_size": st.integers(1, 5), **settings})
-    kinds = st.sampled_from([Scripted, ScriptedBatches])
+    kinds = st.sampled_from([Scripted, ScriptedBatches, ScriptedGenerators])
     rows = st.lists(st.tuples(kinds, scripts, drawn), min_size=least, max_size=most)
     return rows.map(
         lambda rows: [kind(f"s{number}", script).with_(**given) for number, (kind, script, given) in enumerate(rows)]

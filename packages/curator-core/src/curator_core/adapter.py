@@ -18,8 +18,10 @@ from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.history import Place
 from curator_core.logs import StageWork, at_work
 from curator_core.report import BatchReport, ErrorInfo, WorkerReport
+from curator_core.snapshot import Snapshot
 from curator_core.source import SourceAttempt
 from curator_core.streamed import StreamedAttempt
+from curator_core.streamed_tries import StreamedTries
 from curator_core.task import RootNames
 from curator_core.tries import Tries, keeps_inputs
 from curator_core.view import StageView, read_stage
@@ -117,14 +119,16 @@ class BaseStageAdapter:
         bundle_id: The bundle that the tasks at hand came in; empty where they travelled alone.
         roots: Names the tasks that begin a lineage, where the stage is a source.
         is_isolated: Whether the stage is held by a process of its own.
-        streams: Whether the outputs of a generator go on one by one. Not where a failure is to take them all along.
+        sink: Where reports go.
+        streams: Whether the outputs of a generator go on one by one.
+        takes_back: Whether they do not count where it fails half-way: others are tried, or the run goes on without.
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
         self.processing_stage = processing_stage
         self.view = view if view is not None else read_stage(0, processing_stage)
         self.context = RunContext()
-        self._sink: Callable[[BatchReport | WorkerReport], None] = _nowhere
+        self.sink: Callable[[BatchReport | WorkerReport], None] = _nowhere
         self.place = Place.of(self.view.name, WorkerMetadata().worker_id, NodeInfo().node_id)
         self.pid = os.getpid()
         self.sequence = 0
@@ -133,7 +137,9 @@ class BaseStageAdapter:
         self.bundle_id = ""
         self.roots = RootNames()
         self.is_isolated = False
-        self.streams = False
+        self.streams = self.takes_back = False
+        self._announce: Callable[[str], None] | None = None
+        self._keeps_input = False
         self._loop: EventLoop | None = None
 
     @property
@@ -145,14 +151,35 @@ class BaseStageAdapter:
             self._loop = EventLoop()
         return self._loop
 
-    def bind(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
-        """Say which run this is part of, and where its reports go."""
+    def bind(
+        self,
+        context: RunContext,
+        sink: Callable[[BatchReport | WorkerReport], None],
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        """Say which run this is part of.
+
+        Args:
+            context: The run.
+            sink: Where reports go.
+            announce: Told of an input whose outputs go on before it is reported. Where there is none, what becomes of
+                them waits for that report.
+        """
         self.context = context
-        self._sink = sink
+        self.sink = sink
         view = self.view
-        is_called_once = view.batch_size == 1 and view.max_attempts == 1 and not (view.batched or view.concurrency)
-        ends_at_failure = context.on_error == "raise" and context.manifests_of != view.index
-        self.streams = is_called_once and ends_at_failure and not is_isolated(view, context)
+        is_called_by_task = view.batch_size == 1 and not (view.batched or view.concurrency)
+        # The report of the last stage names all files of its input.
+        is_last_of_files = context.manifests_of == view.index
+        self.streams = is_called_by_task and not is_last_of_files and not is_isolated(view, context)
+        self.takes_back = context.on_error == "skip" or view.max_attempts > 1
+        self._announce = None if self.takes_back else announce
+        self._keeps_input = keeps_inputs(self, 1)
+
+    @property
+    def announces(self) -> bool:
+        """Whether an input is announced before its outputs go on, so that nothing has to wait for its report."""
+        return self._announce is not None
 
     @property
     def parts_batches(self) -> bool:
@@ -260,7 +287,7 @@ class BaseStageAdapter:
         duration_ns: int,
         error: ErrorInfo | None = None,
     ) -> None:
-        self._sink(
+        self.sink(
             WorkerReport(
                 self.context.run_id,
                 self.view.index,
@@ -307,15 +334,23 @@ class BaseStageAdapter:
             StageError: It failed for good, and the run is to end at that.
         """
         outputs = attempt.execute()
-        self._sink(attempt.close())
-        self._raise_error(attempt)
+        self.report_attempt(attempt)
         return outputs
+
+    def report_attempt(self, attempt: Attempt) -> None:
+        """Report an attempt that has been made.
+
+        Raises:
+            StageError: As `run_attempt`.
+        """
+        self.sink(attempt.close())
+        self._raise_error(attempt)
 
     def run_concurrently(self, attempt: ConcurrentAttempt) -> list[Any]:
         """As `run_attempt`, for a stage whose calls are under way at once."""
         outputs = attempt.execute()
         for report in attempt.reports():
-            self._sink(report)
+            self.sink(report)
         self._raise_error(attempt)
         return outputs
 
@@ -323,25 +358,38 @@ class BaseStageAdapter:
         if attempt.error is not None and not attempt.comes_again and self.context.on_error == "raise":
             raise stage_error(attempt.error, self.view.name, attempt.doing)
 
-    def stream_one(self, task: Any) -> list[Any] | Generator[Any, None, None]:
+    def stream_one(self, task: Any, ahead: int) -> list[Any] | Generator[Any, None, None]:
         """As `process_batch`, for one task of a stage that `streams`: a generator's outputs as they are made.
+
+        Args:
+            task: The input.
+            ahead: How many outputs are made before the first one goes on, where nothing is announced.
+
+        Returns:
+            The outputs: a list, or one by one, with `TAKEN_BACK` after those of an attempt that failed.
 
         Raises:
             StageError: As `process_batch`, also while outputs are read.
         """
-        attempt = StreamedAttempt(self, task)
+        snapshot = Snapshot.of([task], self.view.name) if self._keeps_input else None
+        attempt = StreamedAttempt(self, task, snapshot=snapshot)
+        del task  # not to be held while what came of it goes on
         outputs = attempt.execute()
-        if attempt.generator is not None:
-            return self._streamed(attempt)
-        self._sink(attempt.close())
-        self._raise_error(attempt)
-        return outputs
+        if attempt.generator is None and not attempt.comes_again:
+            self.report_attempt(attempt)
+            return outputs
+        if self._announce is None:
+            return StreamedTries(self, attempt).run(ahead)
+        self._announce(attempt.tasks[0].task_id)
+        return self.read_streamed(attempt)
 
-    def _streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
+    def read_streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
+        """Hand on the outputs of an attempt; then report it."""
         try:
             yield from attempt.stream()
         finally:
-            self._sink(attempt.close())
+            if attempt.has_ended:
+                self.sink(attempt.close())
         self._raise_error(attempt)
 
     def process_source(self, task: Any) -> Generator[Any, None, None]:
@@ -357,7 +405,7 @@ class BaseStageAdapter:
         if view.batched or view.max_attempts > 1 or is_limited:  # what has been handed on cannot be taken back
             yield from self.process_batch([task])
             return
-        yield from self._streamed(SourceAttempt(self, task))
+        yield from self.read_streamed(SourceAttempt(self, task))
 
 
 def is_isolated(view: StageView, context: RunContext) -> bool:

@@ -6,13 +6,18 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+from curator_core.provisional import Provisional
+from curator_core.streamed import TAKEN_BACK
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
     from curator_core.shutdown import Shutdown
 
 __all__ = ["Chain"]
+
+_AHEAD = 4  # batches of the following stages that a generator makes before it costs those a batch that is not full
 
 
 class Chain:
@@ -30,6 +35,8 @@ class Chain:
         self.adapters = tuple(adapters)
         self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
+        sizes = [adapter.view.batch_size for adapter in adapters]
+        self._ahead = [max(1, _AHEAD * (max(sizes[number + 1 :], default=1) - 1)) for number in range(len(sizes))]
         for adapter in self.adapters[1:]:
             adapter.clock = self.adapters[0].clock
 
@@ -94,11 +101,28 @@ class Chain:
             self._stop.check()
         self._waiting[level] = []
         adapter = self.adapters[level]
-        made = adapter.stream_one(batch[0]) if adapter.streams else adapter.process_batch(batch)
+        made = adapter.stream_one(batch[0], self._ahead[level]) if adapter.streams else adapter.process_batch(batch)
         del batch  # not to be held while what came of it goes on
         if isinstance(made, list):
             self._drop(level + 1, made, outputs)
-            return
+        elif adapter.announces:
+            self._read(level + 1, made, outputs)
+        else:
+            self._read_provisionally(level + 1, made, outputs)
+
+    def _read(self, level: int, made: Generator[Any, None, None], outputs: list[Any]) -> None:
         with closing(made):  # where a later stage fails it is not read to its end
             for task in made:
-                self._drop(level + 1, [task], outputs)
+                self._drop(level, [task], outputs)
+
+    def _read_provisionally(self, level: int, made: Generator[Any, None, None], outputs: list[Any]) -> None:
+        """As `_read`, where what comes of the outputs waits until they are known to count."""
+        for each in range(level, len(self.adapters)):
+            self._work(each, outputs)  # what other inputs gave is not to share a batch with what may be taken back
+        with Provisional(self.adapters[level:], outputs) as following, closing(made):
+            for task in made:
+                if task is TAKEN_BACK:
+                    self._waiting[level:] = [[] for _ in self.adapters[level:]]
+                    following.take_back()
+                else:
+                    self._drop(level, [task], following.outputs)

@@ -148,7 +148,7 @@ class LocalExecutor(BaseExecutor):
 
     def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
         adapter = BaseStageAdapter(view.fresh_stage(), view)
-        adapter.bind(run.context, run.report)
+        adapter.bind(run.context, run.report, run.announce)
         adapter.roots = run.new_names()
         return adapter
 

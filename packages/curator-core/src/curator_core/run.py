@@ -194,6 +194,10 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
+    def announce(self, task_id: str) -> None:
+        """The outputs of an input go on, and are reported before it is."""
+        self._sources.announce(task_id)
+
     def hold(self, tasks: Iterable[Any] = ()) -> None:
         """Keep source tasks until they are finished, so that `begin_again` can give them back.
 

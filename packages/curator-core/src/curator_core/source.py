@@ -11,11 +11,25 @@ from curator_core.streamed import StreamedAttempt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from curator_core.adapter import BaseStageAdapter
+
 __all__ = ["SourceAttempt"]
 
 
 class SourceAttempt(StreamedAttempt):
-    """One attempt at a source, whose one input is handed to it and whose outputs are read one by one by `stream`."""
+    """One attempt at a source, whose one input is handed to it and whose outputs are read one by one by `stream`.
+
+    Its outputs are accounted for by themselves: they count whatever becomes of it, also where it is interrupted.
+    """
+
+    has_ended = True
+
+    def __init__(self, adapter: BaseStageAdapter, task: Any) -> None:
+        super().__init__(adapter, task)
+        self._takes_back = False
+
+    def _end_with(self, exc: BaseException) -> None:
+        self._blame(exc)
 
     def _begin(self) -> Iterable[Any]:
         adapter = self.adapter

@@ -36,11 +36,11 @@ class Finished(NamedTuple):
 class _Open:
     """A source task under way."""
 
-    __slots__ = ("failed", "live", "manifests", "tallies")
+    __slots__ = ("announced", "failed", "live", "manifests", "tallies")
 
     def __init__(self) -> None:
-        self.live = 1
-        self.failed = 0
+        self.live = 1  # short of the outputs of those that are announced
+        self.announced = self.failed = 0
         self.manifests: tuple[Manifest, ...] = ()
         self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
 
@@ -56,9 +56,9 @@ class _Open:
 class SourceAccounts:
     """Counts, for each source task, how many of its descendants are still on their way.
 
-    A report says how many tasks came of each input; a worker's report is known before its outputs can move on, so the
-    count is nought only when there is nothing left. What is finished is forgotten: memory is in proportion to the
-    source tasks that are not. Each report is to be told once.
+    A report says how many tasks came of each input; it is entered before those of its outputs, or the input has been
+    announced, so the count is zero only when there is nothing left. What is finished is forgotten: memory is in
+    proportion to the source tasks that are not. Enter each report once.
 
     Args:
         last: Index of the last stage.
@@ -74,6 +74,7 @@ class SourceAccounts:
         self._last, self._first = last, first
         self.may_begin_again = False
         self._open: dict[str, _Open | None] = {}  # None: nothing is known of it yet
+        self._announced: set[str] = set()
         self.admitted = 0
 
     def admit(self, source_id: str) -> None:
@@ -83,6 +84,14 @@ class SourceAccounts:
         self.admitted += 1
         if self._first <= self._last:  # else there is no stage after the source
             self._open[source_id] = None
+
+    def announce(self, task_id: str) -> None:
+        """The outputs of a task go on, and may be reported before it is: what it descends from is not finished yet."""
+        source_id = self.source_of(task_id)
+        if source_id is not None:
+            known = self._open[source_id] = self._open[source_id] or _Open()
+            known.announced += 1
+            self._announced.add(task_id)
 
     @property
     def unfinished(self) -> list[str]:
@@ -115,9 +124,12 @@ class SourceAccounts:
             if self.may_begin_again:
                 known.enter(stage, kind, count)
             known.live += (0 if is_last else count) - 1
+            if task_id in self._announced:
+                self._announced.discard(task_id)
+                known.announced -= 1
             known.failed += kind == "failed"
             known.manifests += manifests.get(task_id, ())
-            if not known.live:
+            if not (known.live or known.announced):
                 del self._open[source_id]
                 finished.append(Finished(source_id, known.failed, known.manifests))
         return finished

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import BaseStageAdapter
     from curator_core.history import PerfRow
-    from curator_core.report import OutcomeKind
+    from curator_core.snapshot import Snapshot
 
-__all__ = ["StreamedAttempt"]
+__all__ = ["TAKEN_BACK", "StreamedAttempt"]
+
+TAKEN_BACK = object()
+"""Follows the outputs of an attempt that failed, where they do not count."""
 
 _END = object()
 
@@ -31,18 +34,30 @@ class StreamedAttempt(Attempt):
     Args:
         adapter: Whose stage is called.
         task: The input.
+        number: From 1.
+        snapshot: The input as it first came; None where it cannot be restored, and this attempt is the last.
 
     Attributes:
         generator: What the stage returned after `execute`, where that is still to be read by `stream`.
+        has_ended: Whether it came to an outcome after `stream`. One that a signal interrupts has none.
     """
 
     generator: Iterator[Any] | None = None
+    has_ended = False
 
-    def __init__(self, adapter: BaseStageAdapter, task: Any) -> None:
-        super().__init__(adapter, [task], 1, last=True)
+    def __init__(
+        self, adapter: BaseStageAdapter, task: Any, number: int = 1, *, snapshot: Snapshot | None = None
+    ) -> None:
+        last = snapshot is None or number >= adapter.view.max_attempts
+        tasks = [task] if snapshot is None else snapshot.restore()
+        super().__init__(adapter, tasks, number, last=last, snapshot=snapshot)
+        self._takes_back = adapter.takes_back
 
     def stream(self) -> Generator[Any, None, None]:
-        """Hand on the outputs one by one. Only the stage's own time is counted, and none that is spent on them."""
+        """Hand on the outputs one by one, and `TAKEN_BACK` after them where a failure takes them along.
+
+        Only the stage's own time is counted, and none that is spent on the outputs.
+        """
         self._pid = this_process.pid
         count, made = 0, None
         perf: tuple[PerfRow, ...] = ()
@@ -61,20 +76,36 @@ class StreamedAttempt(Attempt):
                 post.caller = before
                 try:
                     yield output
+                except GeneratorExit:  # a later stage failed: what was made counts, and the rest is not made
+                    self.has_ended = True
+                    return
                 finally:  # what was done with it further down is not this stage's time, also where that failed
                     post = this_thread.post
                     before, post.caller = post.caller, self
                     self._start_clock()
+            self.has_ended = True
         except BaseException as exc:  # noqa: BLE001 - as in `execute`
             check_failure(exc, self._pid)
-            self._blame(exc)
-        finally:  # also where nobody listens any longer, because a later stage failed
+            self._end_with(exc)
+        finally:
             self._close_generator(made)
             post.caller = before
             self._add_clock()
             self._metrics.update(self._recorder.take())
-            kind: OutcomeKind = "failed" if self.error else "out" if count else "filtered"
-            self._outcomes = {0: (kind, count)}
+            self._count(count)
+        if count and self.error is not None and self._takes_back:
+            yield TAKEN_BACK
+
+    def _end_with(self, exc: BaseException) -> None:
+        self.has_ended = True
+        self._fail(exc)
+
+    def _count(self, made: int) -> None:
+        """Say what became of the input, unless it failed and `_fail` has said so."""
+        if self.error is None:
+            self._outcomes = {0: ("out" if made else "filtered", made)}
+        elif not self._takes_back:
+            self._outcomes = {0: ("failed", made)}
 
     def _begin(self) -> Iterable[Any]:
         return self.generator or ()
@@ -93,11 +124,13 @@ class StreamedAttempt(Attempt):
         except BaseException as exc:  # noqa: BLE001 - as in `execute`
             check_failure(exc, self._pid)
             if self.error is None:
-                self._blame(exc)
+                self._end_with(exc)
 
     # --- where it is no generator, everything is as for any batch -----------------------------------------
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
+        if not tasks:  # the stage must not see it
+            return
         entry = self.adapter.processing_stage.process(tasks[0])
         if self._pid != this_process.pid:
             leave_fork()
