@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEADLINE_S = 120  # for what comes soon
+NEVER_S = 3600  # for a limit that a run does not reach, however busy the machine is
 
 
 def wait_until(condition: Callable[[], object], what: str = "", seconds: float = DEADLINE_S) -> None:

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NEVER_S
 
 from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
 from curator_core.shutdown import Shutdown
@@ -140,7 +140,7 @@ def finalize() -> None:
 
 @pytest.mark.parametrize("work", [swallow, fail_of_it, run_inside, in_asyncio, finalize])
 def test_whatever_the_stage_makes_of_it(work: Callable[[], Any], tmp_path: Path) -> None:
-    stopped = stopped_by(Pipeline("p", [at(2, work)]), checkpoint=tmp_path, on_error="skip", shutdown_grace_s=60)
+    stopped = stopped_by(Pipeline("p", [at(2, work)]), checkpoint=tmp_path, on_error="skip", shutdown_grace_s=NEVER_S)
     assert stopped.result is not None
     assert stopped.result.state == "terminated"
     again = Pipeline("p", [at(0)]).run(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.waiting import DEADLINE_S, wait_until
+from tests.waiting import DEADLINE_S, NEVER_S, wait_until
 
 from curator_core import ExecutorError, Pipeline
 
@@ -81,7 +81,7 @@ INTERRUPTED = """
 
 
 def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
-    running = script(INTERRUPTED.format(grace=20, work="return task"))
+    running = script(INTERRUPTED.format(grace=NEVER_S, work="return task"))
     assert [running.line(), running.line()] == ["ready", "ready"]
     running.interrupt()
     code, out, err = running.end()
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
 
 
 def test_ctrl_c_while_workers_start_shows_one_traceback(script):
-    running = script(INTERRUPTED.format(grace=20, work="return task"))
+    running = script(INTERRUPTED.format(grace=NEVER_S, work="return task"))
     wait_until(running.workers)
     running.interrupt()
     code, _, err = running.end()
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_workers_that_do_not_answer(script):
 
 
 def test_workers_end_with_a_driver_that_is_killed(script):
-    running = script(INTERRUPTED.format(grace=20, work="__import__('threading').Event().wait()"))
+    running = script(INTERRUPTED.format(grace=NEVER_S, work="__import__('threading').Event().wait()"))
     assert [running.line(), running.line()] == ["ready", "ready"]
     running.process.kill()
     running.process.wait()

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.waiting import wait_until
+from tests.waiting import NEVER_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def test_the_run_is_torn_down_and_accounted_for(
 ) -> None:
     checkpoint = tmp_path / "progress"
     running = script(
-        STOPPED.format(workers=workers, isolated=isolated, hangs=False, checkpoint=str(checkpoint), grace=60)
+        STOPPED.format(workers=workers, isolated=isolated, hangs=False, checkpoint=str(checkpoint), grace=NEVER_S)
     )
     wait_until(lambda: running.line() == "batch")
     running.interrupt(number)
