@@ -48,7 +48,7 @@ class ScriptedBatches(Scripted):
 
 
 class ScriptedGenerators(Scripted):
-    """Makes its outputs one by one, so that it fails when one of them has gone on."""
+    """Makes its outputs one by one, so that it fails when some of them have gone on."""
 
     def action(self, number: int) -> str | int:
         action = super().action(number)
@@ -57,7 +57,7 @@ class ScriptedGenerators(Scripted):
     def process(self, task: Task[int]) -> Any:
         action = self.action(task.data)
         task.metadata[self.name] = task.data
-        for number in range(1 if action == FAIL else int(action)):
+        for number in range(2 if action == FAIL else int(action)):
             yield Task(data=task.data + number)
         if action == FAIL:
             raise ValueError(f"told to fail at {task.data}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+    from curator_core.provisional import Outputs
     from curator_core.shutdown import Shutdown
 
 __all__ = ["Chain"]
@@ -63,7 +64,7 @@ class Chain:
         for adapter in reversed(self.adapters):
             adapter.teardown()
 
-    def run(self, tasks: Iterable[Any], outputs: list[Any], level: int = 0) -> None:
+    def run(self, tasks: Iterable[Any], outputs: Outputs, level: int = 0) -> None:
         """Run tasks through all stages, or through those from a level on.
 
         Args:
@@ -82,7 +83,7 @@ class Chain:
         finally:
             self._waiting = [[] for _ in self.adapters]
 
-    def _drop(self, level: int, tasks: list[Any], outputs: list[Any]) -> None:
+    def _drop(self, level: int, tasks: list[Any], outputs: Outputs) -> None:
         if level == len(self.adapters):
             outputs += tasks
             return
@@ -93,7 +94,7 @@ class Chain:
             if len(waiting[level]) >= size:
                 self._work(level, outputs)
 
-    def _work(self, level: int, outputs: list[Any]) -> None:
+    def _work(self, level: int, outputs: Outputs) -> None:
         batch = self._waiting[level]
         if not batch:
             return
@@ -110,19 +111,19 @@ class Chain:
         else:
             self._read_provisionally(level + 1, made, outputs)
 
-    def _read(self, level: int, made: Generator[Any, None, None], outputs: list[Any]) -> None:
+    def _read(self, level: int, made: Generator[Any, None, None], outputs: Outputs) -> None:
         with closing(made):  # where a later stage fails it is not read to its end
             for task in made:
                 self._drop(level, [task], outputs)
 
-    def _read_provisionally(self, level: int, made: Generator[Any, None, None], outputs: list[Any]) -> None:
+    def _read_provisionally(self, level: int, made: Generator[Any, None, None], outputs: Outputs) -> None:
         """As `_read`, where what comes of the outputs waits until they are known to count."""
         for each in range(level, len(self.adapters)):
             self._work(each, outputs)  # what other inputs gave is not to share a batch with what may be taken back
-        with Provisional(self.adapters[level:], outputs) as following, closing(made):
+        with Provisional(self.adapters[level:], outputs) as provisional, closing(made):
             for task in made:
                 if task is TAKEN_BACK:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
-                    following.take_back()
+                    provisional.take_back()
                 else:
-                    self._drop(level, [task], following.outputs)
+                    self._drop(level, [task], outputs)

@@ -152,6 +152,11 @@ class StageMetrics:
         """Go on from what was recorded of the same batch elsewhere."""
         self._values = dict(values)
 
+    def copy_into(self, values: dict[str, float | str]) -> None:
+        """Copy what has been recorded so far."""
+        if self._values:
+            values.update(self._values)
+
     def take(self) -> dict[str, float | str]:
         """What was recorded since the last call; forgets it. Not to be written to: it may be shared."""
         if not self._values:

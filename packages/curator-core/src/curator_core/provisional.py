@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from curator_core.errors import StageError
 
@@ -14,27 +14,32 @@ if TYPE_CHECKING:
     from curator_core.adapter import BaseStageAdapter
     from curator_core.report import BatchReport, WorkerReport
 
-__all__ = ["Provisional"]
+__all__ = ["Outputs", "Provisional"]
+
+
+class Outputs(Protocol):
+    """What of a list is needed where outputs are left: adding at the end, and dropping from some place on."""
+
+    def __len__(self) -> int: ...
+    def __iadd__(self, tasks: list[Any], /) -> Self: ...
+    def __delitem__(self, end: slice, /) -> None: ...
 
 
 class Provisional:
-    """A block in which the reports of some stages, and what they make in the end, wait.
+    """A block in which the reports of some stages wait, and what they make can be dropped again.
 
     A source task counts as finished when nothing that came of it is under way any longer, so the report of an input
     has to be there before those of its outputs. They go on when the block is left; where that is by a signal, they are
-    dropped, and the input begins from the start in a later run.
+    dropped with what was made, and the input begins from the start in a later run.
 
     Args:
         adapters: The stages.
-        outputs: Where what they make goes in the end.
-
-    Attributes:
-        outputs: What they have made.
+        outputs: Where they leave what they make.
     """
 
-    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: list[Any]) -> None:
-        self.outputs: list[Any] = []
-        self._into = outputs
+    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs) -> None:
+        self._outputs = outputs
+        self._count_before = len(outputs)
         self._before = [(adapter, adapter.sink, adapter.sequence) for adapter in adapters]
         self._reports: list[tuple[Callable[[Any], None], BatchReport | WorkerReport]] = []
 
@@ -50,7 +55,7 @@ class Provisional:
     def take_back(self) -> None:
         """Drop what waits: the input has failed, or is tried again."""
         self._reports.clear()
-        self.outputs.clear()
+        del self._outputs[self._count_before :]
         for adapter, _, sequence in self._before:
             adapter.sequence = sequence
 
@@ -58,7 +63,6 @@ class Provisional:
         for adapter, sink, _sequence in self._before:
             adapter.sink = sink
         if kind is not None and not issubclass(kind, StageError):
-            return
+            self.take_back()
         for sink, report in self._reports:
             sink(report)
-        self._into += self.outputs

@@ -64,13 +64,14 @@ class StreamedAttempt(Attempt):
         post = this_thread.post
         before, post.caller = post.caller, self
         self._start_clock()
-        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in at the end
+        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in
         try:
             made = iter(self._begin())
             while (output := self._next(made)) is not _END:
                 self._add_clock()
                 perf = perf or (*self._states[0][1], self._perf_row())
                 self._adopt(self.tasks[0], self._states[0], (output,), perf, first=count)
+                self._recorder.copy_into(self._metrics)  # for outputs that leave before the end
                 self._out_bytes += bytes_of((output,))
                 count += 1
                 post.caller = before

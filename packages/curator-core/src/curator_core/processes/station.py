@@ -100,8 +100,8 @@ class Station:
     def size(self) -> int:
         """How many tasks the next bundle is to have."""
         if self._size is None:
-            self._size = min(self._pace.next_size(), self._most())
-        return self._size
+            self._size = self._pace.next_size()
+        return min(self._size, self._most())  # more may have become known since
 
     def _most(self) -> int:
         """How many tasks a bundle may have by what is known of them, and at least one batch."""

@@ -17,6 +17,7 @@ from curator_core.failure import fail_batches
 from curator_core.interrupts import become_worker
 from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
+from curator_core.processes.outgoing import Outgoing
 from curator_core.processes.parcels import Shelf, UnsendableError, fetch
 from curator_core.shutdown import leave_signals_to_driver
 from curator_core.wire import pack_reports
@@ -140,7 +141,7 @@ class Worker:
 
     def work(self, assignment: Assignment) -> Reply:
         """See `work`."""
-        outputs: list[Any] = []
+        outputs = Outgoing(self.shelf, assignment.part_size)
         failed = False
         start = time.perf_counter()
         try:
@@ -204,24 +205,19 @@ class Worker:
         except BaseException as exc:
             raise unreadable("a task", f"worker {self._metadata.worker_id}", exc) from exc
 
-    def _pack(self, outputs: list[Any], assignment: Assignment) -> tuple[list[Parcel], bool]:
+    def _pack(self, outputs: Outgoing, assignment: Assignment) -> tuple[list[Parcel], bool]:
         """The outputs as parcels, and whether all of them could be packed, or the run goes on without."""
         try:
-            return self._packed(outputs, assignment), True
+            return outputs.pack(), True
         except UnsendableError as exc:
             adapter = self._ready[assignment.group].adapters[-1]
             error = unsendable(exc, adapter.view.name)
-            culprits = {_batch_of(task) for task in outputs if not pickles(task)}
+            tasks = [*outputs]
+            culprits = {_batch_of(task) for task in tasks if not pickles(task)}
             spoilt = fail_batches(self._reports, culprits, error)
-            good = [task for task in outputs if _batch_of(task) not in spoilt]
-            return self._packed(good, assignment), adapter.context.on_error == "skip"
-
-    def _packed(self, outputs: list[Any], assignment: Assignment) -> list[Parcel]:
-        size = assignment.part_size
-        if not size:
-            return []
-        parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
-        return [parcel for part in parts for parcel in self.shelf.pack(part)]
+            good = Outgoing(self.shelf, assignment.part_size)
+            good += [task for task in tasks if _batch_of(task) not in spoilt]
+            return good.pack(), adapter.context.on_error == "skip"
 
 
 def _batch_of(task: Any) -> str:
