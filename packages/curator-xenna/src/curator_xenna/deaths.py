@@ -68,7 +68,8 @@ class DeathNotices:
                 text = "stage '%s': worker %s (process %d) %s; its tasks are tried again"
                 logger.warning(text, stage, worker.worker_id, pid, how)
                 return
-        logger.warning("a worker (process %d) %s", pid, how)  # it had not signed in yet
+        # It had not signed in yet: Xenna ends such workers as well, and where one cannot start it raises Ray's reason.
+        logger.info("a worker that was starting (process %d) %s", pid, how)
 
 
 def _in_words(kind: str, detail: str) -> str:
