@@ -43,6 +43,11 @@ class FileGroupTask(Task[list[str]]):
                 expected="a single path",
             )
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the range, since a worker that is given several of them reads as much; 0 for whole files."""
+        return 0 if self.byte_range is None else self.byte_range[1] - self.byte_range[0]
+
     def get_deterministic_id(self) -> str:
         """A hash of the paths, in order, and of the range, where there is one."""
         import json  # noqa: PLC0415 - 2 ms, which an import of this package need not cost

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from curator_core import EmptyTask, FileGroupTask, Pipeline, RunObserver, processing_stage
+from curator_core.bundling import BundlePlan, within_bytes
 from curator_core.io import (
     FilePartitioningStage,
     JsonlReader,
@@ -102,6 +103,14 @@ def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_p
         (0, limit // 2),
         (limit // 2, limit),
     }
+
+
+def test_ranges_count_for_what_they_hold_so_that_bundles_of_them_stay_small(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"n": 1}\n' * 10)
+    tasks = [*FilePartitioningStage(tmp_path, split=50).process(EmptyTask())]
+    assert [task.num_bytes for task in tasks] == [50, 40]
+    assert within_bytes(tasks, BundlePlan(max_bytes=64)) == tasks[:1]
+    assert FileGroupTask(["whole"]).num_bytes == 0
 
 
 def test_what_cannot_be_read_from_its_middle_is_not_split(tmp_path, data_error):
