@@ -12,7 +12,7 @@ import pytest
 from .machine import Script, files_of, workers_of  # noqa: TID252 - no import can write this directory's name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -25,11 +25,11 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Iterator[Callable[[str], Script]]:
+def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     started: list[Script] = []
 
-    def start(code: str) -> Script:
-        started.append(Script(tmp_path, code))
+    def start(code: str, prefix: Sequence[str] = ()) -> Script:
+        started.append(Script(tmp_path, code, prefix))
         return started[-1]
 
     yield start

@@ -10,8 +10,12 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.waiting import DEADLINE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LOKY = b"popen_loky"  # in the command of a worker process
 
@@ -41,13 +45,19 @@ def files_of(driver: int) -> list[Path]:
 
 
 class Script:
-    """A script in a process group of its own, as a terminal would start it."""
+    """A script in a process group of its own, as a terminal would start it.
 
-    def __init__(self, directory: Path, code: str) -> None:
+    Args:
+        directory: Where to write it.
+        code: What is in it.
+        prefix: A command that runs the command after it.
+    """
+
+    def __init__(self, directory: Path, code: str, prefix: Sequence[str] = ()) -> None:
         path = directory / "script.py"
         path.write_text(textwrap.dedent(code))
         self.process = subprocess.Popen(
-            [sys.executable, str(path)],
+            [*prefix, sys.executable, str(path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -172,3 +173,50 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch):
     gone.rmdir()
     with pytest.raises(ExecutorError, match="the working directory has been removed"):
         Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(1))
+
+
+def with_shared_memory(options):
+    """A command before another one, which then has a /dev/shm of its own, as a container has."""
+    shell = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", shell, "sh"]
+
+
+@pytest.fixture
+def _own_shared_memory():
+    try:
+        subprocess.run([*with_shared_memory("size=4k"), "true"], capture_output=True, check=True, timeout=DEADLINE_S)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"nothing can be mounted here: {getattr(exc, 'stderr', exc)!r}")
+
+
+@pytest.mark.usefixtures("_own_shared_memory")
+@pytest.mark.parametrize(
+    ("options", "temporary", "error", "hint"),
+    [
+        ("size=32k", None, r"its semaphores cannot be made in /dev/shm: No space left", "--shm-size"),
+        ("ro", None, "its semaphores cannot be made in /dev/shm: Read-only file system", "workers=1"),
+        ("ro", "/nowhere", "there is no place for what processes share: .*'/nowhere/", "set TMPDIR"),
+    ],
+    ids=["full", "read-only", "nowhere"],
+)
+def test_shared_memory_that_is_full_or_read_only_is_named(script, options, temporary, error, hint):
+    running = script(
+        f"""
+        import tempfile
+        from curator_core import ExecutorError, LocalExecutor, Pipeline, Task, processing_stage
+
+        tempfile.tempdir = {temporary!r}
+        same = processing_stage(name="same")(lambda task: task)
+        try:
+            Pipeline("p", [same]).run(LocalExecutor(workers=2), [Task(data=number) for number in range(4)])
+        except ExecutorError as raised:
+            print(raised)
+        """,
+        with_shared_memory(options),
+    )
+    code, out, err = running.end()
+    assert code == 0
+    assert "Traceback" not in err
+    assert re.search(error, out), out
+    assert hint in out
+    wait_until(lambda: running.is_gone)

@@ -7,6 +7,7 @@ other along, and each can be told to tear down.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing.resource_tracker
 import os
 import shutil
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Event", "Hand"]
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
+_OF_SHARED_MEMORY = (
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.ENOENT,
+)  # what sem_open() fails with; it names no file
 _FOLDER = "folder"  # as loky calls what it is to remove
 _EXIT_S = 10.0  # for processes to exit by themselves
 _NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
@@ -103,12 +110,7 @@ class Hand:
                 )
                 future: Future[Posted] = self._pool.submit(function, *arguments)
         except OSError as exc:
-            raise ExecutorError(
-                f"the process of worker {self.worker_id} cannot be started: {exc}",
-                field="workers",
-                expected="a number of processes that the machine allows, and ten open files for each",
-                hint="use fewer workers, or raise the limits (ulimit -n, ulimit -u)",
-            ) from exc
+            raise _not_started(self.worker_id, exc) from exc
         return future
 
     def dismiss(self, *, kill: bool) -> None:
@@ -228,6 +230,24 @@ def _check_working_directory() -> None:
             expected="a directory to start processes in",
             hint="change to one that is there (os.chdir), or use workers=1",
         ) from exc
+
+
+def _not_started(worker_id: str, exc: OSError) -> ExecutorError:
+    """The error for a process that cannot be started, for want of shared memory or of something else."""
+    problem = f"the process of worker {worker_id} cannot be started: "
+    if exc.errno in _OF_SHARED_MEMORY and exc.filename is None:
+        return ExecutorError(
+            f"{problem}its semaphores cannot be made in {_IN_MEMORY}: {exc.strerror}",
+            field="workers",
+            expected=f"{_IN_MEMORY}, writable, with 32 KiB of room for each worker",
+            hint="make room there (in a container: docker run --shm-size), use fewer workers, or use workers=1",
+        )
+    return ExecutorError(
+        f"{problem}{exc}",
+        field="workers",
+        expected="a number of processes that the machine allows, and ten open files for each",
+        hint="use fewer workers, or raise the limits (ulimit -n, ulimit -u)",
+    )
 
 
 def _environment() -> dict[str, str]:
