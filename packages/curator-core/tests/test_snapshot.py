@@ -233,6 +233,69 @@ def test_what_is_read_only_is_so_whatever_becomes_of_failures(isolated, on_error
     assert "array.copy()" in raised.value.hint
 
 
+def arrays(directory):
+    """Arrays of each kind, as writable and as read-only ones."""
+    whole = np.arange(12).reshape(3, 4)
+    mapped = np.memmap(directory / "mapped", dtype="i8", mode="w+", shape=4)
+    kinds = {
+        "contiguous": whole.copy(),
+        "fortran": np.asfortranarray(whole),
+        "strided": np.arange(12)[::2],
+        "reversed": np.arange(12)[::-1],
+        "broadcast": np.broadcast_to(np.arange(3), (2, 3)),  # read-only in any case
+        "structured": np.zeros(3, dtype=[("a", "i4"), ("b", "f8")]),
+        "one field": np.zeros(3, dtype=[("a", "i4"), ("b", "f8")])["b"],
+        "records": np.zeros(3, dtype=[("a", "i4")]).view(np.recarray),
+        "0-d": np.array(5),
+        "empty": np.empty((0, 3)),
+        "objects": np.array([{"a": 1}, None], dtype=object),
+        "dates": np.array(["2024-01-01"], dtype="datetime64[D]"),
+        "masked": np.ma.masked_array([1, 2], [True, False]),
+        "mapped": mapped,
+    }
+    made = {}
+    for name, array in kinds.items():
+        made[name] = array
+        made[f"{name}, read-only"] = view = array.view()
+        view.flags.writeable = False
+    return made
+
+
+class Looking(ProcessingStage):
+    """Notes which inputs it may write to, in each call; the first calls fail after that."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+        self.seen = []
+
+    def process_batch(self, tasks):
+        self.seen.append([task.data.flags.writeable for task in tasks])
+        if len(self.seen) <= self.left:
+            raise ConnectionError
+        return [
+            Task(data=(type(task.data), task.data.tolist(), [call[number] for call in self.seen]))
+            for number, task in enumerate(tasks)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("executor", "isolated"),
+    [(LocalExecutor(), None), (LocalExecutor(), True), (LocalExecutor(workers=2), None)],
+    ids=["here", "isolated", "workers"],
+)
+@pytest.mark.parametrize("mode", ["raise", "skip", "letters", "attempts"])
+def test_arrays_of_each_kind_are_as_writable_as_they_came(executor, isolated, mode, tmp_path):
+    given = arrays(tmp_path)
+    failures = 2 if mode == "attempts" else 0
+    stage = Looking(failures).with_(batch_size=len(given), isolated=isolated, num_workers=1)
+    stage = stage.with_(max_attempts=failures + 1, retry_delay_s=0.0)
+    policy = {"skip": "skip", "letters": DeadLetter(tmp_path / "dead")}.get(mode, "raise")
+    result = Pipeline("p", [stage]).run(executor, [Task(data=array) for array in given.values()], on_error=policy)
+    assert {name: task.data for name, task in zip(given, result, strict=True)} == {
+        name: (type(array), array.tolist(), [array.flags.writeable] * (failures + 1)) for name, array in given.items()
+    }
+
+
 def test_attempts_read_the_same_memory():
     (task,) = Pipeline("p", [Reading(1).with_(max_attempts=2)]).run(initial_tasks=[Task(data=Array(bytearray(b"abc")))])
     assert task.metadata == {"calls": 2}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dis
 import io
 import re
@@ -13,6 +14,7 @@ from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from curator_core.arrays import array_reducer
 from curator_core.by_value import once_a_process
 from curator_core.guard import check_failure
 from curator_core.process_bound import imported, is_of_script, named_globals, reducer_for
@@ -80,7 +82,12 @@ def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
 
     found: list[pickle.PickleBuffer] = []
     try:
-        head = pickle.dumps(value, protocol=5, buffer_callback=found.append)
+        with io.BytesIO() as stream:
+            pickler = pickle.Pickler(stream, protocol=5, buffer_callback=found.append)
+            if "numpy" in sys.modules:
+                pickler.dispatch_table = _ARRAYS
+            pickler.dump(value)
+            head = stream.getvalue()
     except BaseException as exc:  # noqa: BLE001 - what is no matter of names is raised again
         check_failure(exc)
         return dump_parts(value)
@@ -257,6 +264,19 @@ def _copier() -> Any:
     return Copier
 
 
+class _ArrayReducers(dict[type, Any]):
+    """How arrays are pickled, beside what `copyreg` knows."""
+
+    def __missing__(self, cls: type) -> Any:
+        reduce = array_reducer(cls) or copyreg.dispatch_table.get(cls)
+        if reduce is None:
+            raise KeyError(cls)
+        return reduce
+
+
+_ARRAYS = _ArrayReducers()
+
+
 class _Reducers(dict[type, Any]):
     """How instances of a class are pickled, where that is not their own business."""
 
@@ -274,7 +294,7 @@ class _Reducers(dict[type, Any]):
         self[io.TextIOWrapper] = refuse_file
 
     def __missing__(self, cls: type) -> Any:
-        reduce = reducer_for(cls, pickles)
+        reduce = reducer_for(cls, pickles) or array_reducer(cls)
         if reduce is not None:
             return reduce
         for table in self._others:  # faster than asking the whole, which raises for each

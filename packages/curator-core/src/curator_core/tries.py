@@ -45,7 +45,7 @@ class Tries:
     As a whole it is tried ``max_attempts`` times, for exceptions of ``retry_on``. Where failures are skipped it then
     goes in halves, each tried once, and a task that is alone as often as a batch, so that only what fails by itself is
     lost; where it has cost a process, all its tasks go alone at once. Every attempt sees the inputs as they first came,
-    arrays read-only, and leaves a report.
+    and leaves a report.
 
     Args:
         adapter: Whose stage is called.
