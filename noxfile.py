@@ -76,7 +76,7 @@ TOOLS = {
     "tests-xenna": [*PYTEST, *XENNA_TOOLS],
     "tests-all": [*PYTEST, *CORE_TOOLS, *OTEL_TOOLS, *XENNA_TOOLS, *PACKAGING_TOOLS],
     "wheels": [*PYTEST, *PACKAGING_TOOLS],
-    "coverage": [*PYTEST, *CORE_TOOLS, *OTEL_TOOLS, "coverage[toml]>=7.6"],
+    "coverage": [*PYTEST, *CORE_TOOLS, *OTEL_TOOLS, "coverage[toml]>=7.10.3"],
     "docs": ["mkdocs-material==9.*", "mkdocstrings[python]==1.*", "ruff==0.17.*"],  # ruff formats signatures
     "release": [*PACKAGING_TOOLS, "twine>=6.1"],
     "chaos": PYTEST,
@@ -350,10 +350,11 @@ def everything(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """What the tests of core and otel cover. No number is demanded: it shows where to look."""
+    """What the tests of core and otel cover, in all processes. No number is demanded: it shows where to look."""
     session.install(*from_tree(OTEL), *TOOLS["coverage"])
     paths = ("packages/curator-core/tests", "packages/curator-otel/tests")
-    run_tests(session, *paths, runner=("coverage", "run", "-m", "pytest"))
+    run_tests(session, *BY_ITSELF, *paths, runner=("coverage", "run", "-m", "pytest"))
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
 

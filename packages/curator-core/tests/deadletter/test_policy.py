@@ -74,7 +74,7 @@ def test_bad_arguments(field, arguments):
 
 @pytest.mark.parametrize("module", ["curator_core.deadletter", "curator_core.deadletter.payload"])
 def test_what_is_imported_with_the_package_is_light(module):
-    code = f"import sys, {module}; print(*sys.modules)"
+    code = f"import sys; before = {{*sys.modules}}; import {module}; print(*{{*sys.modules}} - before)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(shown.stdout.split())
     assert module in loaded
