@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import contextvars
 import functools
@@ -16,6 +17,7 @@ import pytest
 from tests.waiting import DEADLINE_S
 
 from curator_core import (
+    ContractError,
     EmptyTask,
     LocalExecutor,
     Pipeline,
@@ -392,6 +394,42 @@ def test_a_call_that_swallows_its_cancellation_has_failed_all_the_same():
 
     result = Pipeline("p", [stubborn]).run(initial_tasks=tasks(0), on_error="skip")
     assert result.stages[0].first_error.startswith("StageTimeoutError")
+
+
+def test_a_call_that_blocks_its_loop_is_ended_where_it_has_a_process(monkeypatch):
+    monkeypatch.setattr("curator_core.isolated.stage._CANCELED_S", 0.2)
+
+    @processing_stage(timeout_s=0.1, concurrency=1, isolated=True)
+    async def ask(task):
+        if task.data == "blocks":
+            threading.Event().wait()
+        return task
+
+    result = Pipeline("p", [ask]).run(initial_tasks=tasks("blocks", "good"), on_error="skip")
+    assert [task.data for task in result] == ["good"]
+    assert result.stages[0].first_error.startswith("StageTimeoutError")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_call_that_breaks_the_contract_takes_no_other_along(on_error):
+    class Forgetful(ProcessingStage):
+        batch_size = 2
+
+        async def setup(self, worker_metadata):
+            self.seen = collections.Counter()
+
+        async def process_batch(self, batch):
+            self.seen.update(task.data for task in batch)
+            return [Task(data=(task.data, self.seen[task.data])) for task in batch if task.data != 2]
+
+    pipeline, given = Pipeline("p", [Forgetful()]), tasks(0, 1, 2, 3)
+    if on_error == "raise":
+        with pytest.raises(ContractError, match="process_batch returned 1 entry for 2 tasks"):
+            pipeline.run(initial_tasks=given)
+        return
+    result = pipeline.run(initial_tasks=given, on_error="skip")
+    assert [task.data for task in result] == [(0, 1), (1, 1), (3, 2)]  # and how often each was seen
+    assert result.stages[0].first_error.startswith("ContractError")
 
 
 def test_a_source_may_hold_open_what_belongs_to_a_task():

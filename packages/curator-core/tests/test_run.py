@@ -200,3 +200,4 @@ def test_what_failed_in_the_last_stage_runs_again_where_that_is_asked_for(tmp_pa
     changed = Checkpoint(tmp_path, retry_failed=True, accept_changes=True)
     result = Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1, 2), checkpoint=changed)
     assert (len(result.accounting.resumed), result.stages[0].tasks_in) == (1, 1)
+    assert "left out: 1 source task that earlier runs have finished" in result.summary()

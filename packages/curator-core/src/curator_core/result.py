@@ -173,7 +173,7 @@ def _about_sources(accounting: Accounting) -> list[str]:
         left = _counted(accounting.elsewhere, "source task")
         lines.append(f"shard {index} of {count} (from 0): {left} left to the others")
     if accounting.resumed:
-        lines.append(f"{len(accounting.resumed):,} source tasks were finished by an earlier run, and left out")
+        lines.append(f"left out: {_counted(len(accounting.resumed), 'source task')} that earlier runs have finished")
     if accounting.restarts:
         lines.append(
             f"the engine was started again {_counted(accounting.restarts, 'time')}, since it had lost some work"

@@ -208,13 +208,18 @@ def test_groups_are_made_while_they_are_consumed(tmp_path):
     source.close()
 
 
-def test_a_filesystem_that_is_not_local(memory_url):
+def test_a_filesystem_that_is_not_local(memory_url, caplog):
     fs = fsspec.filesystem("memory")
-    for name in ("b.txt", "a.txt", "d/c.txt", ".hidden"):
+    for name in ("b.txt", "a.txt", "d/c.txt", "_schema/000001"):
+        fs.pipe_file(f"{memory_url}/{name}", b"x")
+    assert names(memory_url) == ["a.txt", "b.txt", "c.txt"]
+    assert "left out" not in caplog.text  # what writers put there is no file of anyone's
+    for name in (".hidden", ".git/x.txt", "_temporary/x.txt"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
     root = memory_url.replace("memory://", "memory:///")
     assert groups(memory_url) == [[f"{root}/a.txt"], [f"{root}/b.txt"], [f"{root}/d/c.txt"]]
     assert names(f"{memory_url}/*.txt") == ["a.txt", "b.txt"]
+    assert names(f"{memory_url}/**") == ["a.txt", "b.txt", "c.txt"]
     for (url,) in groups(memory_url):
         with fsspec.open(url) as file:
             assert file.read() == b"x"

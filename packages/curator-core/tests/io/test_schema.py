@@ -257,7 +257,10 @@ DIFFERENT = [
     {"n": pa.array([0.5]), "s": pa.array(["b"], pa.large_string()), "t": pa.array([2], pa.timestamp("us"))},
     {"n": pa.array([3]), "s": pa.nulls(1), "t": pa.array([3], pa.timestamp("ns")), "z": pa.array(["z"])},
 ]
-JOINED = pa.schema({"n": "double", "s": "large_string", "t": "timestamp[ns]", "z": "string"})
+for columns, texts in zip(DIFFERENT, (["x"], ["x"], ["y"]), strict=True):
+    columns["d"] = pa.array(texts)
+DIFFERENT[1]["d"] = DIFFERENT[1]["d"].dictionary_encode()  # as pandas writes its categories
+JOINED = pa.schema({"n": "double", "s": "large_string", "t": "timestamp[ns]", "z": "string", "d": "string"})
 
 
 @pytest.fixture
@@ -277,6 +280,7 @@ def test_the_types_of_a_group_are_merged(different, records_per_batch):
     assert table.column("s").to_pylist() == ["a", "b", None]
     assert table.column("t").cast(pa.int64()).to_pylist() == [1_000_000, 2_000, 3]
     assert table.column("z").to_pylist() == [None, None, "z"]
+    assert table.column("d").to_pylist() == ["x", "x", "y"]
 
 
 def test_a_value_that_does_not_fit_the_merged_type_is_named(tmp_path, data_error):

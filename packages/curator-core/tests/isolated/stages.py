@@ -57,6 +57,8 @@ def deadly(data: Any) -> None:
         os._exit(3)
     if data == "segfaults":
         ctypes.string_at(0)
+    if data == "is killed by a signal without a name":
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)
     if data == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if data == "hangs":

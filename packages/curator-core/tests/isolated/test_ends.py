@@ -26,6 +26,7 @@ from .stages import Deadly, DeadlyBatches, deadly, run  # noqa: TID252 - no impo
         ("exits", "exited with status 3"),
         ("segfaults", "was killed by SIGSEGV"),
         ("is killed", "was killed by SIGKILL"),
+        ("is killed by a signal without a name", f"was killed by signal {signal.SIGRTMIN + 1}"),
     ],
 )
 def test_what_kills_it_is_named(data, how):

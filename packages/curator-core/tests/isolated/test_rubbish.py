@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
+import types
 
 import pytest
 
@@ -44,6 +46,20 @@ def test_notes_that_cannot_be_sent_are_a_failure_and_no_crash():
 
     with pytest.raises(StageError, match="cannot pickle"):
         run(Noting(), data=["a"])
+
+
+def test_an_exception_of_a_class_that_only_the_process_has_is_described():
+    class Foreign(ProcessingStage):
+        isolated = True
+
+        def process(self, task):
+            module = sys.modules["only_there"] = types.ModuleType("only_there")
+            module.ForeignError = type("ForeignError", (Exception,), {"__module__": module.__name__})
+            raise module.ForeignError("not here")
+
+    with pytest.raises(StageError, match="ForeignError on task '0': not here") as raised:
+        run(Foreign(), data=["a"])
+    assert "only_there.ForeignError: not here" in str(raised.value.__cause__)
 
 
 def test_what_exits_while_it_is_read_is_a_failure():

@@ -177,6 +177,28 @@ def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path):
     assert (result.stages[0].tasks_out, result.stages[1].tasks_failed) == (16, 3)
 
 
+def test_a_letter_of_a_task_that_goes_well_after_a_restart_is_taken_back(tmp_path):
+    letters, failed, died = tmp_path / "dead", tmp_path / "failed", tmp_path / "died"
+
+    def work(task):
+        if task.data == "fails once" and not failed.exists():
+            failed.touch()
+            raise ValueError("not yet")
+        if task.data == "dies once" and not died.exists():
+            wait_until(lambda: list(letters.rglob("*.letter")))
+            died.touch()
+            os._exit(1)
+        return task
+
+    source = stage(lambda task: [Task(data="fails once"), Task(data="dies once")], name="split")
+    executor = LocalExecutor(workers=2, bundle=False)
+    pipeline = Pipeline("p", [source, stage(work, name="work", num_workers=1)])
+    result = pipeline.run(executor, tasks(0), on_error=DeadLetter(letters))
+    assert sorted(task.data for task in result) == ["dies once", "fails once"]
+    assert (result.accounting.restarts, result.stages[1].tasks_failed) == (1, 0)
+    assert list(deadletter.read(letters)) == []
+
+
 def test_a_task_that_kills_processes_ends_a_run_that_is_to_end_at_a_failure():
     end = deadly("kill")
 
