@@ -146,6 +146,16 @@ def test_a_file_that_became_smaller_is_an_error(tmp_path, data_error, reader):
     assert error.field == str(path)
 
 
+def test_what_is_appended_to_a_split_file_after_it_was_listed_is_not_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' * 50)
+    groups = [FileGroupTask(files, byte_range=each) for files, each in source(path, split=200)]
+    with path.open("ab") as more:
+        more.write(b'{"a": 2}\n' * 50)
+    result = Pipeline("read", [JsonlReader(path).decompose()[1]]).run(initial_tasks=groups)
+    assert [record["a"] for task in result for record in task.to_records()] == [1] * 50
+
+
 def test_ranges_are_tasks_of_their_own_in_outputs_and_checkpoints(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(b'{"n": %d}\n' % n for n in range(100)))

@@ -29,13 +29,14 @@ from .stages import Deadly, DeadlyBatches, deadly, run  # noqa: TID252 - no impo
         ("is killed by a signal without a name", f"was killed by signal {signal.SIGRTMIN + 1}"),
     ],
 )
-def test_what_kills_it_is_named(data, how):
+def test_what_kills_it_is_named(data, how, capfd):
     with pytest.raises(ProcessDiedError) as raised:
         run(Deadly(), data=["good", data])
     assert how in str(raised.value)
     assert "task '1'" in str(raised.value)
     assert raised.value.stage == "Deadly"
     assert [task.data for task in raised.value.result] == ["good"]
+    assert (" in deadly\n" in capfd.readouterr().err) == (data == "segfaults")  # where in the stage's code it crashed
 
 
 def test_only_what_kills_it_is_lost(tmp_path):

@@ -114,6 +114,18 @@ def test_ctrl_c_ends_workers_that_do_not_answer(script):
     wait_until(lambda: running.is_gone)
 
 
+def test_a_second_ctrl_c_ends_workers_at_once(script):
+    running = script(INTERRUPTED.format(grace=10 * DEADLINE_S, work="__import__('threading').Event().wait()"))
+    assert [running.line(), running.line()] == ["ready", "ready"]
+    running.interrupt()
+    assert "Ctrl-C kills them now" in running.process.stderr.readline()
+    running.interrupt()
+    code, out, err = running.end()
+    assert (code, out) == (-signal.SIGINT, "")
+    assert "interrupted; what was done until then" in err
+    wait_until(lambda: running.is_gone)
+
+
 def test_workers_end_with_a_driver_that_is_killed(script):
     running = script(INTERRUPTED.format(grace=NEVER_S, work="__import__('threading').Event().wait()"))
     assert [running.line(), running.line()] == ["ready", "ready"]

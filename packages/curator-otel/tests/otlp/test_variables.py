@@ -173,6 +173,19 @@ def test_named_certificates_are_trusted_and_shown(make_sink, authority, tls, tru
         assert sink.measured
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_certificates_of_the_company_come_first(
+    make_sink, tls, trusted, tmp_path, send, environ, monkeypatch, variable
+):
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    monkeypatch.setenv(variable, str(trusted))
+    with make_sink(tls) as sink:
+        environ(ENDPOINT=sink.url, CERTIFICATE=other)
+        sent = send_by_environment(send)
+        assert len(sink.spans) == sent.ended
+
+
 # --- the SDK's ----------------------------------------------------------------------------------------------
 
 
