@@ -192,7 +192,13 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
         _wait_for_head(head, output)
         said = run_script("joins.py", env={"RAY_ADDRESS": f"127.0.0.1:{port}"})
         idle = "num_cpus=64, dashboard=True have no effect on a Ray that is joined"
-        assert said == {"size": 5, "environ_kept": True, "connected": True, "warnings": [idle]}
+        assert said == {
+            "size": 5,
+            "planned_with": "there is, a node: 1 CPUs and 0 GPUs",
+            "environ_kept": True,
+            "connected": True,
+            "warnings": [idle],
+        }
         assert head.poll() is None
         rays = psutil.Process(head.pid)
         assert "raylet" in {process.name() for process in rays.children(recursive=True)}  # whose children workers are

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 
-from curator_core import Pipeline, ProcessingStage, Resources, Task
+from curator_core import Pipeline, ProcessingStage, Resources, ResourcesError, Task
 
 
 class Same(ProcessingStage):
@@ -25,6 +25,10 @@ def main():
     logging.getLogger("curator_xenna.cluster").addHandler(handler)
     executor = XennaExecutor({"num_cpus": 64, "dashboard": True})
     said = {"size": len(Pipeline("joined", [Same()]).run(executor, [Task(data=n) for n in range(5)]))}
+    try:
+        Pipeline("too large", [Same().with_(resources=Resources(cpus=2))]).run(XennaExecutor(), [Task(data=0)])
+    except ResourcesError as error:  # of two CPUs, 95 % are planned with, rounded down
+        said["planned_with"] = error.expected.splitlines()[-1].strip()
     import ray
 
     said |= {"environ_kept": before == dict(os.environ), "connected": ray.is_initialized(), "warnings": warnings}
