@@ -27,7 +27,7 @@ from curator_core.tries import Tries, keeps_inputs
 from curator_core.view import StageView, read_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from curator_core.concurrent_attempt import ConcurrentAttempt
     from curator_core.event_loop import EventLoop
@@ -75,6 +75,7 @@ class RunContext(NamedTuple):
         isolates: Whether stages run in processes of their own, unless they refuse: a worker has died of one.
         epoch: How often the engine was started again within the run.
         group: The group of stages that the adapter belongs to.
+        written: Tasks that the last stage has in its files already, and the paths that each gave.
     """
 
     run_id: str = ""
@@ -85,6 +86,7 @@ class RunContext(NamedTuple):
     isolates: bool = False
     epoch: int = 0
     group: int = 0
+    written: Mapping[str, list[str]] = {}  # shared and never written to
 
 
 class WorkerClock:

@@ -7,6 +7,7 @@ import time
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
+from curator_core.batches import FileGroupTask
 from curator_core.checks import are_always_valid, check_count, check_output, check_task
 from curator_core.failure import error_info, is_of
 from curator_core.guard import check_failure, leave_fork, this_process
@@ -95,18 +96,20 @@ class Attempt:
 
     def execute(self) -> list[Any]:
         """Run the batch; the outputs, or none where it failed (`error` then says why)."""
-        entries, self._pid = self._entries, this_process.pid
+        adapter, entries, self._pid = self.adapter, self._entries, this_process.pid
         post = this_thread.post
         before, post.caller = post.caller, self
         try:
-            failed = self._inspect()
+            known = self._inspect()
+            if adapter.context.written and adapter.context.manifests_of == self.view.index:
+                known |= self._written()
             self._start_clock()
             try:
-                self._call(failed, entries)
+                self._call(known, entries)
             finally:
                 self._add_clock()
             outputs = self._settle(entries)
-            if self.adapter.context.manifests_of == self.view.index:
+            if adapter.context.manifests_of == self.view.index:
                 self._manifests = manifests_of(self._ids, self._outcomes, outputs)
             return outputs
         except BaseException as exc:  # noqa: BLE001 - reported, and raised by the adapter
@@ -117,8 +120,11 @@ class Attempt:
 
     # --- calling the stage ------------------------------------------------------------------------------
 
-    def _inspect(self) -> dict[int, Failed]:
-        """Measure the inputs; those that the stage must not see, by position. Raises where the run ends at one."""
+    def _inspect(self) -> dict[int, Any]:
+        """Measure the inputs; gives a `Failed` for each that the stage must not see, by position.
+
+        Raises where the run ends at one of these.
+        """
         needs_check = self.view.needs is not None or not are_always_valid(self.tasks)
         try:
             self._num_items, self._in_bytes = measure(self.tasks)
@@ -128,7 +134,7 @@ class Attempt:
             check_failure(exc)
             if len(self.tasks) == 1 and not self._isolates:
                 raise exc from None
-        failed: dict[int, Failed] = {}
+        failed: dict[int, Any] = {}
         num_items = in_bytes = 0
         for number, task in enumerate(self.tasks):
             try:
@@ -144,17 +150,31 @@ class Attempt:
         self._num_items, self._in_bytes = num_items, in_bytes
         return failed
 
-    def _call(self, failed: dict[int, Failed], entries: list[Any]) -> None:
-        """Call the stage, and fill in one entry for each input."""
-        if not failed:
+    def _written(self) -> dict[int, Any]:
+        """What the inputs give that are in files already, by position: they are done again since others are."""
+        written = self.adapter.context.written
+        return {
+            number: FileGroupTask([*written[task_id]], self.tasks[number].dataset_name)
+            for number, task_id in enumerate(self._ids)
+            if task_id in written
+        }
+
+    def _call(self, known: dict[int, Any], entries: list[Any]) -> None:
+        """Call the stage, and fill in one entry for each input.
+
+        Args:
+            known: The entries of inputs that the stage is not to see, by position.
+            entries: Where the entries go.
+        """
+        if not known:
             self._call_with(self.tasks, entries)
             return
         good: list[Any] = []
         self._entries = good
-        self._ids_called = [task_id for number, task_id in enumerate(self._ids) if number not in failed]
-        self._call_with([task for number, task in enumerate(self.tasks) if number not in failed], good)
+        self._ids_called = [task_id for number, task_id in enumerate(self._ids) if number not in known]
+        self._call_with([task for number, task in enumerate(self.tasks) if number not in known], good)
         following = iter(good)
-        entries += [failed.get(number) or next(following) for number in range(len(self.tasks))]
+        entries += [known.get(number) or next(following) for number in range(len(self.tasks))]
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         stage: Any = self.adapter.processing_stage

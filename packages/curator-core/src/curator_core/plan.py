@@ -60,6 +60,7 @@ class Plan:
             )
         views = tuple(read_stage(index, stage) for index, stage in enumerate(leaves))
         _check_names(views)
+        _check_committed(views)
         has_source = fed is False or (fed is None and views[0].may_be_source)
         if has_source:
             _check_provided(views)
@@ -106,6 +107,20 @@ def _check_names(views: Sequence[StageView]) -> None:
                 given=view.name,
                 expected="a name of its own for each stage",
                 hint=f'with_(name="{view.name}_2") on one of them',
+            )
+
+
+def _check_committed(views: Sequence[StageView]) -> None:
+    for view in views[:-1]:
+        if view.is_committed:
+            raise PipelineError(
+                "files of several tasks appear when the run has counted these, so no later stage can read them",
+                stage=view.name,
+                field="target_size",
+                given=f"a stage after it: '{views[view.index + 1].name}'",
+                expected="the last stage of the pipeline",
+                hint="read the files in another run, whose initial tasks are the outputs of this one; or leave out "
+                "target_size",
             )
 
 

@@ -14,6 +14,7 @@ from curator_core.activity import Activity
 from curator_core.adapter import RunContext
 from curator_core.batches import FileGroupTask
 from curator_core.bottleneck import judge
+from curator_core.commits import Commits
 from curator_core.errors import PipelineError, RunStopped, TasksLostError
 from curator_core.failures import Failures
 from curator_core.guard import check_failure
@@ -83,6 +84,7 @@ class Run:
         self._shard = settings.shard
         self._elsewhere = 0  # source tasks of other shards
         self._store: OpenCheckpoint | None = None
+        self._commits: Commits | None = None
         self._ledger = Ledger(plan)
         self._sources = SourceAccounts(last, first=1 if plan.has_source else 0)
         self._failures = Failures(settings, self._ledger, plan.name, self._trace_id)
@@ -101,12 +103,16 @@ class Run:
         """Hold what the run writes by itself: its checkpoint, and its dead letters.
 
         Raises:
-            ConfigurationError: The checkpoint is another pipeline's, or another run has it.
+            ConfigurationError: The checkpoint is another pipeline's, or another run has it; or files of another run are
+                in a directory where the last stage puts several tasks in a file.
             DataError: It cannot be read or written.
         """
         with ExitStack() as held:
             if self._checkpoint is not None:
                 self._store = held.enter_context(_opened(self._checkpoint, self.plan, self.context.run_id, self._shard))
+            if self.plan.stages[-1].is_committed:
+                self._commits = self._open_commits()
+                held.callback(self._commits.close)
             self._failures.prepare()
             try:
                 yield
@@ -114,6 +120,11 @@ class Run:
                 self.close_anyway(exc)
                 raise
             self._failures.close()
+
+    def _open_commits(self) -> Commits:
+        commits, self.plan = Commits.open(self.plan, self.context.run_id, self._shard, self._store)
+        self.context = self.context._replace(manifests_of=len(self.plan.stages) - 1, written=commits.written)
+        return commits
 
     def close_anyway(self, ended_by: BaseException) -> None:
         """Close what is open after a failure, which the caller has to see, and not that this fails as well."""
@@ -176,6 +187,8 @@ class Run:
             self._ledger.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)
+            if self._commits is not None and report.manifests:
+                self._commits.enter(report, self._sources.source_of)
             finished = self._sources.on_batch(report)
             if finished:
                 self._keep(finished)
@@ -219,6 +232,9 @@ class Run:
             The source tasks that are held and not finished; reports are to be of the next epoch from now on.
         """
         self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
+        if self._commits is not None:
+            self._commits.begin_again(self._sources.manifests, self._is_open)
+            self.context = self.context._replace(written=self._commits.written)
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
         for stage, tally in self._sources.begin_again().items():
@@ -247,7 +263,7 @@ class Run:
         skips = skips and not self.stop.signal
         for each in finished:
             if skips or not each.failed:
-                outputs = [[manifest.task_id, manifest.paths, manifest.dataset_name] for manifest in each.manifests]
+                outputs = [[made.task_id, made.paths, made.dataset_name] for made in each.manifests if made.paths]
                 self._store.finish(each.source_id, failed=each.failed > 0, outputs=outputs or None)
         self._store.write()
 

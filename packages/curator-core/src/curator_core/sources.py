@@ -41,7 +41,7 @@ class _Open:
     def __init__(self) -> None:
         self.live = 1  # short of the outputs of those that are announced
         self.announced = self.failed = 0
-        self.manifests: tuple[Manifest, ...] = ()
+        self.manifests: list[Manifest] = []
         self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
 
     def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
@@ -131,8 +131,13 @@ class SourceAccounts:
             known.manifests += manifests.get(task_id, ())
             if not (known.live or known.announced):
                 del self._open[source_id]
-                finished.append(Finished(source_id, known.failed, known.manifests))
+                finished.append(Finished(source_id, known.failed, tuple(known.manifests)))
         return finished
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """What the last stage says that it wrote of those that are not finished."""
+        return [manifest for known in self._open.values() if known for manifest in known.manifests]
 
     def begin_again(self) -> dict[int, Tally]:
         """Those that are not finished begin from the start; gives what was counted for them, by stage."""

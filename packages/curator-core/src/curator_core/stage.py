@@ -161,6 +161,11 @@ class ProcessingStage(Generic[X, Y]):
         return {}
 
     @property
+    def _is_committed(self) -> bool:
+        """Whether the driver has the stage's files appear once it has counted their tasks; see `io.writer`."""
+        return False
+
+    @property
     def metrics(self) -> StageMetrics:
         """Where to record metrics of the batch at hand: ``add``, ``set``, ``timer``."""
         recorder: StageMetrics | None = self.__dict__.get("_metrics")

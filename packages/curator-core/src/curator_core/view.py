@@ -64,6 +64,7 @@ class StageView:
         needs: What ``inputs()`` says; None where it says nothing.
         adds: What ``outputs()`` says; None where it says nothing.
         engine_options: What ``xenna_stage_spec()`` says.
+        is_committed: Whether the driver has the stage's files appear.
     """
 
     index: int
@@ -89,6 +90,7 @@ class StageView:
     needs: Fields | None
     adds: Fields | None
     engine_options: Mapping[str, Any]
+    is_committed: bool
 
     def fresh_stage(self) -> ProcessingStage[Any, Any]:
         """A copy to set up and run, so that the user's stage stays a definition."""
@@ -165,6 +167,7 @@ def read_stage(index: int, stage: Any) -> StageView:
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
         engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with text keys") or {},
+        is_committed=stage._is_committed,
     )
     if not view.batched and not _implements(stage, "process"):
         raise StageDefinitionError(
@@ -182,7 +185,9 @@ def read_stage(index: int, stage: Any) -> StageView:
 
 
 def _implements(stage: Any, method: str) -> bool:
-    return getattr(type(stage), method) is not getattr(ProcessingStage, method)
+    """Whether a stage has a method of its own; one that it sets to None does not count, as with ``__hash__``."""
+    is_own = getattr(type(stage), method) is not getattr(ProcessingStage, method)
+    return is_own and getattr(stage, method) is not None
 
 
 def _read_concurrency(stage: Any, *, batched: bool) -> int:

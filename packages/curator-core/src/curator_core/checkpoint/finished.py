@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source tasks that earlier runs have finished, in as little memory as is enough for millions of them."""
+"""What a journal records: the source tasks that are finished, and the files that hold several tasks.
+
+Finished source tasks are kept in as little memory as is enough for millions of them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from curator_core.checkpoint.journal import read_journal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EarlierRuns", "record_of"]
+__all__ = ["EarlierRuns", "record_of", "record_of_files", "written_in"]
 
 _ID, _FAILED, _OUTPUTS = "id", "failed", "outputs"
+_STAGED, _TASKS = "staged", "tasks"
 
 
 def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dict[str, Any]:
@@ -24,6 +28,25 @@ def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dic
     if outputs:
         record[_OUTPUTS] = outputs
     return record
+
+
+def record_of_files(label: str, tasks: list[Any]) -> dict[str, Any]:
+    """The journal's record of files that several tasks are in.
+
+    Args:
+        label: Of the directory that the files are in until they appear.
+        tasks: For each task its source task, its id, and the paths that it gave.
+    """
+    return {_STAGED: label, _TASKS: tasks}
+
+
+def written_in(path: str) -> Iterator[tuple[str, list[Any]]]:
+    """The label and the tasks of each such record of a journal.
+
+    Raises:
+        DataError: While iterating: it cannot be read.
+    """
+    return ((record[_STAGED], record[_TASKS]) for record in read_journal(path) if _STAGED in record)
 
 
 class EarlierRuns(Mapping[str, "list[Any]"]):

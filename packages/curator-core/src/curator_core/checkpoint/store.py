@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core.checkpoint.files import read_whole, reading, replace_file
 from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fingerprint
-from curator_core.checkpoint.finished import EarlierRuns, record_of
+from curator_core.checkpoint.finished import EarlierRuns, record_of, record_of_files, written_in
 from curator_core.checkpoint.journal import Journal
 from curator_core.checkpoint.lock import RunLock
 from curator_core.checkpoint.shards import directory_of
@@ -41,8 +41,9 @@ class OpenCheckpoint:
         finished: What earlier runs have finished. What this run finishes does not go in.
     """
 
-    def __init__(self, journal: Journal, finished: EarlierRuns, held: ExitStack) -> None:
+    def __init__(self, path: str, journal: Journal, finished: EarlierRuns, held: ExitStack) -> None:
         self.finished = finished
+        self._path = path
         self._journal = journal
         self._held = held
 
@@ -71,7 +72,7 @@ class OpenCheckpoint:
             _settle_stages(str(Path(directory) / "pipeline.json"), stages, journal_path, checkpoint.accept_changes)
             finished = EarlierRuns.read(journal_path, retry_failed=checkpoint.retry_failed)
             logger.info("checkpoint %s: %d source tasks are finished", directory, len(finished))
-            return cls(journal, finished, held.pop_all())
+            return cls(journal_path, journal, finished, held.pop_all())
 
     def is_finished(self, source_id: str) -> bool:
         """Whether an earlier run has finished a source task."""
@@ -80,6 +81,23 @@ class OpenCheckpoint:
     def outputs(self) -> Iterator[tuple[str, list[Any]]]:
         """The source tasks of earlier runs for which outputs were recorded, and these."""
         return self.finished.outputs()
+
+    def written(self) -> Iterator[tuple[str, list[Any]]]:
+        """What was written ahead; see `write_ahead`. Reads the journal once more."""
+        return written_in(self._path)
+
+    def write_ahead(self, label: str, tasks: list[Any]) -> None:
+        """Have the disk know what is in files that are going to appear.
+
+        Args:
+            label: Of the directory that they are in until then.
+            tasks: For each task in them its source task, its id, and the paths that it gave.
+
+        Raises:
+            DataError: As `sync`.
+        """
+        self._journal.append(record_of_files(label, tasks))
+        self._journal.sync()
 
     def finish(self, source_id: str, *, failed: bool = False, outputs: list[Any] | None = None) -> None:
         """Record that this run has finished a source task. It is on the disk soon, or after `sync`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["atomic_file", "atomic_file_in", "create_file", "is_local", "open_directory"]
+__all__ = ["atomic_file", "atomic_file_in", "create_file", "is_local", "open_directory", "rename_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
     try:
         with fs.open(temporary, "wb") as stream:
             yield stream
-        _rename(fs, temporary, path)
+        rename_file(fs, temporary, path)
     except BaseException:
         _remove(fs.rm_file, temporary)
         raise
@@ -73,6 +73,25 @@ def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
     except BaseException:
         _remove(lambda _: os.unlink(temporary, dir_fd=directory), f"{_path_of(directory)}/{temporary}")
         raise
+
+
+def rename_file(fs: Any, source: str, target: str) -> None:
+    """Give a file another name, in place of a file that has it; object stores copy on their side.
+
+    Args:
+        fs: The fsspec filesystem.
+        source: The name that it has, as the filesystem writes it.
+        target: The one that it gets.
+    """
+    from fsspec import AbstractFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+
+    if is_local(fs):
+        os.replace(source, target)  # noqa: PTH105 - paths are plain text here, as fsspec has them
+    elif type(fs).mv is not AbstractFileSystem.mv:
+        fs.mv(source, target)
+    else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
+        fs.cp_file(source, target)
+        fs.rm_file(source)
 
 
 def create_file(fs: Any, path: str, content: bytes) -> bool:
@@ -179,16 +198,6 @@ def _name(descriptor: int, directory: int, temporary: str, name: str) -> None:
     except FileExistsError:
         os.link(source, temporary, dst_dir_fd=directory)
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def _rename(fs: Any, source: str, target: str) -> None:
-    from fsspec import AbstractFileSystem  # noqa: PLC0415 - as above
-
-    if type(fs).mv is not AbstractFileSystem.mv:
-        fs.mv(source, target)
-    else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
-        fs.cp_file(source, target)
-        fs.rm_file(source)
 
 
 def _remove(remove: Callable[[str], None], path: str) -> None:

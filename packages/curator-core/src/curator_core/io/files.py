@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,7 @@ __all__ = [
     "check_count",
     "check_fields",
     "filesystem",
+    "parse_size",
     "reading",
     "writing",
 ]
@@ -27,6 +29,9 @@ __all__ = [
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _LOCAL_SCHEMES = ("file://", "local://")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
+_UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -127,6 +132,27 @@ def check_count(field: str, value: Any) -> int | None:
         field=field,
         given=value,
         expected="None, or a whole number, 1 or more",
+    )
+
+
+def parse_size(field: str, value: Any) -> int | None:
+    """Return bytes: of a number, or of text such as ``"64MiB"``; None for None.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match:
+            number, unit = match.groups()
+            return check_count(field, int(float(number) * _UNITS[unit and unit.lower()]))
+    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ConfigurationError(
+        "this is no size",
+        field=field,
+        given=value,
+        expected="a number of bytes, or text such as '64MiB' or '1.5 GB'",
     )
 
 

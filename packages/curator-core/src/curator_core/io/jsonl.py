@@ -20,7 +20,7 @@ from curator_core.io.files import PathLike, check_count, check_fields, filesyste
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size, lines_from
 from curator_core.io.records import RecordReader
-from curator_core.io.writer import FileWriter
+from curator_core.io.writer import Content, FileWriter
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
@@ -203,24 +203,33 @@ class JsonlWriter(FileWriter):
         compression: Literal["gzip", "bz2", "xz"] | None = None,
         allow_nan: bool = False,
         storage_options: Mapping[str, Any] | None = None,
+        target_size: int | str | None = None,
     ) -> None:
         if compression is not None and compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
             raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
-        super().__init__(path, f".jsonl{_COMPRESSIONS.get(compression or '', '')}", fields, storage_options)
+        extension = f".jsonl{_COMPRESSIONS.get(compression or '', '')}"
+        super().__init__(path, extension, fields, storage_options, target_size)
         self._compression = compression
         self._allow_nan = allow_nan
 
-    def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:
+    def _content(self, task: DocumentBatch) -> Content:
+        lines = b"".join(self._lines(task))
+        return Content(lines, task.num_items, len(lines))
+
+    def _lines(self, task: DocumentBatch) -> Iterator[bytes]:
         encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=self._allow_nan, separators=(",", ":"), default=_plain)
+        for number, record in enumerate(task.to_records()):
+            kept = record if self._fields is None else {k: record[k] for k in self._fields if k in record}
+            try:
+                yield _encode(encoder, kept)
+            except (TypeError, ValueError, RecursionError) as exc:
+                raise _no_json_form(encoder, kept, number, exc) from exc
+
+    def _write(self, contents: Sequence[Content], stream: BinaryIO) -> None:
         with _compressed(stream, self._compression) as out:
-            for number, record in enumerate(task.to_records()):
-                kept = record if self._fields is None else {k: record[k] for k in self._fields if k in record}
-                try:
-                    line = _encode(encoder, kept)
-                except (TypeError, ValueError, RecursionError) as exc:
-                    raise _no_json_form(encoder, kept, number, exc) from exc
-                out.write(line)
+            for content in contents:
+                out.write(content.data)
 
 
 def _check_range(info: Mapping[str, Any], byte_range: tuple[int, int], compression: str | None, path: str) -> None:

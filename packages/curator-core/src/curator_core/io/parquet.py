@@ -12,7 +12,7 @@ from curator_core.errors import ConfigurationError, DataError, nearest, unknown_
 from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size
-from curator_core.io.writer import FileWriter
+from curator_core.io.writer import Content, FileWriter
 from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
@@ -257,11 +257,12 @@ class ParquetWriter(FileWriter):
         storage_options: Mapping[str, Any] | None = None,
         schema: pa.Schema | Mapping[str, Any] | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
+        target_size: int | str | None = None,
     ) -> None:
         if compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
             raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
-        super().__init__(path, ".parquet", fields, storage_options)
+        super().__init__(path, ".parquet", fields, storage_options, target_size)
         self._compression = compression
         self._schema = _check_schema(schema, self._fields, self.name)
         self._skip = _check_on_bad_record(on_bad_record)
@@ -277,10 +278,12 @@ class ParquetWriter(FileWriter):
         _pyarrow(self.name)
         super().setup(worker_metadata)
 
-    def _fit(self, task: DocumentBatch) -> DocumentBatch:
+    def _content(self, task: DocumentBatch) -> Content:
         """The records as a table that goes together with those of all other tasks."""
         from curator_core.io.schema import conform, merge, without  # noqa: PLC0415 - an extra: this module imports without it
 
+        if not task.num_items:
+            return Content(None, 0, 0)
         settled = self._settled_schema()
         table, skipped = self._table(task, self._schema or settled.look())
         numbers = [number for number in range(task.num_items) if number not in skipped]  # of the table's rows
@@ -295,7 +298,7 @@ class ParquetWriter(FileWriter):
                 break
         if skipped:
             self._count(skipped, task)
-        return DocumentBatch(fitted, task.dataset_name)
+        return Content(fitted, len(fitted), fitted.nbytes, fitted.schema)
 
     def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
         """The chosen columns, of the records that make a table, and the other records by number."""
@@ -346,9 +349,11 @@ class ParquetWriter(FileWriter):
             self._settled = SettledSchema(*filesystem(self._path, self._storage_options), self._path)
         return self._settled
 
-    def _write(self, task: DocumentBatch, stream: BinaryIO) -> None:
+    def _write(self, contents: Sequence[Content], stream: BinaryIO) -> None:
         pa, pq = _pyarrow(self.name)
-        table = task.to_arrow()
+        table = contents[0].data
+        if len(contents) > 1:  # their metadata may differ
+            table = pa.concat_tables([content.data for content in contents], promote_options="default")
         try:
             pq.write_table(table, stream, compression=self._compression)
         except (pa.ArrowException, ValueError, OverflowError) as exc:

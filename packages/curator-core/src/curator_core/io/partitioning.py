@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 from curator_core.batches import FileGroupTask
 from curator_core.errors import ConfigurationError, DataError
 from curator_core.io.atomic import is_local
 from curator_core.io.compression import SUFFIXES, compression_of
-from curator_core.io.files import PathLike, absolute, check_count, filesystem, reading
+from curator_core.io.files import PathLike, absolute, check_count, filesystem, parse_size, reading
 from curator_core.io.listing import Found, LeftOut, list_files
 from curator_core.io.ranges import ranges_of
 from curator_core.stage import ProcessingStage
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["FilePartitioningStage"]
 
 logger = logging.getLogger(__name__)
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
-_UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
@@ -77,8 +72,8 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
             )
         self._paths = [absolute(path, f"file_paths[{number}]") for number, path in enumerate(paths)]
         self._max_files = check_count("files_per_partition", files_per_partition)
-        self._max_bytes = _parse_size("blocksize", blocksize)
-        self._split = _parse_size("split", split)
+        self._max_bytes = parse_size("blocksize", blocksize)
+        self._split = parse_size("split", split)
         if self._split is not None and self._max_bytes is not None:
             self._split = min(self._split, self._max_bytes)
         if self._max_files is None and self._max_bytes is None:
@@ -186,22 +181,6 @@ def _url(fs: Any, name: str, given: str) -> str:
         return name
     _, chained, rest = given.partition("::")  # zip://*.jsonl::s3://bucket/archive.zip
     return f"{fs.unstrip_protocol(name)}{chained}{rest}"
-
-
-def _parse_size(field: str, value: Any) -> int | None:
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match:
-            number, unit = match.groups()
-            return check_count(field, int(float(number) * _UNITS[unit and unit.lower()]))
-    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ConfigurationError(
-        "this is no size",
-        field=field,
-        given=value,
-        expected="a number of bytes, or text such as '64MiB' or '1.5 GB'",
-    )
 
 
 def _check_extensions(value: Any) -> tuple[str, ...] | None:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has the files of the last stage appear, where they hold several tasks each; in the driver.
+
+A file appears once the driver has counted the batch that wrote it, and a task in it is not written again: where it comes
+once more, after a worker or a driver has died, the adapter passes it by and gives what it gave the first time. With a
+checkpoint the journal knows the file before it appears, so that the next run can have it appear if this one is killed
+before that.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from curator_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Self
+
+    from curator_core.checkpoint import OpenCheckpoint
+    from curator_core.io.staging import Staging
+    from curator_core.plan import Plan
+    from curator_core.report import BatchReport, Manifest
+    from curator_core.shard import Shard
+
+__all__ = ["Commits"]
+
+
+logger = logging.getLogger(__name__)
+
+
+class Commits:
+    """What one run has had appear. Calls must come from one thread at a time.
+
+    Args:
+        staging: Where the files wait.
+        store: The run's checkpoint, if it has one.
+
+    Attributes:
+        written: Tasks that may come again, and the paths that each has given: one for the first task of a file, none
+            for the others.
+    """
+
+    def __init__(self, staging: Staging, store: OpenCheckpoint | None) -> None:
+        self._staging = staging
+        self._store = store
+        self.written: Mapping[str, list[str]] = {}
+
+    @classmethod
+    def open(cls, plan: Plan, run_id: str, shard: Shard | None, store: OpenCheckpoint | None) -> tuple[Self, Plan]:
+        """Return the commits of a run and the plan for it, after what earlier runs with its checkpoint have left.
+
+        Raises:
+            ConfigurationError: Files of other runs are there, which may hold the same tasks.
+            DataError: The directory cannot be read, or written to.
+        """
+        *before, view = plan.stages
+        writer: Any = view.stage
+        stage, staging = writer.staged(run_id, shard)
+        commits = cls(staging, store)
+        commits._take_over()
+        staging.prepare()
+        return commits, replace(plan, stages=(*before, replace(view, stage=stage)))
+
+    def _take_over(self) -> None:
+        """See what earlier runs have written; in the directory as in the journal."""
+        earlier: dict[str, list[str]] = {}
+        written = {}
+        for label, tasks in self._store.written() if self._store is not None else ():
+            urls = earlier.setdefault(label, [])
+            for source_id, task_id, paths in tasks:
+                urls += paths
+                if self._store is not None and not self._store.is_finished(source_id):
+                    written[task_id] = paths
+        self._staging.check_alone(earlier)
+        self._staging.recover(earlier)
+        self.written = written
+        if self._store is not None:
+            self._store.write_ahead(self._staging.label, [])  # for the next run to know what is to be removed
+
+    def enter(self, report: BatchReport, source_of: Callable[[str], str | None]) -> None:
+        """Have the files appear that a batch wrote.
+
+        Args:
+            report: Its report; not yet entered with the source tasks.
+            source_of: The source task that a task descends from.
+
+        Raises:
+            DataError: The journal cannot be written, or a file cannot be renamed.
+        """
+        new = [manifest for manifest in report.manifests if manifest.input_id not in self.written]
+        urls = [url for manifest in new for url in manifest.paths]
+        if not urls or report.is_retried:
+            return
+        if self._store is not None:
+            self._store.write_ahead(
+                self._staging.label, [[source_of(each.input_id), each.input_id, each.paths] for each in new]
+            )
+        self._staging.publish(urls)
+
+    def begin_again(self, entered: Iterable[Manifest], is_open: Callable[[str], bool]) -> None:
+        """Some source tasks are worked on once more.
+
+        Args:
+            entered: What was written of them.
+            is_open: Whether a task descends from one of them.
+        """
+        written = {**self.written, **{manifest.input_id: manifest.paths for manifest in entered}}
+        self.written = {task_id: paths for task_id, paths in written.items() if is_open(task_id)}
+
+    def close(self) -> None:
+        """Remove what is not to appear. What was written is complete without that: where it fails, the log says so."""
+        try:
+            self._staging.remove()
+        except DataError as exc:
+            logger.warning("files that a run has left cannot be removed: %s", exc)
