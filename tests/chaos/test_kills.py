@@ -7,15 +7,17 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from curator_chaos import processes
-from curator_chaos.checks import accounts_add_up, holds, nothing_runs, shared_memory, temporary_files
+from curator_chaos.checks import accounts_add_up, contents, holds, nothing_runs, shared_memory, temporary_files
 from curator_chaos.work import FILES, RAISES, STALLS
 
 PACE_S = 0.003  # for a chapter: long enough for there to be moments to choose from
 SLOWER_PACE_S = 0.01  # where the fault comes in the middle
 STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may not have come to its work yet
+TARGET_SIZE = 5000  # bytes: some tens of documents
 STOPPED_S = 60.0
 POISON = 0.01
 
@@ -48,6 +50,27 @@ def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     holds(scene, says)
     assert kills
     tell(saw=f"{kills} kills; the last run left {says['accounting']['resumed']} of {FILES} source tasks out")
+
+
+@pytest.mark.parametrize(
+    ("executor", "most"),
+    [pytest.param("local-2", 10, marks=LONG), ("local-2", 3), pytest.param("xenna", 4, marks=LONG)],
+)
+def test_the_driver_is_killed_again_and_again_with_files_of_several_tasks(executor, most, scene, tell):
+    tell(fault="SIGKILL of the driver, each time resumed, where a file holds several tasks", on=executor)
+    scene.target_size = TARGET_SIZE
+    scene.add_poison(POISON, RAISES)
+    job = scene.job(executor, PACE_S)
+    kills = 0
+    for _ in range(most):
+        driver = scene.start(job)
+        scene.reach_a_moment(driver)
+        if not driver.kill():
+            break
+        kills += 1
+    holds(scene, scene.run(job))
+    assert kills
+    tell(saw=f"{kills} kills; each document is in one of {len(contents(scene.out))} files")
 
 
 @LONG
@@ -96,6 +119,15 @@ def test_a_worker_is_killed_locally(scene, tell):
     tell(saw="the run ends well, restarts: 1")
 
 
+def kill_a_worker(scene):
+    """Kill a random worker; whether there was one."""
+    if workers := scene.workers():
+        with suppress(ProcessLookupError):  # it has ended since
+            os.kill(scene.rng.choice(workers), signal.SIGKILL)
+            return True
+    return False
+
+
 @LONG
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_workers_are_killed_all_the_time(executor, scene, tell):
@@ -105,15 +137,23 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
 
     def kill_one():
         nonlocal kills
-        if workers := scene.workers():
-            with suppress(ProcessLookupError):  # it has ended since
-                os.kill(scene.rng.choice(workers), signal.SIGKILL)
-                kills += 1
+        kills += kill_a_worker(scene)
 
     told = scene.outlast(scene.job(executor, PACE_S), kill_one)
     holds(scene, told[-1])
     assert kills
     tell(saw=f"{kills} kills, runs: {len(told)}")
+
+
+@LONG
+@pytest.mark.parametrize("executor", ["local-2", "xenna"])
+def test_workers_are_killed_all_the_time_with_files_of_several_tasks(executor, scene, tell):
+    tell(fault="SIGKILL of a random worker every second, where a file holds several tasks", on=executor)
+    scene.target_size = TARGET_SIZE
+    scene.add_poison(POISON, RAISES)
+    told = scene.outlast(scene.job(executor, PACE_S), partial(kill_a_worker, scene))
+    holds(scene, told[-1])
+    tell(saw=f"runs: {len(told)}; each document is in one of {len(contents(scene.out))} files")
 
 
 @LONG

@@ -45,6 +45,7 @@ class Job:
         config: Settings of `XennaExecutor`.
         ballast: As for `Chapters`.
         leak: As for `Annotate`.
+        target_size: Of the writer, in bytes; 0 for a file a task.
         loses_node_after: Batches on a second node, until it is killed; 0 for no such node. On Xenna only.
     """
 
@@ -61,6 +62,7 @@ class Job:
     config: Mapping[str, Any] = field(default_factory=dict)
     ballast: int = 0
     leak: int = 0
+    target_size: int = 0
     loses_node_after: int = 0
 
     def dump(self) -> str:
@@ -116,7 +118,7 @@ def run(job: Job, *observers: RunObserver) -> RunResult:
         JsonlReader(job.source, records_per_batch=1),
         Chapters(job.marks, job.ballast),
         Annotate(job.marks, job.poison, job.pace_s, job.leak).with_(**job.settings),
-        JsonlWriter(job.out),
+        JsonlWriter(job.out, target_size=job.target_size or None),
     ]
     with executor_of(job) as (executor, watching):
         return Pipeline("chaos", stages).run(
@@ -163,7 +165,7 @@ def accounts(exc: CuratorError | None, result: RunResult | None = None) -> dict[
     return {
         "complete": result.complete,
         "lost": result.lost,
-        "outputs": [task.task_id for task in result],
+        "files": [Path(path).name for task in result for path in task.data],
         "accounting": {
             "admitted": result.accounting.admitted,
             "resumed": len(result.accounting.resumed),

@@ -126,6 +126,9 @@ class Scene:
         directory: The test's own.
         source: What is read.
         rng: The test's own; decides on everything that may vary.
+
+    Attributes:
+        target_size: Of the files that are written; 0 for a file a task.
     """
 
     def __init__(self, directory: Path, source: Source, rng: Random) -> None:
@@ -135,6 +138,7 @@ class Scene:
         self.marks.mkdir()
         self.temporary.mkdir()
         self.poison: dict[str, str] = {}
+        self.target_size = 0
         self.drivers: list[Driver] = []
 
     def add_poison(self, share: float, faults: Sequence[str]) -> None:
@@ -153,6 +157,7 @@ class Scene:
             dead=str(self.dead),
             poison=self.poison,
             pace_s=pace_s,
+            target_size=self.target_size,
         )
 
     def start(self, job: Job, file_limit: int = 0, environment: Mapping[str, str] | None = None) -> Driver:
@@ -193,19 +198,26 @@ class Scene:
         raise AssertionError(f"after {MOST_RUNS} runs: {told[-1]['message']}")
 
     def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
-        """Wait until a random number of files more has been written, or it has ended.
+        """Wait until a random number of documents more has been written, or it has ended.
 
         Args:
             driver: The run.
-            before: The share of all files at which the last moment is.
+            before: The share of all documents at which the last moment is.
         """
-        there, last = written(self.out), int(before * self.expected)
+        there, last = self.written, int(before * self.expected)
         moment = self.rng.randint(min(there + 1, last), last)
-        driver.wait_until(lambda: written(self.out) >= moment)
+        driver.wait_until(lambda: self.written >= moment)
+
+    @property
+    def written(self) -> int:
+        """How many documents are there, without those in files that are not complete."""
+        if self.target_size:
+            return sum(path.read_bytes().count(b"\n") for path in self.out.glob("part-*"))
+        return files_in(self.out)
 
     @property
     def expected(self) -> int:
-        """How many files there are to be in the end."""
+        """How many documents there are to be in the end."""
         return len(self.source.chapters) - len(self.poison)
 
     def workers(self) -> list[int]:
@@ -218,7 +230,7 @@ class Scene:
         return replace(job, dead="")
 
 
-def written(directory: str | Path) -> int:
+def files_in(directory: str | Path) -> int:
     """How many output files are there, without those that are not complete."""
     try:
         return sum(not name.startswith(".") for name in os.listdir(directory))  # noqa: PTH208 - called all the time

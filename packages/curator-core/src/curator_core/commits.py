@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has the files of the last stage appear, where they hold several tasks each; in the driver.
 
-A file appears once the driver has counted the batch that wrote it, and a task in it is not written again: where it comes
-once more, after a worker or a driver has died, the adapter passes it by and gives what it gave the first time. With a
-checkpoint the journal knows the file before it appears, so that the next run can have it appear if this one is killed
-before that.
+A file appears once the driver has counted the batch that wrote it, and a task in it is not written again: where it
+comes once more, after a worker or a driver has died, the adapter passes it by and gives what it gave the first time.
+With a checkpoint the journal knows the file before it appears, so that the next run can have it appear if this one is
+killed before that.
 """
 
 from __future__ import annotations

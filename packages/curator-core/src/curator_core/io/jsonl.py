@@ -175,7 +175,7 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
 
 
 class JsonlWriter(FileWriter):
-    """Writes each task's records to a JSON Lines file, in UTF-8, under a name that comes from the task's id.
+    """Writes each task's records to a JSON Lines file in UTF-8, called after the task's id; or several tasks to one.
 
     Writing the same task twice gives the same file, byte for byte. A file appears when it is complete.
     Pipelines whose tasks may have the same ids need a directory each.
@@ -189,9 +189,12 @@ class JsonlWriter(FileWriter):
         allow_nan: Whether to write NaN and infinities as Python does. JSON has no such numbers, and most
             readers other than Python's fail on them.
         storage_options: Options of the fsspec filesystem.
+        target_size: Bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of about this
+            size, as written; see `ParquetWriter`. None: a file a task.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
+        ConfigurationError: A setting makes no sense; or, when a run with a target size begins, the directory has files
+            of another run.
         DataError: The directory or a file cannot be written, or a value has no form in JSON. Raised while
             the pipeline runs.
     """

@@ -223,7 +223,7 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
 
 
 class ParquetWriter(FileWriter):
-    """Writes each task's records to a Parquet file, under a name that comes from the task's id.
+    """Writes each task's records to a Parquet file, called after the task's id; or several tasks to one.
 
     The files of a directory form one data set. With a ``schema`` they all have it. Without one they keep to what the
     run has settled on, kept in the directory below ``_schema``: a file has all columns that are known when it is
@@ -242,9 +242,14 @@ class ParquetWriter(FileWriter):
             or the name of a simple one. A column that a task lacks is null. None: what the run settles on.
         on_bad_record: ``"raise"``, or ``"skip"`` to leave out a record that does not fit the schema or has no form
             in Arrow or Parquet. Skipped records are counted in the metric ``skipped_records``.
+        target_size: Bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of about this
+            size, as written, which is estimated from what the worker has written before. A larger task has a file of
+            its own. ``with_(batch_size=…)`` says how many tasks a worker puts together at once (64). It must be the
+            last stage. None: a file a task.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed.
+        ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed; or, when a run with a
+            target size begins, the directory has files of another run.
         DataError: The directory or a file cannot be written, or a record has no form in Parquet or does not fit the
             schema. Raised while the pipeline runs.
     """
