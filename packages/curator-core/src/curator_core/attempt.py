@@ -151,7 +151,7 @@ class Attempt:
         return failed
 
     def _written(self) -> dict[int, Any]:
-        """What the inputs give that are in files already, by position: they are done again since others are."""
+        """Return what the inputs gave that are in published files already, by position: the stage must not see them."""
         written = self.adapter.context.written
         return {
             number: FileGroupTask([*written[task_id]], self.tasks[number].dataset_name)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has the files of the last stage appear, where they hold several tasks each; in the driver.
+"""Publishes files of the last stage that hold several tasks each; in the driver.
 
-A file appears once the driver has counted the batch that wrote it, and a task in it is not written again: where it
-comes once more, after a worker or a driver has died, the adapter passes it by and gives what it gave the first time.
-With a checkpoint the journal knows the file before it appears, so that the next run can have it appear if this one is
-killed before that.
+A file is published once the driver has counted the batch that wrote it, and a task in it is not written again: when it
+comes again, after a worker or a driver has died, the adapter skips the stage and outputs what the task gave the first
+time. With a checkpoint the journal records a file before it is published, so that the next run can publish it if this
+one is killed in between.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Commits:
-    """What one run has had appear. Calls must come from one thread at a time.
+    """The files that one run publishes. Calls must come from one thread at a time.
 
     Args:
         staging: Where the files wait.
@@ -50,7 +50,7 @@ class Commits:
 
     @classmethod
     def open(cls, plan: Plan, run_id: str, shard: Shard | None, store: OpenCheckpoint | None) -> tuple[Self, Plan]:
-        """Return the commits of a run and the plan for it, after what earlier runs with its checkpoint have left.
+        """Finish what earlier runs with the checkpoint left undone; return the commits of a run and the plan for it.
 
         Raises:
             ConfigurationError: Files of other runs are there, which may hold the same tasks.
@@ -65,7 +65,7 @@ class Commits:
         return commits, replace(plan, stages=(*before, replace(view, stage=stage)))
 
     def _take_over(self) -> None:
-        """See what earlier runs have written; in the directory as in the journal."""
+        """Read from the journal what earlier runs have written, and bring the directory in line with it."""
         earlier: dict[str, list[str]] = {}
         written = {}
         for label, tasks in self._store.written() if self._store is not None else ():
@@ -78,10 +78,10 @@ class Commits:
         self._staging.recover(earlier)
         self.written = written
         if self._store is not None:
-            self._store.write_ahead(self._staging.label, [])  # for the next run to know what is to be removed
+            self._store.write_ahead(self._staging.label, [])  # so that the next run knows which directory to remove
 
     def enter(self, report: BatchReport, source_of: Callable[[str], str | None]) -> None:
-        """Have the files appear that a batch wrote.
+        """Publish the files that a batch wrote.
 
         Args:
             report: Its report; not yet entered with the source tasks.
@@ -101,7 +101,7 @@ class Commits:
         self._staging.publish(urls)
 
     def begin_again(self, entered: Iterable[Manifest], is_open: Callable[[str], bool]) -> None:
-        """Some source tasks are worked on once more.
+        """Remember what is written of source tasks that begin again.
 
         Args:
             entered: What was written of them.
@@ -111,8 +111,8 @@ class Commits:
         self.written = {task_id: paths for task_id, paths in written.items() if is_open(task_id)}
 
     def close(self) -> None:
-        """Remove what is not to appear. What was written is complete without that: where it fails, the log says so."""
+        """Remove staged files that were not published. A failure is logged: the published ones are complete anyway."""
         try:
             self._staging.remove()
         except DataError as exc:
-            logger.warning("files that a run has left cannot be removed: %s", exc)
+            logger.warning("staged files of the run cannot be removed: %s", exc)

@@ -114,7 +114,7 @@ def _check_committed(views: Sequence[StageView]) -> None:
     for view in views[:-1]:
         if view.is_committed:
             raise PipelineError(
-                "files of several tasks appear when the run has counted these, so no later stage can read them",
+                "files of several tasks are published when the run has counted these, so no later stage can read them",
                 stage=view.name,
                 field="target_size",
                 given=f"a stage after it: '{views[view.index + 1].name}'",

@@ -162,7 +162,7 @@ class ProcessingStage(Generic[X, Y]):
 
     @property
     def _is_committed(self) -> bool:
-        """Whether the driver has the stage's files appear once it has counted their tasks; see `io.writer`."""
+        """Whether the driver publishes the stage's files once it has counted their tasks; see `io.writer`."""
         return False
 
     @property

@@ -64,7 +64,7 @@ class StageView:
         needs: What ``inputs()`` says; None where it says nothing.
         adds: What ``outputs()`` says; None where it says nothing.
         engine_options: What ``xenna_stage_spec()`` says.
-        is_committed: Whether the driver has the stage's files appear.
+        is_committed: Whether the driver publishes the stage's files.
     """
 
     index: int

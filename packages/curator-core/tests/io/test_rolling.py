@@ -440,7 +440,7 @@ def test_a_stage_after_the_writer_is_refused(tmp_path):
 
 
 def test_without_a_run_it_says_what_is_missing(tmp_path):
-    with pytest.raises(ConfigurationError, match="there is none") as raised:
+    with pytest.raises(ConfigurationError, match="and there is none") as raised:
         JsonlWriter(tmp_path, target_size="1MB").setup(WorkerMetadata())
     assert raised.value.field == "target_size"
     assert raised.value.expected

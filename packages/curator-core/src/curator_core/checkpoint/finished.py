@@ -31,10 +31,10 @@ def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dic
 
 
 def record_of_files(label: str, tasks: list[Any]) -> dict[str, Any]:
-    """The journal's record of files that several tasks are in.
+    """The journal's record of files that hold several tasks.
 
     Args:
-        label: Of the directory that the files are in until they appear.
+        label: Of their staging directory.
         tasks: For each task its source task, its id, and the paths that it gave.
     """
     return {_STAGED: label, _TASKS: tasks}

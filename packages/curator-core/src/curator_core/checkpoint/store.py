@@ -87,10 +87,10 @@ class OpenCheckpoint:
         return written_in(self._path)
 
     def write_ahead(self, label: str, tasks: list[Any]) -> None:
-        """Have the disk know what is in files that are going to appear.
+        """Record on disk what is in files before they are published.
 
         Args:
-            label: Of the directory that they are in until then.
+            label: Of their staging directory.
             tasks: For each task in them its source task, its id, and the paths that it gave.
 
         Raises:

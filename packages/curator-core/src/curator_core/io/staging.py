@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files that hold several tasks wait until the driver has counted these, and how they appear then.
+"""Where files that hold several tasks wait until the driver publishes them.
 
-A worker or a driver that dies leaves files behind whose tasks are worked on once more, in other company. So a worker
-writes to a directory of the run, ``_staging-…`` in the target directory, and the driver renames what it has counted.
+A worker or a driver that dies leaves files behind whose tasks are done again, grouped differently. So a worker writes
+to a directory of the run, ``_staging-…`` in the target directory, and the driver renames the files that it has counted.
 Readers of data sets pass over directories whose name begins with an underscore, and a staged file has no extension for
 a pattern to match.
 """
@@ -67,11 +67,11 @@ class Staging:
             fs.makedirs(f"{directory}/{_STAGING}{self.label}", exist_ok=True)
 
     def url_of(self, ids: Iterable[str]) -> str:
-        """Where the file will be that holds these tasks in this order: its name is made of their ids."""
+        """Return where a file of these tasks, in this order, is published: its name is a hash of their ids."""
         return f"{self._url}/{self._prefix}{digest(chr(0).join(ids), _DIGEST_BYTES)}{self._extension}"
 
     def create(self, url: str) -> AbstractContextManager[BinaryIO]:
-        """A file that is not yet where its URL says."""
+        """Create a file in the staging directory."""
         # Whole or not at all here as well: a worker that was given up for dead may write the same file again.
         fs, directory = self._place()
         return atomic_file(fs, self._staged(directory, self.label, _name(url)))
@@ -79,7 +79,7 @@ class Staging:
     # --- in the driver ------------------------------------------------------------------------------------
 
     def check_alone(self, ours: Mapping[str, Collection[str]]) -> None:
-        """See that nothing in the directory may hold the same tasks.
+        """Raise if something in the directory may hold the same tasks.
 
         Args:
             ours: By the label of each earlier run with the same checkpoint, the files that were counted.
@@ -107,11 +107,11 @@ class Staging:
                     field="target_size",
                     given=f"{self._url}/{name}",
                     expected="one run at a time, or one for each shard of a source",
-                    hint="once you know that the run has ended, remove this directory",
+                    hint="make sure that the run has ended, then remove this directory",
                 )
 
     def recover(self, ours: Mapping[str, Collection[str]]) -> None:
-        """Do what earlier runs with the same checkpoint were killed before: publish what was counted, remove the rest.
+        """Finish earlier runs with the same checkpoint that were killed: publish what was counted, remove the rest.
 
         Args:
             ours: As for `check_alone`.
@@ -126,7 +126,7 @@ class Staging:
             self._remove(label)
 
     def publish(self, urls: Iterable[str]) -> None:
-        """Have files appear.
+        """Give staged files their final names.
 
         Raises:
             DataError: One of them is not there, or cannot be renamed.
@@ -134,7 +134,7 @@ class Staging:
         self._rename(self.label, urls)
 
     def remove(self) -> None:
-        """Remove what was not published.
+        """Remove staged files that were not published.
 
         Raises:
             DataError: It cannot be removed.

@@ -46,8 +46,8 @@ class Content(NamedTuple):
 class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
     """Writes each task's records to a file named after the task's id; or several tasks to a file of about a size.
 
-    With a size the stage takes tasks in batches, and a file holds tasks of one batch: all of them are written when the
-    batch is done. A file is named after the ids of its tasks, and appears when the driver has counted them.
+    With a size the stage takes tasks in batches, and a file holds tasks of one batch: nothing is held back between
+    calls. A file is named after the ids of its tasks, and is published when the driver has counted them; see `Staging`.
 
     Args:
         path: Directory or fsspec URL to write to; made where it is missing.
@@ -104,7 +104,7 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         """Make the directory.
 
         Raises:
-            ConfigurationError: There is a target size, and no run whose driver has the files appear.
+            ConfigurationError: There is a target size, and no run whose driver publishes the files.
             DataError: It cannot be made.
         """
         del worker_metadata
@@ -197,7 +197,7 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
     def _staged_files(self) -> Staging:
         if self._staging is None:
             raise ConfigurationError(
-                "files of several tasks appear when the driver of a run has counted these, and there is none",
+                "files of several tasks are published by the driver of a run, and there is none",
                 stage=self.name,
                 field="target_size",
                 given=self._target_size,
