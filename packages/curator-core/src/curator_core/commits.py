@@ -100,15 +100,12 @@ class Commits:
             )
         self._staging.publish(urls)
 
-    def begin_again(self, entered: Iterable[Manifest], is_open: Callable[[str], bool]) -> None:
-        """Remember what is written of source tasks that begin again.
+    def begin_again(self, entered: Iterable[Manifest]) -> None:
+        """Remember what was written of source tasks that begin again.
 
-        Args:
-            entered: What was written of them.
-            is_open: Whether a task descends from one of them.
+        What earlier runs have written stays: the source may not have made its source tasks yet.
         """
-        written = {**self.written, **{manifest.input_id: manifest.paths for manifest in entered}}
-        self.written = {task_id: paths for task_id, paths in written.items() if is_open(task_id)}
+        self.written = {**self.written, **{manifest.input_id: manifest.paths for manifest in entered}}
 
     def close(self) -> None:
         """Remove staged files that were not published. A failure is logged: the published ones are complete anyway."""

@@ -233,7 +233,7 @@ class Run:
         """
         self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
         if self._commits is not None:
-            self._commits.begin_again(self._sources.manifests, self._is_open)
+            self._commits.begin_again(self._sources.manifests)
             self.context = self.context._replace(written=self._commits.written)
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import (
     ConfigurationError,
@@ -371,6 +371,37 @@ def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
     assert (len(result.accounting.resumed), result.stages[3].tasks_in) == (9, 5)
     assert ids_in(tmp_path / "out") == [*range(50)]
     assert sorted(paths_of(result)) == sorted(map(str, visible(tmp_path / "out")))
+
+
+def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp_path):
+    """Not of source tasks either that the source has not made yet: here the last one, of which most is in files."""
+    pytest.importorskip("loky")
+    mended, mark = tmp_path / "mended", tmp_path / "mark"
+    _, children = emit(0, 5)
+
+    class Parents(ProcessingStage):
+        def process(self, task: EmptyTask):
+            for number in range(300):
+                if number == 299 and mended.exists():
+                    wait_until(mark.exists)
+                yield DocumentBatch([{"id": number}])
+
+    def work(task):
+        (record,) = task.to_records()
+        if record["id"] % 5 == 2 and not mended.exists():
+            raise ValueError("spoilt")
+        return task
+
+    writer = dies_once(mark, at=1)(tmp_path / "out", target_size="1MB").with_(batch_size=7)
+    pipeline = Pipeline("p", [Parents(), children, processing_stage(name="work")(work), writer])
+    path, options = tmp_path / "checkpoint", {"on_error": "skip", "max_failures": math.inf}
+    mark.touch()
+    pipeline.run(checkpoint=path, **options)
+    mark.unlink()
+    mended.touch()
+    result = pipeline.run(LocalExecutor(workers=2), checkpoint=Checkpoint(path, retry_failed=True), **options)
+    assert (result.accounting.restarts, result.lost) == (1, ())
+    assert ids_in(tmp_path / "out") == [*range(1500)]
 
 
 # --- other runs -----------------------------------------------------------------------------------------------
