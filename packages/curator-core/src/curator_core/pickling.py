@@ -56,21 +56,32 @@ def dumps(value: Any) -> bytes:
         return stream.getvalue()
 
 
-def dump_parts(value: Any, cloudpickle: Any = None) -> tuple[bytes, list[Any]]:
+def dump_parts(value: Any, cloudpickle: Any = None, *, only_writable: bool = False) -> tuple[bytes, list[Any]]:
     """As `dumps`, with large buffers (of arrays, of Arrow tables) beside the pickle, not copied into it.
 
     Args:
         value: What to pickle.
         cloudpickle: An engine's own copy of cloudpickle to do it with; None for the one of `use_cloudpickle`.
+        only_writable: Whether read-only buffers go into the pickle, where they stay read-only whatever is loaded.
 
     Returns:
         The pickle, and the buffers: contiguous memory that belongs to the value, which `load_parts` wants again.
     """
-    found: list[pickle.PickleBuffer] = []
+    found: list[pickle.PickleBuffer] = _Writable() if only_writable else []
     with io.BytesIO() as stream:
         _dump(value, stream, found, cloudpickle)
         head = stream.getvalue()
     return head, [buffer.raw() for buffer in found]
+
+
+class _Writable(list[Any]):
+    """Takes the buffers that may be written to; pickle keeps those for which it is told that they are not taken."""
+
+    def append(self, buffer: pickle.PickleBuffer) -> bool:  # type: ignore[override]  # what a `buffer_callback` returns
+        is_kept = buffer.raw().readonly
+        if not is_kept:
+            super().append(buffer)
+        return is_kept
 
 
 def dump_copy(value: Any) -> tuple[bytes, list[Any]]:

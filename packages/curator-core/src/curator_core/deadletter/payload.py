@@ -39,7 +39,7 @@ class Payload(NamedTuple):
         task_id: Its id.
         task_class: Its class, with the module.
         head: The JSON text, or the pickle without its buffers; empty where the task is not kept.
-        buffers: The memory of arrays and Arrow tables, which the pickle refers to.
+        buffers: The memory of arrays that may be written to, which the pickle refers to.
         size: Bytes that it takes, also where it is too large to be kept.
         note: Why it is not kept.
     """
@@ -84,12 +84,15 @@ def pack_task(task: Any, max_bytes: int) -> Payload:
 def unpack(payload: Payload) -> Any:
     """The task of a payload, with its id and notes on it. Only for what is trusted: unpickling runs code.
 
-    Its arrays are views of the payload's buffers, and read-only.
+    Its arrays are as writable as they were.
 
     Args:
         payload: One that has a task.
     """
-    task, notes = _from_json(payload) if payload.kind == "json" else load_parts(payload.head, payload.buffers)
+    if payload.kind == "json":
+        task, notes = _from_json(payload)
+    else:
+        task, notes = load_parts(payload.head, map(bytearray, payload.buffers))
     stamp(task, new_state(payload.task_id, metadata=notes))
     return task
 
@@ -103,7 +106,7 @@ def _as_pickle(task: Any) -> tuple[bytes, list[Any]]:
     state = state_of(task)
     stamp(task, UNSEEN)  # not the history: it is long, and of a run that is over
     try:
-        return dump_parts((task, state[2]))
+        return dump_parts((task, state[2]), only_writable=True)
     finally:
         stamp(task, state)
 

@@ -55,7 +55,7 @@ def load(
 ) -> list[Task[Any]]:
     """The tasks of the letters at a path as they came into the stage, with their ids and notes, sorted as by `read`.
 
-    All of them are in memory at once; arrays in them are read-only.
+    All of them are in memory at once.
 
     Args:
         path: A directory or fsspec URL, or one letter.
