@@ -209,7 +209,8 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
         assert told.batches(stage) == expected
         assert told.below("curator.stage", stage) == expected
         assert told.counters(stage) == expected
-        if any(span["name"] == f"window {stage}" for span in told.spans):  # not where it took no longer than the first
+        # A stage that is done within one window has none of its own, and they are longer where workers start late.
+        if any(span["name"] == f"window {stage}" for span in told.spans):
             assert told.below("curator.window", stage) == expected
         own, retried = lines(written, stage)
         unreported = len(own) - expected["batches"]
@@ -218,7 +219,6 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
             assert sum(own.values()) == expected["in"]
             assert retried == expected["retried"]
         assert 0 <= unreported <= LAST_WORDS * died
-    assert died or any(span["name"].startswith("window ") for span in told.spans)
     (run,) = [span for span in told.spans if span["name"] == "run exact"]
     came = [accounts(result, stage) for stage in ("first", "second")]
     assert run["curator.run.tasks_unreported"] == TASKS - came[0]["in"] + came[0]["out"] - came[1]["in"]

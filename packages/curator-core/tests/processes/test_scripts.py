@@ -11,10 +11,10 @@ import sys
 import pytest
 from tests.waiting import DEADLINE_S, NEVER_S, wait_until
 
-from curator_core import ExecutorError, Pipeline
+from curator_core import ExecutorError, Pipeline, ProcessingStage
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
-from .stages import TWO, stage  # noqa: TID252 - as above
+from .stages import TWO  # noqa: TID252 - as above
 
 pytest.importorskip("loky")
 
@@ -178,13 +178,18 @@ def test_it_runs_with_standard_streams_closed_as_a_daemons_are(tmp_path, closed)
     assert (done.returncode, (tmp_path / "result").read_text()) == (0, "[0, 1, 2, 3]")
 
 
+class Keep(ProcessingStage):
+    def process(self, task):
+        return task
+
+
 def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(ExecutorError, match="the working directory has been removed"):
-        Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(1))
+        Pipeline("p", [Keep()]).run(TWO, tasks(1))
 
 
 def with_shared_memory(options):
