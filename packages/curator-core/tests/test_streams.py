@@ -10,9 +10,11 @@ import pytest
 from curator_core import (
     Checkpoint,
     DeadLetter,
+    FailureLimitError,
     LocalExecutor,
     Pipeline,
     ProcessingStage,
+    RunObserver,
     StageError,
     Task,
     deadletter,
@@ -74,6 +76,11 @@ class Refuse(ProcessingStage):
         return task
 
 
+class Broken(ProcessingStage):
+    def process(self, task):
+        raise ValueError("always")
+
+
 def run(*stages, data=(3,), **settings):
     recorder = Recorder()
     return Pipeline("p", stages).run(initial_tasks=tasks(*data), observers=[recorder], **settings), recorder
@@ -110,17 +117,16 @@ def test_a_generator_that_fails_half_way_ends_the_run_and_what_it_made_counts():
 @pytest.mark.parametrize("policy", ["skip", "letters"])
 def test_where_failures_are_skipped_what_it_made_is_taken_back(policy, tmp_path):
     seen = []
-    result, recorder = run(
+    result, _ = run(
         Count(seen, fails_at=3), Take(seen), data=(1, 9), on_error="skip" if policy == "skip" else DeadLetter(tmp_path)
     )
     assert seen == [
-        *("make 0", "closed", "take 0"),  # of a single output it is known at once what it comes to
-        *("make 0", "make 1", "take 0", "take 1", "make 2", "take 2", "closed"),
+        *("make 0", "take 0", "closed"),
+        *("make 0", "take 0", "make 1", "take 1", "make 2", "take 2", "closed"),
     ]
     assert [task.task_id for task in result] == ["0.0"]
     first, second = result.stages
     assert (first.tasks_in, first.tasks_failed, first.tasks_out, second.tasks_in) == (2, 1, 1, 1)
-    assert [report.sequence for report in recorder.of("Take")] == [0]
     assert result.lost == ()
     if policy == "letters":
         assert [(letter.stage, letter.task_id) for letter in deadletter.read(tmp_path)] == [("Count", "1")]
@@ -187,6 +193,56 @@ def test_a_run_that_ends_within_it_is_resumed_with_all_of_it(on_error, where, tm
     settings["checkpoint"] = Checkpoint(tmp_path, accept_changes=True)
     result, _ = run(Count([]).with_(name="count"), Take([]).with_(name="take"), **settings)
     assert [task.data for task in result] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_interruption_between_two_of_its_outputs_loses_nothing(on_error, tmp_path):
+    class Interrupt(RunObserver):
+        def on_batch(self, report):
+            if report.stage_name == "Take" and report.sequence == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("p", [Several(), Take([])]).run(
+            initial_tasks=tasks(4), observers=[Interrupt()], on_error=on_error, checkpoint=tmp_path
+        )
+    result, _ = run(Several(), Take([]), data=(4,), on_error=on_error, checkpoint=tmp_path)
+    assert [task.data for task in result] == [0, 1, 2, 3]
+
+
+def test_too_many_failures_end_a_run_within_it(tmp_path):
+    seen = []
+    with pytest.raises(FailureLimitError) as raised:
+        Pipeline("p", [Count(seen), Broken()]).run(
+            initial_tasks=tasks(1000), on_error=DeadLetter(tmp_path), max_failures=3
+        )
+    assert seen == [*(f"make {number}" for number in range(4)), "closed"]
+    assert raised.value.result.stages[1].tasks_failed == len(deadletter.read(tmp_path)) == 4
+
+
+def test_what_is_taken_back_leaves_no_dead_letter(tmp_path):
+    result, _ = run(Count([], fails_at=4), Refuse(2), data=(9, 1), on_error=DeadLetter(tmp_path))
+    assert [stage.tasks_failed for stage in result.stages] == [1, 0]
+    assert [(letter.stage, letter.task_id) for letter in deadletter.read(tmp_path)] == [("Count", "0")]
+    assert result.accounting.failed == {"Count": ("0",)}
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_later_stages_see_an_output_before_the_next_one_is_made(workers, on_error):
+    class Window(ProcessingStage):
+        def process(self, task):
+            window = []
+            for number in range(task.data):
+                window.append(number)
+                yield Task(data=window)
+
+    class Read(ProcessingStage):
+        def process(self, task):
+            return Task(data=[*task.data])
+
+    result = Pipeline("p", [Window(), Read()]).run(LocalExecutor(workers), tasks(3), on_error=on_error)
+    assert [task.data for task in result] == [[0], [0, 1], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -122,6 +122,7 @@ class BaseStageAdapter:
         roots: Names the tasks that begin a lineage, where the stage is a source.
         is_isolated: Whether the stage is held by a process of its own.
         sink: Where reports go.
+        announce: Enters that outputs are reported before their input; None outside of the driver.
         streams: Whether the outputs of a generator go on one by one.
         takes_back: Whether they do not count where it fails half-way: others are tried, or the run goes on without.
     """
@@ -140,7 +141,7 @@ class BaseStageAdapter:
         self.roots = RootNames()
         self.is_isolated = False
         self.streams = self.takes_back = False
-        self._announce: Callable[[str], None] | None = None
+        self.announce: Callable[[str], Callable[[], None]] | None = None
         self._keeps_input = False
         self._loop: EventLoop | None = None
 
@@ -157,15 +158,16 @@ class BaseStageAdapter:
         self,
         context: RunContext,
         sink: Callable[[BatchReport | WorkerReport], None],
-        announce: Callable[[str], None] | None = None,
+        announce: Callable[[str], Callable[[], None]] | None = None,
     ) -> None:
         """Say which run this is part of.
 
         Args:
             context: The run.
             sink: Where reports go.
-            announce: Told of an input whose outputs go on before it is reported. Where there is none, what becomes of
-                them waits for that report.
+        announce: Enters that outputs are reported before their input; None outside of the driver.
+            announce: See `Run.announce`. Where there is none, what becomes of a generator's outputs is reported when
+                its input is.
         """
         self.context = context
         self.sink = sink
@@ -175,13 +177,8 @@ class BaseStageAdapter:
         is_last_of_files = context.manifests_of == view.index
         self.streams = is_called_by_task and not is_last_of_files and not is_isolated(view, context)
         self.takes_back = context.on_error == "skip" or view.max_attempts > 1
-        self._announce = None if self.takes_back else announce
+        self.announce = announce
         self._keeps_input = keeps_inputs(self, 1)
-
-    @property
-    def announces(self) -> bool:
-        """Whether an input is announced before its outputs go on, so that nothing has to wait for its report."""
-        return self._announce is not None
 
     @property
     def parts_batches(self) -> bool:
@@ -365,7 +362,7 @@ class BaseStageAdapter:
 
         Args:
             task: The input.
-            ahead: How many outputs are made before the first one goes on, where nothing is announced.
+            ahead: How many outputs are made before the first one goes on, where they may be taken back.
 
         Returns:
             The outputs: a list, or one by one, with `TAKEN_BACK` after those of an attempt that failed.
@@ -380,10 +377,7 @@ class BaseStageAdapter:
         if attempt.generator is None and not attempt.comes_again:
             self.report_attempt(attempt)
             return outputs
-        if self._announce is None:
-            return StreamedTries(self, attempt).run(ahead)
-        self._announce(attempt.tasks[0].task_id)
-        return self.read_streamed(attempt)
+        return StreamedTries(self, attempt).run(ahead) if self.takes_back else self.read_streamed(attempt)
 
     def read_streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
         """Hand on the outputs of an attempt; then report it."""

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from curator_core.provisional import Provisional
+from curator_core.errors import StageError
+from curator_core.provisional import Announced, Provisional
 from curator_core.streamed import TAKEN_BACK
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Chain:
         self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
         sizes = [adapter.view.batch_size for adapter in adapters]
-        self._ahead = [max(1, _AHEAD * (max(sizes[number + 1 :], default=1) - 1)) for number in range(len(sizes))]
+        self._ahead = [_AHEAD * (max(sizes[number + 1 :], default=1) - 1) for number in range(len(sizes))]
         for adapter in self.adapters[1:]:
             adapter.clock = self.adapters[0].clock
 
@@ -101,29 +102,37 @@ class Chain:
         if self._stop is not None and self._stop.signal:  # a stage has swallowed what the signal raised
             self._stop.check()
         self._waiting[level] = []
-        adapter = self.adapters[level]
+        adapter, task_id = self.adapters[level], batch[0].task_id
         made = adapter.stream_one(batch[0], self._ahead[level]) if adapter.streams else adapter.process_batch(batch)
         del batch  # not to be held while what came of it goes on
         if isinstance(made, list):
             self._drop(level + 1, made, outputs)
-        elif adapter.announces:
-            self._read(level + 1, made, outputs)
         else:
-            self._read_provisionally(level + 1, made, outputs)
+            self._read(level + 1, made, task_id, outputs)
 
-    def _read(self, level: int, made: Generator[Any, None, None], outputs: Outputs) -> None:
-        with closing(made):  # where a later stage fails it is not read to its end
-            for task in made:
-                self._drop(level, [task], outputs)
-
-    def _read_provisionally(self, level: int, made: Generator[Any, None, None], outputs: Outputs) -> None:
-        """As `_read`, where what comes of the outputs waits until they are known to count."""
-        for each in range(level, len(self.adapters)):
-            self._work(each, outputs)  # what other inputs gave is not to share a batch with what may be taken back
-        with Provisional(self.adapters[level:], outputs) as provisional, closing(made):
+    def _read(self, level: int, made: Generator[Any, None, None], task_id: str, outputs: Outputs) -> None:
+        """Read a generator of the stage before, whose outputs may turn out not to count."""
+        generating = self.adapters[level - 1]
+        if generating.takes_back:
+            for each in range(level, len(self.adapters)):
+                self._work(each, outputs)  # what other inputs gave must not share a batch with what may be taken back
+        announce = generating.announce
+        with (
+            (
+                Provisional(self.adapters[level:], outputs)
+                if announce is None
+                else Announced(announce, task_id, outputs)
+            ) as following,
+            closing(made),
+        ):
             for task in made:
                 if task is TAKEN_BACK:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
-                    provisional.take_back()
-                else:
+                    following.take_back()
+                    continue
+                try:
                     self._drop(level, [task], outputs)
+                except StageError as exc:  # what was made counts, and the rest is not made
+                    with suppress(StopIteration, StageError):
+                        made.throw(exc)
+                    raise

@@ -87,6 +87,18 @@ class Failures:
             self._withdrawn.update((stage, task_id) for task_id in again)
             self.task_ids[stage] = [task_id for task_id in ids if not is_meant(task_id)]
 
+    def mark(self) -> Callable[[], None]:
+        """Return what takes back all failures that are entered from now on; as `take_back`."""
+        counts = {stage: len(ids) for stage, ids in self.task_ids.items()}
+
+        def take_back() -> None:
+            for stage, ids in self.task_ids.items():
+                again = ids[counts.get(stage, 0) :]
+                self._withdrawn.update((stage, task_id) for task_id in again)
+                del ids[len(ids) - len(again) :]
+
+        return take_back
+
     def flush(self) -> None:
         """Wait until all letters are written, and those of tasks that did not fail in the end are gone.
 

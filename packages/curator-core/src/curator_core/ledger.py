@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from curator_core.bottleneck import Evidence, StageEvidence, Team
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from curator_core.plan import Plan
     from curator_core.report import BatchReport, Tally, WorkerReport
 
@@ -115,6 +117,16 @@ class _StageAccount:
         self.filtered += tally.filtered
         self.failed += tally.failed
 
+    def mark(self) -> Callable[[], None]:
+        before = (self.passed, self.out, self.filtered, self.failed)
+        first_error = self.first_error
+
+        def take_back() -> None:
+            self.passed, self.out, self.filtered, self.failed = before
+            self.first_error = first_error
+
+        return take_back
+
     def summary(self, name: str) -> StageSummary:
         return StageSummary(
             name=name,
@@ -169,6 +181,16 @@ class Ledger:
         account.failed -= tally.failed
         if not account.failed:
             account.first_error = ""
+
+    def mark(self) -> Callable[[], None]:
+        """Return what takes back all tasks that are entered from now on; the time that they took stays."""
+        marks = [account.mark() for account in self._accounts]
+
+        def take_back() -> None:
+            for each in marks:
+                each()
+
+        return take_back
 
     def tasks_in(self, stage_index: int) -> int:
         """How many tasks a stage was given so far, that have come to something."""

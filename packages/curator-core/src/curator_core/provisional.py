@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What later stages make of a generator's outputs waits until the generator's own input has come to an outcome."""
+"""What later stages make of a generator's outputs before the generator's own input has come to an outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curator_core.adapter import BaseStageAdapter
     from curator_core.report import BatchReport, WorkerReport
 
-__all__ = ["Outputs", "Provisional"]
+__all__ = ["Announced", "Outputs", "Provisional"]
 
 
 class Outputs(Protocol):
@@ -66,3 +66,29 @@ class Provisional:
             self.take_back()
         for sink, report in self._reports:
             sink(report)
+
+
+class Announced:
+    """The same in the driver, where what becomes of the outputs is entered at once, and taken back in the accounts.
+
+    Args:
+        announce: See `Run.announce`.
+        task_id: The generator's input.
+        outputs: Where later stages leave what they make.
+    """
+
+    def __init__(self, announce: Callable[[str], Callable[[], None]], task_id: str, outputs: Outputs) -> None:
+        self._outputs = outputs
+        self._count_before = len(outputs)
+        self._take_back = announce(task_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take_back(self) -> None:
+        """Drop what was made of the outputs: the input has failed, or is tried again."""
+        self._take_back()
+        del self._outputs[self._count_before :]
+
+    def __exit__(self, *_: object) -> None:
+        """What was entered stays."""

@@ -28,7 +28,7 @@ from curator_core.task import RootNames, new_state, stamp, state_of
 from curator_core.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from curator_core.checkpoint import Checkpoint, OpenCheckpoint
     from curator_core.plan import Plan
@@ -207,9 +207,20 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
-    def announce(self, task_id: str) -> None:
-        """The outputs of an input go on, and are reported before it is."""
-        self._sources.announce(task_id)
+    def announce(self, task_id: str) -> Callable[[], None]:
+        """Enter that the outputs of an input go on, and are reported before it is.
+
+        Returns:
+            Takes back what has become of them, in an executor that works on nothing else meanwhile. Observers have seen
+            it.
+        """
+        marks = (self._sources.announce(task_id), self._ledger.mark(), self._failures.mark())
+
+        def take_back() -> None:
+            for each in marks:
+                each()
+
+        return take_back
 
     def hold(self, tasks: Iterable[Any] = ()) -> None:
         """Keep source tasks until they are finished, so that `begin_again` can give them back.

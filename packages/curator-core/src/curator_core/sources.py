@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from curator_core.report import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from curator_core.report import BatchReport, Manifest, OutcomeKind
 
@@ -85,13 +85,25 @@ class SourceAccounts:
         if self._first <= self._last:  # else there is no stage after the source
             self._open[source_id] = None
 
-    def announce(self, task_id: str) -> None:
-        """The outputs of a task go on, and may be reported before it is: what it descends from is not finished yet."""
+    def announce(self, task_id: str) -> Callable[[], None]:
+        """Enter that the outputs of a task go on, and may be reported before it is: its source task is not finished.
+
+        Returns:
+            Takes back what was entered for its outputs until then. Nothing else may have been entered in between.
+        """
         source_id = self.source_of(task_id)
-        if source_id is not None:
-            known = self._open[source_id] = self._open[source_id] or _Open()
-            known.announced += 1
-            self._announced.add(task_id)
+        if source_id is None:
+            return lambda: None
+        known = self._open[source_id] = self._open[source_id] or _Open()
+        known.announced += 1
+        self._announced.add(task_id)
+        live, failed, num_manifests = known.live, known.failed, len(known.manifests)
+
+        def take_back() -> None:
+            known.live, known.failed = live, failed
+            del known.manifests[num_manifests:]
+
+        return take_back
 
     @property
     def unfinished(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from curator_core.attempt import Attempt
+from curator_core.errors import StageError
 from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.logs import this_thread
 from curator_core.measure import bytes_of
@@ -39,7 +40,7 @@ class StreamedAttempt(Attempt):
 
     Attributes:
         generator: What the stage returned after `execute`, where that is still to be read by `stream`.
-        has_ended: Whether it came to an outcome after `stream`. One that a signal interrupts has none.
+        has_ended: Whether it came to an outcome after `stream`. One that is interrupted has none.
     """
 
     generator: Iterator[Any] | None = None
@@ -77,8 +78,10 @@ class StreamedAttempt(Attempt):
                 post.caller = before
                 try:
                     yield output
-                except GeneratorExit:  # a later stage failed: what was made counts, and the rest is not made
+                except StageError:  # of a later stage: what was made counts, and the rest is not made
                     self.has_ended = True
+                    return
+                except GeneratorExit:  # the run is interrupted
                     return
                 finally:  # what was done with it further down is not this stage's time, also where that failed
                     post = this_thread.post
@@ -122,6 +125,8 @@ class StreamedAttempt(Attempt):
         """Let a generator clean up now, and not when it happens to be collected."""
         try:
             getattr(made, "close", int)()
+            if self._pid != this_process.pid:
+                leave_fork()
         except BaseException as exc:  # noqa: BLE001 - as in `execute`
             check_failure(exc, self._pid)
             if self.error is None:

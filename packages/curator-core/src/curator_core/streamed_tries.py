@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from curator_core.errors import StageError
 from curator_core.streamed import TAKEN_BACK, StreamedAttempt
 from curator_core.tries import wait_before_retry
 
@@ -70,5 +71,9 @@ def _go_on(first: list[Any], following: Generator[Any, None, None]) -> Generator
     with closing(following):
         first.reverse()
         while first:
-            yield first.pop()
+            try:
+                yield first.pop()
+            except StageError as exc:
+                following.throw(exc)  # it is the one to know what becomes of its input
+                return
         yield from following
