@@ -76,6 +76,21 @@ class Refuse(ProcessingStage):
         return task
 
 
+class Sent:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class Unreadable(ProcessingStage):
+    def process(self, task):
+        yield Task(data=0)
+        if task.data:
+            yield from (Task(data=Sent()) for _ in range(100))
+            raise ValueError("half-way")
+
+
 class Broken(ProcessingStage):
     def process(self, task):
         raise ValueError("always")
@@ -225,6 +240,14 @@ def test_what_is_taken_back_leaves_no_dead_letter(tmp_path):
     assert [stage.tasks_failed for stage in result.stages] == [1, 0]
     assert [(letter.stage, letter.task_id) for letter in deadletter.read(tmp_path)] == [("Count", "0")]
     assert result.accounting.failed == {"Count": ("0",)}
+
+
+def test_what_is_taken_back_is_not_read_again():
+    result = Pipeline("p", [Unreadable().with_(fusible=False), Take([])]).run(
+        LocalExecutor(2), tasks(0, 1, 0), on_error="skip"
+    )
+    assert [task.task_id for task in result] == ["0.0", "2.0"]
+    assert result.accounting.failed == {"Unreadable": ("1",)}
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])

@@ -116,15 +116,7 @@ class Chain:
         if generating.takes_back:
             for each in range(level, len(self.adapters)):
                 self._work(each, outputs)  # what other inputs gave must not share a batch with what may be taken back
-        announce = generating.announce
-        with (
-            (
-                Provisional(self.adapters[level:], outputs)
-                if announce is None
-                else Announced(announce, task_id, outputs)
-            ) as following,
-            closing(made),
-        ):
+        with self._following(generating, task_id, outputs) as following, closing(made):
             for task in made:
                 if task is TAKEN_BACK:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
@@ -136,3 +128,9 @@ class Chain:
                     with suppress(StopIteration, StageError):
                         made.throw(exc)
                     raise
+
+    def _following(self, generating: BaseStageAdapter, task_id: str, outputs: Outputs) -> Announced | Provisional:
+        if generating.announce is not None:
+            return Announced(generating.announce, task_id, outputs)
+        following = self.adapters[self.adapters.index(generating) + 1 :]
+        return Provisional(following, outputs, may_drop=generating.takes_back)

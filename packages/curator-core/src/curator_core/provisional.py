@@ -30,16 +30,17 @@ class Provisional:
 
     A source task counts as finished when nothing that came of it is under way any longer, so the report of an input
     has to be there before those of its outputs. They go on when the block is left; where that is by a signal, they are
-    dropped with what was made, and the input begins from the start in a later run.
+    dropped, and the input begins from the start in a later run.
 
     Args:
         adapters: The stages.
         outputs: Where they leave what they make.
+        may_drop: Whether that may be taken back.
     """
 
-    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs) -> None:
+    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs, *, may_drop: bool) -> None:
         self._outputs = outputs
-        self._count_before = len(outputs)
+        self._count_before = len(outputs) if may_drop else 0
         self._before = [(adapter, adapter.sink, adapter.sequence) for adapter in adapters]
         self._reports: list[tuple[Callable[[Any], None], BatchReport | WorkerReport]] = []
 
@@ -63,7 +64,7 @@ class Provisional:
         for adapter, sink, _sequence in self._before:
             adapter.sink = sink
         if kind is not None and not issubclass(kind, StageError):
-            self.take_back()
+            return
         for sink, report in self._reports:
             sink(report)
 

@@ -33,13 +33,15 @@ class Outgoing:
         self._is_sendable = True
 
     def __len__(self) -> int:
+        """Return how many there are; whoever asks may drop what is added from there on, so a parcel ends there."""
+        self._pack_first(len(self._loose))
         return self._packed + len(self._loose)
 
     def __iadd__(self, tasks: Sequence[Any]) -> Self:
         if self._size:
             self._loose += tasks
-            if self._is_sendable:
-                self._pack_full()
+            while self._is_sendable and len(self._loose) >= self._size:
+                self._pack_first(self._size)
         return self
 
     def __iter__(self) -> Iterator[Any]:
@@ -51,12 +53,12 @@ class Outgoing:
         yield from loose
 
     def __delitem__(self, end: slice) -> None:
-        """Drop the tasks from one on: ``del outgoing[count:]``."""
+        """Drop the tasks from one on, unread: ``del outgoing[count:]``, with a length that was asked for."""
         count: int = end.start
         while self._packed > count:
             parcel = self._parcels.pop()
             self._packed -= parcel.count
-            self._loose[:0] = parcel.open()
+            parcel.discard()
         del self._loose[count - self._packed :]
 
     def pack(self) -> list[Parcel]:
@@ -70,12 +72,13 @@ class Outgoing:
         last = [parcel for part in parts for parcel in self._shelf.pack(part)]
         return [*self._parcels, *last]
 
-    def _pack_full(self) -> None:
-        while len(self._loose) >= self._size:
-            try:
-                self._parcels += self._shelf.pack(self._loose[: self._size])
-            except UnsendableError:  # what becomes of such tasks is decided when all are there
-                self._is_sendable = False
-                return
-            del self._loose[: self._size]
-            self._packed += self._size
+    def _pack_first(self, count: int) -> None:
+        if not (count and self._is_sendable):
+            return
+        try:
+            self._parcels += self._shelf.pack(self._loose[:count])
+        except UnsendableError:  # what becomes of such tasks is decided when all are there
+            self._is_sendable = False
+            return
+        del self._loose[:count]
+        self._packed += count

@@ -72,6 +72,11 @@ class Parcel:
         tasks: list[Any] = load_parts(head, buffers)
         return tasks
 
+    def discard(self) -> None:
+        """Remove its file, unread."""
+        if self._path:
+            os.unlink(self._path)  # noqa: PTH108 - see `_written`
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Parcel, (self.count, self.nbytes, self._parts, self._path)
 
