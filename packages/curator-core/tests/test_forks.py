@@ -41,6 +41,26 @@ class Generator(ProcessingStage):
         fork()
         yield Task(data=2)
 
+class Closing:
+    def __init__(self):
+        self.left = 2
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return Task(data=self.left)
+
+    def close(self):
+        fork()
+
+class Iterator(ProcessingStage):
+    def process(self, task):
+        return Closing()
+
 class AsyncCalls(ProcessingStage):
     async def process(self, task):
         fork()
@@ -72,7 +92,7 @@ class AsyncLife(Life):
 for policy in ("raise", "skip"):
     given = [Task(data=way) for way in WAYS]
     print(policy, [task.data for task in Pipeline("p", [Leaving()]).run(initial_tasks=given, on_error=policy)])
-for stage in (Batches(), Generator(), AsyncCalls(), AsyncGenerator(), Life(), AsyncLife()):
+for stage in (Batches(), Generator(), Iterator(), AsyncCalls(), AsyncGenerator(), Life(), AsyncLife()):
     print(stage.name, len(Pipeline("p", [stage]).run(initial_tasks=[Task(data=0)])))
 for source in (Generator(), AsyncGenerator()):
     print("source", source.name, len(Pipeline("p", [source]).run()))
@@ -82,6 +102,7 @@ SHOWN = """raise [0, 0, 4, 1, 1]
 skip [0, 0, 4, 1, 1]
 Batches 1
 Generator 2
+Iterator 2
 AsyncCalls 1
 AsyncGenerator 2
 Life 1

@@ -37,7 +37,7 @@ VARIABLES = {
     "cloud run": {"CLOUD_RUN_TASK_INDEX": "2", "CLOUD_RUN_TASK_COUNT": "4"},
     "kubernetes": {"JOB_COMPLETION_INDEX": "2", "CURATOR_SHARD_COUNT": "4"},
     "pbs": {"PBS_ARRAY_INDEX": "2", "CURATOR_SHARD_COUNT": "4"},
-    "lsf": {"LSB_JOBINDEX": "3", "LSB_JOBINDEX_END": "4", "LSB_JOBINDEX_STEP": "1"},
+    "lsf": {"LSB_JOBINDEX": "3", "LSB_JOBINDEX_END": "4", "LSB_JOBINDEX_STEP": "1", "CURATOR_SHARD_COUNT": "4"},
     "sge": {"SGE_TASK_ID": "3", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "4", "SGE_TASK_STEPSIZE": "1"},
 }
 

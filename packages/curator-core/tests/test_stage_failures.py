@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from curator_core import (
     StageError,
     Task,
 )
+from curator_core.failure import rebuild_error
 from curator_core.task import new_state, stamp
 from curator_core.testing.probe import Calling, CallingBatches, Probe, fail_at, seen
 
@@ -40,6 +42,34 @@ def test_whatever_a_stage_raises_is_its_failure(exc):
     assert raised.value.__cause__ is exc
     assert run.kinds() == [("failed", 0)]
     assert run.report.error.type == type(exc).__name__
+
+
+class CauselessError(Exception):
+    __cause__ = property(lambda self: sys.exit(1))
+
+
+class UnnotedError(Exception):
+    __notes__ = property(lambda self: sys.exit(1))
+
+
+class SilentError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        raise SystemExit(2)
+
+
+@pytest.mark.parametrize("kind", [CauselessError, UnnotedError, SilentError])
+def test_an_exception_whose_attributes_raise_is_a_failure_as_any_other(kind):
+    def work(task: Task) -> Task:
+        raise kind("no")
+
+    run = Probe(Calling(work))
+    with pytest.raises(StageError, match=f"raised {kind.__name__} on task '3': no"):
+        run(seen("3"))
+    assert run.kinds() == [("failed", 0)]
+    assert run.report.error.traceback.endswith(f"{kind.__name__}: no\n")
+    assert isinstance(rebuild_error(run.report.error, "s"), StageError)
 
 
 @pytest.mark.parametrize("exc", [KeyboardInterrupt, GeneratorExit])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from curator_core.errors import StageTimeoutError
 from curator_core.event_loop import working_on
+from curator_core.exceptions import is_a
 from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.returned import Failed, as_iterable, read_out
 
@@ -114,7 +115,7 @@ class _Calls:
 
     def _stops_at(self, error: BaseException) -> bool:
         if self._settings.stops_at == "final":
-            return not isinstance(error, self._retry_on)
+            return not is_a(error, self._retry_on)
         return self._settings.stops_at == "all"
 
     async def _result_of(self, number: int) -> Any:

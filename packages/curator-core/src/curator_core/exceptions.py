@@ -9,7 +9,7 @@ and an attribute that is not is left out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 from curator_core.errors import short_repr
 from curator_core.guard import check_failure
@@ -17,8 +17,11 @@ from curator_core.pickling import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
-__all__ = ["message_of", "pack_exception", "unpack_exception"]
+__all__ = ["is_a", "message_of", "pack_exception", "traceback_of", "unpack_exception"]
+
+_E = TypeVar("_E", bound=BaseException)
 
 _MAX_BYTES = 64_000  # an exception that drags its payload along is described, not carried
 _MAX_DEPTH = 8
@@ -34,6 +37,7 @@ _PLAIN = frozenset(
     }
 )
 _ABSENT = object()
+_FRAMES = BaseException.__dict__["__traceback__"]
 
 
 class _Packed(NamedTuple):
@@ -42,6 +46,17 @@ class _Packed(NamedTuple):
     cls: type[BaseException]
     args: tuple[Any, ...]
     attributes: Mapping[str, Any]
+
+
+def is_a(exc: BaseException | None, classes: type[_E] | tuple[type[_E], ...]) -> TypeGuard[_E]:
+    """As `isinstance`, without asking the exception, whose ``__getattribute__`` may raise."""
+    return issubclass(type(exc), classes)
+
+
+def traceback_of(exc: BaseException) -> TracebackType | None:
+    """The frames of an exception, without asking it."""
+    frames: TracebackType | None = _FRAMES.__get__(exc)
+    return frames
 
 
 def message_of(exc: BaseException) -> str:

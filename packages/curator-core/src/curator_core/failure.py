@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from curator_core.errors import CuratorError, StageError
-from curator_core.exceptions import message_of, pack_exception, unpack_exception
+from curator_core.exceptions import is_a, message_of, pack_exception, traceback_of, unpack_exception
+from curator_core.guard import check_failure
 from curator_core.report import BatchReport, ErrorInfo
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class ForeignError(Exception):
 
 def is_of(exc: BaseException | None, classes: tuple[type[BaseException], ...]) -> bool:
     """Whether an exception is of a stage's ``retry_on``."""
-    return exc.is_of_retry_on if isinstance(exc, ForeignError) else isinstance(exc, classes)
+    return exc.is_of_retry_on if is_a(exc, ForeignError) else is_a(exc, classes)
 
 
 def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
@@ -69,29 +70,40 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
         exc: The exception.
         doing: What the stage was at.
     """
-    if isinstance(exc, ForeignError):
+    if is_a(exc, ForeignError):
         return exc.info._replace(doing=doing)
-    import traceback  # noqa: PLC0415 - errors are rare, and an import of this package is not
-
     kind = type(exc)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return ErrorInfo(
         type=name,
         message=message_of(exc),
-        traceback="".join(traceback.format_exception(kind, exc, user_frames(exc.__traceback__))),
+        traceback=_traceback_of(exc),
         pickled=pack_exception(exc),
         doing=doing,
     )
 
 
+def _traceback_of(exc: BaseException) -> str:
+    """The traceback as Python prints it, with causes and notes, unless these do not let themselves be asked."""
+    import traceback  # noqa: PLC0415 - errors are rare, and an import of this package is not
+
+    kind, frames = type(exc), user_frames(traceback_of(exc))
+    try:
+        return "".join(traceback.format_exception(kind, exc, frames))
+    except BaseException as hostile:  # noqa: BLE001 - attributes of users
+        check_failure(hostile)
+        lines = ["Traceback (most recent call last):\n", *traceback.format_tb(frames)]
+        return f"{''.join(lines)}{kind.__qualname__}: {message_of(exc)}\n"
+
+
 def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
     """The error to raise to the caller for an exception of a stage's code, which becomes its cause."""
-    if isinstance(exc, ForeignError):
+    if is_a(exc, ForeignError):
         return rebuild_error(exc.info, stage, doing)
     if _is_about(exc, stage):
         return exc  # type: ignore[return-value]  # that is what was asked
     error = _wrapper(type(exc).__name__, message_of(exc), stage, doing, exc)
-    error.__cause__ = exc.with_traceback(user_frames(exc.__traceback__))
+    error.__cause__ = BaseException.with_traceback(exc, user_frames(traceback_of(exc)))
     return error
 
 
@@ -99,8 +111,12 @@ def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
     """As `stage_error`, from a report; the user's traceback stands where the cause is shown."""
     original = unpack_exception(info.pickled) if info.pickled else None
     shown = RemoteTraceback(info.traceback)
-    if original is not None:
-        original.__cause__ = shown
+    try:
+        if original is not None:
+            original.__cause__ = shown
+    except BaseException as hostile:  # noqa: BLE001 - its class may have made a property of it
+        check_failure(hostile)
+        original = None
     if _is_about(original, stage):
         return original  # type: ignore[return-value]  # that is what was asked
     error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing or info.doing, original)
@@ -110,11 +126,11 @@ def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
 
 def _is_about(exc: BaseException | None, stage: str) -> bool:
     """Whether an exception is one of ours that names the stage: the stage may itself run a pipeline that fails."""
-    return isinstance(exc, StageError) and exc.stage == stage
+    return is_a(exc, StageError) and exc.stage == stage
 
 
 def _wrapper(kind: str, message: str, stage: str, doing: str, cause: BaseException | None) -> StageError:
-    ours = cause if isinstance(cause, CuratorError) else None
+    ours = cause if is_a(cause, CuratorError) else None
     error = StageError(
         f"raised {kind}{doing and f' {doing}'}: {ours.message if ours else message}",
         stage=stage,

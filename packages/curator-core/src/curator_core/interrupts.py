@@ -47,11 +47,12 @@ def ends_run(exc: BaseException) -> bool:
 
     Python raises `KeyboardInterrupt` in the main thread only. In any other thread, and in a worker, a stage raised it.
     """
+    kind = type(exc)  # `isinstance` would ask the exception, which may have code of its own
     if os.getpid() in _workers:
         return False
-    if isinstance(exc, KeyboardInterrupt):
+    if issubclass(kind, KeyboardInterrupt):
         return threading.current_thread() is threading.main_thread()
-    return isinstance(exc, GeneratorExit)
+    return issubclass(kind, GeneratorExit)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What belongs to a process and has a name: it is not sent, another process finds or makes its own.
 
-Loggers, tracers, meters and locks that a script keeps in globals. Those of a module are that module's on the other side
-as well. Those of the script, which no other process imports, are made there once: all stages of a worker that use one
-lock of the script share one lock.
+Loggers, tracers, meters, locks and functions with a cache that a script keeps in globals. Those of a module are that
+module's on the other side as well. Those of the script, which no other process imports, are made there once: all stages
+of a worker that use one lock of the script share one lock.
 
 The libraries of these things are not imported here: their classes are known by name.
 """
@@ -288,7 +288,24 @@ _CREATE = {
     "Gauge": "create_gauge",
 }
 
+# --- functions with a cache -------------------------------------------------------------------------------
+
+
+def _cached(function: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
+    """A script's, with an empty cache: `functools` pickles all of them by name."""
+    place = _place_of(function)
+    if place is not None and not place.process:
+        return None
+    made_of = (function.__wrapped__, function.cache_parameters())
+    return (_cached_anew, made_of) if place is None else (_of_script, (place, _cached_anew, made_of))
+
+
+def _cached_anew(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
+
+
 _KINDS: dict[str, _Kind] = {
+    "functools._lru_cache_wrapper": _cached,
     "loguru._logger.Core": _logurus_core,
     "structlog._config.BoundLoggerLazyProxy": _structlogs_proxy,
     "structlog._base.BoundLoggerBase": _structlogs_bound_logger,

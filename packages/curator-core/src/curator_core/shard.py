@@ -81,8 +81,17 @@ _SCHEDULERS = (
     _Scheduler("Kubernetes", "JOB_COMPLETION_INDEX", count=_COUNT),
     # PBS Professional User's Guide, "Job Arrays": there is a variable for the number alone
     _Scheduler("PBS", "PBS_ARRAY_INDEX", count=_COUNT),
-    # https://www.ibm.com/docs/en/spectrum-lsf/10.1.0?topic=variables-environment-set-job-execution: 0 outside of arrays
-    _Scheduler("LSF", "LSB_JOBINDEX", first="1", last="LSB_JOBINDEX_END", step="LSB_JOBINDEX_STEP", none="0"),
+    # https://www.ibm.com/docs/en/spectrum-lsf/10.1.0?topic=variables-environment-set-job-execution
+    # 0 outside of arrays; and no variable has the lowest number, so that [3-5] would pass for the end of [1-5].
+    _Scheduler(
+        "LSF",
+        "LSB_JOBINDEX",
+        count=_COUNT,
+        first="1",
+        last="LSB_JOBINDEX_END",
+        step="LSB_JOBINDEX_STEP",
+        none="0",
+    ),
     # qsub(1) of Grid Engine: "undefined" outside of arrays
     _Scheduler(
         "Grid Engine",
@@ -103,8 +112,8 @@ def read_shard(given: Any, environ: Mapping[str, str]) -> Shard:
         environ: The environment of the process, for ``"auto"``. The first of these schedulers counts whose variable is
             there: Slurm (SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _MAX, _STEP), AWS Batch (AWS_BATCH_JOB_ARRAY_INDEX, _SIZE),
             Cloud Run (CLOUD_RUN_TASK_INDEX, _COUNT), Kubernetes (JOB_COMPLETION_INDEX), PBS (PBS_ARRAY_INDEX), LSF
-            (LSB_JOBINDEX, _END, _STEP), Grid Engine (SGE_TASK_ID, _FIRST, _LAST, _STEPSIZE). Kubernetes and PBS say no
-            count: it is read from CURATOR_SHARD_COUNT.
+            (LSB_JOBINDEX, _END, _STEP), Grid Engine (SGE_TASK_ID, _FIRST, _LAST, _STEPSIZE). Kubernetes, PBS and LSF do
+            not say how many there are: that is read from CURATOR_SHARD_COUNT.
 
     Raises:
         ConfigurationError: An invalid shard, or an environment that does not name one.

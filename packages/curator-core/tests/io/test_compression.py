@@ -116,11 +116,12 @@ def test_a_stream_that_ends_with_a_block_and_a_line_is_truncated(tmp_path, data_
 
 
 @ways
-@pytest.mark.parametrize("spoil", ["other", "after", "inside"])
+@pytest.mark.parametrize("spoil", ["other", "zeros", "after", "inside"])
 def test_what_is_not_of_the_format_is_an_error_wherever_it_is(tmp_path, data_error, suffix, hidden, spoil):
     member = COMPRESS[suffix](lines(*range(40)))
     content = {
         "other": b"plain text, and more of it than any header has\n" * 3,
+        "zeros": b"\0" * 4096 + member,
         "after": member + b"plain text, and more of it than any header has\n" * 3,
         "inside": member + member[: len(member) // 3] + b"\xff" * len(member) + member,
     }[spoil]

@@ -44,6 +44,21 @@ def test_globs(tmp_path):
     assert names(f"{tmp_path}/d/*") == ["a3.txt"]  # a directory that matches is no file
 
 
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_directories_that_a_glob_matches_are_left_out_with_a_word(tmp_path, caplog, scheme):
+    fs, _ = fsspec.url_to_fs(f"{scheme}{tmp_path}")
+    for name in ("2024.txt/part-0.txt", "2025.txt", "days/01/a.txt"):  # as Spark writes
+        fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe(f"{tmp_path}/{name}", b"")
+    assert names(f"{scheme}{tmp_path}/*.txt") == ["2025.txt"]
+    assert "left out of the listing: directories, whose files the pattern does not ask for: 1" in caplog.text
+    with pytest.raises(DataError, match=r"directories, whose files the pattern does not ask for: 1 \(such as .*/01\)"):
+        groups(f"{scheme}{tmp_path}/days/*")
+    caplog.clear()
+    assert len(groups(f"{scheme}{tmp_path}/**")) == 3
+    assert not caplog.records
+
+
 def test_several_paths_give_each_file_once(tmp_path):
     make(tmp_path, "a.txt", "b.txt", "c.txt")
     assert names([tmp_path / "c.txt", f"{tmp_path}/[ab].txt", tmp_path]) == ["a.txt", "b.txt", "c.txt"]

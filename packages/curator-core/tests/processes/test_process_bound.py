@@ -49,6 +49,11 @@ executor = LocalExecutor(workers=int(sys.argv[1]))
 print([task.data for task in Pipeline("p", [Use(), Pass()]).run(executor, [Task(data=1), Task(data=2)])])
 """
 KINDS = {
+    "functions with a cache": (
+        "import functools\n@functools.cache\ndef sums(n): return n and n + sums(n - 1)",
+        "assert (sums(3), self.twice(2)) == (6, 4)",
+        "twice = __import__('functools').lru_cache(maxsize=4)(lambda self, n: 2 * n)",
+    ),
     "locks": (
         (
             "import threading\nlock, again, enough, ready = "

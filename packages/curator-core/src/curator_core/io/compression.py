@@ -47,7 +47,7 @@ def _lz4() -> Any:
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     "bz2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),  # of itself it takes zeros for an empty stream of `lzma`
     "lzma": lzma.LZMADecompressor,
     "zstd": _zstd,
     "lz4": _lz4,

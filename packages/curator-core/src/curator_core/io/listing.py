@@ -22,6 +22,7 @@ __all__ = ["SCHEMA_DIRECTORY", "Found", "LeftOut", "list_files"]
 SCHEMA_DIRECTORY = "_schema"
 """Where `ParquetWriter` keeps the schema of a directory's files: not data, and not reported as left out."""
 
+_DIRECTORIES = "directories, whose files the pattern does not ask for"
 _MAGIC = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -106,9 +107,12 @@ def list_files(fs: Any, path: str, left_out: LeftOut) -> Iterator[Found]:
 
 def _found(fs: Any, infos: Mapping[str, Any], root: str, left_out: LeftOut) -> Iterator[Found]:
     """What fsspec's own search gives, without what is hidden below the root."""
+    searched = {name.rpartition("/")[0] for name in infos}
     for name, info in infos.items():
         *directories, last = name.removeprefix(root).split("/")
         if info["type"] == "directory":
+            if name not in searched:
+                left_out.add(_DIRECTORIES, name)
             continue
         if SCHEMA_DIRECTORY in directories:
             continue
@@ -160,7 +164,10 @@ class _LocalSearch:
                 if info is None or not stat.S_ISDIR(info.st_mode):
                     if self._matches(states, entry.name) and not self._is_left_out(entry, info):
                         yield self._file(name, info, is_linked=is_linked or entry.is_symlink())
-                elif below := self._step(states, entry.name):
+                elif not (below := self._step(states, entry.name)):
+                    if self._matches(states, entry.name):
+                        self._left_out.add(_DIRECTORIES, entry.path)
+                else:
                     if entry.name == SCHEMA_DIRECTORY:
                         continue
                     if _is_hidden_directory(entry.name):

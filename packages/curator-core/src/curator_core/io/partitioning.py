@@ -32,7 +32,8 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
     filesystem lists them. Directories are searched with all that is below them, through links as well. In what is
     listed, names that begin with a dot are passed over, and so are directories whose name begins with an underscore:
     unfinished output of other programs is kept in such places. What a listing leaves out (hidden names, other
-    extensions, links that lead nowhere) is logged in one warning, and counted in the metric ``files_left_out``.
+    extensions, links that lead nowhere, directories that match a pattern) is logged in one warning, and counted in the
+    metric ``files_left_out``.
 
     The names of all files are in memory at once; the tasks are made one by one.
 

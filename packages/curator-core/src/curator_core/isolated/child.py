@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from curator_core.exceptions import is_a
 from curator_core.failure import error_info
 from curator_core.guard import check_failure, leave_fork, this_process
 from curator_core.interrupts import become_worker
@@ -163,7 +164,7 @@ class _Holder:
                 value = self._call_all(stage, *call.arguments) if call.method == "call_all" else self._call(stage, call)
         except BaseException as exc:  # noqa: BLE001 - as above
             check_failure(exc, pid)
-            error, is_of_retry_on = error_info(exc), isinstance(exc, self._retry_on)
+            error, is_of_retry_on = error_info(exc), is_a(exc, self._retry_on)
         if pid != this_process.pid:
             leave_fork()
         took = time.thread_time_ns() - start + self._loop_ns
@@ -200,7 +201,7 @@ class _Holder:
         )
 
     def _told(self, error: BaseException, *, is_canceled: bool) -> FailedCall:
-        return FailedCall(error_info(error), isinstance(error, self._retry_on), is_canceled)
+        return FailedCall(error_info(error), is_a(error, self._retry_on), is_canceled)
 
     def _event_loop(self) -> EventLoop:
         if self._loop is None:
