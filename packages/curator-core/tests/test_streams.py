@@ -269,14 +269,17 @@ def test_later_stages_see_an_output_before_the_next_one_is_made(workers, on_erro
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_a_later_stage_ended_is_resumed_with_all_of_it(workers, tmp_path):
-    stages = [Several(), Refuse(2)]
-    with pytest.raises(StageError):
-        Pipeline("p", stages).run(LocalExecutor(workers), tasks(4), checkpoint=tmp_path)
-    result = Pipeline("p", [Several(), Refuse(None)]).run(
-        LocalExecutor(workers), tasks(4), checkpoint=Checkpoint(tmp_path, accept_changes=True)
-    )
-    assert [task.data for task in result] == [0, 1, 2, 3]
+@pytest.mark.parametrize(("attempts", "batch_size"), [(1, 1), (2, 1), (2, 2)])
+def test_a_run_that_a_later_stage_ended_is_resumed_with_all_of_it(workers, attempts, batch_size, tmp_path):
+    def pipeline(bad):
+        return Pipeline(
+            "p", [Several().with_(max_attempts=attempts, retry_delay_s=0), Refuse(bad).with_(batch_size=batch_size)]
+        )
+
+    with pytest.raises(StageError, match="'Refuse': raised ValueError"):
+        pipeline(2).run(LocalExecutor(workers), tasks(9), checkpoint=tmp_path)
+    result = pipeline(None).run(LocalExecutor(workers), tasks(9), checkpoint=Checkpoint(tmp_path, accept_changes=True))
+    assert [task.data for task in result] == [*range(9)]
 
 
 def test_it_is_closed_when_a_later_stage_fails():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from curator_core.errors import StageError
@@ -74,6 +74,7 @@ def _go_on(first: list[Any], following: Generator[Any, None, None]) -> Generator
             try:
                 yield first.pop()
             except StageError as exc:
-                following.throw(exc)  # it is the one to know what becomes of its input
+                with suppress(StopIteration):
+                    following.throw(exc)  # it is the one to know what becomes of its input
                 return
         yield from following
