@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from curator_core.attempt import Attempt
 from curator_core.failure import error_info, stage_error
@@ -37,6 +37,12 @@ __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetad
 _IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
 
 OnError: TypeAlias = Literal["raise", "skip"]
+
+
+class Announce(Protocol):
+    """See `Run.announce`."""
+
+    def __call__(self, task_id: str, *, may_drop: bool) -> Callable[[], None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ class BaseStageAdapter:
         self.roots = RootNames()
         self.is_isolated = False
         self.streams = self.takes_back = False
-        self.announce: Callable[[str], Callable[[], None]] | None = None
+        self.announce: Announce | None = None
         self._keeps_input = False
         self._loop: EventLoop | None = None
 
@@ -158,7 +164,7 @@ class BaseStageAdapter:
         self,
         context: RunContext,
         sink: Callable[[BatchReport | WorkerReport], None],
-        announce: Callable[[str], Callable[[], None]] | None = None,
+        announce: Announce | None = None,
     ) -> None:
         """Say which run this is part of.
 

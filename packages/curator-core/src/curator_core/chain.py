@@ -131,6 +131,6 @@ class Chain:
 
     def _following(self, generating: BaseStageAdapter, task_id: str, outputs: Outputs) -> Announced | Provisional:
         if generating.announce is not None:
-            return Announced(generating.announce, task_id, outputs)
+            return Announced(generating.announce, task_id, outputs, may_drop=generating.takes_back)
         following = self.adapters[self.adapters.index(generating) + 1 :]
         return Provisional(following, outputs, may_drop=generating.takes_back)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from curator_core.adapter import BaseStageAdapter
+    from curator_core.adapter import Announce, BaseStageAdapter
     from curator_core.report import BatchReport, WorkerReport
 
 __all__ = ["Announced", "Outputs", "Provisional"]
@@ -76,12 +76,13 @@ class Announced:
         announce: See `Run.announce`.
         task_id: The generator's input.
         outputs: Where later stages leave what they make.
+        may_drop: Whether that may be taken back.
     """
 
-    def __init__(self, announce: Callable[[str], Callable[[], None]], task_id: str, outputs: Outputs) -> None:
+    def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool) -> None:
         self._outputs = outputs
         self._count_before = len(outputs)
-        self._take_back = announce(task_id)
+        self._take_back = announce(task_id, may_drop=may_drop)
 
     def __enter__(self) -> Self:
         return self

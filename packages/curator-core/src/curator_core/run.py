@@ -207,14 +207,20 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
-    def announce(self, task_id: str) -> Callable[[], None]:
+    def announce(self, task_id: str, *, may_drop: bool) -> Callable[[], None]:
         """Enter that the outputs of an input go on, and are reported before it is.
 
+        Args:
+            task_id: The input.
+            may_drop: Whether what becomes of the outputs may be taken back.
+
         Returns:
-            Takes back what has become of them, in an executor that works on nothing else meanwhile. Observers have seen
-            it.
+            Takes it back, in an executor that works on nothing else meanwhile. Observers have seen it.
         """
-        marks = (self._sources.announce(task_id), self._ledger.mark(), self._failures.mark())
+        take_back_sources = self._sources.announce(task_id)
+        if not may_drop:
+            return take_back_sources
+        marks = (take_back_sources, self._ledger.mark(), self._failures.mark())
 
         def take_back() -> None:
             for each in marks:
