@@ -171,7 +171,6 @@ class BaseStageAdapter:
         Args:
             context: The run.
             sink: Where reports go.
-        announce: Enters that outputs are reported before their input; None outside of the driver.
             announce: See `Run.announce`. Where there is none, what becomes of a generator's outputs is reported when
                 its input is.
         """

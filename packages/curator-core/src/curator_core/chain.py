@@ -79,8 +79,7 @@ class Chain:
         try:
             for task in tasks:
                 self._drop(level, [task], outputs)
-            for each in range(level, len(self.adapters)):
-                self._work(each, outputs)  # the last batch of a stage may be a smaller one
+            self._work_off(level, outputs)
         finally:
             self._waiting = [[] for _ in self.adapters]
 
@@ -94,6 +93,11 @@ class Chain:
             waiting[level].append(task)
             if len(waiting[level]) >= size:
                 self._work(level, outputs)
+
+    def _work_off(self, level: int, outputs: Outputs) -> None:
+        """Work on all that waits from a level on: the last batch of a stage may be a smaller one."""
+        for each in range(level, len(self.adapters)):
+            self._work(each, outputs)
 
     def _work(self, level: int, outputs: Outputs) -> None:
         batch = self._waiting[level]
@@ -112,11 +116,9 @@ class Chain:
 
     def _read(self, level: int, made: Generator[Any, None, None], task_id: str, outputs: Outputs) -> None:
         """Read a generator of the stage before, whose outputs may turn out not to count."""
-        generating = self.adapters[level - 1]
-        if generating.takes_back:
-            for each in range(level, len(self.adapters)):
-                self._work(each, outputs)  # what other inputs gave must not share a batch with what may be taken back
-        with self._following(generating, task_id, outputs) as following, closing(made):
+        if self.adapters[level - 1].takes_back:
+            self._work_off(level, outputs)  # what other inputs gave must not share a batch with what may be taken back
+        with self._following(level, task_id, outputs) as following, closing(made):
             for task in made:
                 if task is TAKEN_BACK:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
@@ -129,8 +131,8 @@ class Chain:
                         made.throw(exc)
                     raise
 
-    def _following(self, generating: BaseStageAdapter, task_id: str, outputs: Outputs) -> Announced | Provisional:
+    def _following(self, level: int, task_id: str, outputs: Outputs) -> Announced | Provisional:
+        generating = self.adapters[level - 1]
         if generating.announce is not None:
             return Announced(generating.announce, task_id, outputs, may_drop=generating.takes_back)
-        following = self.adapters[self.adapters.index(generating) + 1 :]
-        return Provisional(following, outputs, may_drop=generating.takes_back)
+        return Provisional(self.adapters[level:], outputs, may_drop=generating.takes_back)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Commits"]
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -66,19 +65,20 @@ class Commits:
 
     def _take_over(self) -> None:
         """Read from the journal what earlier runs have written, and bring the directory in line with it."""
-        earlier: dict[str, list[str]] = {}
+        store, earlier = self._store, dict[str, list[str]]()
         written = {}
-        for label, tasks in self._store.written() if self._store is not None else ():
-            urls = earlier.setdefault(label, [])
-            for source_id, task_id, paths in tasks:
-                urls += paths
-                if self._store is not None and not self._store.is_finished(source_id):
-                    written[task_id] = paths
+        if store is not None:
+            for label, tasks in store.written():
+                urls = earlier.setdefault(label, [])
+                for source_id, task_id, paths in tasks:
+                    urls += paths
+                    if not store.is_finished(source_id):
+                        written[task_id] = paths
         self._staging.check_alone(earlier)
         self._staging.recover(earlier)
         self.written = written
-        if self._store is not None:
-            self._store.write_ahead(self._staging.label, [])  # so that the next run knows which directory to remove
+        if store is not None:
+            store.write_ahead(self._staging.label, [])  # so that the next run knows which directory to remove
 
     def enter(self, report: BatchReport, source_of: Callable[[str], str | None]) -> None:
         """Publish the files that a batch wrote.

@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Event", "Hand"]
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
-_OF_SHARED_MEMORY = (
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EACCES,
-    errno.ENOENT,
-)  # what sem_open() fails with; it names no file
+_OF_SHARED_MEMORY = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT)  # of sem_open(), which names no file
 _FOLDER = "folder"  # as loky calls what it is to remove
 _EXIT_S = 10.0  # for processes to exit by themselves
 _NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
