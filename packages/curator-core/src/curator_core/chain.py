@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from curator_core.errors import StageError
 from curator_core.provisional import Announced, Provisional
@@ -15,11 +15,24 @@ if TYPE_CHECKING:
 
     from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
     from curator_core.provisional import Outputs
-    from curator_core.shutdown import Shutdown
 
 __all__ = ["Chain"]
 
 _AHEAD = 4  # batches of the following stages that a generator makes before it costs those a batch that is not full
+
+
+class Stop(Protocol):
+    """Whether the run has to end.
+
+    Attributes:
+        signal: What asks for that; 0 for nothing.
+    """
+
+    @property
+    def signal(self) -> int: ...
+
+    def check(self) -> None:
+        """Raise what ends the run, where something asks for that."""
 
 
 class Chain:
@@ -30,10 +43,10 @@ class Chain:
 
     Args:
         adapters: One for each stage, in order. They share a clock from here on.
-        stop: Whether the run has to end; None where the driver sees to that.
+        stop: Looked at before each batch, and each output of a generator; None where the driver sees to that.
     """
 
-    def __init__(self, adapters: Sequence[BaseStageAdapter], stop: Shutdown | None = None) -> None:
+    def __init__(self, adapters: Sequence[BaseStageAdapter], stop: Stop | None = None) -> None:
         self.adapters = tuple(adapters)
         self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
@@ -103,8 +116,7 @@ class Chain:
         batch = self._waiting[level]
         if not batch:
             return
-        if self._stop is not None and self._stop.signal:  # a stage has swallowed what the signal raised
-            self._stop.check()
+        self._check_stop()
         self._waiting[level] = []
         adapter, task_id = self.adapters[level], batch[0].task_id
         made = adapter.stream_one(batch[0], self._ahead[level]) if adapter.streams else adapter.process_batch(batch)
@@ -124,12 +136,18 @@ class Chain:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
                     following.take_back()
                     continue
+                self._check_stop()
                 try:
                     self._drop(level, [task], outputs)
                 except StageError as exc:  # what was made counts, and the rest is not made
                     with suppress(StopIteration, StageError):
                         made.throw(exc)
                     raise
+
+    def _check_stop(self) -> None:
+        # Where signals raise, a stage may have swallowed what was raised.
+        if self._stop is not None and self._stop.signal:
+            self._stop.check()
 
     def _following(self, level: int, task_id: str, outputs: Outputs) -> Announced | Provisional:
         generating = self.adapters[level - 1]

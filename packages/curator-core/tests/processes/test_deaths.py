@@ -241,11 +241,13 @@ def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_
     from curator_core.pickling import dumps
     from curator_core.plan import read_stage
     from curator_core.processes.parcels import Shelf
+    from curator_core.processes.stop import StopFlag
     from curator_core.processes.worker import Assignment, Worker
 
     definition = dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))
     shelf = Shelf(str(tmp_path), "test")
-    worker = Worker("local-0", shelf)
+    StopFlag.create(str(tmp_path))
+    worker = Worker("local-0", shelf, StopFlag(str(tmp_path)))
     with pytest.raises(WorkerDiedError, match="has a new process"):
         worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1))
     assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).failed is False

@@ -81,6 +81,13 @@ INTERRUPTED = """
 """
 
 
+HANGS = """os.write(1, b"hangs\\n"); __import__("threading").Event().wait()"""
+
+
+def wait_until_both_hang(running):
+    assert sorted(running.line() for _ in range(4)) == ["hangs", "hangs", "ready", "ready"]
+
+
 def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
     running = script(INTERRUPTED.format(grace=NEVER_S, work="return task"))
     assert [running.line(), running.line()] == ["ready", "ready"]
@@ -105,8 +112,8 @@ def test_ctrl_c_while_workers_start_shows_one_traceback(script):
 
 
 def test_ctrl_c_ends_workers_that_do_not_answer(script):
-    running = script(INTERRUPTED.format(grace=0.6, work="__import__('threading').Event().wait()"))
-    assert [running.line(), running.line()] == ["ready", "ready"]
+    running = script(INTERRUPTED.format(grace=0.6, work=HANGS))
+    wait_until_both_hang(running)
     running.interrupt()
     code, out, err = running.end()
     assert (code, out) == (-signal.SIGINT, "")
@@ -115,8 +122,8 @@ def test_ctrl_c_ends_workers_that_do_not_answer(script):
 
 
 def test_a_second_ctrl_c_ends_workers_at_once(script):
-    running = script(INTERRUPTED.format(grace=10 * DEADLINE_S, work="__import__('threading').Event().wait()"))
-    assert [running.line(), running.line()] == ["ready", "ready"]
+    running = script(INTERRUPTED.format(grace=10 * DEADLINE_S, work=HANGS))
+    wait_until_both_hang(running)
     running.interrupt()
     assert "Ctrl-C kills them now" in running.process.stderr.readline()
     running.interrupt()
@@ -127,8 +134,8 @@ def test_a_second_ctrl_c_ends_workers_at_once(script):
 
 
 def test_workers_end_with_a_driver_that_is_killed(script):
-    running = script(INTERRUPTED.format(grace=NEVER_S, work="__import__('threading').Event().wait()"))
-    assert [running.line(), running.line()] == ["ready", "ready"]
+    running = script(INTERRUPTED.format(grace=NEVER_S, work=HANGS))
+    wait_until_both_hang(running)
     running.process.kill()
     running.process.wait()
     wait_until(lambda: running.is_gone)

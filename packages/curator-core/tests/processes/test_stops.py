@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ from tests.waiting import NEVER_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from .machine import Script  # noqa: TID252 - no import can write this directory's name
 
@@ -114,4 +114,48 @@ def test_code_that_nothing_interrupts_does_not_outlast_the_deadline(
     assert "terminated, True" in out.splitlines()
     assert "ended early: terminated" in err
     assert finished(checkpoint) in ([3] if workers == 1 else [1, 2, 3])  # a bundle is reported as a whole
+    wait_until(lambda: running.is_gone)
+
+
+ENDLESS = """
+    import os
+    from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
+
+    class Split(ProcessingStage):
+        def process(self, task):
+            for number in range(10**9):
+                if number == 10:
+                    os.write(1, b"splits\\n")
+                yield Task(data=number)
+
+        def teardown(self):
+            os.write(1, b"torn down\\n")
+
+    class Look(ProcessingStage):
+        def process(self, task):
+            return task
+
+    Pipeline("p", [{stages}]).run(
+        LocalExecutor(workers=2), [Task(data=1)], checkpoint={checkpoint!r}, collect=False, shutdown_grace_s={grace},
+        {settings}
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("stages", "settings"), [("Split(), Look()", "on_error='skip'"), ("Split(), Look()", ""), ("Look(), Split()", "")]
+)
+def test_a_generator_on_a_worker_stops_between_two_outputs(
+    script: Callable[[str], Script], tmp_path: Path, stages: str, settings: str
+) -> None:
+    # A last stage names all the files of its input at once, where there is a checkpoint: it is read to its end.
+    checkpoint = None if stages.endswith("Split()") else str(tmp_path / "progress")
+    running = script(ENDLESS.format(stages=stages, settings=settings, checkpoint=checkpoint, grace=NEVER_S))
+    wait_until(lambda: running.line() == "splits")
+    running.interrupt(signal.SIGTERM)
+    status, out, err = running.end()
+    assert status == 143
+    assert out.splitlines().count("torn down") == 1
+    assert "Traceback" not in err
+    assert checkpoint is None or finished(Path(checkpoint)) == 0
     wait_until(lambda: running.is_gone)

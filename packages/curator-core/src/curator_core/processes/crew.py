@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.errors import ExecutorError
 from curator_core.processes import worker
+from curator_core.processes.stop import StopFlag
 from curator_core.shutdown import signals_blocked
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Crew:
             ) from exc
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
+        self._stop = StopFlag(self.directory)
         self.hands = [Hand(number, self._their_end, self.directory) for number in range(first, first + count)]
         self._events: SimpleQueue[Event] = SimpleQueue()
 
@@ -177,6 +179,10 @@ class Crew:
             return None
         event.hand.held.remove(event.job)
         return event
+
+    def stop(self) -> None:
+        """Ask all processes to end what they do, without waiting for it."""
+        self._stop.set()
 
     def dismiss(self, overdue: Sequence[Hand] = ()) -> None:
         """End all processes, and wait until they have ended.
@@ -283,7 +289,9 @@ def _made(path: str) -> str:
     _tracker().register(path, _FOLDER)  # first: whenever this process is killed, loky's removes what is there
     try:
         Path(path).mkdir(mode=0o700)
+        StopFlag.create(path)
     except OSError:
+        shutil.rmtree(path, ignore_errors=True)
         _tracker().unregister(path, _FOLDER)
         raise
     return path

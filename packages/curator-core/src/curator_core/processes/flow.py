@@ -120,6 +120,8 @@ class Flow:
                 self._tear_down()
                 overdue = ()
             except BaseException as exc:
+                if not isinstance(exc, Exception):  # a signal; after a failure others finish what they have
+                    self._crew.stop()
                 overdue, worse = self._wind_up()
                 if worse is not None and isinstance(exc, WorkerDiedError):
                     raise worse from None  # it ends the run, which a process that died does not

@@ -19,6 +19,7 @@ from curator_core.logs import mark_records
 from curator_core.pickling import find_unpicklable, loads, pickles
 from curator_core.processes.outgoing import Outgoing
 from curator_core.processes.parcels import Shelf, UnsendableError, fetch
+from curator_core.processes.stop import StopFlag, StopWork
 from curator_core.shutdown import leave_signals_to_driver
 from curator_core.wire import pack_reports
 
@@ -83,7 +84,7 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     leave_signals_to_driver()
     threading.Thread(target=_end_with_driver, args=(lifeline,), name="curator-lifeline", daemon=True).start()
     mark_records()
-    _workers[:] = [Worker(worker_id, Shelf(directory, worker_id))]
+    _workers[:] = [Worker(worker_id, Shelf(directory, worker_id), StopFlag(directory))]
 
 
 def prepare_node(group: int, definition: Posted) -> Posted:
@@ -120,10 +121,12 @@ class Worker:
     Args:
         worker_id: Its name.
         shelf: Packs outputs, and posts replies.
+        stop: Whether the driver still wants what is worked on.
     """
 
-    def __init__(self, worker_id: str, shelf: Shelf) -> None:
+    def __init__(self, worker_id: str, shelf: Shelf, stop: StopFlag) -> None:
         self.shelf = shelf
+        self._stop = stop
         self._metadata = WorkerMetadata(worker_id)
         self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
         self._made: dict[int, Chain] = {}
@@ -145,9 +148,12 @@ class Worker:
         failed = False
         start = time.perf_counter()
         try:
+            self._stop.check()
             chain = self._set_up(assignment)
             start = time.perf_counter()
             chain.run(self._open(assignment), outputs)
+        except StopWork:  # reports and outputs of what was finished before count
+            pass
         except StageError:
             failed = True
         parcels, all_good = self._pack(outputs, assignment)
@@ -174,7 +180,7 @@ class Worker:
                 context, views = loads(definition)
             except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
-            chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views])
+            chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views], self._stop)
             for adapter in chain.adapters:
                 adapter.bind(context, self._reports.append)
                 adapter.clock = self._clock
