@@ -12,9 +12,8 @@ from curator_otel import conventions as names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, RunInfo, StageInfo, WorkerReport
-    from curator_core.verdict import Verdict
+    from curator_core import BatchReport, RunResult
+    from curator_core.observers import RunInfo, StageInfo, Verdict, WorkerReport
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
     from curator_otel.windows import Window

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
-from curator_core.errors import ConfigurationError, unknown_name
+from curator_core import ConfigurationError
+from curator_core.observers import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

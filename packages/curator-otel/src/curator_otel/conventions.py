@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from curator_core.verdict import VerdictKind
+from curator_core.observers import VerdictKind
 
 AttributeType = Literal["string", "int", "double", "boolean", "string[]", "number or string"]
 SpanKindName = Literal["SERVER", "INTERNAL"]

@@ -18,7 +18,8 @@ from curator_otel.writer import NO_PARENT, below
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
-    from curator_core.report import BatchReport, RunInfo, StageInfo
+    from curator_core import BatchReport
+    from curator_core.observers import RunInfo, StageInfo
     from curator_otel.attributes import Attributes
     from curator_otel.totals import BatchOutcome
     from curator_otel.writer import SpanWriter

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from opentelemetry.trace import Span
 
-    from curator_core.report import BatchReport, RunInfo, WorkerReport
+    from curator_core import BatchReport
+    from curator_core.observers import RunInfo, WorkerReport
     from curator_otel.conventions import Metric
     from curator_otel.totals import BatchOutcome, StageTotals
 

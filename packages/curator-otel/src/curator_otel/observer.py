@@ -17,8 +17,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from curator_core.errors import ConfigurationError, RunStopped
-from curator_core.report import RunObserver
+from curator_core import ConfigurationError, RunObserver, RunStopped
 from curator_otel.__about__ import __version__
 from curator_otel.snapshot import Snapshots, check_directory
 from curator_otel.spans import TraceSettings
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, RunInfo, WorkerReport
+    from curator_core import BatchReport, RunResult
+    from curator_core.observers import RunInfo, WorkerReport
 
 __all__ = ["SCOPE", "OTelObserver", "check_max_spans", "parent_context"]
 

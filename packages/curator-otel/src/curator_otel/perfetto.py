@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from curator_core.errors import ConfigurationError, DataError
+from curator_core import ConfigurationError, DataError
 from curator_otel.__about__ import __version__
 from curator_otel.timeline import Timeline, timeline_of_spans, timeline_of_tasks
 from curator_otel.tracefile import read_trace
@@ -27,7 +27,7 @@ from curator_otel.tracefile import read_trace
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from curator_core.task import Task
+    from curator_core import Task
     from curator_otel.timeline import Slice, Track
 
 __all__ = ["Drawn", "to_perfetto"]

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
 
-from curator_core.errors import DataError
-from curator_core.perf import BYTES_PER_MB
-from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
+from curator_core import BatchReport, DataError
+from curator_core.observers import BYTES_PER_MB, Outcomes, RunInfo, StageInfo
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel.observer import SCOPE, check_max_spans, parent_context

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
-from curator_core.lineage import is_source_batch
+from curator_core.observers import is_source_batch
 from curator_otel.windows import plan_windows
 
 if TYPE_CHECKING:
-    from curator_core.report import BatchReport
+    from curator_core import BatchReport
 
 __all__ = ["Lineages", "SpanBudget", "SpanReason"]
 

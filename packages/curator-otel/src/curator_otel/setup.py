@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
-from curator_core.errors import ConfigurationError
+from curator_core import ConfigurationError
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel.config import SetupConfig, read_config

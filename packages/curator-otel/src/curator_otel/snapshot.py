@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from curator_core.errors import ConfigurationError, DataError
-from curator_core.report import RunInfo, StageInfo
+from curator_core import ConfigurationError, DataError
+from curator_core.observers import RunInfo, StageInfo
 from curator_otel.spans import SpanIds, TraceSettings
 from curator_otel.totals import SUMS, StageTotals
 from curator_otel.windows import Window

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext, Tracer
 
-    from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, RunInfo, WorkerReport
+    from curator_core import BatchReport, RunResult
+    from curator_core.observers import RunInfo, WorkerReport
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome, StageTotals
     from curator_otel.windows import Window

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from curator_core.report import StageInfo
+    from curator_core.observers import StageInfo
     from curator_otel.totals import StageTotals
     from curator_otel.windows import StageWindow, Window
     from curator_otel.writer import SpanWriter

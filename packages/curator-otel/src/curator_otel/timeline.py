@@ -13,8 +13,7 @@ from curator_otel.attributes import custom_metrics
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-    from curator_core.perf import StagePerfStats
-    from curator_core.task import Task
+    from curator_core import StagePerfStats, Task
     from curator_otel.tracefile import FileSpan
 
 __all__ = ["Mark", "Slice", "Timeline", "Track", "timeline_of_spans", "timeline_of_tasks"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from curator_core.report import BatchReport, WorkerReport
+    from curator_core import BatchReport
+    from curator_core.observers import WorkerReport
 
 __all__ = ["SUMS", "BatchOutcome", "StageTotals", "outcome_of"]
 

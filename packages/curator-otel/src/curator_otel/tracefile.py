@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core.errors import DataError
+from curator_core import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curator_core.verdict import Verdict
+from curator_core.observers import Verdict
 from curator_otel import conventions as names
 from curator_otel.tracefile import read_trace
 

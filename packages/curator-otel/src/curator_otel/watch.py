@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from opentelemetry.trace import Tracer
 
-    from curator_core.executor import RunResult
-    from curator_core.report import BatchReport, RunInfo, WorkerReport
+    from curator_core import BatchReport, RunResult
+    from curator_core.observers import RunInfo, WorkerReport
     from curator_otel.snapshot import Snapshots
     from curator_otel.spans import TraceSettings
 

@@ -15,7 +15,7 @@ from curator_otel.ids import random_span_id
 from curator_otel.totals import SUMS
 
 if TYPE_CHECKING:
-    from curator_core.report import BatchReport
+    from curator_core import BatchReport
     from curator_otel.totals import StageTotals
 
 __all__ = ["StageWindow", "Window", "WindowPlan", "plan_windows"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, SpanContext, Tracer
 
-    from curator_core.report import BatchReport, ErrorInfo
+    from curator_core import BatchReport
+    from curator_core.observers import ErrorInfo
     from curator_otel.attributes import Attributes
     from curator_otel.sampling import SpanReason
     from curator_otel.totals import BatchOutcome

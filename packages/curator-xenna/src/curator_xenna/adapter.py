@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from curator_core.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
-from curator_core.bundling import Bundle, split, unbundled
-from curator_core.chain import Chain
-from curator_core.errors import ContractError, StageError
-from curator_core.exceptions import message_of
-from curator_core.failure import stage_error
-from curator_core.pickling import find_unpicklable, pickles
+from curator_core import BaseStageAdapter, ContractError, NodeInfo, StageError, WorkerMetadata
+from curator_core.backends import (
+    Bundle,
+    Chain,
+    RunContext,
+    find_unpicklable,
+    message_of,
+    pickles,
+    split,
+    stage_error,
+    unbundled,
+)
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 from curator_xenna.environment import StageEnvironment
 from curator_xenna.parcel import Parcel
@@ -28,9 +33,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.bundling import BundlePlan
-    from curator_core.fusion import Group
-    from curator_core.plan import StageView
+    from curator_core.backends import BundlePlan, Group, StageView
     from curator_xenna.inputs import InputQueue
     from curator_xenna.resources import Share
     from curator_xenna.worker import WorkerLink

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from curator_core.report import WorkerReport
+from curator_core.observers import WorkerReport
 
 if TYPE_CHECKING:
-    from curator_core.report import BatchReport
+    from curator_core import BatchReport
 
 __all__ = ["NodeClocks"]
 

@@ -14,7 +14,7 @@ import ray
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from curator_core.errors import ClusterError, ExecutorError
+from curator_core import ClusterError, ExecutorError
 from curator_xenna.compat import install_sigterm_again, lean_ray, read_auth_settings_again
 from curator_xenna.nodes import Node, probed_nodes
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from curator_core.bundling import MAX_BUNDLE_BYTES
-from curator_core.errors import ExecutorError, unknown_name
+from curator_core import ExecutorError
+from curator_core.backends import MAX_BUNDLE_BYTES, unknown_name
 
 __all__ = ["XennaConfig"]
 

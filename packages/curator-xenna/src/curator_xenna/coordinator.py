@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core.errors import ClusterError
+from curator_core import ClusterError
 
 if TYPE_CHECKING:
     from logging import LogRecord

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from curator_core.fusion import Group
+    from curator_core.backends import Group
     from curator_xenna.coordinator import WorkerEntry
 
 __all__ = ["DeathNotices"]

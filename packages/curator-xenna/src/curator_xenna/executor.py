@@ -11,18 +11,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata, is_isolated
-from curator_core.errors import ExecutorError, WorkerDiedError
-from curator_core.executor import BaseExecutor, empty_source, isolated_stages
+from curator_core import BaseExecutor, BaseStageAdapter, ExecutorError, NodeInfo, WorkerDiedError, WorkerMetadata
+from curator_core.backends import empty_source, is_isolated, isolated_stages
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from curator_core.adapter import RunContext
-    from curator_core.plan import Plan, StageView
-    from curator_core.run import Run
+    from curator_core import Plan
+    from curator_core.backends import Run, RunContext, StageView
     from curator_xenna.cluster import Cluster
     from curator_xenna.session import Session
 

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from curator_core.errors import ClusterError, DataError
-from curator_core.exceptions import message_of
-from curator_core.report import BatchReport, WorkerReport
-from curator_core.wire import unpack_reports
+from curator_core import BatchReport, ClusterError, DataError
+from curator_core.backends import message_of, unpack_reports
+from curator_core.observers import WorkerReport
 from curator_xenna.worker_logs import WorkerLogs
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from curator_core.bundling import Pace
-    from curator_core.run import Run
+    from curator_core.backends import Pace, Run
     from curator_xenna.clocks import NodeClocks
     from curator_xenna.coordinator import Delivery, LateCoordinator
     from curator_xenna.parcel import Parcel

@@ -14,15 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from curator_core.errors import ResourcesError
-from curator_core.fusion import Fusion, group_stages
+from curator_core import ResourcesError
+from curator_core.backends import Fusion, group_stages
 from curator_xenna.resources import Share, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.fusion import Group
-    from curator_core.plan import StageView
+    from curator_core.backends import Group, StageView
     from curator_xenna.config import XennaConfig
     from curator_xenna.nodes import Node
 

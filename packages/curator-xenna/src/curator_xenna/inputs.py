@@ -13,12 +13,12 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from curator_core.bundling import Bundle, Pace, estimated_bytes, within_bytes
+from curator_core.backends import Bundle, Pace, estimated_bytes, within_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from curator_core.bundling import BundlePlan
+    from curator_core.backends import BundlePlan
 
 __all__ = ["InputQueue", "Inputs", "Tickets"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from curator_core.errors import ClusterError
+from curator_core import ClusterError
 from curator_xenna.resources import Gpu
 
 __all__ = ["Node", "probed_nodes"]

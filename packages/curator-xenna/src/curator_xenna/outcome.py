@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.state import list_actors
 
-from curator_core.errors import ClusterError, CuratorError, RunError, WorkerDiedError
-from curator_core.failure import rebuild_error
+from curator_core import ClusterError, CuratorError, RunError, WorkerDiedError
+from curator_core.backends import rebuild_error
 from curator_xenna.compat import WORKER_DEATHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from curator_core.fusion import Group
+    from curator_core.backends import Group
     from curator_xenna.coordinator import WorkerEntry
     from curator_xenna.feed import ReportFeed
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.cloudpickle
 
-from curator_core.pickling import dump_parts, load_parts
+from curator_core.backends import dump_parts, load_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

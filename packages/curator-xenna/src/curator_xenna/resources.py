@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curator_core.errors import ResourcesError
+from curator_core import ResourcesError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-from curator_core.bundling import BundlePlan
-from curator_core.errors import StageDefinitionError
+from curator_core import StageDefinitionError
+from curator_core.backends import BundlePlan
 from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.clocks import NodeClocks
 from curator_xenna.compat import hear_raylet, quiet_xenna, with_uploaded_directories
@@ -28,8 +28,7 @@ from curator_xenna.worker import WorkerLink
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core.plan import StageView
-    from curator_core.run import Run
+    from curator_core.backends import Run, StageView
     from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.cluster import Cluster
     from curator_xenna.config import XennaConfig

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-from curator_core.errors import StageDefinitionError, unknown_name
+from curator_core import StageDefinitionError
+from curator_core.backends import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.plan import StageView
+    from curator_core.backends import StageView
     from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.config import XennaConfig
     from curator_xenna.fit import Placement

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from curator_core.failure import fail_batches
-from curator_core.interrupts import become_worker
-from curator_core.logs import mark_records, relay_records
-from curator_core.pickling import use_cloudpickle
-from curator_core.report import BatchReport, WorkerReport
-from curator_core.task import digest
-from curator_core.wire import pack_reports
+from curator_core import BatchReport
+from curator_core.backends import (
+    become_worker,
+    digest,
+    fail_batches,
+    mark_records,
+    pack_reports,
+    relay_records,
+    use_cloudpickle,
+)
 from curator_xenna.coordinator import Delivery, LateCoordinator, Work, WorkerEntry
 from curator_xenna.parcel import Parcel
 from curator_xenna.worker_logs import log_buffer
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ray.actor import ActorHandle
+
+    from curator_core.observers import WorkerReport
 
 __all__ = ["WorkerLink"]
 

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from curator_core.logs import RecordBuffer
+from curator_core.backends import RecordBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an executor is made of, beside `BaseExecutor`, `BaseStageAdapter` and `Plan`, which users see as well.
+
+Write an executor with these names and those of `curator_core`; everything else may change without notice. What each
+group is for:
+
+- The plan: `StageView`, and `Group`, the stages that share a worker, from `group_stages` and `Fusion`.
+- The run: `Run` in the driver and `RunContext` on workers; `empty_source` and `isolated_stages` for a source there.
+- The work: `Chain` runs the stages of a group; `BundlePlan` and `Pace` size what travels between workers, `Bundle`.
+- The way: `dump_parts`, `load_parts` and `pack_reports`, `unpack_reports` for what crosses a process.
+- Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
+- Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
+"""
+
+from curator_core.adapter import RunContext, is_isolated
+from curator_core.bundling import (
+    MAX_BUNDLE_BYTES,
+    Bundle,
+    BundlePlan,
+    Pace,
+    estimated_bytes,
+    split,
+    unbundled,
+    within_bytes,
+)
+from curator_core.chain import Chain
+from curator_core.errors import unknown_name
+from curator_core.exceptions import message_of
+from curator_core.executor import empty_source, isolated_stages
+from curator_core.failure import fail_batches, rebuild_error, stage_error
+from curator_core.fusion import Fusion, Group, group_stages
+from curator_core.interrupts import become_worker
+from curator_core.logs import RecordBuffer, mark_records, relay_records
+from curator_core.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
+from curator_core.plan import StageView
+from curator_core.run import Run
+from curator_core.task import digest
+from curator_core.wire import pack_reports, unpack_reports
+
+__all__ = [
+    "MAX_BUNDLE_BYTES",
+    "Bundle",
+    "BundlePlan",
+    "Chain",
+    "Fusion",
+    "Group",
+    "Pace",
+    "RecordBuffer",
+    "Run",
+    "RunContext",
+    "StageView",
+    "become_worker",
+    "digest",
+    "dump_parts",
+    "empty_source",
+    "estimated_bytes",
+    "fail_batches",
+    "find_unpicklable",
+    "group_stages",
+    "is_isolated",
+    "isolated_stages",
+    "load_parts",
+    "mark_records",
+    "message_of",
+    "pack_reports",
+    "pickles",
+    "rebuild_error",
+    "relay_records",
+    "split",
+    "stage_error",
+    "unbundled",
+    "unknown_name",
+    "unpack_reports",
+    "use_cloudpickle",
+    "within_bytes",
+]

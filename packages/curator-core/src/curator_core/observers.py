@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an observer of runs is told, beside `RunObserver`, `BatchReport` and `RunResult`, which users see as well.
+
+Write an observer with these names and those of `curator_core`; everything else may change without notice.
+"""
+
+from curator_core.errors import unknown_name
+from curator_core.lineage import is_source_batch
+from curator_core.perf import BYTES_PER_MB
+from curator_core.report import ErrorInfo, Outcomes, RunInfo, StageInfo, WorkerReport
+from curator_core.verdict import Verdict, VerdictKind
+
+__all__ = [
+    "BYTES_PER_MB",
+    "ErrorInfo",
+    "Outcomes",
+    "RunInfo",
+    "StageInfo",
+    "Verdict",
+    "VerdictKind",
+    "WorkerReport",
+    "is_source_batch",
+    "unknown_name",
+]
