@@ -84,4 +84,4 @@ def test_a_group_of_ranks_counts_a_batch_once(cases: Any, seen: Any) -> None:
 def test_more_gpus_than_there_are_is_refused(cases: Any, case: str) -> None:
     assert cases[case]["stage"] == case
     assert f"{GPUS} GPUs" in cases[case]["error"]
-    assert "to mend" in cases[case]["error"]
+    assert "hint:" in cases[case]["error"]

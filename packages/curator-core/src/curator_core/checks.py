@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may go into a stage, and what may come out: each check raises an error that says how to mend it."""
+"""What may go into a stage, and what may come out: each check raises an error that says how to fix it."""
 
 from __future__ import annotations
 

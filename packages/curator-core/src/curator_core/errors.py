@@ -23,7 +23,7 @@
     └── RunStopped                  a signal ended the run and the process; not caught by ``except Exception``
 
 Each says the same five things where they apply: which stage, which field, what was given, what was
-expected, and how to mend it. They are attributes too, so that a program can act on them.
+expected, and how to fix it. They are attributes too, so that a program can act on them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CuratorError(Exception):
         field: Name of the field, argument, column or file concerned.
         given: What was given; its ``repr`` is shown, shortened.
         expected: What would have been right, in words.
-        hint: How to mend it, in words.
+        hint: How to fix it, in words.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class CuratorError(Exception):
             ("field", self.field),
             ("given", self.given),
             ("expected", self.expected),
-            ("to mend", self.hint),
+            ("hint", self.hint),
         ):
             if value is not None:
                 parts.append(f"  {label}: {value}")

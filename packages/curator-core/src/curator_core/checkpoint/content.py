@@ -61,7 +61,7 @@ def value_digest(value: Any, name: str, hint: str | None = None) -> str:
     Args:
         value: The value.
         name: What an error calls it.
-        hint: What an error says of how to mend it.
+        hint: What an error says of how to fix it.
 
     Returns:
         20 hex digits.
