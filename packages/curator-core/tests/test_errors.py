@@ -74,9 +74,7 @@ class OwnError(errors.DataError):
 
 def test_the_text_says_stage_field_given_expected_and_how_to_mend_it():
     error = CuratorError("is wrong", stage="S", field="f", given=1.5, expected="a whole number", hint="round it")
-    assert str(error) == (
-        "stage 'S': is wrong\n  field: f\n  given: 1.5\n  expected: a whole number\n  hint: round it"
-    )
+    assert str(error) == ("stage 'S': is wrong\n  field: f\n  given: 1.5\n  expected: a whole number\n  hint: round it")
 
 
 def test_what_does_not_apply_is_left_out():
