@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curate the documentation of every package that is installed here.
+"""Curate the documentation of all installed packages.
 
-The long description in each distribution's metadata is real text, on any machine, with nothing to download:
+The long description in each distribution's metadata is real text, on any machine, without a download:
 
     python curate_package_docs.py                      # on Cosmos-Xenna, over an embedded Ray
-    python curate_package_docs.py --executor local     # the same in this process, with a debugger if you like
+    python curate_package_docs.py --executor local     # in this process, with a debugger if you like
 
-It leaves the good texts as Parquet and the trace of the run as JSON, and shows what the run did.
+It writes the good texts as Parquet and the trace of the run as JSON, and prints a summary of the run.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from curator_otel.setup import configure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Texts of some kilobytes: a quarter of a core is enough for a worker, so that all stages fit on a laptop.
+# A quarter of a core per worker is enough for texts of a few kilobytes, so that all stages fit on a laptop.
 LIGHT = Resources(cpus=0.25)
-# A task is a handful of packages: few enough to keep several workers busy, enough to outweigh the journey.
+# Packages in a task: few enough to keep several workers busy, and enough to outweigh the cost of sending the task.
 PACKAGES_PER_TASK = 8
 
-# What each file has, whichever texts are in it.
+# All files have these columns, whichever texts they contain.
 SCHEMA = {"name": "string", "version": "string", "text": "string", **dict.fromkeys(SIGNALS, "double")}
 
-# What can go wrong with metadata that somebody else wrote, or that half an installation left behind. A
-# missing file is a TypeError, an AttributeError or an OSError, depending on the Python.
+# Metadata written by others, or left over from an incomplete installation, can raise any of these. A
+# missing file is a TypeError, an AttributeError, or an OSError, depending on the Python version.
 BROKEN_METADATA = (AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
@@ -64,11 +64,11 @@ class PackageNames(Task[list[str]]):
 
 
 class FindPackages(ProcessingStage[EmptyTask, PackageNames]):
-    """The source: which distributions are installed, by name, in order.
+    """The source: names of the installed distributions, in alphabetical order.
 
     Args:
         path: Directories to look in.
-        limit: How many to take at the most; None for all.
+        limit: Maximum number of distributions; None for all.
     """
 
     def __init__(self, path: list[str], limit: int | None = None) -> None:
@@ -90,7 +90,7 @@ class FindPackages(ProcessingStage[EmptyTask, PackageNames]):
             name = name_of(distribution)
             if name is None:
                 broken += 1
-            else:  # the same package may be on several paths: the first is the one that is imported
+            else:  # a package may be on several paths; Python imports the first one
                 by_key.setdefault(re.sub(r"[-_.]+", "-", name).lower(), name)
         keys = sorted(by_key)[: self._limit]
         self.metrics.add("found", len(keys) + broken)
@@ -100,7 +100,7 @@ class FindPackages(ProcessingStage[EmptyTask, PackageNames]):
 
 
 class ReadDescriptions(ProcessingStage[PackageNames, DocumentBatch]):
-    """Reads the long descriptions.
+    """Reads the long descriptions of packages.
 
     Args:
         path: Directories to look in.
@@ -128,14 +128,14 @@ class ReadDescriptions(ProcessingStage[PackageNames, DocumentBatch]):
         except (*BROKEN_METADATA, StopIteration):
             self.metrics.add("dropped.broken_metadata")
             return None
-        if not text or not text.strip() or text.strip() == "UNKNOWN":  # what old tools write for nothing
+        if not text or not text.strip() or text.strip() == "UNKNOWN":  # old tools write UNKNOWN for no description
             self.metrics.add("dropped.no_description")
             return None
         return {"name": name, "version": version or "", "text": text}
 
 
 class CleanMarkup(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Strips the markup. The most expensive stage, so a batch is one task: they spread over the workers."""
+    """Strips the markup. It is the most expensive stage, so a batch is one task, and tasks spread over the workers."""
 
     resources = LIGHT
     batch_size = 1
@@ -155,7 +155,7 @@ class CleanMarkup(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class MeasureQuality(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Adds the signals of Gopher and C4, a column each."""
+    """Adds the quality signals of Gopher and C4, one column each."""
 
     resources = LIGHT
 
@@ -170,7 +170,7 @@ class MeasureQuality(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class FilterByQuality(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Drops texts that break a rule, and counts them under the first rule that they break."""
+    """Drops texts that break a rule, and counts each under the first rule that it breaks."""
 
     resources = LIGHT
     batch_size = 4
@@ -193,10 +193,10 @@ class FilterByQuality(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class DropDuplicates(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Keeps the first of the texts that are equal, whichever comes first: the set of texts is the same.
+    """Keeps the first of several equal texts. The remaining set of texts does not depend on their order.
 
-    One worker sees all texts. It remembers which document owns a text, and not just that the text was there:
-    a batch that is tried again finds its own documents and keeps them. What a worker remembers dies with it.
+    One worker sees all texts. It remembers which document owns a text, and not only that it has seen the text,
+    so that a retried batch recognizes and keeps its own documents. If the worker dies, this memory is lost.
     """
 
     resources = LIGHT
@@ -227,29 +227,29 @@ class DropDuplicates(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class CountReasons(RunObserver):
-    """Adds up what the stages count in their metrics, from the reports: the same numbers on any executor."""
+    """Adds up the metrics of all stages from the reports: the same numbers on any executor."""
 
     def __init__(self) -> None:
         self._totals: Counter[str] = Counter()
 
     def on_batch(self, report: BatchReport) -> None:
         if report.is_retried:
-            return  # the attempt that counts is yet to come
+            return  # a later attempt counts
         self._totals.update({name: value for name, value in report.metrics.items() if isinstance(value, int)})
 
     @property
     def found(self) -> int:
-        """Documents that there were."""
+        """Number of documents found."""
         return self._totals["found"]
 
     @property
     def kept(self) -> int:
-        """Documents that were written."""
+        """Number of documents written."""
         return self._totals["records_written"]
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Documents that were dropped by reason, the most frequent first."""
+        """Number of dropped documents by reason, the most frequent first."""
         reasons = [
             (name.removeprefix("dropped."), number)
             for name, number in self._totals.items()
@@ -258,14 +258,14 @@ class CountReasons(RunObserver):
         return dict(sorted(reasons, key=lambda item: (-item[1], item[0])))
 
     def table(self) -> str:
-        """The counts as text."""
+        """Return the counts as text."""
         rows = [("found", self.found), ("kept", self.kept), ("dropped", sum(self.dropped.values()))]
         rows += [(f"  {reason}", number) for reason, number in self.dropped.items()]
         return "\n".join(f"{name:<24}{number:>6}" for name, number in rows)
 
 
 def name_of(distribution: metadata.Distribution) -> str | None:
-    """The name of a distribution; None where its metadata cannot be read or has none."""
+    """Return the name of a distribution, or None if its metadata has none or cannot be read."""
     try:
         return distribution.metadata["Name"] or None
     except BROKEN_METADATA:
@@ -273,8 +273,8 @@ def name_of(distribution: metadata.Distribution) -> str | None:
 
 
 def build(output: Path, limit: int | None) -> Pipeline:
-    """The pipeline."""
-    # As it is here and now: Ray has packages of its own, and puts them on the path of each process it is in.
+    """Return the pipeline."""
+    # The path of this process: Ray adds the directories of its bundled packages to the path of each of its processes.
     path = [str(Path(entry).absolute()) for entry in sys.path]
     stages: list[ProcessingStage[Any, Any]] = [
         FindPackages(path, limit),
@@ -289,7 +289,7 @@ def build(output: Path, limit: int | None) -> Pipeline:
 
 
 def executor_named(name: str) -> BaseExecutor:
-    """The executor; Xenna and Ray are imported only where they are asked for."""
+    """Return the executor. Xenna and Ray are imported only if they are needed."""
     if name == "local":
         return LocalExecutor()
     from curator_xenna import XennaExecutor  # noqa: PLC0415 - see above
@@ -298,10 +298,10 @@ def executor_named(name: str) -> BaseExecutor:
 
 
 def curate(executor: str, output: Path, limit: int | None = None) -> tuple[RunResult, CountReasons]:
-    """Run the pipeline, leaving ``parquet/`` and ``trace.json`` in a directory."""
+    """Run the pipeline, and write ``parquet/`` and ``trace.json`` to a directory."""
     output.mkdir(parents=True, exist_ok=True)
     for stale in [output / "trace.json", *(output / "parquet").glob("*.parquet")]:
-        stale.unlink(missing_ok=True)  # an earlier run may have had more tasks than this one
+        stale.unlink(missing_ok=True)  # an earlier run may have had more tasks
     counts = CountReasons()
     with configure(json_file=output / "trace.json") as telemetry:
         tracing = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
@@ -311,7 +311,7 @@ def curate(executor: str, output: Path, limit: int | None = None) -> tuple[RunRe
 
 
 def show(result: RunResult, counts: CountReasons, output: Path) -> None:
-    """What the run did, where the time went, and what it left."""
+    """Print what the run did, where the time went, and which files it wrote."""
     trace = output / "trace.json"
     print(f"\n{result.summary()}\n\n{counts.table()}\n")
     if trace.exists():
@@ -323,18 +323,18 @@ def show(result: RunResult, counts: CountReasons, output: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     summary, _, details = (__doc__ or "").partition("\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=raw)
     parser.add_argument("--executor", choices=("xenna", "local"), default="xenna", help="default: xenna")
     parser.add_argument("--output", type=Path, default=Path("curated-docs"), help="default: %(default)s")
-    parser.add_argument("--limit", type=int, default=None, help="how many packages at the most; default: all")
+    parser.add_argument("--limit", type=int, default=None, help="maximum number of packages; default: all")
     given = parser.parse_args(arguments)
     result, counts = curate(given.executor, given.output, given.limit)
     show(result, counts, given.output)
     if counts.found != counts.kept + sum(counts.dropped.values()):
-        raise SystemExit("the counts do not add up: found is not kept and dropped together")
+        raise SystemExit("the counts do not add up: found is not the sum of kept and dropped")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text out of markup, and how good it is: the part of the example that knows nothing of pipelines.
+"""Extract plain text from markup and measure its quality: the part of the example that does not depend on pipelines.
 
-The signals and their thresholds are those of two published corpora, as far as they are about text and not
-about web pages:
+The signals and thresholds are those of two published corpora, as far as they apply to text and not to web
+pages:
 
 Gopher: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher",
     arXiv:2112.11446, appendix A.1.1: the quality filter, and Table A1: repetition.
@@ -20,9 +20,9 @@ __all__ = ["RULES", "SIGNALS", "Rule", "broken_rule", "clean", "measure"]
 
 # --- cleaning -----------------------------------------------------------------------------------------------
 
-# Every repetition within a line is bounded: a text of nothing but brackets must not take quadratic time.
+# All repetitions within a line are bounded, so that a text of only brackets does not take quadratic time.
 _FENCE = re.compile(r"\s*(```|~~~)")
-_DIRECTIVE = re.compile(r"\s*\.\. ")  # reStructuredText: ".. image:: x", with what is indented below it
+_DIRECTIVE = re.compile(r"\s*\.\. ")  # reStructuredText: ".. image:: x" and the indented lines below it
 _SESSION = re.compile(r"\s*(>>> |\$ )")
 _RULE_LINE = re.compile(r"[\s=\-~^\"'*+#_|:.]{3,}")  # underlines of headings, borders of tables
 _LINK_TARGET = re.compile(r"\s*\[[^\]]{1,200}\]:\s")
@@ -31,7 +31,7 @@ _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\[([^\[\]\n]{0,500})\](\([^()\n]{0,1000}\)|\[[^\[\]\n]{0,200}\])"), r"\1"),  # link
     (re.compile(r"`([^`<]{1,200})<[^`>]{1,1000}>`__?"), r"\1"),  # reStructuredText link
     (re.compile(r":[a-z:]{2,30}:`~?([^`]{1,200})`"), r"\1"),  # reStructuredText role
-    (re.compile(r"\|[\w .-]{1,100}\|_{0,2}"), ""),  # reStructuredText substitution, as badges are
+    (re.compile(r"\|[\w .-]{1,100}\|_{0,2}"), ""),  # reStructuredText substitution, such as a badge
     (re.compile(r"</?[a-zA-Z][^<>]{0,2000}>"), " "),  # HTML tag
     (re.compile(r"https?://[^\s)>\]]{1,2000}"), ""),
     (re.compile(r"`{1,2}([^`]{1,200})`{1,2}_{0,2}"), r"\1"),
@@ -42,9 +42,9 @@ _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def clean(markup: str) -> str:
-    """Text without the markup of Markdown, reStructuredText and HTML, and without blocks of code.
+    """Return text without Markdown, reStructuredText, or HTML markup, and without code blocks.
 
-    It goes by the looks, not by a grammar: descriptions mix all three.
+    This uses patterns and not a grammar, because descriptions mix all three formats.
     """
     lines = _prose_lines(_without_comments(markup))
     text = "\n".join(line for line in lines if not _RULE_LINE.fullmatch(line))
@@ -57,7 +57,7 @@ def clean(markup: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The text without HTML comments."""
+    """Return the text without HTML comments."""
     kept, at = [], 0
     while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start)) >= 0:
         kept.append(text[at:start])
@@ -66,17 +66,17 @@ def _without_comments(text: str) -> str:
 
 
 def _prose_lines(text: str) -> list[str]:
-    """The lines that are neither code nor instructions to a renderer."""
+    """Return the lines that are neither code nor instructions to a renderer."""
     kept: list[str] = []
     fence = ""
-    block_indent: int | None = None  # of the line that opened an indented block which is left out
+    block_indent: int | None = None  # of the line that began a skipped indented block
     for line in text.expandtabs(4).splitlines():
         indent = len(line) - len(line.lstrip())
         marker = _FENCE.match(line)
         if fence or marker:
             mark = marker.group(1) if marker else ""
             fence = fence if fence and mark != fence else ("" if fence else mark)
-            kept.append("")  # what is left out parts paragraphs
+            kept.append("")  # a skipped block separates paragraphs
             continue
         if block_indent is not None:
             if not line.strip() or indent > block_indent:
@@ -116,7 +116,7 @@ SIGNALS = (
 
 
 def measure(text: str) -> dict[str, float]:
-    """The signals of a text, by their names in `SIGNALS`; all 0 for an empty one. Ratios are from 0 to 1."""
+    """Return the signals of a text by name, as in `SIGNALS`: all 0 for an empty text. Ratios are from 0 to 1."""
     words, lines = text.split(), [line for line in text.split("\n") if line.strip()]
     if not words:
         return dict.fromkeys(SIGNALS, 0.0)
@@ -141,7 +141,7 @@ def measure(text: str) -> dict[str, float]:
 
 
 def _repeated(lines: list[str]) -> list[str]:
-    """The lines that have been there before."""
+    """Return the lines that repeat an earlier line."""
     seen: set[str] = set()
     return [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
 
@@ -150,13 +150,13 @@ def _repeated(lines: list[str]) -> list[str]:
 
 
 class Rule(NamedTuple):
-    """What a text has to keep to.
+    """A rule that a good text satisfies.
 
     Attributes:
-        reason: What the texts are counted under that break it.
-        signal: The signal that it looks at.
-        least: The least value that is good.
-        most: The largest value that is good.
+        reason: Name under which texts that break the rule are counted.
+        signal: The signal to check.
+        least: Smallest good value.
+        most: Largest good value.
         source: Where the threshold comes from.
     """
 
@@ -172,7 +172,7 @@ RULES = (
     Rule("too_short", "word_count", 50, _ANY, "Gopher A.1.1"),
     Rule("too_long", "word_count", 0, 100_000, "Gopher A.1.1"),
     Rule("odd_word_length", "mean_word_length", 3, 10, "Gopher A.1.1"),
-    Rule("too_many_symbols", "symbol_to_word_ratio", 0, 0.1, "Gopher A.1.1, of # and of ellipses"),
+    Rule("too_many_symbols", "symbol_to_word_ratio", 0, 0.1, "Gopher A.1.1, for # and ellipses"),
     Rule("mostly_bullets", "bullet_line_ratio", 0, 0.9, "Gopher A.1.1"),
     Rule("mostly_ellipses", "ellipsis_line_ratio", 0, 0.3, "Gopher A.1.1"),
     Rule("too_few_letters", "alphabetic_word_ratio", 0.8, 1, "Gopher A.1.1"),
@@ -186,5 +186,5 @@ RULES = (
 
 
 def broken_rule(signals: dict[str, float]) -> Rule | None:
-    """The first rule that a text with these signals breaks; None for a good one."""
+    """Return the first rule that a text with these signals breaks, or None for a good text."""
     return next((rule for rule in RULES if not rule.least <= signals[rule.signal] <= rule.most), None)
