@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C: makes sure that it reaches the run, and tells it from a stage's own `KeyboardInterrupt`."""
+"""Deliver Ctrl-C to the run, and distinguish it from a `KeyboardInterrupt` that a stage raises."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["StopSignal", "become_worker", "ends_run", "heard_interrupts"]
 
 _AGAIN_AFTER_S = 0.1
-_workers = set[int]()  # this process, where it is one
+_workers = set[int]()  # the id of this process, if it is a worker
 
 
 class StopSignal(KeyboardInterrupt):
     """Raised in the main thread by a signal that asks the run to end. The caller of the run gets a `RunStopped`.
 
-    It is a `KeyboardInterrupt` because stages, engines and libraries let that one through, or clean up and raise it
+    It is a `KeyboardInterrupt` because stages, engines, and libraries do not catch that one, or clean up and raise it
     again. A `SystemExit` raised in a stage is a failure of the stage.
 
     Args:
-        shutdown: Whose it is.
+        shutdown: The shutdown of the run that the signal ends.
     """
 
     def __init__(self, shutdown: Shutdown) -> None:
@@ -38,16 +38,16 @@ class StopSignal(KeyboardInterrupt):
 
 
 def become_worker() -> None:
-    """Say that this process works for a driver, which decides what becomes of a Ctrl-C."""
+    """Mark this process as a worker, whose driver decides how to handle a Ctrl-C."""
     _workers.add(os.getpid())
 
 
 def ends_run(exc: BaseException) -> bool:
     """Whether an exception is Ctrl-C, or closes a generator in the driver, and so is not a failure of a stage.
 
-    Python raises `KeyboardInterrupt` in the main thread only. In any other thread, and in a worker, a stage raised it.
+    Python raises `KeyboardInterrupt` only in the main thread. In any other thread, and in a worker, a stage raised it.
     """
-    kind = type(exc)  # `isinstance` would ask the exception, which may have code of its own
+    kind = type(exc)  # `isinstance` would ask the exception, which may override `__class__`
     if os.getpid() in _workers:
         return False
     if issubclass(kind, KeyboardInterrupt):
@@ -57,13 +57,13 @@ def ends_run(exc: BaseException) -> bool:
 
 @contextmanager
 def heard_interrupts() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` again where it was raised in a ``__del__`` or a callback, which swallow it.
+    """Raise `KeyboardInterrupt` again if it was raised in a ``__del__`` or a callback, which swallow it.
 
-    Python prints an exception that nobody can be given and goes on. Engines drop thousands of references with
-    finalisers, so that a run that only waits would go on for ever after a Ctrl-C that came in one of them.
+    Python prints an exception that it cannot propagate, and continues. Engines drop thousands of references with
+    finalizers, so a Ctrl-C that arrives in one of them would leave a run that only waits running forever.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Ctrl-C is the main thread's
+        yield  # only the main thread gets Ctrl-C
         return
     told_before = sys.unraisablehook
     again: list[threading.Timer] = []
@@ -72,7 +72,7 @@ def heard_interrupts() -> Iterator[None]:
         if isinstance(unraisable.exc_value, StopSignal):
             unraisable.exc_value.shutdown.raise_again()
         elif issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # Not at once: it would be raised in this hook, and be swallowed here, too.
+            # Not at once: it would be raised in this hook, and swallowed here too.
             again.append(threading.Timer(_AGAIN_AFTER_S, _thread.interrupt_main))
             again[-1].daemon = True
             again[-1].start()
@@ -82,7 +82,7 @@ def heard_interrupts() -> Iterator[None]:
     sys.unraisablehook = tell
     try:
         yield
-        if any(timer.is_alive() for timer in again):  # the work was done before it came again
+        if any(timer.is_alive() for timer in again):  # the block finished before the interrupt was raised again
             raise KeyboardInterrupt
     finally:
         for timer in again:

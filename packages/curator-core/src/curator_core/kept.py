@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report carries for the driver to keep: tasks that failed for good, and the files that were written."""
+"""Parts of a report that the driver keeps: tasks that failed for good, and files that were written."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["fallen_of", "manifests_of"]
 def fallen_of(
     errors: Mapping[int, BaseException], ids: Sequence[str], together: str, snapshot: Snapshot | None, max_bytes: int
 ) -> tuple[Fallen, ...]:
-    """The tasks of a batch that failed for good, as they first came.
+    """Return the tasks of a batch that failed for good, as the stage first received them.
 
     Args:
-        errors: Why, by their positions.
-        ids: All inputs.
-        together: What the stage was at, where they failed as one; else empty.
-        snapshot: The inputs of the batch; None where they do not pickle.
-        max_bytes: A task that takes more is told without.
+        errors: The error of each failed task, by its position in the batch.
+        ids: The ids of all inputs.
+        together: What the stage was doing if the tasks failed together; otherwise empty.
+        snapshot: The inputs of the batch; None if they do not pickle.
+        max_bytes: The largest payload to keep; a larger task is reported without its payload.
     """
     infos = {number: error_info(error, together or f"on task '{ids[number]}'") for number, error in errors.items()}
     if snapshot is None:
         return tuple(Fallen(number, info, None) for number, info in infos.items())
-    from curator_core.deadletter.payload import pack_task  # noqa: PLC0415 - failures that are kept are rare
+    from curator_core.deadletter.payload import pack_task  # noqa: PLC0415 - kept failures are rare
 
     tasks = snapshot.restore()
     return tuple(Fallen(number, info, pack_task(tasks[number], max_bytes)) for number, info in infos.items())
@@ -43,12 +43,12 @@ def fallen_of(
 def manifests_of(
     ids: Sequence[str], others: Mapping[int, tuple[OutcomeKind, int]], outputs: Sequence[Any]
 ) -> tuple[Manifest, ...]:
-    """The files that the outputs of a batch name.
+    """Return the files that the outputs of a batch name.
 
     Args:
-        ids: The inputs.
-        others: What became of those that did not give one task; see `Outcomes`.
-        outputs: What came out, in order.
+        ids: The ids of the inputs.
+        others: The outcomes of the inputs that did not give exactly one task; see `Outcomes`.
+        outputs: The outputs, in order.
     """
     if not any(map(_is_whole, outputs)):
         return ()
@@ -62,5 +62,5 @@ def manifests_of(
 
 
 def _is_whole(task: Any) -> bool:
-    """Whether a task names files that were written; a range is of a file that is to be read."""
+    """Whether a task names files that were written; a task with a byte range names a file still to read."""
     return isinstance(task, FileGroupTask) and task.byte_range is None

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run, stage and task a log record was made for, so that logs, results and traces can be joined.
+"""Which run, stage, and task a log record belongs to, so that logs, results, and traces can be joined.
 
-While a run is under way, the records that a stage's code makes have four attributes more: ``curator_run_id``,
-``curator_stage``, ``curator_task_id`` and ``curator_batch_id``. That holds for ``setup``, ``process``,
-``process_batch``, ``teardown``, a source's generator, and every library that these call, whatever logger it uses.
+During a run, the records that a stage's code makes have four more attributes: ``curator_run_id``, ``curator_stage``,
+``curator_task_id``, and ``curator_batch_id``. That covers ``setup``, ``process``, ``process_batch``, ``teardown``, a
+source's generator, and every library that these call, whatever logger it uses.
 
-It is the record factory of `logging` that adds them: nothing else sees all records. A filter on a handler reaches that
-handler, one on a logger that logger's own records, and a logger class only loggers that are not there yet. So a run
-wraps the factory that it finds, and puts it back at its end; runs at the same time share one wrapper. Records made
-outside of stages pass as they are. Processes that a run starts are its own: there the wrapper stays.
+The record factory of `logging` adds them because nothing else sees all records: a filter on a handler sees only the
+records of that handler, one on a logger only that logger's own records, and a logger class applies only to loggers
+that do not exist yet. So a run wraps the factory that it finds and restores it at its end; concurrent runs share one
+wrapper. Records made outside of stages pass unchanged. Processes that a run starts belong to it: there the wrapper
+stays.
 
-`logging` refuses records whose ``extra`` has a name that the factory has set: inside of a stage those four are taken.
+`logging` rejects a record whose ``extra`` has a name that the factory has set: inside a stage those four are reserved.
 
-What a thread is at is looked up when a record is made. A batch costs three assignments, and a task nothing. Threads and
-processes that a stage starts by itself are not covered; coroutines that it runs in its own thread are.
+The current stage and task of a thread are looked up when a record is made. A batch costs three assignments, and a
+task nothing. Threads and processes that a stage starts on its own are not covered; coroutines that it runs in its own
+thread are.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ LOG_FORMAT = (
 
 
 class StageWork(NamedTuple):
-    """What a thread is at inside of a stage.
+    """The work of a thread inside a stage.
 
     Attributes:
-        run_id: The run; empty where the adapter belongs to none.
+        run_id: The run; empty if the adapter does not belong to a run.
         stage: The stage's name.
-        task_id: The task that the stage is at; empty in set-up and teardown, in a source, and where a stage with
-            ``process_batch`` is at several.
-        batch_id: The batch, as in its `BatchReport`; empty in set-up and teardown.
+        task_id: The current task; empty in setup and teardown, in a source, and if a stage with ``process_batch`` is
+            working on several tasks.
+        batch_id: The batch, as in its `BatchReport`; empty in setup and teardown.
         worker_id: The worker.
     """
 
@@ -55,25 +57,25 @@ class StageWork(NamedTuple):
 
 
 _NO_WORK = StageWork()
-_MAX_KEPT = 50  # different records, until they are taken
-_MAX_TEXT = 2_000  # characters of one
+_MAX_KEPT = 50  # different records between two calls of `take`
+_MAX_TEXT = 2_000  # characters of one record
 
 
 class Caller(Protocol):
-    """Who calls a stage: an adapter, or one of its attempts."""
+    """Code that calls a stage: an adapter, or one of its attempts."""
 
     def current_work(self) -> StageWork:
-        """What the stage is at."""
+        """Return what the stage is working on."""
 
 
 class Post:
-    """What is known of a thread that works for a run.
+    """State of a thread that works for a run.
 
     Attributes:
-        caller: Who calls a stage in this thread; None outside of stages. Put back what was there before.
-        cpu_ns: The thread's CPU time when it was last asked for.
-        cpu_read_ns: When that was, by the monotonic clock.
-        elsewhere_ns: CPU time that another process has spent for this thread, and that nobody has counted yet.
+        caller: The code that calls a stage in this thread; None outside of stages. Restore the old value afterward.
+        cpu_ns: The thread's CPU time at the last reading.
+        cpu_read_ns: When that reading was taken, by the monotonic clock.
+        elsewhere_ns: CPU time that another process has spent for this thread and that is not counted yet.
     """
 
     __slots__ = ("caller", "cpu_ns", "cpu_read_ns", "elsewhere_ns")
@@ -85,14 +87,14 @@ class Post:
 
 class _ThisThread(threading.local):
     def __init__(self) -> None:
-        self.post = Post()  # found once a batch: assigning to a thread-local itself takes three times as long
+        self.post = Post()  # found once per batch: assigning to the thread-local itself takes three times as long
 
 
 this_thread = _ThisThread()
 
 
 def current_work() -> StageWork | None:
-    """What this thread is at; None outside of a stage."""
+    """Return what this thread is working on; None outside of a stage."""
     caller = this_thread.post.caller
     return None if caller is None else caller.current_work()
 
@@ -101,22 +103,22 @@ _relays: list[logging.Handler] = []
 
 
 def relay_records(handler: logging.Handler) -> None:
-    """Have a handler given the warnings of isolated stages, whose processes write to a stderr that nobody sees."""
+    """Send the warnings of isolated stages to a handler: the stderr of their processes is not visible."""
     _relays[:] = [handler]
 
 
 def relay(records: Iterable[logging.LogRecord]) -> None:
-    """Give records of another process to the handler of `relay_records`, if there is one."""
+    """Pass records of another process to the handler of `relay_records`, if there is one."""
     for handler in _relays:
         for record in records:
             handler.handle(record)
 
 
 class RecordBuffer(logging.Handler):
-    """Keeps records of WARNING and above, as they can be sent to another process, until they are taken.
+    """Keeps records of WARNING and above until they are taken, in a form that can be sent to another process.
 
-    A record that was kept says in ``msg`` what it said, with its traceback, and has two attributes more:
-    ``curator_template``, what it was made with, and ``curator_times``, how often the same was said.
+    The ``msg`` of a kept record is its formatted text, with the traceback, and it has two more attributes:
+    ``curator_template``, the message before formatting, and ``curator_times``, how often the same text was logged.
     """
 
     def __init__(self) -> None:
@@ -129,7 +131,7 @@ class RecordBuffer(logging.Handler):
         """Keep a record, or count it."""
         try:
             text = _shortened(self._formatter.format(record))
-        except Exception:  # noqa: BLE001 - of the arguments of a record, which are the user's
+        except Exception:  # noqa: BLE001 - raised by the arguments of a record, which are the user's objects
             self.handleError(record)
             return
         times: int = getattr(record, "curator_times", 1)
@@ -142,7 +144,7 @@ class RecordBuffer(logging.Handler):
             self._records[record.name, text] = _plain(record, text, times)
 
     def take(self) -> list[logging.LogRecord]:
-        """What was kept since the last time."""
+        """Return the records kept since the last call."""
         with self.lock:  # type: ignore[union-attr]  # each handler has one
             records, self._records = [*self._records.values()], {}
             others, self._others = self._others, 0
@@ -156,8 +158,8 @@ class RecordBuffer(logging.Handler):
 
 
 def _plain(record: logging.LogRecord, text: str, times: int) -> logging.LogRecord:
-    """A record that says a text, and holds nothing but plain values."""
-    # The text has the traceback in it: a formatter would add what it finds as `exc_text` once more.
+    """Return a record with this text and only plain values."""
+    # The text includes the traceback: a formatter would append `exc_text` a second time.
     own = {"msg": text, "message": text, "args": None, "exc_text": None, "stack_info": None, "curator_times": times}
     template = getattr(record, "curator_template", str(record.msg)[:_MAX_TEXT])
     plain = {name: value for name, value in vars(record).items() if isinstance(value, str | int | float)}
@@ -165,14 +167,14 @@ def _plain(record: logging.LogRecord, text: str, times: int) -> logging.LogRecor
 
 
 def _shortened(text: str) -> str:
-    """The beginning and the end of a text: a traceback says in its last line what was wrong."""
+    """Return the beginning and the end of a text: the last line of a traceback names the error."""
     half = _MAX_TEXT // 2
     return text if len(text) <= _MAX_TEXT else f"{text[:half]}\n…\n{text[-half:]}"
 
 
 @contextmanager
 def at_work(caller: Caller) -> Iterator[None]:
-    """Say who calls a stage in this thread, inside the ``with`` block."""
+    """Set the code that calls a stage in this thread, inside the ``with`` block."""
     post = this_thread.post
     before, post.caller = post.caller, caller
     try:
@@ -182,17 +184,17 @@ def at_work(caller: Caller) -> Iterator[None]:
 
 
 class StageLogFilter(logging.Filter):
-    """Sees to it that records have the four attributes, empty outside of a stage. It drops none.
+    """Ensures that records have the four attributes, empty outside of a stage. It drops no records.
 
-    For handlers whose format names them. Where a `logging.handlers.QueueHandler` takes the records to another thread,
-    put it on that one.
+    Use it on handlers whose format names the attributes. If a `logging.handlers.QueueHandler` passes the records to
+    another thread, put the filter on the `QueueHandler`.
     """
 
     def __init__(self) -> None:
         super().__init__()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what is not there yet."""
+        """Add the attributes that are missing."""
         if not hasattr(record, "curator_run_id"):
             _mark(record, current_work() or _NO_WORK)
         return True
@@ -206,7 +208,7 @@ def _mark(record: logging.LogRecord, work: StageWork) -> None:
 
 
 class _MarkingFactory:
-    """Makes records as the factory that it wraps, and marks those of stages."""
+    """Makes records with the factory that it wraps, and marks those of stages."""
 
     def __init__(self, wrapped: Callable[..., logging.LogRecord]) -> None:
         self.wrapped = wrapped
@@ -220,7 +222,7 @@ class _MarkingFactory:
 
 
 class _Marking:
-    """Has the record factory wrapped while anybody asks for it."""
+    """Wraps the record factory while at least one caller asks for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -234,7 +236,7 @@ class _Marking:
                 logging.setLogRecordFactory(_MarkingFactory(there))
 
     def end(self) -> None:
-        """Where somebody else has wrapped ours since, theirs stays, and ours in it finds nobody at work."""
+        """Unwrap the factory, unless other code has wrapped ours: that stays, and ours finds no stage to mark."""
         with self._lock:
             self._asking -= 1
             there = logging.getLogRecordFactory()
@@ -246,13 +248,13 @@ _marking = _Marking()
 
 
 def mark_records() -> None:
-    """Have the records of stages marked in this process from now on."""
+    """Mark the records of stages in this process from now on."""
     _marking.begin()
 
 
 @contextmanager
 def marked_records() -> Iterator[None]:
-    """Have the records of stages marked inside the ``with`` block."""
+    """Mark the records of stages inside the ``with`` block."""
     _marking.begin()
     try:
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a batch holds. Tasks of one kind are measured together: most of them count themselves as `Task` does."""
+"""The size of a batch. Tasks of one kind are measured together: most of them use the sizes that `Task` computes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["bytes_of", "measure"]
 
 _data = attrgetter("data")
-_SINGLE = frozenset({type(None), bool, int, float, complex, str})  # one item, whose bytes are not known
+_SINGLE = frozenset({type(None), bool, int, float, complex, str})  # one item of unknown size in bytes
 _SIZED = frozenset({list, tuple, dict, set, frozenset})
 _RAW = frozenset({bytes, bytearray})
 
 
 def measure(tasks: Sequence[Any]) -> tuple[int, int]:
-    """Items and bytes of payload: the sums of ``num_items`` and ``num_bytes``, without asking each task.
+    """Return the items and payload bytes of tasks: the sums of ``num_items`` and ``num_bytes``, without asking each.
 
     Raises:
-        Exception: What a task's own ``num_items`` or ``num_bytes`` raised.
+        Exception: A task's own ``num_items`` or ``num_bytes`` raised it.
     """
-    if len(tasks) == 1:  # the usual batch, and most of what it costs to have a framework
+    if len(tasks) == 1:  # the usual batch, and most of the framework's overhead
         return _measure_one(tasks[0])
     if all(map(_counts_as_task, {task.__class__ for task in tasks})):
         payloads = [*map(_data, tasks)]
@@ -55,10 +55,10 @@ def _measure_one(task: Any) -> tuple[int, int]:
 
 
 def bytes_of(tasks: Sequence[Any]) -> int:
-    """Bytes of payload, as far as the tasks say; those that fail at it count for nothing. Never raises."""
+    """Return the payload bytes of tasks; a task that raises counts as 0. Never raises."""
     try:
         return measure(tasks)[1]
-    except BaseException as exc:  # noqa: BLE001 - code of users; the stage that is to work on the task reports it
+    except BaseException as exc:  # noqa: BLE001 - code of users; the stage that processes the task reports it
         check_failure(exc)
         return sum(map(_bytes_of_one, tasks))
 
@@ -66,7 +66,7 @@ def bytes_of(tasks: Sequence[Any]) -> int:
 def _bytes_of_one(task: Any) -> int:
     try:
         size = task.num_bytes
-    except BaseException as exc:  # noqa: BLE001 - as above
+    except BaseException as exc:  # noqa: BLE001 - see `bytes_of`
         check_failure(exc)
         return 0
     return size if isinstance(size, int) else 0

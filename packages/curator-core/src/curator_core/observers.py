@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an observer of runs is told, beside `RunObserver`, `BatchReport` and `RunResult`, which users see as well.
+"""Names for writing an observer of runs, besides `RunObserver`, `BatchReport`, and `RunResult`, which users see too.
 
 Write an observer with these names and those of `curator_core`; everything else may change without notice.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One progress line a stage, in a terminal or a notebook."""
+"""One progress line per stage, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar(RunObserver):
-    """Shows one line a stage. Silent where the output is neither a terminal nor a notebook.
+    """Shows one line per stage. Silent if the output is neither a terminal nor a notebook.
 
     Args:
         file: Where to draw; standard error by default.
@@ -36,7 +36,7 @@ class ProgressBar(RunObserver):
         if not (in_notebook or (file is not None and file.isatty())):
             return
         width = max(len(stage.name) for stage in run.stages)
-        first = 1 if run.num_source_tasks is None else run.num_source_tasks  # a source is given one task
+        first = 1 if run.num_source_tasks is None else run.num_source_tasks  # a source receives one task
         self._failed = [0] * len(run.stages)
         draw = _tqdm(in_notebook=in_notebook)
         self._bars = [
@@ -52,7 +52,7 @@ class ProgressBar(RunObserver):
         ]
 
     def on_batch(self, report: BatchReport) -> None:
-        """Move the stage's line on, and set what the next stage is to expect."""
+        """Advance the stage's line, and set how many tasks the next stage can expect."""
         if not self._bars:
             return
         bar = self._bars[report.stage_index]
@@ -66,7 +66,7 @@ class ProgressBar(RunObserver):
             below.total = (below.total or 0) + tally.out
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """Leave the lines standing as they are."""
+        """Leave the lines on the screen."""
         del result, error
         for bar in self._bars:
             bar.refresh()
@@ -75,10 +75,10 @@ class ProgressBar(RunObserver):
 
 
 def _tqdm(*, in_notebook: bool) -> Any:
-    """The kind of bar that can be drawn here; loaded now, since core imports in milliseconds without it."""
+    """Return the bar class to use here; imported only now, because core imports in milliseconds without it."""
     from importlib.util import find_spec  # noqa: PLC0415 - see above
 
-    if in_notebook and find_spec("ipywidgets"):  # without it a notebook shows the lines as text
+    if in_notebook and find_spec("ipywidgets"):  # without it, a notebook shows the lines as text
         from tqdm.notebook import tqdm  # noqa: PLC0415 - see above
     else:
         from tqdm import tqdm  # noqa: PLC0415 - see above
@@ -86,7 +86,7 @@ def _tqdm(*, in_notebook: bool) -> Any:
 
 
 def _in_notebook() -> bool:
-    """Whether this runs under a Jupyter kernel; IPython is asked only where it is loaded already."""
+    """Whether this runs under a Jupyter kernel; asks IPython only if it is already imported."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == "ZMQInteractiveShell"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What later stages make of a generator's outputs before the generator's own input has come to an outcome."""
+"""Outputs that later stages make from those of a generator before the outcome of the generator's input is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Announced", "Outputs", "Provisional"]
 
 
 class Outputs(Protocol):
-    """What of a list is needed where outputs are left: adding at the end, and dropping from some place on."""
+    """The list operations that collecting outputs needs: appending at the end, and deleting from an index on."""
 
     def __len__(self) -> int: ...
     def __iadd__(self, tasks: list[Any], /) -> Self: ...
@@ -26,16 +26,16 @@ class Outputs(Protocol):
 
 
 class Provisional:
-    """A block in which the reports of some stages wait, and what they make can be dropped again.
+    """A block in which the reports of some stages wait, and the outputs of these stages can be dropped again.
 
-    A source task counts as finished when nothing that came of it is under way any longer, so the report of an input
-    has to be there before those of its outputs. They go on when the block is left; where that is by a signal, they are
-    dropped, and the input begins from the start in a later run.
+    A source task counts as finished when none of its descendants is in flight, so the report of an input must
+    arrive before those of its outputs. The waiting reports are sent at the end of the block; if a signal ends it,
+    they are dropped, and a later run processes the input from the start.
 
     Args:
-        adapters: The stages.
-        outputs: Where they leave what they make.
-        may_drop: Whether that may be taken back.
+        adapters: The adapters of the stages.
+        outputs: Where the stages collect their outputs.
+        may_drop: Whether these outputs may be dropped.
     """
 
     def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs, *, may_drop: bool) -> None:
@@ -54,7 +54,7 @@ class Provisional:
         return lambda report: hold((sink, report))
 
     def take_back(self) -> None:
-        """Drop what waits: the input has failed, or is tried again."""
+        """Drop the waiting reports and the outputs: the input has failed or will be retried."""
         self._reports.clear()
         del self._outputs[self._count_before :]
         for adapter, _, sequence in self._before:
@@ -70,13 +70,13 @@ class Provisional:
 
 
 class Announced:
-    """The same in the driver, where what becomes of the outputs is entered at once, and taken back in the accounts.
+    """The same in the driver, where reports of the outputs are counted at once, and subtracted if they are dropped.
 
     Args:
         announce: See `Run.announce`.
-        task_id: The generator's input.
-        outputs: Where later stages leave what they make.
-        may_drop: Whether that may be taken back.
+        task_id: The id of the generator's input.
+        outputs: Where later stages collect their outputs.
+        may_drop: Whether these outputs may be dropped.
     """
 
     def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool) -> None:
@@ -88,9 +88,9 @@ class Announced:
         return self
 
     def take_back(self) -> None:
-        """Drop what was made of the outputs: the input has failed, or is tried again."""
+        """Drop what was made from the outputs: the input has failed or will be retried."""
         self._take_back()
         del self._outputs[self._count_before :]
 
     def __exit__(self, *_: object) -> None:
-        """What was entered stays."""
+        """Keep what was counted."""

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One immutable report for each batch, and the interface of whoever reads them.
+"""One immutable report for each batch, and the interface of its observers.
 
-Every batch on every executor leaves a `BatchReport`, also one that outputs nothing or raises. The counts
-of a run, its progress bar, its telemetry and its accounting are all made from these and from nothing else.
+Every batch on every executor leaves a `BatchReport`, even if it outputs nothing or raises. The counts
+of a run, its progress bar, its telemetry, and its accounting are all made from these reports and nothing else.
 They are NamedTuples because millions of them cross process boundaries: making one costs 0.4 us and
 unpickling 0.6 us, a tenth of a dataclass.
 """
 
-# No `from __future__ import annotations` here: NamedTuple compiles each annotation that is text, which made this module
-# the slowest part of importing the package.
+# No `from __future__ import annotations` here: NamedTuple compiles each annotation that is a string, which made this
+# module the slowest part of importing the package.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,34 +34,34 @@ __all__ = [
 ]
 
 OutcomeKind = Literal["out", "filtered", "failed", "retried"]
-"""What became of an input: it gave tasks, it was dropped on purpose, it is lost to an error, or it will be
-handed to the stage again (a later report of the same batch says what became of it)."""
+"""The outcome of an input: it gave tasks, was dropped on purpose, was lost to an error, or will be passed to the stage
+again (a later report of the same batch has its outcome)."""
 
 
 class InputOutcome(NamedTuple):
-    """What became of one input task of a batch.
+    """The outcome of one input task of a batch.
 
     Attributes:
-        task_id: The input.
-        kind: What became of it.
-        count: Tasks that came out of it. Their ids follow from the input's: see `curator_core.task.child_id`.
-            A source that failed half-way is ``failed`` and has a count: what it had emitted went on.
+        task_id: The id of the input.
+        kind: Its outcome.
+        count: How many tasks it gave. Their ids follow from the input's: see `curator_core.task.child_id`.
+            A source that failed halfway is ``failed`` and has a count: the tasks emitted before the failure.
     """
 
     task_id: str
     kind: OutcomeKind
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody misses here
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not needed here
 
 
 class Tally(NamedTuple):
-    """How many inputs of a batch came to what.
+    """How many inputs of a batch had which outcome.
 
     Attributes:
         passed: Inputs that gave at least one task.
-        filtered: Inputs that were dropped on purpose.
-        failed: Inputs that are lost to an error.
-        retried: Inputs that will be handed to the stage again.
-        out: Tasks that came out.
+        filtered: Inputs dropped on purpose.
+        failed: Inputs lost to an error.
+        retried: Inputs that will be passed to the stage again.
+        out: Output tasks.
     """
 
     passed: int = 0
@@ -71,19 +71,19 @@ class Tally(NamedTuple):
     out: int = 0
 
     def plus(self, other: "Tally") -> "Tally":
-        """Both together."""
+        """Return the sum of both."""
         return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
 
 
 class Outcomes(Sequence[InputOutcome]):
-    """What became of each input of a batch, in order.
+    """The outcome of each input of a batch, in order.
 
-    It reads as a sequence of `InputOutcome`. Inside it has the ids, and what became only of those inputs that did not
-    give just one task: most do, and millions of reports cross process boundaries.
+    It is a sequence of `InputOutcome`. Internally it has the ids, and outcomes only for the inputs that did not
+    give exactly one task: most do, and millions of reports cross process boundaries.
 
     Args:
-        ids: The inputs.
-        others: By position, kind and count of those that did not give exactly one task.
+        ids: The ids of the inputs.
+        others: Kind and count, by position, for the inputs that did not give exactly one task.
     """
 
     __slots__ = ("_ids", "_others")
@@ -94,25 +94,25 @@ class Outcomes(Sequence[InputOutcome]):
 
     @classmethod
     def of(cls, outcomes: Iterable[InputOutcome]) -> "Outcomes":
-        """From outcomes one by one."""
+        """Make it from individual outcomes."""
         known = tuple(outcomes)
         others = {i: (kind, count) for i, (_, kind, count) in enumerate(known) if (kind, count) != ("out", 1)}
         return cls(tuple(outcome.task_id for outcome in known), others)
 
     def all_as(self, kind: OutcomeKind) -> "Outcomes":
-        """The same inputs, which all gave nothing."""
+        """Return the same inputs, all with this outcome and no tasks."""
         return Outcomes(self._ids, dict.fromkeys(range(len(self._ids)), (kind, 0)))
 
     @property
     def are_retried(self) -> bool:
-        """Whether they will be handed to the stage again: a batch is retried as a whole."""
+        """Whether the inputs will be passed to the stage again: a batch is retried as a whole."""
         return 0 in self._others and self._others[0][0] == "retried"
 
     def tally(self) -> Tally:
-        """How many came to what."""
+        """Count the inputs by outcome, and the output tasks."""
         if not self._others:
             number = len(self._ids)
-            return Tally(number, 0, 0, 0, number)  # by position: one is made for each batch
+            return Tally(number, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
         counts = Counter[str]()
         made = 0
         for kind, count in self._others.values():
@@ -123,7 +123,7 @@ class Outcomes(Sequence[InputOutcome]):
 
     @property
     def parts(self) -> tuple[tuple[str, ...], Mapping[int, tuple[OutcomeKind, int]]]:
-        """What it is made of."""
+        """The ids and the exceptional outcomes, as the constructor takes them."""
         return self._ids, self._others
 
     def __len__(self) -> int:
@@ -157,10 +157,10 @@ class ErrorInfo(NamedTuple):
 
     Attributes:
         type: Qualified name of its class.
-        message: ``str()`` of it.
-        traceback: The formatted traceback, the user's frames only.
-        pickled: The exception itself where it pickles within 64 kB, else None.
-        doing: What the stage was at, to follow "raised ValueError": ``"in set-up"``, ``"on task '3'"``.
+        message: Its ``str()``.
+        traceback: The formatted traceback, with only the user's frames.
+        pickled: The exception itself if it pickles within 64 kB, otherwise None.
+        doing: What the stage was doing, to follow "raised ValueError": ``"in set-up"``, ``"on task '3'"``.
     """
 
     type: str
@@ -171,13 +171,13 @@ class ErrorInfo(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Files that the last stage says that it wrote, where the run keeps a checkpoint.
+    """Files that the last stage reports to have written, if the run keeps a checkpoint.
 
     Attributes:
-        input_id: The task that they were made of.
-        task_id: The task that says so.
+        input_id: The id of the task that they were made from.
+        task_id: The id of the output task that names them.
         paths: The files.
-        dataset_name: Which dataset they belong to.
+        dataset_name: The dataset that they belong to.
     """
 
     input_id: str
@@ -187,12 +187,12 @@ class Manifest(NamedTuple):
 
 
 class Fallen(NamedTuple):
-    """An input that failed for good, kept where the run asks for it.
+    """An input that failed for good, kept if the run asks for it.
 
     Attributes:
         number: Its position in the batch.
-        error: Why.
-        payload: The task as it first came into the stage; None where it cannot be had.
+        error: The error.
+        payload: The task as the stage first received it; None if it is not available.
     """
 
     number: int
@@ -206,34 +206,34 @@ class BatchReport(NamedTuple):
     Attributes:
         run_id: The run.
         stage_index: Position of the stage in the plan, from 0.
-        stage_name: Its name.
+        stage_name: The stage's name.
         batch_id: Deterministic: made from the stage and the ids of the inputs.
         worker_id: The worker.
-        node_id: Its node.
-        pid: Its process.
+        node_id: The worker's node.
+        pid: The worker's process.
         sequence: Number of the batch on its worker and stage, from 0.
-        start_unix_ns: When it began, by the node's clock; once it is in the driver, by the driver's, where the executor
+        start_unix_ns: When the attempt began, by the node's clock; in the driver, by the driver's clock if the executor
             corrects clocks that differ.
-        duration_ns: How long it took, monotonic clock.
+        duration_ns: How long it took, by a monotonic clock.
         inputs: The outcome of each input, in order.
-        epoch: 0, and one more for each restart of the engine within the run.
-        group: Which group of stages (one Xenna stage each) it ran in.
-        attempt: From 1; above it where the stage retried the batch.
-        bundle_id: The bundle that the inputs travelled in; empty where they travelled alone.
-        cpu_ns: CPU time of the working thread, never more than `duration_ns`. A batch under 50 us counts throughout,
-            and up to 1 ms that the thread had worked before it may count as the batch's.
+        epoch: 0, plus 1 for each restart of the engine within the run.
+        group: The group of stages (one Xenna stage each) that it ran in.
+        attempt: Number of the attempt, from 1; higher if the stage retried the batch.
+        bundle_id: The bundle in which the inputs were sent; empty if they were sent individually.
+        cpu_ns: CPU time of the working thread, never more than `duration_ns`. A batch under 50 us counts in full,
+            and up to 1 ms of the thread's earlier work may be counted for the batch.
         idle_ns: How long the worker had waited for this batch.
-        startup_ns: Set-up time of the worker, on its first batch; else 0.
-        ready_unix_ns: When the last of the inputs had been produced; 0 where not known (first stage).
-        ready_node_id: The node whose clock says so.
+        startup_ns: Setup time of the worker, on its first batch; otherwise 0.
+        ready_unix_ns: When the last of the inputs had been produced; 0 if unknown (first stage).
+        ready_node_id: The node whose clock `ready_unix_ns` is from.
         parents: Ids of the batches that produced the inputs, each once.
-        in_bytes: Payload bytes in, where tasks know their size (``num_bytes``); else 0.
-        out_bytes: Payload bytes out, likewise.
+        in_bytes: Payload bytes of the inputs, if tasks know their size (``num_bytes``); otherwise 0.
+        out_bytes: Payload bytes of the outputs, if tasks know their size; otherwise 0.
         num_items: Sum of ``num_items`` over the inputs.
-        metrics: What the stage recorded through ``self.metrics``.
-        error: Why inputs failed or are retried; None where none did.
-        fallen: The inputs that failed for good, where the run keeps them; observers are told without.
-        manifests: What the last stage wrote, where the run keeps a checkpoint.
+        metrics: The metrics that the stage recorded through ``self.metrics``.
+        error: Why inputs failed or are retried; None if none did.
+        fallen: The inputs that failed for good, if the run keeps them; empty for observers.
+        manifests: The files that the last stage wrote, if the run keeps a checkpoint.
     """
 
     run_id: str
@@ -272,29 +272,29 @@ class BatchReport(NamedTuple):
 
     @property
     def num_out(self) -> int:
-        """Tasks that came out."""
+        """How many output tasks there are."""
         return self.inputs.tally().out
 
     @property
     def is_retried(self) -> bool:
-        """Whether its inputs are handed to the stage again: it counts for nothing then."""
+        """Whether its inputs will be passed to the stage again: the attempt then does not count."""
         return self.inputs.are_retried
 
 
 class WorkerReport(NamedTuple):
-    """A step in the life of a worker of a stage: workers that fail in set-up leave no batch report.
+    """A step in the life of a stage's worker: workers that fail in setup leave no batch report.
 
     Attributes:
         run_id: The run.
         stage_index: Position of the stage in the plan.
-        stage_name: Its name.
+        stage_name: The stage's name.
         worker_id: The worker.
-        node_id: Its node.
-        pid: Its process.
-        event: ``"ready"`` after set-up, ``"setup_failed"``, or ``"ended"`` after teardown.
+        node_id: The worker's node.
+        pid: The worker's process.
+        event: ``"ready"`` after setup, ``"setup_failed"``, or ``"ended"`` after teardown.
         start_unix_ns: When the step began.
-        duration_ns: How long it took: set-up time, or teardown time.
-        error: Why set-up or teardown failed.
+        duration_ns: How long setup or teardown took.
+        error: Why setup or teardown failed.
         epoch: As in `BatchReport`.
     """
 
@@ -312,15 +312,15 @@ class WorkerReport(NamedTuple):
 
 
 class StageInfo(NamedTuple):
-    """What an observer is told about a stage before the run."""
+    """A stage, as observers see it before the run."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not needed here
     name: str
     class_name: str
 
 
 class RunInfo(NamedTuple):
-    """What an observer is told when a run starts.
+    """A run, as observers see it at its start.
 
     Attributes:
         run_id: 32 hex digits, from the operating system's randomness.
@@ -328,7 +328,7 @@ class RunInfo(NamedTuple):
         executor_name: Class name of the executor.
         stages: The stages, in order.
         start_unix_ns: When the run began.
-        num_source_tasks: How many source tasks there are, where that is known beforehand.
+        num_source_tasks: How many source tasks there are, if known beforehand.
     """
 
     run_id: str
@@ -340,25 +340,25 @@ class RunInfo(NamedTuple):
 
 
 class RunObserver:
-    """Watches a run through its reports. Override what you need.
+    """Watches a run through its reports. Override the methods that you need.
 
     Calls come from one thread at a time, in the driver process, in the order in which reports arrive. An
-    exception in an observer never reaches the run: it is logged, and the observer is told nothing more but the end.
+    exception in an observer never reaches the run: it is logged, and the only later call is `on_run_end`.
     """
 
     def on_run_start(self, run: RunInfo) -> None:
-        """The run begins; nothing has been set up yet."""
+        """Called when the run begins; nothing has been set up yet."""
 
     def on_batch(self, report: BatchReport) -> None:
-        """A batch, or one attempt at it, has ended."""
+        """Called when a batch, or one attempt at it, has ended."""
 
     def on_worker(self, report: WorkerReport) -> None:
-        """A worker was set up, failed to, or ended."""
+        """Called when a worker was set up, failed in setup, or ended."""
 
     def trace_of(self, run_id: str) -> str:
-        """The trace that it writes of a run that has begun, 32 hex digits; empty where it writes none."""
+        """Return the trace that it writes for a run that has begun, as 32 hex digits; empty if it writes none."""
         del run_id
         return ""
 
     def on_run_end(self, result: "RunResult", error: BaseException | None) -> None:
-        """The run is over. Always called, once, also after an error or Ctrl-C."""
+        """Called once when the run is over, even after an error or Ctrl-C."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage's ``process`` gave for one task, before anything is checked."""
+"""Return values of a stage's ``process`` for one task, before they are checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["AT_REST", "LISTS", "Failed", "as_iterable", "read_out"]
 
 LISTS = (list, tuple)
 AT_REST: set[type] = {type(None), list, tuple, Task}
-"""Classes of what stages return that is no generator; `read_out` adds to them."""
+"""Classes of return values that are not generators; `read_out` adds to them."""
 
 _MANY_CLASSES = 256
 
 
 class Failed:
-    """Stands where a task's output would be."""
+    """An error in place of a task's output."""
 
     __slots__ = ("error",)
 
@@ -30,7 +30,7 @@ class Failed:
 
 
 def read_out(entry: Any) -> Any:
-    """What a stage returned for one task; a list of it where it is a generator."""
+    """Return what a stage returned for one task, with a generator read into a list."""
     if isinstance(entry, Iterator):
         return list(entry)
     if isinstance(entry, Task) and len(AT_REST) < _MANY_CLASSES:
@@ -39,7 +39,7 @@ def read_out(entry: Any) -> Any:
 
 
 def as_iterable(entry: Any) -> Iterable[Any]:
-    """What a source returned, to be read one by one."""
+    """Return what a source returned, as an iterable of its outputs."""
     if entry is None:
         return ()
     return entry if isinstance(entry, (*LISTS, Iterator)) else (entry,)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has become of each source task, and of all that descends from it. Made from reports alone."""
+"""The progress of each source task and all its descendants. Made from reports alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OUT_PLACE = Tally._fields.index("out")
 
 
 class Finished(NamedTuple):
-    """A source task all of whose descendants were written, filtered, or have failed.
+    """A source task whose descendants have all been written, filtered, or failed.
 
     Attributes:
-        source_id: Its id.
-        failed: How many of them have failed.
-        manifests: What the last stage says that it wrote.
+        source_id: The id of the source task.
+        failed: How many of its descendants failed.
+        manifests: The files that the last stage reports to have written.
     """
 
     source_id: str
@@ -34,18 +34,18 @@ class Finished(NamedTuple):
 
 
 class _Open:
-    """A source task under way."""
+    """A source task in progress."""
 
     __slots__ = ("announced", "failed", "live", "manifests", "tallies")
 
     def __init__(self) -> None:
-        self.live = 1  # short of the outputs of those that are announced
+        self.live = 1  # does not include the outputs of announced tasks
         self.announced = self.failed = 0
         self.manifests: list[Manifest] = []
         self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
 
     def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
-        """Remember what was counted for it, should that have to be taken back."""
+        """Remember what was counted for the source task, in case it has to be subtracted."""
         tally = self.tallies.get(stage)
         if tally is None:
             tally = self.tallies[stage] = [0, 0, 0, 0, 0]
@@ -54,42 +54,43 @@ class _Open:
 
 
 class SourceAccounts:
-    """Counts, for each source task, how many of its descendants are still on their way.
+    """Counts, for each source task, how many of its descendants are still in flight.
 
-    A report says how many tasks came of each input; it is entered before those of its outputs, or the input has been
-    announced, so the count is zero only when there is nothing left. What is finished is forgotten: memory is in
-    proportion to the source tasks that are not. Enter each report once.
+    A report says how many tasks each input gave. It arrives before the reports of these outputs, or the input has been
+    announced, so the count is zero only when nothing is left. Finished source tasks are forgotten: memory is
+    proportional to the unfinished ones. Add each report once.
 
     Args:
         last: Index of the last stage.
-        first: Index of the stage that is given the source tasks.
+        first: Index of the stage that receives the source tasks.
 
     Attributes:
         admitted: How many source tasks there are.
-        may_begin_again: Whether it has to be known what was counted for those that are not finished; set it before the
-            first report. It costs half a microsecond for each task and stage.
+        may_begin_again: Whether to remember what was counted for unfinished source tasks; set it before the first
+            report. It costs half a microsecond for each task and stage.
     """
 
     def __init__(self, last: int, first: int = 0) -> None:
         self._last, self._first = last, first
         self.may_begin_again = False
-        self._open: dict[str, _Open | None] = {}  # None: nothing is known of it yet
+        self._open: dict[str, _Open | None] = {}  # None: no report about it yet
         self._announced: set[str] = set()
         self.admitted = 0
 
     def admit(self, source_id: str) -> None:
-        """A source task is to be worked on. Without an id it is a source stage's own, and stands for all it makes."""
+        """Add a source task to process. One without an id is a source stage's own, and represents all its outputs."""
         if not source_id:
             self._first = 0
         self.admitted += 1
-        if self._first <= self._last:  # else there is no stage after the source
+        if self._first <= self._last:  # otherwise there is no stage after the source
             self._open[source_id] = None
 
     def announce(self, task_id: str) -> Callable[[], None]:
-        """Enter that the outputs of a task go on, and may be reported before it is: its source task is not finished.
+        """Record that the outputs of a task are passed on and may be reported before it: its source task is unfinished.
 
         Returns:
-            Takes back what was entered for its outputs until then. Nothing else may have been entered in between.
+            A function that subtracts what was counted for its outputs until then. Nothing else may have been counted
+            in between.
         """
         source_id = self.source_of(task_id)
         if source_id is None:
@@ -107,11 +108,11 @@ class SourceAccounts:
 
     @property
     def unfinished(self) -> list[str]:
-        """The source tasks that were admitted and are not finished, in order."""
+        """The ids of the source tasks that were admitted and are not finished, in order."""
         return [*self._open]
 
     def on_batch(self, report: BatchReport) -> Sequence[Finished]:
-        """Enter a batch; gives the source tasks that are finished by it."""
+        """Count a batch, and return the source tasks that it finishes."""
         stage = report.stage_index
         is_last = stage == self._last
         ids, others = report.inputs.parts
@@ -128,7 +129,7 @@ class SourceAccounts:
             kind, count = others.get(number, _OUT)
             known = self._open[source_id]
             if known is None:
-                if is_last and kind != "failed" and not manifests:  # it never was more than this one
+                if is_last and kind != "failed" and not manifests:  # it was the only descendant
                     del self._open[source_id]
                     finished.append(Finished(source_id, 0, ()))
                     continue
@@ -148,11 +149,11 @@ class SourceAccounts:
 
     @property
     def manifests(self) -> list[Manifest]:
-        """What the last stage says that it wrote of those that are not finished."""
+        """The files that the last stage reports to have written for unfinished source tasks."""
         return [manifest for known in self._open.values() if known for manifest in known.manifests]
 
     def begin_again(self) -> dict[int, Tally]:
-        """Those that are not finished begin from the start; gives what was counted for them, by stage."""
+        """Restart the unfinished source tasks, and return what was counted for them, by stage."""
         totals: dict[int, Tally] = {}
         for source_id, known in self._open.items():
             for stage, tally in known.tallies.items() if known else ():
@@ -161,7 +162,7 @@ class SourceAccounts:
         return totals
 
     def source_of(self, task_id: str) -> str | None:
-        """The source task that one descends from; None where that is finished, or was never admitted."""
+        """Return the source task that a task descends from; None if it is finished or was never admitted."""
         ancestor, dot = task_id, "."
         while dot:
             if ancestor in self._open:

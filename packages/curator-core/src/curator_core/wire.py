@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reports as bytes, on their way from a worker to the driver.
 
-They are the most frequent thing that crosses a process boundary, and hold nothing but plain values. As rows they take
-2 us each to pack; as the NamedTuples that they are 9, since pickle asks each of those in Python how it is made, and
-through cloudpickle, which users' objects need, 12 (3.12, batches of one task).
+They cross process boundaries more often than anything else, and contain only plain values. As rows they take 2 us each
+to pack; as NamedTuples 9 us, because pickle asks each of them in Python how it is made; and through cloudpickle, which
+users' objects need, 12 us (3.12, batches of one task).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _INPUTS = BatchReport._fields.index("inputs")
 
 
 def pack_reports(reports: Sequence[BatchReport | WorkerReport]) -> bytes:
-    """Reports as bytes, for `unpack_reports`."""
+    """Return reports as bytes, for `unpack_reports`."""
     rows = [_row(report) if isinstance(report, BatchReport) else report for report in reports]
     try:
         return pickle.dumps(rows, protocol=5)
-    except BaseException as exc:  # noqa: BLE001 - a text of a class of the user's, say, among what was to be plain values
+    except BaseException as exc:  # noqa: BLE001 - such as an instance of a user's str subclass among the plain values
         check_failure(exc)
         return dumps(rows)
 
 
 def unpack_reports(data: bytes) -> list[BatchReport | WorkerReport]:
-    """What `pack_reports` was given. Only for what this project packed itself: unpickling runs code."""
+    """Return the reports from `pack_reports`. Only for data that this project packed: unpickling runs code."""
     return [_report(row) if row.__class__ is tuple else row for row in pickle.loads(data)]  # noqa: S301 - see above
 
 
