@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way in which things are pickled, for another process or for later, and what to say where that fails."""
+"""The one way to pickle objects, for another process or for later, and to find the part that does not pickle."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ __all__ = [
     "use_cloudpickle",
 ]
 
-_cloudpickle: Any = None  # set by an engine that has its own
+_cloudpickle: Any = None  # set by an engine that has its own copy
 _CODE = (type, FunctionType)
 _GLOBAL = re.compile(r"'s global \w+$")
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle for another process; everything that crosses one goes through here.
+    """Pickle for another process; everything that crosses to another process goes through here.
 
-    Functions and classes that no module holds travel by value: lambdas work. What belongs to a process and has a name
-    travels as that name: see `process_bound`. An open file is refused.
+    Functions and classes that cannot be imported from a module travel by value: lambdas work. Objects that belong to
+    a process and have a name travel as that name: see `process_bound`. An open file is rejected.
     """
     with io.BytesIO() as stream:
         _dump(value, stream)
@@ -57,15 +57,15 @@ def dumps(value: Any) -> bytes:
 
 
 def dump_parts(value: Any, cloudpickle: Any = None, *, only_writable: bool = False) -> tuple[bytes, list[Any]]:
-    """As `dumps`, with large buffers (of arrays, of Arrow tables) beside the pickle, not copied into it.
+    """Pickle as `dumps` does, with large buffers (of arrays and Arrow tables) beside the pickle, not copied into it.
 
     Args:
-        value: What to pickle.
-        cloudpickle: An engine's own copy of cloudpickle to do it with; None for the one of `use_cloudpickle`.
-        only_writable: Whether read-only buffers go into the pickle, where they stay read-only whatever is loaded.
+        value: The value to pickle.
+        cloudpickle: An engine's own copy of cloudpickle to use; None for the one of `use_cloudpickle`.
+        only_writable: Whether read-only buffers go into the pickle, where they stay read-only however it is loaded.
 
     Returns:
-        The pickle, and the buffers: contiguous memory that belongs to the value, which `load_parts` wants again.
+        The pickle, and the buffers to pass to `load_parts`: contiguous memory that belongs to the value.
     """
     found: list[pickle.PickleBuffer] = _Writable() if only_writable else []
     with io.BytesIO() as stream:
@@ -75,9 +75,9 @@ def dump_parts(value: Any, cloudpickle: Any = None, *, only_writable: bool = Fal
 
 
 class _Writable(list[Any]):
-    """Takes the buffers that may be written to; pickle keeps those for which it is told that they are not taken."""
+    """Collects writable buffers; a true result of `append` tells pickle to keep the buffer in the pickle."""
 
-    def append(self, buffer: pickle.PickleBuffer) -> bool:  # type: ignore[override]  # what a `buffer_callback` returns
+    def append(self, buffer: pickle.PickleBuffer) -> bool:  # type: ignore[override]  # result of a `buffer_callback`
         is_kept = buffer.raw().readonly
         if not is_kept:
             super().append(buffer)
@@ -85,9 +85,9 @@ class _Writable(list[Any]):
 
 
 def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
-    """As `dump_parts`, to be loaded in this process: by plain pickle, which is several times as fast.
+    """Pickle as `dump_parts` does, to be loaded in this process: by plain pickle, which is several times as fast.
 
-    Classes and functions go by name; where a value holds one that no module has under its name, it is `dump_parts`.
+    Classes and functions go by name; if a value has one that cannot be imported by its name, use `dump_parts`.
     """
     import pickle  # noqa: PLC0415 - see `loads`
 
@@ -99,50 +99,50 @@ def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
                 pickler.dispatch_table = _ARRAYS
             pickler.dump(value)
             head = stream.getvalue()
-    except BaseException as exc:  # noqa: BLE001 - what is no matter of names is raised again
+    except BaseException as exc:  # noqa: BLE001 - raised again by `dump_parts`, unless only names were missing
         check_failure(exc)
         return dump_parts(value)
     return head, [buffer.raw() for buffer in found]
 
 
 def load_parts(head: bytes, buffers: Iterable[Any]) -> Any:
-    """What `dump_parts` was given; arrays are views of the buffers, and read-only where those are."""
+    """Return the value that `dump_parts` pickled; arrays are views of the buffers, and read-only if the buffers are."""
     import pickle  # noqa: PLC0415 - see `loads`
 
-    return pickle.loads(head, buffers=buffers)  # noqa: S301 - as `loads`
+    return pickle.loads(head, buffers=buffers)  # noqa: S301 - see `loads`
 
 
 def use_cloudpickle(module: Any) -> None:
     """Pickle with an engine's own copy of cloudpickle from now on.
 
-    A class that travelled by value is known again only by the copy that unpickled it: with another one the
-    driver would get back tasks of a second class of the same name.
+    A class that was pickled by value is recognized only by the copy of cloudpickle that unpickled it: with another
+    copy, the driver would get back tasks of a second class of the same name.
     """
     global _cloudpickle  # noqa: PLW0603 - one way to pickle for the whole process
     _cloudpickle = module
 
 
 def engines_cloudpickle() -> str | None:
-    """Name of the engine's own copy of cloudpickle that is in use here; None where it is the plain one."""
+    """Return the name of the engine's own copy of cloudpickle in use here; None for the plain one."""
     return None if _cloudpickle is None else _cloudpickle.__name__
 
 
 def loads(data: bytes) -> Any:
-    """What `dumps` was given. Only for what this project pickled itself: unpickling runs code."""
-    import pickle  # noqa: PLC0415 - 3 ms, which an import of this package need not cost
+    """Return the value that `dumps` pickled. Only for data that this project pickled: unpickling runs code."""
+    import pickle  # noqa: PLC0415 - 3 ms, which an import of this package should not cost
 
     return pickle.loads(data)  # noqa: S301 - see above
 
 
 def check_pickles(value: Any) -> None:
-    """Raise what `dumps` would raise, without keeping the bytes."""
+    """Raise the error that `dumps` would raise, without keeping the bytes."""
     _dump(value, _Nowhere())
 
 
 def check_travels(value: Any) -> None:
-    """Raise what pickling a value, or unpickling it, would raise."""
+    """Raise the error that pickling or unpickling a value would raise."""
     pickled, tell = dumps(value), sys.unraisablehook
-    sys.unraisablehook = lambda raised: None  # of the `__del__` of what is only half there
+    sys.unraisablehook = lambda raised: None  # from the `__del__` of objects that are only half restored
     try:
         loads(pickled)
     finally:
@@ -150,7 +150,7 @@ def check_travels(value: Any) -> None:
 
 
 def copied(value: Any) -> Any:
-    """A copy for this process, where `copy.deepcopy` makes none: of what holds a module, or a module's lock."""
+    """Copy a value that `copy.deepcopy` cannot copy because it has a module, or a module's lock, in it."""
     import pickle  # noqa: PLC0415 - see `loads`
 
     with io.BytesIO() as stream:
@@ -165,12 +165,12 @@ def copied(value: Any) -> Any:
 
 
 def check_copies(value: Any) -> None:
-    """Raise what copying a value within this process would raise: code is not copied, nor what it uses."""
+    """Raise the error that copying a value in this process would raise: code, and what it uses, is not copied."""
     _copy(value, _Nowhere())
 
 
 def _copy(value: Any, stream: Any) -> list[Any]:
-    """Pickle all but the code; gives that, by its number."""
+    """Pickle everything but the code, and return the code: the pickle refers to it by index."""
     pickler = _copier()(stream, protocol=5)
     pickler.kept = []
     pickler.dump(value)
@@ -179,12 +179,12 @@ def _copy(value: Any, stream: Any) -> list[Any]:
 
 
 def find_unpicklable(value: Any, path: str, check: Callable[[Any], None] | None = None) -> tuple[str, Any]:
-    """The innermost part of a value that does not pickle, and the path to it.
+    """Return the path to the innermost part of a value that does not pickle, and that part.
 
     Args:
-        value: Something that does not pickle.
-        path: What it is called.
-        check: What is asked of it and its parts; None for `check_pickles`.
+        value: A value that does not pickle.
+        path: The name of the value, which begins the path.
+        check: The check that the value fails; None for `check_pickles`.
     """
     check = check or check_pickles
     seen: set[int] = set()
@@ -199,23 +199,23 @@ def find_unpicklable(value: Any, path: str, check: Callable[[Any], None] | None 
 
 
 class _Nowhere:
-    """A file that takes what is written and keeps nothing."""
+    """A file that discards what is written to it."""
 
     def write(self, data: Any) -> int:
         return len(data)
 
     def seek(self, position: int) -> None:
-        """There is nothing to go back to."""
+        """Do nothing: no bytes are kept."""
 
     def truncate(self) -> None:
-        """There is nothing to cut off."""
+        """Do nothing: no bytes are kept."""
 
 
 def _dump(value: Any, stream: Any, buffers: list[pickle.PickleBuffer] | None = None, cloudpickle: Any = None) -> None:
-    """Pickle; where that fails, once more with all globals of modules that do not pickle by their names."""
+    """Pickle; if that fails, pickle again with globals of modules that do not pickle replaced by their names."""
     pickler = _pickler(cloudpickle or _cloudpickle)
     options: dict[str, Any] = {} if buffers is None else {"protocol": 5, "buffer_callback": buffers.append}
-    with suppress(Exception):  # raised again by the second one, unless names are all that it takes
+    with suppress(Exception):  # raised again by the second attempt, unless names are enough
         pickler(stream, **options).dump(value)
         return
     stream.seek(0)
@@ -230,11 +230,11 @@ def _dump(value: Any, stream: Any, buffers: list[pickle.PickleBuffer] | None = N
 @cache
 def _pickler(module: Any) -> Any:
     if module is None:
-        import cloudpickle  # noqa: PLC0415 - 8 ms that a reader of files or a type checker need not pay
+        import cloudpickle  # noqa: PLC0415 - 8 ms that a reader of files or a type checker should not pay
 
         module = cloudpickle
 
-    class Pickler(module.Pickler):  # type: ignore[misc]  # without types
+    class Pickler(module.Pickler):  # type: ignore[misc]  # untyped
         dispatch_table = _Reducers(module.Pickler.dispatch_table)
 
         def reducer_override(self, thing: Any) -> Any:
@@ -247,10 +247,10 @@ def _pickler(module: Any) -> Any:
 
 @cache
 def _pickler_by_name(module: Any) -> Any:
-    """One that sends what does not pickle, and is a module's global, as its name."""
+    """Return a pickler that sends a module's global as its name if it does not pickle."""
     plain: Any = _pickler(module)
 
-    class Pickler(plain):  # type: ignore[misc]  # as above
+    class Pickler(plain):  # type: ignore[misc]  # untyped
         names: Mapping[int, tuple[str, str]]
 
         def reducer_override(self, thing: Any) -> Any:
@@ -263,7 +263,7 @@ def _pickler_by_name(module: Any) -> Any:
 
 @cache
 def _copier() -> Any:
-    class Copier(_pickler(_cloudpickle)):  # type: ignore[misc]  # as above
+    class Copier(_pickler(_cloudpickle)):  # type: ignore[misc]  # untyped
         kept: list[Any]
 
         def persistent_id(self, thing: Any) -> int | None:
@@ -276,7 +276,7 @@ def _copier() -> Any:
 
 
 class _ArrayReducers(dict[type, Any]):
-    """How arrays are pickled, beside what `copyreg` knows."""
+    """Reducers for arrays, in addition to those in `copyreg`."""
 
     def __missing__(self, cls: type) -> Any:
         reduce = array_reducer(cls) or copyreg.dispatch_table.get(cls)
@@ -289,7 +289,7 @@ _ARRAYS = _ArrayReducers()
 
 
 class _Reducers(dict[type, Any]):
-    """How instances of a class are pickled, where that is not their own business."""
+    """Reducers for classes whose instances do not decide on their own how they are pickled."""
 
     def __init__(self, others: ChainMap[type, Any]) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ class _Reducers(dict[type, Any]):
         reduce_file = others[io.TextIOWrapper]
 
         def refuse_file(file: io.TextIOWrapper) -> Any:
-            # cloudpickle would read a file to its end and send a copy of the text: nobody means that.
+            # cloudpickle would read the rest of a file and send a copy of the text, which is never intended.
             if file in (sys.stdout, sys.stderr):
                 return reduce_file(file)
             raise TypeError(f"cannot pickle an open file: {file.name}")
@@ -308,7 +308,7 @@ class _Reducers(dict[type, Any]):
         reduce = reducer_for(cls, pickles) or array_reducer(cls)
         if reduce is not None:
             return reduce
-        for table in self._others:  # faster than asking the whole, which raises for each
+        for table in self._others:  # faster than asking the ChainMap, which raises for each miss
             if cls in table:
                 return table[cls]
         raise KeyError(cls)
@@ -338,13 +338,13 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, type):
         yield from ((path, base) for base in value.__bases__)
         yield from ((f"{path}.{name}", item) for name, member in vars(value).items() for item in _unwrapped(member))
-    elif not _GLOBAL.search(path) or is_of_script(type(value).__module__):  # a global of a library's says enough
+    elif not _GLOBAL.search(path) or is_of_script(type(value).__module__):  # for a library's global, the name is enough
         yield from ((f"{path}.{name}", item) for name, item in _state(value).items())
         yield path, type(value)
 
 
 def _variables(function: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
-    """What a function uses, and others have set."""
+    """Yield the variables that a function uses and that are set outside of it."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         with suppress(ValueError):  # it has no value yet
             yield f"{path}'s variable {name}", cell.cell_contents
@@ -354,7 +354,7 @@ def _variables(function: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _global_names(code: CodeType) -> Iterator[str]:
-    """The globals that a function uses; also those of functions in it."""
+    """Yield the globals that a function uses, including those of the functions inside it."""
     yield from (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -362,7 +362,7 @@ def _global_names(code: CodeType) -> Iterator[str]:
 
 
 def _unwrapped(member: Any) -> Iterator[Any]:
-    """The functions behind a method, a property; anything else as it is."""
+    """Yield the functions behind a method or a property; anything else as it is."""
     if isinstance(member, property):
         yield from (each for each in (member.fget, member.fset, member.fdel) if each is not None)
     elif isinstance(member, staticmethod | classmethod):
@@ -372,14 +372,14 @@ def _unwrapped(member: Any) -> Iterator[Any]:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """What pickle would take of an object."""
+    """Return the state of an object that pickle would use."""
     try:
         state = value.__getstate__()
-    except BaseException as exc:  # noqa: BLE001 - code of users; and then there is no looking inside
+    except BaseException as exc:  # noqa: BLE001 - code of users; without a state there is nothing to search
         check_failure(exc)
         return {}
     found: dict[str, Any] = {}
-    for part in state if isinstance(state, tuple) else (state,):  # a pair where a class has slots
+    for part in state if isinstance(state, tuple) else (state,):  # a pair if a class has slots
         if isinstance(part, dict):
             found |= part
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that hold texts, numbers, or flat lists and dicts of them: they are copied, where others are pickled."""
+"""Tasks with strings, numbers, or flat lists and dicts of them, which are copied, while others are pickled."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MORE_HOOKS = ("__setstate__", "__getnewargs__", "__getnewargs_ex__", "__getattr
 
 
 class PlainTasks:
-    """What it takes to make tasks anew as a pickle would, at a fraction of its cost.
+    """Captured tasks that can be restored many times, as from a pickle, at a fraction of its cost.
 
     Args:
-        kept: The class of each, and its own fields; its notes are there in the place of the framework's state.
-        are_fixed: Whether nothing can change any of the fields, so that they need not be copied again.
+        kept: The class and the fields of each task, with its notes in place of the framework's state.
+        are_fixed: Whether all fields are immutable, so that they need no further copies.
     """
 
     __slots__ = ("_are_fixed", "_kept")
@@ -36,7 +36,7 @@ class PlainTasks:
 
     @classmethod
     def of(cls, tasks: Sequence[Any]) -> PlainTasks | None:
-        """That of tasks; None where it takes a pickle to copy them.
+        """Capture tasks; None if they have to be pickled.
 
         Args:
             tasks: The tasks.
@@ -53,13 +53,13 @@ class PlainTasks:
                     if not _is_flat(value):
                         return None
                     collections.append(value)
-        if _are_shared(tasks) or _are_shared(collections):  # what was one object is to stay one
+        if _are_shared(tasks) or _are_shared(collections):  # a pickle keeps one object one object
             return None
         kept = [(type(task), _copied({**task.__dict__, _STATE: state_of(task)[2]})) for task in tasks]
         return cls(kept, are_fixed=not collections)
 
     def load(self) -> tuple[list[Any], list[Any]]:
-        """The tasks, without the framework's state, and their notes: new objects each time."""
+        """Return the tasks, without the framework's state, and their notes: new objects each time."""
         tasks, notes = [], []
         for kind, kept in self._kept:
             fields = kept.copy() if self._are_fixed else _copied(kept)
@@ -75,7 +75,7 @@ def _copied(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether a copy of a value shares nothing with it that can be changed."""
+    """Whether a shallow copy of a value shares nothing mutable with it."""
     kind = type(value)
     if kind is dict:
         return {*map(type, value)} <= _FIXED and {*map(type, value.values())} <= _FIXED
@@ -83,7 +83,7 @@ def _is_flat(value: Any) -> bool:
 
 
 def _are_shared(values: Sequence[Any]) -> bool:
-    """Whether any of them occurs twice."""
+    """Whether any of the values occurs twice."""
     return len(values) > 1 and len({*map(id, values)}) < len(values)
 
 
@@ -92,7 +92,7 @@ def _pickles_by_fields(task_class: type) -> bool:
     """Whether tasks of a class pickle as their fields, and nothing else."""
     return (
         issubclass(task_class, Task)
-        and task_class.__basicsize__ == Task.__basicsize__  # no slots, and nothing that C code holds
+        and task_class.__basicsize__ == Task.__basicsize__  # no slots, and no state in C code
         and all(getattr(task_class, hook) is getattr(object, hook) for hook in _HOOKS)
         and not any(hasattr(task_class, hook) for hook in _MORE_HOOKS)
     )

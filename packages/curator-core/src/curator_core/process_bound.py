@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to a process and has a name: it is not sent, another process finds or makes its own.
+"""Objects that belong to a process and have a name: they are not sent; the other process finds or makes its own.
 
-Loggers, tracers, meters, locks and functions with a cache that a script keeps in globals. Those of a module are that
-module's on the other side as well. Those of the script, which no other process imports, are made there once: all stages
-of a worker that use one lock of the script share one lock.
+These are loggers, tracers, meters, locks, and cached functions that a script keeps in globals. For a global of a
+module, the other process uses the global of its own copy of that module. For a global of the script, which no other
+process imports, each process makes one object: all stages of a worker that use one lock of the script share one lock.
 
-The libraries of these things are not imported here: their classes are known by name.
+The libraries of these objects are not imported here: their classes are recognized by name.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from weakref import WeakKeyDictionary
 __all__ = ["THIS_PROCESS", "imported", "is_of_script", "named_globals", "reducer_for"]
 
 THIS_PROCESS = os.urandom(8).hex()
-"""Tells a process that something has come home."""
+"""Identifies this process, so that it recognizes its own objects when they come back."""
 
 _SCRIPTS = ("__main__", "__mp_main__")
 _DATA = (str, bytes, int, float, complex, type(None), tuple, list, dict, set, frozenset)
 _CODE = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_NOTHING = (*_DATA, *_CODE)  # to be sent as a name
+_NOTHING = (*_DATA, *_CODE)  # never sent as a name
 
 Reduced: TypeAlias = tuple[Any, ...]
 _Kind: TypeAlias = Callable[[Any, Callable[[Any], bool]], Reduced | None]
 
 
 class _Name(NamedTuple):
-    """Where something is.
+    """The location of an object.
 
     Attributes:
-        process: The process that runs the script; empty where it is of a module that all processes can import.
+        process: The process that runs the script; empty for an object of a module that all processes can import.
         module: The module.
         name: The global, or ``Class.attribute``.
     """
@@ -49,18 +49,18 @@ class _Name(NamedTuple):
     name: str
 
 
-_made: dict[_Name, Any] = {}  # what this process has in the place of other processes' things
+_made: dict[_Name, Any] = {}  # the objects that this process made in place of those of other processes
 _places: WeakKeyDictionary[Any, _Name] = WeakKeyDictionary()
 _making = threading.RLock()
 
 
 @lru_cache(maxsize=512)
 def reducer_for(cls: type, pickles: Callable[[Any], bool]) -> Callable[[Any], Reduced] | None:
-    """How the instances of a class are pickled; None where they belong to no process, or are not known here.
+    """Return how the instances of a class are pickled; None if they are not process-bound or not known here.
 
     Args:
         cls: The class.
-        pickles: Whether something pickles.
+        pickles: Tells whether a value pickles.
     """
     if cls in _LOCKS:
         return _reduce_lock
@@ -80,15 +80,15 @@ def _reduce(kind: _Kind, pickles: Callable[[Any], bool], thing: Any) -> Reduced:
 
 
 def is_of_script(module: str) -> bool:
-    """Whether no other process imports a module: it is the script that runs, or is registered to go by value."""
+    """Whether no other process imports a module: it is the running script, or registered to be pickled by value."""
     return _is_of_script(module, _by_value())
 
 
 def named_globals() -> dict[int, tuple[str, str]]:
-    """Module and name of all things in modules that other processes can import, by `id`; without code and data."""
+    """Return module and name of the objects, but for code and data, of modules that others can import, by `id`."""
     found: dict[int, tuple[str, str]] = {}
     by_value = _by_value()
-    module: Any  # it may be anything
+    module: Any  # `sys.modules` may contain anything
     for name, module in [*sys.modules.items()]:
         if isinstance(module, ModuleType) and not _is_of_script(name, by_value):
             for attribute, thing in [*vars(module).items()]:
@@ -98,7 +98,7 @@ def named_globals() -> dict[int, tuple[str, str]]:
 
 
 def _place_of(thing: Any) -> _Name | None:
-    """Where a global is; None where it is none. A module that others can import comes before a script."""
+    """Return the location of a global; None if it is not one. A module that others can import beats a script."""
     place = _places.get(thing)
     if place is not None and _found(place) is thing:
         return place
@@ -119,9 +119,9 @@ def _place_of(thing: Any) -> _Name | None:
 
 
 def _by_value() -> set[str]:
-    """Modules that users have told cloudpickle to send by value."""
+    """Return the modules that users have registered with cloudpickle to be pickled by value."""
     copies = [module for name, module in [*sys.modules.items()] if name.rpartition(".")[2] == "cloudpickle"]
-    told = [getattr(each, "list_registry_pickle_by_value", None) for each in copies]  # engines have copies of their own
+    told = [getattr(each, "list_registry_pickle_by_value", None) for each in copies]  # engines bring their own copies
     return set[str]().union(*(tell() for tell in told if tell is not None))
 
 
@@ -132,7 +132,7 @@ def _is_of_script(name: str, by_value: set[str]) -> bool:
 
 
 def _attribute(module: Any, thing: Any, *, in_classes: bool) -> str | None:
-    """The name of a module's global, or of an attribute of one of its classes."""
+    """Return the name of a module's global, or of an attribute of one of its classes."""
     if not isinstance(module, ModuleType):
         return None
     for name, value in [*vars(module).items()]:
@@ -146,7 +146,7 @@ def _attribute(module: Any, thing: Any, *, in_classes: bool) -> str | None:
 
 
 def _found(place: _Name) -> Any:
-    """What is there in this process; None where there is nothing."""
+    """Return the object at a location in this process; None if there is none."""
     if place.process in ("", THIS_PROCESS):
         try:
             return operator.attrgetter(place.name)(sys.modules[place.module])
@@ -156,24 +156,24 @@ def _found(place: _Name) -> Any:
 
 
 def imported(module: str, name: str, kind: str) -> Any:
-    """A global of a module, in the process that this is called in.
+    """Return a global of a module, in the process that this is called in.
 
     Args:
         module: The module.
         name: The global.
-        kind: Name of its class where it came from.
+        kind: The name of its class in the process that pickled it.
 
     Raises:
-        TypeError: It is something else here.
+        TypeError: Its class in this process is a different one.
     """
     found = operator.attrgetter(name)(importlib.import_module(module))
     if type(found).__qualname__ != kind:
-        raise TypeError(f"{module}.{name} is a {type(found).__qualname__} in this process, and not a {kind}")
+        raise TypeError(f"{module}.{name} is a {type(found).__qualname__} in this process, not a {kind}")
     return found
 
 
 def _of_script(place: _Name, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """A script's thing: itself in its own process, elsewhere the one that this process has in its place."""
+    """Return an object of a script: the original in its own process, otherwise the one made in its place."""
     with _making:
         found = _found(place)
         if found is None:
@@ -195,7 +195,7 @@ _MAKERS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): thre
 
 
 def _reduce_lock(lock: Any) -> Reduced:
-    """By name: a lock that nobody else can know of, in a task or a stage, would guard nothing elsewhere."""
+    """Reduce a lock to its name: a lock without one, in a task or a stage, would guard nothing in another process."""
     cls, place = type(lock), _place_of(lock)
     if place is not None and not place.process:
         return imported, (place.module, place.name, cls.__qualname__)
@@ -215,7 +215,7 @@ def _named_or_none(lock: Any) -> Any:
 
 
 def _logurus_core(core: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
-    """What all of loguru's loggers share, with the sinks: each process has one."""
+    """Reduce the core that all of loguru's loggers share, with the sinks: each process has one."""
     return (_loguru, ()) if core is _loguru() else None
 
 
@@ -224,13 +224,13 @@ def _loguru() -> Any:
 
 
 def _structlogs_proxy(logger: Any, pickles: Callable[[Any], bool]) -> Reduced:
-    # Without the logger that it may have made of this process's configuration.
+    # Without the logger that the proxy may have made from this process's configuration.
     state = {name: value for name, value in vars(logger).items() if name != "bind"}
     return object.__new__, (type(logger),), state
 
 
 def _structlogs_bound_logger(logger: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
-    if pickles(vars(logger)):  # with its processors: it writes as it does here
+    if pickles(vars(logger)):  # with its processors, so that it writes as it does here
         return None
     wrapped = logger._logger
     names = (wrapped.name,) if isinstance(getattr(wrapped, "name", None), str) else ()
@@ -243,7 +243,7 @@ def _structlog(names: tuple[str, ...], context: dict[str, Any]) -> Any:
 
 def _tracer(tracer: Any, pickles: Callable[[Any], bool]) -> Reduced:
     scope = getattr(tracer, "_instrumentation_scope", None)
-    if scope is None:  # a tracer of the API, made before there was a provider
+    if scope is None:  # a tracer of the API, made before a provider was set
         name, version = tracer._instrumenting_module_name, tracer._instrumenting_library_version
         return _api, ("trace", "get_tracer", name, version, *_scope_options(tracer, "_"))
     return _api, ("trace", "get_tracer", scope.name, scope.version, *_scope_options(scope))
@@ -260,19 +260,19 @@ def _scope_options(scope: Any, prefix: str = "") -> tuple[Any, Any]:
 
 
 def _api(signal: str, get: str, name: str, version: str | None, schema_url: str | None, attributes: Any) -> Any:
-    """A tracer or a meter of OpenTelemetry's API, of the provider of this process."""
+    """Return a tracer or a meter of OpenTelemetry's API, from the provider of this process."""
     options = {"schema_url": schema_url, "attributes": attributes}
     module = importlib.import_module(f"opentelemetry.{signal}")
     return getattr(module, get)(name, version, **{key: value for key, value in options.items() if value is not None})
 
 
 def _instrument(instrument: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
-    """One that a meter has made: another process's meter of that name makes its own."""
+    """Reduce an instrument that a meter has made: in another process, the meter of that name makes its own."""
     real = getattr(instrument, "_real_instrument", None) or instrument
     create = next((_CREATE[base.__name__] for base in type(real).__mro__ if base.__name__ in _CREATE), None)
     scope = getattr(real, "instrumentation_scope", None)
     if scope is None or create is None:
-        return None  # without a provider it does nothing, and pickles
+        return None  # without a provider it does nothing, and it pickles
     meter = ("metrics", "get_meter", scope.name, scope.version or "", *_scope_options(scope))
     return _instrument_of, (meter, create, real.name, real.unit, real.description)
 
@@ -292,7 +292,7 @@ _CREATE = {
 
 
 def _cached(function: Any, pickles: Callable[[Any], bool]) -> Reduced | None:
-    """A script's, with an empty cache: `functools` pickles all of them by name."""
+    """Reduce a script's cached function, with an empty cache: `functools` pickles all of them by name."""
     place = _place_of(function)
     if place is not None and not place.process:
         return None

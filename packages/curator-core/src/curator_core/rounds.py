@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of an asynchronous stage for as long as there is something to try: again with those inputs that failed."""
+"""A batch of an asynchronous stage, with retries of the inputs that failed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Rounds"]
 
 
 class _Round(NamedTuple):
-    """Inputs that are to be tried.
+    """Inputs for the next attempt.
 
     Attributes:
         places: Their positions in the batch.
-        snapshot: They, as they first came.
-        number: Of the attempt.
-        limit: Of the last attempt.
-        call_size: How many tasks a call has.
+        snapshot: The inputs, as the stage first received them.
+        number: Number of the attempt.
+        limit: Number of the last attempt.
+        call_size: How many tasks each call receives.
     """
 
     places: Sequence[int]
@@ -36,15 +36,15 @@ class _Round(NamedTuple):
 
 
 class Rounds:
-    """A batch whose inputs fail each by itself, and are tried again by themselves.
+    """A batch whose inputs fail and are retried individually.
 
-    An input is tried ``max_attempts`` times, for exceptions of ``retry_on``. Where failures are skipped, the inputs of
-    a call of ``process_batch`` that fails for good go alone then, as often; so do all inputs of a batch that costs a
-    process, one after the other.
+    An input is tried ``max_attempts`` times, for exceptions of ``retry_on``. If failures are skipped, the inputs of a
+    call of ``process_batch`` that fails for good are then tried individually, ``max_attempts`` times each; so are all
+    inputs of a batch that kills a process, one after the other.
 
     Args:
-        adapter: Whose stage is called.
-        tasks: The inputs. Where they do not pickle, or not unpickle, there is one attempt.
+        adapter: The adapter of the stage.
+        tasks: The inputs. If they do not pickle or unpickle, there is only one attempt.
     """
 
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
@@ -54,10 +54,10 @@ class Rounds:
         self._waiting: list[_Round] = []
 
     def run(self) -> list[Any]:
-        """The outputs of what went well, in the order of the inputs.
+        """Return the outputs of the inputs that did not fail, in the order of the inputs.
 
         Raises:
-            StageError: A call failed for good, and the run is to end at that.
+            StageError: A call failed for good, and failures end the run.
         """
         adapter, tasks, view = self._adapter, self._tasks, self._adapter.view
         snapshot = Snapshot.of(tasks, view.name) if keeps_inputs(adapter, len(tasks)) else None
@@ -88,7 +88,7 @@ class Rounds:
             self._waiting.append(self._part_of(this, attempt.alone)._replace(call_size=1))
 
     def _try_all_again(self, this: _Round) -> None:
-        """After what is no failure of a single call, such as the death of the process that makes them all."""
+        """Retry all inputs after a failure beyond a single call, such as the death of the process of all calls."""
         if len(this.places) == 1 or not self._adapter.parts_batches:
             wait_before_retry(self._adapter, this.number)
             self._waiting.append(this._replace(number=this.number + 1))
@@ -97,7 +97,7 @@ class Rounds:
         self._waiting += reversed(following)
 
     def _part_of(self, this: _Round, numbers: Sequence[int]) -> _Round:
-        """Some inputs of a round, to be tried next; each has all its attempts left."""
+        """Return some inputs of a round for the next attempt; each has all its attempts left."""
         tasks = this.snapshot.restore()
         return _Round(
             [this.places[number] for number in numbers],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source's one batch: its outputs are handed on as they are made."""
+"""The one batch of a source, whose outputs are passed on as they are made."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["SourceAttempt"]
 
 
 class SourceAttempt(StreamedAttempt):
-    """One attempt at a source, whose one input is handed to it and whose outputs are read one by one by `stream`.
+    """One attempt at a source: it receives its one input, and `stream` reads its outputs one by one.
 
-    Its outputs are accounted for by themselves: they count whatever becomes of it, also where it is interrupted.
+    Its outputs are counted on their own: they count whatever the outcome of the source, even if it is interrupted.
     """
 
     has_ended = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An attempt at one input whose outputs are handed on as they are made."""
+"""An attempt at one input whose outputs are passed on as they are made."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["TAKEN_BACK", "StreamedAttempt"]
 
 TAKEN_BACK = object()
-"""Follows the outputs of an attempt that failed, where they do not count."""
+"""Follows the outputs of a failed attempt if they do not count."""
 
 _END = object()
 
 
 class StreamedAttempt(Attempt):
-    """One attempt at one input; where the stage returns a generator, its outputs are read one by one.
+    """One attempt at one input; if the stage returns a generator, its outputs are read one by one.
 
     Args:
-        adapter: Whose stage is called.
+        adapter: The adapter of the stage.
         task: The input.
-        number: From 1.
-        snapshot: The input as it first came; None where it cannot be restored, and this attempt is the last.
+        number: Number of the attempt, from 1.
+        snapshot: The input as the stage first received it; None if it cannot be restored, so that this attempt is the
+            last.
 
     Attributes:
-        generator: What the stage returned after `execute`, where that is still to be read by `stream`.
-        has_ended: Whether it came to an outcome after `stream`. One that is interrupted has none.
+        generator: The generator that the stage returned in `execute`, if `stream` still has to read it.
+        has_ended: Whether the attempt has an outcome after `stream`. An interrupted attempt has none.
     """
 
     generator: Iterator[Any] | None = None
@@ -55,9 +56,9 @@ class StreamedAttempt(Attempt):
         self._takes_back = adapter.takes_back
 
     def stream(self) -> Generator[Any, None, None]:
-        """Hand on the outputs one by one, and `TAKEN_BACK` after them where a failure takes them along.
+        """Yield the outputs one by one, and `TAKEN_BACK` after them if a failure means that they do not count.
 
-        Only the stage's own time is counted, and none that is spent on the outputs.
+        Only time in the stage counts, not time spent on processing the outputs.
         """
         self._pid = this_process.pid
         count, made = 0, None
@@ -65,25 +66,25 @@ class StreamedAttempt(Attempt):
         post = this_thread.post
         before, post.caller = post.caller, self
         self._start_clock()
-        self._metrics = {}  # the tasks' history holds on to it, and sees what is filled in
+        self._metrics = {}  # the tasks' history refers to it, and sees later values
         try:
             made = iter(self._begin())
             while (output := self._next(made)) is not _END:
                 self._add_clock()
                 perf = perf or (*self._states[0][1], self._perf_row())
                 self._adopt(self.tasks[0], self._states[0], (output,), perf, first=count)
-                self._recorder.copy_into(self._metrics)  # for outputs that leave before the end
+                self._recorder.copy_into(self._metrics)  # for outputs that are sent before the end
                 self._out_bytes += bytes_of((output,))
                 count += 1
                 post.caller = before
                 try:
                     yield output
-                except StageError:  # of a later stage: what was made counts, and the rest is not made
+                except StageError:  # from a later stage: the outputs so far count, and no more are made
                     self.has_ended = True
                     return
                 except GeneratorExit:  # the run is interrupted
                     return
-                finally:  # what was done with it further down is not this stage's time, also where that failed
+                finally:  # time in later stages is not this stage's time, even if they failed
                     post = this_thread.post
                     before, post.caller = post.caller, self
                     self._start_clock()
@@ -105,7 +106,7 @@ class StreamedAttempt(Attempt):
         self._fail(exc)
 
     def _count(self, made: int) -> None:
-        """Say what became of the input, unless it failed and `_fail` has said so."""
+        """Set the outcome of the input, unless it failed and `_fail` has set it."""
         if self.error is None:
             self._outcomes = {0: ("out" if made else "filtered", made)}
         elif not self._takes_back:
@@ -115,14 +116,14 @@ class StreamedAttempt(Attempt):
         return self.generator or ()
 
     def _next(self, made: Iterator[Any]) -> Any:
-        """The next output, for the process that the stage was called in; a fork of it ends here."""
+        """Return the next output in the process that called the stage; a fork of it ends here."""
         output = next(made, _END)
         if self._pid != this_process.pid:
             leave_fork()
         return output
 
     def _close_generator(self, made: Iterator[Any] | None) -> None:
-        """Let a generator clean up now, and not when it happens to be collected."""
+        """Let a generator clean up now, not when it is garbage-collected."""
         try:
             getattr(made, "close", int)()
             if self._pid != this_process.pid:
@@ -132,7 +133,7 @@ class StreamedAttempt(Attempt):
             if self.error is None:
                 self._end_with(exc)
 
-    # --- where it is no generator, everything is as for any batch -----------------------------------------
+    # --- without a generator, everything is as for any batch ----------------------------------------------
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         if not tasks:  # the stage must not see it

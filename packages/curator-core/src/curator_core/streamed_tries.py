@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An input of a stage that may return a generator, for as long as there is something to try."""
+"""An input of a stage that may return a generator, with its retries."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["StreamedTries"]
 
 
 class StreamedTries:
-    """One input, tried ``max_attempts`` times for exceptions of ``retry_on``; its outputs go on as they are made.
+    """One input, tried ``max_attempts`` times for exceptions of ``retry_on``; outputs are passed on as they are made.
 
     Args:
-        adapter: Whose stage is called.
+        adapter: The adapter of the stage.
         attempt: The first attempt, after `execute`.
     """
 
@@ -31,15 +31,15 @@ class StreamedTries:
         self._attempt = attempt
 
     def run(self, ahead: int) -> list[Any] | Generator[Any, None, None]:
-        """Return the outputs: a list where there are few of them, else one by one.
+        """Return the outputs: a list if there are few of them, otherwise one by one.
 
-        `TAKEN_BACK` follows those of an attempt that failed.
+        `TAKEN_BACK` follows the outputs of a failed attempt.
 
         Args:
-            ahead: How many of them are made before the first one goes on.
+            ahead: How many outputs are made before the first one is passed on.
 
         Raises:
-            StageError: The stage raised for good, and the run is to end at that; also while outputs are read.
+            StageError: The stage raised for good, and failures end the run; also raised while outputs are read.
         """
         made = self._made()
         first: list[Any] = []
@@ -75,6 +75,6 @@ def _go_on(first: list[Any], following: Generator[Any, None, None]) -> Generator
                 yield first.pop()
             except StageError as exc:
                 with suppress(StopIteration):
-                    following.throw(exc)  # it is the one to know what becomes of its input
+                    following.throw(exc)  # only the attempt knows the outcome of its input
                 return
         yield from following

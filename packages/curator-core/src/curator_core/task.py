@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task: some data on its way through the stages, and the framework's state beside it.
+"""A task: data on its way through the stages, with the framework's state beside it.
 
-The framework's state (id, history, metadata) is kept out of the user's hands: it is taken before a stage's
-code runs and stamped on whatever comes out, so a stage that returns a brand-new task copies nothing.
+The framework's state (id, history, metadata) is separate from the user's data: it is read before a stage's code
+runs and stamped on all its outputs, so a stage that returns a brand-new task copies nothing.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Names that are ids as they stand: not digits alone, which are ordinals, not like the hash of a name, and not like
-# a name that comes again.
+# Names that can be ids unchanged: not only digits, which are ordinals, not like the hash of a name, and not like a
+# repeated name.
 _READABLE_ID = r"(?!\d+$)(?!h[0-9a-f]{20}$)(?!.*--)[A-Za-z0-9_-]{1,64}"  # compiled when a task first names itself
 
 
 TaskState: TypeAlias = "tuple[str, tuple[PerfRow, ...], dict[str, Any] | None]"
 """What the framework knows about a task: its id, the batches it went through (oldest first), and its metadata, which
-is None until somebody asks for it. It travels inside the task's pickle. A plain tuple: one is made for each task and
-stage, and a NamedTuple takes three times as long."""
+is None until first accessed. It is part of the task's pickle. A plain tuple: one is made for each task and stage, and
+a NamedTuple takes three times as long."""
 
 
 def new_state(task_id: str = "", perf: tuple[PerfRow, ...] = (), metadata: dict[str, Any] | None = None) -> TaskState:
-    """A state from its parts."""
+    """Return a state made from its parts."""
     return task_id, perf, metadata
 
 
@@ -57,9 +57,9 @@ _TEXT_OR_BYTES = (str, bytes, bytearray, memoryview)
 
 @dataclass
 class Task(Generic[T]):
-    """Some data on its way through a pipeline.
+    """Data on its way through a pipeline.
 
-    Subclass it with more fields where data alone does not say enough:
+    Subclass it with more fields if the data alone is not enough:
 
         @dataclass
         class VideoTask(Task[bytes]):
@@ -67,18 +67,18 @@ class Task(Generic[T]):
 
     Attributes:
         data: The payload.
-        dataset_name: Which dataset it belongs to, if that matters to you.
+        dataset_name: The dataset that it belongs to, for your own use.
     """
 
     data: T
     dataset_name: str = ""
 
-    # A class attribute, so that it is no field: it takes no part in init, repr or ==.
+    # A class attribute, so that it is not a field: init, repr, and == ignore it.
     _state: ClassVar[TaskState] = UNSEEN
 
     @property
     def task_id(self) -> str:
-        """Where the task comes from: the source task's ordinal or own name, then a segment for each fan-out.
+        """The origin of the task: the source task's ordinal or own name, then a segment for each fan-out.
 
         The same in every run on the same input. Empty until a pipeline has seen the task.
         """
@@ -91,7 +91,7 @@ class Task(Generic[T]):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Notes that stay with the task and are handed down to what is made of it. Keep them small."""
+        """Notes that stay with the task and are passed on to tasks made from it. Keep them small."""
         task_id, perf, notes = self._state
         if notes is None:
             notes = {}
@@ -100,7 +100,7 @@ class Task(Generic[T]):
 
     @property
     def num_items(self) -> int:
-        """How many items the task holds: the length of sized data that is not text or bytes, else 1."""
+        """How many items the task has: the length of sized data other than text and bytes, otherwise 1."""
         data = self.data
         if hasattr(data, "__len__") and not isinstance(data, _TEXT_OR_BYTES):
             try:
@@ -111,7 +111,7 @@ class Task(Generic[T]):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of payload where they are known at no cost, else 0."""
+        """Bytes of payload if they are known at no cost, otherwise 0."""
         data = self.data
         if isinstance(data, _BYTES):
             return len(data)
@@ -119,58 +119,58 @@ class Task(Generic[T]):
         return size if isinstance(size, int) else 0
 
     def validate(self) -> bool:
-        """Whether the task can be worked on; asked before each batch. Override it to check your data."""
+        """Whether the task can be processed; checked before each batch. Override it to check your data."""
         return True
 
     def get_deterministic_id(self) -> str | None:
-        """A name made from the task's content, for a source task; None leaves it to its position.
+        """Return a name made from the task's content, for a source task; None names it by its position.
 
-        With a name of its own a task keeps its id, and its writers their file names, when the source
-        lists in another order.
+        With its own name, a task keeps its id, and its writers their file names, when the source lists
+        in another order.
         """
         return None
 
 
-@dataclass(repr=False, eq=False)  # it has those of Task: the fields are the same
+@dataclass(repr=False, eq=False)  # inherited from Task: the fields are the same
 class EmptyTask(Task[None]):
-    """The task that a source stage is called with when a run is given no initial tasks."""
+    """The task that a source stage receives in a run without initial tasks."""
 
     data: None = None
 
     @property
     def num_items(self) -> int:
-        """0: there is nothing in it yet."""
+        """0: the task has no data yet."""
         return 0
 
 
 def state_of(task: Any) -> TaskState:
-    """The framework's state of a task; an empty one for a task that no pipeline has seen."""
+    """Return the framework's state of a task; an empty one for a task that no pipeline has seen."""
     return task._state  # type: ignore[no-any-return]
 
 
 def stamp(task: Any, state: TaskState) -> None:
     """Put the framework's state on a task."""
-    # Past any __setattr__ of the user's class, as for a frozen dataclass.
+    # Bypasses any __setattr__ of the user's class, as for a frozen dataclass.
     task.__dict__["_state"] = state
 
 
 def child_id(parent: str, index: int) -> str:
-    """The id of the output at ``index`` of the list that a stage made of ``parent``."""
+    """Return the id of the output at ``index`` in the list that a stage made from ``parent``."""
     return f"{parent}.{index}" if parent else str(index)
 
 
 def digest(text: str, size: int) -> str:
-    """A hash of a text, so many bytes long, in hex; the same everywhere and always."""
-    from hashlib import blake2b  # noqa: PLC0415 - loads OpenSSL, which an import of this package need not
+    """Return a hash of a text as ``size`` bytes in hex; the same everywhere and always."""
+    from hashlib import blake2b  # noqa: PLC0415 - loads OpenSSL, which an import of this package does not need
 
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
 class RootNames:
-    """Gives the source tasks of a run their ids, each one once.
+    """Assigns ids to the source tasks of a run, each one once.
 
     Args:
-        by_content: Whether a task that does not name itself is named by its content, and not by its position.
+        by_content: Whether a task without its own name is named by its content instead of its position.
     """
 
     def __init__(self, *, by_content: bool = False) -> None:
@@ -179,15 +179,15 @@ class RootNames:
         self._times_seen: dict[str, int] = {}
 
     def copy(self) -> RootNames:
-        """A copy, to be dropped where the tasks that are named with it come to nothing."""
+        """Return a copy, to be dropped if the tasks named with it are dropped."""
         other = RootNames(by_content=self._by_content)
         other._ordinal, other._times_seen = self._ordinal, self._times_seen.copy()
         return other
 
     def name(self, task: Any) -> str:
-        """The id of the next source task: its own name, made fit for file names, else its content or position.
+        """Return the id of the next source task: its own name, made safe for file names, or its content or position.
 
-        Two tasks of the same name are two tasks: the id of the second one ends in ``--2``, which no name does.
+        Two tasks of the same name stay separate: the id of the second one ends in ``--2``, which no name does.
         """
         ordinal, self._ordinal = self._ordinal, self._ordinal + 1
         name = task.get_deterministic_id()
