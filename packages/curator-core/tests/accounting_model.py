@@ -72,7 +72,7 @@ class Model:
         said = []
         for stage in range(self.stages):
             fates = [fate for node, fate in self.became.items() if node.stage == stage]
-            before = f"'stage {stage - 1}'" if stage else "what was fed"
+            before = f"'stage {stage - 1}'" if stage else "the input"
             if silent := fates.count(None):
                 said.append(f"{silent} of {len(fates)} tasks between {before} and 'stage {stage}'")
         return said

@@ -78,7 +78,7 @@ def test_initial_tasks_may_be_any_iterable():
 
 @pytest.mark.parametrize("policy", ["ignore", None, True])
 def test_an_unknown_failure_policy(policy):
-    with pytest.raises(ConfigurationError, match="no such failure policy") as raised:
+    with pytest.raises(ConfigurationError, match="unknown failure policy") as raised:
         run(on_error=policy)
     assert raised.value.field == "on_error"
 
@@ -103,7 +103,7 @@ def test_nothing_runs_where_arguments_are_wrong():
 
 def test_a_run_that_loses_a_task_says_so():
     recorder = Recorder()
-    with pytest.raises(TasksLostError, match="1 of 3 tasks between what was fed and 'Pass'") as raised:
+    with pytest.raises(TasksLostError, match="1 of 3 tasks between the input and 'Pass'") as raised:
         run(executor=Losing(), observers=[recorder])
     assert len(raised.value.result) == 2
     assert "unaccounted for: 1 of 3 tasks" in raised.value.result.summary()
@@ -113,7 +113,7 @@ def test_a_run_that_loses_a_task_says_so():
 
 def test_a_run_that_goes_on_after_failures_tells_its_losses():
     result = run(executor=Losing(), on_error="skip")
-    assert result.lost == ("1 of 3 tasks between what was fed and 'Pass'",)
+    assert result.lost == ("1 of 3 tasks between the input and 'Pass'",)
     assert "unaccounted for" in result.summary()
 
 
@@ -209,9 +209,9 @@ def test_the_summary_is_a_table():
         "-" * 102,
         "read                 1      1       1         0       0  1,234       0.50    0.00        0.25     20.0",
         "a longer name        2  1,234       2     1,230       2      2       0.00    0.00        0.00      0.0",
-        "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next",
-        "the run was too short to say what held it up",
-        "'a longer name' failed on 2 tasks, first with ValueError: bad",
+        "no tasks lost: in = passed + filtered + failed in each stage, and each output went into the next stage",
+        "run too short to find a bottleneck",
+        "'a longer name' failed on 2 tasks; first error: ValueError: bad",
     ]
 
 
@@ -224,11 +224,11 @@ def test_the_summary_of_a_large_run_fits_into_a_terminal():
 
 
 def test_the_summary_says_that_accounts_add_up_only_of_runs_that_have_shown_it():
-    assert "accounts add up: in = passed + filtered + failed" in run().summary()
-    assert "accounts add up" not in RunResult(stages=[StageSummary("read")], lost=["1 of 3 tasks"]).summary()
+    assert "no tasks lost: in = passed + filtered + failed" in run().summary()
+    assert "no tasks lost" not in RunResult(stages=[StageSummary("read")], lost=["1 of 3 tasks"]).summary()
     with pytest.raises(StageError) as raised:
         run(Fail())
-    assert "accounts add up" not in raised.value.result.summary()
+    assert "no tasks lost" not in raised.value.result.summary()
 
 
 def test_the_summary_names_what_is_not_finished():
@@ -241,10 +241,10 @@ def test_the_summary_names_what_is_not_finished():
     with pytest.raises(StageError) as raised:
         run(FailsOnTheSecond(), count=9)
     assert raised.value.result.summary().splitlines()[-1] == (
-        "not finished: 7 of 9 source tasks: '2', '3', '4', '5', '6', and 2 more"
+        "unfinished: 7 of 9 source tasks: '2', '3', '4', '5', '6', and 2 more"
     )
     one = RunResult(accounting=Accounting(admitted=1, unfinished=("",)))
-    assert one.summary().splitlines()[-1] == "not finished: 1 of 1 source task"
+    assert one.summary().splitlines()[-1] == "unfinished: 1 of 1 source task"
     assert "not finished" not in run().summary()
 
 
@@ -252,14 +252,14 @@ def test_the_summary_says_how_often_the_engine_was_started_again():
     for restarts, shown in ((1, "1 time"), (2, "2 times")):
         result = RunResult(accounting=Accounting(restarts=restarts))
         assert result.summary().splitlines()[-1] == (
-            f"the engine was started again {shown}, since it had lost some work"
+            f"the engine restarted {shown} because it had lost some of the work"
         )
     assert "started again" not in run().summary()
 
 
 def test_the_summary_of_failures_is_one_line_a_stage():
     result = run(Fail(), on_error="skip")
-    assert result.summary().splitlines()[-1] == "'Fail' failed on 3 tasks, first with ValueError: bad"
+    assert result.summary().splitlines()[-1] == "'Fail' failed on 3 tasks; first error: ValueError: bad"
 
 
 def test_the_summary_says_which_clocks_were_corrected():
@@ -328,7 +328,7 @@ def test_an_observer_that_fails_is_logged_once_and_told_the_end(caplog):
     assert run(observers=[odd, recorder]).complete
     assert (odd.calls, odd.ended) == (1, True)
     assert len(recorder.batches) == 3
-    assert caplog.text.count("the run goes on without it") == 1
+    assert caplog.text.count("the run continues without it") == 1
     assert "at the batch" in caplog.text
 
 

@@ -271,7 +271,7 @@ def test_a_source_that_fails_half_way_and_is_skipped_is_counted():
     source, second = result.stages
     assert (source.tasks_in, source.tasks_failed, source.tasks_out, second.tasks_in) == (1, 1, 1, 1)
     assert result.lost == ()
-    assert "'source' failed on 1 task, first with ValueError: the disk is gone" in result.summary()
+    assert "'source' failed on 1 task; first error: ValueError: the disk is gone" in result.summary()
 
 
 def test_a_batched_source():

@@ -203,5 +203,5 @@ class TestStageMetrics:
 
     @pytest.mark.parametrize("value", [None, [1], {"a": 1}, object()])
     def test_anything_else_is_refused(self, value):
-        with pytest.raises(TypeError, match="metric 'x' is to be a number or a text"):
+        with pytest.raises(TypeError, match="metric 'x' must be a number or a string"):
             StageMetrics().set("x", value)

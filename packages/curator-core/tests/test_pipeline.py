@@ -49,12 +49,12 @@ def test_the_callers_list_is_copied():
 def test_a_pipeline_needs_a_name(name):
     with pytest.raises(PipelineError, match="needs a name") as raised:
         Pipeline(name)
-    assert "the name comes first" in raised.value.hint
+    assert "pass the name first" in raised.value.hint
 
 
 @pytest.mark.parametrize("stages", [Pass(), 5, None])
 def test_stages_come_as_a_list(stages):
-    with pytest.raises(PipelineError, match="these are no stages") as raised:
+    with pytest.raises(PipelineError, match="not a list of stages") as raised:
         Pipeline("p", stages)
     assert "stages=[stage]" in raised.value.hint
 
@@ -86,9 +86,9 @@ def test_what_is_not_installed_is_told_with_the_nearest(kind, name, meant):
 @pytest.mark.parametrize(
     ("kind", "name", "package"),
     [
-        ("executor", "xenna", "curator-xenna, which has the executor 'xenna'"),
-        ("executor", "Xena", "curator-xenna, which has the executor 'xenna'"),
-        ("observer", "otel", "curator-otel, which has the observer 'otel'"),
+        ("executor", "xenna", "curator-xenna, which provides the executor 'xenna'"),
+        ("executor", "Xena", "curator-xenna, which provides the executor 'xenna'"),
+        ("observer", "otel", "curator-otel, which provides the observer 'otel'"),
     ],
 )
 def test_the_package_to_install_is_named(kind, name, package, monkeypatch):
@@ -107,7 +107,7 @@ def test_what_is_installed_and_broken_is_told_as_such():
 
 @pytest.mark.parametrize("executor", [5, object(), LocalExecutor, Pass()])
 def test_what_cannot_run_a_pipeline(executor):
-    with pytest.raises(ExecutorError, match="cannot run a pipeline") as raised:
+    with pytest.raises(ExecutorError, match="not an executor") as raised:
         Pipeline("p", [Pass()]).run(executor)
     assert "LocalExecutor()" in raised.value.hint
 

@@ -226,7 +226,7 @@ def test_what_a_stage_forks_ends_alone() -> None:
 
 @pytest.mark.parametrize("grace", [0, -1, float("inf"), float("nan"), "10", True, None])
 def test_an_invalid_time_to_shut_down(grace: Any) -> None:
-    with pytest.raises(ConfigurationError, match="invalid time to shut down"):
+    with pytest.raises(ConfigurationError, match="invalid grace period"):
         Pipeline("p", [at(0)]).run(initial_tasks=tasks(1), shutdown_grace_s=grace)
 
 

@@ -264,7 +264,7 @@ def test_tasks_that_are_longer_on_their_way_than_at_work() -> None:
 @pytest.mark.parametrize(("tasks", "seconds"), [(5, 0.1), (200, 0.001)])
 def test_a_run_that_is_too_short_says_so(tasks: int, seconds: float) -> None:
     verdict = judged(chain(B=seconds), tasks=tasks)
-    assert verdict == Verdict("too_short", reason="the run was too short to say what held it up")
+    assert verdict == Verdict("too_short", reason="run too short to find a bottleneck")
     assert str(verdict) == verdict.reason
 
 

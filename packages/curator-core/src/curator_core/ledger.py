@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accounts of a run: what came into each stage, went out, was dropped, failed. Made from reports alone."""
+"""Totals of a run: how many tasks each stage received, put out, dropped, and failed on. Made from reports alone."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["Ledger", "StageSummary"]
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """What one stage did in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
+    """Totals of one stage in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
 
     Attributes:
         name: Name of the stage.
-        batches: Batches that ended, retried attempts not counted.
-        tasks_in: Tasks that came in.
+        batches: Batches that ended, not counting retried attempts.
+        tasks_in: Input tasks.
         tasks_passed: Inputs that gave at least one task.
-        tasks_out: Tasks that came out; more than passed where a stage fans out.
+        tasks_out: Output tasks; more than passed if the stage fans out.
         tasks_filtered: Inputs that the stage dropped.
         tasks_failed: Inputs lost to an error.
-        attempts_retried: Attempts that raised and were tried again.
+        attempts_retried: Attempts that raised and were retried.
         items: Sum of ``num_items`` over the inputs.
         process_s: Seconds in the stage's code, over all workers.
         cpu_s: Seconds of CPU time of the working threads.
-        idle_s: Seconds in which workers waited for input.
-        startup_s: Seconds of set-up, over all workers.
+        idle_s: Seconds that workers waited for input.
+        startup_s: Seconds of setup, over all workers.
         workers: Workers that were set up.
-        first_start_unix_ns: When its first batch began; 0 where there was none.
+        first_start_unix_ns: When its first batch began; 0 if it had none.
         last_end_unix_ns: When its last batch ended.
-        first_error: What the first of its failures was, as ``ValueError: …``; empty where there was none.
+        first_error: Its first failure, as ``ValueError: …``; empty if it had none.
     """
 
     name: str
@@ -61,12 +61,12 @@ class StageSummary:
 
     @property
     def items_per_s(self) -> float:
-        """Items for each second of work in the stage; 0 where it did none."""
+        """Items per second of work in the stage; 0 if it did no work."""
         return self.items / self.process_s if self.process_s else 0.0
 
 
 class _StageAccount:
-    """The running totals of one stage, in whole nanoseconds."""
+    """Running totals of one stage, in whole nanoseconds."""
 
     __slots__ = (
         "batches",
@@ -150,10 +150,10 @@ class _StageAccount:
 
 
 class Ledger:
-    """Keeps the accounts of a run. Memory does not grow with the number of tasks.
+    """The totals of a run, by stage. Memory does not grow with the number of tasks.
 
     Args:
-        plan: What is run.
+        plan: The plan of the run.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -162,18 +162,18 @@ class Ledger:
         self._accounts = [_StageAccount() for _ in plan.stages]
 
     def on_batch(self, report: BatchReport) -> None:
-        """Enter a batch."""
+        """Add a batch."""
         self._accounts[report.stage_index].add(report)
 
     def on_worker(self, report: WorkerReport) -> None:
-        """Enter a worker's set-up."""
+        """Add the setup of a worker."""
         if report.event == "ready":
             account = self._accounts[report.stage_index]
             account.workers += 1
             account.startup_ns += report.duration_ns
 
     def take_back(self, stage_index: int, tally: Tally) -> None:
-        """Some of what was entered is worked on once more, and counts only then."""
+        """Subtract tasks that will be processed again; they count only then."""
         account = self._accounts[stage_index]
         account.passed -= tally.passed
         account.out -= tally.out
@@ -183,7 +183,7 @@ class Ledger:
             account.first_error = ""
 
     def mark(self) -> Callable[[], None]:
-        """Return what takes back all tasks that are entered from now on; the time that they took stays."""
+        """Return a function that subtracts all tasks added from now on; the time that they took stays."""
         marks = [account.mark() for account in self._accounts]
 
         def take_back() -> None:
@@ -193,17 +193,17 @@ class Ledger:
         return take_back
 
     def tasks_in(self, stage_index: int) -> int:
-        """How many tasks a stage was given so far, that have come to something."""
+        """Return how many input tasks of a stage have an outcome so far."""
         account = self._accounts[stage_index]
         return account.passed + account.filtered + account.failed
 
     def summaries(self) -> tuple[StageSummary, ...]:
-        """What each stage did so far."""
+        """Return the totals of each stage so far."""
         pairs = zip(self._views, self._accounts, strict=True)
         return tuple(account.summary(view.name) for view, account in pairs)
 
     def stage_evidence(self) -> list[StageEvidence]:
-        """What the accounts have to say of each stage when the run is judged."""
+        """Return the evidence about each stage for the verdict."""
         return [
             StageEvidence(
                 name=view.name,
@@ -219,7 +219,7 @@ class Ledger:
         ]
 
     def evidence(self) -> Evidence:
-        """What a run in one process is judged by, which does one thing at a time: the sums say it all."""
+        """Return the evidence for a run in one process: it does one thing at a time, so the totals are enough."""
         active = [account for account in self._accounts if account.first_start]
         if not active:
             return Evidence((), (), 0, 0)
@@ -230,15 +230,15 @@ class Ledger:
         return Evidence(tuple(self.stage_evidence()), (team,), work_ns, work_ns + setup_ns)
 
     def lost(self, fed: int, skipped: int = 0) -> list[str]:
-        """Where tasks are missing, in words; empty where everything adds up.
+        """Describe where tasks are missing; empty if everything adds up.
 
         Args:
             fed: Tasks that the executor handed to the first stage.
-            skipped: Tasks that a source made and no stage was given: an earlier run finished them, or another shard has
-                them.
+            skipped: Tasks that a source made and that were not passed to a stage because an earlier run finished them
+                or they belong to another shard.
         """
         findings = []
-        came, before = fed, "what was fed"
+        came, before = fed, "the input"
         for view, account in zip(self._views, self._accounts, strict=True):
             name = view.name
             went_in = account.passed + account.filtered + account.failed
@@ -246,7 +246,7 @@ class Ledger:
                 findings.append(
                     f"{came - went_in} of {came} tasks between {before} and '{name}'"
                     if went_in < came
-                    else f"{went_in - came} tasks more reached '{name}' than the {came} of {before}"
+                    else f"{went_in - came} more tasks reached '{name}' than the {came} from {before}"
                 )
             came, before = account.out, f"'{name}'"
             if view.index == 0 and self._has_source:

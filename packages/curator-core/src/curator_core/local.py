@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a plan in this process, the reference that other executors are held against, or on several of this machine."""
+"""Runs a plan in this process, as the reference for other executors, or in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ __all__ = ["LocalExecutor"]
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = "%s: starting its work again with the %d source tasks that are not finished; restarts left: %d"
+_AGAIN = "%s: restarting with %d unfinished source tasks; restarts left: %d"
 
 
 class LocalExecutor(BaseExecutor):
-    """Runs a pipeline on this machine. The outputs come in the order of the source.
+    """Runs a pipeline on this machine and returns the outputs in the order of the source.
 
-    With one worker everything runs in the calling thread, one task tree at a time: exceptions keep the user's
-    traceback and breakpoints work. Memory holds one tree of tasks and, for each stage, less than one batch, however
-    many tasks the source emits; and the outputs.
+    With one worker, everything runs in the calling thread, one source task and its descendants at a time: exceptions
+    keep the user's traceback, and breakpoints work. Memory holds one source task with its descendants, less than one
+    batch per stage, however many tasks the source emits, and the outputs.
 
-    With more, stages run in as many processes (extra ``parallel``) and the source in the calling thread. Tasks have to
-    pickle then. The processes are started for the run, when there is work for them, and are gone after it. Where one
-    dies, all of them start again with what is not finished, and outputs of after that come last.
+    With more workers, stages run in that many processes (extra ``parallel``), and the source runs in the calling
+    thread. Tasks must then pickle. The processes start when the run has work for them, and end with it. If one dies,
+    all of them restart with the unfinished source tasks, and the outputs made after that come last.
 
     Args:
-        workers: How many processes may work at once; 1 for none but this one.
-        max_restarts: How often they may start again in a run. Until a source task is finished the driver keeps it for
-            that; 0 keeps none.
-        fuse: Whether neighbouring stages share a process; see `Plan.explain`. Says nothing where there is one worker.
-        bundle: Whether several batches are sent to a process at once. As `fuse`.
+        workers: How many processes may work at once; 1 uses only the calling process.
+        max_restarts: How often the processes may restart in a run. For this, the driver keeps each source task until
+            it is finished; 0 keeps none.
+        fuse: Whether neighboring stages share a process; see `Plan.explain`. Has no effect with one worker.
+        bundle: Whether several batches are sent to a process at once. Has no effect with one worker.
 
     Raises:
-        ExecutorError: A number that makes no sense, or the extra is not installed.
+        ExecutorError: An invalid number, or the extra is not installed.
     """
 
     def __init__(self, workers: int = 1, max_restarts: int = 3, *, fuse: bool = True, bundle: bool = True) -> None:
@@ -116,16 +116,16 @@ class LocalExecutor(BaseExecutor):
         total: int | None,
         source: BaseStageAdapter | None = None,
     ) -> None:
-        """Have processes work on tasks, and others again on what they did not finish since one died.
+        """Process tasks in worker processes; if one dies, restart them with the unfinished source tasks.
 
         Args:
             run: The run.
             groups: The groups of stages, without the source.
             tasks: The tasks for the first group, as they are made.
-            total: How many they are; None where a source makes them.
+            total: How many tasks there are; None if a source makes them.
             source: That source.
         """
-        from curator_core.processes.flow import Flow  # noqa: PLC0415 - multiprocessing, which a run in this process spares
+        from curator_core.processes.flow import Flow  # noqa: PLC0415 - multiprocessing, not needed for a run in this process
 
         made, restarts_left = tasks, self.max_restarts
         while True:
@@ -143,7 +143,7 @@ class LocalExecutor(BaseExecutor):
             if source is None:
                 tasks, total = iter(again), len(again)
             else:
-                source.bind(run.context, run.report)  # what it reports is of this epoch
+                source.bind(run.context, run.report)  # its reports carry the new epoch
                 tasks = chain(again, made)
 
     def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
@@ -156,7 +156,7 @@ class LocalExecutor(BaseExecutor):
 def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ExecutorError(
-            f"this number of {field.removeprefix('max_')} makes no sense",
+            f"invalid number of {field.removeprefix('max_')}",
             field=field,
             given=value,
             expected=f"a whole number, {least} or more",
@@ -165,11 +165,11 @@ def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:
 
 
 def _check_installed(workers: int) -> None:
-    from importlib.util import find_spec  # noqa: PLC0415 - only for who asks for processes
+    from importlib.util import find_spec  # noqa: PLC0415 - only needed with several workers
 
     if find_spec("loky") is None:
         raise ExecutorError(
-            "more than one worker needs the package loky, which is not installed",
+            "more than one worker requires the package loky, which is not installed",
             field="workers",
             given=workers,
             expected="curator-core with its extra 'parallel'",

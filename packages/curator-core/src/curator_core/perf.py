@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Performance of one batch, as it is attached to the tasks that came out of it."""
+"""Performance of one batch, as attached to its output tasks."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ BYTES_PER_MB = 1_000_000  # SI megabytes, as `input_data_size_mb` says
 
 @dataclass(frozen=True, slots=True)
 class StagePerfStats:
-    """How one batch went in one stage. All its output tasks share the same record.
+    """Performance of one batch in one stage. All output tasks of the batch share the record.
 
-    Two of them add up, and ``sum()`` works: times, sizes, items and custom metrics are added, the
-    start is the earlier one, and an id stays only where both agree.
+    Records can be added, and ``sum()`` works: times, sizes, items, and custom metrics are added, the start is the
+    earlier one, and an id is kept only if both agree.
 
     Because the tasks of a batch share a record, summing over tasks counts a batch once for each of its
-    tasks. The totals of a run are on `RunResult.stages`, which counts every batch once.
+    tasks. The totals of a run are in `RunResult.stages`, which counts every batch once.
 
     Attributes:
         stage_name: Name of the stage.
         process_time: Seconds in the stage's code.
         actor_idle_time: Seconds that the worker waited for this batch since its last one.
-        input_data_size_mb: Input payload in MB (10**6 bytes) where the tasks know their size, else 0.
+        input_data_size_mb: Input payload in MB (10**6 bytes) if the tasks know their size, otherwise 0.
         num_items_processed: Sum of ``num_items`` over the input tasks.
-        custom_metrics: What the stage recorded through ``self.metrics``; numbers or text.
-        start_time_unix_ns: When the batch began, nanoseconds since the Unix epoch.
-        startup_time: Seconds of the worker's set-up; on its first batch only.
+        custom_metrics: The metrics that the stage recorded through ``self.metrics``; numbers or strings.
+        start_time_unix_ns: When the batch began, in nanoseconds since the Unix epoch.
+        startup_time: Seconds of the worker's setup; on its first batch only.
         worker_id: The worker.
         node_id: The node that the worker ran on.
         batch_id: The batch; the same in every run on the same input.
@@ -54,7 +54,7 @@ class StagePerfStats:
     batch_id: str = ""
 
     def __post_init__(self) -> None:
-        # The record is shared by many tasks: nobody may change it for the others.
+        # Many tasks share the record: it must not change.
         object.__setattr__(self, "custom_metrics", MappingProxyType(dict(self.custom_metrics)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,16 +87,16 @@ class StagePerfStats:
 
     @property
     def end_time_unix_ns(self) -> int:
-        """When the batch ended, nanoseconds since the Unix epoch; 0 where the start is not known."""
+        """When the batch ended, in nanoseconds since the Unix epoch; 0 if the start is unknown."""
         return self.start_time_unix_ns and self.start_time_unix_ns + round(self.process_time * 1e9)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
+        """Return all fields as plain values."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return values | {"custom_metrics": dict(self.custom_metrics)}
 
     def items(self) -> list[tuple[str, float]]:
-        """The numbers only, as pairs; custom metrics under ``custom.<name>``."""
+        """Return only the numbers, as pairs; custom metrics under ``custom.<name>``."""
         numbers: list[tuple[str, float]] = [
             ("process_time", self.process_time),
             ("actor_idle_time", self.actor_idle_time),
@@ -118,10 +118,10 @@ def _add_metrics(a: Mapping[str, float | str], b: Mapping[str, float | str]) -> 
 
 
 class StageMetrics:
-    """What a stage records about the batch it is working on: ``self.metrics`` inside a stage.
+    """Metrics that a stage records about its current batch: ``self.metrics`` inside a stage.
 
-    Values belong to one batch. They end up in its report and in the ``custom_metrics`` of its tasks,
-    also when the batch fails.
+    Values belong to one batch. They appear in its report and in the ``custom_metrics`` of its tasks,
+    even if the batch fails.
     """
 
     __slots__ = ("_values",)
@@ -130,13 +130,13 @@ class StageMetrics:
         self._values: dict[str, float | str] = {}
 
     def add(self, name: str, value: float = 1) -> None:
-        """Add to a count; it begins at 0 with each batch."""
+        """Add to a count, which begins at 0 with each batch."""
         name = str(name)
         mine, more = self._values.get(name, 0), _checked(name, value)
         self._values[name] = more if isinstance(mine, str) or isinstance(more, str) else mine + more
 
     def set(self, name: str, value: float | str) -> None:
-        """Set a value, a number or a short text; the last one of a batch stays."""
+        """Set a value, a number or a short string; the last value in a batch is kept."""
         self._values[str(name)] = _checked(name, value)
 
     @contextmanager
@@ -149,16 +149,16 @@ class StageMetrics:
             self.add(name, time.perf_counter() - start)
 
     def go_on(self, values: Mapping[str, float | str]) -> None:
-        """Go on from what was recorded of the same batch elsewhere."""
+        """Continue with the values that were recorded for the same batch elsewhere."""
         self._values = dict(values)
 
     def copy_into(self, values: dict[str, float | str]) -> None:
-        """Copy what has been recorded so far."""
+        """Copy the values recorded so far."""
         if self._values:
             values.update(self._values)
 
     def take(self) -> dict[str, float | str]:
-        """What was recorded since the last call; forgets it. Not to be written to: it may be shared."""
+        """Return and reset the values recorded since the last call. Do not modify them: they may be shared."""
         if not self._values:
             return _NOTHING
         values, self._values = self._values, {}
@@ -166,15 +166,15 @@ class StageMetrics:
 
 
 _PLAIN = (bool, int)
-_NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing, and nobody writes into it
+_NOTHING: dict[str, float | str] = {}  # shared: most batches record nothing; never written to
 
 
 def _checked(name: str, value: Any) -> float | str:
     if isinstance(value, str):
-        return str.__str__(value)  # also of an enumeration's: what is reported is made of plain values
+        return str.__str__(value)  # also for members of a str enumeration: reports are made of plain values
     if isinstance(value, int):
         return value if value.__class__ in _PLAIN else int(value)
     try:
-        return float(value)  # numbers of numpy and the like
+        return float(value)  # numbers of numpy and similar libraries
     except (TypeError, ValueError):
-        raise TypeError(f"metric {name!r} is to be a number or a text, and not {type(value).__name__}") from None
+        raise TypeError(f"metric {name!r} must be a number or a string, not {type(value).__name__}") from None

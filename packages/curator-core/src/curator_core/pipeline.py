@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline: a name and some stages."""
+"""A pipeline: a name and a list of stages."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "find_installed"]
 
 
-# What the packages of this project are found under.
+# The names under which this project's own packages register.
 _PACKAGES = {"executor": {"xenna": "curator-xenna"}, "observer": {"otel": "curator-otel"}}
 
 
 class Pipeline:
-    """Some stages in order, under a name.
+    """A named sequence of stages.
 
     Args:
-        name: Shown in logs, progress and traces.
+        name: Shown in logs, progress, and traces.
         stages: The stages; more can be added.
-        description: For people.
+        description: A description for human readers.
 
     Raises:
-        PipelineError: A name that is no text, or stages that are no list.
+        PipelineError: The name is empty or not a string, or the stages are not iterable.
     """
 
     def __init__(self, name: str, stages: Iterable[ProcessingStage[Any, Any]] = (), description: str = "") -> None:
@@ -50,26 +50,26 @@ class Pipeline:
         self.stages: list[ProcessingStage[Any, Any]] = list(stages)
 
     def add_stage(self, stage: ProcessingStage[Any, Any]) -> Self:
-        """Add a stage at the end; calls can be chained."""
+        """Add a stage at the end, and return the pipeline, so that calls can be chained."""
         self.stages.append(stage)
         return self
 
     def describe(self) -> str:
-        """The compiled pipeline, one line a stage."""
+        """Describe the compiled pipeline, one line per stage."""
         text = self.compile().describe()
         return f"{text}\n{self.description}" if self.description else text
 
     def compile(self, *, fed: bool | None = None, executor: BaseExecutor | str | None = None) -> Plan:
-        """Check the pipeline and read its stages; changes nothing here.
+        """Check the pipeline and read its stages, without changing them.
 
         Args:
-            fed: Whether it is to be run with initial tasks; see `Plan.from_stages`.
-            executor: Who is to run it: what that would send to other processes is checked as well. Without one the
-                pipeline is checked for a run in this process.
+            fed: Whether the pipeline will run with initial tasks; see `Plan.from_stages`.
+            executor: The executor that will run it: the stages that it sends to other processes are checked too.
+                Without one, the pipeline is checked for a run in this process.
 
         Raises:
-            PipelineError: It cannot run as it is; see `Plan.from_stages`.
-            StageDefinitionError: A stage that cannot run as it is written, or cannot be sent where it is to run.
+            PipelineError: The pipeline cannot run as it is; see `Plan.from_stages`.
+            StageDefinitionError: A stage cannot run as it is written, or cannot be sent to its process.
             ExecutorError: No executor of that name is installed.
         """
         plan = Plan.from_stages(self.stages, self.name, fed=fed)
@@ -94,27 +94,26 @@ class Pipeline:
         """Compile and run.
 
         Args:
-            executor: Who runs it: an executor, the name of an installed one such as ``"xenna"``, or None
-                for `LocalExecutor`.
-            initial_tasks: What the first stage is given; None where it is a source.
-            observers: Who watches: observers, or names of installed ones such as ``"progress"``.
-            on_error: ``"raise"``, ``"skip"`` or a `DeadLetter`; see `BaseExecutor.execute`.
-            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given. None ends the
-                run where a stage fails on all of its first 100 tasks; ``math.inf`` for any number.
-            checkpoint: Where finished source tasks are remembered, so that a later run leaves them out.
-            collect: Whether the outputs are wanted in the result.
-            start_at: The stage that the initial tasks are given to, which keep their ids: for those that
-                `curator_core.deadletter.load` gives back.
-            shard: Which part of the source this run has: ``(index, count)``, or ``"auto"`` in an array job of Slurm,
-                AWS Batch, Kubernetes and others. The runs of all shards share the source without overlap, and each has
-                a checkpoint of its own below the given one.
+            executor: An executor, the name of an installed one such as ``"xenna"``, or None for `LocalExecutor`.
+            initial_tasks: The input of the first stage; None if it is a source.
+            observers: Observers of the run, or names of installed ones such as ``"progress"``.
+            on_error: ``"raise"``, ``"skip"``, or a `DeadLetter`; see `BaseExecutor.execute`.
+            max_failures: How many tasks may fail, as a number, or as a share of a stage's input tasks. With None, the
+                run ends if a stage fails on all of its first 100 tasks; ``math.inf`` allows any number.
+            checkpoint: Where finished source tasks are recorded, so that a later run skips them.
+            collect: Whether the result includes the outputs.
+            start_at: The stage that receives the initial tasks, which keep their ids: for tasks from
+                `curator_core.deadletter.load`.
+            shard: The share of the source that this run processes: ``(index, count)``, or ``"auto"`` in an array job
+                of Slurm, AWS Batch, Kubernetes, and others. The runs of all shards split the source without overlap,
+                and each has its own checkpoint below the given one.
             shutdown_grace_s: Seconds that the run may take to end after SIGTERM or SIGUSR1; see `BaseExecutor.execute`.
 
         Raises:
             PipelineError: The pipeline cannot run as it is.
             ExecutorError: No executor or observer of that name is installed.
-            RunError: Something went wrong while it ran.
-            RunStopped: SIGTERM or SIGUSR1 came while it ran.
+            RunError: Something went wrong during the run.
+            RunStopped: The process received SIGTERM or SIGUSR1 during the run.
         """
         plan = self.compile(fed=initial_tasks is not None)
         if start_at is not None:
@@ -145,54 +144,54 @@ def _check_arguments(name: Any, stages: Any) -> None:
             "a pipeline needs a name",
             field="name",
             given=name,
-            expected="a text that is not empty",
-            hint='the name comes first: Pipeline("name", stages)',
+            expected="a non-empty string",
+            hint='pass the name first: Pipeline("name", stages)',
         )
     if not isinstance(stages, Iterable):
         raise PipelineError(
-            "these are no stages",
+            "not a list of stages",
             field="stages",
             given=stages,
             expected="a list of stages",
-            hint="write stages=[stage]",
+            hint="pass stages=[stage]",
         )
 
 
 def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
-    """The plan from one of its stages on."""
+    """Return the plan from one of its stages on."""
     names = [view.name for view in plan.stages]
     if name not in names:
-        raise PipelineError(f"there is no stage '{name}' to start at", given=name, **unknown_name("stage", name, names))
+        raise PipelineError(f"cannot start at unknown stage '{name}'", given=name, **unknown_name("stage", name, names))
     if initial_tasks is None:
         raise PipelineError(
-            "a run that starts at a stage needs tasks for it",
+            "start_at requires initial tasks",
             field="start_at",
             given=name,
-            expected="initial_tasks beside it",
-            hint="give it what curator_core.deadletter.load(path, stage=…) gives",
+            expected="initial_tasks for the stage",
+            hint="pass initial_tasks=curator_core.deadletter.load(path, stage=…)",
         )
     stages = [view.stage for view in plan.stages[names.index(name) :]]
     return Plan.from_stages(stages, plan.name, fed=True)
 
 
 def find_installed(kind: str, name: str) -> Any:
-    """What an installed package offers under a name.
+    """Return the object that an installed package registers under a name.
 
     Args:
         kind: ``"executor"`` or ``"observer"``.
         name: Its name in the entry points ``curator.executors`` or ``curator.observers``.
 
     Raises:
-        ExecutorError: Nothing of that name is installed, or it cannot be imported.
+        ExecutorError: Nothing is installed under that name, or it cannot be imported.
     """
-    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms, for names given as text only
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms, needed only for names given as strings
 
     found = entry_points(group=f"curator.{kind}s")
     if name not in found.names:
         details = unknown_name(kind, name, found.names)
         meant = nearest(name, {*found.names, *_PACKAGES[kind]})
         if meant is not None and meant not in found.names:
-            details["hint"] = f"python -m pip install {_PACKAGES[kind][meant]}, which has the {kind} {meant!r}"
+            details["hint"] = f"python -m pip install {_PACKAGES[kind][meant]}, which provides the {kind} {meant!r}"
         raise ExecutorError(f"no {kind} '{name}' is installed", given=name, **details)
     try:
         return found[name].load()
@@ -202,7 +201,7 @@ def find_installed(kind: str, name: str) -> Any:
             field=name,
             given=found[name].value,
             expected="a package that works in this environment",
-            hint="its own traceback is shown above this one; reinstall what is missing",
+            hint="see the traceback above this one, and reinstall what is missing",
         ) from exc
 
 
@@ -210,7 +209,7 @@ def _executor(given: Any) -> Any:
     chosen = _instance("executor", given)
     if isinstance(chosen, type) or not hasattr(chosen, "execute"):
         raise ExecutorError(
-            "this cannot run a pipeline",
+            "not an executor",
             field="executor",
             given=chosen,
             expected="an executor, or the name of an installed one",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves behind."""
+"""The result of a run: its outputs and its totals."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ __all__ = ["Accounting", "RunResult", "RunState"]
 
 RunState: TypeAlias = Literal["complete", "failed", "interrupted", "terminated", "preempted"]
 
-_WIDTH = 120  # columns of a terminal that the table is to fit into
-_SHORTEST_NAME = 12  # what is left of a stage's name, where counts are so long that the table does not fit
+_WIDTH = 120  # columns of the terminal that the table should fit
+_SHORTEST_NAME = 12  # characters left of a stage's name if long counts make the table too wide
 _LINE_LIMIT = 120  # characters of an error that the summary shows
-_NODES_LIMIT = 4  # whose clocks the summary shows: those that differ most
+_NODES_LIMIT = 4  # nodes whose clocks the summary shows: those that differ most
 _IDS_LIMIT = 5  # source tasks that the summary names
-_ACCOUNTS = (
-    "accounts add up: in = passed + filtered + failed in each stage, and what came out of one went into the next"
-)
-_RESUMED = ", but for what an earlier run had finished"
-_ELSEWHERE = ", but for what other shards have"
+_ACCOUNTS = "no tasks lost: in = passed + filtered + failed in each stage, and each output went into the next stage"
+_RESUMED = ", except those that an earlier run finished"
+_ELSEWHERE = ", except those of other shards"
 
 
 class Accounting(NamedTuple):
-    """What became of the source tasks of a run, by their ids.
+    """The source tasks of a run by outcome, with their ids.
 
     Attributes:
-        admitted: How many were to be worked on.
-        resumed: Those that an earlier run with the same checkpoint had finished, and that were left out.
+        admitted: How many source tasks the run had to process.
+        resumed: Source tasks that were skipped because an earlier run with the same checkpoint finished them.
         failed: By stage, the tasks that failed for good in it.
-        restarts: How often the engine was started again, since it had lost some of the work.
-        unfinished: Those of which something was still to be done when the run ended; none on a good run.
-        shard: Index and count, where the run had only a part of the source.
-        elsewhere: How many source tasks were left to the other shards.
+        restarts: How often the engine restarted because it had lost some of the work.
+        unfinished: Source tasks with work left when the run ended; empty after a complete run.
+        shard: Index and count, if the run processed only a shard of the source.
+        elsewhere: How many source tasks belong to the other shards.
     """
 
     admitted: int = 0
@@ -51,29 +49,29 @@ class Accounting(NamedTuple):
 
     @property
     def finished(self) -> int:
-        """How many of those admitted are finished."""
+        """How many of the admitted source tasks are finished."""
         return self.admitted - len(self.unfinished)
 
 
 class RunResult(list[Any]):
-    """The output tasks of a run, and its accounts.
+    """The output tasks of a run, with its totals.
 
-    The order of the tasks is that of the pipeline on `LocalExecutor`, and that of completion elsewhere.
+    With `LocalExecutor`, the tasks are in the order of the source; with others, in the order of completion.
 
     Attributes:
         run_id: 32 hex digits.
         pipeline_name: Name of the pipeline.
-        wall_time_s: Seconds from start to end, set-up of the engine included.
-        stages: What each stage did.
-        complete: Whether the run came to its end.
-        state: How the run ended: ``"complete"``, ``"failed"``, ``"interrupted"`` (Ctrl-C), ``"terminated"`` (SIGTERM)
+        wall_time_s: Seconds from start to end, including the setup of the engine.
+        stages: The totals of each stage.
+        complete: Whether the run completed.
+        state: How the run ended: ``"complete"``, ``"failed"``, ``"interrupted"`` (Ctrl-C), ``"terminated"`` (SIGTERM),
             or ``"preempted"`` (SIGUSR1).
-        lost: Where the counts do not add up, in words; empty on a good run.
-        verdict: What held the run up, and what to change.
-        clock_offsets: By node, the seconds that were added to the times in its reports, since its clock differs from
-            the driver's: the last estimate. Only nodes that were corrected; empty on one machine.
-        accounting: What became of each source task.
-        trace_id: The trace that an observer wrote, 32 hex digits; empty where none did.
+        lost: Where the counts do not add up, in words; empty if no tasks were lost.
+        verdict: The bottleneck of the run, and how to fix it.
+        clock_offsets: By node, the seconds added to the times in its reports to correct for the difference between its
+            clock and the driver's: the last estimate. Only nodes that were corrected; empty on one machine.
+        accounting: The outcome of the source tasks.
+        trace_id: The trace that an observer wrote, 32 hex digits; empty if none did.
     """
 
     def __init__(
@@ -105,7 +103,7 @@ class RunResult(list[Any]):
         self.trace_id = ""
 
     def summary(self) -> str:
-        """The run as a text table, and whether its accounts add up: where they do not, what is missing."""
+        """Return the run as a text table, and whether its counts add up: if they do not, what is missing."""
         state = "" if self.complete else f" (ended early: {self.state})"
         run = f"run {self.run_id}" + (f", trace {self.trace_id}" if self.trace_id not in ("", self.run_id) else "")
         count = max(len(self), self.stages[-1].tasks_out if self.stages else 0)  # they may not have been collected
@@ -119,7 +117,7 @@ class RunResult(list[Any]):
         for stage in self.stages:
             if stage.first_error:
                 failed = _counted(stage.tasks_failed, "task")
-                lines.append(f"'{stage.name}' failed on {failed}, first with {_first_line(stage.first_error)}")
+                lines.append(f"'{stage.name}' failed on {failed}; first error: {_first_line(stage.first_error)}")
         lines += _about_sources(self.accounting)
         if self.clock_offsets:
             lines.append(f"clocks corrected: {_shown_offsets(self.clock_offsets)}")
@@ -131,7 +129,7 @@ class RunResult(list[Any]):
 
 
 def _table(summaries: Sequence[StageSummary]) -> str:
-    """The summaries as a text table, one line a stage: what came in, what became of it, and what came out."""
+    """Return the totals as a text table, one line per stage: its inputs, their outcomes, and its outputs."""
     header = ("batches", "in", "passed", "filtered", "failed", "out", "process s", "idle s", "start-up s", "items/s")
     rows = [header, *map(_row, summaries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -166,21 +164,21 @@ def _row(stage: StageSummary) -> tuple[str, ...]:
 
 
 def _about_sources(accounting: Accounting) -> list[str]:
-    """What is to be said of the source tasks, where something is."""
+    """Describe the source tasks that were skipped, left to other shards, or not finished."""
     lines = []
     if accounting.shard is not None:
         index, count = accounting.shard
         left = _counted(accounting.elsewhere, "source task")
-        lines.append(f"shard {index} of {count} (from 0): {left} left to the others")
+        lines.append(f"shard {index} of {count} (from 0): {left} left to the other shards")
     if accounting.resumed:
-        lines.append(f"left out: {_counted(len(accounting.resumed), 'source task')} that earlier runs have finished")
+        lines.append(f"skipped: {_counted(len(accounting.resumed), 'source task')} that earlier runs finished")
     if accounting.restarts:
         lines.append(
-            f"the engine was started again {_counted(accounting.restarts, 'time')}, since it had lost some work"
+            f"the engine restarted {_counted(accounting.restarts, 'time')} because it had lost some of the work"
         )
     if accounting.unfinished:
         some = f"{len(accounting.unfinished):,} of {_counted(accounting.admitted, 'source task')}"
-        lines.append(f"not finished: {some}{_shown_ids(accounting.unfinished)}")
+        lines.append(f"unfinished: {some}{_shown_ids(accounting.unfinished)}")
     return lines
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run as its executor sees it: where reports go in, and outputs are gathered."""
+"""One run as its executor sees it: where reports go in and outputs are collected."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _SHOWN = 10  # source tasks that an error names
 
 
 class Run:
-    """One run as its executor sees it: where reports go in, and outputs are gathered.
+    """One run as its executor sees it: where reports go in and outputs are collected.
 
-    Not for stages, and not for workers: it lives in the driver. Calls must come from one thread at a time.
+    Not for stages or workers: it lives in the driver. Calls must come from one thread at a time.
 
     Attributes:
-        plan: What is run.
-        context: What adapters are bound to.
+        plan: The plan that is run.
+        context: The context that adapters are bound to.
         outputs: The output tasks so far.
         fed: Tasks handed to the first stage so far.
         clock_offsets: As in `RunResult`, from an executor whose workers are on several nodes.
@@ -70,7 +70,7 @@ class Run:
     ) -> None:
         letters, last = settings.letters, len(plan.stages) - 1
         self.context = RunContext(
-            run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence stays as it was
+            run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence is not disturbed
             on_error="raise" if settings.on_error == "raise" else "skip",
             letter_bytes=None if letters is None else letters.max_bytes,
             manifests_of=-1 if settings.checkpoint is None else last,
@@ -90,7 +90,7 @@ class Run:
         self._failures = Failures(settings, self._ledger, plan.name, self._trace_id)
         self._resumed: list[str] = []
         self._held: dict[str, Any] = {}
-        # In one process the accounts say it all; a report there is to cost next to nothing.
+        # In one process the totals are sufficient, and a report should cost next to nothing.
         self._activity = None if in_process else Activity(len(plan.stages))
         self._observers = tuple(observers)
         self._failed_observers = set[int]()
@@ -100,12 +100,12 @@ class Run:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold what the run writes by itself: its checkpoint, and its dead letters.
+        """Open the files that the run writes on its own: its checkpoint and its dead letters.
 
         Raises:
-            ConfigurationError: The checkpoint is another pipeline's, or another run has it; or files of another run are
-                in a directory where the last stage puts several tasks in a file.
-            DataError: It cannot be read or written.
+            ConfigurationError: The checkpoint belongs to another pipeline, or another run is using it; or the last
+                stage puts several tasks in a file, and its directory contains files of another run.
+            DataError: The files cannot be read or written.
         """
         with ExitStack() as held:
             if self._checkpoint is not None:
@@ -127,28 +127,28 @@ class Run:
         return commits
 
     def close_anyway(self, ended_by: BaseException) -> None:
-        """Close what is open after a failure, which the caller has to see, and not that this fails as well."""
+        """Close what is open after a failure; errors of closing must not hide that failure from the caller."""
         with suppress(Exception):
             self._failures.close()
         if self._store is not None:
             try:
                 self._store.close()
-            except Exception as exc:  # noqa: BLE001 - told beside it
-                ended_by.add_note(f"and the checkpoint could not be closed well: {exc}")
+            except Exception as exc:  # noqa: BLE001 - added as a note
+                ended_by.add_note(f"closing the checkpoint failed too: {exc}")
 
     def new_names(self) -> RootNames:
-        """What names source tasks: by content, where another run has to know them as well."""
+        """Return the names for source tasks: by content if other runs have to recognize the tasks."""
         return RootNames(by_content=self._checkpoint is not None or self._shard is not None)
 
     def admit(self, tasks: Iterable[Any]) -> Generator[Any, None, None]:
-        """The source tasks to work on: those of this shard that no earlier run with this checkpoint has finished.
+        """Yield the source tasks to process: those of this shard that no earlier run with this checkpoint finished.
 
         Args:
-            tasks: The source tasks, named. A generator is closed with this one.
+            tasks: The source tasks, with their ids. A generator is closed with this one.
 
         Raises:
-            PipelineError: A source stage's own task, where there is a checkpoint or a shard: its outputs are never seen
-                here.
+            PipelineError: With a checkpoint or a shard, a source stage's own task, because its outputs are made on a
+                worker and never seen here.
         """
         with closing(tasks) if isinstance(tasks, Generator) else nullcontext():
             for task in tasks:
@@ -180,9 +180,9 @@ class Run:
         self._tell("on_run_start", info)
 
     def report(self, report: BatchReport | WorkerReport) -> None:
-        """Enter a report, and show it to the observers."""
+        """Count a report, and show it to the observers."""
         if isinstance(report, BatchReport):
-            if report.epoch != self.context.epoch:  # of an engine that was given up: what it was about begins again
+            if report.epoch != self.context.epoch:  # from an abandoned engine: its tasks are processed again
                 report = report._replace(inputs=report.inputs.all_as("retried"))
             self._ledger.on_batch(report)
             if report.error is not None:
@@ -203,19 +203,20 @@ class Run:
         if self._activity is not None:
             self._activity.on_worker(report)
         if report.event == "ended" and report.error is not None:
-            # Nobody raises it, since the work is done; a stage that writes at the end may have lost some of it.
+            # Nothing raises it, because the work is done; a stage that writes at the end may have lost some of it.
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
     def announce(self, task_id: str, *, may_drop: bool) -> Callable[[], None]:
-        """Enter that the outputs of an input go on, and are reported before it is.
+        """Record that the outputs of an input are passed on, and are reported before the input is.
 
         Args:
-            task_id: The input.
-            may_drop: Whether what becomes of the outputs may be taken back.
+            task_id: The id of the input.
+            may_drop: Whether the outcomes of the outputs may be subtracted again.
 
         Returns:
-            Takes it back, in an executor that works on nothing else meanwhile. Observers have seen it.
+            A function that subtracts them, for an executor that processes nothing else meanwhile. Observers have
+            seen them.
         """
         take_back_sources = self._sources.announce(task_id)
         if not may_drop:
@@ -229,24 +230,24 @@ class Run:
         return take_back
 
     def hold(self, tasks: Iterable[Any] = ()) -> None:
-        """Keep source tasks until they are finished, so that `begin_again` can give them back.
+        """Keep source tasks until they are finished, so that `begin_again` can return them.
 
-        To be called before any of them is worked on.
+        Call it before any of them is processed.
 
         Args:
-            tasks: Those that have been admitted already; any that are admitted from now on are kept as well.
+            tasks: Those that have been admitted already; any that are admitted from now on are kept too.
         """
         self._held = {state_of(task)[0]: task for task in tasks}
         self._sources.may_begin_again = True
 
     def begin_again(self) -> list[Any]:
-        """The engine has lost some of the work: what is not finished counts for nothing, and begins from the start.
+        """Restart unfinished source tasks after the engine has lost some of the work: their counts are subtracted.
 
-        Stages run in processes of their own from now on, since it may have been a task that killed a worker: one that
-        does so then costs a process of its stage.
+        From now on stages run in their own processes, because a task may have killed the worker: one that does it
+        again costs only a process of its stage.
 
         Returns:
-            The source tasks that are held and not finished; reports are to be of the next epoch from now on.
+            The unfinished source tasks; from now on, reports must have the next epoch.
         """
         self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
         if self._commits is not None:
@@ -260,14 +261,14 @@ class Run:
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether something of the source tasks is still to be done."""
+        """Whether some source tasks are not finished."""
         return bool(self._sources.unfinished)
 
     def _is_open(self, task_id: str) -> bool:
         return self._sources.source_of(task_id) is not None
 
     def _keep(self, finished: Sequence[Finished]) -> None:
-        """Remember that source tasks are finished, but not those of which something failed and is to be run again."""
+        """Record that source tasks are finished, except those with failures that a later run must retry."""
         if self._held:
             for each in finished:
                 self._held.pop(each.source_id, None)
@@ -275,8 +276,8 @@ class Run:
             return
         skips = self.context.on_error == "skip"
         if skips and any(each.failed for each in finished):
-            self._failures.wait()  # "failed, and kept" is to be true when it is written down
-        # A scheduler signals all processes of a job: what failed since then may have failed because of that.
+            self._failures.wait()  # a task must be kept before it is recorded as failed and kept
+        # A scheduler signals all processes of a job: tasks that failed since then may have failed because of that.
         skips = skips and not self.stop.signal
         for each in finished:
             if skips or not each.failed:
@@ -285,14 +286,14 @@ class Run:
         self._store.write()
 
     def lost(self) -> list[str]:
-        """Where tasks are missing from the counts, in words; empty where all add up."""
+        """Describe where tasks are missing from the counts; empty if everything adds up."""
         return self._ledger.lost(self.fed, len(self._resumed) + self._elsewhere)
 
     def settle(self) -> None:
-        """Everything has been worked on: see that all is written, and that nothing is missing.
+        """Ensure after the work is done that everything is written and no task is missing.
 
         Raises:
-            TasksLostError: The counts do not add up, and the run is to end at a failure.
+            TasksLostError: The counts do not add up, and failures end the run.
             DataError: The checkpoint or a dead letter cannot be written.
         """
         self._failures.flush()
@@ -302,13 +303,13 @@ class Run:
         if lost and self.context.on_error == "raise":
             raise TasksLostError(
                 f"the run lost tasks: {'; '.join(lost)}",
-                given=f"source tasks not finished: {self._sources.unfinished[:_SHOWN]}",
-                expected="in = passed + filtered + failed in each stage, and what comes out of one goes into the next",
-                hint="run it again; what was complete is in this error's `result`",
+                given=f"unfinished source tasks: {self._sources.unfinished[:_SHOWN]}",
+                expected="in = passed + filtered + failed in each stage, and each output goes into the next stage",
+                hint="run it again; the completed outputs are in this error's `result`",
             )
 
     def finish(self, error: BaseException | None) -> RunResult:
-        """Close the accounts, and tell the observers that the run is over."""
+        """Make the result, and tell the observers that the run is over."""
         result = RunResult(
             [*self.outputs, *self._earlier_outputs()],
             run_id=self.context.run_id,
@@ -337,7 +338,7 @@ class Run:
         return result
 
     def _earlier_outputs(self) -> list[Any]:
-        """What earlier runs have written of the source tasks that were left out in this one."""
+        """Return what earlier runs wrote for the source tasks that this run skipped."""
         if self._store is None or not self.context.collect:
             return []
         made, resumed = [], set(self._resumed)
@@ -349,9 +350,9 @@ class Run:
         return made
 
     def _trace_id(self) -> str:
-        """The trace that an observer writes, if one does."""
+        """Return the id of the trace that an observer writes, if one does."""
         for observer in self._observers:
-            with suppress(Exception):  # as in `_tell`: what it says is worth less than the run
+            with suppress(Exception):  # as in `_tell`: an observer must not fail the run
                 if trace_id := observer.trace_of(self.context.run_id):
                     return trace_id
         return ""
@@ -361,9 +362,9 @@ class Run:
             if self._activity is None:
                 return judge(self._ledger.evidence())
             return judge(self._activity.evidence(self._ledger.stage_evidence()))
-        except Exception:  # what came of the run matters more
-            logger.exception("what held the run up cannot be said")
-            return Verdict("unclear", reason="what held the run up cannot be said: see the log")
+        except Exception:  # the result of the run matters more
+            logger.exception("could not determine the bottleneck of the run")
+            return Verdict("unclear", reason="could not determine the bottleneck: see the log")
 
     def _tell(self, method: str, *args: Any) -> None:
         for observer in self._observers:
@@ -376,25 +377,25 @@ class Run:
                 check_failure(exc)
                 self._failed_observers.add(id(observer))
                 if not is_silenced:
-                    logger.exception("observer %s failed in %s; the run goes on without it", observer, method)
+                    logger.exception("observer %s failed in %s; the run continues without it", observer, method)
 
 
 class _Uncollected(list[Any]):
-    """Takes outputs and keeps none."""
+    """A list that discards the outputs added to it."""
 
     def __iadd__(self, tasks: Iterable[Any]) -> _Uncollected:  # type: ignore[misc]  # narrower than that of list
         return self
 
     def append(self, task: Any) -> None:
-        """Not kept."""
+        """Discard the task."""
 
     def extend(self, tasks: Iterable[Any]) -> None:
-        """Not kept."""
+        """Discard the tasks."""
 
 
 def _state_after(error: BaseException | None) -> RunState:
-    """How a run has ended."""
-    if isinstance(error, StopSignal):  # of a run that this one is part of
+    """Return the state of a run that ended with an error, or without one."""
+    if isinstance(error, StopSignal):  # of an outer run that this one is part of
         error = error.shutdown.reason(error)
     if isinstance(error, RunStopped):
         return error.state
@@ -404,17 +405,17 @@ def _state_after(error: BaseException | None) -> RunState:
 
 
 def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str, shard: Shard | None) -> OpenCheckpoint:
-    from curator_core.checkpoint import OpenCheckpoint  # noqa: PLC0415 - for runs that keep one
+    from curator_core.checkpoint import OpenCheckpoint  # noqa: PLC0415 - only for runs with a checkpoint
 
     return OpenCheckpoint.open(checkpoint, plan.stages, run_id, shard)
 
 
 def _unseen_source(plan: Plan, field: str) -> PipelineError:
-    what = "what an earlier run has finished" if field == "checkpoint" else "what other shards have"
+    what = "tasks that an earlier run finished" if field == "checkpoint" else "tasks of other shards"
     return PipelineError(
-        f"the source runs on a worker, where nobody can leave out {what}",
+        f"the source runs on a worker, where {what} cannot be skipped",
         stage=plan.stages[0].name,
         field=field,
-        expected="a source that asks for no resources, runtime environment or number of workers, to run in the driver",
-        hint="take those settings from the source, and do what needs them in a stage after it",
+        expected="a source without resources, runtime environment, or number of workers, so that it runs in the driver",
+        hint="remove those settings from the source, and move the work that needs them to a later stage",
     )

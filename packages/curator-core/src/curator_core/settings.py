@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is told beside what to run: what becomes of failures, where it resumes, whether outputs are collected."""
+"""Settings of a run beyond its plan: how to handle failures, where to resume, whether to collect the outputs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 __all__ = ["FailurePolicy", "RunSettings"]
 
 FailurePolicy: TypeAlias = "str | DeadLetter"
-"""``"raise"`` ends the run at the first failure, ``"skip"`` drops what failed, counts it and goes on, and a
-`curator_core.DeadLetter` does that and keeps each task that failed in a file of its own."""
+"""``"raise"`` ends the run at the first failure, ``"skip"`` drops failed tasks, counts them, and continues, and a
+`curator_core.DeadLetter` does the same and keeps each failed task in its own file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """How a run is to be held.
+    """Settings of a run.
 
     Attributes:
-        on_error: What becomes of failures.
-        max_failures: How many tasks may fail, as a number, or as a share of those that a stage was given, above 0 and
-            below 1. More of them end the run. None ends it where a stage fails on all of its first 100 tasks;
-            ``math.inf`` never does.
-        checkpoint: What is kept of finished source tasks; None where a run begins from the start each time.
-        collect: Whether the outputs are wanted in the driver.
-        shard: Which source tasks are this run's; None for all.
-        shutdown_grace_s: How long a run may take to end once its process is asked to, or something failed.
+        on_error: How to handle failures.
+        max_failures: How many tasks may fail, as a number, or as a share, above 0 and below 1, of a stage's input
+            tasks. More failures end the run. With None, the run ends if a stage fails on all of its first 100 tasks;
+            ``math.inf`` allows any number.
+        checkpoint: Where finished source tasks are recorded; None starts each run from the beginning.
+        collect: Whether the driver collects the outputs.
+        shard: The shard of the source that this run processes; None for all source tasks.
+        shutdown_grace_s: Seconds that a run may take to end after its process receives a signal or something failed.
 
     Raises:
-        ConfigurationError: A value that makes no sense.
+        ConfigurationError: A value is invalid.
     """
 
     on_error: FailurePolicy = "raise"
@@ -49,21 +49,21 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip") and self.letters is None:
             raise ConfigurationError(
-                "there is no such failure policy",
+                "unknown failure policy",
                 field="on_error",
                 given=self.on_error,
-                expected="'raise', 'skip' or a DeadLetter",
-                hint="use 'skip' to go on after failures, DeadLetter(path) to keep the tasks that failed as well",
+                expected="'raise', 'skip', or a DeadLetter",
+                hint="use 'skip' to continue after failures, or DeadLetter(path) to keep the failed tasks as well",
             )
         if self.max_failures is not None:
             self._check_limit()
         if not isinstance(self.collect, bool):
             raise ConfigurationError(
-                "this does not say whether outputs are wanted",
+                "invalid value for collect",
                 field="collect",
                 given=self.collect,
                 expected="True or False",
-                hint="collect=False leaves the outputs where the last stage put them",
+                hint="pass collect=False to leave the outputs where the last stage wrote them",
             )
         self._check_grace()
 
@@ -71,11 +71,11 @@ class RunSettings:
         grace: Any = self.shutdown_grace_s
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 < grace < math.inf:
             raise ConfigurationError(
-                "invalid time to shut down",
+                "invalid grace period for shutdown",
                 field="shutdown_grace_s",
                 given=grace,
-                expected="seconds, a number above 0",
-                hint="stay below the time after which the scheduler kills: 30 s on Kubernetes and Slurm by default",
+                expected="a number of seconds above 0",
+                hint="stay below the scheduler's own grace period, by default 30 s on Kubernetes and Slurm",
             )
 
     def _check_limit(self) -> None:
@@ -83,22 +83,22 @@ class RunSettings:
         is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0
         if not (is_count or (isinstance(limit, float) and (0 < limit < 1 or limit == math.inf))):
             raise ConfigurationError(
-                "invalid limit of failures",
+                "invalid limit on failures",
                 field="max_failures",
                 given=limit,
                 expected="a whole number, 0 or more, a share above 0 and below 1, or math.inf",
-                hint="100 stops at the 101st task that fails, 0.01 where more than one in a hundred does",
+                hint="pass 100 to stop at the 101st failed task, or 0.01 to stop when more than 1% of the tasks fail",
             )
         if self.on_error == "raise":
             raise ConfigurationError(
-                "a run that ends at its first failure has no use for a limit",
+                "max_failures has no effect because the run ends at its first failure",
                 field="max_failures",
                 given=limit,
-                expected='on_error="skip" or a DeadLetter beside it',
-                hint="leave max_failures out, or say what becomes of failures",
+                expected='max_failures only with on_error="skip" or a DeadLetter',
+                hint='omit max_failures, or pass on_error="skip"',
             )
 
     @property
     def letters(self) -> DeadLetter | None:
-        """Where failed tasks are kept, if they are."""
+        """The dead letters to keep failed tasks in, if they are kept."""
         return self.on_error if isinstance(self.on_error, DeadLetter) else None

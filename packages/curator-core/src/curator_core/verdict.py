@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a run went, in a sentence."""
+"""Where the time of a run went, in one sentence."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Literal, NamedTuple
 __all__ = ["TOO_SHORT", "Verdict", "VerdictKind"]
 
 VerdictKind = Literal["busy", "equal", "waits", "retries", "transport", "skew", "setup", "too_short", "unclear"]
-"""What a run is held up by: a stage at work, several alike, one that waits for something else than a CPU, failed
-attempts, the way between stages, one batch, set-up; or that cannot be said."""
+"""The bottleneck of a run: a busy stage, several equally busy stages, a stage that waits for something other than a
+CPU, failed attempts, transport between stages, one batch, setup; or unknown, because the run was too short or the cause
+is unclear."""
 
 
 class Verdict(NamedTuple):
     """Where the time of a run went.
 
     Attributes:
-        kind: What held it up.
-        stage: The stage to look at; empty where none can be named.
-        busy_ratio: Share of the run's time in which the workers of that stage were at work, 0 to 1.
-        reason: Why, in words.
-        advice: What to change; empty where nothing is known to help.
+        kind: The kind of bottleneck.
+        stage: The stage to look at; empty if there is no single one.
+        busy_ratio: Share of the run's time in which the workers of that stage were busy, 0 to 1.
+        reason: The explanation, in words.
+        advice: What to change; empty if nothing is known to help.
     """
 
     kind: VerdictKind
@@ -34,4 +35,4 @@ class Verdict(NamedTuple):
         return f"{said}; {self.advice}" if self.advice else said
 
 
-TOO_SHORT = Verdict("too_short", reason="the run was too short to say what held it up")
+TOO_SHORT = Verdict("too_short", reason="run too short to find a bottleneck")

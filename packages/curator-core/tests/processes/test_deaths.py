@@ -73,7 +73,7 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
     source, worked = result.stages
     assert (worked.tasks_in, worked.tasks_out) == (count, count)
     assert (source.tasks_out, source.attempts_retried) == (count, 0)
-    assert "died by EXIT(1) while it had work: starting its work again with the" in caplog.text
+    assert "died by EXIT(1) while it had work: restarting with" in caplog.text
     assert "restarts left: 2" in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_a_stage_that_refuses_a_process_of_its_own_uses_up_the_restarts(caplog):
     with pytest.raises(WorkerDiedError, match="while it had work") as raised:
         Pipeline("p", [work]).run(LocalExecutor(workers=2, max_restarts=2), tasks(*range(4)), on_error="skip")
     assert raised.value.result.accounting.restarts == 2
-    assert caplog.text.count("starting its work again") == 2
+    assert caplog.text.count("restarting with") == 2
     assert "2" in raised.value.result.accounting.unfinished
 
 
