@@ -174,7 +174,7 @@ def test_a_class_that_is_registered_later_is_pickled_from_then_on(monkeypatch):
 )
 def test_of_what_does_not_unpickle_there_is_no_snapshot(task, caplog):
     assert Snapshot.of([task], "decode") is None
-    assert "stage 'decode' cannot be tried again" in caplog.text
+    assert "stage 'decode' cannot be retried" in caplog.text
 
 
 def test_no_attempt_sees_what_another_did_to_a_collection():

@@ -307,7 +307,7 @@ def test_what_does_not_pickle_has_one_attempt(caplog, bad):
     with pytest.raises(StageError, match="told to fail"):
         Pipeline("p", [Changing(1).with_(max_attempts=3)]).run(initial_tasks=[Task(data=[bad])], observers=[recorder])
     assert [(report.attempt, report.is_retried) for report in recorder.batches] == [(1, False)]
-    assert "stage 'Changing' cannot be tried again: its inputs do not pickle" in caplog.text
+    assert "stage 'Changing' cannot be retried: its inputs do not pickle" in caplog.text
 
 
 def test_where_nothing_is_tried_again_nothing_is_pickled():

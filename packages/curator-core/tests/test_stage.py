@@ -211,7 +211,7 @@ def test_a_function_of_a_module_travels_by_name():
 
 @pytest.mark.parametrize("setting", ["batchsize", "task"])
 def test_an_unknown_setting_of_a_function_is_an_error(setting):
-    with pytest.raises(StageDefinitionError, match="does not know this setting"):
+    with pytest.raises(StageDefinitionError, match="got an unknown setting"):
         processing_stage(**{setting: 1})(lambda task: task)
 
 
@@ -299,7 +299,7 @@ def test_a_composite_needs_decompose():
 
 
 def test_a_part_that_is_no_stage_is_named():
-    with pytest.raises(StageDefinitionError, match="stage 1 is no ProcessingStage"):
+    with pytest.raises(StageDefinitionError, match="stage 1 is not a ProcessingStage"):
         Pipeline("p", [Of(Pass(), 42)]).compile()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline, compiled: decomposed, checked, and read once. Executors see plans, never pipelines."""
+"""A compiled pipeline: its stages are expanded, checked, and read once. Executors see plans, never pipelines."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Fields", "Fusion", "Group", "Plan", "StageView", "dumps", "read_stag
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an executor runs.
+    """A compiled pipeline, as an executor runs it.
 
     Attributes:
         name: Name of the pipeline.
-        stages: Its stages, in order; composites are expanded.
-        has_source: Whether the first of them is a source.
+        stages: Its stages, in order, with composites expanded.
+        has_source: Whether the first stage is a source.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Plan:
 
     @classmethod
     def from_stages(cls, stages: Iterable[Any], name: str = "pipeline", *, fed: bool | None = None) -> Plan:
-        """Compile stages: expand composites, read each stage once, and check all that can be checked.
+        """Compile stages: expand composites, read each stage once, and check everything that can be checked.
 
         Args:
             stages: The stages.
             name: Name of the pipeline.
-            fed: Whether the first stage is to be given initial tasks; their columns are not known here. Where
-                this is not said, a first stage that may be a source is taken for one.
+            fed: Whether the first stage receives initial tasks, whose columns are unknown here. With None, a first
+                stage that may be a source counts as one.
 
         Raises:
-            PipelineError: There are no stages, or two have the same name, or one needs what no earlier
+            PipelineError: There are no stages, or two have the same name, or one needs a field that no earlier
                 stage provides.
-            StageDefinitionError: A stage that cannot run as it is written.
+            StageDefinitionError: A stage cannot run as it is written.
         """
         leaves = [leaf for stage in stages for leaf in decompose(stage)]
         if not leaves:
@@ -56,7 +56,7 @@ class Plan:
                 field="stages",
                 given=leaves,
                 expected="at least one stage",
-                hint="add_stage(…) before run()",
+                hint="call add_stage(…) before run()",
             )
         views = tuple(read_stage(index, stage) for index, stage in enumerate(leaves))
         _check_names(views)
@@ -69,11 +69,11 @@ class Plan:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Which stages share a worker, where everything fits the machine. Executors that must may fuse further."""
+        """The groups of stages that share a worker if everything fits the machine; executors may have to fuse more."""
         return group_stages(self.stages, has_source=self.has_source)
 
     def explain(self) -> str:
-        """Which stages share a worker, and why each boundary is there."""
+        """Explain which stages share a worker, and why each boundary is there."""
         groups = self.groups
         lines = [f"{self.name}: {_count(len(self.stages), 'stage')} in {_count(len(groups), 'group')}"]
         for group in groups:
@@ -84,7 +84,7 @@ class Plan:
         return "\n".join(lines)
 
     def describe(self) -> str:
-        """One line a stage: what it is, what it needs."""
+        """Describe each stage on one line: its class, resources, and settings."""
         lines = [f"{self.name}: {_count(len(self.stages), 'stage')}"]
         width = max(len(view.name) for view in self.stages)
         lines += [f"  {view.index:02d} {view.name:<{width}}  {_describe_view(view)}" for view in self.stages]
@@ -105,8 +105,8 @@ def _check_names(views: Sequence[StageView]) -> None:
                 stage=view.name,
                 field="name",
                 given=view.name,
-                expected="a name of its own for each stage",
-                hint=f'with_(name="{view.name}_2") on one of them',
+                expected="a unique name for each stage",
+                hint=f'use with_(name="{view.name}_2") on one of them',
             )
 
 
@@ -114,34 +114,34 @@ def _check_committed(views: Sequence[StageView]) -> None:
     for view in views[:-1]:
         if view.is_committed:
             raise PipelineError(
-                "files of several tasks are published when the run has counted these, so no later stage can read them",
+                "target_size publishes files only after the run has counted their tasks: no later stage can read them",
                 stage=view.name,
                 field="target_size",
                 given=f"a stage after it: '{views[view.index + 1].name}'",
-                expected="the last stage of the pipeline",
-                hint="read the files in another run, whose initial tasks are the outputs of this one; or leave out "
+                expected="a writer with target_size as the last stage of the pipeline",
+                hint="read the files in a second run, with the outputs of this run as its initial tasks; or omit "
                 "target_size",
             )
 
 
 def _check_provided(views: Sequence[StageView]) -> None:
-    """What a stage needs must come from a stage above it, as far as those above say what they add."""
+    """Check that each stage gets the fields that it needs from the stages above it, if those declare what they add."""
     everyone = {name for name in dir(Task) if not name.startswith("_")} | {"data", "dataset_name"}
     attributes, columns = set(everyone), set[str]()
     for view in views:
         missing = _missing(view, attributes, columns)
         if missing:
-            added = ", ".join(sorted((attributes - everyone) | columns)) or "nothing"
+            added = ", ".join(sorted((attributes - everyone) | columns)) or "none"
             raise PipelineError(
                 f"needs {' and '.join(map(repr, missing))}, which no earlier stage provides",
                 stage=view.name,
                 field="inputs()",
                 given=list(missing),
-                expected=f"what the stages above say that they add, which is: {added}",
-                hint="put a stage that adds it before this one, or declare it in that stage's outputs()",
+                expected=f"a field that earlier stages declare in outputs(): {added}",
+                hint="add a stage that provides it before this one, or declare it in the outputs() of an earlier stage",
             )
         if view.adds is None:
-            return  # from here on anything may be there
+            return  # this stage may add anything
         attributes |= set(view.adds.attributes)
         columns |= set(view.adds.columns)
 

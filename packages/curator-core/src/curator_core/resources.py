@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one worker of a stage needs of a machine."""
+"""What one worker of a stage requests from a machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["Resources"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one worker of a stage needs.
+    """The resources that one worker of a stage requests.
 
-    Engines translate this into their own terms; what one cannot express is an error there, never dropped.
+    Engines translate this into their own terms; a request that an engine cannot express is an error, never dropped.
 
     Attributes:
         cpus: CPU cores; may be fractional.
         gpus: GPUs: a fraction below 1 shares one device, otherwise a whole number of devices.
-        gpu_memory_gb: GPU memory in GB, instead of ``gpus``: the share of a device that holds it.
+        gpu_memory_gb: GPU memory in GB, instead of ``gpus``: the share of a device that provides it.
         nvdecs: Hardware video decoders (NVDEC engines).
         nvencs: Hardware video encoders (NVENC engines).
-        entire_gpu: One whole GPU with all its codec engines, shared with nobody.
+        entire_gpu: One whole GPU with all its codec engines, not shared.
 
     Raises:
-        ResourcesError: A negative, infinite or NaN amount; ``gpus`` above 1 that is not whole; both
+        ResourcesError: A negative, infinite, or NaN amount; ``gpus`` above 1 that is not whole; both
             ``gpus`` and ``gpu_memory_gb``; ``entire_gpu`` together with a share; nothing at all.
     """
 
@@ -42,23 +42,23 @@ class Resources:
             self._check_amount(field.name)
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ResourcesError(
-                "a worker takes a share of one GPU, or whole GPUs",
+                "invalid number of GPUs",
                 field="gpus",
                 given=self.gpus,
-                expected="a number from 0 to 1, or a whole number",
+                expected="a fraction below 1 to share a GPU, or a whole number of GPUs",
                 hint=f"use gpus={math.ceil(self.gpus)} or split the stage",
             )
         if self.gpus and self.gpu_memory_gb:
             raise ResourcesError(
-                "gpus and gpu_memory_gb are two ways to say the same thing",
+                "gpus and gpu_memory_gb are mutually exclusive",
                 field="gpus, gpu_memory_gb",
                 given=(self.gpus, self.gpu_memory_gb),
                 expected="at most one of the two",
-                hint="drop one",
+                hint="remove one of them",
             )
         if self.entire_gpu and (self.gpu_memory_gb or self.gpus not in (0, 1)):
             raise ResourcesError(
-                "entire_gpu is exactly one whole GPU",
+                "entire_gpu requests exactly one whole GPU",
                 field="entire_gpu",
                 given=self,
                 expected="gpus unset or 1, gpu_memory_gb unset",
@@ -66,7 +66,7 @@ class Resources:
             )
         if not (self.cpus or self.requires_gpu):
             raise ResourcesError(
-                "a worker that needs nothing cannot be placed",
+                "a worker without resources cannot be placed",
                 field="cpus",
                 given=self,
                 expected="cpus above 0, or a GPU",
@@ -86,10 +86,10 @@ class Resources:
             expected = "a finite number, 0 or more"
         if not valid:
             raise ResourcesError(
-                "this amount cannot be requested", field=name, given=value, expected=expected, hint="mend the number"
+                "invalid amount", field=name, given=value, expected=expected, hint=f"change the value of {name}"
             )
 
     @property
     def requires_gpu(self) -> bool:
-        """Whether a worker needs any part of a GPU."""
+        """Whether a worker needs a GPU, or a share or codec engine of one."""
         return bool(self.gpus or self.gpu_memory_gb or self.nvdecs or self.nvencs or self.entire_gpu)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether stages can be sent to another process, found out before there is one."""
+"""Checks that stages can be sent to another process, before one is started."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check_copied", "check_sent"]
 
-_IN_SETUP = "make it in setup(), which runs on the worker"
+_IN_SETUP = "create it in setup(), which runs on the worker"
 _GLOBAL = re.compile(r"(?P<user>.*)'s global (?P<name>\w+)")
 
 
 def check_copied(views: Iterable[StageView]) -> None:
-    """Check what every run does: it works on copies of stages. The code of a stage, with its globals, is not copied.
+    """Check that stages can be copied, as every run does; the code of a stage, with its globals, is not copied.
 
     Raises:
-        StageDefinitionError: A stage holds what cannot be copied.
+        StageDefinitionError: A stage contains a value that cannot be copied.
     """
     for view in views:
         try:
@@ -34,10 +34,10 @@ def check_copied(views: Iterable[StageView]) -> None:
 
 
 def check_sent(views: Iterable[StageView]) -> None:
-    """Check that stages arrive in another process as they are.
+    """Check that stages can be sent to another process unchanged.
 
     Raises:
-        StageDefinitionError: One does not pickle, or does not unpickle.
+        StageDefinitionError: A stage does not pickle, or does not unpickle.
     """
     for view in views:
         try:
@@ -47,7 +47,7 @@ def check_sent(views: Iterable[StageView]) -> None:
         try:
             check_travels(view.stage)
         except Exception as exc:
-            said = f"it pickles, and does not unpickle: {type(exc).__name__}: {exc}"
+            said = f"it pickles but does not unpickle: {type(exc).__name__}: {exc}"
             raise _cannot_be_sent(view, said, check_travels) from exc
 
 
@@ -57,12 +57,12 @@ def _cannot_be_sent(view: StageView, why: Any, check: Callable[[Any], None]) -> 
     used = _GLOBAL.match(path)
     if used is not None:
         what = f"{what}: {used['user']} uses the global '{used['name']}'"
-        hint = f"{hint}; or import it from a module that workers can import, and that makes it; or run in this process"
+        hint = f"{hint}; or create it in a module that workers can import, and import it; or run in this process"
     return StageDefinitionError(
         f"{what}: {why}",
         stage=view.name,
         field=path,
         given=culprit,
-        expected="configuration that pickles: text, numbers, paths, functions",
+        expected="configuration that pickles: strings, numbers, paths, functions",
         hint=hint,
     )

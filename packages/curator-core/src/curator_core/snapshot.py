@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs of a batch as they first came, for as many attempts as it takes."""
+"""The inputs of a batch as the stage first received them, for any number of attempts."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ logger = logging.getLogger(__name__)
 
 
 class Snapshot:
-    """Tasks that can be had again and again, each time as new objects.
+    """Tasks that can be restored repeatedly, each time as new objects.
 
-    Arrow tables and read-only arrays are shared by all attempts. The first attempt gets writable arrays themselves,
-    each further one a copy of what they held at first.
+    All attempts share Arrow tables and read-only arrays. The first attempt gets the original writable arrays, and
+    each later one a copy of their original contents.
 
     Args:
-        tasks: The tasks; let go of.
+        tasks: The tasks; no reference to them is kept.
 
     Attributes:
-        count: How many there are.
+        count: How many tasks there are.
 
     Raises:
-        Exception: They take a pickle, and do not pickle, or not unpickle.
+        Exception: The tasks have to be pickled, and do not pickle or unpickle.
     """
 
     def __init__(self, tasks: Sequence[Any]) -> None:
         self.count = len(tasks)
-        self._origins = [state_of(task)[:2] for task in tasks]  # that nobody changes
+        self._origins = [state_of(task)[:2] for task in tasks]  # immutable
         self._kept = PlainTasks.of(tasks) or _Pickle(tasks)
-        self._first: list[Any] | None = self._load()  # much pickles that does not unpickle
+        self._first: list[Any] | None = self._load()  # now, because many objects pickle but do not unpickle
 
     @classmethod
     def of(cls, tasks: Sequence[Any], stage: str) -> Snapshot | None:
-        """A snapshot of tasks; None where they cannot be had again, and so have only one attempt.
+        """Return a snapshot of tasks; None if they cannot be restored, so that they have only one attempt.
 
         Args:
             tasks: The tasks.
@@ -54,26 +54,26 @@ class Snapshot:
             return cls(tasks)
         except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
             check_failure(exc)
-            logger.warning("stage '%s' cannot be tried again: its inputs do not pickle: %s", stage, message_of(exc))
+            logger.warning("stage '%s' cannot be retried: its inputs do not pickle: %s", stage, message_of(exc))
             return None
 
     def restore(self) -> list[Any]:
-        """The tasks, as they were."""
+        """Return the tasks, as they were."""
         tasks, self._first = self._first, None
         return self._load() if tasks is None else tasks
 
     def singles(self) -> list[Snapshot]:
-        """Each task by itself."""
+        """Return a snapshot of each task."""
         return [Snapshot([task]) for task in self.restore()]
 
     def halves(self) -> tuple[Snapshot, Snapshot]:
-        """The first half of the tasks, and the second."""
+        """Return snapshots of the first and the second half of the tasks."""
         tasks, middle = self.restore(), self.count // 2
         return Snapshot(tasks[:middle]), Snapshot(tasks[middle:])
 
     def _load(self) -> list[Any]:
         tasks, notes = self._kept.load()
-        # A class may leave the framework's state out of its pickle.
+        # The pickle of a class may omit the framework's state.
         for task, (task_id, perf), own in zip(tasks, self._origins, notes, strict=True):
             stamp(task, (task_id, perf, own))
         return tasks
@@ -99,5 +99,5 @@ class _Pickle:
 
 
 def _is_arrows(buffer: memoryview) -> bool:
-    """Whether memory is that of an Arrow table, which Arrow lets nobody write to, whatever the memory itself says."""
+    """Whether memory belongs to an Arrow table, which Arrow makes read-only even if the memory itself is writable."""
     return type(buffer.obj).__module__.partition(".")[0] == "pyarrow"

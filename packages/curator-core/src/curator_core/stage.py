@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users write: a stage turns tasks into tasks."""
+"""Stages, which users write: a stage turns tasks into tasks."""
 
 from __future__ import annotations
 
@@ -28,47 +28,47 @@ Y = TypeVar("Y", bound=Task[Any])
 
 
 class _ClassName:
-    """The name of a stage that is given none: its class's."""
+    """The default name of a stage: that of its class."""
 
     def __get__(self, stage: object, stage_class: type) -> str:
         return stage_class.__name__
 
 
 class ProcessingStage(Generic[X, Y]):
-    """A step of a pipeline. Write ``process``, or ``process_batch`` where many tasks go better together.
+    """A step of a pipeline. Write ``process``, or ``process_batch`` if tasks are best processed together.
 
         class Upper(ProcessingStage[Task[str], Task[str]]):
             def process(self, task):
                 return Task(data=task.data.upper())
 
-    A stage is a definition: it is set up, run and torn down on copies of itself, on any number of workers.
-    Open files, models and connections belong into ``setup``, not into ``__init__``.
+    A stage is a definition: it is set up, run, and torn down on copies of itself, on any number of workers.
+    Open files, load models, and connect in ``setup``, not in ``__init__``.
 
     Attributes:
-        name: Unique in a pipeline. The class's name where it is not set.
-        resources: What one worker needs.
-        batch_size: How many tasks ``process_batch`` is given at the most.
-        concurrency: How many calls of ``async def process`` or ``process_batch`` a worker has under way at once. None:
+        name: Unique in a pipeline. The default is the name of the class.
+        resources: The resources that one worker requests.
+        batch_size: How many tasks ``process_batch`` receives at most.
+        concurrency: How many calls of ``async def process`` or ``process_batch`` a worker has in flight at once. None:
             32. For asynchronous stages only.
         runtime_env: A Ray runtime environment for the workers of this stage (``env_vars``, ``pip``,
-            ``conda``, ``working_dir`` …); executors without one leave it alone.
-        fusible: Whether it may share a worker with its neighbours, so that tasks pass from one to the next without
-            leaving the process. None: yes, unless it asks for a GPU. False refuses, True lets a GPU stage share.
-        fans_out: Whether it makes many tasks of one; what follows then runs in workers of its own, so that they are
-            spread again. None: as its return annotation says, where that names a list or an iterator.
-        full_batches: Whether ``process_batch`` is to get ``batch_size`` tasks each time, but for the last one, also
-            where they come from different workers. None: yes, where it asks for a GPU.
-        max_attempts: How often a batch that raises is tried in all.
-        retry_on: The exceptions that are worth another attempt, a class or a tuple of classes. Others are for good.
-        retry_delay_s: Seconds before the second attempt; twice as long before each further one, up to 30, and at
-            random up to half of it less, so that many workers do not come back at once.
-        timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for as long as it takes. A
-            call that takes longer has failed. That of an asynchronous stage is canceled; any other stage runs in a
-            process of its own for that, which is replaced.
-        setup_timeout_s: Seconds that ``setup_on_node``, ``setup`` and ``teardown`` may take each; None for as long as
-            it takes. The stage runs in a process of its own for that.
-        isolated: Whether the stage runs in a process of its own, so that a crash costs that process and nothing
-            else. None: where a time limit needs one, and in what is left of a run after a worker has died.
+            ``conda``, ``working_dir`` …); executors without runtime environments ignore it.
+        fusible: Whether it may share a worker with its neighbors, so that tasks pass from one to the next without
+            leaving the process. None: yes, unless it requests a GPU. False never shares, True lets a GPU stage share.
+        fans_out: Whether it makes many tasks from one; later stages then run in their own workers, so that the tasks
+            are distributed again. None: yes, if its return annotation names a list or an iterator.
+        full_batches: Whether each ``process_batch`` call receives ``batch_size`` tasks, except for the last one, even
+            if they come from different workers. None: yes, if it requests a GPU.
+        max_attempts: How often a batch that raises is tried in total.
+        retry_on: The exceptions to retry, a class or a tuple of classes. Others fail for good.
+        retry_delay_s: Seconds before the second attempt; doubled before each further one, up to 30, and shortened at
+            random by up to half, so that many workers do not retry at the same time.
+        timeout_s: Seconds that one call of ``process`` or ``process_batch`` may take; None for no limit. A call that
+            takes longer has failed. A call of an asynchronous stage is canceled; any other stage runs in its own
+            process for this, which is killed and replaced.
+        setup_timeout_s: Seconds that ``setup_on_node``, ``setup``, and ``teardown`` may take each; None for no limit.
+            The stage runs in its own process for this.
+        isolated: Whether the stage runs in its own process, so that a crash costs only that process. None: if a time
+            limit requires it, and for the rest of a run after a worker has died.
     """
 
     name: str = cast(str, _ClassName())
@@ -111,13 +111,13 @@ class ProcessingStage(Generic[X, Y]):
         Args:
             task: The task. Its payload may be read-only: make a new task rather than change it in place.
 
-        It may be a coroutine, or an asynchronous generator: a worker then has ``concurrency`` calls under way at once,
-        on one event loop, and ``setup`` and ``teardown`` may be coroutines on that loop as well.
+        It may be a coroutine or an asynchronous generator: a worker then has ``concurrency`` calls in flight at once,
+        on one event loop, and ``setup`` and ``teardown`` may be coroutines on that loop too.
 
         Returns:
-            A task (it keeps the id), a list of tasks (each gets an id of its own, also where there is
-            one), or None to drop the task. A generator counts as a list. It is read lazily in a source, and
-            where a run ends at its first failure and the stage has one attempt.
+            A task (it keeps the id), a list of tasks (each gets its own id, even if there is only one), or None to
+            drop the task. A generator counts as a list. It is read lazily in a source, and if the run ends at its
+            first failure and the stage has one attempt.
         """
         raise NotImplementedError
 
@@ -139,42 +139,42 @@ class ProcessingStage(Generic[X, Y]):
         """Prepare a worker: load a model, open a connection."""
 
     def teardown(self) -> None:
-        """Give back what ``setup`` took."""
+        """Release what ``setup`` acquired."""
 
     def num_workers(self) -> int | None:
-        """How many workers, or None to leave it to the executor."""
+        """Return the number of workers, or None to leave it to the executor."""
         return None
 
     def inputs(self) -> tuple[list[str], list[str]] | None:
-        """Task attributes and data columns that the stage needs; checked before each batch."""
+        """Return the task attributes and data columns that the stage needs; checked before each batch."""
         return None
 
     def outputs(self) -> tuple[list[str], list[str]] | None:
-        """Task attributes and data columns that the stage adds.
+        """Return the task attributes and data columns that the stage adds.
 
-        None says nothing about them, and so gives the stages below nothing to be checked against.
+        None declares nothing, so the inputs of later stages cannot be checked.
         """
         return None
 
     def xenna_stage_spec(self) -> Mapping[str, Any]:
-        """Options of Xenna's ``StageSpec`` for this stage; other executors leave them alone."""
+        """Return options of Xenna's ``StageSpec`` for this stage; other executors ignore them."""
         return {}
 
     @property
     def _is_committed(self) -> bool:
-        """Whether the driver publishes the stage's files once it has counted their tasks; see `io.writer`."""
+        """Whether the driver publishes the stage's files after counting their tasks; see `io.writer`."""
         return False
 
     @property
     def metrics(self) -> StageMetrics:
-        """Where to record metrics of the batch at hand: ``add``, ``set``, ``timer``."""
+        """Metrics of the current batch: record them with ``add``, ``set``, and ``timer``."""
         recorder: StageMetrics | None = self.__dict__.get("_metrics")
         if recorder is None:
             recorder = self.__dict__["_metrics"] = StageMetrics()
         return recorder
 
     def with_(self, **settings: Any) -> Self:
-        """A new stage that differs in some settings; this one stays as it is.
+        """Return a copy of the stage with other settings; this stage does not change.
 
         Args:
             **settings: ``name``, ``resources``, ``batch_size``, ``concurrency``, ``runtime_env``, ``fusible``,
@@ -182,12 +182,12 @@ class ProcessingStage(Generic[X, Y]):
                 ``setup_timeout_s``, ``isolated``, ``num_workers``, ``xenna_stage_spec``.
 
         Raises:
-            StageDefinitionError: A setting that stages do not have, or that this one computes itself.
+            StageDefinitionError: A setting that stages do not have, or that this stage computes.
         """
         for setting in settings:
             if setting not in self._SETTINGS:
                 raise StageDefinitionError(
-                    "with_() does not know this setting",
+                    "with_() got an unknown setting",
                     stage=self.name,
                     **unknown_name("setting", setting, self._SETTINGS),
                 )
@@ -203,8 +203,8 @@ class ProcessingStage(Generic[X, Y]):
                     stage=self.name,
                     field=setting,
                     given=value,
-                    expected="an attribute, and not a property of the class",
-                    hint=f"give {type(self).__name__} what it computes '{setting}' from",
+                    expected="an attribute, not a property of the class",
+                    hint=f"change the values that {type(self).__name__} computes '{setting}' from",
                 ) from exc
         return changed
 
@@ -213,7 +213,7 @@ class ProcessingStage(Generic[X, Y]):
 
 
 class _Constant:
-    """A method's place taken by a value; a class and not a lambda, so that any pickle can carry it."""
+    """A value in place of a method; a class and not a lambda, so that any pickle can include it."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -226,7 +226,7 @@ class FunctionStage(ProcessingStage[Any, Any]):
     """A stage whose ``process`` is a function.
 
     Args:
-        function: Takes one task.
+        function: A function of one task.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -234,12 +234,12 @@ class FunctionStage(ProcessingStage[Any, Any]):
         self.__doc__ = function.__doc__
 
     def process(self, task: Any) -> Any:
-        """What the function gives."""
+        """Return the result of the function."""
         return self.function(task)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Where the function stood there is the stage now, so that pickle cannot find it by name and would carry
-        # it, with all the globals that it uses. On the other side it is to use its own module's.
+        # The decorated stage has replaced the function in its module, so pickle cannot find the function by name and
+        # would include it, with all the globals that it uses. The other side should use its own module's function.
         home = self.function.__module__, self.function.__qualname__
         settings = {name: value for name, value in vars(self).items() if name != "function"}
         if home[0] != "__main__" and getattr(_find(*home), "function", None) is self.function:
@@ -263,14 +263,14 @@ def _again(module: str, qualname: str) -> FunctionStage:
 
 
 def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], ProcessingStage[Any, Any]]:
-    """Make a stage of a function that takes one task.
+    """Make a stage from a function that takes one task.
 
         @processing_stage(resources=Resources(cpus=2))
         def upper(task):
             return Task(data=task.data.upper())
 
     Args:
-        **settings: As for `ProcessingStage.with_`. The name is the function's where it is not given.
+        **settings: As for `ProcessingStage.with_`. The default name is that of the function.
 
     Raises:
         StageDefinitionError: A setting that stages do not have, or a function that does not take
@@ -279,7 +279,7 @@ def processing_stage(**settings: Any) -> Callable[[Callable[[Any], Any]], Proces
 
     def decorate(function: Callable[[Any], Any]) -> ProcessingStage[Any, Any]:
         _check_takes_one_task(function)
-        # A class of its own, so that engines that show the class's name show the function's.
+        # A separate class, so that engines that show the class's name show the function's.
         stage_class = type(function.__name__, (FunctionStage,), {"__module__": function.__module__})
         stage: ProcessingStage[Any, Any] = stage_class(function)
         return stage.with_(**{"name": function.__name__, **settings})
@@ -292,7 +292,7 @@ def _check_takes_one_task(function: Callable[[Any], Any]) -> None:
     if callable(function):
         try:
             signature = inspect.signature(function)
-        except ValueError:  # some functions written in C do not say
+        except ValueError:  # some functions written in C have no signature
             return
         try:
             signature.bind(object())
@@ -301,10 +301,10 @@ def _check_takes_one_task(function: Callable[[Any], Any]) -> None:
         else:
             return
     raise StageDefinitionError(
-        "a stage cannot be made of this",
+        "not a function that a stage can be made from",
         stage=getattr(function, "__name__", None),
         field="function",
         given=given,
         expected="a function that can be called with one task",
-        hint="use @processing_stage() with parentheses, over def stage(task): …",
+        hint="use @processing_stage() with parentheses, above def stage(task): …",
     )

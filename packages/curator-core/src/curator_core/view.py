@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage, read once and checked: nothing else asks a stage about itself."""
+"""A stage, read once and checked: nothing else reads the settings of a stage."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["Fields", "StageView", "read_stage"]
 
 
 _COUNT = "a whole number, 1 or more"
-_CONCURRENCY = 32  # calls at once where an asynchronous stage does not say
-_LIMIT = "None, or seconds, more than 0"
+_CONCURRENCY = 32  # concurrent calls of an asynchronous stage by default
+_LIMIT = "None, or a number of seconds above 0"
 _CHOICE = "True, False, or None for the default"
 
 
@@ -41,29 +41,29 @@ class StageView:
 
     Attributes:
         index: Position in the plan.
-        name: Its name.
-        class_name: Its class's name; engines show it.
+        name: Name of the stage.
+        class_name: Name of its class, which engines show.
         stage: The user's stage. Executors run copies of it: see `fresh_stage`.
         batched: Whether it implements ``process_batch``.
-        batch_size: How many tasks a batch has at the most. Those of an asynchronous stage have as many as are worked
-            on at once.
-        call_size: How many of them a call of ``process_batch`` is given at the most.
-        concurrency: How many calls of an asynchronous stage may be under way at once; 0 for other stages.
-        resources: What one worker needs.
+        batch_size: How many tasks a batch has at most. A batch of an asynchronous stage has as many tasks as are
+            processed concurrently.
+        call_size: How many of them a call of ``process_batch`` receives at most.
+        concurrency: How many calls of an asynchronous stage may be in flight at once; 0 for other stages.
+        resources: The resources that one worker requests.
         runtime_env: The runtime environment it declares, if any.
-        fusible: Whether it may share a worker with its neighbours; None where it does not say.
-        fans_out: Whether it makes many tasks of one, as it declares or as its return annotation says.
-        full_batches: Whether its batches are to be full, wherever the tasks come from.
-        max_attempts: How often a batch that raises is tried in all.
-        retry_on: The exceptions that are worth another attempt.
+        fusible: Whether it may share a worker with its neighbors; None if it does not declare this.
+        fans_out: Whether it makes many tasks from one, as declared or as its return annotation says.
+        full_batches: Whether its batches must be full, wherever the tasks come from.
+        max_attempts: How often a batch that raises is tried in total.
+        retry_on: The exceptions to retry.
         retry_delay_s: Seconds before the second attempt.
-        timeout_s: Seconds that a call may take; None for as long as it takes.
-        setup_timeout_s: Seconds that a set-up or a teardown may take; None for as long as it takes.
-        isolated: Whether it runs in a process of its own; None where the run decides.
-        num_workers: How many workers it asks for; None leaves it to the executor.
-        needs: What ``inputs()`` says; None where it says nothing.
-        adds: What ``outputs()`` says; None where it says nothing.
-        engine_options: What ``xenna_stage_spec()`` says.
+        timeout_s: Seconds that a call may take; None for no limit.
+        setup_timeout_s: Seconds that setup or teardown may take; None for no limit.
+        isolated: Whether it runs in its own process; None if the run decides.
+        num_workers: How many workers it requests; None leaves it to the executor.
+        needs: The fields that ``inputs()`` declares; None if it declares nothing.
+        adds: The fields that ``outputs()`` declares; None if it declares nothing.
+        engine_options: The options that ``xenna_stage_spec()`` returns.
         is_committed: Whether the driver publishes the stage's files.
     """
 
@@ -93,28 +93,28 @@ class StageView:
     is_committed: bool
 
     def fresh_stage(self) -> ProcessingStage[Any, Any]:
-        """A copy to set up and run, so that the user's stage stays a definition."""
+        """Return a copy to set up and run, so that the user's stage stays a definition."""
         try:
             return copy.deepcopy(self.stage)
-        except Exception:  # noqa: BLE001 - it holds what has no copies, such as a module: that is shared
+        except Exception:  # noqa: BLE001 - part of it cannot be copied, such as a module: that is shared
             return copied(self.stage)  # type: ignore[no-any-return]  # as untyped as pickle
 
     @property
     def limit_by_process(self) -> str | None:
-        """The time limit that only a process of its own can keep, by its name; None where it has none."""
+        """The name of the time limit that requires a separate process; None if it has no such limit."""
         if self.timeout_s is not None and not self.concurrency:  # a coroutine can be canceled
             return "timeout_s"
         return "setup_timeout_s" if self.setup_timeout_s is not None else None
 
     @property
     def wants_a_worker(self) -> bool:
-        """Whether it asks for a place of its own to run, so that the driver must not run it."""
+        """Whether it requests its own place to run, so that the driver must not run it."""
         asks = (self.runtime_env is not None, self.num_workers is not None, bool(self.engine_options))
         return self.resources != Resources() or any(asks)
 
     @property
     def may_be_source(self) -> bool:
-        """Whether it can begin a pipeline that is given no tasks, as far as its declarations say."""
+        """Whether its declarations allow it to begin a pipeline without initial tasks."""
         declared = _declared_input(type(self.stage))
         if declared is not None:
             return declared is EmptyTask
@@ -122,30 +122,30 @@ class StageView:
 
 
 def read_stage(index: int, stage: Any) -> StageView:
-    """Read a stage once, checking each value.
+    """Read a stage once, and check each value.
 
     Raises:
-        StageDefinitionError: It is no stage, or one of its settings makes no sense.
+        StageDefinitionError: The object is not a stage, or one of its settings is invalid.
     """
     if not isinstance(stage, ProcessingStage):
         raise StageDefinitionError(
-            f"stage {index} is no ProcessingStage",
+            f"stage {index} is not a ProcessingStage",
             field=f"stages[{index}]",
             given=stage,
             expected="an instance of a subclass of ProcessingStage",
             hint="call the class" if isinstance(stage, type) else "decorate a function with @processing_stage()",
         )
     if type(stage).metrics is not ProcessingStage.metrics:
-        raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "give it another name")
-    resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "a Resources")
+        raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "rename it")
+    resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "an instance of Resources")
     batched, call_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
     concurrency = _read_concurrency(stage, batched=batched)
-    # As many tasks come together as can be worked on at once; reports are of all of them.
+    # A batch has as many tasks as can be processed concurrently; its report covers all of them.
     batch_size = call_size * (concurrency or 1) if batched else max(call_size, concurrency)
     fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
     view = StageView(
         index=index,
-        name=_read(stage, "name", _is_name, "a text on one line that is not empty"),
+        name=_read(stage, "name", _is_name, "a non-empty string on one line"),
         class_name=type(stage).__name__,
         stage=stage,
         batched=batched,
@@ -153,25 +153,25 @@ def read_stage(index: int, stage: Any) -> StageView:
         call_size=call_size,
         concurrency=concurrency,
         resources=resources,
-        runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with text keys"),
+        runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with string keys"),
         fusible=_read(stage, "fusible", _is_choice, _CHOICE),
         fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
         full_batches=batch_size > 1 and (batched and resources.requires_gpu if full is None else full),
         max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
-        retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "a class of exceptions, or a tuple of them")),
-        retry_delay_s=_read(stage, "retry_delay_s", _is_time, "seconds, 0 or more"),
+        retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "an exception class, or a tuple of them")),
+        retry_delay_s=_read(stage, "retry_delay_s", _is_time, "a number of seconds, 0 or more"),
         timeout_s=_read(stage, "timeout_s", _is_limit, _LIMIT),
         setup_timeout_s=_read(stage, "setup_timeout_s", _is_limit, _LIMIT),
         isolated=_read(stage, "isolated", _is_choice, _CHOICE),
         num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
-        engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with text keys") or {},
+        engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with string keys") or {},
         is_committed=stage._is_committed,
     )
     if not view.batched and not _implements(stage, "process"):
         raise StageDefinitionError(
-            "the stage does nothing",
+            "the stage has neither process() nor process_batch()",
             stage=view.name,
             field="process",
             given=f"class {view.class_name} with neither method",
@@ -179,19 +179,19 @@ def read_stage(index: int, stage: Any) -> StageView:
             hint=f"write one of the two in class {view.class_name}",
         )
     if view.isolated is False and (limit := view.limit_by_process):
-        hint = f"leave isolated unset; or drop {limit}"
-        raise _wrong(stage, "isolated", False, f"a process of its own, which {limit} ends when a call hangs", hint)
+        hint = f"leave isolated unset, or remove {limit}"
+        raise _wrong(stage, "isolated", False, f"None or True, because {limit} kills a hanging process", hint)
     return view
 
 
 def _implements(stage: Any, method: str) -> bool:
-    """Whether a stage has a method of its own; one that it sets to None does not count, as with ``__hash__``."""
+    """Whether a stage overrides a method; a method set to None does not count, as with ``__hash__``."""
     is_own = getattr(type(stage), method) is not getattr(ProcessingStage, method)
     return is_own and getattr(stage, method) is not None
 
 
 def _read_concurrency(stage: Any, *, batched: bool) -> int:
-    """How many calls may be under way at once; 0 where the stage is not asynchronous."""
+    """Return how many calls may be in flight at once; 0 if the stage is not asynchronous."""
     asked: int | None = _read(stage, "concurrency", _is_count, _COUNT)
     if is_asynchronous(stage, batched=batched):
         return asked or _CONCURRENCY
@@ -203,7 +203,7 @@ def _read_concurrency(stage: Any, *, batched: bool) -> int:
 
 
 def _declared_input(stage_class: type) -> Any:
-    """The class of tasks in ``ProcessingStage[X, Y]``; None where the stage does not say."""
+    """Return the class of tasks in ``ProcessingStage[X, Y]``; None if the stage does not declare it."""
     for base in stage_class.__mro__:
         for parent in vars(base).get("__orig_bases__", ()):
             origin, arguments = get_origin(parent), get_args(parent)
@@ -219,16 +219,14 @@ def _read(stage: Any, field: str, valid: Callable[[Any], bool], expected: str) -
         value = value()
     if not valid(value):
         value = list(value) if isinstance(value, Mapping) else value  # keys only: values may be secrets
-        raise _wrong(stage, field, value, expected, f"with_({field}=…), or mend it in class {type(stage).__name__}")
-    # A copy: what the caller does to a dict of settings later must not change the plan.
+        raise _wrong(stage, field, value, expected, f"use with_({field}=…), or fix it in class {type(stage).__name__}")
+    # A copy: later changes by the caller to a dict of settings must not change the plan.
     return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
 
 
 def _wrong(stage: Any, field: str, value: Any, expected: str, hint: str) -> StageDefinitionError:
     name = stage.name if isinstance(stage.name, str) and stage.name.strip() else type(stage).__name__
-    return StageDefinitionError(
-        "this setting makes no sense", stage=name, field=field, given=value, expected=expected, hint=hint
-    )
+    return StageDefinitionError("invalid setting", stage=name, field=field, given=value, expected=expected, hint=hint)
 
 
 def _is_name(value: Any) -> bool:
@@ -275,12 +273,12 @@ def _read_fields(stage: Any, method: str) -> Fields | None:
         attributes, columns = declared
         return Fields(tuple(attributes), tuple(columns))
     raise StageDefinitionError(
-        f"{method}() does not say which fields",
+        f"invalid return value of {method}()",
         stage=stage.name,
         field=f"{method}()",
         given=declared,
         expected="a pair of lists of names: task attributes, data columns",
-        hint='for example (["data"], ["text"])',
+        hint='return a pair such as (["data"], ["text"])',
     )
 
 
