@@ -245,6 +245,8 @@ def test_spoilt_snapshot_is_refused_and_nothing_written(begin, memory, script, t
 def test_missing_snapshot_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         recover(tmp_path / "none.json")
+    with pytest.raises(DataError, match="no snapshot of a run"):
+        recover("a\0b")
 
 
 def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
@@ -276,7 +278,7 @@ def test_snapshots_hold_no_payloads(begin, memory, script, boom, tmp_path):
     assert private not in begin(memory.observer(snapshots=tmp_path), tmp_path, batch).read_text()
 
 
-@pytest.mark.parametrize("given", ["file", 7])
+@pytest.mark.parametrize("given", ["file", 7, "a\0b"])
 def test_snapshots_that_are_no_directory_are_refused(tmp_path, given):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="snapshots"):

@@ -158,6 +158,8 @@ def test_file_that_is_no_trace_is_refused_by_line(tmp_path, line):
 def test_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         render_tree(tmp_path / "missing.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        render_tree("a\0b")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
         render_tree(tmp_path / "binary")

@@ -182,11 +182,22 @@ def _wants_metrics(environ: Mapping[str, str]) -> bool:
     return environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() != "none"
 
 
+def as_path(value: Any) -> Path | None:
+    """Return a path; None where the value is not one, or not one that the operating system takes."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    try:
+        is_path = isinstance(text, str) and text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return None
+    return Path(value) if is_path else None
+
+
 def _path(field: str, value: Any) -> Path | None:
     if value is None:
         return None
-    if isinstance(value, str | os.PathLike) and os.fspath(value):
-        return Path(value)
+    path = as_path(value)
+    if path is not None:
+        return path
     raise _wrong(field, value, "a path", "for example 'trace.json'")
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from curator_core import ConfigurationError, DataError
 from curator_otel.__about__ import __version__
+from curator_otel.config import as_path
 from curator_otel.timeline import Timeline, timeline_of_spans, timeline_of_tasks
 from curator_otel.tracefile import read_trace
 
@@ -145,11 +146,11 @@ def _why_empty(timeline: Timeline) -> str:
 
 
 def _target(source: Any, path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
+    target = as_path(path)
+    if target is None:
         raise ConfigurationError(
-            "this is no path", field="path", given=path, expected="a path", hint='as "timeline.json.gz"'
+            "not a path", field="path", given=path, expected="a path", hint='as "timeline.json.gz"'
         )
-    target = Path(path)
     if isinstance(source, str | os.PathLike) and target.exists() and target.samefile(source):
         raise ConfigurationError(
             "the timeline would overwrite the trace it is made from",

@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from curator_core import ConfigurationError, DataError
 from curator_core.observers import RunInfo, StageInfo
+from curator_otel.config import as_path
 from curator_otel.spans import SpanIds, TraceSettings
 from curator_otel.totals import SUMS, StageTotals
 from curator_otel.windows import Window
@@ -247,7 +248,7 @@ def check_directory(given: Any) -> Path | None:
     """
     if given is None:
         return None
-    path = Path(given) if isinstance(given, str | os.PathLike) and os.fspath(given) else None
+    path = as_path(given)
     if path is None or (path.exists() and not path.is_dir()):
         raise ConfigurationError(
             "snapshots cannot be kept there",

@@ -107,7 +107,7 @@ def _spans(path: Path) -> Iterator[FileSpan]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:  # not UTF-8, or no path at all
         raise DataError(
             f"the trace file cannot be read: {exc}",
             field=str(path),

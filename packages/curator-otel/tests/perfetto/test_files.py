@@ -69,9 +69,9 @@ def test_path_that_cannot_be_written_is_refused(tmp_path, run):
         assert raised.value.field == "path"
 
 
-@pytest.mark.parametrize("path", [None, 7])
+@pytest.mark.parametrize("path", [None, 7, "", "a\0b", "\ud800"])
 def test_target_that_is_not_a_path_is_refused(path, run):
-    with pytest.raises(ConfigurationError, match="no path"):
+    with pytest.raises(ConfigurationError, match="not a path"):
         to_perfetto(run(), path)
 
 
