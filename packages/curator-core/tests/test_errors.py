@@ -77,6 +77,11 @@ def test_the_text_says_stage_field_given_expected_and_how_to_mend_it():
     assert str(error) == ("stage 'S': is wrong\n  field: f\n  given: 1.5\n  expected: a whole number\n  hint: round it")
 
 
+def test_names_that_are_not_unicode_can_be_printed():
+    error = CuratorError("no column '\ud800'", field="\udcff.jsonl")
+    assert str(error).encode() == b"no column '\\ud800'\n  field: \\udcff.jsonl"
+
+
 def test_what_does_not_apply_is_left_out():
     assert str(CuratorError("is wrong")) == "is wrong"
     assert CuratorError("is wrong").given is None

@@ -104,7 +104,8 @@ class CuratorError(Exception):
         ):
             if value is not None:
                 parts.append(f"  {label}: {value}")
-        return "\n".join(parts)
+        # Names that are not Unicode, of files or columns, must not fail where the error is printed.
+        return "\n".join(parts).encode("utf-8", "backslashreplace").decode()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException pickles positional arguments only; ours are keywords, so state carries them.

@@ -49,16 +49,22 @@ def test_a_path_becomes_absolute(tmp_path, monkeypatch, given):
     assert Checkpoint(given).path == str(tmp_path / "here" / "below")
 
 
+def test_a_name_with_colons_is_that_of_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Checkpoint("run::1").path == str(tmp_path / "run::1")
+
+
 def test_a_home_is_found(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert Checkpoint("~/checkpoint").path == "/somewhere/checkpoint"
 
 
-@pytest.mark.parametrize("given", [None, 1, "", b"", ["a"]])
+@pytest.mark.parametrize("given", [None, 1, "", b"", ["a"], "a\0b", "~nobody-such-user/x", "\ud800"])
 def test_what_is_no_path_is_refused(given):
-    with pytest.raises(ConfigurationError, match="no path") as caught:
+    with pytest.raises(ConfigurationError) as caught:
         Checkpoint(given)
     assert caught.value.field == "path"
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/c", "gs://bucket/c", "memory://c", "https://a/c", "zip://c::a.zip"])

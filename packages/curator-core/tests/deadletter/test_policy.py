@@ -17,6 +17,7 @@ from curator_core.deadletter import DeadLetter
 def test_a_path_is_made_absolute_here_and_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert DeadLetter("dead/").path == DeadLetter(Path("dead")).path == str(tmp_path / "dead")
+    assert DeadLetter("run::1").path == str(tmp_path / "run::1")
     assert DeadLetter("s3://bucket/dead").path == "s3://bucket/dead"
 
 
@@ -55,6 +56,8 @@ def test_it_is_frozen():
         ("path", {"path": ""}),
         ("path", {"path": 5}),
         ("path", {"path": None}),
+        ("path", {"path": "a\0b"}),
+        ("path", {"path": "~nobody-such-user/x"}),
         ("max_bytes", {"max_bytes": -1}),
         ("max_bytes", {"max_bytes": 1.5}),
         ("max_bytes", {"max_bytes": True}),

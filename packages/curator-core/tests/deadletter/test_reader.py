@@ -88,6 +88,13 @@ def test_one_letter_or_one_stage_or_several_runs(tmp_path, fail):
     assert [task.data for task in load(f"file://{tmp_path}")] == [1, 3, 2]  # both stages are the first of theirs
 
 
+@pytest.mark.parametrize("name", ["run::1", "dead [2024]"])
+def test_directories_whose_names_look_like_urls_and_globs(tmp_path, fail, name):
+    fail(tmp_path / name, Task(data=1), "0")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [task.data for task in load(tmp_path / name)] == [1]
+
+
 def test_stages_are_told_apart(dead, fail):
     for stage in ("Caption", "Embed"):
         fail(dead, Task(data=stage), "0", stage=stage)
@@ -360,7 +367,7 @@ def test_links_between_directories_are_not_followed(tmp_path, fail):
 
 
 def test_paths_that_make_no_sense():
-    for path in ("", None, 5):
+    for path in ("", None, 5, "a\0b", "~nobody-such-user/x"):
         with pytest.raises(ConfigurationError):
             load(path)
     with pytest.raises(ConfigurationError, match="no filesystem"):

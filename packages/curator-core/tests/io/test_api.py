@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 import curator_core.io
-from curator_core import CompositeStage, ConfigurationError, EmptyTask, Pipeline, Plan, StageError
+from curator_core import CompositeStage, ConfigurationError, EmptyTask, FileGroupTask, Pipeline, Plan, StageError
 from curator_core.io import (
     FilePartitioningStage,
     JsonlReader,
@@ -58,6 +60,54 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
     source = FilePartitioningStage("a.txt")
     monkeypatch.chdir("/")  # as a worker may be elsewhere
     assert [task.data for task in source.process(EmptyTask())] == [[str(tmp_path / "a.txt")]]
+
+
+@pytest.mark.parametrize("path", ["a\0b", Path("a\0b"), "s3://a\0b", "~nobody-such-user/x", "\ud800", b"a", None, 5])
+def test_what_cannot_be_a_path_is_refused_when_the_stage_is_made(path):
+    makes = (JsonlReader, ParquetReader, JsonlWriter, ParquetWriter, lambda path: JsonlReader(["a", path]))
+    for make, field in zip(makes, ["file_paths[0]", "file_paths[0]", "path", "path", "file_paths[1]"], strict=True):
+        with pytest.raises(ConfigurationError) as caught:
+            make(path)
+        error = caught.value
+        assert (error.field, error.given) == (field, repr(path))
+        assert error.expected
+        assert error.hint
+
+
+@pytest.mark.parametrize("path", ["a\0b", "~nobody-such-user/x", "\ud800"])
+def test_paths_that_come_as_data_are_checked_as_well(path):
+    for stage in (JsonlReaderStage(), ParquetReaderStage()):
+        with pytest.raises(StageError) as caught:
+            Pipeline("read", [stage]).run(initial_tasks=[FileGroupTask([path])])
+        cause = caught.value.__cause__
+        assert isinstance(cause, ConfigurationError)
+        assert (cause.field, cause.given) == ("path", repr(path))
+
+
+def test_names_that_are_not_utf_8_are_names(tmp_path):
+    name = os.fsdecode(b"\xff.jsonl")
+    (tmp_path / name).write_text('{"a": 1}\n')
+    (batch,) = Pipeline("read", [JsonlReader(tmp_path / name)]).run()
+    assert batch.data == [{"a": 1}]
+
+
+def test_a_tilde_in_front_is_a_home_and_elsewhere_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("home/a.txt", "~a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for path, found in (("~/a.txt", "home/a.txt"), ("./~a.txt", "~a.txt")):
+        assert [task.data for task in FilePartitioningStage(path).process(EmptyTask())] == [[str(tmp_path / found)]]
+
+
+def test_a_relative_path_in_a_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="the working directory has been removed") as caught:
+        JsonlReader("a.jsonl")
+    assert caught.value.field == "file_paths[0]"
 
 
 @pytest.mark.parametrize(

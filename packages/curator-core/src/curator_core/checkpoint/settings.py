@@ -44,10 +44,10 @@ class Checkpoint:
 
 
 def _directory(path: PathLike) -> str:
-    from curator_core.io.files import absolute  # noqa: PLC0415 - loads readers and writers: few runs have a checkpoint
+    from curator_core.io.files import absolute, is_url  # noqa: PLC0415 - loads readers and writers: few runs have a checkpoint
 
     text = absolute(path, "path")
-    if "://" in text or "::" in text:
+    if is_url(text):
         raise ConfigurationError(
             "a checkpoint cannot be kept there: it is appended to and synced to disk, which needs a file system",
             field="path",

@@ -21,6 +21,7 @@ __all__ = [
     "check_count",
     "check_fields",
     "filesystem",
+    "is_url",
     "parse_size",
     "reading",
     "writing",
@@ -29,6 +30,8 @@ __all__ = [
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _LOCAL_SCHEMES = ("file://", "local://")
+_URL = re.compile(r"\w[\w+.-]+://")  # one letter is a drive for fsspec
+_CHAINED = re.compile(r"([a-z]+)::")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -39,32 +42,70 @@ def absolute(path: Any, field: str) -> str:
     """A local path made absolute here and now, since a worker may run in another directory. URLs stay.
 
     Raises:
-        ConfigurationError: It is no path.
+        ConfigurationError: It is not a path, or cannot be one on this machine.
     """
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise ConfigurationError(
-            "this is no path",
-            field=field,
-            given=path,
-            expected="a path, or an fsspec URL such as s3://bucket/folder",
-            hint="give a str or a pathlib.Path",
-        )
-    text = os.fspath(path)
+    text = _checked(path, field)
     for scheme in _LOCAL_SCHEMES:
         text = text.removeprefix(scheme)
-    return text if "://" in text or "::" in text else str(Path(text).expanduser().absolute())
+    if is_url(text):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib expands `./~name` as well, which is a file
+    if expanded.startswith("~"):
+        hint = "give the whole path, or ./~name where the name begins with a tilde"
+        raise _not_a_path("no home directory of this user is known", field, path, hint)
+    try:
+        return str(Path(expanded).absolute())
+    except FileNotFoundError as exc:
+        hint = "change to a directory that exists, or give an absolute path"
+        raise _not_a_path("the working directory has been removed", field, path, hint) from exc
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is an fsspec URL: it begins with ``proto://``, or with ``proto::`` where that is a protocol.
+
+    Elsewhere ``://`` and ``::`` are part of a local name, as in ``run::1.jsonl``.
+    """
+    chained = _CHAINED.match(path)
+    if chained is None:
+        return _URL.match(path) is not None
+    from fsspec.registry import known_implementations, registry  # noqa: PLC0415 - as below
+
+    return "://" in path or chained[1] in {*known_implementations, *registry}
+
+
+def _checked(path: Any, field: str) -> str:
+    """A path as text that the operating system takes."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise _not_a_path("not a path", field, path, "give a str or a pathlib.Path")
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as exc:
+        hint = "decode names that are not Unicode with os.fsdecode"
+        raise _not_a_path(f"the path cannot be encoded: {exc.reason}", field, path, hint) from exc
+    if b"\0" in encoded:
+        raise _not_a_path("a path cannot have a NUL character", field, path, "remove the character")
+    return text
+
+
+def _not_a_path(problem: str, field: str, given: Any, hint: str) -> ConfigurationError:
+    expected = "a path, or an fsspec URL such as s3://bucket/folder"
+    return ConfigurationError(problem, field=field, given=given, expected=expected, hint=hint)
 
 
 def filesystem(path: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
     """The filesystem of a path, and the path as that filesystem writes it.
 
     Raises:
-        ConfigurationError: No filesystem is known or installed for the URL.
+        ConfigurationError: It cannot be a path, or no filesystem is known or installed for the URL.
     """
     from fsspec.core import url_to_fs  # noqa: PLC0415 - 30 ms that a pipeline without files need not pay
 
+    text = absolute(path, "path")
     try:
-        fs, inner = url_to_fs(path, **storage_options)
+        if not is_url(text):  # fsspec would take `::` in a local name apart
+            return url_to_fs("/", **storage_options)[0], text
+        fs, inner = url_to_fs(text, **storage_options)
     except (ImportError, ValueError) as exc:
         raise ConfigurationError(
             f"there is no filesystem for this URL: {exc}",

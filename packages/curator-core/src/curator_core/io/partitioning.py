@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from curator_core.batches import FileGroupTask
@@ -18,7 +19,7 @@ from curator_core.stage import ProcessingStage
 from curator_core.task import EmptyTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["FilePartitioningStage"]
 
@@ -39,7 +40,8 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
 
     Args:
         file_paths: Files, directories, globs (``*``, ``**``, ``?``, ``[ab]``) and fsspec URLs of such, one or
-            several. A file that is found twice, under its own name or by links, is taken once.
+            several. A file or directory whose name looks like a glob is taken by its name. A file that is found twice,
+            under its own name or by links, is taken once.
         files_per_partition: How many files a group holds at the most. 1 where neither this nor ``blocksize``
             is given.
         blocksize: How many bytes a group holds at the most, as stored: a number, or text such as ``"64MiB"``.
@@ -66,7 +68,9 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         storage_options: Mapping[str, Any] | None = None,
         split: int | str | None = None,
     ) -> None:
-        paths = [file_paths] if isinstance(file_paths, str | os.PathLike) else list(file_paths)
+        given: Any = file_paths
+        is_one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+        paths = [given] if is_one else list(given)
         if not paths:
             raise ConfigurationError(
                 "no paths are given", field="file_paths", given=file_paths, expected="at least one path"
@@ -177,9 +181,21 @@ def _is_archive(fs: Any) -> bool:
 
 
 def _url(fs: Any, name: str, given: str) -> str:
-    """A path that can be opened without knowing the filesystem: absolute where local, else a URL."""
+    """A path that can be opened without knowing the filesystem: absolute where local, else a URL.
+
+    Raises:
+        DataError: There is no such URL.
+    """
     if is_local(fs):
         return name
+    if "::" in name:
+        raise DataError(
+            "the name of this file cannot be part of a URL",
+            field=given,
+            given=name,
+            expected="names without '::', which fsspec takes for the seam between two URLs",
+            hint="rename the file, or leave it out of the paths",
+        )
     _, chained, rest = given.partition("::")  # zip://*.jsonl::s3://bucket/archive.zip
     return f"{fs.unstrip_protocol(name)}{chained}{rest}"
 
