@@ -69,6 +69,55 @@ def test_a_name_that_looks_like_a_glob_is_found_as_it_is(tmp_path):
     assert names(tmp_path / "part[1].txt") == ["part[1].txt"]
 
 
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_directories_with_brackets_in_their_names_are_found_as_they_are(tmp_path, scheme):
+    fs, _ = fsspec.url_to_fs(f"{scheme}{tmp_path}")
+    for name in ("data [2024]/a.txt", "data [2024]/b [1]/c.txt", "data 2/other.txt"):
+        fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe(f"{tmp_path}/{name}", b"")
+    root = f"{scheme}{tmp_path}/data [2024]"
+    assert names(root) == names(f"{root}/**") == names(f"{root}/**/*.txt") == ["a.txt", "c.txt"]
+    assert names(f"{root}/*.txt") == ["a.txt"]
+    assert names(f"{root}/b [1]/*") == ["c.txt"]
+    assert names(f"{scheme}{tmp_path}/data [12]/*") == ["other.txt"]  # there is none of this name: a pattern
+
+
+def test_names_below_a_wildcard_match_themselves(tmp_path):
+    make(tmp_path, "data/b [1]/a.txt", "data/b [1]/[c].txt")
+    assert names(f"{tmp_path}/*/b [1]/*.txt") == ["[c].txt", "a.txt"]
+    assert names(f"{tmp_path}/**/[c].txt") == ["[c].txt"]
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+@pytest.mark.parametrize("star", ["*.txt", "*.txt/a.txt"])
+def test_what_is_called_like_a_wildcard_hides_nothing_in_silence(tmp_path, caplog, scheme, star):
+    fs, root = fsspec.url_to_fs(f"{scheme}{tmp_path}/{len(star)}")
+    for name in (star, "b.txt"):  # as a shell makes it of `> *.txt`
+        fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe(f"{root}/{name}", b"")
+    assert names(f"{scheme}{root}/*.txt") == [star.rpartition("/")[2]]
+    assert "itself the name of a file or directory: 1" in caplog.text
+    assert f"{root}/b.txt" in caplog.text
+
+
+def test_local_names_with_colons_are_no_urls(tmp_path, monkeypatch):
+    make(tmp_path, "run::1.txt", "s3::b/c.txt", "d/x://y/z.txt")
+    monkeypatch.chdir(tmp_path)
+    for given_path in ("run::1.txt", tmp_path / "run::1.txt", f"file://{tmp_path}/run::1.txt", "run::*"):
+        assert groups(given_path) == [[str(tmp_path / "run::1.txt")]]
+    assert names("./s3::b") == names(tmp_path / "s3::b") == ["c.txt"]
+    assert names("d/x://y/*") == ["z.txt"]
+
+
+def test_a_remote_name_that_no_url_can_have_is_named(memory_url, data_error):
+    fs = fsspec.filesystem("memory")
+    for name in ("a", "a::b"):  # opened by its URL, the second would be the first
+        fs.pipe_file(f"{memory_url.removeprefix('memory:/')}/{name}", b"x")
+    error = data_error(FilePartitioningStage(memory_url))
+    assert "cannot be part of a URL" in error.message
+    assert "a::b" in error.given
+
+
 def test_unfinished_files_are_passed_over_but_not_where_they_are_named(tmp_path):
     make(tmp_path, "a.txt", "_a.txt", ".a.txt.123.tmp", ".git/b.txt", "_temporary/0/c.txt")
     assert names(tmp_path) == ["_a.txt", "a.txt"]

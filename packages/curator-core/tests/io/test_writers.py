@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import threading
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -47,6 +48,27 @@ def test_files_are_named_after_tasks_and_their_paths_come_out(tmp_path, writer):
     assert sorted(contents(out)) == [f"0{suffix}", f"1{suffix}"]
     written = result[0].stage_perf[0].custom_metrics
     assert written == {"records_written": 1, "bytes_written": (out / f"0{suffix}").stat().st_size}
+
+
+@writers
+@pytest.mark.parametrize("name", ["run::1", "out [2024]", "*"])
+@pytest.mark.parametrize("target_size", [None, "1kB"])
+def test_directories_whose_names_look_like_urls_and_globs(tmp_path, monkeypatch, writer, name, target_size):
+    monkeypatch.chdir(tmp_path)
+    (task,) = run(writer(name, target_size=target_size), [{"a": 1}], checkpoint="progress::1 [2]")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "progress::1 [2]"] == [name]
+    reader = JsonlReader if writer is JsonlWriter else ParquetReader
+    (batch,) = Pipeline("read", [reader(name)]).run()
+    assert batch.to_records() == [{"a": 1}]
+    assert sorted(contents(tmp_path / name)) == [Path(task.data[0]).name]
+
+
+@writers
+def test_staged_files_are_removed_below_a_remote_directory_with_brackets(memory_url, writer):
+    (task,) = run(writer(f"{memory_url}/[2024]", target_size="1kB"), [{"a": 1}])
+    assert [f"memory:/{name}" for name in found(memory_url)] == task.data
+    listed = fsspec.filesystem("memory").ls(f"{memory_url}/[2024]", detail=False)
+    assert not [name for name in listed if "_staging" in name]
 
 
 @writers

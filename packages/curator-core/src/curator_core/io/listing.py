@@ -10,6 +10,7 @@ import stat
 from collections import deque
 from contextlib import suppress
 from fnmatch import translate
+from glob import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core.io.atomic import is_local
@@ -23,6 +24,7 @@ SCHEMA_DIRECTORY = "_schema"
 """Where `ParquetWriter` keeps the schema of a directory's files: not data, and not reported as left out."""
 
 _DIRECTORIES = "directories, whose files the pattern does not ask for"
+_BESIDE_NAME = "matched by a path that is itself the name of a file or directory"
 _MAGIC = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -80,7 +82,7 @@ def list_files(fs: Any, path: str, left_out: LeftOut) -> Iterator[Found]:
 
     Args:
         fs: The fsspec filesystem.
-        path: A file, a directory or a glob, as the filesystem writes it.
+        path: A file or directory, or else a glob, as the filesystem writes it.
         left_out: Counts what is left out.
 
     Raises:
@@ -88,21 +90,40 @@ def list_files(fs: Any, path: str, left_out: LeftOut) -> Iterator[Found]:
     """
     local = is_local(fs)
     if fs.isfile(path):
-        real = os.path.realpath(path) if local else path
-        yield Found(path, fs.info(path).get("size"), real)
+        yield Found(path, fs.info(path).get("size"), os.path.realpath(path) if local else path)
     elif fs.isdir(path):
         yield from (
             _LocalSearch(path, "**", left_out) if local else _found(fs, fs.find(path, detail=True), path, left_out)
         )
-    elif magic := _MAGIC.search(path):
-        root = path[: magic.start()].rpartition("/")[0]
-        if local:
-            yield from _LocalSearch(root or "/", path[len(root) + 1 :], left_out)
-        else:
-            yield from _found(fs, fs.glob(path, detail=True), root, left_out)
+    elif _MAGIC.search(path):
+        yield from _globbed(fs, path, left_out)
+        return
     else:
         with suppress(FileNotFoundError):
             fs.info(path)  # isfile and isdir say no where they may not look: this one says why
+    if "*" in path:  # who wrote it may not know of what is called so
+        for file in _globbed(fs, path, LeftOut()):
+            if file.name != path:
+                left_out.add(_BESIDE_NAME, file.name)
+
+
+def _globbed(fs: Any, path: str, left_out: LeftOut) -> Iterable[Found]:
+    """What a glob matches. It may begin with directories that look like one, as ``data [2024]/*.txt``."""
+    root, pattern = _split(fs, path)
+    if is_local(fs):
+        return _LocalSearch(root or "/", pattern, left_out)
+    return _found(fs, fs.glob(f"{escape(root)}{path[len(root) :]}", detail=True), root, left_out)
+
+
+def _split(fs: Any, path: str) -> tuple[str, str]:
+    """The directory that a glob starts from, and the pattern below it."""
+    *directories, _ = path.split("/")
+    root: list[str] = []
+    for name in directories:
+        if "*" in name or "?" in name or ("[" in name and not fs.isdir("/".join([*root, name]))):
+            break
+        root.append(name)
+    return "/".join(root), "/".join(path.split("/")[len(root) :])
 
 
 def _found(fs: Any, infos: Mapping[str, Any], root: str, left_out: LeftOut) -> Iterator[Found]:
@@ -139,8 +160,9 @@ class _LocalSearch:
     def __init__(self, root: str, pattern: str, left_out: LeftOut) -> None:
         self._root = root.rstrip("/")
         self._real_root = os.path.realpath(root).rstrip("/")
-        # `**` stands for any directories, and at the end for any files below them.
-        self._parts = [None if part == "**" else re.compile(translate(part)) for part in pattern.split("/")]
+        # `**` stands for any directories, and at the end for any files below them. Others match themselves as well.
+        parts = pattern.split("/")
+        self._parts = [None if p == "**" else re.compile(rf"{translate(p)}|{re.escape(p)}\Z") for p in parts]
         self._left_out = left_out
         self._seen: set[tuple[int, int, frozenset[int]]] = set()
         self._links: deque[tuple[str, frozenset[int]]] = deque()  # to directories that are still to be searched

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from glob import escape
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curator_core.errors import ConfigurationError, DataError
-from curator_core.io.atomic import atomic_file, rename_file
+from curator_core.io.atomic import atomic_file, is_local, rename_file
 from curator_core.io.files import filesystem, reading, writing
 from curator_core.task import digest
 
@@ -159,8 +160,9 @@ class Staging:
 
     def _remove(self, label: str) -> None:
         fs, directory = self._place()
+        staged = f"{directory}/{_STAGING}{label}"
         with writing(self._url), suppress(FileNotFoundError):
-            fs.rm(f"{directory}/{_STAGING}{label}", recursive=True)
+            fs.rm(staged if is_local(fs) else escape(staged), recursive=True)  # elsewhere it is taken for a glob
 
     def _place(self) -> tuple[Any, str]:
         fs, directory = filesystem(self._url, self._storage_options)
