@@ -16,6 +16,7 @@ from curator_core import (
     ConfigurationError,
     DataError,
     DeadLetter,
+    DocumentBatch,
     EmptyTask,
     FileGroupTask,
     LocalExecutor,
@@ -27,6 +28,7 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
+from curator_core.io import JsonlWriter
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling, fail_at
 
@@ -101,8 +103,56 @@ def test_the_reason_of_an_end_is_not_hidden_by_what_follows(tmp_path):
 
     (tmp_path / "dead").mkdir()
     (tmp_path / "dead" / "Calling").write_text("in the way")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         Pipeline("p", [Calling(interrupt)]).run(initial_tasks=tasks(1, 2), on_error=DeadLetter(tmp_path / "dead"))
+    assert "and a dead letter could not be written: " in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("full", ["checkpoint", "dead letters", "files of several tasks"])
+def test_a_full_disk_under_the_runs_own_files_ends_it_with_its_result(tmp_path, room_for, workers, full):
+    @processing_stage()
+    def odd(task: DocumentBatch) -> DocumentBatch:
+        if task.data[0]["n"] % 2:
+            raise ValueError("odd" * 1000)
+        return task
+
+    options: dict[str, Any] = {
+        "checkpoint": {"checkpoint": tmp_path / "full", "on_error": "skip"},
+        "dead letters": {"on_error": DeadLetter(tmp_path / "full")},
+        "files of several tasks": {"checkpoint": tmp_path / "full", "on_error": "skip"},
+    }[full]
+    stages = [odd, JsonlWriter(tmp_path / "out", target_size=1)] if "several" in full else [odd]
+    recorder = Recorder()
+    with room_for(2500), pytest.raises(DataError, match="EFBIG") as caught:
+        Pipeline("p", stages).run(
+            executor=LocalExecutor(workers=workers),
+            initial_tasks=[DocumentBatch([{"n": number}]) for number in range(200)],
+            observers=[recorder],
+            **options,
+        )
+    result = caught.value.result
+    assert result is not None
+    assert (result.state, result.complete) == ("failed", False)
+    assert result.stages[0].tasks_in > 0
+    assert caught.value.field is not None
+    assert caught.value.field.startswith(str(tmp_path / "full"))
+    assert recorder.ends == [(caught.value.result, caught.value)]
+
+
+def test_a_checkpoint_that_cannot_be_closed_ends_the_run_as_other_failures_do(tmp_path):
+    def spoil(task: Task[int]) -> Task[int]:
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").mkdir()
+        return task
+
+    recorder = Recorder()
+    with pytest.raises(DataError, match="no regular file") as caught:
+        Pipeline("p", [Calling(spoil)]).run(initial_tasks=tasks(1), checkpoint=tmp_path, observers=[recorder])
+    assert caught.value.result is not None
+    assert [task.data for task in caught.value.result] == [1]
+    assert recorder.ends == [(caught.value.result, caught.value)]
+    assert len(journal(tmp_path)) == 1
 
 
 def test_tasks_that_keep_their_ids_come_once(tmp_path):

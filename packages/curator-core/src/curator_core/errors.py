@@ -7,7 +7,7 @@
     │   ├── PipelineError           a pipeline that cannot be compiled
     │   │   └── StageDefinitionError    one of its stages is the reason
     │   └── ExecutorError           an executor or observer that is not there, or a setting of one
-    ├── RunError                    something went wrong while running; ``.result`` has what was done
+    ├── RunError                    something went wrong while running
     │   ├── StageError              a stage's own code raised, in set-up or in a batch
     │   │   ├── ContractError       a stage returned something that the contract does not allow
     │   │   ├── InputError          a task lacks what the stage declares that it needs
@@ -23,7 +23,8 @@
     └── RunStopped                  a signal ended the run and the process; not caught by ``except Exception``
 
 Each says the same five things where they apply: which stage, which field, what was given, what was
-expected, and how to fix it. They are attributes too, so that a program can act on them.
+expected, and how to fix it. They are attributes too, so that a program can act on them. An error that ends a
+run has a ``.result`` too: the work done until then.
 """
 
 from __future__ import annotations
@@ -72,7 +73,13 @@ class CuratorError(Exception):
         given: What was given; its ``repr`` is shown, shortened.
         expected: What would have been right, in words.
         hint: How to fix it, in words.
+
+    Attributes:
+        result: Where the error ended a run, what was done until then: counts for each stage, and the outputs that were
+            complete. None before the first batch.
     """
+
+    result: RunResult | None = None
 
     def __init__(
         self,
@@ -133,14 +140,7 @@ class ExecutorError(ConfigurationError):
 
 
 class RunError(CuratorError):
-    """Something went wrong while a pipeline ran.
-
-    Attributes:
-        result: What was done until then: counts for each stage, and the outputs that were complete.
-            None where the run failed before its first batch.
-    """
-
-    result: RunResult | None = None
+    """Something went wrong while a pipeline ran."""
 
 
 class StageError(RunError):

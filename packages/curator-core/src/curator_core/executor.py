@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from curator_core.adapter import RunContext, is_isolated
 from curator_core.ambient import ambient_observers
 from curator_core.checkpoint.settings import Checkpoint
-from curator_core.errors import ConfigurationError, ExecutorError, RunError
+from curator_core.errors import ConfigurationError, CuratorError, ExecutorError
 from curator_core.interrupts import heard_interrupts
 from curator_core.logs import marked_records
 from curator_core.plan import Plan
@@ -83,8 +83,8 @@ class BaseExecutor(ABC):
                 what they are doing and to tear down, and as long after a failure or Ctrl-C.
 
         Raises:
-            RunError: A stage raised, a worker died, the cluster failed, tasks were lost, or too many failed; its
-                ``result`` has what was done.
+            RunError: A stage raised, a worker died, the cluster failed, tasks were lost, or too many failed. The
+                ``result`` of this and of any other error that ends a run has what was done.
             ConfigurationError: A setting that makes no sense, or a checkpoint that is not this pipeline's.
             DataError: A checkpoint or a dead letter cannot be read or written.
             KeyboardInterrupt: Ctrl-C; the summary of what was done is added as a note, and ``result``.
@@ -239,7 +239,7 @@ def _give_up(run: Run, stopped: RunStopped) -> None:
 
 def _attach(exc: BaseException, result: RunResult) -> None:
     """Give an exception what was done until it was raised."""
-    if isinstance(exc, RunError | KeyboardInterrupt):
+    if isinstance(exc, CuratorError | KeyboardInterrupt):
         exc.result = result  # type: ignore[union-attr]  # documented for both
     if isinstance(exc, KeyboardInterrupt):
         exc.add_note(f"interrupted; what was done until then:\n{result.summary()}")

@@ -99,20 +99,11 @@ class Failures:
 
         return take_back
 
-    def flush(self) -> None:
-        """Wait until all letters are written, and those of tasks that did not fail in the end are gone.
-
-        Raises:
-            DataError: One of them cannot be.
-        """
-        self._remove_withdrawn()
-        self.wait()
-
     def close(self) -> None:
-        """Write no more letters.
+        """Wait until all letters are written, remove those of tasks that did not fail in the end, and write no more.
 
         Raises:
-            DataError: One of them could not be written.
+            DataError: One of them could not be written or removed.
         """
         if self._box is not None:
             try:

@@ -119,7 +119,6 @@ class Run:
             except BaseException as exc:
                 self.close_anyway(exc)
                 raise
-            self._failures.close()
 
     def _open_commits(self) -> Commits:
         commits, self.plan = Commits.open(self.plan, self.context.run_id, self._shard, self._store)
@@ -128,13 +127,17 @@ class Run:
 
     def close_anyway(self, ended_by: BaseException) -> None:
         """Close what is open after a failure; errors of closing must not hide that failure from the caller."""
-        with suppress(Exception):
-            self._failures.close()
+        self._close_noting(self._failures.close, ended_by, "a dead letter could not be written")
         if self._store is not None:
-            try:
-                self._store.close()
-            except Exception as exc:  # noqa: BLE001 - added as a note
-                ended_by.add_note(f"closing the checkpoint failed too: {exc}")
+            self._close_noting(self._store.close, ended_by, "the checkpoint could not be closed")
+
+    @staticmethod
+    def _close_noting(close: Callable[[], None], ended_by: BaseException, what: str) -> None:
+        try:
+            close()
+        except Exception as exc:  # noqa: BLE001 - added as a note
+            if str(exc) != str(ended_by):
+                ended_by.add_note(f"{what}: {exc}")
 
     def new_names(self) -> RootNames:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""
@@ -290,15 +293,15 @@ class Run:
         return self._ledger.lost(self.fed, len(self._resumed) + self._elsewhere)
 
     def settle(self) -> None:
-        """Ensure after the work is done that everything is written and no task is missing.
+        """Ensure after the work is done that everything is written and closed, and no task is missing.
 
         Raises:
             TasksLostError: The counts do not add up, and failures end the run.
             DataError: The checkpoint or a dead letter cannot be written.
         """
-        self._failures.flush()
+        self._failures.close()
         if self._store is not None:
-            self._store.sync()
+            self._store.close()
         lost = self.lost()
         if lost and self.context.on_error == "raise":
             raise TasksLostError(
