@@ -24,6 +24,8 @@ from curator_core import (
 
 from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
+SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
+SGE = ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST")
 NAMES = [f"file-{number}" for number in range(40)]
 VARIABLES = {
     "slurm": {
@@ -37,6 +39,7 @@ VARIABLES = {
     "cloud run": {"CLOUD_RUN_TASK_INDEX": "2", "CLOUD_RUN_TASK_COUNT": "4"},
     "kubernetes": {"JOB_COMPLETION_INDEX": "2", "CURATOR_SHARD_COUNT": "4"},
     "pbs": {"PBS_ARRAY_INDEX": "2", "CURATOR_SHARD_COUNT": "4"},
+    "torque": {"PBS_ARRAYID": "2", "CURATOR_SHARD_COUNT": "4"},
     "lsf": {"LSB_JOBINDEX": "3", "LSB_JOBINDEX_END": "4", "LSB_JOBINDEX_STEP": "1", "CURATOR_SHARD_COUNT": "4"},
     "sge": {"SGE_TASK_ID": "3", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "4", "SGE_TASK_STEPSIZE": "1"},
 }
@@ -163,7 +166,7 @@ class TestAuto:
         with pytest.raises(ConfigurationError, match="not part of an array job") as raised:
             self.shard()
         assert raised.value.expected is not None
-        for name in ("SLURM_ARRAY_TASK_ID", "AWS_BATCH_JOB_ARRAY_INDEX", "JOB_COMPLETION_INDEX", "SGE_TASK_ID"):
+        for name in ("SLURM_ARRAY_TASK_ID", "AWS_BATCH_JOB_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID"):
             assert name in raised.value.expected
 
     @pytest.mark.parametrize(
@@ -175,7 +178,10 @@ class TestAuto:
             ("pbs", {"PBS_ARRAY_INDEX": "-1"}, "-1 is not one of 4"),
             ("slurm", {"SLURM_ARRAY_TASK_MAX": "9"}, "not evenly spaced"),
             ("slurm", {"SLURM_ARRAY_TASK_ID": "4"}, "4 is not one of 4"),
-            ("sge", {"SGE_TASK_FIRST": "3", "SGE_TASK_LAST": "3"}, "it begins at 3"),
+            ("torque", {"CURATOR_SHARD_COUNT": None}, "CURATOR_SHARD_COUNT is not a number"),
+            ("torque", {"PBS_ARRAYID": "4"}, "4 is not one of 4 numbers from 0"),
+            ("lsf", {"LSB_JOBINDEX_END": "5"}, "5 is not one of 4 numbers from 1"),
+            ("sge", {"SGE_TASK_FIRST": "3"}, "it begins at 3"),
         ],
     )
     def test_what_is_not_a_shard(
@@ -185,6 +191,57 @@ class TestAuto:
             if value is not None:
                 monkeypatch.setenv(name, value)
         with pytest.raises(ConfigurationError, match=message):
+            self.shard()
+
+    @pytest.mark.parametrize(
+        ("variables", "index"),
+        [
+            (dict(zip(SLURM, "3133", strict=True)), 3),  # sbatch --array=3
+            (dict(zip(SLURM, "0100", strict=True)), 0),
+            (dict(zip(SLURM, "5825", strict=True)), 5),
+            (dict(zip(SGE, "333", strict=True)), 2),  # qsub -t 3: there is no 0
+            ({"LSB_JOBINDEX": "3", "LSB_JOBINDEX_END": "3"}, 2),
+            ({"AWS_BATCH_JOB_ARRAY_INDEX": "3", "AWS_BATCH_JOB_ARRAY_SIZE": "4"}, 3),
+        ],
+    )
+    def test_an_element_is_repeated_where_the_count_is_given(
+        self, variables: dict[str, str], index: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name, value in {**variables, "CURATOR_SHARD_COUNT": "16"}.items():
+            monkeypatch.setenv(name, value)
+        assert self.shard() == (index, 16)
+        assert not caplog.records
+
+    @pytest.mark.parametrize(("names", "values"), [(SLURM, "3133"), (SLURM, "1111"), (SGE, "333"), (SGE, "222")])
+    def test_a_single_element_is_not_the_whole_source(
+        self, names: tuple[str, ...], values: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in zip(names, values, strict=True):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigurationError, match=f"{values[0]} is its only element") as raised:
+            self.shard()
+        assert raised.value.hint is not None
+        assert "set CURATOR_SHARD_COUNT" in raised.value.hint
+
+    @pytest.mark.parametrize(("names", "values"), [(SLURM, "0100"), (SGE, "111")])
+    def test_a_single_first_element_is_the_whole_source_and_is_told(
+        self,
+        names: tuple[str, ...],
+        values: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        for name, value in zip(names, values, strict=True):
+            monkeypatch.setenv(name, value)
+        assert self.shard() == (0, 1)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "this run has the whole source" in record.getMessage()
+
+    def test_all_elements_are_refused_where_one_has_no_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in zip((*SLURM, "CURATOR_SHARD_COUNT"), "14144", strict=True):  # --array=1-4
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigurationError, match="4 is not one of 4 numbers from 0"):
             self.shard()
 
 
