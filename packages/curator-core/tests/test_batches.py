@@ -10,6 +10,20 @@ import pytest
 
 from curator_core import ConfigurationError, DataError, DocumentBatch, FileGroupTask
 
+
+def nested(kind, levels):
+    value = 1
+    for _ in range(levels):
+        value = [value] if kind is list else {"a": value}
+    return value
+
+
+def endless():
+    value = []
+    value += [value, value]
+    return value
+
+
 RECORDS = [{"text": "a", "n": 1}, {"text": "b", "lang": "en"}]
 
 
@@ -111,6 +125,14 @@ class TestArrow:
             ([{}, {}], "data", 0),
             ([{"a": 1}, "text"], "data", 1),
             ([{"a": 1}, {5: "x"}], "5", 1),
+            ([{"1": 1}, {"1": 1, 1: 2}], "1", 1),
+            ([{"a": 1}, {"half \ud83d": 1}], "half \ud83d", 1),
+            ([{"a": {"b": 1}}, {"a": {"half \ud83d": 1}}], "a", 1),
+            ([{"a": {"b": 1}}, {"a": {"b": 1, b"b": 2}}], "a", 1),  # pyarrow alone takes them for one key
+            ([{"a": [{"1": 1}]}, {"a": [{"1": 1, 1: 2}]}], "a", 1),
+            ([{"a": [1]}, {"a": nested(list, 5000)}], "a", 1),  # pyarrow alone crashes
+            ([{"a": {"a": 1}}, {"a": nested(dict, 5000)}], "a", 1),
+            ([{"a": [1]}, {"a": endless()}], "a", 1),
         ],
     )
     def test_a_record_that_has_no_place_in_the_table_is_named(self, records, column, number):
@@ -119,6 +141,12 @@ class TestArrow:
         assert raised.value.field == column
         assert raised.value.given
         assert "column" in raised.value.hint
+        str(raised.value).encode()
+
+    def test_what_is_nested_a_hundred_levels_deep_has_a_place(self):
+        record = {"a": nested(dict, 50), "b": nested(list, 100)}
+        assert DocumentBatch(DocumentBatch([record]).to_arrow()).to_records() == [record]
+        assert DocumentBatch([{"a": {}}]).to_arrow().to_pylist() == [{"a": {}}]
 
     def test_types_are_promoted(self, pa):
         records = [{"n": 1, "t": {"b": 1}}, {"n": None, "t": None}, {"n": 1.5, "t": {"c": "x"}}]

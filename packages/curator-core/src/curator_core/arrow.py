@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records to Arrow tables and back, without losing anything in silence. Import it where pyarrow is needed: it loads it.
 
-pyarrow by itself cuts off the time of a date, the nanoseconds of pandas and all but one of several columns of one name,
-and where a value has no form it does not say in which record.
+pyarrow by itself cuts off the time of a date, the nanoseconds of pandas and all but one of several columns of one name.
+It takes ``b"x"`` and ``"x"`` in a dict for one key, and crashes on what is nested too deep. Where a value has no form
+it does not say in which record.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import pyarrow as pa
 from curator_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 __all__ = ["FAILURES", "BadRecord", "check_names", "join_types", "records_of", "table_of"]
 
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_LONG = 16  # values
+_NESTED = (dict, list, tuple, set, frozenset)  # what pyarrow looks into
+_MAX_DEPTH = 100  # deeper than any data; at some thousands pyarrow runs out of stack or memory
 _DATED = (datetime, date, timedelta)  # a datetime is a date as well
 _TIMES = ("date", "time", "duration")  # in the names of types; in that of a column it costs time and nothing else
 
@@ -51,18 +56,22 @@ class BadRecord(NamedTuple):
 
 
 def table_of(
-    records: Sequence[Any], known: Mapping[str, pa.DataType] | None = None
+    records: Sequence[Any],
+    known: Mapping[str, pa.DataType] | None = None,
+    unwritable: Callable[[pa.Field], str] = lambda _: "",
 ) -> tuple[pa.Table, dict[int, BadRecord]]:
     """The records that make a table, and those that do not.
 
     Args:
         records: Dicts; a column that one lacks is null in it.
         known: Types of columns that earlier records have settled.
+        unwritable: Why a column cannot be written where the table goes to; empty where it can.
 
     Returns:
         A table of the good records, and the bad ones by number: those that do not go together with the ones before.
     """
-    bad = {number: found for number, record in enumerate(records) if (found := _misshapen(number, record))}
+    fine: set[str] = set()
+    bad = {number: found for number, record in enumerate(records) if (found := _misshapen(number, record, fine))}
     good = [record for number, record in enumerate(records) if number not in bad] if bad else records
     names = list(dict.fromkeys(name for record in good for name in record))
     if not names:
@@ -72,9 +81,10 @@ def table_of(
             if number not in bad
         }
     try:
-        return pa.table({name: _array([record.get(name) for record in good], known, name) for name in names}), bad
+        table = pa.table({name: _array([record.get(name) for record in good], known, name) for name in names})
     except FAILURES:
-        return _sift(records, dict(known or {}), bad)
+        return _sift(records, dict(known or {}), bad, unwritable)
+    return _sift(records, dict(known or {}), bad, unwritable) if any(map(unwritable, table.schema)) else (table, bad)
 
 
 def records_of(table: pa.Table) -> list[dict[str, Any]]:
@@ -138,22 +148,39 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _misshapen(number: int, record: Any) -> BadRecord | None:
+def _misshapen(number: int, record: Any, fine: set[str]) -> BadRecord | None:
+    """What is wrong with a record's form. Names of columns that have been found fine are added to the set."""
     if not isinstance(record, dict):
         return BadRecord(number, "data", f"is of type {type(record).__name__}", record, "a dict for each record")
     for name in record:
-        if not isinstance(name, str):
-            return BadRecord(number, str(name), "has a column whose name is not text", name, "text as names of columns")
+        if name not in fine:
+            if why := _unfit(name):
+                return BadRecord(number, str(name), f"has a column whose name {why}", name, "text as names of columns")
+            fine.add(name)
     return None
 
 
+def _unfit(name: Any) -> str:
+    """Why something cannot name a column; empty where it can."""
+    if not isinstance(name, str):
+        return "is not text"
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        return f"cannot be encoded: {exc.reason}"
+    return ""
+
+
 def _sift(
-    records: Sequence[dict[str, Any]], types: dict[str, pa.DataType], bad: dict[int, BadRecord]
+    records: Sequence[dict[str, Any]],
+    types: dict[str, pa.DataType],
+    bad: dict[int, BadRecord],
+    unwritable: Callable[[pa.Field], str],
 ) -> tuple[pa.Table, dict[int, BadRecord]]:
     """As `table_of`, one record after the other: a type grows with the good records and not with the bad ones."""
     for number, record in enumerate(records):
         if number not in bad:
-            found = _grown(number, record, types)
+            found = _grown(number, record, types, unwritable)
             if isinstance(found, BadRecord):
                 bad[number] = found
             else:
@@ -173,7 +200,10 @@ def _sift(
 
 
 def _grown(
-    number: int, record: Mapping[str, Any], types: Mapping[str, pa.DataType]
+    number: int,
+    record: Mapping[str, Any],
+    types: Mapping[str, pa.DataType],
+    unwritable: Callable[[pa.Field], str],
 ) -> dict[str, pa.DataType] | BadRecord:
     """The types of a record's columns with its own values in them, or why that cannot be."""
     found = {}
@@ -188,6 +218,8 @@ def _grown(
         except ValueError:
             why = f"has a value of type {kind} in column '{name}' of type {before}"
             return BadRecord(number, name, why, value, f"{before}, or what can be promoted with it")
+        if reason := unwritable(pa.field(name, found[name])):
+            return BadRecord(number, name, f"has a value in column '{name}' that cannot be written: {reason}", value)
     return found
 
 
@@ -212,6 +244,7 @@ def _array(values: Sequence[Any], known: Mapping[str, pa.DataType] | None = None
     kind = (known or {}).get(name)
     if kind is not None and pa.types.is_map(kind):  # they look like dicts or lists
         return pa.array(values, kind)
+    _check_nested(values)
     array = pa.array(values)
     if not any(word in str(array.type) for word in _TIMES):
         return array
@@ -226,6 +259,29 @@ def _array(values: Sequence[Any], known: Mapping[str, pa.DataType] | None = None
     return pa.array(
         values, pa.duration("ns") if pa.types.is_duration(array.type) else pa.timestamp("ns", array.type.tz)
     )
+
+
+def _check_nested(values: Collection[Any], depth: int = 0) -> None:
+    """See whether pyarrow may be given what is in lists and dicts.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if len(values) > _LONG and _PLAIN.issuperset(map(type, values)):  # one pass in C, as over embeddings
+        return
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN or not issubclass(kind, _NESTED):
+            continue
+        if depth == _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+        if issubclass(kind, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise ValueError(f"the dict key {key!r} is not text")
+            _check_nested(value.values(), depth + 1)
+        else:
+            _check_nested(value, depth + 1)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.core import url_to_fs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_globs(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_directories_that_a_glob_matches_are_left_out_with_a_word(tmp_path, caplog, scheme):
-    fs, _ = fsspec.url_to_fs(f"{scheme}{tmp_path}")
+    fs, _ = url_to_fs(f"{scheme}{tmp_path}")
     for name in ("2024.txt/part-0.txt", "2025.txt", "days/01/a.txt"):  # as Spark writes
         fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
         fs.pipe(f"{tmp_path}/{name}", b"")
@@ -71,7 +72,7 @@ def test_a_name_that_looks_like_a_glob_is_found_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_directories_with_brackets_in_their_names_are_found_as_they_are(tmp_path, scheme):
-    fs, _ = fsspec.url_to_fs(f"{scheme}{tmp_path}")
+    fs, _ = url_to_fs(f"{scheme}{tmp_path}")
     for name in ("data [2024]/a.txt", "data [2024]/b [1]/c.txt", "data 2/other.txt"):
         fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
         fs.pipe(f"{tmp_path}/{name}", b"")
@@ -91,7 +92,7 @@ def test_names_below_a_wildcard_match_themselves(tmp_path):
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 @pytest.mark.parametrize("star", ["*.txt", "*.txt/a.txt"])
 def test_what_is_called_like_a_wildcard_hides_nothing_in_silence(tmp_path, caplog, scheme, star):
-    fs, root = fsspec.url_to_fs(f"{scheme}{tmp_path}/{len(star)}")
+    fs, root = url_to_fs(f"{scheme}{tmp_path}/{len(star)}")
     for name in (star, "b.txt"):  # as a shell makes it of `> *.txt`
         fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
         fs.pipe(f"{root}/{name}", b"")

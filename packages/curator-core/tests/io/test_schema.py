@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import Counter
@@ -37,12 +38,23 @@ RECORDS = [
     {"id": 2, "text": None, "score": None, "tags": None, "late": 7},
     {"id": 3, "text": None, "score": None, "tags": None, "late": None},
 ]
+DEEP = functools.reduce(lambda inner, _: [inner], range(60), 1)  # Arrow takes it, and Parquet does not
 TYPES = {"id": "int64", "text": "string", "score": "double", "tags": pa.list_(pa.string()), "late": "int64"}
 
 
 def write(out, *batches, **options):
     pipeline = Pipeline("write", [ParquetWriter(out, **options)])
     return pipeline.run(initial_tasks=[DocumentBatch(batch) for batch in batches])
+
+
+def parquet_takes(value):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": [value]}), sink)
+    try:
+        pq.read_schema(pa.BufferReader(sink.getvalue()))
+    except OSError:
+        return False
+    return True
 
 
 def settled(out):
@@ -230,10 +242,13 @@ def test_a_declared_schema_says_which_columns_there_are(tmp_path, data_error):
 
 def test_what_parquet_has_no_form_for_is_named(tmp_path, data_error):
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    unwritable = "record 1 has a value in column 'a' that cannot be written:"
     far = pa.table({"a": pa.array([0, 10**17], pa.timestamp("s"))})  # Parquet has no seconds, only milliseconds
     for data, expected in (
-        ([{"a": None}, {"a": {}}], "record 1 has a value of type struct<> in column 'a'"),
-        ([{"a": None}, {"a": [{}]}], "record 1 has a value of type list<item: struct<>> in column 'a'"),
+        ([{"a": None}, {"a": {}}], f"{unwritable} a dict without keys"),
+        ([{"a": None}, {"a": [{}]}], f"{unwritable} a dict without keys"),
+        ([{"a": {"b": 1}}, {"a": {"c": {}}}], f"{unwritable} a dict without keys"),
+        (pa.table({"a": [None, {}]}), f"{unwritable} a dict without keys"),
         (far, "record 1 has a value of type timestamp[s] in column 'a'"),
         (twice, "several columns are called 'a'"),
     ):
@@ -241,6 +256,28 @@ def test_what_parquet_has_no_form_for_is_named(tmp_path, data_error):
         assert expected in error.message
         assert error.field == "a"
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (None, {}),
+        ([], [{}]),
+        ({"c": 1}, {"c": 2, "d": {}}),
+        ({"c": 1}, {"c": 2, b"c": 3}),
+        pytest.param([[]], DEEP, marks=pytest.mark.skipif(parquet_takes(DEEP), reason="this pyarrow has no limit")),
+    ],
+)
+def test_of_records_that_cannot_be_written_only_those_are_left_out(tmp_path, good, bad):
+    result = write(tmp_path, [{"a": bad}, {"a": good}, {"a": bad}, {"a": good, "b": 1}], on_bad_record="skip")
+    assert pq.read_table(tmp_path / "0.parquet").to_pylist() == [{"a": good, "b": None}, {"a": good, "b": 1}]
+    assert result[0].stage_perf[0].custom_metrics["skipped_records"] == 2
+
+
+def test_a_name_that_cannot_be_encoded_costs_its_record(tmp_path):
+    result = write(tmp_path, [{"a": 1}, {"a": 2, "half \ud83d": 1}, {"a": 3}], on_bad_record="skip")
+    assert pq.read_table(tmp_path / "0.parquet").to_pylist() == [{"a": 1}, {"a": 3}]
+    assert result[0].stage_perf[0].custom_metrics["skipped_records"] == 1
 
 
 def test_a_broken_schema_file_is_named(tmp_path, data_error):

@@ -308,11 +308,13 @@ class ParquetWriter(FileWriter):
     def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
         """The chosen columns, of the records that make a table, and the other records by number."""
         from curator_core.arrow import check_names, table_of  # noqa: PLC0415 - an extra, as above
+        from curator_core.io.schema import unwritable  # noqa: PLC0415 - likewise
 
         fields, bad = self._fields, {}
         if isinstance(task.data, list):
             chosen = task.data if fields is None else [_chosen(record, fields) for record in task.data]
-            table, found = table_of(chosen, {} if known is None else dict(zip(known.names, known.types, strict=True)))
+            types = {} if known is None else dict(zip(known.names, known.types, strict=True))
+            table, found = table_of(chosen, types, unwritable)
             bad = self._bad(found[number] for number in sorted(found))
         else:
             table = task.data

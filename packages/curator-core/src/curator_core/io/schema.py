@@ -7,6 +7,7 @@ Import it where pyarrow is needed: it loads it.
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from curator_core.errors import ConfigurationError, DataError, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-__all__ = ["as_schema", "conform", "footer", "from_footer", "grow", "merge", "without"]
+__all__ = ["as_schema", "conform", "footer", "from_footer", "grow", "merge", "unwritable", "without"]
 
 _EXPECTED = "a pyarrow.Schema, or a dict of types by name, such as {'text': 'string', 'n': pyarrow.int64()}"
 
@@ -46,7 +47,7 @@ def as_schema(value: Any, fields: Sequence[str] | None = None) -> pa.Schema:
             known = unknown_name("column", name, schema.names)
             raise ConfigurationError(f"the schema has no column '{name}'", **{**known, "field": "fields"})
     for field in schema:
-        if why := _unwritable(field):
+        if why := unwritable(field):
             raise ConfigurationError(
                 f"Parquet has no form for a column of the schema: {why}",
                 field=f"schema['{field.name}']",
@@ -165,27 +166,32 @@ def _field(name: Any, kind: Any) -> pa.Field:
         ) from exc
 
 
-def _unwritable(field: pa.Field) -> str:
+@lru_cache(maxsize=1024)
+def unwritable(field: pa.Field) -> str:
     """Why Parquet has no form for a column; empty where it has."""
+    if why := _unsound(field.type):
+        return why
     try:
-        footer(pa.schema([field]))
+        from_footer(footer(pa.schema([field])))  # what is nested too deep is written, and cannot be read
     except (*FAILURES, OSError) as exc:
         return str(exc)
-    return _repeated_name(field.type)
+    return ""
 
 
-def _repeated_name(kind: pa.DataType) -> str:
+def _unsound(kind: pa.DataType) -> str:
     inner = [kind.field(number) for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    if pa.types.is_struct(kind) and not inner:
+        return "a dict without keys has no form in Parquet"
     names = [field.name for field in inner]
     if len(set(names)) < len(names):
         return f"{kind} has two fields of one name"
     if hasattr(kind, "value_type"):
-        return _repeated_name(kind.value_type)
-    return next(filter(None, (_repeated_name(field.type) for field in inner)), "")
+        return _unsound(kind.value_type)
+    return next(filter(None, (_unsound(field.type) for field in inner)), "")
 
 
 def _writable(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, pa.null()) if _unwritable(field) else field
+    return pa.field(field.name, pa.null()) if unwritable(field) else field
 
 
 def _merged(before: pa.Field, after: pa.Field | None) -> pa.Field:
@@ -195,7 +201,7 @@ def _merged(before: pa.Field, after: pa.Field | None) -> pa.Field:
         joined = before.with_type(join_types(before.type, after.type))
     except ValueError:
         return before
-    if joined.type != before.type and _unwritable(joined):
+    if joined.type != before.type and unwritable(joined):
         return before
     return joined.with_nullable(before.nullable or after.nullable)
 
@@ -256,8 +262,15 @@ def _bad_rows(
             yield BadRecord(row, name, why, _shown(column[row]), expected)
     for column, field in failed:
         for row, exc in _failing(column, field, 0):
-            why = f"has a value of type {column.type} in column '{field.name}' of type {field.type}: {exc}"
-            yield BadRecord(row, field.name, why, _shown(column[row]), str(field.type))
+            yield _misfit(row, column, field, exc)
+
+
+def _misfit(row: int, column: pa.ChunkedArray, field: pa.Field, exc: Exception) -> BadRecord:
+    value = _shown(column[row])
+    if pa.types.is_null(field.type) and (why := unwritable(pa.field(field.name, column.type))):
+        return BadRecord(row, field.name, f"has a value in column '{field.name}' that cannot be written: {why}", value)
+    why = f"has a value of type {column.type} in column '{field.name}' of type {field.type}: {exc}"
+    return BadRecord(row, field.name, why, value, str(field.type))
 
 
 def _failing(column: pa.ChunkedArray, field: pa.Field, start: int) -> Iterator[tuple[int, Exception]]:
