@@ -51,7 +51,7 @@ def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         if how == "environment":
             monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ClusterError, match="no Ray cluster answers") as caught:
+        with pytest.raises(ClusterError, match="no Ray cluster answered") as caught:
             run({"address": address} if how == "setting" else None)
         assert address in str(caught.value)
         assert "ray start --head" in str(caught.value.hint)
@@ -191,10 +191,10 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
     try:
         _wait_for_head(head, output)
         said = run_script("joins.py", env={"RAY_ADDRESS": f"127.0.0.1:{port}"})
-        idle = "num_cpus=64, dashboard=True have no effect on a Ray that is joined"
+        idle = "num_cpus=64, dashboard=True have no effect on an existing Ray cluster"
         assert said == {
             "size": 5,
-            "planned_with": "there is, a node: 1 CPUs and 0 GPUs",
+            "planned_with": "available on each node: 1 CPUs and 0 GPUs",
             "environ_kept": True,
             "connected": True,
             "warnings": [idle],

@@ -80,7 +80,7 @@ def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("config", [3, "verbose", [("verbose", True)]])
 def test_what_is_no_config(config: Any) -> None:
-    with pytest.raises(ExecutorError, match="no configuration"):
+    with pytest.raises(ExecutorError, match="invalid configuration"):
         XennaExecutor(config)
 
 

@@ -172,7 +172,7 @@ def test_a_source_that_asks_for_resources_runs_in_a_worker(ignoring: tuple[Any, 
 
 def test_a_second_run_at_the_same_time_is_refused(ignoring: tuple[Any, RunsAnother]) -> None:
     _, another = ignoring
-    assert [error.message for error in another.errors] == ["a run on Xenna is under way in this process"]
+    assert [error.message for error in another.errors] == ["another run on Xenna is in progress in this process"]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecut
             (tmp_path / "listed").touch()
             return [Task(data={})]
 
-    with pytest.raises(ResourcesError, match="one worker of it is larger than any node"):
+    with pytest.raises(ResourcesError, match="one worker is larger than any node"):
         Pipeline("p", [Lists(), Worker().with_(resources=Resources(cpus=1000))]).run(executor)
     assert not (tmp_path / "listed").exists()
 

@@ -117,5 +117,5 @@ def test_more_than_the_machine_has_is_refused(executor: XennaExecutor, settings:
     with pytest.raises(ResourcesError, match="does not fit") as caught:
         run(executor, Same(), Same().with_(name="greedy", **settings))
     assert caught.value.stage == "greedy"
-    assert "there is, a node:" in str(caught.value)
+    assert "available on each node:" in str(caught.value)
     assert "of 'greedy'" in str(caught.value.hint)

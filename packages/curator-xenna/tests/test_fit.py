@@ -21,16 +21,16 @@ from curator_xenna.resources import Gpu, Share
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 
-UNEQUAL = "streaming does not fit: stages that ask for different numbers of CPUs share workers"
-FAN_OUTS = "streaming does not fit: stages share workers also across those that make many tasks of one"
-BATCH = "streaming does not fit: the stages run one after the other, and hold all tasks in between"
+UNEQUAL = "streaming does not fit: stages that request different numbers of CPUs share workers"
+FAN_OUTS = "streaming does not fit: stages share workers even if one of them makes many tasks of one"
+BATCH = "streaming does not fit: the stages run one after the other, with all tasks in memory in between"
 
 APART = {"fusible": False}
 SPLIT = {"fans_out": True}
 
 
 def declares(cpus: int, there_are: int) -> str:
-    return f"streaming does not fit: Ray declares {cpus} CPUs on {there_are}, which the stages share"
+    return f"streaming does not fit: Ray declares {cpus} CPUs for stages that share {there_are}"
 
 
 class Stage(ProcessingStage[Task, Task]):
@@ -155,7 +155,7 @@ def test_batch_mode_comes_last(lines: Any) -> None:
 @pytest.mark.parametrize("may_declare", [True, False])
 @pytest.mark.parametrize("config", [{}, {"fuse": False}, {"execution_mode": "batch"}, {"max_workers_per_stage": 2}])
 def test_only_what_is_larger_than_the_machine_fails(may_declare: bool, config: dict[str, Any], lines: Any) -> None:
-    with pytest.raises(ResourcesError, match="does not fit the cluster: one worker of it is larger than any node"):
+    with pytest.raises(ResourcesError, match="does not fit the cluster: one worker is larger than any node"):
         fitted(machine(2), {}, asking(cpus=3), {}, may_declare=may_declare, **config)
     assert lines() == []
 
@@ -167,16 +167,16 @@ def test_the_error_has_the_table_and_the_number_to_change() -> None:
         fitted(nodes, *stages, may_declare=False)
     assert (caught.value.stage, caught.value.field) == ("s1", "resources")
     assert caught.value.expected.splitlines() == [
-        "no more than there is:",
+        "at most what is available:",
         "    stage                    workers  cpus each  gpus each",
         "    s0                             1          1          0",
         "    s1                             2          9        0.5",
         "    s2                             1          2          0",
-        "    there is, a node: 8 CPUs and 1 GPUs, 4 CPUs and 0 GPUs",
+        "    available on each node: 8 CPUs and 1 GPUs, 4 CPUs and 0 GPUs",
     ]
     assert (
         caught.value.hint
-        == "lower the resources of 's1' to what one node of 8 CPUs and 1 GPUs has, or run on a larger cluster"
+        == "lower the resources of 's1' to fit a node with 8 CPUs and 1 GPUs, or run on a larger cluster"
     )
 
 
@@ -187,7 +187,7 @@ def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
     assert caught.value.given == repr(Resources(cpus=4))
     assert (
         caught.value.hint
-        == "lower the resources of 's2' to what one node of 2 CPUs and 0 GPUs has, or run on a larger cluster"
+        == "lower the resources of 's2' to fit a node with 2 CPUs and 0 GPUs, or run on a larger cluster"
     )
 
 
@@ -196,7 +196,7 @@ def test_workers_that_are_asked_for_have_to_fit(may_declare: bool) -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
         fitted(machine(2), {}, {"num_workers": 3}, may_declare=may_declare)
     assert caught.value.stage == "s1"
-    assert caught.value.hint == "lower the number of workers of 's1' to 2 or less, or run on a larger cluster"
+    assert caught.value.hint == "lower the number of workers of 's1' to 2 or fewer, or run on a larger cluster"
 
 
 def test_an_error_names_the_node_that_has_most_of_what_is_short() -> None:
@@ -204,13 +204,13 @@ def test_an_error_names_the_node_that_has_most_of_what_is_short() -> None:
     for asked, has in ((asking(cpus=100), "64 CPUs and 0 GPUs"), (asking(cpus=9, gpus=1), "8 CPUs and 1 GPUs")):
         with pytest.raises(ResourcesError) as caught:
             fitted(nodes, asked, may_declare=False)
-        assert f"to what one node of {has} has" in caught.value.hint
+        assert f"to fit a node with {has}" in caught.value.hint
 
 
 def test_gpus_cannot_be_declared() -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
         fitted(machine(2, gpus=2), {**asking(gpus=0.6), "num_workers": 5})
-    assert caught.value.hint == "lower the number of workers of 's0' to 2 or less, or run on a larger cluster"
+    assert caught.value.hint == "lower the number of workers of 's0' to 2 or fewer, or run on a larger cluster"
 
 
 @pytest.mark.parametrize("may_declare", [True, False])
@@ -305,7 +305,7 @@ def test_no_stage_has_more_workers_than_the_limit(lines: Any) -> None:
     nodes = [Node("a", 8, ()), Node("b", 4, ())]
     stages = [APART, {**APART, "num_workers": 5}, {**APART, "num_workers": 1}]
     assert workers(fitted(nodes, *stages, max_workers_per_stage=3)) == [3, 3, 1]
-    assert set(lines()) == {"stage 's1' gets 3 workers, not the 5 it asks for: max_workers_per_stage"}
+    assert set(lines()) == {"stage 's1' gets 3 workers, not the 5 that it requests: limited by max_workers_per_stage"}
 
 
 def test_the_limit_leaves_room_for_all_stages() -> None:

@@ -44,7 +44,7 @@ def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how
 @pytest.mark.timeout(600)
 def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_cases: Any) -> None:
     said = slow_cases["is_silent"]
-    assert said["error"].startswith(f"nodes that Ray calls alive do not answer: {said['node']} at ")
+    assert said["error"].startswith(f"nodes that Ray reports as alive did not answer: {said['node']} at ")
     assert "ray stop --force" in said["hint"]
     assert said["restarts"] == 0  # a further session would ask the same node
     assert not said["known_dead"]
@@ -53,7 +53,7 @@ def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_
 def test_a_node_that_answers_with_an_error_ends_the_run_at_once(cases: Any) -> None:
     said = cases["cannot_work"]
     assert said["error"].startswith(f"node {said['node']} at ")
-    assert said["error"].endswith("cannot work: ModuleNotFoundError(\"No module named 'cosmos_xenna'\")")
+    assert said["error"].endswith("cannot run stages: ModuleNotFoundError(\"No module named 'cosmos_xenna'\")")
     assert "same Python environment" in said["hint"]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the supported versions of Xenna and Ray differ, and the little we use of what is not public.
+"""Differences between the supported versions of Xenna and Ray, and all uses of their private APIs.
 
-cosmos-xenna 0.2.0 and 0.3.0 (Python 3.11) never call a stage's ``destroy()``; from 0.4.1 on Xenna does, at
+cosmos-xenna 0.2.0 and 0.3.0 (Python 3.11) never call a stage's ``destroy()``. Xenna 0.4.1 and later call it at
 the end of a stage and on a scale-down.
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import loguru  # Xenna's own logging library
 import ray
 
-# What the stages in a worker are made of (private in 0.2.0 to 0.5.12). pipelines.v1 has the same classes, and imports
-# all that runs pipelines: 93 modules more for each worker, a tenth of the CPU time that it takes to start.
+# The classes that a worker needs for its stages (private in 0.2.0 to 0.5.12). pipelines.v1 has the same classes but
+# also imports everything that runs pipelines: 93 more modules in each worker, a tenth of its CPU time to start.
 try:
     from cosmos_xenna.pipelines.private.resources import Resources
     from cosmos_xenna.pipelines.private.specs import Stage
@@ -49,10 +49,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 HAS_DESTROY = hasattr(Stage, "destroy")
-"""Whether this Xenna tears stages down itself."""
+"""Whether this version of Xenna tears down stages itself."""
 
 XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
-"""Class names of the actors that Xenna starts, on all versions: what Ray's state API lists them under."""
+"""Class names of the actors that Xenna starts, for all versions, as Ray's state API lists them."""
 
 _XENNA_ASKS = "StateHead"  # the part of the dashboard's server that answers Ray's state API
 
@@ -61,13 +61,13 @@ WORKER_DEATHS = (
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,  # what it had made is gone with its node
+    ray.exceptions.ObjectLostError,  # the worker's outputs were lost with its node
 )
-"""What Ray raises for a worker that has died: classes that have no other base in common than all of Ray's errors."""
+"""What Ray raises for a worker that has died. These classes have no common base but that of all Ray errors."""
 
 
 class _RayletHeard:
-    """In the place of the function of Ray's that prints; see `hear_raylet`."""
+    """Replacement for Ray's function that prints worker output; see `hear_raylet`."""
 
     def __init__(self, prints: Callable[..., None]) -> None:
         self._prints = prints
@@ -81,10 +81,10 @@ class _RayletHeard:
 
 
 def hear_raylet(listen: Callable[[str], bool]) -> None:
-    """Have what Ray says of dead workers given to a function, from now on, and printed only where that returns False.
+    """Pass Ray's messages about dead workers to a function from now on; print only those for which it returns False.
 
-    Ray prints 900 characters for each worker that dies, and has no setting for it (Ray 2.54 to 2.60). What it says of
-    the last workers of a run comes when the run is over, so nothing is put back.
+    Ray prints 900 characters for each worker that dies and has no setting for it (Ray 2.54 to 2.60). Its messages about
+    the last workers of a run arrive after the run has ended, so the replacement is not undone.
     """
     from ray._private import worker  # noqa: PLC0415
 
@@ -95,11 +95,11 @@ def hear_raylet(listen: Callable[[str], bool]) -> None:
 
 @contextmanager
 def quiet_xenna(*, quiet: bool) -> Iterator[None]:
-    """Silence Xenna's and Ray's loggers in this process for a while."""
+    """Silence Xenna's and Ray's loggers in this process within the context."""
     if not quiet:
         yield
         return
-    # Ray sets its logger's level again whenever Xenna calls ray.init(), so a filter it must be.
+    # A filter, because Ray resets its logger's level whenever Xenna calls ray.init().
     ray_handlers = logging.getLogger("ray").handlers[:]
     for handler in ray_handlers:
         handler.addFilter(_is_error)
@@ -113,10 +113,10 @@ def quiet_xenna(*, quiet: bool) -> Iterator[None]:
 
 
 def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
-    """A runtime environment whose local directories are uploaded to the cluster, and named by URI.
+    """Upload the local directories of a runtime environment to the cluster, and return it with their URIs.
 
-    Ray does this for a job's environment only, and refuses directories in an actor's; its own functions for
-    it are private (2.54 to 2.60; one parameter is not in all of them).
+    Ray does this only for a job's environment and rejects directories in an actor's environment. Its functions for the
+    upload are private (2.54 to 2.60; one parameter is missing in some of these versions).
     """
     from ray._private.runtime_env.py_modules import upload_py_modules_if_needed  # noqa: PLC0415
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # noqa: PLC0415
@@ -132,22 +132,23 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
-    """Have ``ray.init`` start only what a run on this machine needs: two thirds of the time, half of the processes.
+    """Make ``ray.init`` start only what a run on this machine needs: two thirds of the time, half of the processes.
 
-    Left out are the autoscaler, which has nothing to scale on one machine (and holds up the shutdown for a second),
-    what brings workers' output to the driver where nobody looks at it, and the parts of the dashboard's server that
-    only its pages need; Xenna asks that server for its actors. And it starts beside the raylet, not before it.
+    This skips the autoscaler, which has nothing to scale on one machine (and delays the shutdown by a second); the
+    log monitor, which sends workers' output to the driver, unless that output is shown; and the parts of the dashboard
+    server that only its pages need. Xenna asks that server for its actors, so the rest of it stays. The server also
+    starts in parallel with the raylet and not before it.
 
-    There is no public way to choose (Ray 2.54 to 2.60).
+    Ray has no public setting for this (2.54 to 2.60).
 
     Args:
-        dashboard: Whether the dashboard is to be there as a whole.
-        log_monitor: Whether workers' output is to come to the driver.
+        dashboard: Whether to start the whole dashboard.
+        log_monitor: Whether to send workers' output to the driver.
     """
     from ray._private import node, services  # noqa: PLC0415 - private, and only for a Ray that we start
 
     if not (hasattr(node, "Node") and hasattr(services, "start_ray_process")):
-        logger.info("this version of Ray starts in another way: all of it is started")
+        logger.info("this version of Ray starts differently: starting all of its processes")
         yield
         return
 
@@ -160,13 +161,13 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
         def __init__(self, *args: Any, **options: Any) -> None:
             try:
                 super().__init__(*args, **options)
-            except BaseException:  # Ray knows nothing yet of what has been started
-                with suppress(AttributeError):  # nothing has been
+            except BaseException:  # Ray does not know yet which processes were started
+                with suppress(AttributeError):  # if none were
                     self.kill_all_processes(check_alive=False, allow_graceful=False)
                 raise
 
         def start_monitor(self) -> None:
-            """No autoscaler."""
+            """Start no autoscaler."""
 
         def start_log_monitor(self) -> None:
             if log_monitor:
@@ -186,15 +187,15 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
 
 @contextmanager
 def own_signal_handlers() -> Iterator[None]:
-    """Keep the handler for SIGTERM that this process has.
+    """Keep this process's handler for SIGTERM.
 
-    Each call of ``ray.init`` replaces it with one that calls ``sys.exit``, and Xenna makes some in the middle of a run.
-    There is no public way to tell Ray not to (2.54 to 2.60).
+    Each call of ``ray.init`` replaces it with one that calls ``sys.exit``, and Xenna calls it in the middle of a run.
+    Ray has no public setting to prevent this (2.54 to 2.60).
     """
-    from ray._private import utils  # noqa: PLC0415 - private, and only for the time of a run
+    from ray._private import utils  # noqa: PLC0415 - private, and only during a run
 
     if not hasattr(utils, "set_sigterm_handler"):
-        logger.info("this version of Ray handles signals in another way: SIGTERM may end a run at once")
+        logger.info("this version of Ray handles signals differently: SIGTERM may end a run immediately")
         yield
         return
     with _replaced(utils, "set_sigterm_handler", lambda handler: install_sigterm_again()):
@@ -202,9 +203,9 @@ def own_signal_handlers() -> Iterator[None]:
 
 
 def install_sigterm_again() -> None:
-    """Have SIGTERM call this process's own handler, after Ray has connected: it then aborts the process instead.
+    """Make SIGTERM call this process's own handler again after Ray has connected; it would abort the process otherwise.
 
-    Ray's part in C++ installs a handler for crashes, SIGTERM included, which Python does not know of.
+    Ray's C++ code installs a handler for crashes, including SIGTERM, that Python does not know about.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
@@ -212,18 +213,18 @@ def install_sigterm_again() -> None:
 
 
 def read_auth_settings_again() -> None:
-    """Have Ray look again who may connect: it remembers the first mode and the first token that this process had."""
-    with suppress(ImportError, AttributeError):  # where a later version keeps them elsewhere
-        from ray import _raylet  # noqa: PLC0415 - private: nothing public forgets them
+    """Make Ray read its authentication settings again: it caches the first mode and token that this process had."""
+    with suppress(ImportError, AttributeError):  # in case a later version keeps them elsewhere
+        from ray import _raylet  # noqa: PLC0415 - private: no public function resets them
 
         raylet: Any = _raylet
         raylet.AuthenticationTokenLoader.instance().reset_cache()
-        raylet.Config.initialize("")  # reads the environment again, and sets nothing beside
+        raylet.Config.initialize("")  # reads the environment again and changes nothing else
 
 
 @contextmanager
 def _replaced(module: Any, name: str, replacement: Any) -> Iterator[Any]:
-    """Put something else in the place of a module's function or class for a while; yields what was there."""
+    """Replace a function or class of a module within the context; yield the original."""
     original = getattr(module, name)
     setattr(module, name, replacement)
     try:

@@ -15,41 +15,43 @@ __all__ = ["XennaConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XennaConfig:
-    """Settings of a run on Xenna. The names that NeMo Curator's executor knows mean the same here.
+    """Settings of a run on Xenna. Names that NeMo Curator's executor also has mean the same here.
 
     Attributes:
-        logging_interval: Seconds between Xenna's status tables, shown where ``verbose`` is set.
-        ignore_failures: Drop what fails, count it and go on: the same as ``on_error="skip"``. Failures are
-            dealt with by the adapter, so that they are counted; Xenna never sees them.
-        max_workers_per_stage: No stage gets more workers than this. Xenna's autoscaler knows no such
-            limit, so with one the workers are shared out evenly at the start and stay.
-        execution_mode: ``"streaming"`` runs all stages at once, ``"batch"`` one after the other, holding
-            everything in between.
-        fuse: Let neighbouring stages with equal needs share a worker; see `Plan.explain`.
+        logging_interval: Seconds between Xenna's status tables, which are shown if ``verbose`` is set.
+        ignore_failures: Drop and count failed tasks and continue: the same as ``on_error="skip"``. The adapter
+            handles failures, so that they are counted; Xenna never sees them.
+        max_workers_per_stage: The maximum number of workers of each stage. Xenna's autoscaler has no such
+            limit, so if this is set, the workers are distributed evenly at the start and their number is fixed.
+        execution_mode: ``"streaming"`` runs all stages at once; ``"batch"`` runs one after the other and keeps
+            all tasks in memory in between.
+        fuse: Let adjacent stages with equal requirements share a worker; see `Plan.explain`.
         bundle: Send several tasks at once from worker to worker.
-        max_bundle_bytes: No bundle is larger than this, unless a single task is, or a batch that is to be full.
-        cpu_allocation_percentage: Share of each node's CPUs to plan with, above 0 and up to 1; None means all of
-            an embedded Ray, and 0.95 of a cluster that is joined.
-        autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler; None means 180 on a cluster that
-            is joined, and less on an embedded Ray, where a stage that has finished holds a good part of the machine.
-        slots_per_actor: Tasks that Xenna hands to a worker in advance, the one at hand included.
-        max_queued_multiplier: Xenna's back-pressure: tasks queued behind a stage, in slots of its workers.
-        max_queued_lower_bound: The least that may be queued behind a stage.
-        max_restarts: How often Xenna is started again in the same Ray session, with the source tasks that are not
-            finished, after a worker has died, or tasks were lost.
-        address: The Ray cluster to join; None means the one at ``RAY_ADDRESS``, or an embedded one.
-        num_cpus: CPUs that the embedded Ray declares; None means what the machine has, or more where the stages need
-            more.
-        num_gpus: GPUs that the embedded Ray declares; None means what the machine has.
-        object_store_memory: Bytes of shared memory of the embedded Ray's object store; None leaves it to Ray.
-        dashboard: Whether the embedded Ray has its dashboard, which then takes longer to start.
-        codec_engines: Hardware codec engines of each GPU model, as ``{"H100": (7, 0)}`` (decoders,
-            encoders); adds to and overrides the built-in table in `curator_xenna.resources`.
-        verbose: Show Xenna's and Ray's own output, status tables included.
-        log_to_driver: Show what workers print and log; None means as ``verbose``.
+        max_bundle_bytes: The maximum size of a bundle. Only a single task, or a batch that must be full, can exceed it.
+        cpu_allocation_percentage: The share of each node's CPUs to plan with, above 0 and up to 1; None means all
+            CPUs of an embedded Ray, and 0.95 on an existing cluster.
+        autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler; None means 180 on an existing
+            cluster, and 5 on an embedded Ray, where a finished stage occupies a large part of the machine.
+        slots_per_actor: The number of tasks that Xenna assigns to a worker at a time, including the running one.
+        max_queued_multiplier: Xenna's back-pressure: the number of tasks that may be queued behind a stage, as a
+            multiple of its workers' slots.
+        max_queued_lower_bound: The minimum number of tasks that may be queued behind a stage.
+        max_restarts: How often to restart Xenna in the same Ray session, with the unfinished source tasks, after a
+            worker died or tasks were lost.
+        address: The address of an existing Ray cluster; None means the one in ``RAY_ADDRESS`` if set, or an
+            embedded Ray.
+        num_cpus: The number of CPUs that the embedded Ray declares; None means all that the machine has, or more if
+            the stages need more.
+        num_gpus: The number of GPUs that the embedded Ray declares; None means all that the machine has.
+        object_store_memory: Bytes of shared memory for the embedded Ray's object store; None leaves it to Ray.
+        dashboard: Whether to start the dashboard of the embedded Ray, which then takes longer to start.
+        codec_engines: Hardware codec engines of each GPU model, such as ``{"H100": (7, 0)}`` (decoders,
+            encoders). Extends and overrides the built-in table in `curator_xenna.resources`.
+        verbose: Show Xenna's and Ray's own output, including status tables.
+        log_to_driver: Show what workers print and log; None means the value of ``verbose``.
 
     Raises:
-        ExecutorError: A value that makes no sense.
+        ExecutorError: A value is invalid.
     """
 
     logging_interval: float = 60.0
@@ -76,10 +78,10 @@ class XennaConfig:
 
     @classmethod
     def of(cls, config: XennaConfig | Mapping[str, Any] | None) -> XennaConfig:
-        """A config from whatever an executor was given.
+        """Return the config for the argument of an executor: a config, a dict of settings, or None.
 
         Raises:
-            ExecutorError: A key that is not known, or a value that makes no sense.
+            ExecutorError: A key is unknown, or a value is invalid.
         """
         if isinstance(config, cls):
             return config
@@ -87,29 +89,30 @@ class XennaConfig:
             return cls()
         if not isinstance(config, Mapping):
             raise ExecutorError(
-                "this is no configuration",
+                "invalid configuration of XennaExecutor",
                 field="config",
                 given=config,
-                expected="a XennaConfig, or a dict of its settings",
-                hint='for example XennaExecutor({"execution_mode": "batch"})',
+                expected="a XennaConfig or a dict of its settings",
+                hint='pass for example {"execution_mode": "batch"}',
             )
         known = [field.name for field in fields(cls)]
         for key in config:
             if key not in known:
-                raise ExecutorError("XennaExecutor does not know this setting", **unknown_name("setting", key, known))
+                raise ExecutorError("unknown setting of XennaExecutor", **unknown_name("setting", key, known))
         return cls(**config)
 
     def __post_init__(self) -> None:
         for name in ("logging_interval", "max_queued_multiplier"):
             self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         interval, share = self.autoscale_interval_s, self.cpu_allocation_percentage
-        self._require("autoscale_interval_s", interval is None or (_is_number(interval) and interval > 0), "above 0")
+        valid = interval is None or (_is_number(interval) and interval > 0)
+        self._require("autoscale_interval_s", valid, "None or a number above 0")
         valid = share is None or (_is_number(share) and 0 < share <= 1)
-        self._require("cpu_allocation_percentage", valid, "None, or a number above 0, up to 1")
+        self._require("cpu_allocation_percentage", valid, "None or a number above 0 and up to 1")
         self._require("execution_mode", self.execution_mode in ("streaming", "batch"), "'streaming' or 'batch'")
         for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus", "object_store_memory"):
-            self._require(name, _is_count(getattr(self, name), least=1), "None, or a whole number, 1 or more")
-        self._require("num_gpus", _is_count(self.num_gpus, least=0), "None, or a whole number, 0 or more")
+            self._require(name, _is_count(getattr(self, name), least=1), "None or a whole number, 1 or more")
+        self._require("num_gpus", _is_count(self.num_gpus, least=0), "None or a whole number, 0 or more")
         valid = _is_count(self.max_restarts, least=0) and self.max_restarts is not None
         self._require("max_restarts", valid, "a whole number, 0 or more")
         for name in ("max_queued_lower_bound", "max_bundle_bytes"):
@@ -117,22 +120,22 @@ class XennaConfig:
         for name in ("ignore_failures", "fuse", "bundle", "dashboard", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
-        self._require("address", self.address is None or isinstance(self.address, str), "None, or host:port")
-        self._require("codec_engines", _is_codec_table(self.codec_engines), "a dict of (decoders, encoders) a model")
+        self._require("address", self.address is None or isinstance(self.address, str), "None or host:port")
+        self._require("codec_engines", _is_codec_table(self.codec_engines), "a dict of model: (decoders, encoders)")
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
             raise ExecutorError(
-                "this setting of XennaExecutor makes no sense",
+                "invalid setting of XennaExecutor",
                 field=name,
                 given=getattr(self, name),
                 expected=expected,
-                hint="mend the value, or leave it out for the default",
+                hint="correct the value, or omit it to use the default",
             )
 
     @property
     def shows_worker_output(self) -> bool:
-        """Whether what workers print is shown."""
+        """Whether to show what workers print."""
         return self.verbose if self.log_to_driver is None else self.log_to_driver
 
 

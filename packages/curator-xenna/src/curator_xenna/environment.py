@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage's runtime environment, carried through Xenna whole."""
+"""Runtime environments of stages, passed through Xenna unchanged."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["StageEnvironment"]
 
 
 class StageEnvironment(RuntimeEnv):
-    """Any Ray runtime environment. Xenna's own class knows conda and environment variables only.
+    """Any Ray runtime environment. Xenna's own class supports only conda and environment variables.
 
-    Xenna copies it for each worker and writes its own variables (``CUDA_VISIBLE_DEVICES``, ranks) under
-    those of the stage, which win.
+    Xenna copies it for each worker and adds its own variables (``CUDA_VISIBLE_DEVICES``, ranks). Variables of
+    the stage take precedence.
 
     Args:
         declared: A Ray runtime environment: ``env_vars``, ``pip``, ``conda``, ``working_dir`` …
@@ -32,11 +32,11 @@ class StageEnvironment(RuntimeEnv):
         self._rest = rest
 
     def to_ray_runtime_env(self) -> ray.runtime_env.RuntimeEnv:
-        """The environment as Ray takes it."""
+        """Return the environment as a Ray `RuntimeEnv`."""
         return ray.runtime_env.RuntimeEnv(**self._rest, env_vars=dict(self.extra_env_vars))
 
     def format(self) -> str:  # the name is Xenna's
-        """Names only: values may be secrets, and this is logged."""
+        """Return the names of all settings, without values: they may be secrets, and this text is logged."""
         return ", ".join([*sorted(self._rest), *(f"env_vars[{name}]" for name in sorted(self.extra_env_vars))])
 
     def __repr__(self) -> str:

@@ -29,25 +29,26 @@ __all__ = ["XennaExecutor"]
 logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
-_AGAIN = "%s: starting Xenna again with the %d source tasks that are not finished; restarts left: %d"
+_AGAIN = "%s: restarting Xenna with the %d unfinished source tasks; restarts left: %d"
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
 
 
 class XennaExecutor(BaseExecutor):
-    """Runs each stage in Xenna workers on Ray; the source runs in the driver unless it asks for resources.
+    """Runs each stage in Xenna workers on Ray; the source runs in the driver unless it requests resources.
 
-    It joins the Ray that this process is connected to, or the one at ``RAY_ADDRESS``, or starts an embedded
-    one and shuts that down after the run. As a context manager it keeps the cluster for several runs:
+    The executor uses the Ray cluster that this process is connected to, or the one at ``RAY_ADDRESS``. Otherwise
+    it starts an embedded Ray and shuts it down after the run. As a context manager, it keeps the cluster for
+    several runs:
 
         with XennaExecutor() as executor:
             first.run(executor)
             second.run(executor)
 
     Args:
-        config: A `XennaConfig`, or a dict of its settings.
+        config: A `XennaConfig` or a dict of its settings.
 
     Raises:
-        ExecutorError: A setting that is not known or makes no sense.
+        ExecutorError: A setting is unknown or invalid.
     """
 
     engine = "ray"
@@ -69,7 +70,7 @@ class XennaExecutor(BaseExecutor):
             self._kept = None
 
     def sent_stages(self, plan: Plan) -> Sequence[StageView]:
-        """See `BaseExecutor.sent_stages`: all, but for a source that runs in the driver."""
+        """See `BaseExecutor.sent_stages`: all stages except a source that runs in the driver."""
         stays = plan.has_source and not plan.stages[0].wants_a_worker
         return [*isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
 
@@ -79,8 +80,8 @@ class XennaExecutor(BaseExecutor):
             self._run_plan(run, sources)
 
     def _run_plan(self, run: Run, sources: list[Any] | None) -> None:
-        from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray, as above
-        from curator_xenna.translate import check_options  # noqa: PLC0415 - loads Xenna, see above
+        from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray
+        from curator_xenna.translate import check_options  # noqa: PLC0415 - loads Xenna
 
         check_options(run.plan.stages)
         if self.config.ignore_failures:
@@ -98,9 +99,9 @@ class XennaExecutor(BaseExecutor):
         elif source_in_worker:
             run.fed, sources = 1, [*run.admit([empty_source()])]
         else:
-            # In the driver: the source's tasks are then known here, and no worker is started for one task.
+            # In the driver, so that the source's tasks are known here and no worker is started for a single task.
             source, views = views[0], views[1:]
-            self._check_fit(views, cluster)  # it may take hours to find out what there is to do
+            self._check_fit(views, cluster)  # before the source, which can take hours
             run.fed, sources = 1, _run_source(run, source)
         if not (views and sources):
             run.outputs += sources
@@ -108,7 +109,7 @@ class XennaExecutor(BaseExecutor):
         self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, views, sources)
 
     def _check_fit(self, views: Sequence[StageView], cluster: Cluster) -> None:
-        from curator_xenna.fit import check_fit  # noqa: PLC0415 - stands on what loads Ray
+        from curator_xenna.fit import check_fit  # noqa: PLC0415 - imports modules that load Ray
         from curator_xenna.session import nodes_for  # noqa: PLC0415 - loads Xenna
 
         if views:
@@ -116,14 +117,14 @@ class XennaExecutor(BaseExecutor):
 
     @contextmanager
     def _cluster(self) -> Iterator[Cluster]:
-        """The cluster of a run, one at a time; not opened yet where it is one for this run only."""
+        """Yield the cluster for a run, one run at a time; a cluster for this run only is not opened yet."""
         from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
 
         if not _one_at_a_time.acquire(blocking=False):
             raise ExecutorError(
-                "a run on Xenna is under way in this process",
-                expected="one at a time: they would share Ray's connection and this process's environment",
-                hint="run them one after the other, or in processes of their own",
+                "another run on Xenna is in progress in this process",
+                expected="one run at a time, because runs share Ray's connection and this process's environment",
+                hint="run them one after the other or in separate processes",
             )
         cluster = self._kept or Cluster(self.config)
         try:
@@ -138,12 +139,12 @@ class XennaExecutor(BaseExecutor):
     def _hold_sessions(
         self, session: Callable[..., Session], run: Run, views: Sequence[StageView], inputs: list[Any]
     ) -> None:
-        """Have Xenna work on the inputs, and once more on what it did not finish since it lost a worker or tasks."""
+        """Run Xenna on the inputs, and again on those left unfinished because a worker died or tasks were lost."""
         config, restarts_left = self.config, self.config.max_restarts
         if restarts_left:
             run.hold(inputs)
         while inputs:
-            run.stop.check()  # a scheduler signals all processes of a job: workers may have died of it
+            run.stop.check()  # a scheduler signals all processes of a job, which can also kill workers
             count, reason = len(inputs), "tasks were lost"
             try:
                 session(views=views, config=config, inputs=inputs).run()
@@ -157,14 +158,14 @@ class XennaExecutor(BaseExecutor):
             inputs = run.begin_again()
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
-                # So that a task that kills its worker takes no other along.
+                # A task that kills its worker must not take other tasks with it.
                 config, views = replace(config, bundle=False), [_alone(view, run.context) for view in views]
 
 
 def _alone(view: StageView, context: RunContext) -> StageView:
-    """A stage that takes its worker along when it crashes, made to hold one task at a time; others stay as they are.
+    """Limit a stage to one task per worker at a time if a crash in it kills the worker; leave other stages unchanged.
 
-    Xenna gives up all that four workers have died with: the batch, and what waited behind it in the same worker.
+    Xenna gives up all tasks with which four workers died: the batch, and the tasks queued behind it in the same worker.
     """
     if is_isolated(view, context):
         return view
@@ -187,7 +188,7 @@ def _run_source(run: Run, view: StageView) -> list[Any]:
 
 @contextmanager
 def _preserved_environment() -> Iterator[None]:
-    """Undo what Ray and Xenna write into this process's environment, already when they are imported."""
+    """Undo the changes that Ray and Xenna make to this process's environment, even on import."""
     before = dict(os.environ)
     try:
         yield

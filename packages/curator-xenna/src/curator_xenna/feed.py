@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's end of the line to the coordinator."""
+"""The driver's side of the connection to the coordinator."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ __all__ = ["ReportFeed"]
 logger = logging.getLogger(__name__)
 
 _PULL_S = 0.5
-_MAX_WAITING = 8  # deliveries that were fetched and are not entered yet: their outputs are still in Ray's memory
+_MAX_WAITING = 8  # deliveries that were fetched but not yet entered; their outputs are still in Ray's memory
 
 
 class ReportFeed:
-    """Brings reports and outputs from the coordinator to the run while Xenna holds the main thread.
+    """Passes reports and outputs from the coordinator to the run while Xenna occupies the main thread.
 
-    One thread fetches, so that workers do not wait for longer than they must; another one enters what was fetched,
-    which copies the outputs out of Ray's memory.
+    One thread fetches the deliveries, so that workers wait no longer than necessary. Another thread enters them into
+    the run, which copies the outputs out of Ray's memory.
 
     Args:
         coordinator: The run's coordinator.
         run: The run.
-        pace: Is told how long tasks take in the first group.
-        clocks: Is told of every delivery, and corrects the times in reports before anybody sees them.
-        shows_output: Whether Ray shows what workers print, log records included.
+        pace: Observes how long tasks take in the first group.
+        clocks: Observes every delivery, and corrects the times in reports before they are passed on.
+        shows_output: Whether Ray shows what workers print, including log records.
 
     Attributes:
-        error: Why nothing more can be brought: the run is then as good as over.
-        failed_batch: The batch whose failure ends the run; None where failures are skipped.
-        failed_setups: By worker, set-ups that failed and were not made good.
+        error: The reason why no more deliveries can be entered, which ends the run; None if there is none.
+        failed_batch: The batch whose failure ends the run; None if there is none, or if failures are skipped.
+        failed_setups: Failed setups that no later setup of the same worker made up for, by worker.
     """
 
     def __init__(
@@ -87,29 +87,29 @@ class ReportFeed:
                 if self._over.is_set():
                     return
             while True:
-                last = self._over.is_set()  # read first: what came before it was set is pulled below
+                last = self._over.is_set()  # read first, so that all earlier deliveries are pulled below
                 news: list[Delivery] = ray.get(coordinator.pull.remote(0.0 if last else _PULL_S))
                 for delivery in news:
                     self._fetched.put((delivery, self._fetch(delivery, coordinator)))
                 if last and not news:
                     return
         except ray.exceptions.RayError as exc:
-            self.error = self.error or _coordinator_died(exc)  # ended because of the other thread's error, perhaps
+            self.error = self.error or _coordinator_died(exc)  # the other thread's error may have ended it
         except BaseException as exc:  # noqa: BLE001 - as in the other thread
             self._give_up(exc)
         finally:
             self._fetched.put(None)
 
     def _fetch(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> Parcel | None:
-        """The outputs that came with a delivery; None where there are none, or their worker died with them."""
+        """Return the outputs of a delivery; None if it has none, or if they were lost with their worker."""
         if delivery.outputs_ref is None:
             return delivery.outputs
         try:
             parcel: Parcel = ray.get(delivery.outputs_ref)
         except ray.exceptions.RayError:
-            logger.warning("worker %s has ended before its last outputs were fetched", delivery.worker_id)
+            logger.warning("worker %s ended before its last outputs were fetched", delivery.worker_id)
             return None
-        coordinator.fetched.remote(delivery.worker_id)  # the memory is held by whoever has it open
+        coordinator.fetched.remote(delivery.worker_id)  # the parcel keeps the memory in use from here on
         return parcel
 
     def _enter_all(self) -> None:
@@ -118,30 +118,30 @@ class ReportFeed:
             delivery, parcel = fetched
             del fetched
             if has_failed:
-                continue  # the other thread is to find room for what it still brings
-            # Where they cannot be had, what made them is as if it had never been done.
+                continue  # keep emptying the queue, so that the other thread does not block
+            # Without its outputs, the work counts as if it had never been done.
             is_gone = delivery.outputs_ref is not None and parcel is None
             try:
                 outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
-                parcel = None  # it holds Ray's memory
+                parcel = None  # it keeps Ray's memory in use
                 self.enter(delivery, outputs, is_gone=is_gone)
             except BaseException as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
                 has_failed = True
                 self._give_up(exc)
 
     def _give_up(self, error: BaseException) -> None:
-        """Have the run end: the next worker that reports fails, and Xenna with it."""
+        """End the run: without a coordinator, the next worker that reports fails, and Xenna with it."""
         self.error = error
         if self._coordinator.started is not None:
             ray.kill(self._coordinator.started)
 
     def enter(self, delivery: Delivery, outputs: list[Any], *, is_gone: bool = False) -> None:
-        """Tell the run of a delivery.
+        """Enter a delivery into the run.
 
         Args:
             delivery: The delivery.
             outputs: The outputs that came with it.
-            is_gone: Whether there were outputs that cannot be had any more.
+            is_gone: Whether the delivery had outputs that were lost.
         """
         self._logs.show(delivery.logs, delivery.worker_id)
         counts = delivery.is_primary and not delivery.is_repeated and not is_gone
@@ -154,7 +154,7 @@ class ReportFeed:
             self._note_failure(report, delivery)
             if counts:
                 self._run.report(report)
-            elif delivery.is_primary or report.error is not None:  # of other ranks only what went wrong is news
+            elif delivery.is_primary or report.error is not None:  # other ranks only report errors
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
@@ -180,17 +180,17 @@ def _opened(parcel: Parcel, worker_id: str) -> list[Any]:
     except BaseException as exc:
         raise DataError(
             f"an output of worker {worker_id} cannot be read by the driver: {type(exc).__name__}: {message_of(exc)}",
-            expected="classes that can be imported here as on the workers",
-            hint="install the same packages on the driver as on the nodes",
+            expected="classes that can be imported in the driver as well as on the workers",
+            hint="install the same packages for the driver as on the nodes",
         ) from exc
     return outputs
 
 
 def _coordinator_died(exc: Exception) -> ClusterError:
     error = ClusterError(
-        f"the run's coordinator is gone: {type(exc).__name__}",
-        expected="the actor that takes the reports to live as long as the run",
-        hint="look at the log of the driver's node: was it out of memory?",
+        f"the run's coordinator died: {type(exc).__name__}",
+        expected="a coordinator actor that lives as long as the run",
+        hint="check the logs of the driver's node, for example for a lack of memory",
     )
     error.__cause__ = exc
     return error

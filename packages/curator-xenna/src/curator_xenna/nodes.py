@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of a Ray cluster, which are asked themselves what they have."""
+"""The nodes of a Ray cluster; each node is asked for its GPUs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Node", "probed_nodes"]
 
 logger = logging.getLogger(__name__)
 
-_PROBE_TIMEOUT_S = 120.0  # Ray takes up to 65 s to find out that a silent node is dead
+_PROBE_TIMEOUT_S = 120.0  # Ray takes up to 65 s to notice that a silent node is dead
 _LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the cluster, as Xenna plans with it.
+    """A node of the cluster, with the resources that Xenna plans with.
 
     Attributes:
-        node_id: Ray's id.
-        cpus: CPUs that Ray declares, less the share that Xenna leaves free, rounded down as Xenna does.
+        node_id: Ray's id of the node.
+        cpus: The CPUs that Ray declares, minus the share that Xenna leaves free, rounded down like Xenna does.
         gpus: Its GPUs.
     """
 
@@ -39,13 +39,13 @@ class Node:
 
 
 def probed_nodes(cpu_share: float) -> list[Node]:
-    """The nodes that are alive, with their GPUs. Waits for Ray to find out about one that has just been lost.
+    """Return the nodes that are alive, with their GPUs. Waits until Ray has noticed any node that was just lost.
 
     Args:
-        cpu_share: The share of each node's CPUs that Xenna is to plan with.
+        cpu_share: The share of each node's CPUs that Xenna plans with.
 
     Raises:
-        ClusterError: A node that Ray calls alive does not answer, or answers with an error.
+        ClusterError: A node that Ray reports as alive does not answer, or answers with an error.
     """
     alive, found = _answers()
     return [_as_planned(node, gpus, cpu_share) for node, gpus in zip(alive, found, strict=True)]
@@ -53,15 +53,15 @@ def probed_nodes(cpu_share: float) -> list[Node]:
 
 def _as_planned(node: dict[str, Any], gpus: list[Gpu], cpu_share: float) -> Node:
     declared = node["Resources"]
-    limit = declared.get("GPU")  # Xenna uses no more of them than Ray declares, where Ray declares any
+    limit = declared.get("GPU")  # Xenna uses no more GPUs than Ray declares, if Ray declares any
     cpus = math.floor(int(declared.get("CPU", 0)) * cpu_share)
     return Node(node["NodeID"], cpus, tuple(gpus if limit is None else gpus[: int(limit)]))
 
 
 def _answers() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
-    """Ray's nodes, and the GPUs of each, as it says itself.
+    """Return Ray's nodes, and the GPUs that each of them reports.
 
-    One that does not answer is waited for until Ray calls it dead: Xenna would place workers on it.
+    Waits for a node that does not answer until Ray reports it as dead, because Xenna would place workers on it.
     """
     deadline = time.monotonic() + _PROBE_TIMEOUT_S
     asked: dict[str, Any] = {}
@@ -82,12 +82,12 @@ def _answers() -> tuple[list[dict[str, Any]], list[list[Gpu]]]:
         logger.info("waiting for nodes that do not answer: %s", silent)
         failed = [each for each, error in errors.items() if not isinstance(error, ray.exceptions.GetTimeoutError)]
         for each in failed:
-            del asked[each]  # it is asked again, if it is alive then
-        time.sleep(_LOOK_AGAIN_S if failed else 0)  # the others were waited for
+            del asked[each]  # to ask it again if it is still alive
+        time.sleep(_LOOK_AGAIN_S if failed else 0)  # if none failed, ray.wait has already waited
 
 
 def _answer(asked: Any) -> Any:
-    """What a node says, or why it says nothing."""
+    """Return a node's answer, or the error if it did not answer."""
     try:
         return ray.get(asked, timeout=0)
     except ray.exceptions.RayError as exc:
@@ -100,20 +100,20 @@ def _shown(node: dict[str, Any]) -> str:
 
 def _cannot_work(node: dict[str, Any], error: Any) -> ClusterError:
     return ClusterError(
-        f"node {_shown(node)} cannot work: {error.cause!r}",
+        f"node {_shown(node)} cannot run stages: {error.cause!r}",
         field="nodes",
-        expected="nodes that can do what this one can",
+        expected="nodes with the same Python environment as the driver's",
         hint="install the same Python environment on all nodes",
     )
 
 
 def _silent(nodes: str) -> ClusterError:
     return ClusterError(
-        f"nodes that Ray calls alive do not answer: {nodes}",
+        f"nodes that Ray reports as alive did not answer: {nodes}",
         field="nodes",
         expected=f"an answer within {_PROBE_TIMEOUT_S:.0f} s",
-        hint="free or restart these machines, or end Ray there with `ray stop --force`: runs do without a node that "
-        "Ray calls dead",
+        hint="free or restart these machines, or stop Ray there with `ray stop --force`: runs do not use nodes that "
+        "Ray reports as dead",
     )
 
 
@@ -123,7 +123,7 @@ def _on(node_id: str, function: Any) -> Any:
 
 
 def _gpus_of_this_node() -> list[Gpu]:
-    """What NVML says; the same devices that Xenna finds, with their memory."""
+    """Return this node's GPUs: the devices that Xenna finds, with their memory as NVML reports it."""
     from cosmos_xenna.pipelines.v1 import get_local_gpu_info  # noqa: PLC0415 - runs on the node
 
     found = get_local_gpu_info()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our resource requests in Xenna's terms.
+"""Translation of resource requests for Xenna.
 
-Xenna plans with CPUs and with shares of GPUs, and with nothing else. GPU memory and codec engines are
-therefore asked for as the share of a GPU that holds them: a worker with half a GPU has half of its memory
-and half of its decoders.
+Xenna plans only with CPUs and shares of GPUs. Requests for GPU memory and codec engines are therefore translated to the
+share of a GPU that has them: a worker with half a GPU has half of its memory and half of its decoders.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CODEC_ENGINES: Mapping[str, tuple[int, int]] = {
     "L4": (4, 2),
     "T4": (2, 1),
 }
-"""Hardware decoders (NVDEC) and encoders (NVENC) of each GPU model.
+"""The number of hardware decoders (NVDEC) and encoders (NVENC) of each GPU model.
 
 Source: NVIDIA's Video Encode and Decode Support Matrix, https://developer.nvidia.com/video-codec-sdk-support-matrix.
 """
@@ -36,11 +35,11 @@ Source: NVIDIA's Video Encode and Decode Support Matrix, https://developer.nvidi
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU of the cluster, as NVML names it.
+    """A GPU of the cluster.
 
     Attributes:
-        name: Such as ``"NVIDIA H100 80GB HBM3"``.
-        memory_gb: Its memory in GB (10**9 bytes); 0 where NVML does not say.
+        name: The model name that NVML reports, such as ``"NVIDIA H100 80GB HBM3"``.
+        memory_gb: Its memory in GB (10**9 bytes); 0 if NVML does not report it.
     """
 
     name: str
@@ -49,11 +48,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a worker needs in Xenna's terms.
+    """The resources of a worker, in Xenna's terms.
 
     Attributes:
-        cpus: CPU cores.
-        gpus: Below 1 a share of one GPU; otherwise whole GPUs.
+        cpus: The number of CPU cores.
+        gpus: Below 1, a share of one GPU; otherwise a number of whole GPUs.
     """
 
     cpus: float
@@ -65,42 +64,42 @@ def share_of(
 ) -> Share:
     """Translate a request.
 
-    On a cluster of several GPU models the share is that of the model that offers least.
+    On a cluster with several GPU models, the share is computed for the model that needs the largest share.
 
     Args:
         resources: The request.
-        gpus: The models in the cluster.
-        stage: Name of the stage, for errors.
-        codec_engines: Adds to and overrides `CODEC_ENGINES`.
+        gpus: The GPUs of the cluster.
+        stage: The name of the stage, for errors.
+        codec_engines: Extends and overrides `CODEC_ENGINES`.
 
     Raises:
-        ResourcesError: A request that cannot be expressed: a codec engine that the GPU does not have, a
-            model whose engines or memory are not known, or no GPU to take a share of.
+        ResourcesError: The request cannot be translated: the GPU does not have the codec engine, the engines or the
+            memory of the model are unknown, or there is no GPU.
     """
     if not (resources.gpu_memory_gb or resources.nvdecs or resources.nvencs):
         return Share(resources.cpus, 1.0 if resources.entire_gpu else float(resources.gpus))
     if not gpus:
         raise ResourcesError(
-            "asks for a part of a GPU, and there is none whose size is known",
+            "requests GPU memory or codec engines, but no GPU is known",
             stage=stage,
             field="resources",
             given=resources,
             expected="a GPU that NVML reports",
-            hint="install pynvml and the driver on the nodes, or ask for gpus=… instead",
+            hint="install pynvml and the GPU driver on the nodes, or request gpus=… instead",
         )
     table = {**CODEC_ENGINES, **(codec_engines or {})}
     asked = max(_share_on(resources, gpu, stage, table) for gpu in gpus)
     wanted = max(float(resources.gpus), asked, 1.0 if resources.entire_gpu else 0.0)
     if wanted > 1 and resources.entire_gpu:
         raise ResourcesError(
-            "asks for more than one entire GPU holds",
+            "requests more than one entire GPU has",
             stage=stage,
             field="resources",
             given=resources,
-            expected=f"at most what one {_names(gpus)} has",
+            expected=f"at most the memory and codec engines of one {_names(gpus)}",
             hint="use gpus=N for several whole GPUs",
         )
-    # Above one GPU only whole ones can be had. A hair above, from the division, is not one more.
+    # Above one GPU, only whole GPUs can be requested. A rounding error of the division must not add another one.
     return Share(resources.cpus, wanted if wanted <= 1 else float(math.ceil(wanted - 1e-9)))
 
 
@@ -121,14 +120,14 @@ def _part(asked: float, has: float, field: str, gpu: Gpu, stage: str) -> float:
     if has > 0:
         return asked / has
     raise ResourcesError(
-        f"asks for {field}, and {gpu.name} has none that is known",
+        f"requests {field}, but {gpu.name} has no known {field}",
         stage=stage,
         field=field,
         given=asked,
         expected=f"a GPU with {field}",
         hint="run the stage on another GPU model"
         if field == "gpu_memory_gb"
-        else "run it on another model, or correct the table with XennaConfig(codec_engines={…})",
+        else "run the stage on another GPU model, or correct the table with XennaConfig(codec_engines={…})",
     )
 
 
@@ -139,12 +138,12 @@ def _engines(gpu: Gpu, stage: str, table: Mapping[str, tuple[int, int]]) -> tupl
             decoders, encoders = table[model]
             return decoders, encoders
     raise ResourcesError(
-        f"asks for codec engines, and it is not known how many {gpu.name} has",
+        f"requests codec engines, but the number of engines of {gpu.name} is unknown",
         stage=stage,
         field="nvdecs, nvencs",
         given=gpu.name,
         expected=f"one of {', '.join(sorted(table))}",
-        hint=f'XennaConfig(codec_engines={{"{gpu.name}": (decoders, encoders)}})',
+        hint=f'pass XennaConfig(codec_engines={{"{gpu.name}": (decoders, encoders)}})',
     )
 
 

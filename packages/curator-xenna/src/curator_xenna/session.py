@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run on a cluster: from the plan's stages to Xenna, and the reports back."""
+"""One session of a run on a cluster: passes the plan's stages to Xenna, and the reports back to the run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _INTERVAL_EMBEDDED_S = 5.0
 
 
 def nodes_for(views: Sequence[StageView], cluster: Cluster) -> list[Node]:
-    """What a cluster has for stages; it is opened, unless that is known before it is started."""
+    """Return the nodes that a cluster has for stages; opens the cluster unless they are known before it starts."""
     if cluster.is_embedded and not any(view.resources.requires_gpu for view in views):
         return [cluster.machine()]
     cluster.open()
@@ -53,15 +53,15 @@ def nodes_for(views: Sequence[StageView], cluster: Cluster) -> list[Node]:
 
 
 class Session:
-    """One run on a cluster.
+    """One session of a run on a cluster; each restart of Xenna is a new session.
 
     Args:
-        cluster: Where to run; opened here, closed by the caller.
+        cluster: The cluster; opened here, closed by the caller.
         run: The run.
         views: The stages that run on Xenna.
         config: The executor's settings.
-        inputs: Tasks for the first stage; the list is emptied.
-        has_source: Whether that is a source, which is given one task.
+        inputs: The tasks for the first stage; the list is emptied.
+        has_source: Whether the first stage is a source, which gets only one task.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Session:
         self._has_source = has_source
 
     def run(self) -> None:
-        """Run to the end.
+        """Run the session to its end.
 
         Raises:
             RunError: See `BaseExecutor.execute`.
@@ -106,8 +106,8 @@ class Session:
             cpu_share=self._cluster.cpu_share,
             autoscale_interval_s=self._autoscale_interval_s(),
         )
-        self._inputs.clear()  # in place, for all who hold the list: the queue lets go of tasks as they are sent
-        home = ray.get_runtime_context().get_node_id()  # where the coordinator lives, too
+        self._inputs.clear()  # in place, so that no reference to the list keeps tasks that the queue has sent
+        home = ray.get_runtime_context().get_node_id()  # also the coordinator's node
         shows_output = self._config.shows_worker_output
         feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home), shows_output=shows_output)
         groups = [placement.group for placement in fitted.placements]
@@ -122,11 +122,11 @@ class Session:
                     pipelines_v1.run_pipeline(spec)
                 except Exception as exc:  # noqa: BLE001 - explained, and raised below without Xenna's frames
                     broken = exc
-                    # They hold Xenna's actors, and Ray ends those that nobody holds.
+                    # The frames refer to Xenna's actors, and Ray ends an actor once nothing refers to it.
                     traceback.clear_frames(exc.__traceback__)
                 finally:
-                    # Also after Ctrl-C, and after a good run: on 0.2 and 0.3 workers outlive that as well. The
-                    # feed still listens: what a worker said before its end is heard.
+                    # Also after Ctrl-C, and after a successful run, which workers outlive on 0.2 and 0.3. The feed
+                    # still runs, so that it receives the last reports of the workers.
                     workers = _ask_workers(coordinator)
                     notices.close(workers)
                     end_workers(workers, earlier)
@@ -140,7 +140,7 @@ class Session:
             raise died
 
     def _open(self) -> Fit:
-        """Decide how the stages fit, and connect to a cluster that has what they need."""
+        """Decide how to fit the stages, and open the cluster with the CPUs that they need."""
         cluster = self._cluster
         fitted = fit(
             self._views,
@@ -167,14 +167,14 @@ class Session:
                 is_last=is_last,
             )
             adapter = create_group_adapter(group)
-            first, *following = group.stages  # whose environments are the same: one is uploaded
+            first, *following = group.stages  # all with the same environment, so it is uploaded only once
             views = [replace(first, runtime_env=_portable(first)), *following]
             adapter.connect(views, role, queue if number == 0 and self._config.bundle else None)
             adapters.append(adapter)
         return adapters
 
     def _comes_in_bundles(self, placement: Placement) -> bool:
-        # Those of the driver are full batches already; Xenna makes full batches of tasks that travel alone.
+        # Bundles from the driver are full batches already. Xenna makes full batches of tasks that travel individually.
         return self._config.bundle and (placement.group.index == 0 or not placement.group.full_batches)
 
     def _bundles_for(self, placement: Placement) -> BundlePlan | None:
@@ -188,7 +188,7 @@ class Session:
     def _items(self, queue: InputQueue, *, streaming: bool) -> Inputs:
         if not self._config.bundle:
             return Inputs(self._inputs)
-        # In batch mode Xenna sends everything off at the start: there is nothing to be learnt by waiting.
+        # In batch mode, Xenna sends everything at the start, so there are no measurements to wait for.
         return Tickets(queue) if streaming else Inputs(queue.bundles())
 
     def _autoscale_interval_s(self) -> float:
@@ -210,7 +210,7 @@ def _portable(view: StageView) -> Mapping[str, Any] | None:
             field="runtime_env",
             given=sorted(view.runtime_env),  # names only: values may be secrets
             expected="a Ray runtime environment whose directories exist",
-            hint="mend working_dir or py_modules",
+            hint="correct working_dir or py_modules",
         ) from exc
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan in Xenna's terms. Pure: nothing here touches Ray."""
+"""Translation of a plan to a Xenna specification. Pure: nothing here touches Ray."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = ["check_options", "pipeline_spec"]
 
-# Failures are the adapter's business: Xenna would drop a batch in silence, or hand a retry mutated input.
+# The adapter handles failures: Xenna would silently drop a batch, or pass mutated input to a retry.
 _OURS = {
-    "stage": "the stage is the adapter's",
+    "stage": "drop this option: the adapter sets the stage",
     "num_workers": "override num_workers() or use with_(num_workers=…)",
     "num_run_attempts_python": "use max_attempts, whose retries see the original input",
-    "ignore_failures": 'use on_error="skip", which counts what failed',
+    "ignore_failures": 'use on_error="skip", which counts failed tasks',
 }
 _EXTRA = ("is_spmd",)  # an option of Xenna's Resources
 
 
 def check_options(views: Sequence[StageView]) -> None:
-    """Check what stages say in ``xenna_stage_spec()``.
+    """Check the options that stages return from ``xenna_stage_spec()``.
 
     Raises:
-        StageDefinitionError: An option that Xenna's ``StageSpec`` does not take, or that is not theirs to set.
+        StageDefinitionError: Xenna's ``StageSpec`` does not have an option, or a stage must not set it.
     """
     known = {field.name for field in attrs.fields(pipelines_v1.StageSpec)} - _OURS.keys() | set(_EXTRA)
     for view in views:
@@ -47,16 +47,16 @@ def check_options(views: Sequence[StageView]) -> None:
                     stage=view.name,
                     field=name,
                     given=value,
-                    expected=f"of {', '.join(sorted(known))}",
+                    expected=f"one of {', '.join(sorted(known))}",
                     hint=_OURS[name],
                 )
             if name not in known:
                 details = unknown_name("option", name, known)
-                raise StageDefinitionError("Xenna's StageSpec has no such option", stage=view.name, **details)
+                raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=view.name, **details)
         per_node = view.engine_options.get("num_workers_per_node")
         if per_node is not None and view.num_workers is not None:
             raise StageDefinitionError(
-                "says twice how many workers it has",
+                "num_workers and num_workers_per_node are both set",
                 stage=view.name,
                 field="num_workers, num_workers_per_node",
                 given=(view.num_workers, per_node),
@@ -75,15 +75,15 @@ def pipeline_spec(
     cpu_share: float,
     autoscale_interval_s: float,
 ) -> pipelines_v1.PipelineSpec:
-    """The specification that Xenna runs.
+    """Return the specification that Xenna runs.
 
     Args:
-        adapters: One for each group of stages.
-        placements: What they take of the cluster.
-        inputs: Items for the first of them.
+        adapters: One adapter for each group of stages.
+        placements: The resources of each group.
+        inputs: Items for the first group.
         config: The executor's settings.
         streaming: Whether all groups run at once.
-        cpu_share: The share of each node's CPUs to plan with: see `Cluster`.
+        cpu_share: The share of each node's CPUs to plan with; see `Cluster`.
         autoscale_interval_s: Seconds between two decisions of the autoscaler.
     """
     quiet = pipelines_v1.VerbosityLevel.NONE
@@ -100,11 +100,11 @@ def pipeline_spec(
         logging_interval_s=config.logging_interval,
         cpu_allocation_percentage=cpu_share,
         mode_specific=specific if streaming else None,
-        # The adapters deal with failures; outputs go to the driver with the reports of the last stage.
+        # The adapters handle failures; outputs go to the driver with the reports of the last stage.
         num_run_attempts_python=1,
         ignore_failures=False,
         return_last_stage_outputs=False,
-        enable_work_stealing=True,  # a worker with nothing to do takes what waits behind another's work
+        enable_work_stealing=True,  # an idle worker takes tasks that are queued for a busy one
         actor_pool_verbosity_level=loud,
         monitoring_verbosity_level=loud,
         **optional,
