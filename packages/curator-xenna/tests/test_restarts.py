@@ -111,7 +111,7 @@ def test_the_accounts_are_those_of_an_undisturbed_run(survived):
 
 
 def test_a_dead_worker_is_one_line_in_the_log(survived, notices):
-    how = "died: it was killed, perhaps for want of memory, or crashed in native code; its tasks are tried again"
+    how = "died: it was killed, possibly by the out-of-memory killer, or crashed in native code; its tasks are retried"
     assert 1 <= len(notices) <= len(DIES_AT)
     for notice in notices:
         assert re.fullmatch(rf"stage 'Mortal': worker .*Mortal.* \(process \d+\) {how}", notice)

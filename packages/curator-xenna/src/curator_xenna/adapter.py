@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage as Xenna sees it."""
+"""The adapter that presents a stage, or a group of fused stages, to Xenna as one Xenna stage."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ __all__ = ["Role", "XennaStageAdapter", "create_group_adapter", "create_named_xe
 logger = logging.getLogger(__name__)
 
 _EVERYTHING = 2**31 - 1
-_OF_THIS_PROCESS = ("_busy", "_chain", "_inputs")  # what does not travel to a worker
-_APART = ("processing_stage", "view", "_following")  # what does so in a pickle of its own
-_FINISH_S = 10.0  # for a batch to end before its worker is torn down; Xenna waits 45 s for the whole of it
+_OF_THIS_PROCESS = ("_busy", "_chain", "_inputs")  # attributes that are not sent to workers
+_APART = ("processing_stage", "view", "_following")  # attributes that are sent in a separate pickle
+_FINISH_S = 10.0  # how long a teardown waits for the running batch; Xenna allows 45 s for the whole teardown
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What an adapter is to do in a run.
+    """The part that an adapter plays in a run.
 
     Attributes:
-        context: The run.
-        link: The way to its coordinator.
+        context: The context of the run.
+        link: The connection to the run's coordinator.
         share: The group's resources on this cluster.
-        batch_size: How many items Xenna is to hand over at once: tasks, or bundles of them.
-        bundles: What bundles for the next group are to be like; None where tasks travel alone.
-        is_last: Whether the outputs are those of the pipeline: they go to the driver with the report
-            and not to Xenna, which could not give them back after an abort.
+        batch_size: How many items Xenna passes in one call: tasks, or bundles of tasks.
+        bundles: How to bundle tasks for the next group; None if tasks travel individually.
+        is_last: Whether the outputs are the pipeline's outputs. Those go to the driver with the reports
+            and not to Xenna, which could not return them after an aborted run.
     """
 
     context: RunContext
@@ -71,10 +71,10 @@ class Role:
 
 
 class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
-    """Runs a stage in a Xenna worker, and those that are fused with it.
+    """Runs a stage, and the stages that are fused with it, in a Xenna worker.
 
-    On its own it works as a plain Xenna stage. `XennaExecutor` connects it to a run, so that its reports
-    reach the driver, and gives it the stages that follow in the same worker.
+    On its own, the adapter works as a plain Xenna stage. `XennaExecutor` connects it to a run, so that its
+    reports reach the driver, and adds the stages that follow in the same worker.
 
     Args:
         processing_stage: The stage to run.
@@ -91,44 +91,45 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._busy = threading.RLock()  # held while the stage's code runs
 
     def connect(self, views: Sequence[StageView], role: Role, inputs: InputQueue | None = None) -> None:
-        """Make it part of a run.
+        """Connect the adapter to a run.
 
         Args:
-            views: The stages of the group, as the plan read them; the first is this adapter's.
-            role: What it is to do.
-            inputs: In the driver, the tasks that it will be handed, if it is the first.
+            views: The stages of the group, as compiled by the plan; the first is this adapter's stage.
+            role: The adapter's part in the run.
+            inputs: The queue of tasks for the first group; only set in the driver, and None for other groups.
         """
         self._role, self._share, self._inputs = role, role.share, inputs
         self._hold(views)
 
-    # --- what Xenna asks ----------------------------------------------------------------------------------
+    # --- interface that Xenna calls -----------------------------------------------------------------------
 
     @property
     def required_resources(self) -> Resources:
-        """The stage's resources, as Xenna's."""
-        if self._share is None:  # read in Xenna's 100 Hz loop, so translated once
+        """The stage's resources as Xenna `Resources`."""
+        if self._share is None:  # Xenna's loop reads this 100 times a second, so translate only once
             self._share = share_of(self.view.resources, (), self.view.name)
         is_spmd = bool(self.view.engine_options.get("is_spmd"))
         return Resources(cpus=self._share.cpus, gpus=self._share.gpus, is_spmd=is_spmd)
 
     @property
     def stage_batch_size(self) -> int:
-        """The stage's batch size; 1 where it is unset. In a run, how many items Xenna is to hand over at once."""
+        """The stage's batch size, 1 if unset. In a run, how many items Xenna passes in one call."""
         if self._inputs is not None and self._inputs.is_empty:
-            return _EVERYTHING  # tickets that are not needed go in one batch
+            return _EVERYTHING  # all unused tickets go in one batch
         return self.view.batch_size if self._role is None else self._role.batch_size
 
     @property
     def env_info(self) -> pipelines_v1.RuntimeEnv | None:
-        """The stage's runtime environment; None where it declares none."""
+        """The stage's runtime environment; None if it declares none."""
         declared = self.view.runtime_env
         return None if declared is None else StageEnvironment(declared)
 
-    # Xenna hands its own values to the two set-ups, and counts their parameters: the base adapter's are ours.
+    # Xenna passes its own types to the two setup methods and counts their parameters, so both override
+    # the base adapter's methods, which take our types.
     def setup_on_node(  # type: ignore[override]
         self, node_info: pipelines_v1.NodeInfo, worker_metadata: pipelines_v1.WorkerMetadata
     ) -> None:
-        """Prepare the node; Xenna calls it once for each node."""
+        """Prepare the node; Xenna calls this once for each node."""
         self._enter(worker_metadata)
         node, worker = NodeInfo(node_info.node_id), _to_ours(worker_metadata)
         try:
@@ -159,7 +160,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             self._role.link.tear_down_when_told(self.destroy)
 
     def process_data(self, tasks: list[Any]) -> list[Any]:
-        """Run a batch, or bundles of tasks; its reports reach the driver before its outputs can move on."""
+        """Run a batch of tasks or bundles; its reports reach the coordinator before its outputs are returned."""
         given, outputs = unbundled(tasks), list[Any]()
         if not given:
             return []
@@ -177,19 +178,20 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         if role is None:
             return outputs
         seconds_per_task = self._deliver(outputs)
-        if role.is_last or not self._is_primary:  # of an SPMD group Xenna takes what rank 0 returns
+        if role.is_last or not self._is_primary:  # in an SPMD group, Xenna uses only what rank 0 returns
             return []
         if role.bundles is None:
             return outputs
         return [Bundle(part) for part in split(outputs, role.bundles, seconds_per_task)]
 
     def destroy(self) -> None:
-        """Tear down; called by Xenna from 0.4.1 on. On earlier versions the coordinator says when.
+        """Tear down the stages. Xenna 0.4.1 and later calls this; on earlier versions the coordinator triggers it.
 
-        It comes in a thread of its own, on a scale-down also in the middle of a batch: that is let finish.
+        The call comes from another thread. On a scale-down it can come in the middle of a batch, which is
+        given time to finish.
         """
         if not self._busy.acquire(timeout=_FINISH_S):
-            logger.warning("stage '%s' is still at work and is not torn down", self.view.name)
+            logger.warning("stage '%s' is still running and was not torn down", self.view.name)
             return
         try:
             if not self._is_set_up:
@@ -201,10 +203,10 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             self._busy.release()
         self._send()
 
-    # --- plumbing -----------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------
 
     def _hold(self, views: Sequence[StageView]) -> None:
-        """Be the adapter of these stages."""
+        """Become the adapter of these stages."""
         self.view, *rest = views
         self._following = tuple(BaseStageAdapter(view.stage, view) for view in rest)
         if (role := self._role) is not None:
@@ -212,7 +214,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
                 adapter.bind(role.context, role.link.collect)
 
     def _own_and_following(self) -> list[Any]:
-        """The base adapters of all stages: Xenna calls this one's set-up, which is not the base's."""
+        """Return the base adapters of all stages: `super()` here, because this class overrides the setup methods."""
         return [super(), *self._following]
 
     @cached_property
@@ -220,7 +222,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         return Chain([self, *self._following])
 
     def _deliver(self, outputs: list[Any], *, failed: bool = False) -> float | None:
-        """Send the reports, and the pipeline's outputs with them; seconds a task in the next group, where known."""
+        """Send the reports, with any pipeline outputs; return the seconds per task in the next group, if known."""
         role = self._role
         if role is None:
             return None
@@ -240,7 +242,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             return None
 
     def _enter(self, worker_metadata: pipelines_v1.WorkerMetadata) -> None:
-        # In an SPMD group every rank is given every batch, and Xenna uses what rank 0 returns.
+        # In an SPMD group, every rank gets every batch, and Xenna uses only what rank 0 returns.
         self._is_primary = worker_metadata.rank in (None, 0)
         node_id = worker_metadata.allocation.node
         for adapter in self._chain.adapters:
@@ -253,19 +255,19 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             self._role.link.send(None, is_primary=self._is_primary)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> XennaStageAdapter:
-        # Xenna copies a pipeline several times over before it sends it to workers, which get copies anyway.
+        # Xenna copies a pipeline several times before sending it to workers, which get pickled copies anyway.
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The named class exists in this process only; any other makes its own.
+        # The named class exists only in this process; each other process creates its own.
         state = {name: value for name, value in self.__dict__.items() if name not in (*_OF_THIS_PROCESS, *_APART)}
-        # What has code of users goes through core's pickler, which knows what stays at home.
+        # User code goes through core's pickler, which knows what must not leave this process.
         views = [self.view, *(adapter.view for adapter in self._following)]
         return _restore, (type(self).__name__, state, Parcel.of((self.processing_stage, views)))
 
 
 def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
-    """An adapter whose class has the name of the stage's class, which is what Xenna and Ray show.
+    """Return an adapter whose class has the name of the stage's class, so that Xenna and Ray show that name.
 
     Args:
         stage: The stage.
@@ -274,10 +276,10 @@ def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
 
 
 def create_group_adapter(group: Group) -> XennaStageAdapter:
-    """An adapter for stages that share a worker; its class has their names, joined by ``+``.
+    """Return an adapter for stages that share a worker; its class has their names, joined by ``+``.
 
     Args:
-        group: The stages. One that stands alone gets what `create_named_xenna_stage_adapter` makes of it.
+        group: The stages. A group of one gets the adapter that `create_named_xenna_stage_adapter` returns.
     """
     first = group.stages[0].stage
     return create_named_xenna_stage_adapter(first) if len(group.stages) == 1 else _named_class(group.name)(first)
@@ -291,7 +293,7 @@ def _named_class(name: str) -> type[XennaStageAdapter]:
 
 
 def _in_ascii(name: str) -> str:
-    """A name as Xenna and Ray can take it: both encode it as ASCII. Reports have the true one."""
+    """Transliterate a name to ASCII, the only encoding that Xenna and Ray accept. Reports keep the original."""
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return "".join(letter if letter.isascii() else "_" for letter in bare)
@@ -308,7 +310,7 @@ def _restore(class_name: str, state: dict[str, Any], stages: Parcel) -> XennaSta
 
 @contextmanager
 def _exceptions_only(stage: str) -> Iterator[None]:
-    """Raise a `StageError` for what is not an `Exception`: Xenna's threads die of it, and nobody notices."""
+    """Turn a `BaseException` that is not an `Exception` into a `StageError`: it would silently kill Xenna's threads."""
     try:
         yield
     except Exception:
@@ -324,8 +326,8 @@ def _cannot_travel(task: Any, exc: BaseException, stage: str) -> ContractError:
         stage=stage,
         field=where,
         given=culprit,
-        expected="tasks that pickle",
-        hint="keep locks, files and connections in the stage, out of tasks",
+        expected="tasks that can be pickled",
+        hint="keep locks, files, and connections in the stage, not in tasks",
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actor that takes a run's reports from its workers and hands them to the driver.
+"""The actor that receives a run's reports from its workers and passes them to the driver.
 
-One lives for each run, on the driver's node. A worker's report is here before its outputs can move on, so an
-aborted run still has its accounts.
+Each run has one, on the driver's node. A worker's report arrives here before its outputs can move on, so the counts
+are complete even for an aborted run.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ __all__ = ["Coordinator", "Delivery", "LateCoordinator", "Work", "WorkerEntry"]
 
 logger = logging.getLogger(__name__)
 
-_RECENT = 65_536  # deliveries to know again: Xenna repeats what a dead worker had in hand, which is a few slots
-_TEARDOWN_BUDGET_S = 45.0  # as Xenna's own, where it has one
-_PROBE_S = 1.0  # after which a worker that is silent is asked whether it lives
-_MAX_WORKERS = 10_000  # calls that may wait at once: one for each worker of a run
+_RECENT = 65_536  # deliveries to remember: Xenna repeats the work in flight of a dead worker, which is a few slots
+_TEARDOWN_BUDGET_S = 45.0  # the same as Xenna's own, in versions that have one
+_PROBE_S = 1.0  # after which a silent worker is asked whether it is alive
+_MAX_WORKERS = 10_000  # calls that can wait at the same time: one for each worker of a run
 
 
 class WorkerEntry(NamedTuple):
-    """A worker that signed in.
+    """A worker that has signed in.
 
     Attributes:
-        worker_id: Xenna's id.
+        worker_id: Xenna's id of the worker.
         node_id: Ray's id of its node.
-        group: Its group of stages.
-        pid: Its process on that node.
+        group: The index of its group of stages.
+        pid: The id of its process on that node.
         actor_id: Ray's id of its actor.
-        handle: Its actor.
+        handle: The handle of its actor.
     """
 
     worker_id: str
@@ -54,12 +54,12 @@ class WorkerEntry(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a worker did with what Xenna handed it at once.
+    """The work that a worker did in one call from Xenna.
 
     Attributes:
-        done: Tasks that its first stage is done with.
-        made: Tasks that came out of its last stage.
-        seconds: How long all its stages took.
+        done: The number of tasks that its first stage finished.
+        made: The number of tasks that its last stage returned.
+        seconds: The total time of all its stages.
     """
 
     done: int = 0
@@ -68,23 +68,24 @@ class Work(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What a worker sends after each of Xenna's calls.
+    """The message that a worker sends after each call from Xenna.
 
     Attributes:
         worker_id: The worker.
         node_id: Its node.
-        group: Its group of stages.
-        unit: Name of what Xenna had handed over, the same when it hands that over again; empty for set-up and end.
-        work: What became of it.
-        reports: Pickled reports, in order; opaque here.
-        outputs: Output tasks of the pipeline, from workers of the last group; opaque here.
-        outputs_ref: The same where they are large: they stay with the worker until the driver has fetched them.
-        is_primary: Whether its batches count: the other ranks of an SPMD group are given the same ones.
+        group: The index of its group of stages.
+        unit: Identifies the tasks of the call, so that a repeated call has the same one; empty for setup and teardown.
+        work: The counts and time of the call.
+        reports: Pickled reports, in order; opaque to the coordinator.
+        outputs: Output tasks of the pipeline, from workers of the last group; opaque to the coordinator.
+        outputs_ref: A reference to the outputs if they are large: they stay with the worker until the driver has
+            fetched them.
+        is_primary: Whether its batches count; the other ranks of an SPMD group get the same batches.
         sent_unix_ns: When it left, by the clock of the worker's node.
-        logs: What was logged there meanwhile, at WARNING and above.
-        round_trip_ns: How long the worker's last delivery and its answer took together; 0 on its first.
-        received_unix_ns: When it arrived, by the clock of the driver's node; 0 while it is on its way.
-        is_repeated: Whether the same had been delivered before.
+        logs: Records that were logged on the worker since its last delivery, at WARNING and above.
+        round_trip_ns: How long the worker's last delivery and its reply took together; 0 on its first.
+        received_unix_ns: When it arrived, by the clock of the driver's node; 0 until then.
+        is_repeated: Whether the work of the same tasks was delivered before.
     """
 
     worker_id: str
@@ -104,47 +105,49 @@ class Delivery(NamedTuple):
 
 
 class _Group:
-    """Counts of one group of stages, and its workers that are ready."""
+    """The counts of one group of stages, and its workers that are ready."""
 
     def __init__(self) -> None:
-        self.expected: int | None = None  # tasks that are to come in; None until the group above has ended
+        self.expected: int | None = None  # number of input tasks; None until the previous group has ended
         self.done = 0
         self.made = 0
         self.seconds = 0.0
         self.ended = asyncio.Event()
-        self.ready: dict[str, asyncio.Event] = {}  # by worker; set when it has torn down
+        self.ready: dict[str, asyncio.Event] = {}  # by worker; set after its teardown
 
 
 class Coordinator:
-    """Takes deliveries from workers, hands them to the driver, and tells workers when their group is done.
+    """Receives deliveries from workers, passes them to the driver, and tells workers when their group is done.
 
     Args:
-        num_groups: Groups of stages in the run.
-        fed: Tasks that the first group is fed.
+        num_groups: The number of groups of stages in the run.
+        fed: The number of input tasks of the first group.
     """
 
     def __init__(self, num_groups: int, fed: int) -> None:
         self._groups = [_Group() for _ in range(num_groups)]
         self._groups[0].expected = fed
         self._workers: dict[str, WorkerEntry] = {}
-        self._recent: dict[tuple[int, str], None] = {}  # in the order of their coming
+        self._recent: dict[tuple[int, str], None] = {}  # in order of arrival
         self._outbox: list[Delivery] = []
-        self._fetched: dict[str, asyncio.Event] = {}  # by worker: it delivers one thing at a time
+        self._fetched: dict[str, asyncio.Event] = {}  # by worker, which has only one delivery in flight
         self._news = asyncio.Event()
 
     async def sign_in(self, worker: WorkerEntry) -> None:
-        """A worker has started."""
+        """Register a worker that has started."""
         self._workers[worker.worker_id] = worker
 
     async def workers(self) -> list[WorkerEntry]:
-        """All workers that ever signed in."""
+        """Return all workers that have signed in, including those that ended."""
         return list(self._workers.values())
 
     async def deliver(self, delivery: Delivery) -> float | None:
-        """Take a worker's reports; returns once they are safe and, at the end of a group, torn down for.
+        """Receive a worker's reports.
+
+        Returns only when they are safe. If they end a group, also waits until the group's workers have torn down.
 
         Returns:
-            What a task takes in the next group, in seconds; None where that is not known.
+            The seconds per task in the next group; None if unknown.
         """
         delivery = delivery._replace(received_unix_ns=time.time_ns())
         repeated = delivery.is_primary and bool(delivery.unit) and self._is_known(delivery)
@@ -161,7 +164,7 @@ class Coordinator:
         return self._pace_of(delivery.group + 1)
 
     async def pull(self, timeout_s: float) -> list[Delivery]:
-        """What has come since the last call; waits for something to come, up to a time."""
+        """Return the deliveries since the last call; if there are none, wait for one up to a timeout."""
         if not self._outbox:
             try:
                 await asyncio.wait_for(self._news.wait(), timeout_s)
@@ -172,26 +175,26 @@ class Coordinator:
         return news
 
     async def fetched(self, worker_id: str) -> None:
-        """The driver has what a worker keeps for it."""
+        """Note that the driver has fetched the outputs that a worker keeps for it."""
         self._fetched[worker_id].set()
 
     async def wake(self) -> None:
-        """Let a `pull` that waits return."""
+        """Make a waiting `pull` return."""
         self._news.set()
 
     async def group_ended(self, worker_id: str, group: int) -> None:
-        """A worker is ready; returns when there is no more work for its group."""
+        """Register a worker as ready, and wait until its group has no more work."""
         self._groups[group].ready.setdefault(worker_id, asyncio.Event())
         await self._groups[group].ended.wait()
 
     async def torn_down(self, worker_id: str) -> None:
-        """A worker has torn down."""
+        """Note that a worker has torn down."""
         for group in self._groups:
             if worker_id in group.ready:
                 group.ready[worker_id].set()
 
     def _is_known(self, delivery: Delivery) -> bool:
-        """Whether this was delivered before: Xenna runs again what a worker that died had in hand."""
+        """Whether this work was delivered before: Xenna repeats the work in flight of a worker that died."""
         unit = delivery.group, delivery.unit
         if unit in self._recent:
             return True
@@ -212,7 +215,7 @@ class Coordinator:
         return self._groups[number].seconds / self._groups[number].done
 
     async def _end_groups(self) -> None:
-        """End every group that has nothing left to do, and wait until its workers have torn down."""
+        """End every group that has no work left, and wait until its workers have torn down."""
         told: dict[str, asyncio.Event] = {}
         for number, group in enumerate(self._groups):
             if group.expected is None or group.done < group.expected:
@@ -232,7 +235,7 @@ class Coordinator:
             logger.warning("%d workers did not tear down within %.0f s", len(late), _TEARDOWN_BUDGET_S)
 
     async def _gone(self, worker_id: str, torn_down: asyncio.Event) -> None:
-        """Returns when a worker has torn down, or turns out to have died before it could."""
+        """Wait until a worker has torn down, or is found to have died before."""
         from ray.exceptions import RayError  # noqa: PLC0415 - imported in the actor, not with the module
 
         while not torn_down.is_set():
@@ -246,16 +249,16 @@ class Coordinator:
 
 
 class LateCoordinator:
-    """A run's coordinator, started when it is first sent to a worker, on the driver's node.
+    """A run's coordinator, which is started on the driver's node when it is first sent to a worker.
 
-    For a new driver Ray starts a process for each CPU beforehand, and Xenna waits for the first two actors that it asks
-    for. One that came before them would make it wait for a new process, 0.8 s on two cores; one that comes after them
-    finds a process of theirs. Later runs of the same driver have no such processes: they call `get` at once, so that
-    the coordinator's starts while Xenna prepares.
+    For a new driver, Ray starts one process for each CPU in advance, and Xenna waits for the first two actors that it
+    requests. A coordinator started before these actors would make Xenna wait for a new process, 0.8 s on two cores. A
+    coordinator started after them finds a process that they left. Later runs of the same driver have no such processes:
+    they call `get` immediately, so that the coordinator's process starts while Xenna prepares.
 
     Args:
-        num_groups: Groups of stages in the run.
-        fed: Tasks that the first group is fed.
+        num_groups: The number of groups of stages in the run.
+        fed: The number of input tasks of the first group.
     """
 
     def __init__(self, num_groups: int, fed: int) -> None:
@@ -266,23 +269,23 @@ class LateCoordinator:
 
     @property
     def started(self) -> ActorHandle[Any] | None:
-        """The actor; None where no worker was ever to have it."""
+        """The actor; None if it was never sent to a worker."""
         return self._handle
 
     def get(self) -> ActorHandle[Any]:
-        """The actor, which is started if need be. It lives as long as the driver holds the handle."""
+        """Return the actor, starting it if necessary. It lives as long as the driver has the handle."""
         with self._lock:
             if self._handle is None:
-                # In a thread of its own: Ray is in the middle of pickling what asks for it.
+                # In another thread: in this one, Ray is in the middle of pickling the link that needs the actor.
                 thread = threading.Thread(target=self._start, name="curator-coordinator", daemon=True)
                 thread.start()
                 thread.join()
             if self._handle is None:
-                raise ClusterError("the run's coordinator did not start", hint="see Ray's logs")
+                raise ClusterError("the run's coordinator did not start", hint="check Ray's logs")
         return self._handle
 
     def wait(self, timeout_s: float) -> ActorHandle[Any] | None:
-        """The actor, as soon as somebody has asked for it; None where nobody has for so long."""
+        """Return the actor as soon as `get` has started it; None on a timeout."""
         self._started.wait(timeout_s)
         return self._handle
 

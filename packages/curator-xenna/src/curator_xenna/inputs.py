@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Xenna is given as input: tickets for bundles, which are made up when they are sent off.
+"""The input of Xenna: tickets for bundles, which are filled only when they are sent.
 
-Xenna takes its input as a list before the run, and pickles each item only when a worker is to have it. So the items are
-tickets: by the time one is pickled the run has measured how long tasks take, and the bundle that goes in its place has
-as many of them as is right.
+Xenna takes its input as a list before the run, and pickles each item only when it sends it to a worker. The items are
+therefore tickets: by the time a ticket is pickled, the run has measured how long tasks take, and the bundle that is
+sent in its place gets a suitable number of tasks.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["InputQueue", "Inputs", "Tickets"]
 
-# Tickets that nobody needs are sent off empty, all at once, 0.1 to 0.5 ms each. Too few make the bundles of long runs
-# larger than they should be; with 32 or more for each slot the last bundle is a thirtieth of a slot's work at most.
+# Unused tickets are sent empty, all at once, and cost 0.1 to 0.5 ms each. With too few tickets, the bundles of long
+# runs get too large; with 32 or more for each slot, the last bundle is at most a thirtieth of a slot's work.
 _FEW, _MANY = 256, 4096
 _TASKS_A_TICKET = 32
 _TICKETS_A_SLOT = 32
 
 
 class InputQueue:
-    """The tasks of a run that no worker has yet.
+    """The tasks of a run that have not been sent to a worker yet.
 
     Args:
-        tasks: The tasks; the queue lets go of each when it is sent.
-        plan: What bundles are to be like.
+        tasks: The tasks; the queue drops each when it is sent.
+        plan: The limits of bundles.
 
     Attributes:
         pace: Learns how long tasks take.
-        num_tickets: At most so many bundles will be made.
+        num_tickets: The maximum number of bundles.
     """
 
     def __init__(self, tasks: Sequence[Any], plan: BundlePlan) -> None:
@@ -46,7 +46,7 @@ class InputQueue:
         self._plan = plan
         self.pace = Pace(plan)
         by_count = max(min(max(_FEW, len(tasks) // _TASKS_A_TICKET), _MANY), _TICKETS_A_SLOT * plan.slots)
-        # Two bundles that follow on each other are larger than one may be, where bytes have parted them.
+        # If the limit of bytes splits bundles, any two consecutive bundles together exceed the limit.
         self._reserve = 2 * estimated_bytes(tasks) // plan.max_bytes
         most = math.ceil(len(tasks) / plan.batch_size) if plan.full else len(tasks)
         self.num_tickets = min(most, by_count + self._reserve)
@@ -58,7 +58,7 @@ class InputQueue:
         return not self._tasks
 
     def take(self) -> Bundle:
-        """The next bundle, for one ticket; empty where no tasks are left."""
+        """Return the next bundle, for one ticket; empty if no tasks are left."""
         remaining, tickets = len(self._tasks), self._tickets_left
         self._tickets_left -= 1
         if not remaining:
@@ -66,8 +66,8 @@ class InputQueue:
         if tickets <= 1:
             tasks = [*self._tasks]
         else:
-            # Fewer would leave too much for the other tickets, of which bytes may take the reserve.
-            # The first ones are small all the same: something is to be known soon of how long tasks take.
+            # A smaller bundle would leave too many tasks for the other tickets, not counting the reserve for splits by
+            # bytes. The first bundles are small anyway, to find out soon how long tasks take.
             is_early = self.num_tickets - tickets < 2 * self._plan.slots
             scarce = tickets < remaining and not is_early
             fair = self._plan.whole_batches(remaining / max(1, tickets - self._reserve)) if scarce else 1
@@ -78,7 +78,7 @@ class InputQueue:
         return Bundle(tasks)
 
     def bundles(self) -> list[Bundle]:
-        """All bundles at once, where Xenna sends everything off at the start."""
+        """Return all bundles, for a mode in which Xenna sends everything at the start."""
         made = []
         while not self.is_empty:
             made.append(self.take())
@@ -86,7 +86,7 @@ class InputQueue:
 
 
 class Ticket:
-    """A place in Xenna's input queue. Its pickle is that of a bundle, taken when it is first pickled."""
+    """A place in Xenna's input queue. It pickles as a bundle, which it takes when it is first pickled."""
 
     __slots__ = ("_bundle", "_queue")
 
@@ -100,14 +100,14 @@ class Ticket:
 
 
 class Inputs(list[Any]):
-    """Input items that are not copied when Xenna copies the specification; it copies payloads otherwise."""
+    """Input items that stay uncopied when Xenna copies the specification, which would copy all payloads."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Inputs:
         return self
 
 
 class Tickets(Inputs):
-    """Tickets for a queue; new ones each time it is read, so that what they were taken for is not held.
+    """Tickets for a queue. Each iteration creates new tickets, so that this list does not keep sent bundles alive.
 
     Args:
         queue: The queue.

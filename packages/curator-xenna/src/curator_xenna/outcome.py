@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a run ended early, in our terms."""
+"""Turns the failure of a run on Xenna into an error of curator-core that names the cause."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["explain", "explain_loss"]
 logger = logging.getLogger(__name__)
 
 _XENNAS_NAME = re.compile(r"Stage (\d+) - ")
-_FRAMES = re.compile(r"\n(?:[ ].*\n)+")  # what follows the last of them is the error
-_TRACEBACK = "traceback: Traceback"  # of a worker that unpickles
+_FRAMES = re.compile(r"\n(?:[ ].*\n)+")  # the text after the last frames is the error
+_TRACEBACK = "traceback: Traceback"  # in Ray's error if a worker fails to unpickle
 _MODULE = (
-    "runtime_env={'py_modules': ['path/of/module']} or {'working_dir': 'path'} on the stage brings it to the workers, "
-    "which do not have this process's sys.path; or install it on all nodes"
+    "set runtime_env={'py_modules': ['path/of/module']} or {'working_dir': 'path'} on the stage to send the module to "
+    "the workers, which do not have this process's sys.path; or install it on all nodes"
 )
-_CRASHED = "WORKER_DIED"  # Ray's reason for an actor that nobody killed: those that Xenna ends are killed
+_CRASHED = "WORKER_DIED"  # Ray's reason for an actor that died without being killed; Xenna ends actors by killing them
 
 
 def explain(
     broken: Exception | None, feed: ReportFeed, workers: Sequence[WorkerEntry], groups: Sequence[Group]
 ) -> CuratorError:
-    """The stage's own error where there is one; otherwise who died.
+    """Return the stage's own error if there is one, otherwise an error that names the worker that died.
 
     Args:
-        broken: What Xenna raised, if it did.
-        feed: What the workers reported.
-        workers: Those that signed in.
+        broken: The exception that Xenna raised, if any.
+        feed: The reports of the workers.
+        workers: The workers that signed in.
         groups: The groups of stages.
     """
     if feed.failed_batch is not None and feed.failed_batch.error is not None:
@@ -55,7 +55,7 @@ def explain(
         text = " ".join(str(cause) for cause in _causes(broken))
         for report in feed.failed_setups.values():
             if report.error is not None and (report.worker_id in text or report.stage_name in text):
-                return rebuild_error(report.error, report.stage_name, "in set-up")
+                return rebuild_error(report.error, report.stage_name, "in setup")
         if (unread := _unread(broken, text, groups)) is not None:
             return unread
         if any(isinstance(cause, WORKER_DEATHS) for cause in _causes(broken)):
@@ -64,7 +64,7 @@ def explain(
             return died
     error = ClusterError(
         f"Xenna gave up: {type(reason).__name__}: {reason}",
-        expected="a run to its end",
+        expected="a run that completes",
         hint="run with verbose=True to see Xenna's log",
     )
     error.__cause__ = reason
@@ -72,7 +72,7 @@ def explain(
 
 
 def _unread(broken: Exception, text: str, groups: Sequence[Group]) -> ClusterError | None:
-    """What a worker could not read of what it was sent, its stages or a task; it is no better for the next one."""
+    """Return the error of a worker that could not unpickle its stages or a task, which a new worker cannot either."""
     for cause in _causes(broken):
         is_creation = getattr(cause, "actor_init_failed", False)
         if not (is_creation or (isinstance(cause, ray.exceptions.RaySystemError) and _TRACEBACK in str(cause))):
@@ -83,8 +83,8 @@ def _unread(broken: Exception, text: str, groups: Sequence[Group]) -> ClusterErr
         error = ClusterError(
             f"a worker cannot {'be set up' if is_creation else 'read a task'}: {why}",
             stage=groups[int(named[1])].name if named and int(named[1]) < len(groups) else None,
-            expected="modules that every worker can import" if is_module else "what unpickles on every worker",
-            hint=_MODULE if is_module else "its traceback is shown above this one",
+            expected="modules that every worker can import" if is_module else "objects that every worker can unpickle",
+            hint=_MODULE if is_module else "see the worker's traceback above this one",
         )
         error.__cause__ = broken
         return error
@@ -100,24 +100,24 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def explain_loss(lost: Sequence[str], workers: Sequence[WorkerEntry], groups: Sequence[Group]) -> RunError | None:
-    """The worker whose end lost tasks, where Xenna went on without them; None where none crashed.
+    """Return an error for the worker whose crash lost tasks, if Xenna continued without them; None if none crashed.
 
-    Xenna 0.5 gives up a batch after four workers have died of it, and may then end the run as if all were well.
+    Xenna 0.5 gives up a batch after it has killed four workers, and can then end the run as if it had succeeded.
 
     Args:
-        lost: What is missing, in words.
-        workers: Those that signed in.
+        lost: Descriptions of the missing tasks.
+        workers: The workers that signed in.
         groups: The groups of stages.
     """
     job = ray.get_runtime_context().get_job_id()
     try:
         actors = list_actors(filters=[("job_id", "=", job), ("state", "=", "DEAD")], limit=10_000, detail=True)
-    except Exception:  # that tasks are lost is told all the same
-        logger.debug("Ray's state API does not answer", exc_info=True)
+    except Exception:  # the caller reports the lost tasks in any case
+        logger.debug("Ray's state API did not answer", exc_info=True)
         return None
     crashed = {actor.actor_id for actor in actors if _has_crashed(actor.death_cause or {})}
     dead = next((worker for worker in workers if worker.actor_id in crashed), None)
-    return None if dead is None else _worker_died(dead, groups, f", and Xenna gave that up: {'; '.join(lost)}")
+    return None if dead is None else _worker_died(dead, groups, f", and Xenna gave up on it: {'; '.join(lost)}")
 
 
 def _has_crashed(death_cause: Mapping[str, Any]) -> bool:
@@ -131,6 +131,6 @@ def _worker_died(dead: WorkerEntry | None, groups: Sequence[Group], and_then: st
         f"{who} while it had work{and_then}",
         stage=groups[dead.group].name if dead else None,
         expected="workers that live until their work is done",
-        hint="look for a crash in native code or the system's out-of-memory killer (dmesg), "
-        "or give the stage more memory; on Python 3.12 and later Xenna replaces dead workers",
+        hint="check for a crash in native code or the system's out-of-memory killer (dmesg), "
+        "or give the stage more memory; on Python 3.12 and later, Xenna replaces dead workers",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks on their way to the driver: opaque to whoever hands them on, and not copied into a pickle."""
+"""Values on their way between processes: opaque to the actors that pass them on, and not copied into a pickle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Parcel"]
 
 
 class Parcel:
-    """A pickle whose large buffers lie beside it, so that Ray moves them through shared memory as they are.
+    """A pickle with its large buffers kept separately, so that Ray moves them through shared memory without copies.
 
     Args:
-        head: The pickle.
+        head: The pickle, without its buffers.
         buffers: Its buffers.
     """
 
@@ -34,20 +34,20 @@ class Parcel:
         """Pack a value.
 
         Raises:
-            Exception: It does not pickle.
+            Exception: The value cannot be pickled.
         """
-        # With Ray's own copy of cloudpickle: it knows classes that it sent by value when they come back.
+        # With Ray's own copy of cloudpickle, which recognizes classes that it sent by value when they come back.
         return cls(*dump_parts(value, ray.cloudpickle))
 
     @property
     def nbytes(self) -> int:
-        """How large it is."""
+        """The size of the pickle and its buffers, in bytes."""
         return len(self._head) + sum(memoryview(buffer).nbytes for buffer in self._buffers)
 
     def open(self) -> Any:
-        """Unpack it.
+        """Unpack the value.
 
-        Buffers are copied once, out of Ray's shared memory, which would be held for as long as they live.
+        Buffers are copied out of Ray's shared memory, which would otherwise stay in use as long as the value lives.
         """
         return load_parts(self._head, map(_copied, self._buffers))
 
@@ -56,14 +56,14 @@ class Parcel:
 
 
 def _copied(buffer: Any) -> memoryview:
-    """A copy of a buffer, which can be written to.
+    """Return a writable copy of a buffer.
 
-    It is NumPy's where NumPy is in use, as it is where there are arrays: that asks for huge pages, does not begin with
-    zeros, and lets other threads run in the meantime. A copy of 8 MB took 2.4 ms instead of 5 to 6.
+    If NumPy is loaded, as it is if there are arrays, NumPy makes the copy: it requests huge pages, does not fill the
+    memory with zeros first, and lets other threads run in the meantime. A copy of 8 MB took 2.4 ms instead of 5 to 6.
     """
     source = memoryview(buffer).cast("B")
     if "numpy" not in sys.modules:
         return memoryview(bytearray(source))
-    import numpy as np  # noqa: PLC0415 - no dependency of this package
+    import numpy as np  # noqa: PLC0415 - not a dependency of this package
 
     return memoryview(np.frombuffer(source, np.uint8).copy())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends the workers of a run, so that none outlives it: on any version of Xenna, after any kind of end."""
+"""Ends the workers of a run, so that none outlives it: on all versions of Xenna, however the run ended."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ __all__ = ["actors_of_this_job", "end_workers"]
 
 logger = logging.getLogger(__name__)
 
-_GRACE_S = 2.0  # for a worker that was told to end, before it is killed
-_SIGNAL_S = 0.1  # for one that Ray is to see end by a signal, and not as a crash: Xenna's monitors do not heed it
-_START_S = 20.0  # for an actor that is starting to have a process, or to be given up by Ray
+_GRACE_S = 2.0  # between Ray's request to a worker to end and SIGKILL
+_SIGNAL_S = 0.1  # between SIGTERM, so that Ray sees no crash, and SIGKILL: Xenna's monitors ignore SIGTERM
+_START_S = 20.0  # for a starting actor to get a process, or for Ray to give it up
 _POLL_S = 0.02
 _CALL_TIMEOUT_S = 30.0
 
 
 def end_workers(workers: Iterable[WorkerEntry], earlier: Container[str] = ()) -> None:
-    """End all workers of a run, whether they signed in or are only starting. Never raises.
+    """End all workers of a run, including those that are still starting. Never raises.
 
     Args:
-        workers: Those that signed in.
-        earlier: Ids of actors that were there before the run and are none of its.
+        workers: The workers that signed in.
+        earlier: Ids of actors that existed before the run and do not belong to it.
     """
     try:
         _end_workers(workers, earlier)
-    except Exception:  # the cluster may be gone, and what ended the run is what the caller must see
-        logger.warning("the workers of the run could not all be ended", exc_info=True)
+    except Exception:  # the cluster may be gone, and the caller must see the error that ended the run
+        logger.warning("could not end all workers of the run", exc_info=True)
 
 
 def _end_workers(workers: Iterable[WorkerEntry], earlier: Container[str]) -> None:
@@ -63,16 +63,16 @@ def _end_workers(workers: Iterable[WorkerEntry], earlier: Container[str]) -> Non
         is_starting = any(not actor.pid and actor.state != "DEAD" for actor in actors)
         if not is_starting or time.monotonic() > deadline:
             return
-        time.sleep(_POLL_S)  # an actor that is starting has no process yet that could be ended
+        time.sleep(_POLL_S)  # a starting actor has no process yet that can be killed
 
 
 def actors_of_this_job() -> dict[str, Any]:
-    """Xenna's actors of this driver, by id: also those that Ray calls dead, which on 0.2 and 0.3 may run on."""
+    """Return Xenna's actors of this driver, by id. Includes dead ones, whose processes may still run on 0.2 and 0.3."""
     job = ray.get_runtime_context().get_job_id()
     try:
         actors = list_actors(filters=[("job_id", "=", job)], limit=10_000, timeout=10, raise_on_missing_output=False)
     except Exception:
-        logger.debug("Ray's state API does not answer", exc_info=True)
+        logger.debug("Ray's state API did not answer", exc_info=True)
         return {}
     return {actor.actor_id: actor for actor in actors if actor.class_name in XENNA_ACTOR_CLASSES}
 
@@ -90,15 +90,15 @@ def _end_everywhere(told: defaultdict[str, set[int]], found: defaultdict[str, se
         asked.append(end.remote(sorted(told[node_id]), untold))
     _, late = ray.wait(asked, num_returns=len(asked), timeout=_CALL_TIMEOUT_S) if asked else ([], [])
     if late:
-        logger.warning("%d nodes did not say whether their workers have ended", len(late))
+        logger.warning("%d nodes did not confirm that their workers have ended", len(late))
 
 
 def _end_processes(told: list[int], untold: list[int]) -> None:
-    """Wait until these Ray workers have ended, and kill those that do not.
+    """Wait until these Ray workers have ended, and kill those that do not end in time.
 
     Args:
-        told: Processes that Ray has told to end.
-        untold: Processes that nobody has told: Xenna's monitors on 0.2 and 0.3, and workers that were
+        told: Processes that Ray has asked to end.
+        untold: Processes that were not asked yet: Xenna's monitors on 0.2 and 0.3, and workers that were
             still starting.
     """
     for pid in untold:
@@ -119,7 +119,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _is_ray_worker(pid: int) -> bool:
-    """Whether the process is there and is a Ray worker: its pid may have gone to another one by now."""
+    """Whether the process exists and is a Ray worker: another process may have its pid by now."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's end of the line to the coordinator."""
+"""The worker's side of the connection to the coordinator."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = ["WorkerLink"]
 logger = logging.getLogger(__name__)
 
 _LARGE = 256 * 1024  # bytes of outputs
-_watched = threading.Lock()  # taken once a process: the first worker in it starts the watch
+_watched = threading.Lock()  # taken once per process: the first worker in it starts the watch
 
 
 class WorkerLink:
-    """Gathers the reports of one worker, and sends them in one call for each of Xenna's.
+    """Collects the reports of one worker, and sends them in one delivery for each call from Xenna.
 
     Args:
-        coordinator: The run's coordinator; in the driver, one that is started when this is sent to a worker.
-        group: Which of the run's groups of stages the worker belongs to.
-        first: Index of the group's first stage.
-        last: Index of its last.
+        coordinator: The run's coordinator; in the driver, one that starts when this link is sent to a worker.
+        group: The index of the worker's group of stages.
+        first: The index of the group's first stage.
+        last: The index of the group's last stage.
     """
 
     def __init__(self, coordinator: ActorHandle[Any] | LateCoordinator, group: int, first: int, last: int) -> None:
@@ -58,7 +58,7 @@ class WorkerLink:
         self._unit = ""
         self._round_trip_ns = 0
         self._logs = log_buffer()
-        self._lock = threading.Lock()  # Xenna tears down in another thread than it works in
+        self._lock = threading.Lock()  # Xenna calls teardown in another thread than batches
 
     def __reduce__(self) -> tuple[Any, ...]:
         coordinator = self._coordinator
@@ -67,7 +67,7 @@ class WorkerLink:
         return WorkerLink, (coordinator, self._group, self._first, self._last)
 
     def enter(self, worker_id: str, node_id: str) -> None:
-        """Sign in, so that the driver can end this worker whatever becomes of the run."""
+        """Sign in, so that the driver can end this worker however the run ends."""
         if self._worker_id:
             return
         self._worker_id, self._node_id = worker_id, node_id
@@ -93,31 +93,31 @@ class WorkerLink:
         self._waiting.append(report)
 
     def begin(self, tasks: Sequence[Any]) -> str:
-        """Work on these tasks begins; the name of what Xenna handed over, the same when it hands that over again."""
+        """Note that work on these tasks begins; return a name for them, which is the same if Xenna repeats the call."""
         ids = "\0".join([task.task_id for task in tasks])
         self._unit = digest(ids, 8)
         return self._unit
 
     def send(self, outputs: list[Any] | None, *, is_primary: bool) -> float | None:
-        """Send what was gathered, and wait until the coordinator has it.
+        """Send the collected reports, and wait until the coordinator has them.
 
         Args:
-            outputs: Outputs of the pipeline to go with it.
-            is_primary: Whether this worker's batches count: those of the other ranks of an SPMD group are
-                the same ones, and only their failures are news.
+            outputs: Outputs of the pipeline to send with the reports.
+            is_primary: Whether this worker's batches count. The other ranks of an SPMD group run the same batches,
+                so only their failures matter.
 
         Returns:
-            What a task takes in the next group, in seconds; None where that is not known.
+            The seconds per task in the next group; None if unknown.
         """
         sent = outputs if is_primary else None
-        payload = Parcel.of(sent) if sent else None  # first: where it raises, nothing is lost
+        payload = Parcel.of(sent) if sent else None  # first, so that nothing is lost if it raises
         with self._lock:
             reports, self._waiting = self._waiting, []
         unit, self._unit = self._unit, ""
         if not reports:
             return None
         work = _work_of(reports, self._first, self._last)
-        # What is large stays here until the driver has fetched it: by way of the coordinator it would be copied twice.
+        # Large outputs stay here until the driver has fetched them: the coordinator would copy them twice.
         outputs_ref = ray.put(payload) if payload is not None and payload.nbytes > _LARGE else None
         delivery = Delivery(
             self._worker_id,
@@ -139,18 +139,18 @@ class WorkerLink:
         return pace
 
     def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:
-        """Make failures of batches that have ended and are not sent yet: their outputs cannot travel.
+        """Mark batches as failed that have ended but are not sent yet, because their outputs cannot be pickled.
 
         Returns:
-            The batches of which that is true.
+            The ids of the batches that were marked.
         """
         with self._lock:
             return fail_batches(self._waiting, batch_ids, error)
 
     def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
-        """Wait in a thread until the coordinator says that the group's work is done, then tear down.
+        """Wait in a thread until the coordinator reports that the group's work is done, then tear down.
 
-        This is how ``teardown()`` runs on versions of Xenna that do not call it themselves.
+        This runs ``teardown()`` on versions of Xenna that do not call it themselves.
         """
         threading.Thread(target=self._await_end, args=(tear_down,), name="curator-teardown", daemon=True).start()
 
@@ -160,11 +160,11 @@ class WorkerLink:
             tear_down()
             ray.get(self._coordinator.torn_down.remote(self._worker_id))
         except ray.exceptions.RayError:
-            logger.debug("the run was over before the worker was told to tear down", exc_info=True)
+            logger.debug("the run ended before the worker was asked to tear down", exc_info=True)
 
 
 def _work_of(reports: Sequence[BatchReport | WorkerReport], first: int, last: int) -> Work:
-    """What the reports of one call come to, for the whole group."""
+    """Add up the reports of one call, for the whole group."""
     done = made = 0
     nanoseconds = 0
     for report in reports:
@@ -183,7 +183,7 @@ def _work_of(reports: Sequence[BatchReport | WorkerReport], first: int, last: in
 def _exit_with_main_thread() -> None:
     """End this process when Ray ends its main thread.
 
-    Xenna's worker threads are no daemons: without this they keep a killed worker's process alive, for hours.
+    Xenna's worker threads are not daemons: without this, they keep a killed worker's process alive for hours.
     """
     if not _watched.acquire(blocking=False):
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings that stages log on workers, on their way to the driver: they travel with the reports, so few and short."""
+"""Relays warnings that stages log on workers to the driver. They travel with the reports, so they are few and short."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerLogs", "log_buffer"]
 
-_SHOWN = 5  # different ones that one line of code makes; the others are counted
-_ENGINES = ("ray", "cosmos_xenna")  # have ways of their own to the driver
+_SHOWN = 5  # different messages from one line of code; further ones are only counted
+_ENGINES = ("ray", "cosmos_xenna")  # loggers with their own way to the driver
 
-_Line: TypeAlias = tuple[str, str, int]  # of code: logger, file, number
+_Line: TypeAlias = tuple[str, str, int]  # a line of code: logger, file, line number
 
 
 def log_buffer() -> RecordBuffer:
-    """A handler that keeps what a worker logs, but for its engines, until the next delivery."""
+    """Return a handler that keeps a worker's records until the next delivery, except those of Ray and Xenna."""
     buffer = RecordBuffer()
     buffer.addFilter(_is_not_of_engines)
     return buffer
@@ -32,10 +32,10 @@ def _is_not_of_engines(record: logging.LogRecord) -> bool:
 
 
 class WorkerLogs:
-    """Logs in the driver what workers have logged: of each line of code the first few records, then their number.
+    """Logs the records of workers in the driver: the first few from each line of code, then only their number.
 
     Args:
-        is_shown_already: Whether Ray shows all that workers print, so that there is nothing to do.
+        is_shown_already: Whether Ray already shows everything that workers print, so that nothing is logged here.
     """
 
     def __init__(self, *, is_shown_already: bool = False) -> None:
@@ -45,8 +45,8 @@ class WorkerLogs:
         self._templates: dict[_Line, str] = {}
 
     def show(self, records: Iterable[logging.LogRecord], worker_id: str) -> None:
-        """Log what came with a delivery: records of a `RecordBuffer`."""
-        record: Any  # with the attributes that it adds
+        """Log the records of a delivery, which come from a `RecordBuffer`."""
+        record: Any  # with the attributes that RecordBuffer adds
         for record in () if self._is_shown_already else records:
             key = record.name, record.pathname, record.lineno
             shown = self._shown.setdefault(key, set())
@@ -58,9 +58,9 @@ class WorkerLogs:
             _log(record, worker_id)
 
     def close(self) -> None:
-        """Say how many were not shown."""
+        """Log how many records were not shown."""
         for key, count in self._hidden.items():
-            logging.getLogger(key[0]).warning("%d more of this from workers: %s", count, self._templates[key])
+            logging.getLogger(key[0]).warning("%d more like this from workers: %s", count, self._templates[key])
         self._hidden.clear()
 
 
