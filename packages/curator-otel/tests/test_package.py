@@ -88,7 +88,7 @@ def test_observer_uses_the_global_providers(request, tmp_path, by_name):
 @pytest.mark.usefixtures("no_global_sdk")
 def test_second_configure_is_refused_with_what_to_do(tmp_path):
     with configure(json_file=tmp_path / "a.json"):
-        with pytest.raises(ConfigurationError, match="set up in this process before") as raised:
+        with pytest.raises(ConfigurationError, match="already set up in this process") as raised:
             configure(json_file=tmp_path / "b.json")
         assert "set_global=False" in raised.value.hint
         configure(json_file=tmp_path / "c.json", set_global=False).shutdown()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports as attributes of spans. The only place where a value finds its way into a span."""
+"""Attributes of spans, from reports. The only module that passes values of reports into spans."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ Attributes: TypeAlias = "dict[str, str | int | float | bool | list[str]]"
 NAME_LIMIT = 256  # bytes of a name or an id
 MESSAGE_LIMIT = 1024  # bytes of an exception's message
 METRICS_LIMIT = 32  # custom metrics of a batch
-LIST_LIMIT = 16  # texts of a list
+LIST_LIMIT = 16  # strings of a list
 _METRIC_NAME_LIMIT = 64
 _METRIC_TEXT_LIMIT = 256
-_INT64 = 2**63  # the protocol carries no larger number, and one of them would make a whole export fail
+_INT64 = 2**63  # the protocol has no larger integers, and a single one would make a whole export fail
 
 
 def cut(text: Any, limit: int = NAME_LIMIT) -> str:
-    """A text of at most ``limit`` bytes of UTF-8, and one that every exporter can encode."""
+    """Return a text of at most ``limit`` bytes of UTF-8 that every exporter can encode."""
     raw = str(text).encode("utf-8", "replace")  # a lone surrogate would make a whole export fail
     return raw[:limit].decode("utf-8", "ignore")
 
 
 def started_attributes(run: RunInfo) -> Attributes:
-    """Which run it is."""
+    """Return the attributes that identify a run."""
     return {
         names.RUN_ID: run.run_id,
         names.PIPELINE_NAME: cut(run.pipeline_name),
@@ -60,7 +60,7 @@ def started_attributes(run: RunInfo) -> Attributes:
 
 
 def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
-    """What is known of a run when it begins."""
+    """Return the attributes of a run that are known when it begins."""
     attributes = started_attributes(run) | {
         names.RUN_STAGES: len(run.stages),
         names.SPANS_LIMIT: span_limit,
@@ -73,13 +73,13 @@ def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
 def run_totals(
     stages: Sequence[StageInfo], totals: Sequence[StageTotals], fed: int | None, left_out: int = 0
 ) -> Attributes:
-    """What a run's stages did.
+    """Return the attributes of a run that follow from the totals of its stages.
 
     Args:
         stages: The stages.
-        totals: What each did.
-        fed: Tasks that the first was to have, where that is known.
-        left_out: Tasks of a source that no stage was to have.
+        totals: The totals of each stage.
+        fed: The number of tasks for the first stage, if known.
+        left_out: The number of tasks of a source that are not for any stage of this run.
     """
     attributes: Attributes = {
         names.RUN_BATCHES: sum(did.batches for did in totals),
@@ -93,7 +93,7 @@ def run_totals(
 
 
 def _unreported(totals: Sequence[StageTotals], fed: int | None) -> int:
-    """What was handed on and has not been reported by the stage that was to have it."""
+    """Return how many tasks were passed on and not reported by the stage that they were passed to."""
     missing, handed_on = 0, fed
     for did in totals:
         came = did.passed + did.filtered + did.failed
@@ -104,7 +104,7 @@ def _unreported(totals: Sequence[StageTotals], fed: int | None) -> int:
 
 
 def result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attributes:
-    """What came of a run."""
+    """Return the attributes of a run that follow from its result."""
     attributes: Attributes = {
         names.RUN_COMPLETE: result.complete,
         names.RUN_TASKS_OUT: len(result),
@@ -134,7 +134,7 @@ def _verdict_attributes(verdict: Verdict) -> Attributes:
 
 
 def stage_attributes(stage: StageInfo) -> Attributes:
-    """What is known of a stage before the run."""
+    """Return the attributes of a stage that are known before the run."""
     attributes: Attributes = {names.STAGE_NAME: cut(stage.name), names.STAGE_INDEX: stage.index}
     if stage.class_name:
         attributes[names.STAGE_CLASS] = cut(stage.class_name)
@@ -142,7 +142,7 @@ def stage_attributes(stage: StageInfo) -> Attributes:
 
 
 def stage_totals(totals: StageTotals) -> Attributes:
-    """What a stage did in the whole run."""
+    """Return the attributes for the totals of a stage."""
     return {
         names.STAGE_BATCHES: totals.batches,
         names.STAGE_RETRIED: totals.batches_retried,
@@ -160,7 +160,7 @@ def stage_totals(totals: StageTotals) -> Attributes:
 
 
 def window_attributes(stage: StageInfo, window: Window) -> Attributes:
-    """What a stage did in a window."""
+    """Return the attributes of a window."""
     did = window.sums
     return {
         names.STAGE_NAME: cut(stage.name),
@@ -182,7 +182,7 @@ def window_attributes(stage: StageInfo, window: Window) -> Attributes:
 
 
 def worker_attributes(report: BatchReport | WorkerReport) -> Attributes:
-    """Which stage and worker a report is about; what is not known is left out."""
+    """Return the attributes for the stage and worker of a report, without unknown values."""
     attributes: Attributes = {
         names.STAGE_NAME: cut(report.stage_name),
         names.STAGE_INDEX: report.stage_index,
@@ -199,8 +199,8 @@ def worker_attributes(report: BatchReport | WorkerReport) -> Attributes:
 
 
 def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanReason | None = None) -> Attributes:
-    """A batch, all but its error."""
-    attributes = custom_metrics(report.metrics)  # first: a full span evicts its oldest attributes
+    """Return the attributes of a batch, except its error."""
+    attributes = custom_metrics(report.metrics)  # first, because a full span evicts its oldest attributes
     attributes |= worker_attributes(report)
     attributes |= {
         names.BATCH_ID: cut(report.batch_id),
@@ -224,7 +224,7 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanRe
         attributes[names.BATCH_BYTES_OUT] = report.out_bytes
     if report.startup_ns:
         attributes[names.BATCH_STARTUP_TIME] = report.startup_ns / 1e9
-    if report.ready_unix_ns and report.ready_node_id == report.node_id:  # two nodes' clocks do not compare
+    if report.ready_unix_ns and report.ready_node_id == report.node_id:  # clocks of two nodes are not comparable
         attributes[names.BATCH_WAIT_TIME] = max(0, report.start_unix_ns - report.ready_unix_ns) / 1e9
     return attributes
 
@@ -240,7 +240,7 @@ def _tasks(report: BatchReport) -> Attributes:
 
 
 def custom_metrics(metrics: Mapping[str, Any]) -> Attributes:
-    """What a stage recorded: numbers and short texts, bounded in number and in length."""
+    """Return the attributes for the metrics that a stage recorded: numbers and short texts, limited in number."""
     attributes: Attributes = {}
     for name, value in metrics.items():
         if len(attributes) == METRICS_LIMIT:
@@ -256,11 +256,11 @@ def _number_or_text(value: Any) -> str | int | float | bool | None:
         return cut(value, _METRIC_TEXT_LIMIT)
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):  # NumPy's as well
+    if isinstance(value, numbers.Integral):  # also NumPy's integers
         whole = int(value)
         return whole if -_INT64 <= whole < _INT64 else None
     if isinstance(value, numbers.Real):
         number = float(value)
-        # Many back ends refuse a whole export for one NaN.
+        # Many back ends reject a whole export for a single NaN.
         return number if math.isfinite(number) else str(number)
-    return None  # whatever else it may be: it could be a payload
+    return None  # any other value could be a payload

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every name that this package emits, with its type and unit: one table.
+"""All names that this package emits, with their types and units.
 
-There is no OpenTelemetry convention for batch data pipelines, so the names are our own, under ``curator.``;
-what OpenTelemetry has a stable name for (``error.type``, ``exception.*``, ``process.pid``) keeps it. The
-constants are the names; the tables `SPANS`, `EVENTS`, `ATTRIBUTES` and `METRICS` describe them. Attributes
-are set from these constants and from nothing else, so that the tables are the allow-list: payloads have no
-way into telemetry.
+OpenTelemetry has no convention for batch data pipelines, so this package defines its own names, under ``curator.``.
+Where OpenTelemetry has a stable name (``error.type``, ``exception.*``, ``process.pid``), that one is used. The
+constants are the names, and the tables `SPANS`, `EVENTS`, `ATTRIBUTES`, and `METRICS` describe them. Attributes are
+only set with these constants, so the tables are an allowlist that keeps payloads out of telemetry.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ Stability = Literal["development", "stable"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A kind of span.
+    """A type of span.
 
     Attributes:
-        key: What the tables call it.
-        name: Its name; ``{…}`` is filled in.
+        key: Its key in the tables.
+        name: Its name; the fields in ``{…}`` are filled in.
         kind: Its OpenTelemetry kind.
-        description: What it stands for.
+        description: Its description.
     """
 
     key: str
@@ -43,12 +42,12 @@ class Attribute:
     """An attribute.
 
     Attributes:
-        name: Its name; ``*`` at the end stands for any further text.
+        name: Its name; ``*`` at the end is a wildcard.
         type: The type of its value.
-        unit: In UCUM; empty where it has none.
-        on: Keys of the spans, events and metrics that it appears on.
-        description: What it says.
-        stability: ``"stable"`` where it is OpenTelemetry's own and stable.
+        unit: Its unit in UCUM; empty if it has none.
+        on: The keys of the spans and events that have it; ``"metric"`` for metrics.
+        description: Its description.
+        stability: ``"stable"`` if it is a stable name of OpenTelemetry.
     """
 
     name: str
@@ -65,13 +64,13 @@ class Metric:
 
     Attributes:
         name: Its name.
-        instrument: What makes it.
-        unit: In UCUM.
-        labels: The attributes that tell its series apart. Stages and outcomes only: never a run, a task or
-            a worker, of which there is no end.
-        description: What it counts or measures.
-        boundaries: Of a histogram's buckets.
-        stability: Of the name.
+        instrument: The instrument that records it.
+        unit: Its unit in UCUM.
+        labels: The attributes that distinguish its series. Only stages and outcomes, never runs, tasks, or workers,
+            whose number is unbounded.
+        description: Its description.
+        boundaries: The bucket boundaries of a histogram.
+        stability: The stability of the name.
     """
 
     name: str
@@ -118,25 +117,27 @@ RUN_SPAN = _span("run", "run {pipeline}", "A run of a pipeline, from start to en
 STARTED_SPAN = _span(
     "started",
     "run started {pipeline}",
-    "That a run has begun: exported at once, so that a run that goes on, or was killed, is on the list of traces.",
+    "The start of a run. Exported immediately, so that running and killed runs are in the list of traces.",
 )
-STAGE_SPAN = _span("stage", "{index:02d} {stage}", "A stage, from the activity that was reported first to its last.")
+STAGE_SPAN = _span("stage", "{index:02d} {stage}", "A stage, from its first reported activity to its last.")
 WINDOW_SPAN = _span(
     "window",
     "window {stage}",
-    "A part of a stage's activity, exported when it is over. A stage that is done within its first has none.",
+    "A period of a stage's activity, exported when it is over. A stage that ends within its first window has none.",
 )
 DETAIL_SPAN = _span(
     "detail",
     "detail {stage}",
-    'With `detail="full"`: all batches of a window, in a trace of its own, linked to the stage.',
+    'With `detail="full"`: all batches of a window, in a separate trace that is linked to the stage.',
 )
-BATCH_SPAN = _span("batch", "process_batch {stage}", "One attempt at one batch. A sample: see `sampling`.")
-SETUP_SPAN = _span("setup", "worker setup", "A worker's set-up, good or failed: cold start, model load.")
-TEARDOWN_SPAN = _span("teardown", "worker teardown", "A worker's teardown that raised; good ones leave no span.")
+BATCH_SPAN = _span(
+    "batch", "process_batch {stage}", "One attempt at one batch. Only a sample of the batches has spans."
+)
+SETUP_SPAN = _span("setup", "worker setup", "A worker's setup, such as loading a model; also if it failed.")
+TEARDOWN_SPAN = _span("teardown", "worker teardown", "A worker's teardown that raised; others have no span.")
 
 EXCEPTION_EVENT = "exception"
-EVENTS[EXCEPTION_EVENT] = "What was raised, on the span of the batch, worker or run that it ended."
+EVENTS[EXCEPTION_EVENT] = "An exception, on the span of the batch, worker, or run that it ended."
 
 _RUN, _STAGE, _WINDOW, _BATCH = ("run",), ("stage",), ("window",), ("batch",)
 _ANY_RUN = ("run", "started", "detail")
@@ -146,78 +147,82 @@ _BELOW_STAGE = ("batch", *_WORKER)
 
 # --- attributes: the run ------------------------------------------------------------------------------------
 
-RUN_ID = _attribute("curator.run.id", "string", _ANY_RUN, "The run's id, as on `RunResult.run_id`.")
+RUN_ID = _attribute("curator.run.id", "string", _ANY_RUN, "The id of the run, as in `RunResult.run_id`.")
 PIPELINE_NAME = _attribute("curator.pipeline.name", "string", _ANY_RUN, "Name of the pipeline.")
 EXECUTOR_NAME = _attribute("curator.executor.name", "string", ("run", "started"), "Class of the executor.")
-RUN_STAGES = _attribute("curator.run.stages", "int", _RUN, "Stages of the plan.", unit="{stage}")
-RUN_STARTED = _attribute("curator.run.started", "boolean", ("started",), "True: what tells this span from a run's.")
-RUN_SOURCE_TASKS = _attribute(
-    "curator.run.source_tasks", "int", _RUN, "Source tasks, where known beforehand.", unit="{task}"
+RUN_STAGES = _attribute("curator.run.stages", "int", _RUN, "Number of stages in the plan.", unit="{stage}")
+RUN_STARTED = _attribute(
+    "curator.run.started", "boolean", ("started",), "Always true: distinguishes this span from a run's span."
 )
-RUN_COMPLETE = _attribute("curator.run.complete", "boolean", _RUN, "Whether the run came to its end.")
-RUN_TASKS_OUT = _attribute("curator.run.tasks_out", "int", _RUN, "Tasks that the run gave.", unit="{task}")
+RUN_SOURCE_TASKS = _attribute(
+    "curator.run.source_tasks", "int", _RUN, "Source tasks, if known in advance.", unit="{task}"
+)
+RUN_COMPLETE = _attribute("curator.run.complete", "boolean", _RUN, "Whether the run completed.")
+RUN_TASKS_OUT = _attribute("curator.run.tasks_out", "int", _RUN, "Output tasks of the run.", unit="{task}")
 RUN_TASKS_FILTERED = _attribute(
     "curator.run.tasks_filtered", "int", _RUN, "Tasks that stages dropped on purpose.", unit="{task}"
 )
 RUN_TASKS_FAILED = _attribute("curator.run.tasks_failed", "int", _RUN, "Tasks lost to errors.", unit="{task}")
 RUN_BATCHES = _attribute("curator.run.batches", "int", _RUN, "Batches that ended, in all stages.", unit="{batch}")
 RUN_UNACCOUNTED = _attribute(
-    "curator.run.unaccounted", "string[]", _RUN, "Where the counts do not add up, in words; at most 16."
+    "curator.run.unaccounted", "string[]", _RUN, "Descriptions of counts that do not add up; at most 16."
 )
 RUN_UNREPORTED = _attribute(
     "curator.run.tasks_unreported",
     "int",
     _RUN,
-    "Tasks that no stage reported on: not begun or in flight when the run ended early, or lost with a worker.",
+    "Tasks that no stage reported: not started or in flight when the run ended early, or lost with a worker.",
     unit="{task}",
 )
 RUN_REPLAYED = _attribute(
     "curator.run.replayed",
     "boolean",
     _RUN,
-    "True where the trace was made afterwards, from the tasks' statistics.",
+    "True if the trace was written after the run, from the statistics of its tasks.",
 )
 RUN_RECOVERED = _attribute(
-    "curator.run.recovered", "boolean", _RUN, "True where the driver was killed, and `recover` closed the trace."
+    "curator.run.recovered", "boolean", _RUN, "True if the driver was killed and `recover` closed the trace."
 )
 CLOCK_OFFSETS = _attribute(
     "curator.clock.offsets",
     "string[]",
     _RUN,
-    "By how much nodes' clocks were corrected to the driver's, as `node +0.012 s`; at most 16.",
+    "Corrections of nodes' clocks to the driver's clock, such as `node +0.012 s`; at most 16.",
 )
-SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent most time in its code.")
+SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent the most time in its code.")
 BOTTLENECK_KIND = _attribute(
     "curator.bottleneck.kind",
     "string",
     _RUN,
-    f"What held the run up: {', '.join(get_args(VerdictKind))}.",
+    f"The kind of bottleneck: {', '.join(get_args(VerdictKind))}.",
 )
-BOTTLENECK_STAGE = _attribute("curator.bottleneck.stage", "string", _RUN, "The stage to look at, where there is one.")
+BOTTLENECK_STAGE = _attribute("curator.bottleneck.stage", "string", _RUN, "The stage that is the bottleneck, if any.")
 BOTTLENECK_BUSY_RATIO = _attribute(
     "curator.bottleneck.busy_ratio",
     "double",
     _RUN,
-    "Share of the run's time in which its workers were at work.",
+    "Share of the run's time in which that stage's workers were busy.",
     unit="1",
 )
-BOTTLENECK_REASON = _attribute("curator.bottleneck.reason", "string", _RUN, "Why, in words.")
-BOTTLENECK_ADVICE = _attribute("curator.bottleneck.advice", "string", _RUN, "What to change, where that is known.")
-SLOWEST_TIME = _attribute("curator.slowest.process_time", "double", _RUN, "That time, over all workers.", unit="s")
-ERROR_STAGE = _attribute("curator.error.stage", "string", _RUN, "The stage that the error which ended the run names.")
-SPANS_LIMIT = _attribute("curator.spans.limit", "int", _RUN, "How many spans the run might make.", unit="{span}")
+BOTTLENECK_REASON = _attribute("curator.bottleneck.reason", "string", _RUN, "The reason for the verdict.")
+BOTTLENECK_ADVICE = _attribute("curator.bottleneck.advice", "string", _RUN, "What to change, if known.")
+SLOWEST_TIME = _attribute(
+    "curator.slowest.process_time", "double", _RUN, "Time in the code of the slowest stage, over all workers.", unit="s"
+)
+ERROR_STAGE = _attribute("curator.error.stage", "string", _RUN, "The stage named by the error that ended the run.")
+SPANS_LIMIT = _attribute("curator.spans.limit", "int", _RUN, "Maximum number of spans of the run.", unit="{span}")
 SPANS_LEFT_OUT = _attribute(
     "curator.spans.left_out",
     "int",
     (*_RUN, *_STAGE),
-    "Spans that were not made, to keep that limit.",
+    "Spans that were omitted to keep the limit.",
     unit="{span}",
 )
 WITHOUT_START = _attribute(
     "curator.batches_without_start",
     "int",
     (*_RUN, *_STAGE),
-    "Replayed batches without a start time; they have no span.",
+    "Replayed batches without a start time, which have no span.",
     unit="{batch}",
 )
 
@@ -230,21 +235,21 @@ STAGE_BATCHES = _attribute(
     "curator.stage.batches",
     "int",
     _STAGE,
-    "Batches that ended, retried attempts not counted.",
+    "Batches that ended, not counting retried attempts.",
     unit="{batch}",
 )
 STAGE_RETRIED = _attribute(
     "curator.stage.attempts_retried",
     "int",
     _STAGE,
-    "Attempts that raised and were tried again.",
+    "Attempts that raised and were retried.",
     unit="{batch}",
 )
-STAGE_IN = _attribute("curator.stage.tasks_in", "int", _STAGE, "Tasks that came in.", unit="{task}")
-STAGE_OUT = _attribute("curator.stage.tasks_out", "int", _STAGE, "Tasks that came out.", unit="{task}")
+STAGE_IN = _attribute("curator.stage.tasks_in", "int", _STAGE, "Input tasks.", unit="{task}")
+STAGE_OUT = _attribute("curator.stage.tasks_out", "int", _STAGE, "Output tasks.", unit="{task}")
 STAGE_FILTERED = _attribute("curator.stage.tasks_filtered", "int", _STAGE, "Tasks dropped on purpose.", unit="{task}")
 STAGE_FAILED = _attribute("curator.stage.tasks_failed", "int", _STAGE, "Tasks lost to errors.", unit="{task}")
-STAGE_ITEMS = _attribute("curator.stage.items", "int", _STAGE, "Items in the tasks that came in.", unit="{item}")
+STAGE_ITEMS = _attribute("curator.stage.items", "int", _STAGE, "Items in the input tasks.", unit="{item}")
 STAGE_PROCESS_TIME = _attribute(
     "curator.stage.process_time", "double", _STAGE, "Time in the stage's code, over all workers.", unit="s"
 )
@@ -252,85 +257,107 @@ STAGE_CPU_TIME = _attribute("curator.stage.cpu_time", "double", _STAGE, "CPU tim
 STAGE_IDLE_TIME = _attribute(
     "curator.stage.idle_time", "double", _STAGE, "Time that workers waited for batches.", unit="s"
 )
-STAGE_STARTUP_TIME = _attribute("curator.stage.startup_time", "double", _STAGE, "Set-up time, all workers.", unit="s")
+STAGE_STARTUP_TIME = _attribute(
+    "curator.stage.startup_time", "double", _STAGE, "Setup time, over all workers.", unit="s"
+)
 STAGE_WORKERS = _attribute("curator.stage.workers", "int", _STAGE, "Workers that were set up.", unit="{worker}")
 
 # --- attributes: windows ------------------------------------------------------------------------------------
 
-WINDOW_NUMBER = _attribute("curator.window.number", "int", ("window", "detail"), "Position in its stage, from 0.")
+WINDOW_NUMBER = _attribute(
+    "curator.window.number", "int", ("window", "detail"), "Number of the window in its stage, from 0."
+)
 WINDOW_WORKERS = _attribute(
     "curator.window.workers", "int", _WINDOW, "Workers that the batches ran on.", unit="{worker}"
 )
-WINDOW_SLOWEST = _attribute("curator.window.slowest_batch", "double", _WINDOW, "Its longest batch.", unit="s")
+WINDOW_SLOWEST = _attribute(
+    "curator.window.slowest_batch", "double", _WINDOW, "Duration of the longest batch.", unit="s"
+)
 WINDOW_BATCHES = _attribute("curator.window.batches", "int", _WINDOW, "Batches that ended.", unit="{batch}")
 WINDOW_RETRIED = _attribute(
-    "curator.window.attempts_retried", "int", _WINDOW, "Attempts that will be tried again.", unit="{batch}"
+    "curator.window.attempts_retried", "int", _WINDOW, "Attempts that will be retried.", unit="{batch}"
 )
-WINDOW_IN = _attribute("curator.window.tasks_in", "int", _WINDOW, "Tasks that came in.", unit="{task}")
-WINDOW_OUT = _attribute("curator.window.tasks_out", "int", _WINDOW, "Tasks that came out.", unit="{task}")
-WINDOW_FILTERED = _attribute("curator.window.tasks_filtered", "int", _WINDOW, "Dropped on purpose.", unit="{task}")
+WINDOW_IN = _attribute("curator.window.tasks_in", "int", _WINDOW, "Input tasks.", unit="{task}")
+WINDOW_OUT = _attribute("curator.window.tasks_out", "int", _WINDOW, "Output tasks.", unit="{task}")
+WINDOW_FILTERED = _attribute(
+    "curator.window.tasks_filtered", "int", _WINDOW, "Tasks dropped on purpose.", unit="{task}"
+)
 WINDOW_FAILED = _attribute("curator.window.tasks_failed", "int", _WINDOW, "Tasks lost to errors.", unit="{task}")
-WINDOW_ITEMS = _attribute("curator.window.items", "int", _WINDOW, "Items in the tasks.", unit="{item}")
-WINDOW_PROCESS_TIME = _attribute("curator.window.process_time", "double", _WINDOW, "In the stage's code.", unit="s")
-WINDOW_CPU_TIME = _attribute("curator.window.cpu_time", "double", _WINDOW, "CPU time of it.", unit="s")
-WINDOW_IDLE_TIME = _attribute("curator.window.idle_time", "double", _WINDOW, "Waited for batches.", unit="s")
+WINDOW_ITEMS = _attribute("curator.window.items", "int", _WINDOW, "Items in the input tasks.", unit="{item}")
+WINDOW_PROCESS_TIME = _attribute(
+    "curator.window.process_time", "double", _WINDOW, "Time in the stage's code, over all workers.", unit="s"
+)
+WINDOW_CPU_TIME = _attribute("curator.window.cpu_time", "double", _WINDOW, "CPU time of the working threads.", unit="s")
+WINDOW_IDLE_TIME = _attribute(
+    "curator.window.idle_time", "double", _WINDOW, "Time that workers waited for batches.", unit="s"
+)
 
 # --- attributes: workers ------------------------------------------------------------------------------------
 
-WORKER_ID = _attribute("curator.worker.id", "string", _BELOW_STAGE, "The worker, by the engine's name.")
-NODE_ID = _attribute("curator.node.id", "string", _BELOW_STAGE, "The node, by the engine's name.")
-PROCESS_PID = _attribute("process.pid", "int", _BELOW_STAGE, "The worker's process.", stability="stable")
-EPOCH = _attribute("curator.run.epoch", "int", _BELOW_STAGE, "Restarts of the engine before this; 0 is left out.")
+WORKER_ID = _attribute("curator.worker.id", "string", _BELOW_STAGE, "The engine's id of the worker.")
+NODE_ID = _attribute("curator.node.id", "string", _BELOW_STAGE, "The engine's id of the node.")
+PROCESS_PID = _attribute("process.pid", "int", _BELOW_STAGE, "Process id of the worker.", stability="stable")
+EPOCH = _attribute(
+    "curator.run.epoch", "int", _BELOW_STAGE, "Number of restarts of the engine before this; omitted if 0."
+)
 
 # --- attributes: batches ------------------------------------------------------------------------------------
 
-BATCH_ID = _attribute("curator.batch.id", "string", _BATCH, "The batch: the same in every run on the same input.")
+BATCH_ID = _attribute(
+    "curator.batch.id", "string", _BATCH, "The id of the batch: the same in every run on the same input."
+)
 BATCH_KEPT_AS = _attribute(
     "curator.batch.kept_as",
     "string",
     _BATCH,
-    "Why it is in the sample: `error`, its worker's `first`, the `slowest` of its window, or of a chosen `lineage`.",
+    "Why the batch is in the sample: `error`, the `first` of its worker, the `slowest` of its window, or `lineage`.",
 )
-BATCH_SEQUENCE = _attribute("curator.batch.sequence", "int", _BATCH, "Its number on its worker and stage, from 0.")
-BATCH_ATTEMPT = _attribute("curator.batch.attempt", "int", _BATCH, "The attempt, from 1.")
-BATCH_GROUP = _attribute("curator.batch.group", "int", _BATCH, "The group of stages that it ran in.")
-BUNDLE_ID = _attribute("curator.bundle.id", "string", _BATCH, "The bundle that the inputs travelled in.")
+BATCH_SEQUENCE = _attribute(
+    "curator.batch.sequence", "int", _BATCH, "Number of the batch on its worker and stage, from 0."
+)
+BATCH_ATTEMPT = _attribute("curator.batch.attempt", "int", _BATCH, "Number of the attempt, from 1.")
+BATCH_GROUP = _attribute("curator.batch.group", "int", _BATCH, "Index of the group of stages that it ran in.")
+BUNDLE_ID = _attribute("curator.bundle.id", "string", _BATCH, "The id of the bundle that the inputs were sent in.")
 OUTCOME = _attribute(
     "curator.outcome",
     "string",
     ("batch", "setup", "metric"),
-    "Of a batch or a set-up `ok`, `failed` or `retried`; of a task `out`, `filtered` or `failed`.",
+    "`ok`, `failed`, or `retried` for a batch or a setup; `out`, `filtered`, or `failed` for a task.",
 )
-BATCH_IN = _attribute("curator.batch.tasks_in", "int", _BATCH, "Tasks that came in.", unit="{task}")
-BATCH_OUT = _attribute("curator.batch.tasks_out", "int", _BATCH, "Tasks that came out.", unit="{task}")
+BATCH_IN = _attribute("curator.batch.tasks_in", "int", _BATCH, "Input tasks.", unit="{task}")
+BATCH_OUT = _attribute("curator.batch.tasks_out", "int", _BATCH, "Output tasks.", unit="{task}")
 BATCH_FILTERED = _attribute("curator.batch.tasks_filtered", "int", _BATCH, "Tasks dropped on purpose.", unit="{task}")
 BATCH_FAILED = _attribute("curator.batch.tasks_failed", "int", _BATCH, "Tasks lost to an error.", unit="{task}")
-BATCH_ITEMS = _attribute("curator.batch.items", "int", _BATCH, "Items in the tasks that came in.", unit="{item}")
-BATCH_BYTES_IN = _attribute("curator.batch.bytes_in", "int", _BATCH, "Payload in, where tasks know it.", unit="By")
-BATCH_BYTES_OUT = _attribute("curator.batch.bytes_out", "int", _BATCH, "Payload out, where tasks know it.", unit="By")
+BATCH_ITEMS = _attribute("curator.batch.items", "int", _BATCH, "Items in the input tasks.", unit="{item}")
+BATCH_BYTES_IN = _attribute(
+    "curator.batch.bytes_in", "int", _BATCH, "Payload of the input tasks, if they know their size.", unit="By"
+)
+BATCH_BYTES_OUT = _attribute(
+    "curator.batch.bytes_out", "int", _BATCH, "Payload of the output tasks, if they know their size.", unit="By"
+)
 BATCH_CPU_TIME = _attribute("curator.batch.cpu_time", "double", _BATCH, "CPU time of the working thread.", unit="s")
 BATCH_IDLE_TIME = _attribute(
-    "curator.batch.idle_time", "double", _BATCH, "How long the worker had waited for it.", unit="s"
+    "curator.batch.idle_time", "double", _BATCH, "Time that the worker waited for the batch.", unit="s"
 )
 BATCH_WAIT_TIME = _attribute(
     "curator.batch.wait_time",
     "double",
     _BATCH,
-    "How long its inputs had waited, by one node's clock.",
+    "Time that the inputs waited, if measured by a single node's clock.",
     unit="s",
 )
 BATCH_STARTUP_TIME = _attribute(
     "curator.batch.startup_time",
     "double",
     _BATCH,
-    "Set-up time of its worker, on the worker's first.",
+    "Setup time of the worker, on the worker's first batch.",
     unit="s",
 )
 BATCH_PARENTS = _attribute(
     "curator.batch.parents",
     "int",
     _BATCH,
-    "Batches that made its inputs; at most 16 are linked.",
+    "Batches that produced the inputs; at most 16 are linked.",
     unit="{batch}",
 )
 CUSTOM_METRIC = "curator.metric."
@@ -338,7 +365,7 @@ _attribute(
     f"{CUSTOM_METRIC}*",
     "number or string",
     _BATCH,
-    "What the stage recorded through `self.metrics`; at most 32.",
+    "Metrics that the stage recorded in `self.metrics`; at most 32.",
 )
 
 # --- attributes: errors -------------------------------------------------------------------------------------
@@ -349,12 +376,16 @@ EXCEPTION_TYPE = _attribute(
     "exception.type", "string", (EXCEPTION_EVENT,), "Qualified class of the exception.", stability="stable"
 )
 EXCEPTION_MESSAGE = _attribute(
-    "exception.message", "string", (EXCEPTION_EVENT,), "Its message, cut at 1,024 bytes.", stability="stable"
+    "exception.message",
+    "string",
+    (EXCEPTION_EVENT,),
+    "Message of the exception, cut at 1,024 bytes.",
+    stability="stable",
 )
 
 # --- metrics ------------------------------------------------------------------------------------------------
 
-# OpenTelemetry's defaults are for milliseconds. From a step in memory to a shard that takes an hour.
+# OpenTelemetry's defaults are for milliseconds. These range from a step in memory to a shard that takes an hour.
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0),
@@ -363,22 +394,20 @@ _BY_STAGE, _BY_OUTCOME = (STAGE_NAME,), (STAGE_NAME, OUTCOME)
 
 RUN_COUNT = _metric(Metric("curator.run.count", "counter", "{run}", (OUTCOME,), "Runs that ended."))
 BATCH_COUNT = _metric(Metric("curator.batch.count", "counter", "{batch}", _BY_OUTCOME, "Batches that ended."))
-TASK_COUNT = _metric(
-    Metric("curator.task.count", "counter", "{task}", _BY_OUTCOME, "Input tasks, by what became of them.")
-)
-TASK_PRODUCED = _metric(Metric("curator.task.produced", "counter", "{task}", _BY_STAGE, "Tasks that came out."))
+TASK_COUNT = _metric(Metric("curator.task.count", "counter", "{task}", _BY_OUTCOME, "Input tasks, by outcome."))
+TASK_PRODUCED = _metric(Metric("curator.task.produced", "counter", "{task}", _BY_STAGE, "Output tasks."))
 ITEM_COUNT = _metric(Metric("curator.item.count", "counter", "{item}", _BY_STAGE, "Items in the input tasks."))
 PROCESS_TIME = _metric(Metric("curator.process.time", "counter", "s", _BY_STAGE, "Time in the stage's code."))
 CPU_TIME = _metric(Metric("curator.cpu.time", "counter", "s", _BY_STAGE, "CPU time of the working threads."))
 IDLE_TIME = _metric(Metric("curator.idle.time", "counter", "s", _BY_STAGE, "Time that workers waited for batches."))
 BATCH_DURATION = _metric(
-    Metric("curator.batch.duration", "histogram", "s", _BY_OUTCOME, "Time that a batch took.", SECONDS)
+    Metric("curator.batch.duration", "histogram", "s", _BY_OUTCOME, "Duration of a batch.", SECONDS)
 )
 BATCH_IDLE = _metric(
     Metric("curator.batch.idle", "histogram", "s", _BY_STAGE, "Time that a worker waited for a batch.", SECONDS)
 )
 SETUP_DURATION = _metric(
-    Metric("curator.setup.duration", "histogram", "s", _BY_OUTCOME, "Time that a worker's set-up took.", SECONDS)
+    Metric("curator.setup.duration", "histogram", "s", _BY_OUTCOME, "Duration of a worker's setup.", SECONDS)
 )
 TELEMETRY_DROPPED = _metric(
     Metric(
@@ -386,7 +415,7 @@ TELEMETRY_DROPPED = _metric(
         "observable counter",
         "{span}",
         (),
-        "Spans that `configure` could not deliver: runs are unaffected.",
+        "Spans that `configure` could not deliver. Runs are not affected.",
     )
 )
 UNRECORDED = _metric(
@@ -395,6 +424,6 @@ UNRECORDED = _metric(
         "counter",
         "{batch}",
         _BY_STAGE,
-        "Batches that the histograms leave out, where there are too many a second; every counter has them.",
+        "Batches that are missing in the histograms because there were too many per second; all counters have them.",
     )
 )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between the SDK and its exporters.
+"""Wrappers between the SDK and its exporters.
 
-It counts what is delivered and what is lost, keeps the exporters quiet, and sees to it that the end of a
-program waits for a dead endpoint only so long.
+They count delivered and lost spans, keep the exporters quiet, and limit how long the end of a program waits for a dead
+endpoint.
 
-Nothing here imports the SDK: the classes wrap objects of the SDK that `setup` makes.
+Nothing here imports the SDK: the classes wrap objects of the SDK that `setup` creates.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["Closer", "CountedProcessor", "WatchedExporter"]
 
 logger = logging.getLogger(__name__)
 
-_REASON_LIMIT = 300  # characters of an exporter's complaint that are shown
+_REASON_LIMIT = 300  # characters of an exporter's message that are shown
 
 
 class _Quiet(logging.Filter):
-    """Drops what an exporter logs inside one of our calls, and keeps its first words as the reason.
+    """Drops the log records of an exporter during our calls, and keeps the first message as the reason.
 
-    An exporter logs a line for every try, and stack traces. The losses are reported once, at the end; the
-    exporter's own words go to our logger, at DEBUG. What the application's other exporters log passes.
+    An exporter logs a line for every retry, and stack traces. Losses are reported once, at the end, and the exporter's
+    own messages go to our logger at DEBUG. Records of the application's other exporters pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside = threading.local()  # exporters run in threads of the SDK, one call at a time in each
+        self.inside = threading.local()  # exporters run in threads of the SDK, with one call at a time in each thread
 
     def filter(self, record: logging.LogRecord) -> bool:
         watched: WatchedExporter | None = getattr(self.inside, "exporter", None)
@@ -45,22 +45,22 @@ class _Quiet(logging.Filter):
         return False
 
 
-_QUIET = _Quiet()  # one for the process: adding it to a logger again changes nothing
+_QUIET = _Quiet()  # one per process: adding it to a logger again changes nothing
 
 
 class WatchedExporter:
-    """An exporter of spans or metrics that never raises, never chatters, and counts.
+    """An exporter of spans or metrics that never raises, logs nothing, and counts.
 
     Args:
-        exporter: The exporter. What this class does not define is its business.
-        failure: What ``export`` returns where the exporter raised.
+        exporter: The wrapped exporter. Attributes that this class does not define are passed to it.
+        failure: The value that ``export`` returns if the exporter raised.
 
     Attributes:
-        sent: Spans that were delivered.
-        lost: Spans that were not.
-        last_failed: Whether the last delivery failed, or has not ended. Of metrics, which are sums since the
-            start, the last one is all that matters.
-        reason: Why the first delivery that failed did so, in the exporter's words.
+        sent: The number of delivered spans.
+        lost: The number of spans that could not be delivered.
+        last_failed: Whether the last delivery failed or has not ended. For metrics, only the last delivery matters,
+            because they are sums since the start.
+        reason: Why the first failed delivery failed, in the exporter's words.
     """
 
     def __init__(self, exporter: Any, failure: Any) -> None:
@@ -75,12 +75,12 @@ class WatchedExporter:
     def export(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Export a batch of spans, or the metrics."""
         result = self._failure
-        self.last_failed = True  # until it has arrived: the end may come before the receiver's answer
+        self.last_failed = True  # until the receiver has answered, which may be after the shutdown
         _QUIET.inside.exporter = self
         try:
             if not self._closed:
                 result = self._exporter.export(batch, *args, **kwargs)
-        except Exception as exc:  # a broken exporter costs its data and nothing else
+        except Exception as exc:  # a broken exporter only loses its own data
             self.reason = self.reason or f"{type(exc).__name__}: {exc}"[:_REASON_LIMIT]
             logger.debug("an exporter raised", exc_info=True)
         finally:
@@ -94,30 +94,30 @@ class WatchedExporter:
         return result
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """End the exporter; also ends its wait for the next try. A second call changes nothing."""
+        """Shut the exporter down, which also ends its wait for the next retry. A second call changes nothing."""
         if self._closed:
             return
         self._closed = True
         try:
             self._exporter.shutdown(*args, **kwargs)
         except Exception:
-            logger.debug("an exporter raised when it was shut down", exc_info=True)
+            logger.debug("an exporter raised during its shutdown", exc_info=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._exporter, name)
 
 
 class CountedProcessor:
-    """A span processor that counts the spans handed to it. All else is the other processor's business.
+    """A span processor that counts its spans and passes everything on to another processor.
 
-    What is handed over and never arrives at the exporter was dropped in between, from a full queue or when
-    the time for shutting down ran out.
+    A span that is counted here and never arrives at the exporter was dropped in between: because of a full queue, or
+    because the shutdown timed out.
 
     Args:
-        processor: The processor.
+        processor: The wrapped processor.
 
     Attributes:
-        accepted: Sampled spans that ended.
+        accepted: The number of sampled spans that ended.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -126,7 +126,7 @@ class CountedProcessor:
         self.accepted = 0
 
     def on_end(self, span: Any) -> None:
-        """Count a span, and hand it on."""
+        """Count a span, and pass it on."""
         if span.context is not None and span.context.trace_flags.sampled:
             with self._lock:
                 self.accepted += 1
@@ -137,12 +137,12 @@ class CountedProcessor:
 
 
 class Closer:
-    """Runs a call that may hang, later, in a thread that is there already.
+    """Runs a call that may hang in a thread that was started in advance.
 
-    Started beforehand, because no thread can be started any more when the interpreter exits (Python 3.12).
+    No thread can be started when the interpreter exits (Python 3.12).
 
     Args:
-        call: What to run.
+        call: The function to call.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -152,11 +152,11 @@ class Closer:
         self._thread.start()
 
     def start(self) -> None:
-        """Let it run."""
+        """Start the call."""
         self._go.set()
 
     def wait(self, until: float) -> bool:
-        """Wait until it is done, or ``time.monotonic()`` says ``until``; whether it is done."""
+        """Wait until the call has returned, or ``time.monotonic()`` reaches ``until``; return whether it has."""
         self._thread.join(max(0.0, until - time.monotonic()))
         return not self._thread.is_alive()
 

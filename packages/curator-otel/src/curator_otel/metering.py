@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of one run.
 
-Counters are fed from the stages' totals, once a second: an ``add`` costs 5 us, a batch must not. Histograms take single
-batches, and only so many between two feeds: what they leave out is counted. A batch that has a span is its bucket's
-exemplar. All else is recorded outside of any span: counters draw exemplars with the global `random`, and a user's
-seeded sequence is to stay as it was.
+Counters are fed from the stages' totals once a second, because an ``add`` costs 5 us, which is too much for each batch.
+Histograms record individual batches, but only a limited number between two feeds; the others are counted. A batch with
+a span becomes the exemplar of its bucket. Everything else is recorded outside of any span: counters choose exemplars
+with the global `random`, which would shift a user's seeded sequence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunMeter"]
 
-_RECORDS_A_FEED = 200  # of histograms, over all stages: 1.5 ms of each second
+_RECORDS_A_FEED = 200  # histogram records of all stages between two feeds: 1.5 ms of each second
 
 # Counter, outcome, field of `StageTotals`.
 _COUNTS: tuple[tuple[Metric, str, str], ...] = (
@@ -51,9 +51,9 @@ class RunMeter:
     """Feeds the metrics of one run.
 
     Args:
-        meter: What makes the instruments; the same ones for every run.
+        meter: The meter that creates the instruments, which all runs share.
         run: The run.
-        totals: The totals of its stages, kept by the caller; read when the counters are fed.
+        totals: The totals of its stages, updated by the caller and read when the counters are fed.
     """
 
     def __init__(self, meter: Meter, run: RunInfo, totals: Sequence[StageTotals]) -> None:
@@ -63,12 +63,12 @@ class RunMeter:
         }
         self._stages = [cut(stage.name) for stage in run.stages]
         self._fed: list[list[float]] = [[0] * len(_COUNTS) for _ in run.stages]
-        self._share = max(1, _RECORDS_A_FEED // 2 // max(1, len(run.stages)))  # two records a batch
+        self._share = max(1, _RECORDS_A_FEED // 2 // max(1, len(run.stages)))  # two records per batch
         self._left = [self._share] * len(run.stages)
         self._unrecorded = [0] * len(run.stages)
 
     def batch(self, report: BatchReport, outcome: BatchOutcome, span: Span | None = None) -> None:
-        """Enter a batch; the caller has entered it in the totals."""
+        """Record a batch that the caller has already added to the totals."""
         index = report.stage_index
         if not self._left[index]:
             self._unrecorded[index] += 1
@@ -79,13 +79,13 @@ class RunMeter:
         self._record(names.BATCH_IDLE, report.idle_ns, index, "", where)
 
     def worker(self, report: WorkerReport) -> None:
-        """Enter a worker's set-up."""
+        """Record a worker's setup."""
         if report.event != "ended":
             outcome = "failed" if report.error else "ok"
             self._record(names.SETUP_DURATION, report.duration_ns, report.stage_index, outcome)
 
     def feed(self) -> None:
-        """Feed the counters with what came since the last time."""
+        """Feed the counters with the increase since the last call."""
         for index in range(len(self._stages)):
             self._left[index] = self._share
             self._feed_stage(index)
@@ -94,7 +94,7 @@ class RunMeter:
                 self._unrecorded[index] = 0
 
     def run_ended(self, *, failed: bool) -> None:
-        """Feed the rest, and count the run."""
+        """Feed the counters for the last time, and count the run."""
         self.feed()
         labels = {names.OUTCOME: "failed" if failed else "ok"}
         self._instruments[names.RUN_COUNT.name].add(1, labels, context=NO_PARENT)
@@ -103,7 +103,7 @@ class RunMeter:
         totals, fed = self._totals[index], self._fed[index]
         for number, (metric, outcome, field) in enumerate(_COUNTS):
             value = getattr(totals, field)
-            # Held against the sum as the SDK has it, and not as it should be: rounding does not add up then.
+            # The difference to the sum that the SDK has, not to the exact one, so that rounding errors do not add up.
             new = (value / 1e9 if metric.unit == "s" else value) - fed[number]
             if new > 0:
                 fed[number] += new

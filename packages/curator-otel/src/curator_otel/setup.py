@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the OpenTelemetry SDK up, for programs that have not done so themselves.
+"""Sets up the OpenTelemetry SDK, for programs that do not do so themselves.
 
     from curator_otel import configure
 
-    with configure():  # OTLP over HTTP, as the OTEL_* variables say
+    with configure():  # OTLP over HTTP, configured by the OTEL_* variables
         pipeline.run(observers=["otel"])
 
-It needs the extra ``curator-otel[otlp]``; the SDK and the exporters are imported when `configure` is called.
+This needs the extra ``curator-otel[otlp]``; `configure` imports the SDK and the exporters when it is called.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Telemetry", "configure"]
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORD_S = 0.5  # for exporters that were told to give up
+_LAST_WORD_S = 0.5  # for exporters to return after their shutdown
 
 
 def configure(
@@ -53,32 +53,31 @@ def configure(
     set_global: bool = True,
     shutdown_timeout_s: float = 5.0,
 ) -> Telemetry:
-    """Set the SDK up: where spans and metrics go, under which name, with queues that lose nothing.
+    """Set up the SDK: the destination of spans and metrics, the service name, and queues that lose no spans.
 
-    The standard variables hold: ``OTEL_EXPORTER_OTLP_*``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``,
-    ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_*``, ``OTEL_TRACES_SAMPLER*``. With ``OTEL_METRICS_EXPORTER=none`` metrics are
-    not sent, for receivers that take traces only; with ``OTEL_SDK_DISABLED=true`` nothing is set up at all. They are
-    read here, once.
+    The standard variables apply: ``OTEL_EXPORTER_OTLP_*``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``,
+    ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_*``, ``OTEL_TRACES_SAMPLER*``. ``OTEL_METRICS_EXPORTER=none`` turns metrics
+    off, for receivers that only accept traces; ``OTEL_SDK_DISABLED=true`` turns everything off. The variables are read
+    here, once.
 
     Args:
-        exporter: ``"otlp"`` (over HTTP, the default), ``"console"``, or ``"json"`` (the default where a file
-            is given).
-        endpoint: Base URL of the receiver, as ``OTEL_EXPORTER_OTLP_ENDPOINT``, which it overrides.
-        json_file: A file for the trace, for machines with no collector: OTLP as JSON, a line a request. It is
-            written anew. `curator_otel.render_tree` shows it.
-        json_metrics_file: A file for the metrics, likewise; without it they are not written.
-        service_name: The service's name where the variables name none.
-        set_global: Whether the providers become the global ones, which an `OTelObserver` without arguments
-            and ``observers=["otel"]`` use. That can be done once a process.
-        shutdown_timeout_s: How long the end may wait for an endpoint that does not answer.
+        exporter: ``"otlp"`` (over HTTP, the default), ``"console"``, or ``"json"`` (the default if a file is
+            given).
+        endpoint: Base URL of the receiver; overrides ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+        json_file: A file for the trace, for machines without a collector: OTLP as JSON, one request per line. An
+            existing file is overwritten. `curator_otel.render_tree` shows the trace.
+        json_metrics_file: A file for the metrics, in the same format; if None, they are not written.
+        service_name: The name of the service if the variables name none.
+        set_global: Whether to make the providers the global ones, which an `OTelObserver` without arguments
+            and ``observers=["otel"]`` use. This is possible once per process.
+        shutdown_timeout_s: The maximum time in seconds that a shutdown waits for an endpoint that does not answer.
 
     Returns:
-        What was set up. Shut it down at the end, or use it in a ``with`` statement; when the interpreter
-        exits that is done in any case.
+        The telemetry. Shut it down at the end, or use it in a ``with`` statement; otherwise this happens when the
+        interpreter exits.
 
     Raises:
-        ConfigurationError: A setting makes no sense, the SDK is not installed, or OpenTelemetry has been set
-            up before.
+        ConfigurationError: A setting is invalid, the SDK is not installed, or OpenTelemetry has already been set up.
     """
     config = read_config(
         os.environ,
@@ -93,12 +92,12 @@ def configure(
         return Telemetry(config, trace.NoOpTracerProvider(), metrics.NoOpMeterProvider())
     if set_global and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         raise ConfigurationError(
-            "OpenTelemetry has been set up in this process before",
+            "OpenTelemetry is already set up in this process",
             field="set_global",
             given=trace.get_tracer_provider(),
-            expected="one call a process, before anything else sets the global providers",
-            hint="leave configure() out: OTelObserver() uses what is there; or say set_global=False and give "
-            "the providers to OTelObserver",
+            expected="one call per process, before anything else sets the global providers",
+            hint="omit configure(), because OTelObserver() uses the global providers; or pass set_global=False, and "
+            "pass the providers to OTelObserver",
         )
     try:
         telemetry = _build(config)
@@ -110,7 +109,7 @@ def configure(
             field="exporter",
             given=config.exporter,
             expected=f"the module {exc.name}",
-            hint="pip install 'curator-otel[otlp]'",
+            hint="install it with pip install 'curator-otel[otlp]'",
         ) from exc
     if set_global:
         trace.set_tracer_provider(telemetry.tracer_provider)
@@ -119,11 +118,11 @@ def configure(
 
 
 class Telemetry:
-    """What `configure` set up.
+    """The providers and exporters that `configure` set up.
 
     Attributes:
-        tracer_provider: Makes spans: ``OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)``.
-        meter_provider: Makes metrics.
+        tracer_provider: Creates spans: ``OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)``.
+        meter_provider: Creates metrics.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class Telemetry:
 
     @property
     def dropped(self) -> int:
-        """Spans that were lost: not delivered until now, or, once this is shut down, at all."""
+        """The number of lost spans: those whose delivery failed or, after the shutdown, all that were not sent."""
         if self._pipes is None:
             return 0
         if self._closed:
@@ -155,13 +154,13 @@ class Telemetry:
         return self._pipes.span_exporter.lost
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Deliver what is waiting.
+        """Deliver the pending spans and metrics.
 
         Args:
-            timeout_s: How long to wait for that.
+            timeout_s: How long to wait for the delivery.
 
         Returns:
-            Whether all of it was delivered in time.
+            Whether everything was delivered in time.
         """
         if self._closed or self._pipes is None:
             return self.dropped == 0
@@ -172,10 +171,10 @@ class Telemetry:
         return done and self.dropped == lost and not self._pipes.metrics_failed
 
     def shutdown(self, timeout_s: float | None = None) -> bool:
-        """Deliver what is waiting, and end. Says once what was lost; further calls change nothing.
+        """Deliver the pending spans and metrics, and end. Logs losses once; further calls change nothing.
 
         Args:
-            timeout_s: How long to wait; as `configure` was told where it is not given.
+            timeout_s: How long to wait; None means the timeout given to `configure`.
 
         Returns:
             Whether everything was delivered.
@@ -184,14 +183,14 @@ class Telemetry:
             return self.dropped == 0
         self._closed = True
         atexit.unregister(self.shutdown)
-        if os.getpid() != self._pid:  # a fork: what is waiting is its parent's business
+        if os.getpid() != self._pid:  # a fork: the parent delivers the pending spans
             return True
         timeout_s = self._config.shutdown_timeout_s if timeout_s is None else timeout_s
         if not _run_all(self._closers, time.monotonic() + timeout_s):
             for exporter in self._pipes.exporters:
-                exporter.shutdown()  # ends its wait for the next try
+                exporter.shutdown()  # ends its wait for the next retry
             _run_all(self._closers, time.monotonic() + _LAST_WORD_S)
-        with suppress(OSError):  # a full disk; that spans were lost is known already
+        with suppress(OSError):  # a full disk; the losses have already been counted
             self._pipes.files.close()
         self._report(self._pipes)
         return self.dropped == 0 and not self._pipes.metrics_failed
@@ -201,7 +200,7 @@ class Telemetry:
         if pipes.metrics_failed:
             lost.append("the last metrics")
         if lost:
-            reason = next((exporter.reason for exporter in pipes.exporters if exporter.reason), "not done in time")
+            reason = next((exporter.reason for exporter in pipes.exporters if exporter.reason), "timed out")
             where = self._config.destination if self.dropped else self._config.metrics_destination
             logger.warning("%s did not reach %s; runs are unaffected (%s)", " and ".join(lost), where, reason)
 
@@ -218,7 +217,7 @@ class Telemetry:
 
 
 class _Pipes:
-    """What the spans and metrics go through on their way out."""
+    """The processors and exporters of spans and metrics."""
 
     def __init__(self, config: SetupConfig) -> None:
         self.files = ExitStack()
@@ -248,11 +247,11 @@ def _build(config: SetupConfig) -> Telemetry:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    # Given as an attribute, a name would override that of the environment.
+    # As an attribute, the name would override the name from the environment, so it is only set if there is none.
     resource = Resource.create({"service.name": config.service_name} if config.service_name else {})
     pipes = _Pipes(config)
     exporter: Any = pipes.metric_exporter
-    # Ended by us and not by the SDK, which would wait for half a minute when the interpreter exits.
+    # No shutdown by the SDK on exit, which would wait for half a minute: `Telemetry` does that.
     ids: Any = ChosenIds()
     tracer_provider = TracerProvider(resource=resource, id_generator=ids, shutdown_on_exit=False)
     processor: Any = pipes.processor
@@ -318,9 +317,9 @@ def _metric_exporter(config: SetupConfig, files: ExitStack) -> WatchedExporter |
 
 
 def _leave_random_alone(exporter: Any) -> None:
-    """Give the exporter randomness of its own.
+    """Give the exporter a separate source of randomness.
 
-    It draws a back-off from the global `random` for each request, good ones too, in a thread of its own: a
+    It draws a back-off time from the global `random` for each request, even for successful ones, in another thread: a
     user's seeded sequence would differ from run to run.
     """
     for name in (type(exporter).__module__, "opentelemetry.exporter.otlp.common.http"):
@@ -340,7 +339,7 @@ def _open(field: str, path: Path | None, files: ExitStack) -> TextIO:
             f"the file cannot be written: {exc.strerror or exc}",
             field=field,
             given=str(path),
-            expected="a path that can be written",
+            expected="a writable path",
             hint="choose another directory, or make this one writable",
         ) from exc
 

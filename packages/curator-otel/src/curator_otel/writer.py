@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes single spans, with the times and errors of reports, through the OpenTelemetry API alone."""
+"""Writes individual spans, with the times and errors of reports, using only the OpenTelemetry API."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LINKS_LIMIT", "NO_PARENT", "SpanWriter", "below"]
 
-LINKS_LIMIT = 16  # of a batch to the batches that made its inputs
+LINKS_LIMIT = 16  # links from a batch to the batches that produced its inputs
 
 NO_PARENT = trace.set_span_in_context(trace.INVALID_SPAN, Context())
-"""Outside of any span. An empty context would not do everywhere: the SDK's metrics take the current one instead."""
+"""A context outside of any span. With an empty context, the SDK's metrics would use the current one instead."""
 
 
 def below(span: Span) -> Context:
-    """The context of a span's children; nothing of the current one."""
+    """Return the context of a span's children, with nothing from the current context."""
     return trace.set_span_in_context(span, Context())
 
 
@@ -41,8 +41,8 @@ class SpanWriter:
     """Writes spans.
 
     Args:
-        tracer: What makes them.
-        messages: Whether the messages of exceptions are written, or their types only.
+        tracer: The tracer that creates the spans.
+        messages: Whether to write the messages of exceptions, or only their types.
     """
 
     def __init__(self, tracer: Tracer, *, messages: bool = True) -> None:
@@ -64,12 +64,12 @@ class SpanWriter:
 
         Args:
             name: Its name.
-            above: The context that it is a child in.
-            start_unix_ns: When it began.
-            attributes: What it says.
-            links: What it is linked to.
+            above: The context of its parent.
+            start_unix_ns: When it began, in Unix nanoseconds.
+            attributes: Its attributes.
+            links: Its links.
             kind: Its kind.
-            ids: The ids of its trace and of itself, where they are to be these: see `chosen_ids`.
+            ids: The ids of its trace and of the span; 0 for any: see `chosen_ids`.
         """
         with chosen_ids(*ids):
             return self._tracer.start_span(
@@ -87,16 +87,16 @@ class SpanWriter:
         *,
         span_id: int = 0,
     ) -> Span:
-        """Write a span that is over.
+        """Write a span that has ended.
 
         Args:
             name: Its name.
-            above: The context that it is a child in.
-            times: When it began and ended.
-            attributes: What it says.
-            error: What it ended with.
-            links: What it is linked to.
-            span_id: Its id, where it is to be this one.
+            above: The context of its parent.
+            times: When it began and ended, in Unix nanoseconds.
+            attributes: Its attributes.
+            error: The error that it ended with, if any.
+            links: Its links.
+            span_id: Its id; 0 for any.
         """
         start, end = times
         span = self.begin(name, above, start, attributes, links, ids=(0, span_id))
@@ -118,13 +118,13 @@ class SpanWriter:
         """Write a batch.
 
         Args:
-            name: Name of the span.
-            above: The context that it is a child in.
-            report: The batch.
-            outcome: How it went.
-            known: The spans of earlier batches, to link to.
-            kept_as: Why it has a span.
-            unknown: Attributes to leave out, because whoever made the report could not know them.
+            name: The name of the span.
+            above: The context of its parent.
+            report: The report of the batch.
+            outcome: The outcome of the batch.
+            known: The spans of earlier batches to link to, by batch id.
+            kept_as: Why the batch has a span.
+            unknown: Attributes to omit, because the report has no values for them.
         """
         attributes = batch_attributes(report, outcome, kept_as)
         if unknown:
@@ -133,7 +133,7 @@ class SpanWriter:
         return self.write(name, above, times, attributes, report.error, _links(report.parents, known))
 
     def fail(self, span: Span, error_type: str, message: str, when_unix_ns: int) -> None:
-        """Mark a span as one that ended with an error."""
+        """Mark a span as failed."""
         shown = cut(message, MESSAGE_LIMIT) if self._messages else ""
         event: dict[str, str] = {names.EXCEPTION_TYPE: cut(error_type)}
         if shown:
