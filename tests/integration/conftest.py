@@ -31,7 +31,7 @@ def xenna() -> Iterator[Any]:
 def without_what_differs(text: str) -> str:
     text = re.sub(r"\b[0-9a-f]{32}\b", "<run id>", text)
     text = re.sub(r"\b[\d.]+ (us|ms|s|min)\b", "<time>", text)
-    text = re.sub(r"\b\d+ windows, at work: [▁-█]+", "<windows>", text)
+    text = re.sub(r"\b\d+ windows, activity: [▁-█]+", "<windows>", text)
     text = re.sub(r"(?<=% of the time in all stages)[,;] .*", " <advice>", text)  # also on how busy the machine is
     text = re.sub(r"(?<= {2})\d[\d,]*\.\d+\b|\b\d+%", "<number>", text)  # in tables; ids have points as well
     return re.sub(r"-{5,}", "-----", text)

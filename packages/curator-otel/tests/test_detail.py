@@ -78,7 +78,7 @@ def test_tree_counts_details_in_one_line(script, traced):
     path = traced(lambda observer: script.play(observer, script.batch(0, 0), script.batch(1, 0)), detail="full")
     run, details = render_tree(path).split("\n\n")
     assert run.startswith("run by_hand")
-    assert details == "in traces of their own: 2 batches in 2 windows"
+    assert details == "in separate traces: 2 batches in 2 windows"
 
 
 @pytest.mark.parametrize("given", ["all", None, True, 1])

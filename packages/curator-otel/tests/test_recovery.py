@@ -112,7 +112,7 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, sp
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    assert "run started killed  (it goes on, or its driver was killed)" in render_tree(trace)
+    assert "run started killed  (still running, or its driver was killed)" in render_tree(trace)
     closed = tmp_path / "closed.json"
     (snapshot,) = snapshots.glob("*.curator-trace.json")
     with to_file(closed) as telemetry:
@@ -128,8 +128,8 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, sp
     both.write_text(trace.read_text() + closed.read_text())
     tree = render_tree(both)
     assert "run killed" in tree
-    assert "DriverKilledError: the driver was killed; this is what it had reported" in tree
-    assert "windows, at work:" in tree
+    assert "DriverKilledError: the driver was killed; the values are those of the last snapshot" in tree
+    assert "windows, activity:" in tree
     assert recovered.batches > 0
     # Windows that were exported before and written again count once, and add up to the stage.
     values = [
@@ -163,7 +163,7 @@ def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, me
     snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path, script.batch())
     recovered = recover(as_left_behind(snapshot), memory.tracer_provider)
     assert not recovered.is_same_trace
-    assert "a trace of their own" in caplog.text
+    assert "a separate trace" in caplog.text
     assert memory.one("run by_hand").attributes["curator.run.recovered"] is True
 
 
@@ -215,7 +215,7 @@ def test_traces_of_details_are_closed_too(to_file, begin, script, spans_of, tmp_
 def test_file_of_another_kind_is_refused(tmp_path, text):
     path = tmp_path / "x.curator-trace.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="no snapshot of a run"):
+    with pytest.raises(DataError, match="not a snapshot of a run"):
         recover(path)
 
 
@@ -237,7 +237,7 @@ def test_spoilt_snapshot_is_refused_and_nothing_written(begin, memory, script, t
     spoil(content)
     path.write_text(json.dumps(content))
     before = len(memory.spans)
-    with pytest.raises(DataError, match="no snapshot of a run"):
+    with pytest.raises(DataError, match="not a snapshot of a run"):
         recover(path, memory.tracer_provider)
     assert len(memory.spans) == before
 
@@ -251,7 +251,7 @@ def test_missing_snapshot_is_refused(tmp_path):
 
 def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
     snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path)
-    with pytest.raises(DataError, match="this run goes on"):
+    with pytest.raises(DataError, match="the run is still in progress"):
         recover(snapshot, memory.tracer_provider)
 
 

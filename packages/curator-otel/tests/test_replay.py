@@ -124,7 +124,7 @@ def test_tasks_of_nemo_curator_count_shared_records_once_and_have_no_size(memory
 
 
 def test_other_objects_are_refused():
-    with pytest.raises(DataError, match="no task"):
+    with pytest.raises(DataError, match="not a task"):
         replay([object()])
 
 

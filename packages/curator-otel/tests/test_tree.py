@@ -73,7 +73,7 @@ def test_windows_are_drawn_as_bars(traced, script):
         script.report(observer, script.batch(0, 3, at=40))
         observer.on_run_end(script.result(), None)
 
-    assert "4 windows, at work: ▅▇▅█" in render_tree(traced(play))
+    assert "4 windows, activity: ▅▇▅█" in render_tree(traced(play))
 
 
 def test_runs_in_one_file_are_shown_one_after_the_other(traced, run):
@@ -88,7 +88,7 @@ def test_run_that_has_not_ended_is_shown_as_started(to_file, tmp_path, script):
         observer = OTelObserver(telemetry.tracer_provider)
         observer.on_run_start(script.info)
         assert telemetry.flush(DEADLINE_S)
-        assert render_tree(path) == "run started by_hand  (it goes on, or its driver was killed)"
+        assert render_tree(path) == "run started by_hand  (still running, or its driver was killed)"
         observer.on_run_end(script.result(), None)
     assert render_tree(path).startswith("run by_hand")
 

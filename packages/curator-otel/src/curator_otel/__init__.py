@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenTelemetry for curator pipelines: traces and metrics made from the reports that every batch leaves.
+"""OpenTelemetry for curator pipelines: traces and metrics from the reports of all batches.
 
     from curator_otel import configure
 
     with configure(json_file="trace.json"):
         pipeline.run(observers=["otel"])
 
-`OTelObserver` needs the OpenTelemetry API only; `configure` sets the SDK up for programs that have not done
-so, and imports it then. Every name that is emitted is in `curator_otel.conventions`.
+`OTelObserver` needs only the OpenTelemetry API. `configure` imports and sets up the SDK for programs that do not do so
+themselves. All names that are emitted are in `curator_otel.conventions`.
 """
 
 from curator_otel.__about__ import __version__

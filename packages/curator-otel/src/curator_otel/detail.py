@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every batch of a run, in traces of their own.
+"""Every batch of a run, in separate traces.
 
-A trace of a whole run would be refused by the back ends, or choke their pages. So each window of a stage has one, with
-links to the stage in the run's trace and between the batches.
+Back ends would reject a trace of a whole run, or their pages would choke on it. Each window of a stage therefore has a
+separate trace, with links to the stage in the run's trace and between the batches.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DetailTraces"]
 
-SPANS_LIMIT = 4_998  # of a trace, without its first span; a window with more has several traces
-_LINKABLE = 20_000  # batches that later ones can be linked to: 6 MB
+SPANS_LIMIT = 4_998  # per trace, without its first span; a window with more batches has several traces
+_LINKABLE = 20_000  # batches that later ones can link to: 6 MB
 
 
 class DetailTraces:
-    """Writes the batches of a run, all of them.
+    """Writes all batches of a run.
 
     Args:
-        writer: What writes the spans.
+        writer: The writer of the run's spans.
         run: The run.
     """
 
@@ -49,9 +49,9 @@ class DetailTraces:
 
         Args:
             stage: The span of its stage.
-            window: The number of the window that it arrived in.
-            report: The batch.
-            outcome: How it went.
+            window: The number of the window in which it arrived.
+            report: The report of the batch.
+            outcome: The outcome of the batch.
         """
         index = report.stage_index
         found = self._open[index]
@@ -65,7 +65,7 @@ class DetailTraces:
         found.spans += 1
         found.end_unix_ns = max(found.end_unix_ns, report.end_unix_ns)
         context = span.get_span_context()
-        if context.trace_flags.sampled:  # each of these traces is sampled by itself
+        if context.trace_flags.sampled:  # the sampler decides for each of these traces
             self._written[report.batch_id] = context
         if len(self._written) > _LINKABLE:
             del self._written[next(iter(self._written))]
@@ -77,7 +77,7 @@ class DetailTraces:
             found.root.end(end_time=found.end_unix_ns)
 
     def state(self) -> list[dict[str, Any]]:
-        """The traces whose first span has begun and not ended, for `write_again`."""
+        """Return the traces whose first span is open, for `write_again`."""
         return [found.state(index) for index, found in enumerate(self._open) if found is not None]
 
     def write_again(self, stage: Span, index: int, window: int, ids: tuple[int, int], times: tuple[int, int]) -> None:
@@ -85,10 +85,10 @@ class DetailTraces:
 
         Args:
             stage: The span of its stage.
-            index: The stage.
+            index: The index of the stage.
             window: The number of its window.
-            ids: Those of the trace and the span.
-            times: When it began, and how far it had come.
+            ids: The ids of the trace and the span.
+            times: When the span began, and when its last batch ended, in Unix nanoseconds.
         """
         self._begin(self._run.stages[index], stage, window, times[0], ids).root.end(end_time=max(times))
 
@@ -110,7 +110,7 @@ class DetailTraces:
 
 
 class _Trace:
-    """A trace that is open."""
+    """An open trace."""
 
     __slots__ = ("below", "end_unix_ns", "root", "spans", "stage_name", "start_unix_ns", "window")
 

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traces every run of a program that says nothing of tracing.
+"""Traces every run of a program that contains no tracing code.
 
     opentelemetry-instrument --exporter_otlp_protocol http/protobuf python my_pipeline.py
 
-It needs the extra ``curator-otel[instrument]``, and an exporter: ``otlp`` has that for OTLP over HTTP, which has to be
-named as above, since OpenTelemetry's distribution asks for gRPC. The SDK is set up by ``opentelemetry-instrument``
-from the ``OTEL_*`` variables and makes the ids, from Python's `random`: nothing of `curator_otel.setup` takes part.
-With ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=curator`` runs are not traced.
+This needs the extra ``curator-otel[instrument]`` and an exporter. The extra ``otlp`` has the exporter for OTLP over
+HTTP; select it with the option shown, because OpenTelemetry's distribution defaults to gRPC.
+``opentelemetry-instrument`` sets up the SDK from the ``OTEL_*`` variables, and the SDK generates the ids with Python's
+`random`; `curator_otel.setup` is not involved. ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=curator`` turns the tracing of
+runs off.
 
-Processes that the program starts, an executor's workers among them, inherit the instrumentation and set an SDK up
-each, as those of any program do. Runs are reported by the driver alone: of them, the workers send nothing.
+Processes that the program starts, including an executor's workers, inherit the instrumentation, and each sets up an
+SDK, as in any other program. Only the driver reports runs; the workers send nothing about them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # it has no types
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # untyped
 
 from curator_core import watch_all_runs
 from curator_otel.observer import OTelObserver
@@ -28,21 +29,21 @@ __all__ = ["CuratorInstrumentor"]
 
 
 class CuratorInstrumentor(BaseInstrumentor):  # type: ignore[misc]
-    """Has an `OTelObserver` watch every run of this process, on any executor.
+    """Makes an `OTelObserver` watch every run of this process, on any executor.
 
-    There is one a process, however often the class is called. ``opentelemetry-instrument`` finds it by itself;
-    a program with an SDK of its own can say:
+    The class is a singleton: each call returns the same object. ``opentelemetry-instrument`` finds it automatically.
+    A program that sets up an SDK itself can call:
 
         CuratorInstrumentor().instrument()
 
-    ``instrument`` takes what `OTelObserver` takes; without providers, the global ones are used. ``uninstrument``
-    ends it. A run that is given an `OTelObserver` is watched by that one only.
+    ``instrument`` takes the same arguments as `OTelObserver`; without providers, it uses the global ones.
+    ``uninstrument`` ends the instrumentation. A run that gets its own `OTelObserver` is only watched by that one.
     """
 
     _undo: Callable[[], None] | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Nothing beside what this package needs anyway."""
+        """Return no dependencies beyond those of this package."""
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns the reports of a run into OpenTelemetry spans and metrics, in the driver process.
 
-It uses the API alone. What becomes of the spans and metrics is the business of the SDK that the application
-set up, with `curator_otel.setup.configure` or in any other way; without one nothing is written. Workers run
-no OpenTelemetry code: everything here comes from the reports that they leave anyway.
+This uses only the OpenTelemetry API. The SDK, which the application sets up with `curator_otel.setup.configure` or in
+any other way, exports the spans and metrics; without an SDK, nothing is written. Workers run no OpenTelemetry code: all
+data comes from the reports that they send anyway.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = ["SCOPE", "OTelObserver", "check_max_spans", "parent_context"]
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_S = 1.0  # of the time that a scheduler leaves
-SCOPE = "curator_otel"  # the instrumentation scope of all that is emitted
+_FLUSH_S = 1.0  # out of a scheduler's grace period
+SCOPE = "curator_otel"  # the instrumentation scope of all spans and metrics
 
 
 class OTelObserver(RunObserver):
@@ -45,24 +45,24 @@ class OTelObserver(RunObserver):
 
         pipeline.run(observers=[OTelObserver()])
 
-    The trace is a child of the span that is current when the run starts; where there is none, of what the
-    environment variables ``TRACEPARENT`` and ``TRACESTATE`` name; else it is a trace of its own. One
-    observer can watch several runs, also at the same time.
+    The run's span is a child of the span that is current when the run starts. If there is none, it is a child of the
+    span that the environment variables ``TRACEPARENT`` and ``TRACESTATE`` name, or else the root of a new trace. One
+    observer can watch several runs, even at the same time.
 
     Args:
-        tracer_provider: Who makes the spans; None for the global one.
-        meter_provider: Who makes the metrics; None for the global one.
-        max_spans: How many spans a run may make. Those of the run and its stages are always made; the
-            number of spans left out is on them.
-        exception_messages: Whether messages of exceptions are written (cut at 1 kB), or their types only.
-        detail: ``"sample"`` keeps to the limit. ``"full"`` writes every batch as well, in a trace of its own for each
-            window of a stage, of at most 5,000 spans, linked to the run's.
-        snapshots: A directory for a small file, written every two seconds while a run goes on and removed at its end.
-            From the one that a killed driver leaves behind `recover` closes the trace. None reads the directory from
-            the environment variable ``CURATOR_OTEL_SNAPSHOTS``; where that is not set there are none.
+        tracer_provider: The provider that creates the spans; None for the global one.
+        meter_provider: The provider that creates the metrics; None for the global one.
+        max_spans: The maximum number of spans of a run. The spans of the run and its stages are always written, and
+            say how many other spans were omitted.
+        exception_messages: Whether to write the messages of exceptions (cut at 1 kB), or only their types.
+        detail: ``"sample"`` keeps the limit. ``"full"`` also writes every batch, in a separate trace for each window of
+            a stage, with at most 5,000 spans and a link to the run's trace.
+        snapshots: A directory for a small file that is written every two seconds during a run and removed at its end.
+            If the driver is killed, `recover` closes the trace from this file. None reads the directory from the
+            environment variable ``CURATOR_OTEL_SNAPSHOTS``; if that is not set, no file is written.
 
     Raises:
-        ConfigurationError: A setting that makes no sense.
+        ConfigurationError: A setting is invalid.
     """
 
     def __init__(
@@ -113,27 +113,27 @@ class OTelObserver(RunObserver):
             self._complain(exc)
 
     def on_worker(self, report: WorkerReport) -> None:
-        """Write a worker's set-up."""
+        """Write a worker's setup, or a teardown that failed."""
         run = self._runs.get(report.run_id)
         if run is not None:
             self._guarded(lambda: run.worker(report))
 
     def trace_of(self, run_id: str) -> str:
-        """The trace's id, from the beginning of the run to its end."""
+        """Return the id of a run's trace while the run is in progress; otherwise an empty string."""
         run = self._runs.get(run_id)
         return "" if run is None else run.trace.trace_id
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """End the spans of the stages, then that of the run; the result learns the trace's id."""
+        """End the spans of the stages and of the run, and set the result's trace id."""
         run = self._runs.pop(result.run_id, None)
         if run is not None:
             result.trace_id = run.trace.trace_id or result.trace_id
             self._guarded(lambda: run.end(result, error))
-            if isinstance(error, RunStopped):  # the process may be killed before it exits, and `atexit` not be called
+            if isinstance(error, RunStopped):  # the process may be killed before `atexit` runs
                 self._guarded(self._flush)
 
     def _flush(self) -> None:
-        """Send the spans, where an SDK has them, and where the receiver answers."""
+        """Send the pending spans if there is an SDK; wait for the receiver for a limited time."""
         provider: Any = self._tracer_provider or trace.get_tracer_provider()
         if hasattr(provider, "force_flush"):
             flush = threading.Thread(target=provider.force_flush, name="curator-telemetry-flush", daemon=True)
@@ -158,33 +158,33 @@ class OTelObserver(RunObserver):
 def _is_full(detail: Any) -> bool:
     if detail not in ("sample", "full"):
         raise ConfigurationError(
-            "there is no such level of detail",
+            "unknown level of detail",
             field="detail",
             given=detail,
             expected="'sample' or 'full'",
-            hint="leave it out for a sample",
+            hint="omit detail to use 'sample'",
         )
     return bool(detail == "full")
 
 
 def check_max_spans(given: Any) -> None:
-    """Refuse a limit that makes no sense.
+    """Check a limit of spans.
 
     Raises:
-        ConfigurationError: It is no whole number, or below 1.
+        ConfigurationError: The limit is not a whole number, or is below 1.
     """
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         raise ConfigurationError(
-            "a run cannot have that many spans",
+            "invalid limit of spans",
             field="max_spans",
             given=given,
             expected="a whole number, 1 or more",
-            hint="leave it out for 1500; to have no spans at all, leave the observer out",
+            hint="omit max_spans to use 1500; to write no spans at all, omit the observer",
         )
 
 
 def parent_context(environ: Mapping[str, str]) -> Context:
-    """The context that a run's span is a child in: the current one, or else what the environment names."""
+    """Return the parent context of a run's span: the current one, or else the one that the environment names."""
     current = otel_context.get_current()
     if trace.get_current_span(current).get_span_context().is_valid:
         return current
@@ -193,7 +193,7 @@ def parent_context(environ: Mapping[str, str]) -> Context:
 
 
 def _warn_without_sdk() -> None:
-    """Somebody asked for a trace: if there will be none, say so."""
+    """Warn that nothing will be traced if no SDK is set up."""
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if not disabled and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         logger.warning("no OpenTelemetry SDK is set up, so nothing is traced: call curator_otel.configure() first")

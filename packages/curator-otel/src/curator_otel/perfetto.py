@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a run as a timeline for ui.perfetto.dev and chrome://tracing: what each worker did, and when.
+"""Writes a run as a timeline for ui.perfetto.dev and chrome://tracing, with the activity of each worker over time.
 
     result = pipeline.run(…)
     to_perfetto(result, "timeline.json.gz")
 
-The file is JSON in the Trace Event Format. Both viewers read it, also gzipped, without a server.
+The file is JSON in the Trace Event Format, optionally gzipped. Both viewers read it without a server.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawn", "to_perfetto"]
 
-_COLOURS = {"failed": "terrible", "retried": "bad"}  # names that the format reserves
+_COLOURS = {"failed": "terrible", "retried": "bad"}  # reserved names of the format
 _LINK = {"name": "made the inputs of", "cat": "link"}
 
 
 class Drawn(NamedTuple):
-    """What `to_perfetto` wrote.
+    """The result of `to_perfetto`.
 
     Attributes:
-        events: Events in the file: slices, marks, links and names of tracks.
-        batches: Batches that it shows.
-        left_out: Batches that are known of and not shown: they do not say when they began, or the trace has no
-            span of theirs.
+        events: The number of events in the file: slices, marks, links, and names of tracks.
+        batches: The number of batches that the file shows.
+        left_out: The number of known batches that the file does not show, because they have no start time, or no span
+            in the trace.
     """
 
     events: int
@@ -56,24 +56,24 @@ def to_perfetto(
     source: Iterable[Task[Any]] | str | os.PathLike[str],
     path: str | os.PathLike[str],
 ) -> Drawn:
-    """Write a timeline: a process for each node with a track for each of its workers, and slices for batches.
+    """Write a timeline: a process for each node, with a track for each of its workers, and slices for batches.
 
-    From a trace there are also the workers' set-ups, errors, links between batches, and a process for each run
-    with tracks of its stages. From a result there is what its tasks know: batches that gave no task are missing,
-    and so is all that has no time, as set-ups.
+    The timeline of a trace also has the workers' setups, errors, links between batches, and a process for each run with
+    tracks of its stages. The timeline of a result has only the statistics of its tasks: batches without output tasks
+    are missing, and so is everything without a time, such as setups.
 
-    Slices on a track nest or are apart, as viewers demand. Where a worker's overlap, as those of a source that
-    works while others wait for it, the track has a second line.
+    Slices of a track are nested or disjoint, as viewers require. If the slices of a worker overlap, such as those of a
+    source that works while others wait for it, the track gets a second line.
 
     Args:
         source: A `RunResult` or other finished tasks, or the path of a trace that ``configure(json_file=…)`` wrote.
-        path: The file to write; gzipped where its name ends in ``.gz``. Directories are made.
+        path: The file to write; gzipped if its name ends in ``.gz``. Missing directories are created.
 
     Returns:
-        What was written.
+        The numbers of events and batches that were written.
 
     Raises:
-        ConfigurationError: There is nothing to draw in the source, or the file cannot be written.
+        ConfigurationError: The source has nothing to draw, or the file cannot be written.
     """
     timeline = _timeline(source)
     target = _target(source, path)
@@ -86,13 +86,13 @@ def to_perfetto(
             f"the file cannot be written: {exc.strerror or exc}",
             field="path",
             given=str(target),
-            expected="a path that can be written",
+            expected="a writable path",
             hint="choose another directory, or make this one writable",
         ) from exc
     return Drawn(events, timeline.batches, timeline.left_out)
 
 
-# --- what was given -----------------------------------------------------------------------------------------
+# --- the source ---------------------------------------------------------------------------------------------
 
 
 def _timeline(source: Any) -> Timeline:
@@ -104,10 +104,10 @@ def _timeline(source: Any) -> Timeline:
         raise _bad_source("source", source)
     if not timeline.slices:
         raise ConfigurationError(
-            "there is nothing to draw",
+            "nothing to draw",
             field="source",
             given=str(source) if isinstance(source, str | os.PathLike) else source,
-            expected="a trace with spans, or tasks whose stage_perf says when their batches began",
+            expected="a trace with spans, or tasks whose stage_perf has start times",
             hint=_why_empty(timeline),
         )
     return timeline
@@ -131,33 +131,33 @@ def _checked(tasks: Iterable[Any]) -> Iterator[Any]:
 
 def _bad_source(field: str, given: Any) -> ConfigurationError:
     return ConfigurationError(
-        "this is neither a result nor a trace",
+        "neither a result nor a trace file",
         field=field,
         given=given,
         expected="a RunResult, or the path of a trace file",
-        hint="give what Pipeline.run returned, or the path that configure(json_file=…) was given",
+        hint="pass the result of Pipeline.run, or the path that you passed to configure(json_file=…)",
     )
 
 
 def _why_empty(timeline: Timeline) -> str:
     if timeline.left_out:
-        return f"none of its {timeline.left_out:,} batches says when it began, so there is no place for them"
-    return "give a run's result that has tasks, or a trace after it was flushed; a file of metrics has no spans"
+        return f"pass tasks with start times: none of the {timeline.left_out:,} batches has one"
+    return "pass a result that has tasks, or a trace after it was flushed; a file of metrics has no spans"
 
 
 def _target(source: Any, path: Any) -> Path:
     target = as_path(path)
     if target is None:
         raise ConfigurationError(
-            "not a path", field="path", given=path, expected="a path", hint='as "timeline.json.gz"'
+            "not a path", field="path", given=path, expected="a path", hint='pass for example "timeline.json.gz"'
         )
     if isinstance(source, str | os.PathLike) and target.exists() and target.samefile(source):
         raise ConfigurationError(
             "the timeline would overwrite the trace it is made from",
             field="path",
             given=str(target),
-            expected="another path than the trace's",
-            hint="the trace has more in it than the timeline: keep it",
+            expected="a path other than that of the trace",
+            hint="pass another path: the trace has more information than the timeline",
         )
     return target
 
@@ -172,7 +172,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _write(timeline: Timeline, file: TextIO) -> int:
-    """Write the file, an event a line; the number of events."""
+    """Write the file, with one event per line; return the number of events."""
     began = min(one.start for one in timeline.slices)
     about = {"start_unix_ns": str(began), "left_out": timeline.left_out, "made_by": f"curator-otel {__version__}"}
     file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(about)}, "traceEvents": [')
@@ -184,9 +184,9 @@ def _write(timeline: Timeline, file: TextIO) -> int:
 
 
 def _events(slices: list[Slice], began: int) -> Iterator[dict[str, Any]]:
-    """The events, track by track. On each, a slice comes before those that it holds, and its links right after it.
+    """Yield the events. A slice comes before the slices that it encloses, and its links come directly after it.
 
-    A link is bound to the innermost slice that is open at its time: that of the line before.
+    Viewers bind a link to the innermost slice that is open at its time, which is the slice directly before it.
     """
     out, into = _links(slices)
     tracks = _Tracks()
@@ -218,7 +218,7 @@ def _complete(one: Slice, place: dict[str, int], began: int) -> dict[str, Any]:
 
 
 def _links(slices: list[Slice]) -> tuple[dict[Hashable, list[int]], dict[Hashable, list[int]]]:
-    """Numbers of the links that leave slices, and of those that lead to them."""
+    """Return the numbers of outgoing links and of incoming links, by key of the slice."""
     there = {one.key for one in slices}
     out: dict[Hashable, list[int]] = defaultdict(list)
     into: dict[Hashable, list[int]] = defaultdict(list)
@@ -233,16 +233,16 @@ def _links(slices: list[Slice]) -> tuple[dict[Hashable, list[int]], dict[Hashabl
 
 
 def _microseconds(ns: int) -> float:
-    """As the format has times; never so rounded that a viewer which cuts to nanoseconds lands on the one before.
+    """Convert to microseconds, the unit of the format, rounded so that truncating to nanoseconds gives the same time.
 
-    A slice that ended a nanosecond after the one around it would be dropped.
+    A viewer would drop a slice that ends a nanosecond after the slice that encloses it.
     """
     us = ns / 1000
     return us if int(us * 1000) >= ns else math.nextafter(us, math.inf)
 
 
 class _Tracks:
-    """The tracks of the file, numbered as they are met."""
+    """The tracks of the file, numbered in the order of their first slices."""
 
     def __init__(self) -> None:
         self._processes: dict[str, int] = {}
@@ -250,7 +250,7 @@ class _Tracks:
         self._numbers = count(1)
 
     def place(self, one: Slice) -> tuple[dict[str, int], list[dict[str, Any]]]:
-        """Where a slice goes, and the events that name the places which are new. Slices come in order of time."""
+        """Return the place of a slice, and events that name new places. Call this with slices in order of time."""
         track, new = one.track, []
         group = f"{track.is_node} {track.group_key}"
         pid = self._processes.get(group)
@@ -278,11 +278,11 @@ def _names(kind: str, place: dict[str, int], name: str) -> list[dict[str, Any]]:
 
 
 class _Line:
-    """A line of slices that nest or are apart.
+    """A line of slices that are nested or disjoint.
 
     Attributes:
-        number: Of the line, in the file.
-        open: Ends of the slices that hold the time that was reached, the outermost first.
+        number: The number of the line in the file.
+        open: The ends of the slices that are open at the current time, the outermost first.
     """
 
     def __init__(self, number: int) -> None:
@@ -290,7 +290,7 @@ class _Line:
         self.open: list[int] = []
 
     def takes(self, one: Slice) -> bool:
-        """Whether a slice fits in, which begins no earlier than any before it."""
+        """Whether a slice fits into the line; it must not begin before any earlier slice."""
         while self.open and self.open[-1] <= one.start:
             self.open.pop()
         return not self.open or one.end <= self.open[-1]

@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class DriverKilledError(RuntimeError):
-    """What the span of a run says that `recover` closed; never raised."""
+    """The error on the span of a run that `recover` closed; never raised."""
 
 
 class Recovered(NamedTuple):
-    """What `recover` wrote.
+    """The result of `recover`.
 
     Attributes:
-        run_id: The run.
-        trace_id: Its trace, as 32 hex digits; empty where nothing was written.
-        batches: Batches that the run had reported by the last snapshot.
+        run_id: The id of the run.
+        trace_id: The id of its trace, as 32 hex digits; empty if nothing was written.
+        batches: The number of batches that the run had reported by the last snapshot.
         is_same_trace: Whether the spans that were exported before are in the same trace.
     """
 
@@ -43,22 +43,22 @@ class Recovered(NamedTuple):
 
 
 def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | None = None) -> Recovered:
-    """Write the spans that a killed driver had begun and not ended: its run, its stages, their last windows.
+    """Write the spans that a killed driver had begun and not ended: the run, its stages, and their last windows.
 
-    They say what was known at the last snapshot, up to two seconds before the end, and that the driver was killed.
-    Windows that may not have been sent are written again under their own ids, which back ends take once; so nothing is
-    doubled where this is called twice. The file is left where it is.
+    The spans have the values of the last snapshot, up to two seconds before the end, and say that the driver was
+    killed. Windows that may not have been sent are written again with the same ids, which back ends deduplicate. So
+    calling this twice duplicates nothing. The file is not removed.
 
         with configure():
             recover("traces/4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7.curator-trace.json")
 
     Args:
         path: The snapshot: see `OTelObserver`.
-        tracer_provider: Who makes the spans, as `configure` sets it up, which can give them the ids that the run's
-            other spans name as their parents; None for the global one.
+        tracer_provider: The provider that creates the spans; None for the global one. Only a provider from `configure`
+            can give them the ids that the run's other spans have as parents.
 
     Raises:
-        DataError: The file cannot be read, is no snapshot, or is that of a run that goes on.
+        DataError: The file cannot be read, is not a snapshot, or belongs to a run that is still in progress.
     """
     found = read_snapshot(path)
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
@@ -70,12 +70,14 @@ def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | N
         written.write_detail(detail.stage, detail.window, detail.ids, detail.times)
     written.end_stages()
     written.root.set_attributes({names.RUN_RECOVERED: True, names.RUN_COMPLETE: False})
-    written.end(found.at_unix_ns, error=DriverKilledError("the driver was killed; this is what it had reported"))
+    written.end(
+        found.at_unix_ns, error=DriverKilledError("the driver was killed; the values are those of the last snapshot")
+    )
     context = written.root.get_span_context()
     same = (context.trace_id, context.span_id) == found.ids.root
     if written.recording and not same:
         logger.warning(
-            "the recovered spans are in a trace of their own: only an SDK that curator_otel.configure() set up gives "
-            "them the ids of those that were exported before"
+            "the recovered spans are in a separate trace: only an SDK that curator_otel.configure() set up can give "
+            "them the ids of the spans that were exported before"
         )
     return Recovered(found.run.run_id, written.trace_id, sum(did.batches for did in found.totals), same)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace made afterwards, from what finished tasks carry with them: ours, or NeMo Curator's.
+"""Writes the trace of a finished run, from the statistics that its tasks carry: our tasks, or NeMo Curator's.
 
-Tasks know less than reports do: batches that output nothing or failed left no task, and outcomes, attempts and CPU time
-are not on record. What is not known is left out of the spans, never guessed. NeMo Curator's know less still: not when a
-batch began, nor which of two equal records were one; and what they call its size in MB is a count of items.
+Tasks have less information than reports: batches that output nothing or failed have no tasks, and outcomes, attempts,
+and CPU time are not recorded. Spans omit unknown values; nothing is guessed. NeMo Curator's tasks have even less: they
+do not say when a batch began, or whether two equal records are the same batch, and their "size in MB" is a count of
+items.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Replayed", "replay"]
 
-# What the tasks do not know about a batch, and so about a stage and the run.
+# Attributes of batches, and therefore of stages and the run, that tasks have no values for.
 _UNKNOWN = (
     names.RUN_UNREPORTED,
     names.BATCH_SEQUENCE,
@@ -50,13 +51,13 @@ _UNKNOWN = (
 
 
 class Replayed(NamedTuple):
-    """What `replay` found.
+    """The result of `replay`.
 
     Attributes:
-        trace_id: The trace, as 32 hex digits; empty where the tasks went through no batch.
-        batches: Batches that the tasks went through, each counted once.
-        batches_without_start: How many of them do not say when they began. They are counted on their stage,
-            and have no span.
+        trace_id: The id of the trace, as 32 hex digits; empty if the tasks went through no batch.
+        batches: The number of batches that the tasks went through, each counted once.
+        batches_without_start: How many of them have no start time. They are counted on their stage's span and have
+            no span.
     """
 
     trace_id: str
@@ -71,25 +72,24 @@ def replay(
     *,
     max_spans: int = 1500,
 ) -> Replayed:
-    """Write the spans of a finished run, from what its tasks know of it alone.
+    """Write the spans of a finished run from the statistics of its tasks.
 
-    Batches that do not say when they began have no span, and count on that of their stage. Where none says so, as in
-    NeMo Curator's tasks, the spans of the run and its stages have no length and the time of the replay: they carry the
-    sums.
+    Batches without a start time get no span and are counted on the span of their stage. If no batch has a start time,
+    as with NeMo Curator's tasks, the spans of the run and its stages have the time of the replay and no duration, and
+    carry the sums.
 
     Args:
-        tasks: The tasks that came out of a run, or some of them: with ``stage_perf``, or NeMo Curator's with
-            ``_stage_perf``.
-        tracer_provider: Who makes the spans; None for the global one.
-        pipeline_name: The name in the run's span.
-        max_spans: As for `OTelObserver`.
+        tasks: Output tasks of a run, or some of them: with ``stage_perf``, or NeMo Curator's with ``_stage_perf``.
+        tracer_provider: The provider that creates the spans; None for the global one.
+        pipeline_name: The name of the pipeline in the run's span.
+        max_spans: The same as for `OTelObserver`.
 
     Returns:
-        The trace, and how many batches it was made of.
+        The id of the trace, and the number of batches.
 
     Raises:
-        ConfigurationError: A limit that makes no sense.
-        DataError: An object among the tasks is none.
+        ConfigurationError: The limit is invalid.
+        DataError: An object in ``tasks`` is not a task.
     """
     check_max_spans(max_spans)
     history = _History(tasks)
@@ -116,7 +116,7 @@ def replay(
 
 
 def _add_untimed(batches: Iterable[BatchReport], totals: Sequence[StageTotals]) -> list[int]:
-    """Enter the batches that do not say when they were; how many there are of each stage."""
+    """Add the batches without a start time to the totals; return how many there are for each stage."""
     without = [0] * len(totals)
     for batch in batches:
         did = totals[batch.stage_index]
@@ -130,7 +130,7 @@ def _add_untimed(batches: Iterable[BatchReport], totals: Sequence[StageTotals]) 
 
 
 class _Record(NamedTuple):
-    """What a task knows of one batch."""
+    """The statistics that a task has of one batch."""
 
     key: Hashable  # the same for all tasks of the batch
     stage_name: str
@@ -151,10 +151,10 @@ def _records(task: object) -> list[_Record]:
         if hasattr(task, name):
             return [read(perf) for perf in getattr(task, name)]
     raise DataError(
-        "this is no task",
+        "not a task",
         given=task,
-        expected="objects with stage_perf, or NeMo Curator's with _stage_perf",
-        hint="give the list of tasks that a run returned",
+        expected="an object with stage_perf, or with _stage_perf as in NeMo Curator",
+        hint="pass the list of tasks that a run returned",
     )
 
 
@@ -176,9 +176,9 @@ def _ours(perf: Any) -> _Record:
 
 
 def _nemo_curators(perf: Any) -> _Record:
-    """Without its size, which is none. All tasks of a batch hold one record, or copies that travelled."""
+    """Read a record, without its "size", which is a count. Tasks of a batch share one record or have copies of it."""
     metrics = dict(getattr(perf, "custom_metrics", None) or {})
-    # Two batches whose times agree to the last bit of both doubles would be taken for one.
+    # Two batches would only be taken for one if both of their times were equal to the last bit.
     key = (perf.stage_name, perf.process_time, perf.actor_idle_time, perf.num_items_processed, repr(metrics))
     idle, items = float(perf.actor_idle_time), int(perf.num_items_processed)
     return _Record(key, perf.stage_name, "", "", "", 0, float(perf.process_time), idle, 0.0, 0, items, metrics)
@@ -188,7 +188,7 @@ class _History:
     """The batches that some tasks went through, each once, as reports.
 
     Attributes:
-        stages: Names of the stages, in the order of the tasks' histories.
+        stages: The names of the stages, in the order of the tasks' histories.
         batches: The batches.
     """
 
@@ -200,7 +200,7 @@ class _History:
             before = ""
             for position, record in enumerate(_records(task)):
                 first_seen[record.stage_name] = max(position, first_seen.get(record.stage_name, 0))
-                # All tasks of a batch share its statistics: they are counted once.
+                # All tasks of a batch share its statistics, which count once.
                 records.setdefault(record.key, record)
                 if before:
                     parents.setdefault(record.key, {})[before] = None
@@ -221,7 +221,7 @@ def _report(record: _Record, stage_index: int, parents: tuple[str, ...]) -> Batc
         worker_id=record.worker_id,
         node_id=record.node_id,
         pid=0,
-        sequence=0 if record.startup_time else 1,  # a worker's first batch carries its set-up time
+        sequence=0 if record.startup_time else 1,  # a worker's first batch carries its setup time
         start_unix_ns=record.start_unix_ns,
         duration_ns=round(record.process_time * 1e9),
         inputs=Outcomes((), {}),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which spans of a run are made: a budget, spent as the reports arrive.
+"""Decides which spans of a run are written: a budget that is spent as reports arrive.
 
-A span that has been made cannot be taken back, and nobody knows how long a run will be. So the budget is split
-beforehand: windows of activity, errors, each worker's first batch, set-ups, the slowest batch of a window, and with the
-rest whole lineages, which are the batches that a source task and its descendants went through.
+A span cannot be withdrawn, and the length of a run is not known in advance. The budget is therefore split beforehand:
+windows of activity, errors, each worker's first batch, setups, the slowest batch of each window, and, with the rest,
+whole lineages, which are all batches that a source task and its descendants went through.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 __all__ = ["Lineages", "SpanBudget", "SpanReason"]
 
 SpanReason = Literal["error", "first", "setup", "slowest", "lineage"]
-"""Why a span is made: something failed, it is a worker's first batch, a set-up, the slowest of its window, or part of a
-lineage that was chosen."""
+"""Why a span is written: an error, a worker's first batch, a setup, the slowest batch of its window, or a batch of a
+chosen lineage."""
 
-_E_FOLDS = 18  # from hundreds of source tasks to ten thousand million: by how much of those the late share lasts
-_FIXED = 2  # the run, and that it has started
-_WINDOWS, _ERRORS, _FIRSTS, _SETUPS, _SLOWEST = 0.4, 0.1, 0.1, 0.1, 0.15  # shares of what the stages leave
+_E_FOLDS = 18  # the late share lasts while the number of source tasks grows by e**18, from hundreds to ten billion
+_FIXED = 2  # the span of the run, and the span that says that it has started
+_WINDOWS, _ERRORS, _FIRSTS, _SETUPS, _SLOWEST = 0.4, 0.1, 0.1, 0.1, 0.15  # shares of what run and stages leave
 
 
 class SpanBudget:
-    """Admits spans below a run's stages until the budget is spent, and counts what it leaves out.
+    """Admits spans below a run's stages until the budget is spent, and counts the spans that it does not admit.
 
-    The spans of the run and its stages are always made, and are taken off the limit beforehand.
+    The spans of the run and its stages are always written and are subtracted from the limit first.
 
     Args:
-        limit: Spans that the run may make in all.
-        num_stages: Stages of the run.
+        limit: The maximum number of spans of the run.
+        num_stages: The number of stages of the run.
 
     Attributes:
-        windows: How the run's time is cut into windows; their spans are paid for.
-        lineages: Which batches are part of a lineage that is kept.
-        left_out: For each stage, the batches and set-ups that have no span.
+        windows: How the run's time is split into windows, whose spans are part of the budget.
+        lineages: Decides which batches belong to a chosen lineage.
+        left_out: For each stage, the number of batches and setups that have no span.
     """
 
     def __init__(self, limit: int, num_stages: int) -> None:
@@ -52,15 +52,15 @@ class SpanBudget:
             "setup": int(free * _SETUPS),
             "slowest": int(free * _SLOWEST),
         }
-        # What the windows of few stages do not need, lineages have.
+        # Lineages get the spans that the windows of a few stages do not need.
         rest = free - self.windows.most * num_stages - sum(self._left.values())
         self.lineages = Lineages(rest, num_stages)
         self._slowest_each = self._left["slowest"] // max(1, num_stages)
         self.left_out = [0] * num_stages
 
     def admit_batch(self, report: BatchReport) -> SpanReason | None:
-        """Why a batch has a span; None where it has none, which is counted."""
-        # First of all, so that the lineage of a batch that has a span for another reason as well is whole.
+        """Return why a batch gets a span, or None if it gets none, which is counted."""
+        # Lineages come first, so that they are complete even if a batch gets a span for another reason too.
         if self.lineages.admit(report):
             return "error" if report.error is not None else "lineage"
         if report.error is not None and self._take("error"):
@@ -71,14 +71,14 @@ class SpanBudget:
         return None
 
     def admit_worker(self, stage: int, *, failed: bool) -> bool:
-        """Whether a step in a worker's life has a span; counts it where it has none."""
+        """Whether a worker's setup or failed teardown gets a span; counts it if not."""
         if self._take("error" if failed else "setup"):
             return True
         self.left_out[stage] += 1
         return False
 
     def admit_slowest(self, stage: int, window: int) -> bool:
-        """Whether the slowest batch of a window has a span after all: spread over all windows that there may be."""
+        """Whether the slowest batch of a window gets a span after all; evenly spread over all possible windows."""
         most = max(1, self.windows.most)
         each = min(self._slowest_each, most)
         is_turn = window * each % most < each
@@ -95,15 +95,15 @@ class SpanBudget:
 
 
 class Lineages:
-    """Chooses source tasks by a hash of their ids, and with them every batch that they and what is made of them are in.
+    """Chooses source tasks by a hash of their ids, and admits every batch of these tasks and their descendants.
 
-    Half of the spans go to the first tasks. The others are spread over the rest of the run, however long it will be: of
-    the n-th task's kind one in n is chosen, times a constant, so that each doubling of the run costs the same. A batch
-    further down is in, if one of those that made its inputs is.
+    Half of the spans go to the first tasks. The others are spread over the rest of the run, whatever its length: the
+    n-th task is chosen with a probability proportional to 1/n, so that each doubling of the run costs the same number
+    of spans. A batch further down belongs to a lineage if one of the batches that made its inputs does.
 
     Args:
-        spans: How many spans there are for it.
-        num_stages: Stages of the run: the share of those that begin a lineage.
+        spans: The number of spans for lineages.
+        num_stages: The number of stages of the run; one span in this many can begin a lineage.
     """
 
     def __init__(self, spans: int, num_stages: int) -> None:
@@ -114,7 +114,7 @@ class Lineages:
         self._kept = set[str]()
 
     def admit(self, report: BatchReport) -> bool:
-        """Whether a batch is in one of the lineages, and there is a span left for it."""
+        """Whether a batch belongs to one of the lineages, and a span is left for it."""
         parents = report.parents
         if not self._kept.isdisjoint(parents):
             if not self._below:
@@ -128,7 +128,7 @@ class Lineages:
     def _begins(self, report: BatchReport) -> bool:
         ids = report.inputs.parts[0] or (report.batch_id,)  # a replayed batch does not know its inputs
         first = ids[0]
-        if not first:  # the one task that a source is given: all lineages begin below it
+        if not first:  # the empty task for a source: all lineages begin below it
             return False
         self._seen += 1
         if self._entries <= self._late:
@@ -140,5 +140,5 @@ class Lineages:
 
 
 def _begins_a_lineage(parents: tuple[str, ...]) -> bool:
-    """Whether nothing but a source made the inputs; a source that streams reports after those that it made them for."""
+    """Whether the inputs came from the caller or a source. A streaming source reports after the batches it feeds."""
     return not parents or is_source_batch(parents[0])

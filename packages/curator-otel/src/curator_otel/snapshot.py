@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small file beside a run, from which its trace can be closed should the driver be killed.
+"""A small file for each run, from which its trace can be closed if the driver is killed.
 
-Spans that have begun and not ended are never exported. The file holds what they would say now: their ids, the totals of
-the stages, and the windows that are open or may not have been sent yet. No payloads, no errors' messages.
+Open spans are never exported. The file has their current state: their ids, the totals of the stages, and the windows
+that are open or may not have been sent yet. It contains no payloads and no error messages.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _SUFFIX = ".curator-trace.json"
 
 
 class Snapshots:
-    """The file of one run, written anew every time.
+    """Writes the snapshot file of one run, which each snapshot replaces.
 
     Args:
-        directory: Where it goes; the file is named after the run.
+        directory: The directory of the file; the file is named after the run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,13 +49,13 @@ class Snapshots:
         self._head: dict[str, Any] = {}
 
     def begin(self, run: RunInfo, settings: TraceSettings, parent: Context, span_id: int) -> None:
-        """The run begins.
+        """Set the values that stay the same during the run.
 
         Args:
             run: The run.
-            settings: How it is traced.
-            parent: The context that its span is a child in.
-            span_id: That of its span: another observer of the same run has another one.
+            settings: How the run is traced.
+            parent: The parent context of the run's span.
+            span_id: The id of the run's span, which is unique if several observers watch the run.
         """
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, context=parent)
@@ -76,7 +76,7 @@ class Snapshots:
         }
 
     def write(self, state: dict[str, Any], totals: list[dict[str, int]]) -> None:
-        """Replace the file: whoever reads it finds the old one or the new one, and never a part."""
+        """Replace the file atomically: readers see the old or the new version, never a partial one."""
         told = self._head | {"at_unix_ns": time.time_ns(), "state": state, "totals": totals}
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".part")
@@ -84,19 +84,19 @@ class Snapshots:
         draft.replace(self._path)
 
     def remove(self) -> None:
-        """The run has ended well enough to close its own trace."""
+        """Remove the file, because the run has closed its trace itself."""
         for path in (self._path, self._path.with_suffix(".part")):
             path.unlink(missing_ok=True)
 
 
 class Detail(NamedTuple):
-    """A trace of details that had begun.
+    """An open detail trace.
 
     Attributes:
-        stage: The stage's index.
+        stage: The index of its stage.
         window: The number of its window.
-        ids: Those of the trace and its first span.
-        times: When it began, and how far it had come, in nanoseconds of Unix time.
+        ids: The ids of the trace and its first span.
+        times: When it began, and when its last batch ended, in Unix nanoseconds.
     """
 
     stage: int
@@ -107,17 +107,17 @@ class Detail(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a file holds.
+    """The content of a snapshot file.
 
     Attributes:
         run: The run.
-        settings: How it was traced.
-        parent: The context that its span is a child in.
+        settings: How the run was traced.
+        parent: The parent context of the run's span.
         at_unix_ns: When the file was written.
-        totals: What each stage had done by then.
-        ids: The spans that had begun.
-        windows: By stage, those that were closed last, and the one that was open.
-        details: Traces of details whose first span had begun: see `DetailTraces.state`.
+        totals: The totals of each stage at that time.
+        ids: The ids of the open spans.
+        windows: By stage, the windows that were closed last, and the open one.
+        details: The open detail traces: see `DetailTraces.state`.
     """
 
     run: RunInfo
@@ -131,10 +131,10 @@ class Snapshot:
 
 
 def read_snapshot(path: str | PathLike[str]) -> Snapshot:
-    """Read what a driver left behind.
+    """Read the snapshot of a killed driver.
 
     Raises:
-        DataError: The file cannot be read, is no such snapshot, or its run goes on.
+        DataError: The file cannot be read, is not a snapshot, or belongs to a run that is still in progress.
     """
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -142,11 +142,11 @@ def read_snapshot(path: str | PathLike[str]) -> Snapshot:
             raise _not_ours(path, f"version {raw['version']!r}")
         if raw["process"]["started"] and raw["process"] == _process(raw["process"]["pid"]):
             raise DataError(
-                "this run goes on: it will close its trace itself",
+                "the run is still in progress and will close its trace itself",
                 field=str(path),
                 given=f"process {raw['process']['pid']} of this machine, which is alive",
                 expected="the snapshot of a run whose driver was killed",
-                hint="wait for its end, or kill it",
+                hint="wait until the process ends, or kill it",
             )
         return _parse(raw)
     except OSError as exc:
@@ -154,7 +154,7 @@ def read_snapshot(path: str | PathLike[str]) -> Snapshot:
             f"the snapshot cannot be read: {exc.strerror or exc}",
             field=str(path),
             expected="a file that an OTelObserver with snapshots=… left behind",
-            hint="runs that end remove theirs: only a killed driver leaves one",
+            hint="check the path: only a killed driver leaves a snapshot, and other runs remove it at their end",
         ) from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise _not_ours(path, f"{type(exc).__name__}: {exc}") from exc
@@ -162,10 +162,10 @@ def read_snapshot(path: str | PathLike[str]) -> Snapshot:
 
 def _not_ours(path: str | PathLike[str], why: str) -> DataError:
     return DataError(
-        f"this is no snapshot of a run ({why})",
+        f"not a snapshot of a run ({why})",
         field=str(path),
         expected=f"a file *{_SUFFIX} of this version of curator-otel",
-        hint="give the path of the file that the killed run left in the directory of its snapshots",
+        hint="pass the path of the file that the killed run left in its snapshots directory",
     )
 
 
@@ -175,7 +175,7 @@ def _parse(raw: dict[str, Any]) -> Snapshot:
     state = raw["state"]
     stages = state["stages"]
     if not len(run["stages"]) == len(stages) == len(raw["totals"]) == len(state["left_out"]):
-        raise ValueError("its parts are of different numbers of stages")
+        raise ValueError("different numbers of stages")
     return Snapshot(
         run=RunInfo(**run),
         settings=TraceSettings(*raw["settings"]),
@@ -195,7 +195,7 @@ def _parse(raw: dict[str, Any]) -> Snapshot:
 def _id(given: Any, bits: int) -> int:
     number = int(given)
     if not 0 < number < 2**bits:
-        raise ValueError("an id is none")
+        raise ValueError("invalid id")
     return number
 
 
@@ -208,7 +208,7 @@ def _windows(stage: dict[str, Any] | None) -> list[Window]:
     if stage is None:
         return []
     found = [_window(raw) for raw in stage["closed"]]
-    if stage["open"] is not None and (last := _window(stage["open"])).number:  # a stage within its first has none
+    if stage["open"] is not None and (last := _window(stage["open"])).number:  # the first window has no span
         found.append(last)
     return found
 
@@ -222,7 +222,7 @@ def _window(raw: Any) -> Window:
 def _detail(raw: dict[str, Any], num_stages: int) -> Detail:
     start, end = raw["times"]
     if not 0 <= raw["stage"] < num_stages:
-        raise ValueError("it has details of a stage that is none")
+        raise ValueError("details of an unknown stage")
     return Detail(int(raw["stage"]), int(raw["window"]), _ids(raw["ids"]), (int(start), int(end)))
 
 
@@ -231,30 +231,30 @@ def _this_process() -> dict[str, Any]:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from all others, also from a later one with its number; no start where it is not known."""
+    """Return values that identify a process, even if a later one gets the same pid; the start is empty if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        started = stat.rpartition(")")[2].split()[19]  # in ticks since the machine was started
+        started = stat.rpartition(")")[2].split()[19]  # in clock ticks since the machine was started
     except (OSError, IndexError):
         started = ""
     return {"host": socket.gethostname(), "pid": pid, "started": started}
 
 
 def check_directory(given: Any) -> Path | None:
-    """The directory for snapshots.
+    """Return the directory for snapshots.
 
     Raises:
-        ConfigurationError: It is no path, or a file is in its place.
+        ConfigurationError: The value is not a path, or a file has that path.
     """
     if given is None:
         return None
     path = as_path(given)
     if path is None or (path.exists() and not path.is_dir()):
         raise ConfigurationError(
-            "snapshots cannot be kept there",
+            "invalid directory for snapshots",
             field="snapshots",
             given=given,
-            expected="the path of a directory, which is made where it is missing",
-            hint="for example snapshots='traces'",
+            expected="the path of a directory, which is created if it is missing",
+            hint="pass for example snapshots='traces'",
         )
     return path

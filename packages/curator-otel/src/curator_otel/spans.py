@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trace of one run: made from its reports, while they arrive."""
+"""The trace of one run, written from its reports as they arrive."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RunTrace", "SpanIds", "TraceSettings"]
 
-_AFTER_ROOT_NS = 1_000  # by which `run started` follows the run's own span: back ends then still take that for the root
+_AFTER_ROOT_NS = 1_000  # `run started` begins this much after the run's span, so that back ends take that for the root
 
 
 class TraceSettings(NamedTuple):
-    """How a run is to be traced.
+    """How to trace a run.
 
     Attributes:
-        max_spans: How many spans to make at the most; see `SpanBudget`.
-        messages: Whether the messages of exceptions are written, or their types only.
-        full: Whether every batch is written, in traces of their own.
+        max_spans: The maximum number of spans; see `SpanBudget`.
+        messages: Whether to write the messages of exceptions, or only their types.
+        full: Whether to write every batch, in separate traces.
     """
 
     max_spans: int = 1500
@@ -59,12 +59,12 @@ class TraceSettings(NamedTuple):
 
 
 class SpanIds(NamedTuple):
-    """Ids of spans that had been begun by a driver that was killed.
+    """Ids of the spans that a killed driver had begun.
 
     Attributes:
-        root: Those of the run: its trace and its span.
-        stages: Of each stage its span and when it began; None where it had not begun.
-        left_out: Of each stage the batches that had no span.
+        root: The ids of the run's trace and span.
+        stages: For each stage, the id of its span and when it began, in Unix nanoseconds; None if it had not begun.
+        left_out: For each stage, the number of batches and setups that have no span.
     """
 
     root: tuple[int, int]
@@ -75,22 +75,22 @@ class SpanIds(NamedTuple):
 class RunTrace:
     """Writes the spans of one run.
 
-    Batches and set-ups are written when their reports arrive, windows when they are over. The spans of the run and its
-    stages are begun early, so that the others have a parent, and are ended last. A stage's begins with the activity
-    that is reported first.
+    Batches and setups are written when their reports arrive, and windows when they are over. The spans of the run and
+    its stages begin early, because the other spans need a parent, and end last. The span of a stage begins with the
+    first activity that is reported.
 
     Args:
-        tracer: What makes the spans.
+        tracer: The tracer that creates the spans.
         run: The run.
-        totals: What each stage did so far; kept by the caller, who enters a batch there before it comes here.
-        parent: The context that the run's span is a child in.
-        settings: How it is to be traced.
-        resumed: The spans of a run whose driver was killed, to be written now.
+        totals: The totals of each stage. The caller updates them before it passes a batch to this class.
+        parent: The parent context of the run's span.
+        settings: How to trace the run.
+        resumed: The ids of the spans that a killed driver had begun, to write these spans now.
 
     Attributes:
         root: The span of the run.
-        recording: Whether anything is written.
-        start_ns: When it began, by the monotonic clock.
+        recording: Whether spans are written.
+        start_ns: When the trace began, by the monotonic clock.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class RunTrace:
         self._budget = SpanBudget(settings.max_spans, len(run.stages))
         self._windows = [StageWindow(did) for did in totals]
         self._stages: list[StageSpan | None] = [None] * len(run.stages)
-        self._kept: dict[str, SpanContext] = {}  # spans of batches, by batch; no more than the budget admits
+        self._kept: dict[str, SpanContext] = {}  # spans of batches, by batch id; at most as many as the budget admits
         self._details = DetailTraces(self._writer, run) if settings.full else None
         self.start_ns = time.monotonic_ns()
         for window in self._windows:
@@ -122,7 +122,7 @@ class RunTrace:
             kind=SpanKind.SERVER,
             ids=resumed.root if resumed else (_as_trace_id(run.run_id), 0),
         )
-        # Without an SDK, or where the sampler says no, there is nothing to be written.
+        # Nothing is written without an SDK, or if the sampler drops the trace.
         self.recording = self.root.is_recording()
         self._below = below(self.root)
         if resumed is not None:
@@ -131,37 +131,37 @@ class RunTrace:
             try:
                 self._say_started(run, parent)
             except BaseException:
-                self.root.end()  # nobody else will
+                self.root.end()  # the caller never gets this object
                 raise
 
     @property
     def trace_id(self) -> str:
-        """The trace, as 32 hex digits; empty where none is written."""
+        """The id of the trace, as 32 hex digits; empty if no trace is written."""
         return f"{self.root.get_span_context().trace_id:032x}" if self.recording else ""
 
     @property
     def left_out(self) -> int:
-        """Batches and set-ups that have no span, to keep the limit."""
+        """The number of batches and setups that have no span, to keep the limit."""
         return sum(self._budget.left_out)
 
-    # --- while the run goes on --------------------------------------------------------------------------
+    # --- during the run ---------------------------------------------------------------------------------
 
     def batch(self, report: BatchReport, outcome: BatchOutcome, unknown: Collection[str] = ()) -> Span | None:
         """Enter a batch, and write its span if the budget admits it.
 
         Args:
-            report: The batch.
-            outcome: How it went.
-            unknown: Attributes to leave out, because whoever made the report could not know them.
+            report: The report of the batch.
+            outcome: The outcome of the batch.
+            unknown: Attributes to omit, because the report has no values for them.
 
         Returns:
-            The span, if there is one.
+            The span, or None if the batch gets none.
         """
         if not self.recording:
             return None
         index = report.stage_index
         stage = self._stages[index] or self.begin_stage(index, report.start_unix_ns)
-        if report.error is not None:  # a mere repeat of a batch has none
+        if report.error is not None:  # a batch that is merely repeated has no error
             stage.error_type = report.error.type
         kept_as = self._budget.admit_batch(report)
         window = self._windows[index]
@@ -171,7 +171,7 @@ class RunTrace:
         return None if kept_as is None else self._write_batch(stage, report, outcome, kept_as, unknown)
 
     def worker(self, report: WorkerReport) -> None:
-        """Write a worker's set-up, and a teardown that failed."""
+        """Write a worker's setup, or a teardown that failed."""
         if not self.recording or (report.event == "ended" and report.error is None):
             return
         index = report.stage_index
@@ -192,10 +192,10 @@ class RunTrace:
         """Close the windows that are over.
 
         Args:
-            now_ns: The time, by the monotonic clock.
+            now_ns: The current time, by the monotonic clock.
 
         Returns:
-            Whether there was one.
+            Whether any window was closed.
         """
         plan = self._budget.windows
         if not (plan.most and self.recording):
@@ -204,14 +204,14 @@ class RunTrace:
         for index, window in enumerate(self._windows):
             if now_ns < window.due_ns:
                 continue
-            if not window.is_empty and window.number < plan.most - 1:  # the last one is closed by the run's end
+            if not window.is_empty and window.number < plan.most - 1:  # the last one closes at the end of the run
                 self._close_window(index)
                 closed = True
             window.due_ns = now_ns + round(plan.length_s((now_ns - self.start_ns) / 1e9) * 1e9)
         return closed
 
     def begin_stage(self, index: int, start_unix_ns: int, span_id: int = 0) -> StageSpan:
-        """Begin the span of a stage, where no report does so."""
+        """Begin the span of a stage."""
         stage = self._stages[index] = StageSpan(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
         return stage
 
@@ -225,16 +225,16 @@ class RunTrace:
     ) -> Span:
         written = self._writer.write_batch(stage.batch_name, stage.below, report, outcome, self._kept, kept_as, unknown)
         context = written.get_span_context()
-        if context.trace_flags.sampled:  # else a link to it would lead nowhere
+        if context.trace_flags.sampled:  # otherwise a link to it would lead nowhere
             self._kept[report.batch_id] = context
         return written
 
     def _say_started(self, run: RunInfo, parent: Context) -> None:
-        """Show the run now: its own span is exported last, and never if the driver is killed."""
+        """Write the span that shows the run now: its own span is exported last, and never if the driver is killed."""
         context = self.root.get_span_context()
         above = self._below
         is_child = trace.get_current_span(parent).get_span_context().is_valid
-        if not is_child and context.trace_id == _as_trace_id(run.run_id):  # a second root of the same trace can be had
+        if not is_child and context.trace_id == _as_trace_id(run.run_id):  # ids can be chosen
             above = NO_PARENT
         when = run.start_unix_ns + _AFTER_ROOT_NS
         name = names.STARTED_SPAN.format(pipeline=cut(run.pipeline_name))
@@ -266,7 +266,7 @@ class RunTrace:
         self._writer.write(name, stage.below, times, attributes, span_id=window.span_id)
 
     def write_detail(self, index: int, window: int, ids: tuple[int, int], times: tuple[int, int]) -> None:
-        """Write the first span of a trace of details that a killed driver had begun: see `DetailTraces`."""
+        """Write the first span of a detail trace that a killed driver had begun: see `DetailTraces`."""
         stage = self._stages[index]
         if stage is not None and self._details is not None:
             self._details.write_again(stage.span, index, window, ids, times)
@@ -277,20 +277,20 @@ class RunTrace:
         if report is not None and not window.has_slowest and self._budget.admit_slowest(index, window.number):
             self._write_batch(stage, report, outcome_of(report), "slowest")
 
-    # --- at its end -------------------------------------------------------------------------------------
+    # --- at the end of the run --------------------------------------------------------------------------
 
     def end_stages(self, unknown: Collection[str] = ()) -> None:
-        """Write the stages, each with what it did. Stages that were never active have no span.
+        """Write the spans of the stages, with their totals. Stages that were never active have no span.
 
         Args:
-            unknown: As in `batch`.
+            unknown: Attributes to omit, as in `batch`.
         """
         for index, stage in enumerate(self._stages):
             if stage is None:
                 continue
             try:
                 self._end_activity(stage, index)
-            finally:  # whatever an SDK may do with a window, the stage's own span is ended
+            finally:  # end the stage's own span even if the SDK fails with a window
                 did = self._totals[index]
                 attributes = {name: value for name, value in stage_totals(did).items() if name not in unknown}
                 stage.end(attributes | {names.SPANS_LEFT_OUT: self._budget.left_out[index]}, did)
@@ -316,13 +316,13 @@ class RunTrace:
         error: BaseException | None = None,
         unknown: Collection[str] = (),
     ) -> None:
-        """Write the run.
+        """Write the span of the run.
 
         Args:
-            now_unix_ns: When it ended.
-            result: What came of it, where that is known.
-            error: What ended it early.
-            unknown: As in `batch`.
+            now_unix_ns: When the run ended.
+            result: The result of the run, if known.
+            error: The error that ended the run, if any.
+            unknown: Attributes to omit, as in `batch`.
         """
         root = self.root
         told = run_totals(self._infos, self._totals, self._fed, _left_out(result) if self._fed is None else 0)
@@ -337,13 +337,13 @@ class RunTrace:
             self._writer.fail(root, _type_name(error), _message(error), now_unix_ns)
         elif result is not None and result.lost:
             self._writer.fail(root, "curator_core.errors.TasksLostError", "; ".join(result.lost), now_unix_ns)
-        # Other nodes' clocks may be ahead; the bar of the run still covers those of its stages.
+        # Other nodes' clocks may be ahead; the run's span must still cover the spans of its stages.
         root.end(end_time=max(now_unix_ns, *(did.last_ns for did in self._totals), 0))
 
-    # --- for a driver that may be killed ----------------------------------------------------------------
+    # --- for recovery after the driver was killed -------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What `curator_otel.recover` needs to write the spans that have begun and not ended, as plain values."""
+        """Return, as plain values, the state from which `curator_otel.recover` can write the spans that are open."""
         context = self.root.get_span_context()
         return {
             "root": [context.trace_id, context.span_id],
@@ -364,12 +364,12 @@ class RunTrace:
 
 
 def _left_out(result: RunResult | None) -> int:
-    """Source tasks that earlier runs have finished, or that other shards have."""
+    """Return the number of source tasks that earlier runs finished or that belong to other shards."""
     return 0 if result is None else len(result.accounting.resumed) + result.accounting.elsewhere
 
 
 def _as_trace_id(run_id: str) -> int:
-    """The same 128 bits; 0 where a run has an id of another kind."""
+    """Return the run id as a trace id of the same 128 bits; 0 if the run id has another format."""
     try:
         number = int(run_id, 16)
     except ValueError:

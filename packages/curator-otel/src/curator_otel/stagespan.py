@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The span of a stage, below which its windows, batches and set-ups are."""
+"""The span of a stage, the parent of the spans of its windows, batches, and setups."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["StageSpan"]
 
 _REMEMBERED = 8  # windows
-_UNKNOWN_ERROR = "_OTHER"  # what OpenTelemetry has `error.type` say where nothing is known
+_UNKNOWN_ERROR = "_OTHER"  # OpenTelemetry's value of `error.type` for unknown errors
 
 
 class StageSpan:
     """The span of a stage, from its beginning to its end.
 
     Args:
-        writer: What writes it.
+        writer: The writer of the run's spans.
         info: The stage.
         above: The context of the run's span.
-        start: When it begins.
-        span_id: Its id, where it is to be this one.
+        start: When the span begins, in nanoseconds since the Unix epoch.
+        span_id: The id of the span; 0 for any.
 
     Attributes:
         span: The span.
         below: The context of its children.
-        batch_name: Name of a batch's span.
-        error_type: Of the last failure.
-        closed: The windows that were closed last, and that an exporter may not have sent yet.
+        batch_name: The name of the spans of its batches.
+        error_type: The type of the last error; empty if there was none.
+        closed: The windows that were closed last and may not have been sent yet.
     """
 
     __slots__ = ("batch_name", "below", "closed", "error_type", "span", "start")
@@ -58,21 +58,21 @@ class StageSpan:
         self.below = below(self.span)
 
     def remember(self, window: Window) -> None:
-        """A window was closed."""
+        """Remember a window that was closed."""
         self.closed = [*self.closed, window][-_REMEMBERED:]
 
     def end(self, attributes: Mapping[str, Any], did: StageTotals) -> None:
-        """Write it, with what the stage did."""
+        """End the span, with the stage's attributes and status."""
         self.span.set_attributes(attributes)
         if did.failed or did.setups_failed or did.batches_failed:
             self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type) or _UNKNOWN_ERROR)
             came = did.passed + did.filtered + did.failed
-            why = f"{did.failed} of {came} tasks failed" if did.failed else "a batch or a worker's set-up failed"
+            why = f"{did.failed} of {came} tasks failed" if did.failed else "a batch or a worker's setup failed"
             self.span.set_status(Status(StatusCode.ERROR, why))
         self.span.end(end_time=max(self.start, did.last_ns))
 
     def state(self, window: StageWindow) -> dict[str, Any]:
-        """What a snapshot keeps of it; the window is the one that is open."""
+        """Return the state of the span and its open window for a snapshot."""
         return {
             "span": self.span.get_span_context().span_id,
             "start": self.start,

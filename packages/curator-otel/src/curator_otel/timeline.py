@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ran where and when, made from finished tasks or from a trace: slices on the tracks of workers and stages."""
+"""A timeline from finished tasks or from a trace: slices on the tracks of workers and stages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Mark", "Slice", "Timeline", "Track", "timeline_of_spans", "timeline_
 
 State = Literal["ok", "failed", "retried"]
 
-_LOCAL = "local"  # what the in-process executor calls its node and its worker
-_ON_TRACK = {names.STAGE_NAME, names.STAGE_INDEX, names.WORKER_ID, names.NODE_ID}  # not to be said again
+_LOCAL = "local"  # the name of node and worker for the in-process executor
+_ON_TRACK = {names.STAGE_NAME, names.STAGE_INDEX, names.WORKER_ID, names.NODE_ID}  # not repeated on slices
 _BY_WORKERS = (names.SETUP_SPAN, names.TEARDOWN_SPAN)
 _PREFIX = "curator."
 
@@ -30,10 +30,11 @@ class Track(NamedTuple):
     """A line of slices, in a group of lines.
 
     Attributes:
-        is_node: Whether the group is a node, and the lines its workers; else it is a run, with its stages.
-        group_key: What tells the group from the others.
-        group: Its name.
-        name: The line's name, unique in the group.
+        is_node: Whether the group is a node with lines for its workers; otherwise it is a run with lines for its
+            stages.
+        group_key: The key that identifies the group.
+        group: The name of the group.
+        name: The name of the line, unique in its group.
     """
 
     is_node: bool
@@ -43,7 +44,7 @@ class Track(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Something that happened at one time."""
+    """An event at a point in time."""
 
     name: str
     time: int
@@ -52,19 +53,19 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class Slice:
-    """A part of a track. Times are nanoseconds since the Unix epoch.
+    """A period on a track. Times are in nanoseconds since the Unix epoch.
 
     Attributes:
-        key: What other slices know it by.
-        name: What is written on it.
-        category: Of its kind: ``"batch"``, ``"worker"``, ``"stage"`` or ``"run"``.
-        track: Where it is.
+        key: The key by which other slices refer to it.
+        name: Its label.
+        category: ``"batch"``, ``"worker"``, ``"stage"``, or ``"run"``.
+        track: Its track.
         start: When it began.
-        end: When it ended; not before that.
-        args: What is known of it.
-        state: How it went.
-        follows: Keys of slices that it is linked to.
-        marks: What happened in it.
+        end: When it ended; never before ``start``.
+        args: Its attributes.
+        state: Its outcome.
+        follows: The keys of the slices that it is linked to.
+        marks: Its events.
     """
 
     key: Hashable
@@ -80,12 +81,12 @@ class Slice:
 
 
 class Timeline(NamedTuple):
-    """All there is to draw.
+    """The content of a timeline.
 
     Attributes:
-        slices: The slices, in no order.
+        slices: The slices, in any order.
         batches: How many of them are batches.
-        left_out: Batches that are known of and no slice.
+        left_out: The number of known batches that have no slice.
     """
 
     slices: list[Slice]
@@ -97,7 +98,7 @@ class Timeline(NamedTuple):
 
 
 def timeline_of_tasks(tasks: Iterable[Task[Any]]) -> Timeline:
-    """The batches that some tasks went through, each once: all tasks of a batch share its statistics."""
+    """Return the timeline of the batches that tasks went through, each once, because its tasks share its statistics."""
     stats: dict[Hashable, StagePerfStats] = {}
     made_by: dict[Hashable, dict[Hashable, None]] = defaultdict(dict)
     for task in tasks:
@@ -138,7 +139,7 @@ def _worker_track(node_id: str, worker_id: str) -> Track:
 
 
 def _shown(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes as a viewer shows them: what is plain from the track is left out, and so is our prefix."""
+    """Return the attributes to show: without those that the track already shows, and without our prefix."""
     return {name.removeprefix(_PREFIX): value for name, value in attributes.items() if name not in _ON_TRACK}
 
 
@@ -146,15 +147,15 @@ def _shown(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def timeline_of_spans(roots: Sequence[FileSpan]) -> Timeline:
-    """Workers' spans on the tracks of workers, those of stages and windows on the stage's, all others on the run's.
+    """Return the timeline of spans: on the tracks of workers, stages (also windows), and runs (all other spans).
 
     Args:
-        roots: The spans without a parent, each with those below it.
+        roots: The spans without a parent, with their descendants.
     """
     groups = _Groups(roots)
     slices: dict[Hashable, Slice] = {}
     known = 0
-    again: dict[Hashable, Hashable] = {}  # batches are sampled in the run's trace, and may all be in others
+    again: dict[Hashable, Hashable] = {}  # a batch can be in the run's trace and in a detail trace
     drawn: dict[Hashable, Slice] = {}
     for span, track in _walk(roots, groups):
         known += span.attributes.get(names.STAGE_BATCHES, 0) + span.attributes.get(names.STAGE_RETRIED, 0)
@@ -174,9 +175,9 @@ def timeline_of_spans(roots: Sequence[FileSpan]) -> Timeline:
 
 
 class _Groups:
-    """Which run a trace belongs to, and what the run is called.
+    """The run of each trace, and the name of each run.
 
-    A run's batches may fill more traces than one, and a trace may have several runs.
+    A run can have several traces, and a trace can have several runs.
     """
 
     def __init__(self, roots: Iterable[FileSpan]) -> None:
@@ -195,15 +196,15 @@ class _Groups:
                 self._names.setdefault(self.key(span), span.name)
 
     def key(self, span: FileSpan) -> str:
-        """The run, where its trace has one run only; else the trace."""
+        """Return the id of the run if the span's trace has only one run; otherwise the id of the trace."""
         return self._runs.get(span.key.trace_id, span.key.trace_id)
 
     def is_said_again(self, span: FileSpan) -> bool:
-        """Whether it says no more than that a run began, and the run's own span is there."""
+        """Whether the span only says that a run started, and the span of the run itself exists."""
         return names.RUN_STARTED in span.attributes and span.attributes.get(names.RUN_ID) in self._ended
 
     def track(self, span: FileSpan, name: str = "") -> Track:
-        """A track of the run that a span is in; the run's own where no name is given."""
+        """Return a track of a span's run; the track of the run itself if there is no name."""
         key = self.key(span)
         group = self._names.get(key, f"trace {span.key.trace_id}")
         return Track(is_node=False, group_key=key, group=group, name=name or group)
@@ -218,7 +219,7 @@ def _all(roots: Iterable[FileSpan]) -> Iterator[FileSpan]:
 
 
 def _walk(roots: Iterable[FileSpan], groups: _Groups) -> Iterator[tuple[FileSpan, Track]]:
-    """Every span and its track. What neither a worker nor a stage did is on the track of what is above it."""
+    """Yield every span and its track. A span of neither a worker nor a stage is on the track of its parent."""
     waiting = [(span, groups.track(span)) for span in roots]
     while waiting:
         span, above = waiting.pop()
@@ -239,7 +240,7 @@ def _is_workers(span: FileSpan) -> bool:
 
 
 def _identity(span: FileSpan, groups: _Groups) -> Hashable:
-    """Equal for spans of the same attempt at the same batch of the same run."""
+    """Return a key that is equal for spans of the same attempt at the same batch of the same run."""
     known = span.attributes
     if names.BATCH_ID not in known:
         return span.key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage did so far, in whole numbers: what the metrics are fed from, and when the stage was active."""
+"""The totals of a stage so far, as integers: the source of the metrics and of the stage's end time."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 __all__ = ["SUMS", "BatchOutcome", "StageTotals", "outcome_of"]
 
 BatchOutcome = Literal["ok", "failed", "retried"]
-"""Of a batch: all went well, some input was lost to an error, or the batch will be tried again."""
+"""The outcome of a batch: no error, some input was lost to an error, or the batch will be retried."""
 
 SUMS = (
     *("batches_ok", "batches_failed", "batches_retried"),
     *("passed", "out", "filtered", "failed", "items"),
     *("process_ns", "cpu_ns", "idle_ns"),
 )
-"""What batches add to: the fields of `StageTotals` that only they change."""
+"""The fields of `StageTotals` that only batches change."""
 
 OTHERS = ("last_ns", "setups_failed", "startup_ns", "workers")
 _sums = attrgetter(*SUMS)
 
 
 class StageTotals:
-    """The running totals of one stage. Integers, so that sums stay exact however many batches there are.
+    """The running totals of one stage. Integers, so that sums stay exact for any number of batches.
 
     Attributes:
-        last_ns: When its last activity ended, Unix time.
+        last_ns: When its last activity ended, in Unix nanoseconds.
     """
 
     __slots__ = (*SUMS, *OTHERS)
@@ -46,18 +46,18 @@ class StageTotals:
 
     @classmethod
     def of(cls, values: Mapping[str, int]) -> StageTotals:
-        """The totals that `values` gave."""
+        """Return totals from the result of `values`."""
         totals = cls()
         for name in (*SUMS, *OTHERS):
             setattr(totals, name, values[name])
         return totals
 
     def values(self) -> dict[str, int]:
-        """All of them, by name."""
+        """Return all totals, by name."""
         return {name: getattr(self, name) for name in (*SUMS, *OTHERS)}
 
     def add(self, report: BatchReport) -> BatchOutcome:
-        """Enter a batch; says how it went."""
+        """Add a batch; return its outcome."""
         took = report.duration_ns
         self.process_ns += took
         self.cpu_ns += report.cpu_ns
@@ -66,7 +66,7 @@ class StageTotals:
         if end > self.last_ns:
             self.last_ns = end
         ids, others = report.inputs.parts
-        if not others:  # each input gave one task: the usual batch, and what this costs is its cost
+        if not others:  # each input gave one task: the usual batch, so this path must be cheap
             self.passed += len(ids)
             self.out += len(ids)
         elif report.is_retried:
@@ -86,31 +86,31 @@ class StageTotals:
         return "failed"
 
     def add_worker(self, report: WorkerReport) -> None:
-        """Enter a step in a worker's life."""
+        """Add a worker's setup or teardown."""
         if report.event == "ready":
             self.workers += 1
             self.startup_ns += report.duration_ns
         elif report.event == "setup_failed":
             self.setups_failed += 1
         elif report.error is None:
-            # In-process, every stage is torn down when the run ends; that would make all of them look busy
-            # until then.
+            # In-process, every stage is torn down at the end of the run, so teardowns would make all stages look
+            # busy until then.
             return
         self.last_ns = max(self.last_ns, report.start_unix_ns + report.duration_ns)
 
     def sums(self) -> tuple[int, ...]:
-        """The values of `SUMS`."""
+        """Return the values of `SUMS`."""
         values: tuple[int, ...] = _sums(self)
         return values
 
     @property
     def batches(self) -> int:
-        """Batches that ended, retried attempts not counted."""
+        """The number of batches that ended, not counting retried attempts."""
         return self.batches_ok + self.batches_failed
 
 
 def outcome_of(report: BatchReport) -> BatchOutcome:
-    """How a batch went."""
+    """Return the outcome of a batch."""
     if report.is_retried:
         return "retried"
     return "ok" if report.error is None else "failed"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a trace file as ``configure(json_file=…)`` writes it: OTLP as JSON, a request a line.
+"""Reads trace files that ``configure(json_file=…)`` writes: OTLP as JSON, one request per line.
 
-It needs no OpenTelemetry.
+This does not need OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ERROR = (2, "STATUS_CODE_ERROR")
 
 
 class SpanKey(NamedTuple):
-    """What tells a span from all others: ids in hex; the span's is empty where there is none."""
+    """The key of a span: its ids in hex. The span id is empty if there is no span."""
 
     trace_id: str
     span_id: str
@@ -33,8 +33,8 @@ class FileEvent(NamedTuple):
 
     Attributes:
         name: Its name.
-        time: When it was, in nanoseconds since the Unix epoch.
-        attributes: What it says.
+        time: Its time, in nanoseconds since the Unix epoch.
+        attributes: Its attributes.
     """
 
     name: str
@@ -48,16 +48,16 @@ class FileSpan:
 
     Attributes:
         key: Its ids.
-        parent: Those of the span above it.
+        parent: The ids of its parent.
         name: Its name.
-        start: When it began, in nanoseconds since the Unix epoch; 0 where it does not say so.
-        end: When it ended, likewise.
-        attributes: What it says.
+        start: When it began, in nanoseconds since the Unix epoch; 0 if unknown.
+        end: When it ended, in nanoseconds since the Unix epoch; 0 if unknown.
+        attributes: Its attributes.
         failed: Whether its status is an error.
-        message: What its status says.
-        links: The spans that it is linked to; they may be in no file.
-        events: What happened in it.
-        children: The spans below it, in the order of the file.
+        message: The message of its status.
+        links: The spans that it is linked to, which may be missing in the file.
+        events: Its events.
+        children: Its child spans, in the order of the file.
     """
 
     key: SpanKey
@@ -74,12 +74,12 @@ class FileSpan:
 
 
 def read_trace(path: Path) -> list[FileSpan]:
-    """The spans of a file that have no parent in it, each with those below it; in the order of the file.
+    """Return the spans of a file that have no parent in it, with their descendants, in the order of the file.
 
     Raises:
-        DataError: The file cannot be read, or is no trace.
+        DataError: The file cannot be read, or is not a trace.
     """
-    by_key = {span.key: span for span in _spans(path)}  # one that was written again counts once
+    by_key = {span.key: span for span in _spans(path)}  # a span that was written twice counts once
     roots: list[FileSpan] = []
     for span in by_key.values():
         above = by_key.get(span.parent) if span.parent.span_id else None
@@ -95,11 +95,11 @@ def _spans(path: Path) -> Iterator[FileSpan]:
             spans = [_span(raw) for raw in _raw_spans(json.loads(line))]
         except (ValueError, TypeError, AttributeError, KeyError) as exc:
             raise DataError(
-                "this is no trace",
+                "not a trace file",
                 field=f"{path}:{number}",
                 given=line,
                 expected="an OTLP request as JSON on each line",
-                hint="a line that breaks off means that the disk was full or the process was killed",
+                hint="if the line is truncated, remove it: the disk was full, or the process was killed",
             ) from exc
         yield from spans
 
@@ -112,7 +112,7 @@ def _text(path: Path) -> str:
             f"the trace file cannot be read: {exc}",
             field=str(path),
             expected="a file that configure(json_file=…) wrote",
-            hint="flush or shut down the telemetry before you read it",
+            hint="flush or shut down the telemetry before reading the file",
         ) from exc
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows a trace file as a tree of text, for people on machines with no trace viewer.
+"""Renders a trace file as a text tree, for machines without a trace viewer.
 
-It reads what ``configure(json_file=…)`` writes: OTLP as JSON, a request a line. It needs no OpenTelemetry.
+This reads files that ``configure(json_file=…)`` writes: OTLP as JSON, one request per line. It does not need
+OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
-    """The traces in a file, as text: what took how long, what failed, and the slowest stage.
+    """Return the traces of a file as text: durations, failures, and the slowest stage.
 
     Args:
         path: The file.
-        max_children: How many spans to show below a stage: those that failed, then the longest.
+        max_children: How many spans to show below a stage: failed ones first, then the longest.
 
     Raises:
-        DataError: The file cannot be read, or is no trace.
+        DataError: The file cannot be read, or is not a trace.
     """
     blocks = []
     roots = _read(Path(path))
@@ -52,14 +53,14 @@ def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
         blocks.append("\n".join(lines))
     if details:
         batches = sum(len(root.children) for root in details)
-        blocks.append(f"in traces of their own: {batches:,} batches in {len(details):,} windows")
+        blocks.append(f"in separate traces: {batches:,} batches in {len(details):,} windows")
     return "\n\n".join(blocks) if blocks else "no spans"
 
 
 def _verdict(root: FileSpan) -> list[str]:
     known = root.attributes
     if names.BOTTLENECK_KIND not in known:
-        return []  # replayed, or of another program
+        return []  # a replayed run, or a trace of another program
     verdict = Verdict(
         kind=known[names.BOTTLENECK_KIND],
         stage=known.get(names.BOTTLENECK_STAGE, ""),
@@ -70,17 +71,17 @@ def _verdict(root: FileSpan) -> list[str]:
 
 
 def slowest_stage(path: str | PathLike[str]) -> str | None:
-    """The stage that spent most time in its code, in the last run of a file; None where there is no run.
+    """Return the stage that spent the most time in its code, in the last run of a file; None if there is no run.
 
     Raises:
-        DataError: As `render_tree`.
+        DataError: The file cannot be read, or is not a trace.
     """
     found = [root.attributes.get(names.SLOWEST_STAGE) for root in _read(Path(path))]
     return next((str(name) for name in reversed(found) if name), None)
 
 
 def _read(path: Path) -> list[FileSpan]:
-    """The traces of a file, each by its first span; below one, stages are in order, and the rest oldest first."""
+    """Return the root spans of a file, with their children sorted: stages by position, others by start."""
     roots = read_trace(path)
     ended = {root.key.trace_id for root in roots if names.RUN_STAGES in root.attributes}
     return _in_order([root for root in roots if not (_says_started(root) and root.key.trace_id in ended)])
@@ -93,7 +94,7 @@ def _in_order(spans: list[FileSpan]) -> list[FileSpan]:
 
 
 def _place(span: FileSpan) -> tuple[int, int, int]:
-    """Stages by their position, since they overlap; everything else by time."""
+    """Return the sort key of a span: stages by position, because they overlap; all others by time."""
     is_stage = span.name.startswith(f"{span.attributes.get(names.STAGE_INDEX, -1):02d} ")
     return (span.attributes[names.STAGE_INDEX] if is_stage else -1, span.start, -span.end)
 
@@ -109,7 +110,7 @@ def _lines(span: FileSpan, max_children: int, depth: int = 0) -> Iterator[str]:
     yield _describe(span)
     windows = [child for child in span.children if names.WINDOW_BATCHES in child.attributes]
     others = [child for child in span.children if names.WINDOW_BATCHES not in child.attributes]
-    # Stages are shown all; below them, a sample says as much.
+    # All stages are shown; below them, a sample is enough.
     shown = others if depth == 0 else _choose(others, max_children)
     hidden = "; ".join(filter(None, (_windows(windows), _hidden(span, others, shown))))
     for number, child in enumerate(shown):
@@ -130,13 +131,13 @@ def _choose(spans: list[FileSpan], most: int) -> list[FileSpan]:
 
 
 def _windows(windows: list[FileSpan]) -> str:
-    """How busy a stage was as time went on: a bar for each window, as high as its workers were at work in it."""
+    """Show how busy a stage was over time: one bar for each window, as high as its workers were busy in it."""
     if not windows:
         return ""
     busy = [float(window.attributes[names.WINDOW_PROCESS_TIME]) / (_seconds(window) or 1) for window in windows]
     highest = max(busy) or 1
     bars = "".join(_BARS[round(height / highest * (len(_BARS) - 1))] for height in busy)
-    return f"{len(windows)} windows, at work: {bars}"
+    return f"{len(windows)} windows, activity: {bars}"
 
 
 def _hidden(span: FileSpan, others: list[FileSpan], shown: list[FileSpan]) -> str:
@@ -158,7 +159,7 @@ def _describe(span: FileSpan) -> str:
     text = f"{span.name}  {_duration(_seconds(span))}"
     attributes = span.attributes
     if _says_started(span):
-        text = f"{span.name}  (it goes on, or its driver was killed)"
+        text = f"{span.name}  (still running, or its driver was killed)"
     if names.STAGE_BATCHES in attributes:
         batches = attributes[names.STAGE_BATCHES]
         facts = [f"{batches:,} batch{'es' * (batches != 1)}"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run under watch: its reports go into totals, trace and metrics, and a clock closes what is due."""
+"""Watches one run: enters its reports into totals, trace, and metrics, and closes windows on a clock."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 _TICKS_A_SNAPSHOT = 2
-_STOP_S = 5.0  # for what the clock's thread is at, as an exporter or a file system that hangs
+_STOP_S = 5.0  # how long to wait for the clock's thread, which an exporter or a file system may block
 
 
 class RunWatch:
     """Enters the reports of one run.
 
-    A thread of its own feeds the metrics and closes windows, so that they leave also while no report comes; the run's
-    thread does no more than a batch costs.
+    A separate thread feeds the metrics and closes windows, so that they are exported even while no report arrives, and
+    the run's thread only does the work for each batch.
 
     Args:
         run: The run.
-        tracer: What makes the spans.
-        meter: What makes the metrics.
-        parent: The context that the run's span is a child in.
-        settings: How it is to be traced.
-        snapshots: Where to keep what is needed to close the trace of a driver that is killed; None for nowhere.
-        guarded: Calls a function, and lets no exception out.
+        tracer: The tracer that creates the spans.
+        meter: The meter that creates the metrics.
+        parent: The parent context of the run's span.
+        settings: How to trace the run.
+        snapshots: Writes the file from which the trace can be closed if the driver is killed; None for no file.
+        guarded: Calls a function and catches its exceptions.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class RunWatch:
         self._ticks = 0
         self._snapshots = snapshots
         self._clock = threading.Thread(target=self._run_clock, name="curator-telemetry", daemon=True)
-        # Last, so that no span is left open should anything else fail.
+        # Last, so that no span is left open if anything else fails.
         self.trace = RunTrace(tracer, run, self._totals, parent, settings)
         if snapshots is not None:
             snapshots.begin(run, settings, parent, self.trace.root.get_span_context().span_id)
         try:
             self._clock.start()
-        except RuntimeError:  # the interpreter exits, or there are too many: all is written at the end then
-            logger.debug("the run's telemetry has no clock", exc_info=True)
+        except RuntimeError:  # the interpreter exits, or there are too many threads: everything is written at the end
+            logger.debug("the clock of the run's telemetry did not start", exc_info=True)
 
     def batch(self, report: BatchReport) -> None:
         """Enter a batch."""
@@ -84,19 +84,19 @@ class RunWatch:
             self._meter.batch(report, outcome, span)
 
     def worker(self, report: WorkerReport) -> None:
-        """Enter a step in a worker's life."""
+        """Enter a worker's setup or teardown."""
         with self._lock:
             self._totals[report.stage_index].add_worker(report)
             self._meter.worker(report)
             self.trace.worker(report)
 
     def end(self, result: RunResult, error: BaseException | None) -> None:
-        """End the spans of the stages, then that of the run."""
+        """End the spans of the stages, then the span of the run."""
         now = time.time_ns()
         self._over.set()
         has_lock = self._lock.acquire(timeout=_STOP_S)
         try:
-            # One step that fails does not cost the next.
+            # Each step runs even if the one before fails.
             self._guarded(lambda: self._meter.run_ended(failed=error is not None))
             self._guarded(self.trace.end_stages)
             self._guarded(lambda: self.trace.end(now, result, error))
@@ -104,13 +104,13 @@ class RunWatch:
             if has_lock:
                 self._lock.release()
         if self._clock.is_alive():
-            self._clock.join(_STOP_S)  # it removes the snapshot, since it might be writing it
+            self._clock.join(_STOP_S)  # this thread removes the snapshot, because it might still be writing it
 
     def tick(self, now_ns: int) -> None:
-        """Feed the metrics, close the windows that are over, and write down where that leaves the run.
+        """Feed the metrics, close the windows that are over, and write a snapshot if one is due.
 
         Args:
-            now_ns: The time, by the monotonic clock.
+            now_ns: The current time, by the monotonic clock.
         """
         closed = False
         with self._lock:
@@ -121,11 +121,11 @@ class RunWatch:
             finally:
                 closed = self.trace.tick(now_ns)
         self._ticks += 1
-        if closed or self._ticks % _TICKS_A_SNAPSHOT == 0:  # a window is known there before it is sent
+        if closed or self._ticks % _TICKS_A_SNAPSHOT == 0:  # the snapshot must have a window before it is sent
             self.write_snapshot()
 
     def write_snapshot(self) -> None:
-        """Write down what is needed to close the trace, where that was asked for."""
+        """Write the state that is needed to close the trace, if snapshots are enabled."""
         if self._snapshots is None or not self.trace.recording:
             return
         with self._lock:

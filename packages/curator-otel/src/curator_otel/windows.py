@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows of a stage's activity: few, however long a run is, and each exported as soon as it is over.
 
-Nobody knows beforehand how long a run will be. So a window is as long as a share of the time that has passed: the first
-ones last a second, those of a run that has gone on for days last hours. What a window holds is the difference of the
-stage's totals at its two ends, so that windows add up to the totals exactly. A batch belongs to the window in which its
-report arrived.
+The length of a run is not known in advance. The length of a window is therefore a share of the elapsed time: the first
+ones last a second, and those of a run that has lasted for days last hours. The values of a window are the differences
+between the stage's totals at its two ends, so that windows add up exactly to the totals. A batch belongs to the window
+in which its report arrived.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ if TYPE_CHECKING:
 
 __all__ = ["StageWindow", "Window", "WindowPlan", "plan_windows"]
 
-MOST_WINDOWS = 60  # of a stage
+MOST_WINDOWS = 60  # per stage
 SHORTEST_S = 1.0
-_FIRST = 4  # windows of the shortest length, before they begin to grow
-_LONGEST_RUN_S = 30 * 24 * 3600.0  # for which the windows of a stage suffice; the last one holds what comes after
+_FIRST = 4  # windows of the shortest length before they begin to grow
+_LONGEST_RUN_S = 30 * 24 * 3600.0  # the windows of a stage suffice for it; the last window also covers any time after
 
 
 class WindowPlan(NamedTuple):
-    """How a run's time is cut.
+    """How a run's time is split into windows.
 
     Attributes:
-        most: Windows of a stage; 0 for none.
-        growth: Length of a window as a share of the time that has passed.
+        most: The maximum number of windows of a stage; 0 for none.
+        growth: The length of a window as a share of the elapsed time.
     """
 
     most: int
     growth: float
 
     def length_s(self, elapsed_s: float) -> float:
-        """How long a window is to be that opens so long after the run's start."""
+        """Return the length of a window that opens this long after the run's start."""
         return max(SHORTEST_S, self.growth * elapsed_s)
 
 
 def plan_windows(spans: int, num_stages: int) -> WindowPlan:
-    """Cut the time so that no stage has more windows than its share of these spans.
+    """Split the time so that no stage has more windows than its share of these spans.
 
-    After the first few, each window makes the time that has passed ``1 + growth`` times as long: as many of them as are
-    left take it from there to the longest run.
+    After the first few, each window multiplies the elapsed time by ``1 + growth``. The growth is chosen so that the
+    remaining windows reach the longest run.
     """
     most = min(MOST_WINDOWS, spans // max(1, num_stages))
-    if most < 2:  # a single window says no more than the stage's own span
+    if most < 2:  # a single window would repeat the stage's own span
         return WindowPlan(0, 0.0)
     growing = max(1, most - _FIRST)
     return WindowPlan(most, (_LONGEST_RUN_S / (_FIRST * SHORTEST_S)) ** (1 / growing) - 1)
 
 
 class Window(NamedTuple):
-    """What a stage did in a window.
+    """A stage's activity in a window.
 
     Attributes:
-        span_id: The id of its span, chosen when it opens: one that is written twice is one span.
-        number: From 0.
+        span_id: The id of its span, chosen when the window opens, so that a window that is written twice is one span.
+        number: The number of the window in its stage, from 0.
         start_unix_ns: When the first of its batches began.
-        end_unix_ns: When the last of them ended.
-        workers: How many workers they ran on.
-        slowest_ns: The longest of them.
-        sums: The stage's totals, less what they were when the window opened: see `SUMS`.
+        end_unix_ns: When the last of its batches ended.
+        workers: The number of workers that the batches ran on.
+        slowest_ns: The duration of its longest batch.
+        sums: The increase of the stage's totals since the window opened: see `SUMS`.
     """
 
     span_id: int
@@ -78,16 +78,16 @@ class Window(NamedTuple):
 
 
 class StageWindow:
-    """The window of a stage that is open now.
+    """The open window of a stage.
 
     Args:
-        totals: The stage's totals, kept by the caller.
+        totals: The stage's totals, updated by the caller.
 
     Attributes:
-        number: Windows that were closed before this one.
-        due_ns: When it is to be closed, by the monotonic clock.
+        number: The number of the window, which is also the number of windows closed before.
+        due_ns: When to close it, by the monotonic clock.
         slowest: Its longest batch.
-        has_slowest: Whether that has a span already.
+        has_slowest: Whether that batch already has a span.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class StageWindow:
         self._base = self._totals.sums()
 
     def note(self, report: BatchReport, *, has_span: bool) -> None:
-        """A batch has arrived, which the caller has entered in the totals."""
+        """Add a batch that the caller has already added to the totals."""
         start, took = report.start_unix_ns, report.duration_ns
         if not self._start or start < self._start:
             self._start = start
@@ -128,14 +128,14 @@ class StageWindow:
         return not self._workers
 
     def read(self) -> Window:
-        """What it holds so far."""
+        """Return the window's values so far."""
         sums = {name: now - before for name, now, before in zip(SUMS, self._totals.sums(), self._base, strict=True)}
         return Window(
             self._span_id, self.number, self._start, self._end, len(self._workers), max(0, self._slowest_ns), sums
         )
 
     def close(self) -> Window:
-        """What it held; the next one is open then."""
+        """Return the window's values, and open the next window."""
         window = self.read()
         self._open()
         return window
