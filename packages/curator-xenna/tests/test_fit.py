@@ -22,7 +22,7 @@ from curator_xenna.resources import Gpu, Share
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 
 UNEQUAL = "streaming does not fit: stages that request different numbers of CPUs share workers"
-FAN_OUTS = "streaming does not fit: stages share workers even if one of them makes many tasks of one"
+FAN_OUTS = "streaming does not fit: stages share workers even across stages that fan out"
 BATCH = "streaming does not fit: the stages run one after the other, with all tasks in memory in between"
 
 APART = {"fusible": False}

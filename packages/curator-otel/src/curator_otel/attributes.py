@@ -240,7 +240,7 @@ def _tasks(report: BatchReport) -> Attributes:
 
 
 def custom_metrics(metrics: Mapping[str, Any]) -> Attributes:
-    """Return the attributes for the metrics that a stage recorded: numbers and short texts, limited in number."""
+    """Return the attributes for the metrics that a stage recorded: numbers and texts, limited in number and length."""
     attributes: Attributes = {}
     for name, value in metrics.items():
         if len(attributes) == METRICS_LIMIT:

@@ -25,7 +25,7 @@ chosen lineage."""
 
 _E_FOLDS = 18  # the late share lasts while the number of source tasks grows by e**18, from hundreds to ten billion
 _FIXED = 2  # the span of the run, and the span that says that it has started
-_WINDOWS, _ERRORS, _FIRSTS, _SETUPS, _SLOWEST = 0.4, 0.1, 0.1, 0.1, 0.15  # shares of what run and stages leave
+_WINDOWS, _ERRORS, _FIRSTS, _SETUPS, _SLOWEST = 0.4, 0.1, 0.1, 0.1, 0.15  # shares of the remaining spans
 
 
 class SpanBudget:

@@ -343,7 +343,7 @@ class RunTrace:
     # --- for recovery after the driver was killed -------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return, as plain values, the state from which `curator_otel.recover` can write the spans that are open."""
+        """Return, as plain values, the state from which `curator_otel.recover` can write the open spans."""
         context = self.root.get_span_context()
         return {
             "root": [context.trace_id, context.span_id],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences between the supported versions of Xenna and Ray, and all uses of their private APIs.
 
-cosmos-xenna 0.2.0 and 0.3.0 (Python 3.11) never call a stage's ``destroy()``. Xenna 0.4.1 and later call it at
+cosmos-xenna 0.2.0 and 0.3.0 (Python 3.11) never call a stage's ``destroy()``. Xenna 0.4.1 and later calls it at
 the end of a stage and on a scale-down.
 """
 

@@ -33,7 +33,7 @@ _ROUNDING = 1e-6  # tolerance for sums of fractions such as thirds and sevenths
 _PLENTY = 1_000_000  # CPUs
 _STEPS = {
     Fusion.UNEQUAL_CPUS: "stages that request different numbers of CPUs share workers",
-    Fusion.FAN_OUTS: "stages share workers even if one of them makes many tasks of one",
+    Fusion.FAN_OUTS: "stages share workers even across stages that fan out",
 }
 
 
@@ -260,7 +260,7 @@ def _largest(nodes: Sequence[Node], placement: Placement) -> str:
 
 
 def _fits_together(placements: Sequence[Placement], nodes: Sequence[Node]) -> bool:
-    """Whether all workers can be placed, the largest first, each on the node with the fewest CPUs that has room."""
+    """Whether all workers can be placed, the largest first, each on the fullest node that has room."""
     free = _free(nodes)
     for placement in sorted(placements, key=lambda p: (p.share.gpus, p.share.cpus), reverse=True):
         pieces = _pieces(placement)
@@ -277,7 +277,7 @@ def _free(nodes: Sequence[Node]) -> list[tuple[float, list[float]]]:
 
 
 def _pieces(placement: Placement) -> list[Share]:
-    """Return the shares that each need one node: a worker, or each rank of an SPMD group, which can span nodes."""
+    """Return shares that must each fit on one node: a worker, or each rank of an SPMD group, which can span nodes."""
     share = placement.share
     if not placement.group.engine_options.get("is_spmd"):
         return [share]
