@@ -70,7 +70,7 @@ def test_no_test_of_the_contract_is_left_out() -> None:
 
 def groups() -> dict[str, list[list[str]]]:
     """The rows of promises, by the heading above them."""
-    _, *parts = section("## Promises and the tests that hold them").split("\n### ")
+    _, *parts = section("## Promises and their tests").split("\n### ")
     return {part.partition("\n")[0]: rows(part) for part in parts}
 
 
