@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: how many examples hypothesis tries, and a check that a session leaves nothing behind.
+"""Setup for all tests: how many examples hypothesis tries, and a check that a session leaves nothing behind.
 
 pytest …                                  few examples, for every change
-pytest … --hypothesis-profile whole       and the tests that take long
-pytest … --hypothesis-profile everything  and many examples: `nox -s everything` asks for both
+pytest … --hypothesis-profile whole       few examples, and the tests that take long
+pytest … --hypothesis-profile everything  many examples, and the tests that take long: used by `nox -s everything`
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-# Whatever a session starts inherits this variable, however far down and however detached.
+# Every process that a session starts, at any depth and however detached, inherits this variable.
 MARK = "CURATOR_TEST_SESSION"
 SCRATCH = pytest.StashKey[Path]()
 SHARED_MEMORY_BEFORE = pytest.StashKey[set[Path]]()
 
-# Ray's own agents take a while to notice that their cluster is gone, the longer the busier the machine is.
+# Ray's agents take a while to notice that their cluster is gone, longer on a busy machine.
 ENDS_WITHIN_S = 60
 LONG_S = 1800  # for a test of many examples
-OF_RAY = ("ray", "pymp-*")  # its directory, and what its dashboard leaves when Ray kills it
+OF_RAY = ("ray", "pymp-*")  # its directory, and the files that its dashboard leaves when Ray kills it
 
-EVERYTHING = "everything"  # a profile of hypothesis, and a marker
+EVERYTHING = "everything"  # both a profile of hypothesis and a marker
 
-# A busy machine is not a failure: no example has a time limit of its own, nor has the drawing of it.
+# A busy machine is not a failure: neither the examples nor their generation have time limits.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("few", PATIENT, max_examples=20)
 settings.register_profile("whole", PATIENT, max_examples=20)
@@ -45,9 +45,9 @@ settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes too long for every change, but for tests that are asked for by name."""
+    """Deselect tests that take too long for every change, except those that are requested by name."""
     if config.getoption("--hypothesis-profile") in ("whole", EVERYTHING):
-        for item in items:  # many examples take long
+        for item in items:  # many examples take a long time
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(LONG_S))
         return
@@ -60,38 +60,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     if MARK in os.environ:
-        return  # a worker of pytest-xdist, or a test that runs pytest: the outermost session looks
+        return  # a worker of pytest-xdist, or a test that runs pytest: the outermost session does the check
     temporary = tempfile.gettempdir()
-    scratch = Path(tempfile.mkdtemp(prefix="c-"))  # short: Ray's sockets are below it, and their paths have a limit
+    scratch = Path(tempfile.mkdtemp(prefix="c-"))  # short: it contains Ray's sockets, whose paths have a maximum length
     (scratch / "tmp").mkdir()
     config.stash[SCRATCH] = scratch
     config.stash[SHARED_MEMORY_BEFORE] = shared_memory()
     os.environ |= {
         MARK: scratch.name,
-        "SPT_NOENV": "1",  # setting a title, as Ray's processes do, would write over the mark
+        "SPT_NOENV": "1",  # setting a process title, as Ray's processes do, would overwrite the mark
         "TMPDIR": str(scratch / "tmp"),
-        # With Ray's note about its current cluster, which would send any later Ray of this machine to a dead one.
+        # Has Ray's record of its current cluster, which would lead later uses of Ray on this machine to a dead one.
         "RAY_TMPDIR": str(scratch),
-        "PYTEST_DEBUG_TEMPROOT": temporary,  # what tests that failed have written is kept where it always is
+        "PYTEST_DEBUG_TEMPROOT": temporary,  # files of failed tests are kept in their usual place
     }
-    tempfile.tempdir = None  # so that it is looked up again
+    tempfile.tempdir = None  # so that it is determined again
     signal.signal(signal.SIGTERM, interrupt)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """End as after Ctrl-C: with all fixtures torn down, and with the check below."""
+    """End as after Ctrl-C: tear down all fixtures, and run the check below."""
     raise KeyboardInterrupt(f"signal {number}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """When all fixtures are torn down nothing of ours is left, or the session fails; what is left is removed."""
+    """Fail the session if anything is left after all fixtures are torn down, and remove it."""
     try:
         yield
     finally:
         scratch = session.config.stash.get(SCRATCH, None)
         if scratch is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this is the end already
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the session is already ending
             left = [*processes_left(scratch.name), *files_left(session.config, scratch)]
             shutil.rmtree(scratch, ignore_errors=True)
             if left and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -108,7 +108,7 @@ def tell(config: pytest.Config, left: list[str]) -> None:
 
 
 def processes_left(mark: str) -> list[str]:
-    """Wait for everything that this session has started to end; kill the rest, and say what that was."""
+    """Wait for all processes that this session started to end; kill the rest, and return their descriptions."""
     psutil.wait_procs(started_by(mark), timeout=ENDS_WITHIN_S)
     left = []
     for process in started_by(mark):
@@ -120,7 +120,7 @@ def processes_left(mark: str) -> list[str]:
 
 
 def started_by(mark: str) -> list[psutil.Process]:
-    """What carries the mark of a session, and what it has forked, but for the session and what ends only with it."""
+    """Return the processes with the mark of a session, and those that it forked, except itself and its trackers."""
     this = psutil.Process()
     found = {process.pid: process for process in this.children(recursive=True)}
     for process in psutil.process_iter():
@@ -132,28 +132,28 @@ def started_by(mark: str) -> list[psutil.Process]:
 
 
 def is_tracker(process: psutil.Process, session: psutil.Process) -> bool:
-    """Whether it is what multiprocessing or loky keep beside a process for as long as that lives."""
+    """Whether it is a resource tracker, which multiprocessing and loky run for the lifetime of a process."""
     with suppress(psutil.Error):
         return process.ppid() == session.pid and "resource_tracker" in " ".join(process.cmdline())
     return False
 
 
 def files_left(config: pytest.Config, scratch: Path) -> list[str]:
-    """Temporary files, and files in shared memory whose process is gone."""
+    """Return temporary files, and files in shared memory whose process is gone."""
     temporary = [path for path in (scratch / "tmp").iterdir() if not any(path.match(name) for name in OF_RAY)]
     orphaned = [path for path in shared_memory() - config.stash[SHARED_MEMORY_BEFORE] if not is_owned(path)]
     for path in orphaned:
-        with suppress(OSError):  # its own session may remove it, too
+        with suppress(OSError):  # its own session may remove it as well
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [f"file {path}" for path in (*temporary, *orphaned)]
 
 
 def shared_memory() -> set[Path]:
-    """What LocalExecutor's processes share, of any session."""
-    return set(Path("/dev/shm").glob("curator-*"))  # noqa: S108 - where it is
+    """Return the files that LocalExecutor's processes share, of any session."""
+    return set(Path("/dev/shm").glob("curator-*"))  # noqa: S108 - shared memory is there
 
 
 def is_owned(path: Path) -> bool:
-    """Whether the process named in it is alive: then it belongs to another session."""
+    """Whether the process that its name contains is alive: then it belongs to another session."""
     number = path.name.split("-")[1]
     return number.isdecimal() and psutil.pid_exists(int(number))

@@ -4,10 +4,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["nox>=2025.2.9"]
 # ///
-"""Everything one does with this repository, as sessions: `nox -l` lists them, `nox` runs the default ones.
+"""Development tasks of this repository as sessions: `nox -l` lists them, `nox` runs the default ones.
 
-Sessions use the Python that runs nox, unless their name says another. What they install is in the tables
-below. The three packages always come from this tree, also where one of them depends on another.
+Sessions use the Python that runs nox, unless their name contains another version. The tables below list what they
+install. The three packages always come from this tree, even if one of them depends on another.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ ROOT = Path(__file__).parent
 PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
 SOURCES = [f"packages/{name}/src" for name in PACKAGES]
 
-# What the packages are installed as. Core comes along by path wherever another one needs it, so that no index
-# is ever asked for a package of ours.
+# How the packages are installed. Core is installed by path whenever another package needs it, so that none of our
+# packages is ever requested from an index.
 CORE = ["curator-core[compression,parallel,parquet,testing]"]
 OTEL = [*CORE, "curator-otel[otlp,instrument]"]
 XENNA = [*CORE, "curator-xenna"]
 ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
 CHAOS = ["curator-core[parallel]", "curator-xenna"]
 
-# What the sessions install beside them. Linters are pinned, so that a new release of theirs fails nobody's
+# What the sessions install beside them. Linters are pinned, so that a new release of a linter does not break an
 # unrelated change.
 PYTEST = [
-    "pytest>=8.3,<9.2",  # with 9.2 pytest-xdist 3.8 hands out the tests of one group as if they named none
+    "pytest>=8.3,<9.2",  # with 9.2, pytest-xdist 3.8 distributes the tests of a group as if they had none
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
-    "psutil>=6.0",  # sees what a run leaves behind
+    "psutil>=6.0",  # finds what a run leaves behind
     "loguru>=0.7",  # loggers that scripts keep in globals
     "structlog>=24.1",
 ]
 OTEL_TOOLS = ["oteltest>=0.40", "trustme>=1.2"]  # a real OTLP receiver, and certificates for it
 CORE_TOOLS = [
-    "zstandard>=0.22",  # reads zstd as well, where the package of the extra is not there
-    "duckdb>=1.1.3",  # with pandas, reads what ParquetWriter wrote; the first with wheels for 3.13
+    "zstandard>=0.22",  # also reads zstd, if the package of the extra is missing
+    "duckdb>=1.1.3",  # with pandas, reads the files of ParquetWriter; the first with wheels for 3.13
     "pandas>=2.2.3",
 ]
 XENNA_TOOLS = ["numpy>=2.1"]  # arrays that travel
@@ -84,20 +84,20 @@ TOOLS = {
     "phoenix": [*PYTEST, "arize-phoenix==20.*", "httpx>=0.27", "pillow>=11"],
 }
 
-# Which cosmos-xenna runs on which Python: the newest that each can have, and 0.2.0, which others pin.
+# The cosmos-xenna versions for each Python: the newest that it supports, and 0.2.0, which other projects pin.
 NEWEST = {"3.11": "0.3.0", "3.12": "0.5.12", "3.13": "0.5.12"}
 COMPAT = [
     *(nox.param(*pair, id="{}-xenna-{}".format(*pair), tags=["newest"]) for pair in NEWEST.items()),
     nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),
 ]
 
-# Faults are tried on each of the newest Xennas once: on the oldest Python that has it.
+# Faults are tested once on each of the newest Xenna versions: on the oldest Python that supports it.
 OLDEST = {xenna: python for python, xenna in reversed(NEWEST.items())}
 FAULTY = [pair for pair in COMPAT if pair.args[0] == OLDEST.get(pair.args[1])]
 
-# What each pair but the default one must pass before a change lands: the contract, the conformance kit on every
-# executor, recovery from a worker's death, which differs between versions of Xenna, and that each package works at
-# all. All the rest runs the same code whatever the pair is: `whole` tests it.
+# The tests that each pair except the default one must pass before a change is merged: the contract, the conformance kit
+# on every executor, recovery from the death of a worker, which differs between versions of Xenna, and a smoke test of
+# each package. All other tests run the same code on every pair: `whole` runs them.
 ON_EACH_PAIR = (
     "packages/curator-core/tests/test_public.py",
     "packages/curator-core/tests/test_conformance.py",
@@ -109,7 +109,8 @@ ON_EACH_PAIR = (
     "tests/integration/test_readme.py",
 )
 
-# What the benchmarks hold us against. NeMo Curator demands much that runs on CPUs do not need: this is what they do.
+# What the benchmarks compare us with. NeMo Curator requires many packages that CPU runs do not need; these are the ones
+# that they do need.
 NEMO_CURATOR = ["nemo-curator==1.4.0"]
 NEMO_CURATOR_NEEDS = [
     "cosmos-xenna==0.2.0",
@@ -127,22 +128,22 @@ NEMO_CURATOR_NEEDS = [
     "tqdm",
 ]
 
-# Ray would report its use; tests have nothing to report.
-# Without bytecode every Ray worker would compile what it imports, which takes longer than the tests do.
+# Turn off Ray's usage reports. Allow bytecode: without it, every Ray worker would compile its imports, which takes
+# longer than the tests.
 TEST_ENV: dict[str, str | None] = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": None}
 
 
 def from_tree(packages: list[str]) -> list[str]:
-    """Installer arguments for packages (with extras) of this tree."""
+    """Return installer arguments for packages (with extras) of this tree."""
     return [argument for name in packages for argument in ("-e", f"{ROOT}/packages/{name}")]
 
 
-# Tests share the cores. Without an engine each is handed out by itself, unless it names a group (xdist_group). On Ray
-# they are handed out by module or class, since what those of one share takes seconds to make.
+# Tests run in parallel. Without an engine each test is distributed individually, unless it names a group (xdist_group).
+# With Ray they are distributed by module or class, because their shared fixtures take seconds to create.
 BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
 BY_MODULE = ("--numprocesses=2", "--dist=loadscope")
 
-# The long session's: the tests that take too long for every change, and on one pair of versions many examples.
+# For the long session: the tests that take too long for every change, and many examples on one pair of versions.
 WHOLE = ("--hypothesis-profile=whole",)
 EVERYTHING = ("--hypothesis-profile=everything",)
 
@@ -153,9 +154,9 @@ def run_tests(session: nox.Session, *paths: str, runner: tuple[str, ...] = ("pyt
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lint rules of the whole tree, bandit's among them; `-- --fix` mends what can be mended."""
-    # Ruff's rules "S" are bandit's. pip-audit asks a service for what it tells, so it is not run here: a test in
-    # tests/packaging holds the lower bounds of what is required against releases with known holes.
+    """Check formatting and lint rules of the whole tree, including bandit's; `-- --fix` fixes what can be fixed."""
+    # Ruff's rules "S" are bandit's. pip-audit queries a service, so it is not run here: a test in tests/packaging
+    # compares the lower bounds of the requirements with releases that have known vulnerabilities.
     session.install(*TOOLS["lint"])
     fix = "--fix" in session.posargs
     session.run("ruff", "format", *([] if fix else ["--check", "--diff"]), ".")
@@ -164,50 +165,50 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types, strictly (mypy), of the three packages and of what users write: tests/typing."""
+    """Check the types (mypy, strict) of the three packages and of example user code in tests/typing."""
     session.install(*from_tree(ALL), *TOOLS["types"])
     session.run("mypy", "--strict", *SOURCES, "tests/typing", *session.posargs)
 
 
 @nox.session
 def contracts(session: nox.Session) -> None:
-    """Who may import whom: xenna and otel stand on core, apart; core stands on neither, nor on any engine."""
+    """Check imports: xenna and otel import core but not each other; core imports neither of them and no engine."""
     session.install(*TOOLS["contracts"])
-    # The linter reads the sources and runs none of them: nothing else has to be installed.
+    # The linter reads the sources without running them: nothing else must be installed.
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(SOURCES)})
 
 
 @nox.session(name="tests-core")
 def tests_core(session: nox.Session) -> None:
-    """curator-core's tests, in an environment that holds no engine and no telemetry."""
+    """Run curator-core's tests, in an environment without engines and telemetry."""
     session.install(*from_tree(CORE), *TOOLS["tests-core"])
     run_tests(session, *BY_ITSELF, "packages/curator-core/tests")
 
 
 @nox.session(name="tests-otel")
 def tests_otel(session: nox.Session) -> None:
-    """curator-otel's tests, in an environment that holds no engine."""
+    """Run curator-otel's tests, in an environment without engines."""
     session.install(*from_tree(OTEL), *TOOLS["tests-otel"])
     run_tests(session, *BY_ITSELF, "packages/curator-otel/tests")
 
 
 @nox.session(name="tests-xenna")
 def tests_xenna(session: nox.Session) -> None:
-    """curator-xenna's tests, on the newest cosmos-xenna that this Python can have and an embedded Ray."""
+    """Run curator-xenna's tests, on the newest cosmos-xenna for this Python and an embedded Ray."""
     session.install(*from_tree(XENNA), *TOOLS["tests-xenna"])
     run_tests(session, *BY_MODULE, "packages/curator-xenna/tests")
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """tests/: the packages together, the pages and the demo, packaging. `wheels` runs the README's programs."""
+    """Run tests/: the packages together, the docs, the demo, packaging. `wheels` runs the README's programs."""
     session.install(*from_tree(ALL), *TOOLS["tests-all"])
     run_tests(session, *BY_MODULE, "--ignore=tests/integration/test_readme.py", "tests")
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build the wheels, install them in a fresh environment, test those with the sources out of reach."""
+    """Build the wheels, install them in a fresh environment, and test them without access to the sources."""
     session.install(*TOOLS["wheels"])
     with tempfile.TemporaryDirectory() as temporary:
         there = Path(temporary)
@@ -216,21 +217,21 @@ def wheels(session: nox.Session) -> None:
             shutil.copytree(ROOT / name, there / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("conftest.py", "pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, there)
-        # Core by itself first: it has to work with nothing but its three requirements.
+        # Core alone first: it must work with only its three requirements.
         session.install(str(built["curator-core"]))
         session.run("python", "-I", "-c", "import curator_core, curator_core.io, curator_core.local")
-        # By file, never by name: an index could hold a package of the same name.
+        # By file, never by name: an index could contain a package with the same name.
         session.install(*(f"{name} @ {built[name.partition('[')[0]].as_uri()}" for name in ALL))
         with session.chdir(there):
-            # What they say of themselves, and the README's programs, which use all three. All else `integration` sees
-            # in the tree, and a test there that every module is in its wheel.
+            # Their metadata, and the README's programs, which use all three. `integration` tests everything else in the
+            # tree, including that every module is in its wheel.
             paths = ("tests/integration/test_readme.py", "tests/packaging")
             run_tests(session, *paths, runner=("pytest", "-m", "not tree"))
 
 
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
-    """The demo: curate the installed packages' documentation on Xenna; `-- --executor local` to compare."""
+    """Run the demo: curate the docs of installed packages on Xenna; `-- --executor local` to compare."""
     session.install(*from_tree(ALL))
     output = ROOT / "build" / "demo"
     chosen = any(argument.split("=")[0] == "--output" for argument in session.posargs)
@@ -243,15 +244,15 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def phoenix(session: nox.Session) -> None:
-    """The demo in a trace server of others, Arize Phoenix: its API, its page in build/phoenix/. Installs 0.8 GB."""
+    """Test the demo with Arize Phoenix: its API, and its page, saved in build/phoenix/. Installs 0.8 GB."""
     session.install(*from_tree(OTEL), *TOOLS["phoenix"])
-    # Phoenix brings a plugin for pytest, whose import alone raises warnings.
+    # Phoenix installs a pytest plugin that raises warnings when it is imported.
     run_tests(session, "-p", "no:phoenix", *EVERYTHING, "tests/phoenix")
 
 
 @nox.session(venv_backend="uv", default=False)
 def bench(session: nox.Session) -> None:
-    """Side by side with what else one could run, into docs/benchmarks.*; `-- --workloads tiny` for a part. Needs uv."""
+    """Compare with alternatives and write docs/benchmarks.*; `-- --workloads tiny` for a part. Needs uv."""
     session.install(*TOOLS["bench"])
     chosen = [f"--environment={name}={python}" for name, python in bench_environments(session).items()]
     env = {**TEST_ENV, "PYTHONPATH": str(ROOT / "tests" / "benchmarks")}
@@ -259,7 +260,7 @@ def bench(session: nox.Session) -> None:
 
 
 def bench_environments(session: nox.Session) -> dict[str, Path]:
-    """Make the environments that contenders run in: one for each pair of Python and Xenna, and NeMo Curator's."""
+    """Create the environments of the contenders: one for each pair of Python and Xenna, and one for NeMo Curator."""
     found = {}
     for python, xenna in NEWEST.items():
         if f"xenna-{xenna}" not in found and (path := environment(session, f"xenna-{xenna}", python)):
@@ -275,15 +276,15 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
 
 
 def environment(session: nox.Session, name: str, python: str) -> Path | None:
-    """An empty environment beside the session's own; None where there is no such Python."""
+    """Create an empty environment beside the session's own; return None if that Python is not available."""
     path = Path(session.create_tmp()) / name
     shutil.rmtree(path, ignore_errors=True)
     options = ("--quiet", "--no-python-downloads", "--python", python)
-    # pyenv's interpreters answer only when they are named here.
+    # pyenv provides only interpreters that are named here.
     session.run("uv", "venv", *options, str(path), env={"PYENV_VERSION": python}, success_codes=[0, 1, 2], silent=True)
     interpreter = path / "bin" / "python"
     if not interpreter.exists():
-        session.warn(f"no Python {python} here: left out")
+        session.warn(f"skipped: no Python {python}")
         return None
     return interpreter
 
@@ -294,7 +295,7 @@ def install_into(session: nox.Session, python: Path, *what: str) -> None:
 
 @nox.session(python="3.11", venv_backend="uv", default=False)
 def minimums(session: nox.Session) -> None:
-    """The oldest Python with the oldest release of every dependency: the lower bounds are true. Needs uv."""
+    """Test the oldest Python with the oldest release of every dependency, to check the lower bounds. Needs uv."""
     session.install("--resolution=lowest-direct", *from_tree(ALL), *TOOLS["tests-all"])
     session.run("uv", "pip", "list")
     run_tests(session, *BY_MODULE, *(f"packages/{name}/tests" for name in PACKAGES))
@@ -303,7 +304,7 @@ def minimums(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), COMPAT)
 def compat(session: nox.Session, xenna: str) -> None:
-    """What each supported pair of Python and cosmos-xenna must pass for every change; `-p 3.12` for one Python's."""
+    """Run the tests that each pair of Python and cosmos-xenna must pass for every change; `-p 3.12` for one Python."""
     session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
     run_tests(session, *BY_MODULE, *ON_EACH_PAIR)
 
@@ -311,46 +312,46 @@ def compat(session: nox.Session, xenna: str) -> None:
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), COMPAT)
 def whole(session: nox.Session, xenna: str) -> None:
-    """All tests of the packages and tests/ on each supported pair, with those that take long."""
+    """Run all tests of the packages and tests/ on each supported pair, including those that take long."""
     session.install(*from_tree(ALL), f"cosmos-xenna=={xenna}", *TOOLS["tests-all"])
     run_tests(session, *BY_MODULE, *WHOLE, *(f"packages/{name}/tests" for name in PACKAGES), "tests")
 
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Those of the faults of `chaos` that every change must survive, on this Python: killed processes, full disks."""
+    """Run the faults of `chaos` that every change must survive, on this Python: killed processes, full disks."""
     session.install(*from_tree(CHAOS), *TOOLS["chaos"])
-    run_tests(session, "tests/chaos")  # in one process: sockets are in its temporary directories, whose paths are long
+    run_tests(session, "tests/chaos")  # in one process: sockets in deeper temporary directories have too long paths
 
 
 @nox.session(default=False)
 @nox.parametrize(("python", "xenna"), FAULTY)
 def chaos(session: nox.Session, xenna: str) -> None:
-    """Processes killed, disks full: real faults. Results go into docs, unless there are arguments after `--`."""
+    """Run real faults: killed processes, full disks. Writes results to docs, unless there are arguments after `--`."""
     session.install(*from_tree(CHAOS), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
-    # With arguments somebody is after some of the faults.
+    # With arguments, only some of the faults are run.
     into = [] if session.posargs else [f"--page={ROOT / 'docs' / 'guides' / 'reliability.md'}"]
     run_tests(session, *EVERYTHING, *into, "tests/chaos")
 
 
 @nox.session(default=False)
 def everything(session: nox.Session) -> None:
-    """All that can be tested here, for hours: to be seen green before an issue is called resolved."""
+    """Run everything that can be tested here, for hours: must pass before an issue is closed as resolved."""
     for name in ("lint", "types", "contracts", "wheels", "minimums", "docs", "demo", "phoenix"):
         session.notify(name)
-    for name in ("tests-core", "tests-otel", "tests-xenna", "integration"):  # each without the others' requirements
+    for name in ("tests-core", "tests-otel", "tests-xenna", "integration"):  # each in a separate environment
         session.notify(name, EVERYTHING)
     here = "{}.{}".format(*sys.version_info)
     for pair in COMPAT:
-        if pair.args != (here, NEWEST.get(here)):  # which the four above have tested
+        if pair.args != (here, NEWEST.get(here)):  # the four above have tested this pair
             session.notify(f"whole({pair.id})")
     for pair in FAULTY:
-        session.notify(f"chaos({pair.id})", ["-v"])  # an argument: the page stays as it is
+        session.notify(f"chaos({pair.id})", ["-v"])  # with an argument, the page is not changed
 
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """What the tests of core and otel cover, in all processes. No number is demanded: it shows where to look."""
+    """Show what the tests of core and otel cover, in all processes. No minimum is required: it shows where to look."""
     session.install(*from_tree(OTEL), *TOOLS["coverage"])
     paths = ("packages/curator-core/tests", "packages/curator-otel/tests")
     run_tests(session, *BY_ITSELF, *paths, runner=("coverage", "run", "-m", "pytest"))
@@ -360,9 +361,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Build the pages into site/; a broken link or reference fails."""
+    """Build the docs into site/; fail on a broken link or reference."""
     session.install(*TOOLS["docs"])
-    # MkDocs wants its file outside the pages' directory, and the top level of this tree is for other things.
+    # MkDocs requires its file outside the docs directory, and the top level of this tree should not contain it.
     config = Path(session.create_tmp()) / "mkdocs.yml"
     paths = {"INHERIT": f"{ROOT}/docs/mkdocs.yml", "docs_dir": f"{ROOT}/docs", "site_dir": f"{ROOT}/site"}
     handlers = {"python": {"paths": [str(ROOT / source) for source in SOURCES]}}
@@ -380,7 +381,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
-    """Build one package into dist/ if tag, changelog and version agree: `-- curator-core`. No upload."""
+    """Build one package into dist/ if tag, changelog, and version agree: `-- curator-core`. No upload."""
     if len(session.posargs) != 1 or session.posargs[0] not in PACKAGES:
         session.error(f"name one package to release: nox -s release -- {{{','.join(PACKAGES)}}}")
     name = session.posargs[0]
@@ -393,7 +394,7 @@ def release(session: nox.Session) -> None:
 
 
 def check_release(session: nox.Session, name: str) -> None:
-    """Stop unless HEAD is clean and tagged, and the changelog has dated the version that will be built."""
+    """Stop unless HEAD is clean and tagged, and the changelog has a date for the version to build."""
     version = version_of(name)
     tag = f"{name}-v{version}"
     changelog = (ROOT / "packages" / name / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -407,7 +408,7 @@ def check_release(session: nox.Session, name: str) -> None:
 
 
 def version_of(name: str) -> str:
-    """The version in a package's __about__.py, read without importing it."""
+    """Return the version in a package's __about__.py without importing it."""
     about = ROOT / "packages" / name / "src" / name.replace("-", "_") / "__about__.py"
     for node in ast.parse(about.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
@@ -416,9 +417,9 @@ def version_of(name: str) -> str:
 
 
 def build(session: nox.Session, name: str, target: Path, *, sdist: bool = False) -> Path:
-    """Build a package's wheel (by way of its sdist, where that is wanted too); return the wheel."""
+    """Build a package's wheel (from its sdist, if that is requested too); return the wheel."""
     formats = [] if sdist else ["--wheel"]
-    # The session has hatchling already: no environment to make for each build.
+    # The session has hatchling already: builds need no environment of their own.
     package = str(ROOT / "packages" / name)
     session.run("python", "-m", "build", "--no-isolation", *formats, "--outdir", str(target), package, silent=True)
     return next(target.glob(f"{name.replace('-', '_')}-*.whl"))

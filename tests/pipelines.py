@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random pipelines: stages that do with each task what their script says, so that a test knows what comes of it.
+"""Random pipelines: stages that process each task according to a script, so that tests know the expected result.
 
-Worker processes import this module, so hypothesis is imported only where a test draws pipelines.
+Worker processes import this module, so hypothesis is imported only when a test draws pipelines.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from curator_core import ProcessingStage, Task
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-# What a stage does with a task. A number stands for a list of that many new tasks.
+# The actions of a stage on a task. A number means a list of that many new tasks.
 DROP, KEEP, RENEW, FAIL = "drop", "keep", "renew", "fail"
 
 
 class Scripted(ProcessingStage[Task[int], Task[int]]):
-    """Does what its script says for the number in a task, and notes in the metadata that it did."""
+    """Performs the action of its script for the number in a task, and records that in the metadata."""
 
     def __init__(self, name: str, script: list[str | int]) -> None:
         self.name, self.script = name, script
@@ -41,18 +41,18 @@ class Scripted(ProcessingStage[Task[int], Task[int]]):
 
 
 class ScriptedBatches(Scripted):
-    """The same, a batch at a time, so that a batch fails as a whole."""
+    """Does the same for whole batches, so that a batch fails as a whole."""
 
     def process_batch(self, tasks: list[Task[int]]) -> list[Any]:
         return [self.process(task) for task in tasks]
 
 
 class ScriptedGenerators(Scripted):
-    """Makes its outputs one by one, so that it fails when some of them have gone on."""
+    """Yields its outputs one by one, so that it fails after some of them have been passed on."""
 
     def action(self, number: int) -> str | int:
         action = super().action(number)
-        return {KEEP: 1, RENEW: 2, DROP: 0}.get(action, action)  # what a generator gives is a list, also one of one
+        return {KEEP: 1, RENEW: 2, DROP: 0}.get(action, action)  # even one output of a generator is a list
 
     def process(self, task: Task[int]) -> Any:
         action = self.action(task.data)
@@ -64,13 +64,13 @@ class ScriptedGenerators(Scripted):
 
 
 def pipelines(least: int = 1, most: int = 5, **settings: SearchStrategy[Any]) -> SearchStrategy[list[Scripted]]:
-    """Stages "s0", "s1", … that act on tasks of whole numbers.
+    """Return a strategy for stages "s0", "s1", … that process tasks of whole numbers.
 
     Args:
         least: The fewest stages.
         most: The most stages.
-        **settings: A strategy for each further setting of a stage, as `ProcessingStage.with_` takes them. The size
-            of a batch is always drawn.
+        **settings: A strategy for each further setting of a stage, as for `ProcessingStage.with_`. The batch size is
+            always drawn.
     """
     from hypothesis import strategies as st
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests wait: for an event, never for time to pass, and with one deadline that a busy machine does not reach.
+"""How tests wait: for an event, never for a fixed time, and with a deadline that a busy machine does not reach.
 
-Scripts and worker processes import this as well, so it needs nothing but the standard library.
+Scripts and worker processes import this module too, so it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEADLINE_S = 120  # for what comes soon
-NEVER_S = 3600  # for a limit that a run does not reach, however busy the machine is
+DEADLINE_S = 120  # for events that happen soon
+NEVER_S = 3600  # a limit that a run does not reach, however busy the machine is
 
 
 def wait_until(condition: Callable[[], object], what: str = "", seconds: float = DEADLINE_S) -> None:
-    """Wait for something that happens elsewhere.
+    """Wait until a condition is true.
 
     Args:
-        condition: Whether it has happened.
-        what: What that is, for the message.
+        condition: The condition.
+        what: Description of the condition, for the message.
         seconds: The deadline.
 
     Raises:
-        TimeoutError: It has not happened.
+        TimeoutError: The condition did not become true.
     """
     end = time.monotonic() + seconds
     while not condition():
