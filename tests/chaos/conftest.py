@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults for real: a seed decides on all of them, and is told. They take minutes, and run where they are asked for.
+"""Real faults: a seed determines all of them, and is reported. They take minutes, and run only when requested.
 
-pytest tests/chaos --seed 7         the same faults again; or CURATOR_CHAOS_SEED=7
-pytest tests/chaos --page PAGE      and write what came of them into a page, between its markers
+pytest tests/chaos --seed 7         repeat the same faults; or CURATOR_CHAOS_SEED=7
+pytest tests/chaos --page PAGE      write the results into a page, between its markers
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from curator_chaos.scene import Scene, Source
 
 SEED = "CURATOR_CHAOS_SEED"
-LONG_TEXT = 600_000  # characters: more than a file may hold where the disk is full
+LONG_TEXT = 600_000  # characters: more than the maximum size of a file when the disk is full
 ROWS = pytest.StashKey[list[Any]]()
 MADE_WITH = pytest.StashKey[str]()
 SOME_LEFT_OUT = pytest.StashKey[bool]()
@@ -42,11 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    page = config.getoption("--page", None)  # there is no such option where these tests are met by chance
+    page = config.getoption("--page", None)  # the option is missing if these tests are only collected along with others
     if page is not None:
         from curator_chaos.page import made_with
 
-        config.stash[MADE_WITH] = made_with(page, config.getoption("--seed"))  # of the commit that the run begins with
+        config.stash[MADE_WITH] = made_with(page, config.getoption("--seed"))  # of the commit at the start of the run
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -54,17 +54,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Whoever runs all tests does not mean these."""
+    """Skip these tests if all tests are run."""
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     return None if any(HERE in (path, *path.parents) for path in asked) else True
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Remember what came of a test, and say how to have the same again where it failed."""
+    """Record the outcome of a test; if it failed, report how to repeat it."""
     report = yield
     if report.failed:
-        report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} gives these faults again"))
+        report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} repeats these faults"))
     from curator_chaos.results import row_of
 
     if row := row_of(report):
@@ -102,7 +102,7 @@ def source(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def long_source(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """With a chapter that does not fit where a disk is full."""
+    """A source with a chapter that is larger than the space on a full disk."""
     return made(tmp_path_factory.mktemp("long"), pytestconfig.getoption("--seed"), LONG_TEXT)
 
 
@@ -121,7 +121,7 @@ def made(directory: Path, seed: int, long_text: int = 0) -> Source:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """A test's own: the same for the same seed, whichever other tests run."""
+    """Random numbers of one test: the same for the same seed, whichever other tests run."""
     return random.Random(f"{request.config.getoption('--seed')} {request.node.name}")
 
 
@@ -140,14 +140,14 @@ def long_scene(tmp_path: Path, long_source: Source, rng: random.Random) -> Itera
 
 
 def ended(scene: Scene) -> Iterator[Scene]:
-    """A scene for a test; afterwards nothing of it runs, also where the test failed."""
+    """Yield a scene for a test; afterward, kill its processes, even if the test failed."""
     from curator_chaos.checks import shared_memory
     from curator_chaos.processes import wait_until_alone
 
     yield scene
     for driver in scene.drivers:
         driver.kill()
-        print(f"--- {driver.log}", driver.log_text(), sep="\n")  # noqa: T201 - shown where the test fails
+        print(f"--- {driver.log}", driver.log_text(), sep="\n")  # noqa: T201 - shown if the test fails
     wait_until_alone(60)
     for left in [path for driver in scene.drivers for path in shared_memory(driver)]:
         shutil.rmtree(left)
@@ -155,7 +155,7 @@ def ended(scene: Scene) -> Iterator[Scene]:
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Say for the page what is tried: ``fault``, ``on``; and what was seen: ``saw``."""
+    """A function that records for the page what is tested (``fault``, ``on``) and the result (``saw``)."""
 
     def tell(**what: str) -> None:
         for name, value in what.items():

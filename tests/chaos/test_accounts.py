@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accounts alone, without an engine: what happens to them at random, many more times than in their own tests."""
+"""The accounts without an engine: random events, many more than in their own tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MACHINE = "packages/curator-core/tests/test_accounting_machine.py"
 STEPS = 100_000
-DEADLINE_S = 3_000  # it has a time limit of its own, which is less
+DEADLINE_S = 3_000  # the test has its own time limit, which is shorter
 
 
 @pytest.mark.everything
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_the_accounts_at_random(pytestconfig, tell):
-    what = "kills, retries, fan-outs, filters and failures at random, against the accounts alone"
+    what = "random kills, retries, fan-outs, filters, and failures, on the accounts without an engine"
     tell(fault=f"{what}, {STEPS:,} steps", on="none")
     seed = pytestconfig.getoption("--seed")
     done = subprocess.run(
@@ -32,4 +32,4 @@ def test_the_accounts_at_random(pytestconfig, tell):
         timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    tell(saw="the accounts are those of a plain model")
+    tell(saw="the accounts match a plain model")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left behind is seen."""
+"""The checks find what is left behind."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that are full: one that really is, and files of some processes that may not grow (``RLIMIT_FSIZE``)."""
+"""Full disks: a real one, and a size limit on the files of some processes (``RLIMIT_FSIZE``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curator_chaos.checks import contents, holds, nothing_runs, temporary_files
 WRITER_LIMIT = 400_000  # bytes: less than the long chapter, more than the checkpoint
 CHECKPOINT_LIMIT = 20_000  # bytes: less than the checkpoint, more than any chapter
 SMALL_DISK = "1m"  # less than a third of the output: each file takes a page
-PACE_S = 0.003  # so that the checkpoint is synced on the way
+PACE_S = 0.003  # so that the checkpoint is synced during the run
 LONG = pytest.mark.everything
 EXECUTORS = [pytest.param("local", marks=LONG), "local-2", pytest.param("xenna", marks=LONG)]
 
@@ -21,7 +21,7 @@ EXECUTORS = [pytest.param("local", marks=LONG), "local-2", pytest.param("xenna",
 @LONG
 @pytest.mark.parametrize("executor", ["local", "local-2", "xenna"])
 def test_no_room_for_the_writer(executor, long_scene, tell):
-    tell(fault="disk full under the writer, then resumed with room", on=executor)
+    tell(fault="disk full for the writer, then resumed with free space", on=executor)
     scene = long_scene
     job = scene.without_failures_kept(scene.job(executor))
     failed = scene.run(job, file_limit=WRITER_LIMIT)
@@ -32,12 +32,12 @@ def test_no_room_for_the_writer(executor, long_scene, tell):
     assert temporary_files(scene) == []
     assert contents(scene.out).items() <= scene.source.written.items()
     holds(scene, scene.run(job))
-    tell(saw=f"`{failed['error']}` with a `DataError`, then the run ends well")
+    tell(saw=f"`{failed['error']}` with a `DataError`, then the run succeeds")
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_no_room_for_the_checkpoint(executor, scene, tell):
-    tell(fault="disk full under the checkpoint, then resumed with room", on=executor)
+    tell(fault="disk full for the checkpoint, then resumed with free space", on=executor)
     job = scene.job(executor, PACE_S)
     failed = scene.run(replace(job, driver_limit=CHECKPOINT_LIMIT))
     assert failed["error"] == "DataError"
@@ -46,18 +46,18 @@ def test_no_room_for_the_checkpoint(executor, scene, tell):
     nothing_runs()
     assert temporary_files(scene) == []
     holds(scene, scene.run(job))
-    tell(saw="`DataError`, then the run ends well")
+    tell(saw="`DataError`, then the run succeeds")
 
 
 @contextmanager
 def small_disk(directory):
-    """Put a directory on a disk that holds some of the output; what this gives makes room for all of it."""
+    """Mount a disk that fits only some of the output; yield a function that makes room for all of it."""
     directory.mkdir()
     where = str(directory)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", where]
     tried = subprocess.run(mount, check=False, capture_output=True)
     if tried.returncode:
-        pytest.skip(f"no disk can be mounted here: {tried.stderr.decode().strip()}")
+        pytest.skip(f"cannot mount a disk: {tried.stderr.decode().strip()}")
     try:
         yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", where], check=True)
     finally:
@@ -66,7 +66,7 @@ def small_disk(directory):
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_disk_is_full(executor, scene, tell):
-    tell(fault="a disk that is full (ENOSPC), then resumed with room", on=executor)
+    tell(fault="full disk (ENOSPC), then resumed with free space", on=executor)
     job = scene.without_failures_kept(scene.job(executor))
     with small_disk(scene.out) as make_room:
         failed = scene.run(job)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGKILL, and SIGSTOP: of the driver, of a worker, of what gathers the reports."""
+"""SIGKILL and SIGSTOP of the driver, a worker, and the coordinator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from curator_chaos import processes
 from curator_chaos.checks import accounts_add_up, contents, holds, nothing_runs, shared_memory, temporary_files
 from curator_chaos.work import FILES, RAISES, STALLS
 
-PACE_S = 0.003  # for a chapter: long enough for there to be moments to choose from
-SLOWER_PACE_S = 0.01  # where the fault comes in the middle
-STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # in which a driver may not have come to its work yet
-TARGET_SIZE = 5000  # bytes: some tens of documents
+PACE_S = 0.003  # per chapter: slow enough that there are different moments to choose from
+SLOWER_PACE_S = 0.01  # if the fault must happen in the middle
+STARTS_S = {"local": 1.0, "local-2": 2.0, "xenna": 8.0}  # seconds in which a driver may not have started its work yet
+TARGET_SIZE = 5000  # bytes: several dozen documents
 STOPPED_S = 60.0
 POISON = 0.01
 
@@ -33,7 +33,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("executor", "most"), MOMENTS)
 def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
-    tell(fault="SIGKILL of the driver at random moments, each time resumed", on=executor)
+    tell(fault="SIGKILL of the driver at random moments, resumed each time", on=executor)
     scene.add_poison(POISON, RAISES)
     job = scene.job(executor, PACE_S)
     kills = 0
@@ -49,7 +49,7 @@ def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     says = scene.run(job)
     holds(scene, says)
     assert kills
-    tell(saw=f"{kills} kills; the last run left {says['accounting']['resumed']} of {FILES} source tasks out")
+    tell(saw=f"{kills} kills; the last run skipped {says['accounting']['resumed']} of {FILES} source tasks")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_driver_is_killed_again_and_again(executor, most, scene, tell):
     [pytest.param("local-2", 10, marks=LONG), ("local-2", 3), pytest.param("xenna", 4, marks=LONG)],
 )
 def test_the_driver_is_killed_again_and_again_with_files_of_several_tasks(executor, most, scene, tell):
-    tell(fault="SIGKILL of the driver, each time resumed, where a file holds several tasks", on=executor)
+    tell(fault="SIGKILL of the driver, resumed each time, with files of several tasks", on=executor)
     scene.target_size = TARGET_SIZE
     scene.add_poison(POISON, RAISES)
     job = scene.job(executor, PACE_S)
@@ -95,7 +95,7 @@ def test_the_driver_is_killed_while_its_workers_start(scene, tell):
 
 
 def with_a_worker_killed(scene, job):
-    """What a driver says in the end, one of whose workers is killed at a random moment."""
+    """Kill a worker of a driver at a random moment, and return the final report of the driver."""
     driver = scene.start(job)
     scene.reach_a_moment(driver, before=0.7)
     os.kill(scene.rng.choice(scene.workers()), signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_a_worker_is_killed_on_xenna(scene, tell):
     scene.add_poison(POISON, RAISES)
     says = with_a_worker_killed(scene, scene.job("xenna", SLOWER_PACE_S))
     holds(scene, says)
-    tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")
+    tell(saw=f"the run succeeds, restarts: {says['accounting']['restarts']}")
 
 
 def test_a_worker_is_killed_locally(scene, tell):
@@ -116,13 +116,13 @@ def test_a_worker_is_killed_locally(scene, tell):
     says = with_a_worker_killed(scene, scene.job("local-2", SLOWER_PACE_S))
     holds(scene, says)
     assert says["accounting"]["restarts"] == 1
-    tell(saw="the run ends well, restarts: 1")
+    tell(saw="the run succeeds, restarts: 1")
 
 
 def kill_a_worker(scene):
-    """Kill a random worker; whether there was one."""
+    """Kill a random worker; return whether there was one."""
     if workers := scene.workers():
-        with suppress(ProcessLookupError):  # it has ended since
+        with suppress(ProcessLookupError):  # it has ended in the meantime
             os.kill(scene.rng.choice(workers), signal.SIGKILL)
             return True
     return False
@@ -148,7 +148,7 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
 @LONG
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_workers_are_killed_all_the_time_with_files_of_several_tasks(executor, scene, tell):
-    tell(fault="SIGKILL of a random worker every second, where a file holds several tasks", on=executor)
+    tell(fault="SIGKILL of a random worker every second, with files of several tasks", on=executor)
     scene.target_size = TARGET_SIZE
     scene.add_poison(POISON, RAISES)
     told = scene.outlast(scene.job(executor, PACE_S), partial(kill_a_worker, scene))
@@ -170,11 +170,11 @@ def test_the_coordinator_is_killed(scene, tell):
     assert "coordinator" in died["message"]
     nothing_runs()
     holds(scene, scene.run(job))
-    tell(saw="`ClusterError`, then the run ends well")
+    tell(saw="`ClusterError`, then the run succeeds")
 
 
 @LONG
-@pytest.mark.timeout(600)  # beside the minute, for a start, a run and the end of Ray
+@pytest.mark.timeout(600)  # the pause of a minute, plus the start, the run, and the end of Ray
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
     tell(fault=f"SIGSTOP of a worker at a random moment, SIGCONT {STOPPED_S:.0f} s later", on=executor)
@@ -186,23 +186,23 @@ def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
     try:
         is_waited_for = driver.lives_for(STOPPED_S)
     finally:
-        with suppress(ProcessLookupError):  # a run that does not need it ends it
+        with suppress(ProcessLookupError):  # a run that does not need the worker kills it
             os.kill(worker, signal.SIGCONT)
     says = driver.wait()
     holds(scene, says)
-    how = "waits for it and ends well" if is_waited_for else "ends well without it"
+    how = "waits for it and succeeds" if is_waited_for else "succeeds without it"
     tell(saw=f"the run {how}, restarts: {says['accounting']['restarts']}")
 
 
 @LONG
 def test_a_second_driver_is_refused(scene, tell):
-    tell(fault="a second driver with the checkpoint of one that runs", on="local")
+    tell(fault="a second driver with the checkpoint of a running one", on="local")
     scene.add_poison(POISON, RAISES)
     job = scene.job("local", SLOWER_PACE_S)
     first = scene.start(job)
     scene.reach_a_moment(first, before=0.3)
     assert first.runs
-    os.kill(first.pid, signal.SIGSTOP)  # it has the lock for as long as the second one takes
+    os.kill(first.pid, signal.SIGSTOP)  # so that it keeps the lock until the second driver has ended
     try:
         second = scene.run(job)
     finally:
@@ -214,4 +214,4 @@ def test_a_second_driver_is_refused(scene, tell):
     accounts_add_up(scene, says)
     holds(scene, says)
     assert temporary_files(scene) == []
-    tell(saw="`ConfigurationError` for the second, the first ends well")
+    tell(saw="`ConfigurationError` for the second, the first succeeds")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster of two nodes, both on this machine, that loses one. On Xenna only."""
+"""A cluster of two nodes, both on this machine, that loses one. Only on Xenna."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from curator_chaos.scene import DEADLINE_S
 from curator_chaos.work import RAISES
 
 POISON = 0.01
-PACE_S = 0.02  # so that neither node is done before the other has begun
+PACE_S = 0.02  # so that neither node finishes before the other has begun
 BATCHES = (5, 40)
-BALLAST = 200_000  # characters of each chapter: what a node has made is lost with it, and not with the driver
+BALLAST = 200_000  # characters per chapter: too large for the driver, so that the outputs of a node are lost with it
 
 pytestmark = [pytest.mark.everything, pytest.mark.timeout(600)]
 
 
 def test_a_node_is_lost(scene, tell):
-    tell(fault="SIGKILL of a node of two", on="xenna")
+    tell(fault="SIGKILL of one of two nodes", on="xenna")
     scene.add_poison(POISON, RAISES)
     job = replace(
         scene.job("xenna", PACE_S),
@@ -28,8 +28,8 @@ def test_a_node_is_lost(scene, tell):
         ballast=BALLAST,
         settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
     )
-    # Two nodes are started, and all is run twice, on what is one machine.
+    # Two nodes are started, and everything runs twice, on a single machine.
     says = scene.start(job).wait(3 * DEADLINE_S)
     holds(scene, says)
     assert says["accounting"]["restarts"] >= 1
-    tell(saw=f"the run ends well, restarts: {says['accounting']['restarts']}")
+    tell(saw=f"the run succeeds, restarts: {says['accounting']['restarts']}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of results: a run changes what it has tried, and says what it was made with."""
+"""The table of results: a run changes only the rows that it tested, and records its commit and seed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_page_without_markers(path):
 
 
 def report(outcome, when="call", **told):
-    """What pytest says of a test that told this."""
+    """Return pytest's report of a test that recorded these properties."""
     return pytest.TestReport(
         "test", ("test.py", 1, "test"), {}, outcome, None, when, user_properties=[*told.items()], duration=1.0
     )

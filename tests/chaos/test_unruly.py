@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code of users that leaves its caller in an unusual way: there is an outcome each time, and never a hang."""
+"""User code that leaves its caller in an unusual way: a run always has an outcome and never hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curator_chaos.unruly import EXECUTORS, METHODS, WAYS
 
 HERE = Path(__file__).parent
 DEADLINE_S = 600.0  # for fifteen runs, on a busy machine
-GOES_THROUGH = "all go through"
+GOES_THROUGH = "all succeed"
 FAILS = "1 of 3 fails"
 
 pytestmark = [pytest.mark.everything, pytest.mark.timeout(1.5 * DEADLINE_S)]
@@ -34,11 +34,11 @@ def test_unruly_code(on, way, tmp_path, tell):
 
 
 def expected(on: str, way: str, method: str) -> dict[str, str]:
-    """What comes of a run under each policy."""
+    """Return the expected outcome of a run under each policy."""
     error = "StageTimeoutError" if way == "hangs" else "StageError"
     if way == "forks":
         whole = skipped = GOES_THROUGH
-    elif way == "raises KeyboardInterrupt" and on == "local":  # in the main thread of the driver: that is Ctrl-C
+    elif way == "raises KeyboardInterrupt" and on == "local":  # in the main thread of the driver, this is a Ctrl-C
         whole = skipped = "`KeyboardInterrupt`"
     elif method == "teardown":
         kinds = {"panics": "PanicError", "exits": "SystemExit", "hangs": error}
@@ -50,7 +50,7 @@ def expected(on: str, way: str, method: str) -> dict[str, str]:
 
 
 def summary(found: dict[str, dict[str, str]]) -> str:
-    """The outcomes, each with where it was seen."""
+    """Describe the outcomes, each with its methods and policies."""
     seen = defaultdict(list)
     for method, outcomes in found.items():
         for policy, outcome in outcomes.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo, as a user runs it, on both executors; and its parts that are worth a test of their own."""
+"""The demo as a user runs it, on both executors, and tests of some of its parts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def described(name: str, text: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Installed distributions beside those of the environment: good, equal, twice there, broken."""
+    """Installed distributions beside those of the environment: good, equal, duplicate, broken."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     distribution(first, "demo_good-1.0", described("demo-good", f"# Demo\n\n{GOOD}"))
     distribution(first, "zzz_demo_copy-1.0", described("zzz-demo-copy", f"Demo\n====\n\n{GOOD}"))
@@ -121,7 +121,7 @@ def test_the_demo_on_xenna_gives_the_same_texts_and_counts(local: Demo, sites: l
 
 def test_running_again_replaces_the_output(local: Demo, sites: list[Path]) -> None:
     again = run("local", local.directory, sites, "--limit", "20")
-    assert again.counts["found"] == 20 + again.counts["broken_metadata"]  # those have no name to count by
+    assert again.counts["found"] == 20 + again.counts["broken_metadata"]  # those have no name to be counted by
     assert len(again.texts) == again.counts["kept"] < local.counts["kept"]
 
 
@@ -179,7 +179,7 @@ def test_cleaning(quality, markup: str, text: str) -> None:
 
 
 def test_cleaning_takes_linear_time() -> None:
-    """In a process that can be ended: where it takes more than that, it would not come back."""
+    """Run it in a process that can be killed: if it takes more than linear time, it does not return."""
     pieces = ["[", "<!--", "<a", "*", "`", "{", "![x](", ":a:", "|", "`a <", "\n", " ", "__", "``` \n", ".. \n", "&"]
     code = """
 import json, sys, text_quality

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/contract.md and docs/testing.md say which tests hold what: they name tests and sessions that exist."""
+"""The tests and sessions that docs/contract.md and docs/testing.md name exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
 CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
 
-# As docs/testing.md calls the directories.
+# The names of the directories in docs/testing.md.
 SUITES = {
     **{name: ROOT / "packages" / f"curator-{name}" / "tests" for name in ("core", "otel", "xenna")},
     **{name: ROOT / "tests" / name for name in ("integration", "packaging", "chaos", "phoenix")},
@@ -28,7 +28,7 @@ NOT_SESSIONS = {"nox", ".ci/run"}
 
 @cache
 def names_in(path: Path) -> set[str]:
-    """Tests, and classes of them, in a file or anywhere below a directory."""
+    """Return the tests and test classes in a file or anywhere below a directory."""
     files = [path] if path.suffix else sorted(path.rglob("*.py"))
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -36,14 +36,14 @@ def names_in(path: Path) -> set[str]:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all tables in a text, without their headers."""
+    """Return the cells of all tables in a text, without their headers."""
     tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n?)*)", text, re.MULTILINE)
     lines = [line for table in tables for line in table.splitlines()]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def section(title: str) -> str:
-    """What stands below a heading of the page, up to the next one of its level."""
+    """Return the text below a heading of the page, up to the next heading of the same level."""
     level = title.split(" ", 1)[0]
     return PAGE.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
 
@@ -69,7 +69,7 @@ def test_no_test_of_the_contract_is_left_out() -> None:
 
 
 def groups() -> dict[str, list[list[str]]]:
-    """The rows of promises, by the heading above them."""
+    """Return the rows of promises by their heading."""
     _, *parts = section("## Promises and their tests").split("\n### ")
     return {part.partition("\n")[0]: rows(part) for part in parts}
 
@@ -100,7 +100,7 @@ def test_every_promise_names_tests_that_are_there() -> None:
 
 
 def sessions() -> tuple[set[str], list[str]]:
-    """All sessions of the noxfile, and those that `nox` runs by itself."""
+    """Return all sessions of the noxfile, and those that `nox` runs by default."""
     module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     names, default = set(), []
     for node in module.body:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python of the pages runs, and gives what they show; their tables say what the code says.
+"""The Python on the pages runs and produces the output that they show; their tables match the code.
 
-The blocks of a page run in order, as one program in a process of its own; a block that begins with the name of a
-file is saved under that name, too. An ``output`` block shows what the
-block above it prints, an error at its end as Python shows it. Numbers with a decimal point, durations and run
-ids are not compared, and ``...`` stands for anything.
+The blocks of a page run in order, as one program in a separate process; a block that begins with a file name is also
+saved under that name. An ``output`` block shows what the block above it prints, with an error at its end as Python
+shows it. Numbers with a decimal point, durations, and run ids are not compared, and ``...`` matches anything.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# These need a cluster; all else runs in its own process without one.
+# These need a cluster; all other pages run in one process without a cluster.
 ON_XENNA = {"guides/running-on-xenna.md"}
 
 RUNNER = """
@@ -69,7 +68,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The Python of a page, each with the output that stands below it."""
+    """Return the Python blocks of a page, each with the output below it."""
     text = page.read_text(encoding="utf-8")
     found: list[Block] = []
     end = 0
@@ -78,7 +77,7 @@ def blocks_of(page: Path) -> list[Block]:
         if language == "python":
             found.append(Block(text.count("\n", 0, fence.start()) + 1, body, None))
         elif language == "output":
-            assert not text[end : fence.start()].strip(), "output stands right below its Python"
+            assert not text[end : fence.start()].strip(), "an output must directly follow its Python block"
             found[-1] = found[-1]._replace(output=body)
         end = fence.end()
     return found
@@ -123,7 +122,7 @@ def test_the_python_of_a_page_runs_and_gives_what_it_shows(
     for block, said in zip(blocks, outputs, strict=True):
         shown = block.output or ""
         is_alike = alike(masked(shown), masked(said))
-        assert is_alike, f"{page}:{block.line} shows\n{shown}\nand gives\n{said}\n{done.stderr}"
+        assert is_alike, f"{page}:{block.line} shows\n{shown}\nand prints\n{said}\n{done.stderr}"
 
 
 def test_the_executor_of_the_guide_passes_the_kit(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_the_executor_of_the_guide_passes_the_kit(tmp_path: Path) -> None:
 
 
 def table_below(page: str, header: str) -> list[list[str]]:
-    """The cells of a page's table that begins with this header."""
+    """Return the cells of the table of a page that begins with this header."""
     lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"| {header} |"))
     rows = []

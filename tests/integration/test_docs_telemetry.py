@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of what telemetry says is what the tables say."""
+"""The page about telemetry matches the tables in the code."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What telemetry says of a run on Xenna is what happened, to the task, the batch and the nanosecond.
+"""Telemetry of a run on Xenna is exact, to the task, the batch, and the nanosecond.
 
-Five counts of one run are held against each other: the windows, the stages' spans, every batch's span, the metrics, and
-`RunResult.stages`; and a sixth, kept by the stages themselves in files, which knows nothing of reports. A worker is
-killed half-way. What it was doing then is in no report and is never guessed.
+Six counts of one run are compared: the windows, the spans of stages, the spans of all batches, the metrics,
+`RunResult.stages`, and a count that the stages keep in files, independently of reports. A worker is killed halfway. Its
+work at that moment is not in any report and is never guessed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 pytest.importorskip("curator_xenna")
 
 TASKS = 150
-LAST_WORDS = 8  # batches that the workers of an aborted run may have finished and not reported
+LAST_WORDS = 8  # batches that the workers of an aborted run may have finished but not reported
 
 
 class Counts(ProcessingStage[Task[int], Task[int]]):
-    """Writes a line for each batch that it finishes, fails every tenth once, drops every seventh task."""
+    """Writes a line for each batch, fails once on every tenth task, and drops every seventh task."""
 
     resources = Resources(cpus=0.25)
     num_workers = 1
@@ -49,8 +49,7 @@ class Counts(ProcessingStage[Task[int], Task[int]]):
         if self.killed is not None and first > TASKS // 2 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        # Seconds in all: there is more than one window, though each is the longer the later it opens, and the workers
-        # have to start first.
+        # Several seconds in total, for more than one window: later windows are longer, and the workers start first.
         time.sleep(0.1)
         fails = first % 10 == 0 and first not in self.tried
         self.tried.add(first)
@@ -62,9 +61,9 @@ class Counts(ProcessingStage[Task[int], Task[int]]):
 
 
 def lines(directory: Path, stage: str) -> tuple[dict[str, int], int]:
-    """The batches that a stage says it finished, with their tasks; and attempts that it failed, or that were repeats.
+    """Return the batches that a stage recorded as finished, with their tasks, and the number of retries and repeats.
 
-    What a worker that dies had finished last is handed out again where Xenna had not taken it yet.
+    Xenna repeats the last batch of a worker that dies if it had not received its outputs yet.
     """
     finished: Counter[str] = Counter()
     tasks, failed = dict[str, int](), 0
@@ -79,7 +78,7 @@ def lines(directory: Path, stage: str) -> tuple[dict[str, int], int]:
 
 
 class Told:
-    """What a trace file and a metrics file say, by stage."""
+    """The contents of a trace file and a metrics file, by stage."""
 
     def __init__(self, trace: Path, metrics: Path) -> None:
         self.spans = [
@@ -110,7 +109,7 @@ class Told:
         return int(value) if kind == "intValue" else value
 
     def below(self, prefix: str, stage: str) -> dict[str, int]:
-        """The sums over all spans of a stage whose attributes begin with a prefix."""
+        """Return the sums over all spans of a stage whose attributes begin with a prefix."""
         found = [span for span in self.spans if f"{prefix}.batches" in span and span["curator.stage.name"] == stage]
         return {
             "batches": sum(span[f"{prefix}.batches"] for span in found),
@@ -122,7 +121,7 @@ class Told:
         }
 
     def batches(self, stage: str) -> dict[str, int]:
-        """The sums over the spans of all batches: those that tell why they are in the sample are there twice."""
+        """Return the sums over the spans of all batches, without their copies in the sample, which have `kept_as`."""
         found = [
             span
             for span in self.spans
@@ -139,7 +138,7 @@ class Told:
         }
 
     def counters(self, stage: str) -> dict[str, int]:
-        """What the metrics say."""
+        """Return the values of the metrics."""
         count = {outcome: self.metric("curator.batch.count", stage, outcome) for outcome in ("ok", "failed", "retried")}
         tasks = (self.metric("curator.task.count", stage, outcome) for outcome in ("out", "filtered", "failed"))
         return {
@@ -178,8 +177,8 @@ def accounts(result: RunResult, stage: str) -> dict[str, int]:
 def executor(xenna: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from curator_xenna import XennaConfig
 
-    # Each of Xenna's calls is a batch: what was reported was returned. What is done again after a restart counts in
-    # telemetry, and in the accounts of the run only once.
+    # Without bundles each call by Xenna is a batch, and every reported batch was returned. Without restarts nothing is
+    # repeated: telemetry would count it twice, and the accounts of the run once.
     monkeypatch.setattr(xenna, "config", XennaConfig(bundle=False, max_restarts=0))
     return xenna
 
@@ -197,7 +196,7 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
         result: RunResult | None
         try:
             result, died = Pipeline("exact", stages).run(executor, tasks, observers=[observer]), False
-        except WorkerDiedError as error:  # before 0.4 a worker that dies ends the run
+        except WorkerDiedError as error:  # before 0.4, a worker that dies ends the run
             result, died = error.result, True
     assert isinstance(result, RunResult)
     assert kills or not died
@@ -209,7 +208,7 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
         assert told.batches(stage) == expected
         assert told.below("curator.stage", stage) == expected
         assert told.counters(stage) == expected
-        # A stage that is done within one window has none of its own, and they are longer where workers start late.
+        # A stage that finishes within one window has no window span, and windows are longer if workers start late.
         if any(span["name"] == f"window {stage}" for span in told.spans):
             assert told.below("curator.window", stage) == expected
         own, retried = lines(written, stage)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's programs run as they stand there, and give what it shows."""
+"""The README's programs run unchanged and print the output that it shows."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def fences() -> list[tuple[str, str]]:
 
 
 def programs() -> dict[str, str]:
-    """The Python of the README, by the names of the files that it is to be saved under."""
+    """Return the Python of the README by the names of its files."""
     sources = [body for language, body in fences() if language == "python"]
     return {source.splitlines()[0].removeprefix("# "): source for source in sources}
 
 
 def shown_below(text: str) -> str:
-    """The output that stands below a command or a program."""
+    """Return the output below a command or a program."""
     found = fences()
     number = next(number for number, (_, body) in enumerate(found) if text in body)
     language, body = found[number + 1]
-    assert language == "output", f"{text} is followed by its output"
+    assert language == "output", f"{text} must be followed by its output"
     return body
 
 
 def lines_of(text: str) -> list[str]:
-    """Those of an output, however wide its columns are."""
+    """Return the lines of an output, with column widths normalized."""
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def run(directory: Path, *command: str) -> str:
     for name, source in programs().items():
-        assert re.fullmatch(r"\w+\.py", name), "each program begins with the name of its file"
+        assert re.fullmatch(r"\w+\.py", name), "each program must begin with the name of its file"
         (directory / name).write_text(source, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, *command],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines with one fault each, on Xenna: the verdict names it.
+"""Pipelines with one fault each, on Xenna: the verdict finds it.
 
-Slow stages burn CPU time and the numbers of workers are fixed, since an autoscaler would level the differences out.
+Slow stages burn CPU time and the numbers of workers are fixed, because an autoscaler would even out the differences.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from curator_core import RunResult
 
 pytest.importorskip("curator_xenna")
-LONG = pytest.mark.everything  # a plan of activity without an engine tells the same, in core's tests
+LONG = pytest.mark.everything  # core's tests check the same on activity without an engine
 
 FAST, SLOW = 0.004, 0.04
 TASKS = 120
 
 
 class Burn(ProcessingStage[Task[int], Task[int]]):
-    """Takes CPU time, which sharing a core makes no shorter."""
+    """Uses a fixed amount of CPU time, even if it shares a core."""
 
     resources = Resources(cpus=0.25)
     num_workers = 1
@@ -63,7 +63,7 @@ class Waits(Burn):
 
 
 class FailsAtFirst(Burn):
-    """The first attempt at every other task fails, when its work is done."""
+    """Fails the first attempt at every other task, after its work is done."""
 
     max_attempts = 2
     retry_delay_s = 0.0
@@ -91,13 +91,13 @@ def test_a_slow_stage(xenna: Any, place: int) -> None:
     stages[place] = Burn(SLOW)
     verdict = run(xenna, *stages).verdict
     assert verdict.stage == "ABC"[place], verdict
-    assert verdict.kind in ("busy", "waits"), verdict  # where others use the cores it waits for one, and rightly
+    assert verdict.kind in ("busy", "waits"), verdict  # correct if other processes use the cores: it waits for one
 
 
 @LONG
 def test_two_that_are_slow_alike(xenna: Any) -> None:
     verdict = run(xenna, Burn(SLOW), Burn(), Burn(SLOW)).verdict
-    # Where the cores are not shared evenly one of them comes out ahead, and rightly.
+    # If the cores are not shared evenly, the verdict is correct to name one of them.
     assert verdict.kind in ("equal", "busy"), verdict
     assert verdict.stage in "AC"
     assert verdict.kind == "busy" or "'A' and 'C'" in verdict.reason
@@ -132,7 +132,7 @@ def test_a_stage_whose_attempts_fail(xenna: Any) -> None:
 def test_tasks_that_are_longer_on_their_way_than_at_work(xenna: Any) -> None:
     from curator_xenna import XennaExecutor
 
-    # It joins the Ray that the other one has started.
+    # It joins the Ray that the other executor has started.
     apart = XennaExecutor({"fuse": False, "bundle": False, "cpu_allocation_percentage": 1.0})
     verdict = run(apart, Burn(0.0), Burn(0.0), Burn(0.0), tasks=300).verdict
     assert verdict.kind == "transport", verdict

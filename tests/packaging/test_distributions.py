@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an installed package says of itself and brings along, be it a wheel or this tree."""
+"""The metadata and requirements of an installed package, from a wheel or from this tree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.version import Version
 
 PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
 
-# What a package needs without extras: no more may creep in unseen.
+# The requirements of each package without extras, so that none is added unnoticed.
 REQUIREMENTS = {
     "curator-core": {"cloudpickle", "fsspec", "tqdm"},
     "curator-xenna": {"curator-core", "cosmos-xenna", "ray", "tqdm"},
@@ -31,11 +31,11 @@ EXTRAS = {
     "curator-otel": {"otlp", "instrument"},
 }
 
-# Releases of what is required that have a known hole in them, with the public advisory that says so. Where there are
-# several for a package it is the one that was mended last. An advisory about another requirement belongs here as well.
+# Releases of requirements with a known vulnerability, and its public advisory. If a package has several, it is the one
+# that was fixed last. Advisories about other requirements belong here as well.
 KNOWN_HOLES = {
     "pyarrow": ("<14.0.1", "CVE-2023-47248"),
-    "ray": ("<2.54.0", "CVE-2026-27482"),  # and CVE-2025-62593 in those before 2.52.0
+    "ray": ("<2.54.0", "CVE-2026-27482"),  # and CVE-2025-62593 before 2.52.0
     "tqdm": ("<4.66.3", "CVE-2024-34062"),
 }
 
@@ -51,7 +51,7 @@ ENTRY_POINTS = {
     },
 }
 
-# What importing a package must not import: engines and the telemetry SDK come when they are used.
+# Modules that importing a package must not import: engines and the telemetry SDK are imported when they are used.
 NOT_YET = {
     "curator-core": ("ray", "cosmos_xenna", "opentelemetry", "pyarrow", "pytest"),
     "curator-xenna": ("ray", "cosmos_xenna", "opentelemetry"),
@@ -69,7 +69,7 @@ def import_name(dist: Distribution) -> str:
 
 
 def lowest(required: Requirement) -> Version | None:
-    """The oldest release that a requirement takes, where it says so."""
+    """Return the oldest release that a requirement allows, or None if it has no lower bound."""
     bounds = [Version(each.version) for each in required.specifier if each.operator == ">="]
     return max(bounds, default=None)
 
@@ -101,7 +101,7 @@ def test_requirements(dist: Distribution) -> None:
 
 
 def test_every_requirement_has_a_lower_bound(dist: Distribution) -> None:
-    """The session `minimums` tests that these are true."""
+    """The session `minimums` tests that the bounds are correct."""
     assert [line for line in dist.requires or [] if lowest(Requirement(line)) is None] == []
 
 

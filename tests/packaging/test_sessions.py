@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository's conftest.py: what a session leaves behind fails it, and is removed."""
+"""The repository's conftest.py: a session fails if it leaves something behind, which is removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.modules["conftest"].ENDS_WITHIN_S = 0.1
 
 def test_leaves_a_process_and_a_file():
     process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    process.returncode = 0  # so that nothing warns of it
+    process.returncode = 0  # so that no warning is raised
     tempfile.mkstemp(prefix="left-")
     print("pid", process.pid)
 

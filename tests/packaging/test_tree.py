@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the repository itself keeps to. The wheels session leaves these out: there is no tree around it."""
+"""Rules of the repository itself. The wheels session skips these tests, because it runs outside the tree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOP_LEVEL = {
 
 
 def test_top_level_holds_what_it_should_and_nothing_else() -> None:
-    # As git sees it, so that what tools leave behind does not count; new files do.
+    # As git lists it: ignores files that tools leave behind, but includes new files.
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     assert {Path(name).parts[0] for name in done.stdout.split("\0") if name} == TOP_LEVEL
@@ -51,7 +51,7 @@ def test_ci_script_can_be_run() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_build_finds_the_version(name: str) -> None:
-    """The way `hatch version` does: it asks hatchling."""
+    """Ask hatchling, as `hatch version` does."""
     command = [sys.executable, "-m", "hatchling", "version"]
     done = subprocess.run(command, cwd=ROOT / "packages" / name, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == version(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace server of others, Arize Phoenix, in a process of its own; and a browser to look at its pages."""
+"""A third-party trace server, Arize Phoenix, in a separate process, and a browser that opens its pages."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_S, ARRIVE_S, PAGE_S = 300, 60, 180  # deadlines; on a busy machine Phoenix takes more than a minute to start
-PAGE = 10  # spans that are asked for at a time: every trace takes several pages
+START_S, ARRIVE_S, PAGE_S = 300, 60, 180  # deadlines; on a busy machine, Phoenix takes more than a minute to start
+PAGE = 10  # spans per request: every trace takes several pages
 
 if find_spec("phoenix") is None:
-    collect_ignore_glob = ["test_*.py"]  # it is large: nox -s phoenix installs it
+    collect_ignore_glob = ["test_*.py"]  # Phoenix is large: nox -s phoenix installs it
 
 
 class Phoenix:
-    """A server that runs.
+    """A running server.
 
     Args:
-        url: Where it listens, for spans and for questions.
+        url: The address on which it listens for spans and requests.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,7 +39,7 @@ class Phoenix:
         self._client = httpx.Client(base_url=url, trust_env=False, timeout=30)
 
     def spans(self, run_id: str) -> list[dict[str, Any]]:
-        """Those of a run's trace, as its API gives them."""
+        """Return the spans of a run's trace from the API."""
         found: list[dict[str, Any]] = []
         cursor = None
         while True:
@@ -51,7 +51,7 @@ class Phoenix:
                 return found
 
     def wait_for(self, run_id: str, enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-        """The spans of a run's trace, as soon as they are enough: they are stored a moment after they were sent."""
+        """Return the spans of a run's trace once enough have arrived: they are stored a moment after they are sent."""
         deadline = time.monotonic() + ARRIVE_S
         while not enough(found := self.spans(run_id)):
             assert time.monotonic() < deadline, f"only {sorted(span['name'] for span in found)} arrived"
@@ -59,12 +59,12 @@ class Phoenix:
         return found
 
     def page_of(self, run_id: str) -> str:
-        """The address of the page that shows a run's trace."""
+        """Return the address of the page that shows a run's trace."""
         (project,) = self._client.get("/v1/projects").raise_for_status().json()["data"]
         return f"{self.url}/projects/{project['id']}/traces/{run_id}"
 
     def answers(self) -> bool:
-        """Whether it has started."""
+        """Whether the server has started."""
         import httpx
 
         try:
@@ -93,7 +93,7 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
         "PHOENIX_PORT": str(port),
         "PHOENIX_GRPC_PORT": str(grpc_port),
         "PHOENIX_WORKING_DIR": str(directory),
-        "TMPDIR": str(directory),  # where it notes its process
+        "TMPDIR": str(directory),  # Phoenix records its process there
         "PHOENIX_TELEMETRY_ENABLED": "false",
         "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
     }
@@ -119,7 +119,7 @@ def wait_until_it_answers(server: Phoenix, process: subprocess.Popen[bytes], log
             process.wait(0.25)
         except subprocess.TimeoutExpired:
             continue
-        pytest.fail(f"Phoenix ended by itself: {log.read_text()[-4000:]}")
+        pytest.fail(f"Phoenix exited unexpectedly: {log.read_text()[-4000:]}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -132,7 +132,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Picture(NamedTuple):
-    """A page, as a browser shows it."""
+    """A page as rendered by a browser."""
 
     path: Path
     document: str
@@ -140,11 +140,11 @@ class Picture(NamedTuple):
 
 @pytest.fixture
 def photograph(tmp_path: Path) -> Callable[[str, Path], Picture]:
-    """Takes a picture of a page, once it has loaded what it asks for."""
+    """Return a function that takes a picture of a page once its requests are complete."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((found for name in names if (found := shutil.which(name))), None)
     if browser is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
+        pytest.skip("Chromium is not installed: apt-get install chromium")
 
     def take(url: str, path: Path) -> Picture:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def photograph(tmp_path: Path) -> Callable[[str, Path], Picture]:
             f"--user-data-dir={tmp_path / 'browser'}",
             "--no-proxy-server",
             "--window-size=1600,1250",
-            "--virtual-time-budget=20000",  # ms by a clock that stands still while something is being fetched
+            "--virtual-time-budget=20000",  # ms on a clock that stops during requests
             "--dump-dom",
             f"--screenshot={path}",
         )

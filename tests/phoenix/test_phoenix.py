@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs as a trace server of others shows them: sent over OTLP, read back through its API and from its page."""
+"""Runs in a third-party trace server: sent over OTLP, read back through its API and from its page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.everything,
     pytest.mark.tree,
     pytest.mark.timeout(900),
-    # From the metadata of packages that have no description.
+    # Metadata of packages that have no description.
     pytest.mark.filterwarnings("ignore:Implicit None on return values:DeprecationWarning"),
 ]
 
@@ -32,7 +32,7 @@ NAME = "run curate package docs"
 
 
 class Shown(NamedTuple):
-    """A run, the spans that were made of it, and what the server has."""
+    """A run, its spans as they were sent, and its spans on the server."""
 
     result: Any
     sent: dict[str, Any]
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shown(phoenix, tmp_path_factory):
-    """The demo, run in this process."""
+    """Run the demo in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "docs" / "examples"))
         demo = importlib.import_module("curate_package_docs")
@@ -118,7 +118,7 @@ def test_stages_add_up_to_the_result(shown):
 
 
 def test_the_page_of_the_trace(shown, phoenix, photograph):
-    """Look at it, too: build/phoenix/trace.png."""
+    """The picture is saved as build/phoenix/trace.png."""
     from PIL import Image
 
     page = photograph(phoenix.page_of(shown.result.run_id), PICTURE)
@@ -127,7 +127,7 @@ def test_the_page_of_the_trace(shown, phoenix, photograph):
     with Image.open(page.path) as picture:
         colours = picture.convert("RGB").getcolors(picture.width * picture.height)
     assert colours is not None
-    assert len(colours) > 100  # what is blank has one; a page that is loading, some dozens
+    assert len(colours) > 100  # a blank page has one color; a page that is still loading, some dozens
     assert max(colours)[0] < 0.9 * picture.width * picture.height
 
 
@@ -136,7 +136,7 @@ def test_the_page_of_the_trace(shown, phoenix, photograph):
 
 @pytest.fixture
 def killed(phoenix, tmp_path):
-    """The id of a run whose driver was killed after its first windows had been stored."""
+    """Return the id of a run whose driver was killed after its first windows were stored."""
     script = Path(__file__).parent / "scripts" / "endless.py"
     command = [sys.executable, str(script), phoenix.url, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users write, as type checkers see it: `nox -s types` checks this file, and the tests run it."""
+"""User code as type checkers see it: `nox -s types` checks this file, and the tests run it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Text(Task[str]):
-    """A task with a field of its own."""
+    """A task with an additional field."""
 
     language: str = "en"
 
 
 class Upper(ProcessingStage[Text, Text]):
-    """One task in, one out, or none."""
+    """Returns one task for one task, or none."""
 
     resources = Resources(cpus=0.5)
     batch_size = 8
@@ -42,28 +42,28 @@ class Upper(ProcessingStage[Text, Text]):
 
 
 class Words(ProcessingStage[Text, Task[str]]):
-    """A fan-out, lazily."""
+    """Fans out lazily."""
 
     def process(self, task: Text) -> Iterator[Task[str]]:
         return (Task(data=word) for word in task.data.split())
 
 
 class Lengths(ProcessingStage[Task[str], Task[int]]):
-    """A whole batch at a time, one entry for each input."""
+    """Processes a whole batch at a time, with one entry for each input."""
 
     def process_batch(self, tasks: list[Task[str]]) -> list[Task[int]]:
         return [Task(data=len(task.data)) for task in tasks]
 
 
 class LongOnes(ProcessingStage[Task[int], Task[int]]):
-    """A batch in which an entry may be None."""
+    """Returns a batch in which an entry may be None."""
 
     def process_batch(self, tasks: list[Task[int]]) -> list[Task[int] | None]:
         return [task if task.data > 3 else None for task in tasks]
 
 
 class Counting(CompositeStage[Text, Task[int]]):
-    """One stage to its user, two when it is compiled."""
+    """Appears as one stage to its user, and compiles to two."""
 
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
         return [Words(), Lengths()]

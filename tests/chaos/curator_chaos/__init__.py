@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real faults against real runs. Read `work`, `driver`, `scene`, `checks`, in this order; `results`
-and `page` tell what came of them.
+"""Real faults in real runs. Read `work`, `driver`, `scene`, and `checks`, in this order; `results` and `page` write the
+results.
 """

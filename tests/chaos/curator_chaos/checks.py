@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold after every run that came to its end, whatever was done to it."""
+"""Conditions that must be true after every completed run, whatever its faults."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["contents", "holds", "nothing_runs", "shared_memory", "temporary_files"]
 
-_ALONE_S = 60.0  # Ray's own processes may take a while to notice that their driver was killed
+_ALONE_S = 60.0  # Ray's processes may take a while to notice that their driver was killed
 _SHARED_MEMORY = Path("/dev/shm")
-_OF_RAY = "pymp-*"  # of its dashboard, which Ray kills
+_OF_RAY = "pymp-*"  # left by its dashboard, which Ray kills
 
 
 def holds(scene: Scene, says: Mapping[str, Any]) -> None:
-    """All of it: documents, dead letters, accounts, and that nothing is left behind.
+    """Check the documents, dead letters, and accounts, and that nothing is left behind.
 
     Args:
-        scene: The test's.
-        says: What the last driver says, which came to its end.
+        scene: The scene of the test.
+        says: The report of the last driver, whose run is complete.
     """
     assert says["error"] == "", says["message"]
     documents_are_those_of_an_undisturbed_run(scene)
@@ -40,9 +40,9 @@ def holds(scene: Scene, says: Mapping[str, Any]) -> None:
 
 
 def documents_are_those_of_an_undisturbed_run(scene: Scene) -> None:
-    """The same files with the same bytes, less the poison; a file holds one document, so that none is there twice.
+    """Check that the files are the same, byte by byte, without the poison: one document per file, so no duplicates.
 
-    Where files hold several, each of these is in one of them.
+    If files contain several documents, check that each document is in one file.
     """
     expected = {
         name: data for name, data in scene.source.written.items() if json.loads(data)["name"] not in scene.poison
@@ -57,7 +57,7 @@ def documents_are_those_of_an_undisturbed_run(scene: Scene) -> None:
 
 
 def poison_is_kept_once(scene: Scene) -> None:
-    """Each poisoned chapter is in one letter, and nothing else is in any."""
+    """Check that each poisoned chapter is in one letter, and nothing else is in any letter."""
     if not scene.dead.exists():
         assert not scene.poison
         return
@@ -71,7 +71,7 @@ def poison_is_kept_once(scene: Scene) -> None:
 
 
 def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
-    """For each stage, and from each to the next; source tasks were finished by this run or by an earlier one."""
+    """Check the counts of each stage and between stages, and that all source tasks are finished."""
     assert (says["complete"], says["lost"]) == (True, [])
     accounting, stages = says["accounting"], says["stages"]
     assert accounting["unfinished"] == []
@@ -83,22 +83,22 @@ def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
     assert handed_on == [stage["tasks_in"] for stage in stages[1:]]
     failed = {stage["name"]: stage["tasks_failed"] for stage in stages if stage["tasks_failed"]}
     assert {name: len(set(ids)) for name, ids in accounting["failed"].items() if ids} == failed
-    # Files of earlier runs come back with the result as well.
+    # The result also contains the files of earlier runs.
     assert sorted(says["files"]) == sorted(contents(scene.out))
 
 
 def nothing_runs() -> None:
-    """No driver, worker or process of Ray is left."""
+    """Check that no driver, worker, or process of Ray is left."""
     assert wait_until_alone(_ALONE_S) == []
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The files in a directory, without those that are not complete."""
+    """Return the complete files in a directory."""
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
 
 
 def temporary_files(scene: Scene) -> list[Path]:
-    """Files that were begun and are not complete, and what is left where temporary files are, or in shared memory."""
+    """Return incomplete files, and files that are left in the temporary directory or in shared memory."""
     begun = [path for path in scene.directory.rglob("*") if path.name.endswith(".tmp")]
     assert [path for path in begun if not path.name.startswith(".")] == []
     temporary = [path for path in scene.temporary.iterdir() if not path.match(_OF_RAY)]
@@ -106,5 +106,5 @@ def temporary_files(scene: Scene) -> list[Path]:
 
 
 def shared_memory(driver: Driver) -> list[Path]:
-    """What the processes of a driver's `LocalExecutor` share."""
+    """Return the files that the processes of a driver's `LocalExecutor` share."""
     return [*_SHARED_MEMORY.glob(f"curator-{driver.pid}-*")]

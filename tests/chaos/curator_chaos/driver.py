@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as a program of its own, so that it can be killed: `python -m curator_chaos.driver JOB SAYS`.
+"""A run as a separate program, so that it can be killed: `python -m curator_chaos.driver JOB SAYS`.
 
-It is given the job as JSON, and writes what it has to say of the run as JSON to a file.
+It receives the job as JSON, and writes a report of the run as JSON to the file SAYS.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ __all__ = ["Job", "run"]
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run, and how.
+    """A run and its settings.
 
     Attributes:
-        executor: ``"local"``, ``"local-2"`` or ``"xenna"``.
+        executor: ``"local"``, ``"local-2"``, or ``"xenna"``.
         source: Directory to read.
         out: Directory to write to.
-        checkpoint: Its directory.
-        marks: As for `curator_chaos.work.Marked`.
-        dead: Where failures are kept; where it is empty, the first one ends the run.
-        poison: As for `Annotate`.
-        pace_s: Likewise.
-        settings: Of the stage with the poison, as for `ProcessingStage.with_`.
-        driver_limit: Bytes after which the driver's files are full, once there has been a report of a worker; 0 for no
-            limit.
+        checkpoint: Directory of the checkpoint.
+        marks: See `curator_chaos.work.Marked`.
+        dead: Directory of dead letters; if empty, the first failure ends the run.
+        poison: See `Annotate`.
+        pace_s: See `Annotate`.
+        settings: Settings of the stage with the poison, as for `ProcessingStage.with_`.
+        driver_limit: Maximum bytes of the driver's files after the first report of a worker; 0 for no limit.
         config: Settings of `XennaExecutor`.
-        ballast: As for `Chapters`.
-        leak: As for `Annotate`.
-        target_size: Of the writer, in bytes; 0 for a file a task.
-        loses_node_after: Batches on a second node, until it is killed; 0 for no such node. On Xenna only.
+        ballast: See `Chapters`.
+        leak: See `Annotate`.
+        target_size: Target size of the writer, in bytes; 0 for one file per task.
+        loses_node_after: Number of batches on a second node until it is killed; 0 for no second node. Only on Xenna.
     """
 
     executor: str
@@ -70,10 +69,10 @@ class Job:
 
 
 class Full(RunObserver):
-    """From the first report of a worker on, the driver's files are full. Ray has started by then, and has had room.
+    """Limits the driver's files from the first report of a worker on. Ray has started by then, without a limit.
 
     Args:
-        limit: Bytes that a file may hold.
+        limit: Maximum bytes of a file.
     """
 
     def __init__(self, limit: int) -> None:
@@ -85,7 +84,7 @@ class Full(RunObserver):
 
 
 class Spilled(RunObserver):
-    """How much Ray's object store has moved to disk, read from Ray while it is there."""
+    """How much Ray's object store has spilled to disk, read before Ray ends."""
 
     megabytes = 0
 
@@ -99,7 +98,7 @@ class Spilled(RunObserver):
 
 
 class OutOfMemory(RunObserver):
-    """How many actors Ray says it has killed for want of memory, asked while it is there."""
+    """How many actors Ray has killed for lack of memory, read before Ray ends."""
 
     actors = 0
 
@@ -107,13 +106,13 @@ class OutOfMemory(RunObserver):
         import ray
         from ray.util.state import list_actors
 
-        address = ray.get_runtime_context().gcs_address  # as above
+        address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
         dead = list_actors(address, filters=[("state", "=", "DEAD")], limit=10_000, detail=True)
         self.actors = sum(bool((actor.death_cause or {}).get("oom_context")) for actor in dead)
 
 
 def run(job: Job, *observers: RunObserver) -> RunResult:
-    """Run a job's pipeline to its end."""
+    """Run a job's pipeline to the end."""
     stages = [
         JsonlReader(job.source, records_per_batch=1),
         Chapters(job.marks, job.ballast),
@@ -131,7 +130,7 @@ def run(job: Job, *observers: RunObserver) -> RunResult:
 
 @contextmanager
 def executor_of(job: Job) -> Iterator[tuple[BaseExecutor, Sequence[RunObserver]]]:
-    """The executor of a job, and who has to watch its run."""
+    """Yield the executor of a job, and the observers that its run needs."""
     if job.loses_node_after:
         from curator_chaos.nodes import two_nodes
 
@@ -140,14 +139,14 @@ def executor_of(job: Job) -> Iterator[tuple[BaseExecutor, Sequence[RunObserver]]
     elif job.executor == "xenna":
         from curator_xenna import XennaExecutor
 
-        with XennaExecutor(job.config) as executor:  # so that Ray is there until all have been told of the end
+        with XennaExecutor(job.config) as executor:  # so that Ray lives until all observers have seen the end
             yield executor, []
     else:
         yield LocalExecutor(workers={"local": 1, "local-2": 2}[job.executor]), []
 
 
 def told(job: Job) -> dict[str, Any]:
-    """What a run came to."""
+    """Run a job and return a report of it."""
     spilled, out_of_memory = Spilled(), OutOfMemory()
     watching = [*([spilled] if job.ballast else []), *([out_of_memory] if job.leak else [])]
     try:

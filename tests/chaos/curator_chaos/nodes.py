@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two nodes on one machine, of which one is lost."""
+"""Two nodes on one machine, one of which is lost."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["two_nodes"]
 
-CPUS = 2  # of each
+CPUS = 2  # per node
 
 
 class Loss(RunObserver):
-    """Kills a node, its raylet first, once it has done some work.
+    """Kills a node, its raylet first, after it has done some work.
 
     Args:
         cluster: The cluster.
         node: The node.
-        batches: Reports from it, until then.
+        batches: Number of reports from the node until it is killed.
     """
 
     def __init__(self, cluster: Cluster, node: Any, batches: int) -> None:
@@ -47,20 +47,20 @@ class Loss(RunObserver):
 
 @contextmanager
 def two_nodes(batches: int, config: Mapping[str, Any]) -> Iterator[tuple[XennaExecutor, Sequence[RunObserver]]]:
-    """An executor on a cluster of two nodes, and the observer that kills the second one.
+    """Yield an executor on a cluster of two nodes, and the observer that kills the second one.
 
     Args:
-        batches: As for `Loss`.
+        batches: See `Loss`.
         config: Further settings of the executor.
     """
     os.environ.update(_NEEDED_BY_XENNA)
-    head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": 0}  # Xenna asks the dashboard
+    head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": 0}  # Xenna queries the dashboard
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        ray.init(address=cluster.address, log_to_driver=False)  # while there is only this node for the driver to be on
+        ray.init(address=cluster.address, log_to_driver=False)  # before the second node, so that the driver is here
         loss = Loss(cluster, cluster.add_node(num_cpus=CPUS), batches)
         yield XennaExecutor({"address": cluster.address, **config}), [loss]
-        loss.killing.join()  # where it was never started, this raises: the node was not lost
+        loss.killing.join()  # raises if the thread was never started: the node was not lost
     finally:
         ray.shutdown()
         cluster.shutdown()

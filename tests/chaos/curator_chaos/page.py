@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what came of the faults into a page: a table between two markers, with a column for each environment.
+"""Writes the results of the faults into a page: a table between two markers, with a column for each environment.
 
-A run fills its own column: all of it where it was to try every fault, else only the rows that it has tried. The other
-columns stay as they are. The first row says which commit was tried, and with which seed.
+A run fills its own column: all of it if it was a complete run, and otherwise only the rows that it tested. Other
+columns are not changed. The first row names the commit and the seed.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ EXECUTORS = {
     "xenna": "Xenna",
     "isolated": "local, isolated",
 }
-"""As the page calls them."""
+"""Names of the executors on the page."""
 
 _EMPTY = "-"
 _IN_PART = "; in part "
 
-_Key = tuple[str, str]  # the fault, and on what
+_Key = tuple[str, str]  # the fault and the executor
 _Table = dict[str, dict[_Key, str]]  # by column
 _MADE_WITH: _Key = ("commit and seed", "")
 
 
 class Row(NamedTuple):
-    """What came of a fault.
+    """The result of a fault.
 
     Attributes:
-        fault: What was done.
+        fault: Description of the fault.
         on: The executor.
-        held: Whether everything held; None where the fault could not be tried.
-        saw: What was seen, in words.
-        seconds: How long it took.
+        held: Whether all checks passed; None if the fault could not be tested.
+        saw: Description of the result.
+        seconds: How long the test took.
     """
 
     fault: str
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """What came of it, for a table."""
+        """The result as a cell of the table."""
         if self.held is None:
             return "not tried"
         outcome = (self.saw or "held") if self.held else "**did not hold**"
@@ -68,12 +68,12 @@ def update(path: Path, rows: Sequence[Row], made: str, *, whole: bool = False) -
 
     Args:
         path: The page.
-        rows: What came of the faults.
-        made: What they were made with, as `made_with` says it.
-        whole: Whether these are all rows there are: others, of faults that are no longer tried, go.
+        rows: The results of the faults.
+        made: Commit and seed of the run, from `made_with`.
+        whole: Whether these are all rows: other rows, of faults that are no longer tested, are dropped.
 
     Raises:
-        ValueError: The page has no such place.
+        ValueError: The page does not contain the markers.
     """
     text = path.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -89,7 +89,7 @@ def update(path: Path, rows: Sequence[Row], made: str, *, whole: bool = False) -
 
 
 def made_with(page: Path, seed: int) -> str:
-    """What a run is made with: the commit, whether anything but the page differs from it, and the seed."""
+    """Describe the commit of a run, whether files other than the page differ from it, and the seed."""
     root = Path(_git("rev-parse", "--show-toplevel"))
     changed = {root / name for name in _git("diff", "--name-only", "HEAD").splitlines()} - {page.resolve()}
     return f"`{_git('rev-parse', '--short', 'HEAD')}`{' with changes' if changed else ''}, seed {seed}"
@@ -101,7 +101,7 @@ def _git(*arguments: str) -> str:
 
 
 def _made_with_all(kept: Mapping[_Key, str], made: str) -> str:
-    """The same for a column some of whose rows are kept: those were made with something else, maybe."""
+    """Combine the commits and seeds of a column if some of its rows are kept from earlier runs."""
     if not kept:
         return made
     earlier = kept.get(_MADE_WITH, "unknown").split(_IN_PART)
@@ -109,7 +109,7 @@ def _made_with_all(kept: Mapping[_Key, str], made: str) -> str:
 
 
 def environment() -> str:
-    """What this column is of."""
+    """Return the name of this environment's column."""
     try:
         xenna = f", Xenna {version('cosmos-xenna')}"
     except PackageNotFoundError:
@@ -118,7 +118,7 @@ def environment() -> str:
 
 
 def parse(text: str) -> _Table:
-    """The columns of a table that `render` wrote; none of an empty text."""
+    """Parse the columns of a table that `render` wrote; an empty text has none."""
     lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
     if not lines:
         return {}
@@ -132,10 +132,10 @@ def parse(text: str) -> _Table:
 
 
 def render(columns: Mapping[str, Mapping[_Key, str]]) -> str:
-    """The table, in the order in which the faults were first told."""
+    """Return the table, in the order in which the faults were first recorded."""
     names = sorted(columns)
     keys = dict.fromkeys([_MADE_WITH, *(key for column in columns.values() for key in column)])
-    lines = [["what was done", "on", *names], ["---"] * (2 + len(names))]
+    lines = [["fault", "executor", *names], ["---"] * (2 + len(names))]
     lines += [[*key, *(columns[name].get(key, _EMPTY) for name in names)] for key in keys]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that a run starts, also those whose parent was killed: this process adopts them. Linux only."""
+"""The processes that a run starts, including orphans, which this process adopts. Linux only."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["adopt_orphans", "find", "wait_until_alone", "waited_for", "worker_of
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SHOWN = 100  # characters of a command
-_waited_for: set[int] = set()  # processes whose `Popen` is to learn how they ended
+_waited_for: set[int] = set()  # processes whose `Popen` must get their exit status
 
 
 def adopt_orphans() -> None:
-    """From now on whatever is started below this process stays below it, however detached."""
+    """Keep all future descendants of this process below it, however detached."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "this process cannot adopt orphans")
 
 
 def find(title: str) -> list[int]:
-    """Processes below this one whose command begins so."""
+    """Return the descendants of this process whose command begins with a title."""
     return [process.pid for process in _alive() if _command(process).startswith(title)]
 
 
 def worker_of(pid: int) -> int:
-    """The worker that a stage runs in, or that holds the process which it runs in; 0 where that has ended."""
+    """Return the worker of a stage: the process itself, or the parent of an isolated one; 0 if it has ended."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         return process.ppid() if "curator_core.isolated" in " ".join(process.cmdline()) else pid
@@ -37,7 +37,7 @@ def worker_of(pid: int) -> int:
 
 
 def wait_until_alone(seconds: float) -> list[str]:
-    """Wait until nothing runs below this process; gives the commands of what still does."""
+    """Wait until this process has no descendants; return the commands of those that remain."""
     deadline = time.monotonic() + seconds
     while (left := _alive()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -52,12 +52,12 @@ def _alive() -> list[psutil.Process]:
                 found.append(process)
             elif process.ppid() == os.getpid() and process.pid not in _waited_for:
                 with suppress(ChildProcessError):
-                    os.waitpid(process.pid, os.WNOHANG)  # adopted, and nobody else's to wait for
+                    os.waitpid(process.pid, os.WNOHANG)  # adopted: no other code waits for it
     return found
 
 
 def waited_for(pid: int) -> None:
-    """Leave a process's end to who started it."""
+    """Let the code that started a process wait for its end."""
     _waited_for.add(pid)
 
 

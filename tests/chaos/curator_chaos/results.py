@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pytest says of the tests, as results for the page."""
+"""Converts pytest's reports to results for the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
 def row_of(report: pytest.TestReport) -> Row | None:
-    """What came of the fault that a test has told; None where it has told none, or has not ended yet."""
+    """Return the result of a test's fault; None if the test recorded no fault, or has not ended yet."""
     told = dict(report.user_properties)
     if report.when != "call" or "fault" not in told:
         return None
@@ -27,11 +27,11 @@ def row_of(report: pytest.TestReport) -> Row | None:
 
 
 def is_whole(session: pytest.Session, status: int, *, some_left_out: bool) -> bool:
-    """Whether a session was to try all faults there are, and nothing has cut it short.
+    """Whether a session was requested to test all faults, and was not cut short.
 
     Args:
         session: The session.
-        status: How it ended.
+        status: The exit status.
         some_left_out: Whether any test was deselected.
     """
     is_cut_short = status not in _TO_THE_END or session.shouldfail or session.shouldstop

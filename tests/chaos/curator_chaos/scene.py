@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a test's runs are held: its directories, its drivers, and when and whom to kill."""
+"""The environment of a test's runs: its directories and drivers, and when to kill which process."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DEADLINE_S", "Driver", "Scene", "Source"]
 
-DEADLINE_S = 120.0  # for a run, on a busy machine
-MOST_RUNS = 20  # of one job
+DEADLINE_S = 120.0  # per run, on a busy machine
+MOST_RUNS = 20  # per job
 _POLL_S = 0.01
 _HERE = Path(__file__).parents[1]
 
 
 class Source(NamedTuple):
-    """What a run reads, and what it makes of it when nobody disturbs it.
+    """The input of a run, and its output without faults.
 
     Attributes:
-        directory: What is read.
+        directory: Directory of the input.
         chapters: The names of all chapters.
-        written: By name, the files that are written.
+        written: The contents of the output files by name.
     """
 
     directory: Path
@@ -46,14 +46,14 @@ class Source(NamedTuple):
 
 
 class Driver:
-    """A run in a process of its own.
+    """A run in a separate process.
 
     Args:
         job: The run.
-        scratch: A directory for what it says and logs.
-        temporary: Where it and what it starts have their temporary files.
-        file_limit: Bytes after which the files of workers are full; 0 for no limit.
-        environment: Variables for it and what it starts.
+        scratch: Directory for its report and log.
+        temporary: Directory for temporary files of the process and its descendants.
+        file_limit: Maximum bytes of files of workers; 0 for no limit.
+        environment: Environment variables for the process and its descendants.
     """
 
     def __init__(
@@ -80,30 +80,30 @@ class Driver:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The process id."""
         return self._process.pid
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def wait(self, seconds: float = DEADLINE_S) -> dict[str, Any]:
-        """Wait for its end; what it says of its run."""
+        """Wait for the process to end; return its report of the run."""
         code = self._process.wait(seconds)
-        assert code == 0, f"the driver ended with {code}\n{self.log_text()}"
+        assert code == 0, f"the driver exited with {code}\n{self.log_text()}"
         says: dict[str, Any] = json.loads(self._says.read_bytes())
         return says
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so, or it has ended."""
+        """Wait until a condition is true or the process has ended."""
         deadline = time.monotonic() + DEADLINE_S
         while self.runs and not is_so():
             assert time.monotonic() < deadline, self.log_text()
             time.sleep(_POLL_S)
 
     def lives_for(self, seconds: float) -> bool:
-        """Wait for so long; whether it still runs then."""
+        """Wait some seconds; return whether the process is still running."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -111,7 +111,7 @@ class Driver:
         return False
 
     def kill(self) -> bool:
-        """Kill it, as the system does; whether it was still running."""
+        """Send SIGKILL to the process; return whether it was still running."""
         self._process.kill()
         return self._process.wait() == -signal.SIGKILL
 
@@ -123,18 +123,18 @@ class Scene:
     """A test's runs: one pipeline, one output directory, one checkpoint.
 
     Args:
-        directory: The test's own.
-        source: What is read.
-        rng: The test's own; decides on everything that may vary.
+        directory: Directory of the test.
+        source: The input.
+        rng: Random numbers of the test; determine everything that varies.
 
     Attributes:
-        target_size: Of the files that are written; 0 for a file a task.
+        target_size: Target size of output files in bytes; 0 for one file per task.
     """
 
     def __init__(self, directory: Path, source: Source, rng: Random) -> None:
         self.directory, self.source, self.rng = directory, source, rng
         self.out, self.dead, self.marks = (directory / name for name in ("out", "dead", "marks"))
-        self.temporary = directory / "tmp"  # a short name: there will be sockets in it, whose paths may have 107 bytes
+        self.temporary = directory / "tmp"  # a short name: it contains sockets, whose paths have at most 107 bytes
         self.marks.mkdir()
         self.temporary.mkdir()
         self.poison: dict[str, str] = {}
@@ -142,12 +142,12 @@ class Scene:
         self.drivers: list[Driver] = []
 
     def add_poison(self, share: float, faults: Sequence[str]) -> None:
-        """Poison a share of the chapters, each with one of some faults, in turn."""
+        """Poison a share of the chapters, each with one of the faults in turn."""
         chosen = self.rng.sample(self.source.chapters, max(1, round(share * len(self.source.chapters))))
         self.poison = {name: faults[number % len(faults)] for number, name in enumerate(chosen)}
 
     def job(self, executor: str, pace_s: float = 0.0) -> Job:
-        """A run of the pipeline that keeps what fails."""
+        """Return a run of the pipeline that writes dead letters."""
         return Job(
             executor=executor,
             source=str(self.source.directory),
@@ -168,7 +168,7 @@ class Scene:
         return driver
 
     def run(self, job: Job, file_limit: int = 0) -> dict[str, Any]:
-        """A run to its end; what its driver says."""
+        """Run a job to the end; return the report of its driver."""
         return self.start(job, file_limit).wait()
 
     def outlast(
@@ -178,13 +178,13 @@ class Scene:
         environment: Mapping[str, str] | None = None,
         ends: Sequence[str] = ("WorkerDiedError",),
     ) -> list[dict[str, Any]]:
-        """Hold a run again for as long as the fault ends it; what each driver says, the last one of a run to its end.
+        """Repeat a run until the fault no longer ends it; return the report of each driver, the last of a complete run.
 
         Args:
             job: The run.
-            each_second: What is done to it each second.
-            environment: As for `Driver`.
-            ends: The errors that the fault ends a run with.
+            each_second: Called once per second.
+            environment: See `Driver`.
+            ends: Names of the errors with which the fault ends a run.
         """
         told = []
         for _ in range(MOST_RUNS):
@@ -198,11 +198,11 @@ class Scene:
         raise AssertionError(f"after {MOST_RUNS} runs: {told[-1]['message']}")
 
     def reach_a_moment(self, driver: Driver, *, before: float = 1.0) -> None:
-        """Wait until a random number of documents more has been written, or it has ended.
+        """Wait until a random number of further documents has been written, or the driver has ended.
 
         Args:
             driver: The run.
-            before: The share of all documents at which the last moment is.
+            before: The share of all documents after which to wait no longer.
         """
         there, last = self.written, int(before * self.expected)
         moment = self.rng.randint(min(there + 1, last), last)
@@ -210,37 +210,37 @@ class Scene:
 
     @property
     def written(self) -> int:
-        """How many documents are there, without those in files that are not complete."""
+        """The number of documents in complete files."""
         if self.target_size:
             return sum(path.read_bytes().count(b"\n") for path in self.out.glob("part-*"))
         return files_in(self.out)
 
     @property
     def expected(self) -> int:
-        """How many documents there are to be in the end."""
+        """The number of documents after a complete run."""
         return len(self.source.chapters) - len(self.poison)
 
     def workers(self) -> list[int]:
-        """The processes of workers whose stages have told who they are, and that live."""
+        """Return the process ids of live workers whose stages have left a mark."""
         pids = {int(mark.name.rpartition("-")[2]) for mark in self.marks.glob("*-*")}
         return sorted({worker for pid in pids if (worker := processes.worker_of(pid))})
 
     def without_failures_kept(self, job: Job) -> Job:
-        """The same run, but it ends at the first failure."""
+        """Return the same run, but ending at the first failure."""
         return replace(job, dead="")
 
 
 def files_in(directory: str | Path) -> int:
-    """How many output files are there, without those that are not complete."""
+    """Return the number of complete output files."""
     try:
-        return sum(not name.startswith(".") for name in os.listdir(directory))  # noqa: PTH208 - called all the time
+        return sum(not name.startswith(".") for name in os.listdir(directory))  # noqa: PTH208 - called very often
     except FileNotFoundError:
         return 0
 
 
 def _environment(temporary: Path, file_limit: int) -> dict[str, str]:
     return {
-        "RAY_TMPDIR": tempfile.gettempdir(),  # the paths of Ray's own sockets would be too long in the other one
+        "RAY_TMPDIR": tempfile.gettempdir(),  # the paths of Ray's sockets would be too long in TMPDIR
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")])),
         "RAY_USAGE_STATS_ENABLED": "0",

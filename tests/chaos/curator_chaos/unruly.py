@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of code that leaves its caller in an unusual way: `python -m curator_chaos.unruly ON HOW DEAD`.
+"""Runs code that leaves its caller in an unusual way: `python -m curator_chaos.unruly ON HOW DEAD`.
 
-Each method of a stage does so once under each failure policy. Says what came of it as one line of JSON.
+Each method of a stage does so once under each failure policy. The program prints the outcomes as one line of JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class PanicError(BaseException):
-    """As Rust extensions raise it when they panic."""
+    """An exception like those that Rust extensions raise when they panic."""
 
 
 def panic() -> None:
@@ -69,7 +69,7 @@ WAYS: Mapping[str, Callable[[], None]] = {
 
 
 class Unruly(ProcessingStage[Task[int], Task[int]]):
-    """Does it in one of its methods, on one task where it is given any."""
+    """Misbehaves in one of its methods; in methods that receive tasks, only on one task."""
 
     def __init__(self, method: str, way: str) -> None:
         self.method, self.way = method, way
@@ -104,7 +104,7 @@ class UnrulyBatches(Unruly):
 
 
 class Teardowns(RunObserver):
-    """The errors of workers' ends."""
+    """Collects the errors of workers' ends."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -115,14 +115,14 @@ class Teardowns(RunObserver):
 
 
 def outcome(executor: BaseExecutor, stage: Any, on_error: Any) -> str:
-    """What comes of a run of three tasks, in words."""
+    """Run three tasks and describe the outcome."""
     watcher = Teardowns()
     tasks = [Task(data=number) for number in range(3)]
     try:
         result: RunResult = Pipeline("unruly", [stage]).run(
             executor, tasks, on_error=on_error, observers=[watcher], max_failures=None
         )
-    except BaseException as exc:  # noqa: BLE001 - said, whatever it is
+    except BaseException as exc:  # noqa: BLE001 - reports any exception
         return f"`{type(exc).__name__}`"
     (summary,) = result.stages
     assert summary.tasks_in == summary.tasks_passed + summary.tasks_failed == len(tasks), summary
@@ -130,13 +130,13 @@ def outcome(executor: BaseExecutor, stage: Any, on_error: Any) -> str:
     if isinstance(on_error, DeadLetter):
         letters = [letter.task_id for letter in deadletter.read(on_error.path)] if Path(on_error.path).exists() else []
         assert len(letters) == summary.tasks_failed, letters
-    parts = [f"{summary.tasks_failed} of {len(tasks)} fails"] if summary.tasks_failed else ["all go through"]
+    parts = [f"{summary.tasks_failed} of {len(tasks)} fails"] if summary.tasks_failed else ["all succeed"]
     parts += [f"reported: `{kind}`" for kind in dict.fromkeys(watcher.errors)]
     return ", ".join(parts)
 
 
 def all_outcomes(on: str, way: str, dead: Path) -> Iterator[tuple[str, str, str]]:
-    """Method, policy, and what came of it."""
+    """Yield each method, each policy, and the outcome."""
     settings: dict[str, Any] = {"isolated": True} if on == "isolated" else {}
     if way == "hangs":
         settings |= {"timeout_s": _LIMIT_S, "setup_timeout_s": _LIMIT_S}
@@ -146,7 +146,7 @@ def all_outcomes(on: str, way: str, dead: Path) -> Iterator[tuple[str, str, str]
             stage = kind(method, way).with_(batch_size=2, **settings)
             for policy in ("raise", "skip", DeadLetter(dead / method)):
                 name = policy if isinstance(policy, str) else "dead letter"
-                logger.warning("%s: %s in %s, %s", on, way, method, name)  # the last one is where it hangs
+                logger.warning("%s: %s in %s, %s", on, way, method, name)  # if a run hangs, this is the last line
                 yield method, name, outcome(executor, stage, policy)
 
 

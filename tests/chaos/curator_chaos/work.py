@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runs work on, and with: documents, the stages that take them apart, and what is wrong with some of them."""
+"""The work of the runs: documents, the stages that split them, and the faults of some documents."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ __all__ = [
 ]
 
 FILES = 60
-DOCUMENTS = 10  # in each file
-CHAPTERS = (0, 1, 1, 2, 3)  # of a document
+DOCUMENTS = 10  # per file
+CHAPTERS = (0, 1, 1, 2, 3)  # per document
 WORDS = ("curate", "filter", "caption", "naïve", "数据", "write")
 
 RAISES = ("raise",)
 RUBBISH = ("text", "too few", "no JSON")
-"""How a stage goes wrong without raising: no task at all, no entry for an input, a value that cannot be written."""
+"""Faults that do not raise: an output that is not a task, a missing entry, a value that cannot be written."""
 
 CRASHES = ("segfault", "exit")
-"""How a stage takes its process along."""
+"""Faults of a stage that kill its process."""
 
 HANGS = ("hang",)
 
 STALLS = "stalls"
-"""It is in the middle of being written, until its writer is killed; the next run can write it."""
+"""A fault whose document is never completely written, until its writer is killed; the next run can write it."""
 
-FILE_LIMIT = "CURATOR_CHAOS_FILE_LIMIT"  # the variable with the bytes after which a worker's files are full
+FILE_LIMIT = "CURATOR_CHAOS_FILE_LIMIT"  # environment variable: maximum bytes of a worker's files
 
 
 class PoisonError(Exception):
-    """What poison raises."""
+    """The exception that poison raises."""
 
 
 def write_source(directory: Path, rng: Random, long_text: int = 0) -> list[str]:
-    """Make the files to read.
+    """Write the input files.
 
     Args:
-        directory: Where.
-        rng: Decides on everything that may vary.
+        directory: Directory of the files.
+        rng: Determines everything that varies.
         long_text: Characters of one chapter that is longer than all others; 0 for none.
 
     Returns:
@@ -87,22 +87,22 @@ def write_source(directory: Path, rng: Random, long_text: int = 0) -> list[str]:
 
 
 def limit_files(limit: int) -> None:
-    """Let no file of this process grow beyond some bytes, if they are more than 0: a full disk, for tests."""
+    """Limit the size of files of this process in bytes, unless it is 0, to simulate a full disk."""
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 def lift_limit() -> None:
-    """Let files of this process grow again."""
+    """Remove the limit on files of this process."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 class Stalling:
-    """A number as numpy has them, that takes for ever to be written the first time.
+    """A number like those of numpy that blocks forever when it is first written.
 
     Args:
         number: The number.
-        mark: A file that says that this has happened.
+        mark: A file that is created when this has happened.
     """
 
     dtype = "int"
@@ -118,10 +118,10 @@ class Stalling:
 
 
 class Marked(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """A stage whose workers say who they are.
+    """A stage whose workers leave marks.
 
     Args:
-        marks: The directory in which each leaves a file named after the stage and the process.
+        marks: Directory in which each worker leaves a file named after the stage and the process.
     """
 
     def __init__(self, marks: str) -> None:
@@ -133,11 +133,11 @@ class Marked(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 class Chapters(Marked):
-    """Fans a document out to its chapters; one without any is filtered.
+    """Fans a document out to its chapters; a document without chapters is filtered.
 
     Args:
-        marks: As for `Marked`.
-        ballast: Characters that each chapter carries to the next stage.
+        marks: See `Marked`.
+        ballast: Extra characters that each chapter carries to the next stage.
     """
 
     def __init__(self, marks: str, ballast: int = 0) -> None:
@@ -153,13 +153,13 @@ class Chapters(Marked):
 
 
 class Annotate(Marked):
-    """Counts words, sixteen chapters at a time, unless there is poison among them.
+    """Counts words, sixteen chapters at a time, unless one of them is poison.
 
     Args:
-        marks: As for `Marked`.
-        poison: What goes wrong, by the names of the chapters: one of the above.
-        pace_s: How long a chapter takes.
-        leak: Bytes that it keeps of each chapter for ever.
+        marks: See `Marked`.
+        poison: Faults by the names of the chapters, from the constants above.
+        pace_s: Seconds per chapter.
+        leak: Bytes that the stage leaks per chapter.
     """
 
     batch_size = 16
@@ -175,7 +175,7 @@ class Annotate(Marked):
         return [made for task in tasks for made in self._annotated(task)]
 
     def _annotated(self, task: DocumentBatch) -> list[Any]:
-        """The entry for a chapter, in a list, which holds none where that is what is wrong."""
+        """Return a list with the entry for a chapter, or an empty list if its fault is a missing entry."""
         time.sleep(self.pace_s)  # the work
         if self.leak:
             self.leaked.append(b"x" * self.leak)
@@ -183,7 +183,7 @@ class Annotate(Marked):
         record = {key: value for key, value in record.items() if key != "ballast"}
         fault = self.poison.get(record["name"])
         if fault == "raise":
-            raise PoisonError(f"cannot stand {record['name']}")
+            raise PoisonError(f"cannot process {record['name']}")
         if fault == "segfault":
             ctypes.string_at(0)
         if fault == "exit":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that works until it is killed: the address of a receiver, and a directory for snapshots."""
+"""A driver that runs until it is killed. Arguments: the address of a receiver, and a directory for snapshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curator_otel import OTelObserver, configure
 
 
 class Numbers(ProcessingStage):
-    """The source, which has no end."""
+    """An endless source."""
 
     def process(self, task):
         return (Task(data=number) for number in count())
@@ -24,7 +24,7 @@ def think(task):
 
 
 class SayId(RunObserver):
-    """Tells the parent process which run this is."""
+    """Sends the run id to the parent process."""
 
     def on_run_start(self, run):
         print(run.run_id, flush=True)  # noqa: T201 - the parent process reads it
