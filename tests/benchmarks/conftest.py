@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks are programs that run in environments of their own; their tests find them here."""
+"""Adds the benchmarks to the path: they are programs that run in separate environments."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks' own logic: who runs when, what follows from the figures, and that the work is the same each time."""
+"""The logic of the benchmarks: the order of runs, the derived figures, and that the work is the same each time."""
 
 from __future__ import annotations
 
@@ -205,17 +205,17 @@ def test_only_the_best_way_to_the_limit_runs_again() -> None:
 
 class NoNeighbours(Neighbours):
     def wait(self) -> None:
-        """Nobody is there."""
+        """Return at once: there are no other instances of Ray."""
 
 
 def test_a_run_leaves_a_record(tmp_path: Path) -> None:
-    """A real process, of the contender that needs nothing."""
+    """Run a real process of the contender that needs no packages."""
     pytest.importorskip("psutil")
     here = {"xenna-0.3.0": Path(sys.executable)}
     store = Store(tmp_path / "results.jsonl")
     bench = Bench(here, tmp_path, tmp_path, store, "abc", [Path(__file__).parent], NoNeighbours())
     plain = chosen(contenders(list(here), 2), ["plain"])
-    for _ in range(2):  # the second time there is nothing left to do
+    for _ in range(2):  # the second time, nothing is left to do
         bench.run(Case("tiny", 5), plain, rounds=2)
     found = store.results().records
     assert [(one.round, one.status, one.check, one.left_over) for one in found] == [
@@ -321,4 +321,4 @@ def test_a_store_begins_with_what_is_shown(tmp_path):
     shown.write_text(json.dumps({"runs": Results(records).to_json()}))
     assert Store(tmp_path / "results.jsonl", shown).results().records == records
     Store(tmp_path / "results.jsonl").forget(["cpu-8"], ["plain"])
-    assert Store(tmp_path / "results.jsonl", shown).results().records == []  # what is in the file counts
+    assert Store(tmp_path / "results.jsonl", shown).results().records == []  # the file takes precedence

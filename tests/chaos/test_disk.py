@@ -78,4 +78,4 @@ def test_the_disk_is_full(executor, scene, tell):
         assert contents(scene.out).items() <= scene.source.written.items()
         make_room()
         holds(scene, scene.run(job))
-    tell(saw=f"`{failed['error']}` with a `DataError`, then the run ends well")
+    tell(saw=f"`{failed['error']}` with a `DataError`, then the run succeeds")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks: this project beside what its users would run instead. `nox -s bench` runs them."""
+"""The benchmarks: this project compared with alternatives. `nox -s bench` runs them."""

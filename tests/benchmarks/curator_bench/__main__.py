@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what `nox -s bench` calls with the environments that it has made."""
+"""The command line that `nox -s bench` calls with the environments that it has created."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 SHOWN = ("curator-core", "curator-xenna", "cosmos-xenna", "nemo-curator", "ray", "numpy", "pyarrow")
-QUICK = 50  # a fiftieth of the tasks
+QUICK = 50  # one fiftieth of the tasks
 EVERYTHING = (*WORKLOADS, "again", "growth", "micro")
 
 logger = logging.getLogger("curator_bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for, write the page; 1 where a run failed or gave wrong results."""
+    """Run the requested benchmarks and write the page; return 1 if a run failed or had wrong results."""
     given = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # as Ctrl-C: runs are ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # like Ctrl-C: running contenders are killed
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     pythons = {name: Path(path).absolute() for name, path in (pair.split("=", 1) for pair in given.environment)}
     cases, growth = MAIN, GROWTH
     if given.quick:
         cases = tuple(case.smaller(QUICK) for case in MAIN)
         growth = {side: tuple(case.smaller(QUICK) for case in held) for side, held in GROWTH.items()}
-        given.directory = given.docs = given.directory / "quick"  # never mixed with what is shown
+        given.directory = given.docs = given.directory / "quick"  # never mixed with published results
     given.directory.mkdir(parents=True, exist_ok=True)
     earlier = None if given.quick else given.docs / "benchmarks.json"
     store = Store(given.directory / "results.jsonl", earlier)
@@ -85,7 +85,7 @@ def write(
     pythons: Mapping[str, Path],
     docs: Path,
 ) -> None:
-    """The page, its plots, and the same as JSON."""
+    """Write the page, its plots, and the results as JSON."""
     where = machine(pythons)
     text = page(results, cases, found, versions_of(list(pythons)), where, slow=SLOW_S, very_slow=VERY_SLOW_S)
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
@@ -95,28 +95,28 @@ def write(
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--environment", action="append", default=[], metavar="NAME=PYTHON", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, default=ROOT / "build" / "bench", help="logs and raw results")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page goes")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="directory of the page")
     parser.add_argument("--workloads", type=names, default=EVERYTHING, help=f"some of {','.join(EVERYTHING)}")
     parser.add_argument("--contenders", type=names, default=(), help="names or patterns, such as ours*,nemo-xenna")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a fraction of the work, once, to see that all runs")
-    parser.add_argument("--resume", action="store_true", help="keep what was measured, and measure what is missing")
-    parser.add_argument("--only-render", action="store_true", help="write the page again from what was measured")
+    parser.add_argument("--quick", action="store_true", help="run a fraction of the work once, as a trial")
+    parser.add_argument("--resume", action="store_true", help="keep existing measurements, and run only missing ones")
+    parser.add_argument("--only-render", action="store_true", help="write the page again from existing measurements")
     given = parser.parse_args(arguments)
     if given.quick:
         given.rounds = 1
     unknown = set(given.workloads) - set(EVERYTHING)
     if unknown:
-        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown workload: {', '.join(sorted(unknown))}")
     return given
 
 
 def names(text: str) -> tuple[str, ...]:
-    """A list with commas."""
+    """Split a comma-separated list."""
     return tuple(part for part in text.split(",") if part)
 
 
@@ -126,7 +126,7 @@ def plan(
     wanted: Sequence[Contender],
     workloads: Sequence[str],
 ) -> list[tuple[Case, list[Contender]]]:
-    """Each case that is chosen, with those that run it."""
+    """Return each chosen case with its contenders."""
     found = [
         (case, [one for one in wanted if not one.only or case.workload in one.only])
         for case in cases
@@ -142,7 +142,7 @@ def plan(
 
 
 def run_cases(bench: Bench, planned: Sequence[tuple[Case, Sequence[Contender]]], given: argparse.Namespace) -> None:
-    """All workloads."""
+    """Run all workloads."""
     if not given.resume:
         for case, runners in planned:
             bench.store.forget([case.key], [one.name for one in runners])
@@ -151,7 +151,7 @@ def run_cases(bench: Bench, planned: Sequence[tuple[Case, Sequence[Contender]]],
 
 
 def run_micro(bench: Bench, found: Sequence[Contender], given: argparse.Namespace) -> None:
-    """What frameworks cost by themselves."""
+    """Measure the cost of the frameworks alone."""
     if "micro" not in given.workloads:
         return
     measured = micro_contenders(found)
@@ -168,7 +168,7 @@ def run_micro(bench: Bench, found: Sequence[Contender], given: argparse.Namespac
 
 
 def micro_contenders(found: Sequence[Contender]) -> list[Contender]:
-    """One for each framework and environment."""
+    """Return one contender for each framework and environment."""
     versions = list(dict.fromkeys(one.limit for one in found if one.limit))
     mine = [
         Contender(f"ours@{version}", "", "micro", f"xenna-{version}", ("--of", "ours"), always=True)
@@ -179,17 +179,17 @@ def micro_contenders(found: Sequence[Contender]) -> list[Contender]:
 
 
 def site_packages(python: Path) -> Path:
-    """Where an environment's packages are."""
+    """Return the directory of an environment's packages."""
     return Path(ask(python, "import sysconfig; print(sysconfig.get_paths()['purelib'])"))
 
 
 def ask(python: Path, code: str) -> str:
-    """What a piece of code prints in an environment."""
+    """Return the output of a piece of code in an environment."""
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine(pythons: Mapping[str, Path]) -> Machine:
-    """This machine, by what matters of it; no name."""
+    """Describe this machine by its relevant properties, without its name."""
     import psutil
 
     code = (
@@ -205,7 +205,7 @@ def machine(pythons: Mapping[str, Path]) -> Machine:
 
 
 def commit() -> str:
-    """The commit that is checked out, marked where files differ from it, but for those that this writes."""
+    """Return the current commit, marked if files differ from it, except those that this program writes."""
     described = ["git", "describe", "--always", "--exclude=*", "--abbrev=10"]
     changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/benchmarks*"]
     name, changes = (

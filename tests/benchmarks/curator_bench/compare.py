@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs contenders side by side, in turns, and keeps a record of each run."""
+"""Runs contenders in alternating order, and keeps a record of each run."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ __all__ = ["Bench", "is_wanted", "turns"]
 
 logger = logging.getLogger(__name__)
 
-# A contender that takes longer than this is not run again, unless others are held against it …
+# A contender that takes longer than this is not run again, unless others are compared with it …
 SLOW_S = 20.0
-# … and above this nobody is: a second hour would not change what the first round showed.
+# … and no contender is run again above this: a second hour would not change the result of the first round.
 VERY_SLOW_S = 120.0
 TIMEOUT_S = 150.0
-ALWAYS_TIMEOUT_S = 900.0  # for those that others are held against
+ALWAYS_TIMEOUT_S = 900.0  # for contenders that others are compared with
 
-# What Ray says when Xenna asks for "the" Ray of this machine and there is another: not the contender's fault.
+# Ray's message when Xenna looks for "the" Ray of this machine and there are two: not the contender's fault.
 NEIGHBOUR = "Found multiple active Ray instances"
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where things are, for runs.
+    """Settings of all runs.
 
     Attributes:
         pythons: The interpreter of each environment.
-        directory: Where logs go.
+        directory: Directory of the logs.
         documents: Directory of installed packages, whose descriptions are the texts.
-        store: Where records go.
-        commit: What is measured.
-        paths: Directories that runs find modules in.
-        neighbours: What else may run Ray on this machine.
+        store: Store of the records.
+        commit: The commit that is measured.
+        paths: Directories with the modules of runs.
+        neighbours: Other processes that may run Ray on this machine.
     """
 
     pythons: dict[str, Path]
@@ -58,7 +58,7 @@ class Bench:
     neighbours: Neighbours = field(default_factory=Neighbours)
 
     def run(self, case: Case, contenders: Sequence[Contender], rounds: int) -> None:
-        """All rounds of a case; what is in the store already is not measured again."""
+        """Run all rounds of a case, except those that are already in the store."""
         for number in range(min(rounds, case.rounds)):
             for contender in turns(contenders, number):
                 if (case.key, contender.name, number) in self.store:
@@ -79,12 +79,12 @@ class Bench:
                 )
 
     def measure(self, case: Case, contender: Contender, number: int) -> Record:
-        """One run."""
+        """Run a contender once."""
         more = [*contender.arguments, "--documents", str(self.documents)]
         return self.record(case.key, contender, ["curator_bench.run", contender.runner, *case.arguments, *more], number)
 
     def record(self, case: str, contender: Contender, arguments: Sequence[str], number: int) -> Record:
-        """Run a module in a contender's environment; its line of JSON as a record."""
+        """Run a module in a contender's environment; return its line of JSON as a record."""
         timeout = ALWAYS_TIMEOUT_S if contender.always else TIMEOUT_S
         command = [str(self.pythons[contender.environment]), "-m", *arguments]
         log = self.directory / "logs" / f"{case}.{contender.name}.{number + 1}.log"
@@ -96,9 +96,9 @@ class Bench:
             if finished.status == "ok" or NEIGHBOUR not in log.read_text(encoding="utf-8", errors="replace"):
                 break
         told = json.loads(finished.stdout) if finished.status == "ok" else {"seconds": round(finished.seconds, 1)}
-        peak = max(finished.peak_bytes / 1e6, told.pop("driver_mb", 0.0))  # a short run lies between two samples
+        peak = max(finished.peak_bytes / 1e6, told.pop("driver_mb", 0.0))  # a short run falls between two samples
         if finished.status == "failed":
-            told_by = f"{case} of {contender.name} ended with {finished.code}; the end of {log}:"
+            told_by = f"{case} of {contender.name} exited with {finished.code}; the end of {log}:"
             logger.error("%s\n%s", told_by, _end_of(log))
         return Record(
             case=case,
@@ -113,7 +113,7 @@ class Bench:
         )
 
     def _environment(self, scratch: Path) -> dict[str, str]:
-        # Another Ray of this user must not be joined, nor its files be found: each run has a directory of its own.
+        # A run must not join another Ray of this user or find its files: each run has its own directory.
         without = ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "VIRTUAL_ENV")
         env = {name: value for name, value in os.environ.items() if name not in without}
         return env | {
@@ -125,20 +125,20 @@ class Bench:
 
 
 def turns(contenders: Sequence[Contender], number: int) -> list[Contender]:
-    """The order of a round: each begins with another one, so that nobody always comes first, or after the same."""
+    """Return the order of a round: each round starts with a different contender, so that none has a fixed position."""
     shift = number * max(1, len(contenders) // 3) % max(1, len(contenders))
     return [*contenders[shift:], *contenders[:shift]]
 
 
 def is_wanted(case: Case, contender: Contender, contenders: Sequence[Contender], results: Results) -> bool:
-    """Whether a contender is to run in a further round."""
+    """Whether a contender should run in another round."""
     sofar = results.of(case.key, contender.name)
     if any(record.status != "ok" for record in sofar):
         return False
     slowest = max((record.seconds for record in sofar), default=0.0)
     if slowest > (VERY_SLOW_S if contender.always else SLOW_S):
         return False
-    # Of several ways to the practical limit only the best is of interest.
+    # Of several contenders for the practical limit, only the best one matters.
     ways = [one.name for one in contenders if one.limit == contender.limit]
     return not contender.limit or results.limit(case.key, ways) == contender.name
 

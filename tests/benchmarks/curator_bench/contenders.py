@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is measured, and on what."""
+"""The contenders and their cases."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = [
     "versions_of",
 ]
 
-NEMO = "nemo-curator"  # name of the environment that holds it
-XENNA = "xenna-"  # names of the others begin with this, and go on with the version of cosmos-xenna
+NEMO = "nemo-curator"  # name of its environment
+XENNA = "xenna-"  # names of the other environments begin with this, followed by the version of cosmos-xenna
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Contender:
     Attributes:
         name: Its name on the command line and in the results.
         label: Its name in tables.
-        runner: The runner: ours, nemo, xenna_by_hand or plain.
-        environment: The environment that it runs in.
-        arguments: For the runner.
+        runner: The runner: ours, nemo, xenna_by_hand, or plain.
+        environment: Name of its environment.
+        arguments: Arguments for the runner.
         only: The workloads that it runs; empty for all.
-        always: Whether it is measured in every round even where it is slow, since others are held against it.
-        limit: The version of Xenna that it is one way to reach the practical limit of; empty for the others.
+        always: Whether it is measured in every round even if it is slow, because others are compared with it.
+        limit: The version of Xenna whose practical limit it may define; empty for other contenders.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Case:
 
     Attributes:
         workload: The workload.
-        size: Tasks.
-        stages: Stages; 0 for the workload's own number.
-        nbytes: Bytes of a payload; 0 for the workload's own.
-        rounds: Rounds at the most.
+        size: Number of tasks.
+        stages: Number of stages; 0 for the workload's default.
+        nbytes: Bytes of a payload; 0 for the workload's default.
+        rounds: Maximum number of rounds.
     """
 
     workload: str
@@ -72,7 +72,7 @@ class Case:
     rounds: int = 1000
 
     def smaller(self, times: int) -> Case:
-        """The same with fewer tasks, to try things out."""
+        """Return the same case with fewer tasks, for trial runs."""
         return replace(self, size=max(min(self.size, 8), self.size // times))
 
     @property
@@ -84,7 +84,7 @@ class Case:
 
     @property
     def arguments(self) -> list[str]:
-        """For a runner."""
+        """Arguments for a runner."""
         given = ["--workload", self.workload, "--size", str(self.size)]
         given += ["--stages", str(self.stages)] if self.stages else []
         return [*given, "--nbytes", str(self.nbytes)] if self.nbytes else given
@@ -100,7 +100,7 @@ MAIN = (
     Case("deep", 200),
 )
 
-# How cost grows, along one side at a time. The first side shares two points with the workloads above.
+# How cost grows, one dimension at a time. The first dimension shares two points with the workloads above.
 GROWTH = {
     "tasks": tuple(Case("tiny", size, rounds=1) for size in (100, 1000, 10_000, 100_000)),
     "stages": tuple(Case("tiny", 1000, stages=stages, rounds=1) for stages in (1, 2, 4, 8, 16)),
@@ -109,11 +109,11 @@ GROWTH = {
     ),
 }
 
-# A second run in the same executor, by the number of its groups of stages.
+# A second run on the same executor, by the number of its groups of stages.
 AGAIN = tuple(Case("tiny", 100, stages=groups) for groups in (1, 2, 3, 4))
 
 _LIGHT, _HEAVY = ("tiny", "deep"), ("cpu", "payload", "skew", "text")
-# Bundles and workers of the fused stage that is written by hand: what somebody would try who wants it fast.
+# Bundles and workers of the hand-written fused stage: what a user would try to make it fast.
 _BY_HAND = (
     (64, 1, _LIGHT),
     (256, 1, _LIGHT),
@@ -123,13 +123,13 @@ _BY_HAND = (
 
 
 def versions_of(environments: Sequence[str]) -> list[str]:
-    """The versions of Xenna that there are environments for, the oldest first."""
+    """Return the versions of Xenna that have environments, oldest first."""
     found = [name.removeprefix(XENNA) for name in environments if name.startswith(XENNA)]
     return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def contenders(environments: Sequence[str], cores: int) -> list[Contender]:
-    """All contenders that these environments can run."""
+    """Return all contenders that these environments can run."""
     versions = versions_of(environments)
     found = [one for version in versions for one in _on_xenna(version, cores, newest=version == versions[-1])]
     if versions:
@@ -140,7 +140,7 @@ def contenders(environments: Sequence[str], cores: int) -> list[Contender]:
 
 
 def growth_contenders(found: Sequence[Contender], case: Case) -> list[Contender]:
-    """Those that are cheap enough to show how their cost grows."""
+    """Return the contenders that are cheap enough to show how their cost grows."""
     newest = max((one.limit for one in found if one.limit), key=lambda v: [int(p) for p in v.split(".")], default="")
     by_hand = "hand-1x0" if case.workload == "payload" else "hand-256x1"
     wanted = (f"ours@{newest}", "local", f"{by_hand}@{newest}")
@@ -148,7 +148,7 @@ def growth_contenders(found: Sequence[Contender], case: Case) -> list[Contender]
 
 
 def chosen(found: Sequence[Contender], patterns: Sequence[str]) -> list[Contender]:
-    """Those whose names match one of the patterns, as ``ours*``; all where there are none."""
+    """Return the contenders whose names match a pattern, such as ``ours*``; all without patterns."""
     return [one for one in found if not patterns or any(fnmatchcase(one.name, pattern) for pattern in patterns)]
 
 
@@ -192,11 +192,11 @@ def _on_xenna(version: str, cores: int, *, newest: bool) -> list[Contender]:
         _again(version),
         _again_by_hand(version, cores),
     ]
-    if newest:  # none is what anybody is held against: one version is enough
+    if newest:  # no contender is compared with these: one version is enough
         found += [
             _safe("ours-safe-unbundled", "Curator, bundles off", version, {"bundle": False}),
             _ours("ours-off", "Curator, fusion and bundles off", version, {"fuse": False, "bundle": False}),
-            Contender(f"hand@{version}", f"Xenna by hand, a stage a step ({version})", "xenna_by_hand", environment),
+            Contender(f"hand@{version}", f"Xenna by hand, a stage per step ({version})", "xenna_by_hand", environment),
         ]
     for bundle, workers, only in _BY_HAND:
         found.append(
@@ -235,8 +235,8 @@ def _in_process(environment: str, cores: int) -> list[Contender]:
 
 
 def _nemo_curator() -> list[Contender]:
-    # Its other executors need not place all stages at once: with a whole CPU a stage they start fewer workers, and were
-    # faster for it on every workload that was tried.
+    # Its other executors need not place all stages at once: with a whole CPU per stage they start fewer workers, and
+    # were faster on every workload that was tried.
     return [
         Contender("nemo-xenna", "NeMo Curator on Xenna", "nemo", NEMO, ("--executor", "xenna"), always=True),
         Contender("nemo-ray-data", "NeMo Curator on Ray Data", "nemo", NEMO, ("--executor", "ray-data", "--cpus", "1")),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all runners share: one process runs one workload once, and prints one line of JSON.
+"""The shared code of all runners: a process runs one workload once, and prints one line of JSON.
 
-The clock runs from before the executor is made until the outputs are in this process: with the start and the end of
-Ray, as users pay it, and without the imports, which are measured by themselves.
+The clock runs from before the executor is created until the outputs are in this process. It includes the start and the
+end of Ray, which users pay for, and excludes imports, which are measured separately.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["SCRATCH", "Work", "cores", "main", "process_of"]
 
 SCRATCH = "CURATOR_BENCH_SCRATCH"  # environment variable: the directory of this run
 
-_marked: list[bool] = []  # holds something when this process has made an output
+_marked: list[bool] = []  # not empty once this process has made an output
 
 
 class Work:
-    """A workload at a size, as a runner sees it.
+    """A workload with its size, for a runner.
 
     Attributes:
-        inputs: The payloads; empty where there is a source.
+        inputs: The payloads; empty if there is a source.
         steps: The stages after the source.
-        source: What makes the payloads, where that is part of the work.
-        cpus: What each stage asks for.
-        one_worker: Whether all payloads must meet in one worker.
+        source: The source of the payloads, if that is part of the work.
+        cpus: CPUs that each stage asks for.
+        one_worker: Whether one worker must process all payloads.
     """
 
     def __init__(self, workload: Workload, job: Job) -> None:
@@ -53,11 +53,11 @@ class Work:
 
 
 class Marking:
-    """The last step; when a process has made its first output it leaves a note of the time.
+    """The last step, which records the time when a process makes its first output.
 
     Args:
         call: The step.
-        directory: Where the note goes.
+        directory: Directory of the record.
     """
 
     def __init__(self, call: Callable[[Any], Any], directory: Path) -> None:
@@ -65,7 +65,7 @@ class Marking:
         self._directory = directory
 
     def __call__(self, payload: Any) -> Any:
-        """What the step makes of a payload."""
+        """Return the output of the step for a payload."""
         made = self._call(payload)
         if not _marked:
             _marked.append(True)
@@ -74,21 +74,21 @@ class Marking:
 
 
 def process_of(call: Callable[[Any], Any], payloads: list[Any]) -> list[Any]:
-    """What a step makes of payloads, without those that it drops."""
+    """Return the outputs of a step for payloads, without those that it drops."""
     return [made for payload in payloads if (made := call(payload)) is not None]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(prepare: Prepare, options: Sequence[tuple[str, Any]]) -> None:
-    """The command line of a runner.
+    """Run the command line of a runner.
 
     Args:
-        prepare: Imports what is needed and gives back what is to be timed, which returns the output payloads.
-        options: The runner's own options, with their defaults.
+        prepare: Imports what is needed and returns the function to time, which returns the output payloads.
+        options: The options of the runner, with their defaults.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
@@ -104,7 +104,7 @@ def main(prepare: Prepare, options: Sequence[tuple[str, Any]]) -> None:
 
 
 def run(prepare: Prepare, given: argparse.Namespace) -> dict[str, Any]:
-    """Run once; what was measured."""
+    """Run once and return the measurements."""
     workload = WORKLOADS[given.workload]
     scratch = Path(os.environ[SCRATCH])
     job = Job(given.size, given.stages or workload.stages, given.nbytes, given.documents.absolute(), scratch)
@@ -113,7 +113,7 @@ def run(prepare: Prepare, given: argparse.Namespace) -> dict[str, Any]:
     outputs = go()
     seconds = time.perf_counter() - start
     marks = [float(path.read_text()) for path in scratch.glob("first-*")]
-    marks = [mark for mark in marks if mark >= began]  # a run that came before the one that is timed leaves some, too
+    marks = [mark for mark in marks if mark >= began]  # an earlier run, which is not timed, leaves marks too
     return {
         "seconds": round(seconds, 3),
         "first_s": round(min(marks) - began, 3) if marks else None,
@@ -123,18 +123,18 @@ def run(prepare: Prepare, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak_mb() -> float:
-    """The most memory that this process has had."""
-    status = Path("/proc/self/status")  # Linux: what getrusage() says there counts the parent's before exec, too
+    """Return the peak memory of this process."""
+    status = Path("/proc/self/status")  # on Linux, getrusage() also counts memory of the parent before exec
     if status.exists():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1e3
-    import resource  # not on Windows, where this is not run
+    import resource  # not available on Windows, where this does not run
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 @contextmanager
 def only_json_on_stdout() -> Iterator[IO[str]]:
-    """Let everything else that is printed, by workers and C libraries too, go to stderr."""
+    """Redirect all other output to stderr, including that of workers and C libraries."""
     sys.stdout.flush()
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

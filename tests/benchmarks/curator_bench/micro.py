@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a framework costs by itself: its adapter, its import, its size, and what it adds to a task.
+"""The cost of a framework alone: its adapter, its import, its size, and its overhead per task.
 
-It runs in the environment of what it measures, and prints one line of JSON, as runners do.
+It runs in the environment of the framework, and prints one line of JSON, like runners.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["NAMES"]
 NAMES = {
     "adapter_batch_of_one_us": "adapter, a batch of one, us",
     "adapter_task_at_1024_us": "adapter, a task in a batch of 1,024, us",
-    "isolated_batch_of_one_us": "adapter, a batch of one, of a stage in a process of its own, us",
-    "telemetry_batch_us": "telemetry, a batch, us",
+    "isolated_batch_of_one_us": "adapter, a batch of one, of an isolated stage, us",
+    "telemetry_batch_us": "telemetry, per batch, us",
     "local_same_s": "a run of 10,000 tasks through 3 stages that do nothing, in one process, s",
-    "accounts_mb": "accounts of 10 million source tasks, none of them finished, MB",
-    "held_mb": "the same with the tasks, of a path each, that are held for restarts, MB (ten times that of 1 million)",
-    "begun_mb": "the same when each has been through two stages of three, MB (ten times that of 1 million)",
+    "accounts_mb": "accounts of 10 million unfinished source tasks, MB",
+    "held_mb": "the same with the tasks, one path each, which are kept for restarts, MB (ten times that of 1 million)",
+    "begun_mb": "the same after two of three stages for each task, MB (ten times that of 1 million)",
     "resumed_mb": "ids of 10 million source tasks that an earlier run has finished, MB",
-    "task_bytes": "framework's bytes on a task after ten stages",
-    "bundled_task_bytes": "the same, where 64 tasks are pickled together",
-    "import_pipeline_ms": "import of what a pipeline is written with, ms",
+    "task_bytes": "bytes that the framework adds to a task after ten stages",
+    "bundled_task_bytes": "the same, with 64 tasks pickled together",
+    "import_pipeline_ms": "import of the API for pipelines, ms",
     "import_executor_ms": "import of the Xenna executor, ms",
-    "import_engine_ms": "the same with Xenna and Ray, which Curator imports when it runs, ms",
+    "import_engine_ms": "the same with Xenna and Ray, which Curator imports at run time, ms",
 }
-"""The figures, as the page calls them; sizes come beside them."""
+"""The names of the figures on the page; sizes are added to them."""
 
 STAGES, BUNDLE, BATCH, PASSES = 10, 64, 1024, 8
 LOCAL_TASKS, LOCAL_STAGES, LOCAL_RUNS = 10_000, 3, 7
 SOURCE_TASKS = 10_000_000
-HELD_SHARE = 10  # of the source tasks, one in so many is made to see what holding them takes
+HELD_SHARE = 10  # one in ten source tasks is created, to measure the memory for keeping them
 IMPORT_NAMES = ("import_pipeline_ms", "import_executor_ms", "import_engine_ms")
 IMPORTS = {
     "ours": (
@@ -65,7 +65,7 @@ PACKAGES = {"ours": ("curator_core", "curator_xenna", "curator_otel"), "nemo-cur
 
 
 def ours() -> dict[str, float]:
-    """This project's adapter and tasks."""
+    """Measure this project's adapter and tasks."""
     from curator_core import (
         BaseStageAdapter,
         NodeInfo,
@@ -88,7 +88,7 @@ def ours() -> dict[str, float]:
 
     def adapter(stage: ProcessingStage[Any, Any]) -> BaseStageAdapter:
         made = BaseStageAdapter(stage)
-        worker = WorkerMetadata(str(uuid.uuid4()))  # as long as Xenna's
+        worker = WorkerMetadata(str(uuid.uuid4()))  # as long as Xenna's ids
         made.setup_on_node(NodeInfo(uuid.uuid4().hex), worker)
         made.setup(worker)
         return made
@@ -98,7 +98,7 @@ def ours() -> dict[str, float]:
         return list(named)
 
     travelled = tasks(BUNDLE)
-    for number in range(STAGES - 1):  # one is behind them
+    for number in range(STAGES - 1):  # they have already passed one stage
         stage = adapter(Same().with_(name=f"Stage{number}"))
         travelled = [made for task in travelled for made in stage.process_batch([task])]
     costs = _adapter_costs(adapter(Same()), adapter(SameBatch()), tasks)
@@ -110,7 +110,7 @@ def ours() -> dict[str, float]:
 
 
 def _local_run(stage: Callable[[], Any]) -> float:
-    """Seconds of a run of stages in this process: the median of some."""
+    """Return the median seconds of several runs of stages in this process."""
     from curator_core import LocalExecutor, Pipeline, Task
 
     pipeline = Pipeline("local", [stage().with_(name=f"Stage{number}") for number in range(LOCAL_STAGES)])
@@ -124,7 +124,7 @@ def _local_run(stage: Callable[[], Any]) -> float:
 
 
 def _accounts() -> dict[str, float]:
-    """Megabytes of what the driver remembers of source tasks, which are named after their content."""
+    """Return the megabytes that the driver uses for source tasks, which are named after their content."""
     from curator_core.checkpoint.finished import EarlierRuns, record_of
     from curator_core.sources import SourceAccounts
 
@@ -140,7 +140,7 @@ def _accounts() -> dict[str, float]:
 
 
 def _held() -> dict[str, float]:
-    """Megabytes of what a driver keeps to be able to begin again: the source tasks, and what was counted for each."""
+    """Return the megabytes that a driver uses for restarts: the source tasks, and the counts of each."""
     from curator_core import LocalExecutor, Plan, Task, processing_stage
     from curator_core.report import BatchReport, Outcomes
     from curator_core.run import Run
@@ -175,7 +175,7 @@ def _memory_mb() -> float:
 
 
 def _telemetry_cost() -> float:
-    """Microseconds that the observer takes for a batch, once it has made the spans that it may."""
+    """Return the microseconds that the observer takes per batch, after it has made the maximum number of spans."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -212,7 +212,7 @@ def _telemetry_cost() -> float:
 
 
 def nemo_curator() -> dict[str, float]:
-    """NeMo Curator's adapter and tasks, connected to a Ray as its workers are."""
+    """Measure NeMo Curator's adapter and tasks, connected to a Ray like its workers."""
     import ray
     from nemo_curator.backends.base import BaseStageAdapter
     from nemo_curator.pipeline.pipeline import assign_root_task_ids
@@ -249,10 +249,10 @@ def nemo_curator() -> dict[str, float]:
 
 
 def _adapter_costs(single: Any, batched: Any, tasks: Callable[[int], list[Any]]) -> dict[str, float]:
-    """Microseconds that adapters take around stages that do nothing, on tasks that are new each time.
+    """Return the microseconds that adapters take around stages that do nothing, with new tasks each time.
 
-    All tries of a pass take some hundredths of a second, and what else the machine does may last longer: so there
-    are several passes, with the making of tasks between them.
+    All tries of a pass take a few hundredths of a second, and other work on the machine may last longer. Therefore
+    there are several passes, with the creation of tasks between them.
     """
     ones, whole = [], []
     for _ in range(PASSES):
@@ -265,7 +265,7 @@ def _adapter_costs(single: Any, batched: Any, tasks: Callable[[int], list[Any]])
 
 
 def _best(adapter: Any, batches: list[Any], together: int) -> float:
-    """Microseconds a batch, in the best of some tries: what else the machine does only ever adds to it."""
+    """Return the microseconds per batch in the best of several tries: other work on the machine can only add to it."""
     found = []
     for start in range(0, len(batches), together):
         chosen = batches[start : start + together]
@@ -277,7 +277,7 @@ def _best(adapter: Any, batches: list[Any], together: int) -> float:
 
 
 def _bytes(tasks: list[Any], dumps: Callable[[Any], bytes]) -> dict[str, float]:
-    """What tasks weigh when they travel, less their payloads."""
+    """Return the size of tasks as they travel, without their payloads."""
     payloads = [task.data for task in tasks]
     return {
         "task_bytes": len(dumps(tasks[0])) - len(dumps(payloads[0])),
@@ -286,7 +286,7 @@ def _bytes(tasks: list[Any], dumps: Callable[[Any], bytes]) -> dict[str, float]:
 
 
 def imports(of: str) -> dict[str, float]:
-    """Milliseconds of imports, each in processes of its own, with bytecode there."""
+    """Return the milliseconds of imports, each in separate processes, with existing bytecode."""
     found = {}
     for name, statement in zip(IMPORT_NAMES, IMPORTS[of], strict=True):
         code = f"import time; start = time.perf_counter(); {statement}; print((time.perf_counter() - start) * 1e3)"
@@ -294,12 +294,12 @@ def imports(of: str) -> dict[str, float]:
             float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()[-1])
             for _ in range(6)
         ]
-        found[name] = round(median(took[1:]), 1)  # the first may have had to compile
+        found[name] = round(median(took[1:]), 1)  # the first may have compiled bytecode
     return found
 
 
 def sizes(of: str) -> dict[str, float]:
-    """Kilobytes of the packages, without bytecode, and of everything in the environment."""
+    """Return the kilobytes of the packages, without bytecode, and the megabytes of the whole environment."""
     found: dict[str, float] = {
         f"size_{name}_kb": round(_size(Path(str(resources.files(name)))) / 1e3) for name in PACKAGES[of]
     }
@@ -315,7 +315,7 @@ def _size(directory: Path) -> int:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--of", choices=PACKAGES, required=True)
     of = parser.parse_args().of

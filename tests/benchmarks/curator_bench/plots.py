@@ -27,11 +27,11 @@ def draw(
     contenders: Sequence[Contender],
     directory: Path,
 ) -> None:
-    """Write ``benchmarks.svg`` and ``benchmarks-growth.svg``, as far as there is something to draw."""
+    """Write ``benchmarks.svg`` and ``benchmarks-growth.svg``, if there are results to draw."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    # Text stays text, and ids are the same each time: small files, and small differences between two of them.
+    # Keep text as text and ids stable: files are small, and so are the differences between versions.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 8})
     _bars(results, cases, contenders, directory / "benchmarks.svg")
     _curves(results, growth, contenders, directory / "benchmarks-growth.svg")
@@ -62,7 +62,7 @@ def _medians(results: Results, contenders: Sequence[Contender], case: Case) -> l
     for one in contenders:
         limits = [other.name for other in contenders if other.limit == one.limit]
         if one.limit and results.limit(case.key, limits) != one.name:
-            continue  # only the best of those that are ways to the same limit
+            continue  # only the best of the contenders for the same limit
         value = results.median(case.key, one.name)
         if value is not None:
             mine = one.runner == "ours"

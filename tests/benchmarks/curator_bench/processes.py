@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run in a process of its own, with what it takes of the memory, and nothing of it left behind.
+"""Runs a contender in a separate process, measures its memory, and leaves nothing of it behind.
 
-Workers that outlive their run burn CPU and would spoil the next contender's figures.
+Workers that outlive their run use CPU time and would distort the figures of the next contender.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["Finished", "Neighbours", "run_alone", "scratch_directory"]
 logger = logging.getLogger(__name__)
 
 MARKER = "CURATOR_BENCH_RUN"  # environment variable that all processes of a run inherit
-SAMPLE_S = 1.0  # seconds between two looks at the memory: often enough, and no load
+SAMPLE_S = 1.0  # seconds between two memory samples: frequent enough, without adding load
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of a process.
+    """The result of a process.
 
     Attributes:
-        status: ``"ok"``, ``"failed"`` or ``"timeout"``.
-        code: What it ended with; below 0 where a signal ended it.
-        stdout: What it printed.
+        status: ``"ok"``, ``"failed"``, or ``"timeout"``.
+        code: The exit status; negative if a signal killed it.
+        stdout: Its output.
         seconds: How long it lived.
-        peak_bytes: The most memory that it and its children had for themselves at one time.
-        left_over: Processes of it that had to be ended.
+        peak_bytes: Peak memory of the process and its descendants, without shared memory.
+        left_over: Number of its processes that had to be killed.
     """
 
     status: str
@@ -52,13 +52,13 @@ class Finished:
 
 
 def run_alone(command: Sequence[str], env: Mapping[str, str], timeout: float, log: Path) -> Finished:
-    """Run a command to its end, then end whatever it left running.
+    """Run a command to the end, then kill any processes that it left running.
 
     Args:
         command: The command.
         env: Its environment.
-        timeout: Seconds after which it is ended.
-        log: Where its stderr goes.
+        timeout: Seconds after which it is killed.
+        log: File for its stderr.
     """
     marker = uuid.uuid4().hex
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def run_alone(command: Sequence[str], env: Mapping[str, str], timeout: float, lo
                 _wait(process, SAMPLE_S)
             timed_out = process.poll() is None
             seconds = time.perf_counter() - start
-        finally:  # also after Ctrl-C
+        finally:  # even after Ctrl-C
             if process.poll() is None:
                 process.kill()
                 process.wait()
@@ -83,10 +83,10 @@ def run_alone(command: Sequence[str], env: Mapping[str, str], timeout: float, lo
 
 
 class Neighbours:
-    """Other Rays on this machine. They take time from what is measured, and Xenna fails where there are two.
+    """Other instances of Ray on this machine. They slow down runs, and Xenna fails if there are two.
 
     Args:
-        patience: Seconds to wait for them to end; where that was in vain, nobody is waited for again.
+        patience: Seconds to wait for them to end; after the first unsuccessful wait there are no others.
     """
 
     def __init__(self, patience: float = 120.0) -> None:
@@ -97,7 +97,7 @@ class Neighbours:
         until = time.monotonic() + self._patience
         while self._are_there():
             if time.monotonic() > until:
-                logger.warning("another Ray runs on this machine: figures will be off, and Xenna may fail")
+                logger.warning("another Ray is running on this machine: figures will be inaccurate, and Xenna may fail")
                 self._patience = 0.0
                 return
             time.sleep(1)
@@ -111,7 +111,7 @@ class Neighbours:
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory for one run. Its path is short: Ray puts sockets there, whose paths may have 107 characters."""
+    """Create a directory for one run. Its path is short, because Ray's socket paths have at most 107 characters."""
     path = Path(tempfile.mkdtemp(prefix="cb-"))
     try:
         yield path
@@ -127,7 +127,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _private_bytes(pid: int) -> int:
-    """Memory of a process and its descendants that none of them shares: shared pages would count many times."""
+    """Return the memory of a process and its descendants, without shared pages, which would count several times."""
     import psutil
 
     try:
@@ -145,7 +145,7 @@ def _private_bytes(pid: int) -> int:
 
 
 def _end_all(marker: str) -> int:
-    """End all processes that inherited the marker; how many there were."""
+    """Kill all processes that inherited the marker; return their number."""
     ended: set[int] = set()
     for _ in range(100):
         found = _marked(marker)
@@ -171,9 +171,9 @@ def _marked(marker: str) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            # One that is dead but not yet waited for has no environment, and takes nothing.
+            # A zombie has no environment, and uses no resources.
             if process.environ().get(MARKER) == marker:
                 found.append(process.pid)
-        except psutil.Error:  # another user's, or gone
+        except psutil.Error:  # owned by another user, or gone
             continue
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page that tells the results: Markdown from records. Pure."""
+"""Renders the page of results: Markdown from records. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ _WHY_MISSED = Path(__file__).with_name("misses.md")
 INTRO = """\
 # Benchmarks
 
-What the same work costs on this project, on what its users would run instead, and with no framework at all. All
-contenders run the same functions on the same inputs, in turns, each run in processes of its own and with nothing left
-over from the one before; a run whose outputs differ fails the benchmark.
+These benchmarks compare the cost of the same work on this project, on alternatives, and without a framework. All
+contenders run the same functions on the same inputs, in alternating order. Each run uses separate processes and finds
+nothing left over from the previous one. A run whose outputs differ makes the benchmark fail.
 
 ```console
 $ nox -s bench                                          # everything, {minutes}
-$ nox -s bench -- --workloads tiny,cpu --rounds 5       # some of it; the rest of this page stays as it is
-$ nox -s bench -- --resume                              # goes on after a run that was aborted
+$ nox -s bench -- --workloads tiny,cpu --rounds 5       # a part; the rest of this page is not changed
+$ nox -s bench -- --resume                              # continues after an aborted run
 ```
 
 {commits}{machine}.
 
-**Read the ratios.** Seconds depend on the machine and on what else it does, and so do ratios that are close to 1. The
-clock runs from before the executor is made until all outputs are in the driver: it has the start and the end of Ray in
-it, as users pay them, and no imports.
+**Look at the ratios.** Seconds depend on the machine and its load, and so do ratios that are close to 1. The clock
+runs from before the executor is created until all outputs are in the driver. It includes the start and the end of Ray,
+which users pay for, but not imports.
 """
 
 SETTINGS = """\
-Everybody runs with default settings, and asks for the same CPUs for the same stage: a quarter of one, or less where
-there are more than four stages, because Xenna plans with 95% of the cores, rounded down, and NeMo Curator's executor on
-it wants room for all stages at once. On Ray Data and on actor pools, which do not, a stage asks for a whole CPU: they
-start fewer workers then, and were faster. *By hand, one stage* is the practical limit: one Xenna stage that does all
-steps on bundles of payloads, with a fixed number of workers, and without ids, counts, batch sizes or reports. Several
-such bundles were tried, and the fastest counts.
+All contenders run with default settings, and ask for the same CPUs for the same stage: a quarter of a CPU, or less if
+there are more than four stages, because Xenna plans with 95% of the cores, rounded down, and NeMo Curator's executor
+for Xenna must place all stages at once. Ray Data and actor pools do not have to: there, a stage asks for a whole CPU,
+so they start fewer workers, and they were faster this way. *By hand, one stage* is the practical limit: one Xenna
+stage that runs all steps on bundles of payloads, with a fixed number of workers, and without ids, counts, batch sizes,
+or reports. Several sizes of bundles were tried, and the fastest counts.
 
-Contenders are in the order of their medians; `x` is how many times as long as Curator on Xenna {newest} they took.
-*First output* is when a worker had made the first output, which need not have been in the driver then. Memory is the
-most that all processes of a run had for themselves. A contender that took more than {slow:.0f} s ran once, unless it is
-one that others are held against; and so did any that took more than {very_slow:.0f} s.
+Contenders are sorted by their medians; `x` is the ratio of their time to that of Curator on Xenna {newest}. *First
+output* is when a worker had made the first output, which may not have reached the driver yet. Memory is the peak of
+the unshared memory of all processes of a run. A contender that took more than {slow:.0f} s ran once, unless others are
+compared with it; any that took more than {very_slow:.0f} s ran once in any case.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it was measured, and with what.
+    """The machine and the versions of the measurements.
 
     Attributes:
-        cores: Cores.
-        memory_gb: Memory.
+        cores: Number of cores.
+        memory_gb: Memory in GB.
         kind: Processor and operating system.
-        versions: Versions of what was measured, by environment.
+        versions: Versions of packages, by environment.
     """
 
     cores: int
@@ -86,21 +86,21 @@ def page(
     machine: Machine,
     **limits: float,
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        results: What was measured.
-        cases: The workloads, at their sizes.
-        contenders: Who there is, in the order of the tables.
+        results: The results.
+        cases: The workloads with their sizes.
+        contenders: The contenders, in the order of the tables.
         versions: Versions of Xenna.
-        machine: Where it was measured.
+        machine: The machine.
         limits: ``slow`` and ``very_slow``: seconds, see `compare`.
     """
     newest = versions[-1]
     commits = results.commits()
     measured = f"Measured at {', '.join(f'`{commit}`' for commit in commits)}, on " if commits else "Measured on "
     if any(commit.endswith("+") for commit in commits):
-        measured = measured.replace(", on ", " (`+`: with changes of its own), on ")
+        measured = measured.replace(", on ", " (`+`: with uncommitted changes), on ")
     intro = INTRO.format(minutes="more than an hour on two cores", commits=measured, machine=machine)
     parts = [intro, _targets(results, contenders, versions, machine.cores)]
     workloads = [_workload(results, case, contenders, f"ours@{newest}") for case in cases]
@@ -118,13 +118,13 @@ def page(
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; all columns but the first ones are aligned to the right."""
+    """Render a Markdown table; all columns except the first ones are aligned to the right."""
     marks = ["---" if column < left else "---:" for column in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
 
 
 def seconds(value: float | None) -> str:
-    """Seconds, to a precision that means something."""
+    """Format seconds with a meaningful precision."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
@@ -137,7 +137,7 @@ def _targets(results: Results, contenders: Sequence[Contender], versions: Sequen
         figure = "not measured" if target.figure is None else f"{target.figure:.3g} {target.unit}"
         verdict = {True: "met", False: MISSED, None: "-"}[target.is_met]
         rows.append([target.says, target.demands, figure, verdict])
-    text = "## Targets\n\n" + table(["compared", "wanted", "measured", ""], rows, left=2)
+    text = "## Targets\n\n" + table(["compared", "target", "measured", ""], rows, left=2)
     is_missed = any(row[-1] == MISSED for row in rows)
     return f"{text}\n\n{_WHY_MISSED.read_text(encoding='utf-8')}" if is_missed else text
 
@@ -176,8 +176,8 @@ def _second_runs(results: Results, contenders: Sequence[Contender]) -> str:
     if not rows:
         return ""
     about = (
-        "Seconds of a run of 100 tiny tasks on a cluster that another such run has just been held on, by the number of "
-        "groups of stages. Each group has a worker for each core."
+        "Seconds of a run of 100 tiny tasks on a cluster on which another such run has just ended, by the number of "
+        "groups of stages. Each group has one worker per core."
     )
     head = ["", *(f"{case.stages} group{'s' * (case.stages > 1)}" for case in AGAIN)]
     return f"## A second run\n\n{about}\n\n{table(head, rows)}"
@@ -198,10 +198,10 @@ def _micro(results: Results, versions: Sequence[str]) -> str:
     told = [seconds(first.first_s) if first else "-" for first in firsts]
     rows.append(["start-up to the first output of 1,000 tiny tasks on Xenna, s", *told])
     about = (
-        "Each framework's adapter around a stage that does nothing, in the best of many tries; what a task weighs "
-        "beside its payload when it travels; imports, medians of five; and sizes as installed, without bytecode."
+        "The adapter of each framework around a stage that does nothing, best of many tries; the size of a task as it "
+        "travels, without its payload; imports, medians of five; and installed sizes, without bytecode."
     )
-    return f"## What the framework costs\n\n{about}\n\n{table(['', *(label for _, label in names)], rows)}"
+    return f"## Cost of the framework\n\n{about}\n\n{table(['', *(label for _, label in names)], rows)}"
 
 
 def _size_title(name: str) -> str:
@@ -221,8 +221,8 @@ def _growth(results: Results, labels: Mapping[str, str]) -> str:
     ]
     head = ["100,000 tasks", "s", "peak memory MB"]
     about = (
-        "One side at a time: tasks of one number through 3 stages, 1,000 of them through more stages, and 16 arrays "
-        "that become larger, each measured once."
+        "One dimension at a time: more tasks of one number through 3 stages, 1,000 of them through more stages, and 16 "
+        "arrays of increasing size. Each was measured once."
     )
     plot = "![Seconds by tasks, stages and bytes](benchmarks-growth.svg)"
     return f"## How cost grows\n\n{about}\n\n{plot}\n\n{table(head, rows)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of runs, and what follows from them: medians, ratios, and whether the targets are met. Pure."""
+"""Records of runs, and derived figures: medians, ratios, and whether targets are met. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Record:
     """One run of one contender.
 
     Attributes:
-        case: What was run: see `Case.key`.
-        contender: Who ran it.
-        round: In which round.
-        status: ``"ok"``, ``"failed"`` or ``"timeout"``.
-        seconds: On the clock of the run; its time-out where it ran into that.
+        case: The case: see `Case.key`.
+        contender: The contender.
+        round: Number of the round.
+        status: ``"ok"``, ``"failed"``, or ``"timeout"``.
+        seconds: Seconds on the clock of the run; the timeout if it timed out.
         first_s: Seconds until a worker had made the first output.
-        process_s: How long its process lived, imports included.
-        peak_mb: Memory of all its processes, as far as it was not shared.
-        check: What the outputs were.
-        left_over: Processes that it left running.
+        process_s: How long its process lived, including imports.
+        peak_mb: Peak unshared memory of all its processes.
+        check: Summary of the outputs.
+        left_over: Number of processes that it left running.
         commit: The commit that was measured.
-        values: Figures by name, where a run gives several.
+        values: Figures by name, if a run measures several.
     """
 
     case: str
@@ -49,17 +49,17 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What no two records have in common."""
+        """The unique key of a record."""
         return self.case, self.contender, self.round
 
 
 class Store:
-    """Records in a file, one a line: a run that is aborted keeps what it had.
+    """Records in a file, one per line: an aborted run keeps its records.
 
     Args:
-        path: The file; made where it is not there.
-        earlier: What `Results.to_json` once made, to begin with where it is not there: what is shown stays, as long as
-            it is not measured anew.
+        path: The file; created if it does not exist.
+        earlier: Published results from `Results.to_json`, used if the file does not exist: they stay until they are
+        measured again.
     """
 
     def __init__(self, path: Path, earlier: Path | None = None) -> None:
@@ -72,7 +72,7 @@ class Store:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 record = Record(**json.loads(line))
-            except ValueError:  # an abort may have cut the last one
+            except ValueError:  # an abort may have truncated the last line
                 self._write()
             else:
                 self._records[record.key] = record
@@ -81,25 +81,25 @@ class Store:
         return key in self._records
 
     def add(self, record: Record) -> None:
-        """Keep a record, here and in the file."""
+        """Add a record, in memory and in the file."""
         self._records[record.key] = record
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
     def forget(self, cases: Iterable[str], contenders: Iterable[str]) -> None:
-        """Drop what is about to be measured anew."""
+        """Drop records that are about to be measured again."""
         cases, contenders = set(cases), set(contenders)
         kept = [one for one in self._records.values() if not (one.case in cases and one.contender in contenders)]
         self._records = {record.key: record for record in kept}
         self._write()
 
     def forget_failures(self) -> None:
-        """Drop what failed, so that it is measured again."""
+        """Drop failed records, so that they are measured again."""
         self._records = {record.key: record for record in self._records.values() if record.status != "failed"}
         self._write()
 
     def results(self) -> Results:
-        """What follows from the records."""
+        """Return the results from all records."""
         return Results(list(self._records.values()))
 
     def _write(self) -> None:
@@ -112,10 +112,10 @@ class Summary:
     """All rounds of one contender on one case.
 
     Attributes:
-        contender: Who.
-        status: ``"ok"`` where there is a figure.
-        rounds: Rounds that ended well.
-        median: Median seconds; the time-out where it ran into that.
+        contender: The contender.
+        status: ``"ok"`` if there is a figure.
+        rounds: Number of successful rounds.
+        median: Median seconds; the timeout if it timed out.
         least: The fastest round.
         most: The slowest round.
         first_s: Median seconds to the first output.
@@ -143,12 +143,12 @@ class Results:
         self.records = list(records)
 
     def of(self, case: str, contender: str) -> list[Record]:
-        """The rounds of a contender, in order."""
+        """Return the rounds of a contender, in order."""
         found = [one for one in self.records if (one.case, one.contender) == (case, contender)]
         return sorted(found, key=lambda one: one.round)
 
     def summary(self, case: str, contender: str) -> Summary | None:
-        """The rounds of a contender, in short; None where there is none."""
+        """Summarize the rounds of a contender; return None if there are none."""
         found = self.of(case, contender)
         good = [one for one in found if one.status == "ok"]
         if not found:
@@ -170,22 +170,22 @@ class Results:
         )
 
     def median(self, case: str, contender: str) -> float | None:
-        """Median seconds; None where there is no good round."""
+        """Return the median seconds, or None without a successful round."""
         found = self.summary(case, contender)
         return found.median if found and found.status == "ok" else None
 
     def limit(self, case: str, names: Iterable[str]) -> str | None:
-        """The fastest of some ways to do the same: the practical limit."""
+        """Return the fastest of several contenders that do the same: the practical limit."""
         timed = [(seconds, name) for name in names if (seconds := self.median(case, name)) is not None]
         return min(timed)[1] if timed else None
 
     def value(self, case: str, contender: str, name: str) -> float | None:
-        """Median of a named figure."""
+        """Return the median of a named figure."""
         found = [one.values[name] for one in self.of(case, contender) if name in one.values]
         return median(found) if found else None
 
     def disagreements(self) -> list[str]:
-        """Cases whose contenders did not make the same outputs, in words."""
+        """Describe cases whose contenders had different outputs."""
         found = []
         for case in dict.fromkeys(record.case for record in self.records):
             checks: dict[str, list[str]] = {}
@@ -198,15 +198,15 @@ class Results:
         return found
 
     def failures(self) -> list[str]:
-        """Runs that failed, in words."""
+        """Describe runs that failed."""
         return [f"{one.case}: {one.contender} failed" for one in self.records if one.status == "failed"]
 
     def commits(self) -> list[str]:
-        """The commits that were measured."""
+        """Return the commits that were measured."""
         return sorted({one.commit for one in self.records if one.commit})
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, grouped by case and contender."""
+        """Return all records, grouped by case and contender."""
         cases: dict[str, Any] = {}
         for record in sorted(self.records, key=lambda one: one.key):
             rounds = cases.setdefault(record.case, {}).setdefault(record.contender, [])
@@ -216,7 +216,7 @@ class Results:
 
 
 def from_json(cases: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[Record]:
-    """The records that `Results.to_json` was made of."""
+    """Return the records from the output of `Results.to_json`."""
     return [
         Record(case=case, contender=contender, round=number, **told)
         for case, contenders in cases.items()
@@ -227,14 +227,14 @@ def from_json(cases: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) ->
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A line that a figure has to reach.
+    """A target for a figure.
 
     Attributes:
-        says: What is compared with what.
-        demands: The line, in words.
-        figure: What was measured; None where that is missing.
-        is_met: Whether it is reached; None where that is not known.
-        unit: Of the figure.
+        says: Description of the comparison.
+        demands: Description of the target.
+        figure: The measured figure; None if it is missing.
+        is_met: Whether the target is met; None if unknown.
+        unit: Unit of the figure.
     """
 
     says: str
@@ -245,13 +245,13 @@ class Target:
 
 
 def targets(results: Results, versions: Sequence[str], limits: dict[str, list[str]], cores: int) -> list[Target]:
-    """All targets.
+    """Return all targets.
 
     Args:
-        results: What was measured.
+        results: The results.
         versions: The versions of Xenna.
-        limits: For each of them, the contenders that are ways to the practical limit.
-        cores: Cores of the machine.
+        limits: For each version, the contenders for the practical limit.
+        cores: Number of cores of the machine.
     """
     found = []
     for version in versions:
@@ -275,7 +275,7 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
                 for size in (1000, 10_000)
             ),
             *(_second_run(results, version, groups) for groups in (1, 2, 3, 4)),
-            times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task a bundle"),
+            times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task per bundle"),
         ]
     local = _Times(results, "local-all")
     mine = f"cpu, `LocalExecutor(workers={cores})`"
@@ -288,7 +288,7 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
 
 
 def _second_run(results: Results, version: str, groups: int) -> Target:
-    """A few seconds for Xenna to start again, and for each group's workers."""
+    """Return the target of a second run: a few seconds for Xenna to start, and more for the workers of each group."""
     of = "1 group" if groups == 1 else f"{groups} groups"
     says = f"a second run on the same cluster, 100 tiny tasks, {of}, on Xenna {version}"
     figure = results.median(f"tiny-100-{groups}-stages", f"ours-again@{version}")
@@ -320,7 +320,7 @@ def _adapter_targets(results: Results, versions: Sequence[str]) -> list[Target]:
                 "s",
             ),
             _at_most(
-                f"telemetry in-process, environment of Xenna {version}, a batch",
+                f"telemetry in-process, environment of Xenna {version}, per batch",
                 results.value("micro", f"ours@{version}", "telemetry_batch_us"),
                 3,
                 "us",
@@ -345,7 +345,7 @@ class _Times:
         mine, theirs = self._results.median(case, self._contender), self._results.median(case, other or "")
         ratio = mine / theirs if mine and theirs else None
         met = None if ratio is None else ratio <= most
-        return Target(says, f"at most {most:g} times its time", ratio, met, "times")
+        return Target(says, f"at most {most:g} times as long", ratio, met, "times")
 
 
 def _at_most(says: str, figure: float | None, most: float, unit: str) -> Target:

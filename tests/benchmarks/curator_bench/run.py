@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a runner: ``python -m curator_bench.run plain --workload tiny --size 1000``.
 
-Not the runners themselves: the classes of a program's main module are pickled by value, with every single task where it
-is a task's class, and no framework should be measured with that.
+The runners are not main modules: the classes of a main module are pickled by value, and a task class would be pickled
+with every single task. No framework should be measured with that.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo Curator: a stage for each step, on its executors, with their defaults."""
+"""NeMo Curator: a stage for each step, on its executors with their default settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Item(Task[Any]):
         return 1
 
     def validate(self) -> bool:
-        """Any payload will do."""
+        """Accept any payload."""
         return True
 
 
@@ -47,7 +47,7 @@ class StepStage(ProcessingStage[Item, Item]):
         self._call = call
 
     def process(self, task: Item) -> Item | None:
-        """See `ProcessingStage`. The task is changed in place, as is the custom there: its history stays on it."""
+        """See `ProcessingStage`. Changes the task in place, as usual in NeMo Curator: the task keeps its history."""
         task.data = self._call(task.data)
         return None if task.data is None else task
 
@@ -56,7 +56,7 @@ class SourceStage(ProcessingStage[EmptyTask, Item]):
     """A source as a stage.
 
     Args:
-        call: Makes the payloads.
+        call: Returns the payloads.
     """
 
     name = "Source"
@@ -70,7 +70,7 @@ class SourceStage(ProcessingStage[EmptyTask, Item]):
 
 
 def pipeline_of(work: Work, cpus: float) -> Pipeline:
-    """The pipeline."""
+    """Return the pipeline."""
     resources = Resources(cpus=cpus)
     pipeline = Pipeline("bench")
     if work.source:
@@ -83,7 +83,7 @@ def pipeline_of(work: Work, cpus: float) -> Pipeline:
 
 def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
     """See `harness.main`."""
-    # Each in its own branch: only the executor that is run has to be importable.
+    # Each in its own branch: only the executor in use must be importable.
     if given.executor == "xenna":
         from nemo_curator.backends.xenna import XennaExecutor as Executor
     elif given.executor == "ray-data":

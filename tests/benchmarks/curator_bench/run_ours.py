@@ -42,7 +42,7 @@ class SourceStage(ProcessingStage[EmptyTask, Task[Any]]):
     """A source as a stage.
 
     Args:
-        call: Makes the payloads.
+        call: Returns the payloads.
     """
 
     def __init__(self, call: Callable[[Any], list[Any]]) -> None:
@@ -54,7 +54,7 @@ class SourceStage(ProcessingStage[EmptyTask, Task[Any]]):
 
 
 def pipeline_of(work: Work) -> Pipeline:
-    """The pipeline."""
+    """Return the pipeline."""
     resources = Resources(cpus=work.cpus)
     stages: list[ProcessingStage[Any, Any]] = [SourceStage(work.source.call)] if work.source else []
     for step in work.steps:
@@ -67,9 +67,9 @@ def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
     """See `harness.main`."""
     settings = json.loads(given.settings)
     if given.executor == "xenna":
-        # With Ray and Xenna, as for the other contenders: their import is no part of what is timed.
-        import cosmos_xenna.pipelines.v1  # noqa: F401 - other environments have none
-        import ray  # noqa: F401 - as above
+        # Import Ray and Xenna before the clock starts, as the other contenders do.
+        import cosmos_xenna.pipelines.v1  # noqa: F401 - not installed in other environments
+        import ray  # noqa: F401 - not installed in other environments
 
         from curator_xenna import XennaExecutor
 
@@ -90,7 +90,7 @@ def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
 
 
 def _second_run(work: Work, executor: XennaExecutor) -> Callable[[], list[Any]]:
-    """A run on a cluster that another one has been held on; that one is not timed, and neither is the cluster's end."""
+    """Return a run on a cluster after another run; the first run and the end of the cluster are not timed."""
     atexit.register(executor.__exit__)
     executor.__enter__()
 
@@ -103,13 +103,13 @@ def _second_run(work: Work, executor: XennaExecutor) -> Callable[[], list[Any]]:
 
 
 def _safety() -> dict[str, Any]:
-    """What keeps a long run: the progress, and the tasks that fail."""
+    """Return the settings that protect a long run: a checkpoint and dead letters."""
     scratch = Path(os.environ[SCRATCH])
     return {"checkpoint": scratch / "progress", "on_error": DeadLetter(scratch / "dead")}
 
 
 def _telemetry() -> RunObserver:
-    """The SDK set up, and a file that spans and metrics go to; delivered when the process ends."""
+    """Set up the SDK with files for spans and metrics, which are written when the process ends."""
     from curator_otel import OTelObserver, configure
 
     scratch = Path(os.environ[SCRATCH])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No framework at all: a loop, or the loop in as many processes as there are cores. The physical limit."""
+"""No framework: a loop, or the same loop in one process per core. The physical limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Loop:
         self._calls = [step.call for step in work.steps]
 
     def __call__(self, payload: Any) -> Any:
-        """The output, or None."""
+        """Return the output, or None."""
         for call in self._calls:
             payload = call(payload)
             if payload is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Xenna alone, as somebody would write it who has no framework: what it costs, and what can be had.
+"""Xenna alone, as a user without a framework would write it: its cost, and its practical limit.
 
-One stage for each step; or one stage that does all steps on bundles of payloads, with a fixed number of workers. The
-latter gives up ids, counts, batch sizes and reports, and is the practical limit of what a framework on Xenna can reach.
+Either one stage for each step, or one stage that runs all steps on bundles of payloads, with a fixed number of workers.
+The latter has no ids, counts, batch sizes, or reports, and is the practical limit for a framework on Xenna.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (("--bundle", 0), ("--workers", 0), ("--again", ""))
 
-USUAL_SHARE, ALL_CPUS = 0.95, 1.0  # of the CPUs, that Xenna plans with
+USUAL_SHARE, ALL_CPUS = 0.95, 1.0  # shares of the CPUs that Xenna plans with
 
 
 class StepStage(pipelines_v1.Stage[Any, Any]):
@@ -29,8 +29,8 @@ class StepStage(pipelines_v1.Stage[Any, Any]):
 
     Args:
         call: The step.
-        batch: Payloads in a batch.
-        cpus: What a worker needs.
+        batch: Payloads per batch.
+        cpus: CPUs per worker.
     """
 
     def __init__(self, call: Callable[[Any], Any], batch: int, cpus: float) -> None:
@@ -58,7 +58,7 @@ class FusedStage(StepStage):
 
     Args:
         calls: The steps.
-        cpus: What a worker needs.
+        cpus: CPUs per worker.
     """
 
     def __init__(self, calls: list[Callable[[Any], Any]], cpus: float) -> None:
@@ -72,7 +72,7 @@ class FusedStage(StepStage):
 
 
 def specification(work: Work, bundle: int, workers: int, cpu_share: float) -> pipelines_v1.PipelineSpec:
-    """What Xenna is to run; a bundle of 0 is one stage for each step, and 0 workers are as many as Xenna likes."""
+    """Return the specification for Xenna; bundle 0 means a stage per step, and 0 workers means that Xenna decides."""
     payloads = work.source.call(None) if work.source else work.inputs
     if not bundle:
         stages = [
@@ -100,11 +100,11 @@ def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
         try:
             return go()
         finally:
-            ray.shutdown()  # as the others do
+            ray.shutdown()  # like the other contenders
 
     share = ALL_CPUS if given.again else USUAL_SHARE
     if not given.again:
         return go_and_end
-    atexit.register(ray.shutdown)  # the end of the cluster is not timed, and neither is the first run on it
+    atexit.register(ray.shutdown)  # neither the end of the cluster nor its first run is timed
     go()
     return go

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of the example ``curate_package_docs.py`` as plain functions, so that every contender can run them.
+"""The stages of the example ``curate_package_docs.py`` as plain functions that every contender can run.
 
-A payload is a list of records, as in the example; what is done to a text is the example's own ``text_quality``.
+A payload is a list of records, as in the example; the processing of texts is in the example's ``text_quality``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Records: TypeAlias = list[dict[str, Any]]
 
 
 class FindPackages:
-    """The source: names of the distributions in a directory, in groups.
+    """The source: groups of names of the distributions in a directory.
 
     Args:
         directory: Where packages are installed.
@@ -40,7 +40,7 @@ class FindPackages:
         self._path = [str(directory)]
 
     def __call__(self, _: Any = None) -> list[list[str]]:
-        """All groups."""
+        """Return all groups."""
         found: dict[str, str] = {}
         for distribution in metadata.distributions(path=self._path):
             name = distribution.metadata["Name"]
@@ -61,7 +61,7 @@ class ReadDescriptions:
         self._path = [str(directory)]
 
     def __call__(self, names: list[str]) -> Records | None:
-        """A record for each package that has a description."""
+        """Return a record for each package that has a description."""
         return [record for name in names if (record := self._read(name))] or None
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -76,34 +76,34 @@ class ReadDescriptions:
 
 
 def clean_markup(records: Records) -> Records:
-    """Strips the markup."""
+    """Strip the markup."""
     from text_quality import clean
 
     return [{**record, "text": clean(record["text"])} for record in records]
 
 
 def measure_quality(records: Records) -> Records:
-    """Adds the signals, a column each."""
+    """Add each signal as a column."""
     from text_quality import measure
 
     return [{**record, **measure(record["text"])} for record in records]
 
 
 def filter_by_quality(records: Records) -> Records | None:
-    """Drops texts that break a rule."""
+    """Drop texts that break a rule."""
     from text_quality import broken_rule
 
     return [record for record in records if broken_rule(record) is None] or None
 
 
 class DropDuplicates:
-    """Keeps the first of the texts that are equal. One worker sees all texts."""
+    """Keeps the first of equal texts. One worker sees all texts."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
 
     def __call__(self, records: Records) -> Records | None:
-        """The records whose text is new."""
+        """Return the records whose text is new."""
         kept = []
         for record in records:
             digest = _digest(record["text"])
@@ -114,17 +114,17 @@ class DropDuplicates:
 
 
 class WriteParquet:
-    """Writes a file for each payload, called after the first of its packages.
+    """Writes a file for each payload, named after its first package.
 
     Args:
-        directory: Where to write.
+        directory: The output directory.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def __call__(self, records: Records) -> str:
-        """The path."""
+        """Write the file and return its path."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -134,7 +134,7 @@ class WriteParquet:
 
 
 def summary(directory: Path) -> str:
-    """What was written, whichever of equal texts was kept and however they lie in files."""
+    """Summarize the written texts, independently of their files and of which equal text was kept."""
     import pyarrow.parquet as pq
 
     written = (text for path in directory.glob("*.parquet") for text in pq.read_table(path).column("text").to_pylist())

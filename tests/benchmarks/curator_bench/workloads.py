@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: the work itself, free of any engine, so that every contender does the same.
+"""The workloads: plain work, independent of any engine, so that every contender does the same.
 
-A workload is a list of payloads and a list of steps. A contender wraps each step into its own kind of stage and
-each payload into its own kind of task, runs them, and gives back payloads.
+A workload is a list of payloads and a list of steps. A contender wraps each step in its own kind of stage and each
+payload in its own kind of task, runs them, and returns payloads.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["WORKLOADS", "Job", "Step", "Workload"]
 
-CPU_SECONDS = 0.05  # of CPU time that a task of `cpu` takes in each step
+CPU_SECONDS = 0.05  # CPU time of a task of `cpu` in each step
 ARRAY_BYTES = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How much of a workload to do, and where.
+    """The size and the directories of a workload.
 
     Attributes:
-        size: How many tasks.
-        stages: How many steps, where the workload can have any number.
-        nbytes: Bytes of a payload, where the workload has large ones.
+        size: Number of tasks.
+        stages: Number of steps, if the workload supports any number.
+        nbytes: Bytes of a payload, if the workload has large ones.
         documents: Directory of installed packages, whose descriptions are the texts.
-        output: Directory to write to.
+        output: The output directory.
     """
 
     size: int
@@ -45,13 +45,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage: what it does to a payload.
+    """One stage.
 
     Attributes:
         name: Name of the stage.
-        call: What it does; what it gives is the next payload, or None to drop it.
-        batch: Payloads in a batch.
-        workers: How many workers it must have; None leaves that to the contender.
+        call: Its function, which returns the next payload, or None to drop it.
+        batch: Payloads per batch.
+        workers: Required number of workers; None lets the contender decide.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Workload:
 
     Attributes:
         name: Its name on the command line.
-        says: What it is, for readers of the results.
-        steps: The stages of a job.
-        inputs: The payloads of a job, or what its source is given.
-        check: Sums up the outputs: equal for all contenders, in whatever order the outputs come.
-        stages: How many steps, unless a job says otherwise.
-        source: Makes the payloads of a job inside the pipeline, where that is part of the work.
-        one_worker: Whether a step keeps something that all payloads must meet.
+        says: Its description on the page.
+        steps: Returns the stages of a job.
+        inputs: Returns the payloads of a job, or the input of its source.
+        check: Summarizes the outputs: equal for all contenders, in any order of outputs.
+        stages: Default number of steps.
+        source: Creates the payloads of a job inside the pipeline, if that is part of the work.
+        one_worker: Whether a step has state that all payloads must share.
     """
 
     name: str
@@ -85,20 +85,20 @@ class Workload:
     one_worker: bool = False
 
     def cpus(self, job: Job) -> float:
-        """CPUs that each stage asks for.
+        """Return the CPUs that each stage asks for.
 
-        Xenna's streaming mode wants room for all stages at once, in 95% of the cores, rounded down: of two cores
-        that is one. A quarter each, or less where there are more than four, is what fits for everybody.
+        Xenna's streaming mode must place all stages at once, in 95% of the cores, rounded down: one of two cores. A
+        quarter of a CPU per stage, or less with more than four stages, fits for all contenders.
         """
         stages = len(self.steps(job)) + (self.source is not None)
         return min(0.25, int(100 / stages) / 100)
 
 
-# --- tiny and deep: next to no work, so what is left is the cost of the framework ------------------------------
+# --- tiny and deep: almost no work, so that the cost of the framework remains ----------------------------------
 
 
 def add_one(number: int) -> int:
-    """Next to nothing, as a step."""
+    """Do almost nothing."""
     return number + 1
 
 
@@ -118,7 +118,7 @@ def _sum_of(outputs: Sequence[int], job: Job) -> str:
 
 
 def burn(number: int) -> int:
-    """Takes CPU time of this thread, not time on the wall: sharing a core makes it no shorter."""
+    """Use CPU time of this thread, not wall time, so that sharing a core does not shorten it."""
     until = time.thread_time() + CPU_SECONDS
     while time.thread_time() < until:
         sum(range(500))
@@ -133,7 +133,7 @@ def _burning_steps(job: Job) -> list[Step]:
 
 
 def next_array(array: Any) -> Any:
-    """A new array of the same size."""
+    """Return a new array of the same size."""
     return array + 1.0
 
 
@@ -156,13 +156,13 @@ def _sum_of_arrays(outputs: Sequence[Any], job: Job) -> str:
 
 
 def skewed_seconds(size: int) -> list[float]:
-    """Seconds from 0.1 to 2, most of them short, the same in every run."""
+    """Return durations from 0.1 to 2 seconds, most of them short, and the same in every run."""
     draw = random.Random(64)
     return [round(0.1 * 20 ** (draw.random() ** 2), 4) for _ in range(size)]
 
 
 def work_and_wait(task: tuple[int, float]) -> tuple[int, float]:
-    """Half of a task's time is CPU time, half is waiting, as for a disk or a service."""
+    """Use CPU time for half of a task's duration, and wait for the other half, as for a disk or a service."""
     number, seconds = task
     until = time.thread_time() + seconds / 2
     while time.thread_time() < until:
@@ -172,7 +172,7 @@ def work_and_wait(task: tuple[int, float]) -> tuple[int, float]:
 
 
 def add_one_to_first(task: tuple[int, float]) -> tuple[int, float]:
-    """Next to nothing, as a step."""
+    """Do almost nothing."""
     return task[0] + 1, task[1]
 
 
@@ -219,19 +219,19 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload(
-            "tiny", "tasks that are one number, through 3 stages that add one to it", _light_steps, _numbers, _sum_of
+            "tiny", "tasks of one number each, through 3 stages that add one to it", _light_steps, _numbers, _sum_of
         ),
         Workload("cpu", "tasks of 50 ms of CPU time in each of 3 stages", _burning_steps, _numbers, _sum_of),
         Workload(
             "payload",
-            "tasks that are one array of 8 MB each, through 3 stages that make a new one of it",
+            "tasks of one 8 MB array each, through 3 stages that each create a new array from it",
             _array_steps,
             _arrays,
             _sum_of_arrays,
         ),
         Workload(
             "skew",
-            "tasks of 0.1 to 2 s, half of it CPU time and half waiting, in the second of 3 stages; most are short",
+            "tasks of 0.1 to 2 s in the second of 3 stages, half CPU time and half waiting; most are short",
             _skewed_steps,
             _skewed_tasks,
             _sum_of_skewed,
@@ -247,7 +247,7 @@ WORKLOADS = {
             one_worker=True,
         ),
         Workload(
-            "deep", "tasks that are one number, through 12 such stages", _light_steps, _numbers, _sum_of, stages=12
+            "deep", "tasks of one number each, through 12 such stages", _light_steps, _numbers, _sum_of, stages=12
         ),
     )
 }
