@@ -29,7 +29,7 @@ class Scripted(ProcessingStage[Task[int], Task[int]]):
     def process(self, task: Task[int]) -> Any:
         action = self.action(task.data)
         if action == FAIL:
-            raise ValueError(f"told to fail at {task.data}")
+            raise ValueError(f"failed on purpose at {task.data}")
         if action == DROP:
             return None
         task.metadata[self.name] = task.data
@@ -60,7 +60,7 @@ class ScriptedGenerators(Scripted):
         for number in range(2 if action == FAIL else int(action)):
             yield Task(data=task.data + number)
         if action == FAIL:
-            raise ValueError(f"told to fail at {task.data}")
+            raise ValueError(f"failed on purpose at {task.data}")
 
 
 def pipelines(least: int = 1, most: int = 5, **settings: SearchStrategy[Any]) -> SearchStrategy[list[Scripted]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the accounts of a run are held against: every task in every stage, and what became of it, in one dict."""
+"""A model to compare the accounts of a run with: every task in every stage, with its outcome, in one dict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from curator_core.ledger import StageSummary
 
-DRIVER = "(driver)"  # to whom the source stage's own task belongs where that runs in the driver
+DRIVER = "(driver)"  # the source id of the source stage's own task, if the stage runs in the driver
 
 
 class Node(NamedTuple):
@@ -20,12 +20,12 @@ class Node(NamedTuple):
 
 
 class Model:
-    """All tasks that there ever were, but for those that are made anew, and what became of each."""
+    """All tasks and their outcomes, except those that are withdrawn and made again."""
 
     def __init__(self, stages: int, first: int) -> None:
         self.stages, self.first = stages, first
         self.sources: list[str] = []
-        self.became: dict[Node, tuple[str, list[str]] | None] = {}  # kind, and what it made; None: not known yet
+        self.became: dict[Node, tuple[str, list[str]] | None] = {}  # kind and outputs; None: not known yet
         self.batches, self.retried, self.workers = Counter[int](), Counter[int](), Counter[int]()
         self.restarts = 0
 
@@ -39,7 +39,7 @@ class Model:
         return node
 
     def end(self, node: Node, kind: str, made: list[str]) -> list[Node]:
-        """Gives what goes on from here; a source's in the driver is admitted by itself."""
+        """Return the tasks of the next stage; outputs of a source in the driver are admitted separately."""
         assert self.became[node] is None
         self.became[node] = kind, made
         goes_on = node.stage + 1 < self.stages and node.source_id != DRIVER
@@ -68,7 +68,7 @@ class Model:
 
     @property
     def missing(self) -> list[str]:
-        """Those that were made and of which nothing was heard, in the words of the run."""
+        """Tasks that were made but not reported, as the run describes them."""
         said = []
         for stage in range(self.stages):
             fates = [fate for node, fate in self.became.items() if node.stage == stage]

@@ -21,7 +21,7 @@ _NOBODY = 65534
 
 @pytest.fixture
 def room_for() -> Callable[[int], AbstractContextManager[None]]:
-    """Limits files to so many bytes inside a block, by the operating system: a write beyond fails as on a full disk."""
+    """A context that limits the size of files: the operating system fails larger writes as on a full disk."""
     return _room_for
 
 
@@ -37,7 +37,7 @@ def _room_for(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def public_path() -> Iterator[Path]:
-    """Like tmp_path, but open to all users, and all directories above it as well."""
+    """A directory like tmp_path, but accessible to all users, including all directories above it."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as directory:
         Path(directory).chmod(0o777)
         yield Path(directory)
@@ -45,7 +45,7 @@ def public_path() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody() -> Callable[[], AbstractContextManager[None]]:
-    """Runs a block without root's privilege to read and write everything."""
+    """A context without root's privilege to read and write everything."""
     return _as_nobody
 
 

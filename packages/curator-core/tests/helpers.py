@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What many tests do. Worker processes import this module, so it needs nothing but the package."""
+"""Shared helpers. Worker processes import this module, so it needs only the package."""
 
 from __future__ import annotations
 

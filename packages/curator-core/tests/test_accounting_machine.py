@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accounts of a run without an engine: whatever is reported, lost and begun again, they are those of a plain model.
+"""The accounts of a run without an engine: whatever is reported, lost, and restarted, they match a plain model.
 
-CURATOR_ACCOUNTING_STEPS=100000 pytest …    so many steps, as `nox -s chaos` asks for
+CURATOR_ACCOUNTING_STEPS=100000 pytest …    sets the number of steps, as `nox -s chaos` does
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ERROR = ErrorInfo("ValueError", "no", "")
 NUMBERS = counted_up()
 
 Fate = str | int
-"""What is to become of a task: it is passed on, dropped, lost to an error, or makes a list of so many."""
+"""The fate of a task: it is passed on, dropped, fails, or fans out to a number of tasks."""
 
 
 class Step(ProcessingStage[Task, Task]):
@@ -64,7 +64,7 @@ SETTING = {
 
 
 class Accounting(stateful.RuleBasedStateMachine):
-    """Tells a run what executors tell it, and a model likewise."""
+    """Reports to a run what executors report, and to a model as well."""
 
     steps = 0
 
@@ -73,7 +73,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         self.held = ExitStack()
         self.agrees = False
 
-    # --- how it begins ------------------------------------------------------------------------------------
+    # --- start --------------------------------------------------------------------------------------------
 
     @initialize(**SETTING)
     def begin(self, stages: int, origin: str, count: int, policy: str, restarts: int, is_stopped: bool) -> None:
@@ -180,7 +180,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         self._count(batch[0].stage, outcomes)
         if batch[0].stage + 1 == self.model.stages:
             self.parcels += [seen(task_id) for task_id in made]
-            if self.is_held:  # then they come with the report
+            if self.is_held:  # then outputs arrive with the report
                 self.outputs_arrive()
 
     @precondition(lambda self: self.waiting)
@@ -193,14 +193,14 @@ class Accounting(stateful.RuleBasedStateMachine):
     @precondition(lambda self: self.counted)
     @rule(pick=PICKS)
     def a_batch_is_handed_over_again(self, pick: int) -> None:
-        """An engine does so with what a worker that died had in hand; it counts as one more attempt."""
+        """An engine repeats the work of a worker that died; it counts as one more attempt."""
         report = self.counted[pick % len(self.counted)]
         self._tell_retried(report._replace(inputs=report.inputs.all_as("retried")))
 
     @precondition(lambda self: self.waiting)
     @rule(pick=PICKS, size=st.integers(1, 5), is_heard_of=st.booleans())
     def a_worker_is_killed(self, pick: int, size: int, is_heard_of: bool) -> None:
-        """What it had in hand is gone; it may be heard of all the same, where its outputs are not to be had."""
+        """Its work is lost; its report may still arrive, if only its outputs were lost."""
         batch = self._taken(pick, size)
         self.lost += batch
         if is_heard_of:
@@ -232,11 +232,11 @@ class Accounting(stateful.RuleBasedStateMachine):
         self._end()
         self.begin(**setting)
 
-    # --- what has to hold ---------------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------------
 
     @invariant()
     def the_accounts_are_those_of_the_model(self) -> None:
-        """Looked at as if Ctrl-C came now."""
+        """Check the accounts as after a Ctrl-C at this moment."""
         Accounting.steps += 1
         self.agrees = False
         self._check(self.run.finish(KeyboardInterrupt()))
@@ -253,12 +253,12 @@ class Accounting(stateful.RuleBasedStateMachine):
         assert sorted((stage, task_id) for stage, ids in accounting.failed.items() for task_id in ids) == model.failed
         assert sorted(state_of(task)[0] for task in [*result, *self.parcels]) == model.outputs
         assert self.observer.batches == self.told
-        if not self.stream:  # until its report, a source that streams has made nothing
+        if not self.stream:  # a streaming source counts no outputs until its report
             assert self.run.lost() == model.missing
 
     def teardown(self) -> None:
         with self.held:
-            if self.agrees:  # else what was found is the news, and not what follows from it
+            if self.agrees:  # otherwise report the first disagreement, not its consequences
                 self._end()
 
     def _end(self) -> None:
@@ -288,10 +288,10 @@ class Accounting(stateful.RuleBasedStateMachine):
                 self.it_begins_again()
         assert self.lost or not self.run.has_unfinished
 
-    # --- how it is told -----------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------------
 
     def _taken(self, pick: int, size: int) -> list[Node]:
-        """Some tasks that wait for the same stage."""
+        """Return some tasks that wait for the same stage."""
         stage = self.waiting[pick % len(self.waiting)].stage
         batch = [node for node in self.waiting if node.stage == stage][:size]
         self.waiting = [node for node in self.waiting if node not in batch]
@@ -299,12 +299,12 @@ class Accounting(stateful.RuleBasedStateMachine):
 
     def _becomes(self, node: Node, fate: Fate) -> tuple[str, list[str]]:
         if fate == "failed" and self.policy == "raise":
-            fate = "filtered"  # the first failure would be the end
+            fate = "filtered"  # the first failure would end the run
         if fate == "on" and node.task_id:
             return "out", [node.task_id]
         pieces = 1 if fate == "on" else fate if isinstance(fate, int) else 0
         if fate == "failed" and not node.task_id:
-            pieces = 2  # what a source has emitted until it failed goes on
+            pieces = 2  # outputs of a source before its failure continue
         kind = fate if fate in ("filtered", "failed") else "out" if pieces else "filtered"
         return str(kind), [child_id(node.task_id, index) for index in range(pieces)]
 
@@ -326,7 +326,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         self._tell(report)
 
     def _tell(self, report: BatchReport) -> None:
-        self.agrees = False  # until it is seen to
+        self.agrees = False  # until it is checked
         self.told.append(report)
         self.run.report(report)
 
@@ -337,16 +337,16 @@ class Accounting(stateful.RuleBasedStateMachine):
         report = self._report(node.stage, [InputOutcome(node.task_id, "out", 1)])
         report = report._replace(epoch=epoch)
         self._tell_retried(report)
-        self.told[-1] = report._replace(inputs=report.inputs.all_as("retried"))  # which is what observers are told
+        self.told[-1] = report._replace(inputs=report.inputs.all_as("retried"))  # as observers see it
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Most of these runs lose tasks, and say so."""
+    """Silence the log: most of these runs lose tasks, and report them."""
     caplog.set_level(logging.CRITICAL, logger="curator_core.run")
 
 
-@pytest.mark.timeout(600 + STEPS // 50)  # to find the fewest steps that fail may take half of that
+@pytest.mark.timeout(600 + STEPS // 50)  # shrinking a failure may take half of this time
 def test_the_accounts_are_those_of_a_plain_model():
     before = Accounting.steps
     chosen = settings(max_examples=STEPS // 20, stateful_step_count=STEPS_AT_ONCE, report_multiple_bugs=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observers that watch every run without being named in it."""
+"""Observers of every run, which runs do not name."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_asking_twice_changes_nothing(ambient):
     undo()
     undo()
     run()
-    assert len(ambient.ends) == 2  # the fixture has asked for it as well
+    assert len(ambient.ends) == 2  # the fixture has registered it as well
 
 
 def test_what_was_asked_for_twice_is_watched_until_both_have_ended_it():
@@ -133,7 +133,7 @@ def test_one_that_fails_costs_the_run_nothing(caplog):
 
 
 def test_threads_may_come_and_go(ambient):
-    """Every undo takes away its own observer and no other."""
+    """Every undo function removes its own observer and no other."""
     barrier = threading.Barrier(8, timeout=DEADLINE_S)
 
     def come_and_go():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a return annotation says about how many tasks come of one: in all the ways in which people write them."""
+"""What a return annotation says about the number of outputs per task, in all the ways users write it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from curator_core import ProcessingStage, Task, processing_stage
 from curator_core.view import read_stage
 
-Clip = Task  # a name of the user's own
+Clip = Task  # a user-defined name
 
 NAMES = {**vars(typing), "typing": typing, "collections": collections, "Task": Task, "Clip": Clip}
 
@@ -24,8 +24,8 @@ ONE_TASK = [
     "Task | None",
     "typing.Optional[Task]",
     "Union[Task, Clip, None]",
-    "Annotated[Task, 'list']",  # a note is not a type
-    "Annotated[Task, 'the caption of a clip']",  # nor is it code
+    "Annotated[Task, 'list']",  # metadata is not a type
+    "Annotated[Task, 'the caption of a clip']",  # and it is not code
     "Optional[Task[tuple[int, ...]]]",
     "dict[str, list[Task]]",
     "Literal['list']",
@@ -93,7 +93,7 @@ class Batches(ProcessingStage):
 
 
 def annotated(stage_class: type, annotation: Any) -> ProcessingStage:
-    """A stage of this kind whose method is annotated so."""
+    """Return a stage of this kind with an annotated method."""
 
     def method(self, given):
         return given
@@ -108,17 +108,17 @@ def fans_out(stage: ProcessingStage) -> bool:
 
 
 def as_text(text: str) -> str:
-    """What Python keeps of it in a module with ``from __future__ import annotations``."""
+    """Return the annotation as in a module with ``from __future__ import annotations``."""
     return text
 
 
 def as_object(text: str) -> Any:
-    """What Python keeps of it in any other module."""
-    return eval(text, dict(NAMES))  # noqa: S307 - of the texts in this file
+    """Return the annotation as in any other module."""
+    return eval(text, dict(NAMES))  # noqa: S307 - only texts from this file
 
 
 def as_quoted_text(text: str) -> str:
-    """What Python keeps of it in quotes, in a module with ``from __future__ import annotations``."""
+    """Return a quoted annotation as in a module with ``from __future__ import annotations``."""
     return repr(text)
 
 
@@ -253,7 +253,7 @@ def test_a_list_of_a_class_that_a_function_holds_is_a_fan_out():
 
 
 class Mapped(ProcessingStage):
-    """A user's stage that happens to call something ``_function``."""
+    """A user-defined stage that happens to have an attribute ``_function``."""
 
     def __init__(self, function: Any) -> None:
         self._function = function

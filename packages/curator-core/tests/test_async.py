@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asynchronous stages: many calls at once, on one loop, each with an outcome of its own."""
+"""Asynchronous stages: many concurrent calls on one loop, each with its own outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def no_loop_is_left():
 
 
 class Meeting(ProcessingStage):
-    """No call returns before as many are under way as may be."""
+    """No call returns before the maximum number of calls is in flight."""
 
     concurrency = 4
 
@@ -105,7 +105,7 @@ def test_batches_are_under_way_at_once(executor, isolated):
 
 
 class Picky(ProcessingStage):
-    """Fails on odd numbers, as often as it is told."""
+    """Fails on odd numbers, a given number of times."""
 
     batch_size = 4
     concurrency = 2
@@ -146,7 +146,7 @@ def test_only_what_failed_is_tried_again():
     @processing_stage(max_attempts=3, retry_on=ConnectionError, retry_delay_s=0.0)
     async def ask(task):
         seen.append(task.data)
-        task.data += 100  # a retry sees the input as it first came
+        task.data += 100  # a retry sees the original input
         if task.data == 103 and seen.count(3) < 3:
             raise ConnectionError
         return Task(data=task.data)
@@ -254,7 +254,7 @@ def test_log_records_of_calls_under_way_at_once_name_their_tasks(caplog):
     class Talking(Meeting):
         async def process(self, task):
             await super().process(task)
-            await asyncio.gather(*[self.talk()])  # a task of its own
+            await asyncio.gather(*[self.talk()])  # a separate asyncio task
             return task
 
         async def talk(self):
@@ -308,7 +308,7 @@ def test_what_a_plan_says_of_an_asynchronous_stage():
 
 
 class Frail(ProcessingStage):
-    """Ends its process on one task."""
+    """Exits its process on one task."""
 
     isolated = True
 
@@ -428,7 +428,7 @@ def test_a_call_that_breaks_the_contract_takes_no_other_along(on_error):
             pipeline.run(initial_tasks=given)
         return
     result = pipeline.run(initial_tasks=given, on_error="skip")
-    assert [task.data for task in result] == [(0, 1), (1, 1), (3, 2)]  # and how often each was seen
+    assert [task.data for task in result] == [(0, 1), (1, 1), (3, 2)]  # with the number of calls for each
     assert result.stages[0].first_error.startswith("ContractError")
 
 

@@ -36,7 +36,7 @@ class TestFileGroupTask:
         assert FileGroupTask(other).get_deterministic_id() != FileGroupTask(["a", "b"]).get_deterministic_id()
 
     def test_the_name_is_the_same_in_every_release(self):
-        # Checkpoints and output files are named by it.
+        # Checkpoints and output files are named after it.
         assert FileGroupTask(["a", "b"]).get_deterministic_id() == "files-85d56c7ff30074b1e744"
         assert FileGroupTask(["a"], byte_range=(0, 9)).get_deterministic_id() == "files-51ad3dc4950a21dfa50d"
 
@@ -117,7 +117,7 @@ class TestArrow:
             ([{"a": -(2**63) - 1}], "a", 0),
             ([{"a": 1.5}, {"a": 2**53 + 1}], "a", 1),
             ([{"a": timedelta.max}], "a", 0),
-            ([{"a": date(2024, 1, 1)}, {"a": datetime(2024, 1, 1, 5)}], "a", 1),  # pyarrow alone cuts the hour off
+            ([{"a": date(2024, 1, 1)}, {"a": datetime(2024, 1, 1, 5)}], "a", 1),  # pyarrow alone truncates the hour
             ([{"a": {"b": date(2024, 1, 1)}}, {"a": {"b": datetime(2024, 1, 1, 5)}}], "a", 1),
             ([{"a": datetime(2024, 1, 1)}, {"a": datetime(2024, 1, 1, tzinfo=UTC)}], "a", 1),
             ([{"a": "x"}, {"a": "half \ud83d"}], "a", 1),
@@ -212,7 +212,7 @@ def test_a_slice_of_a_table_travels_alone():
     assert again.data.equals(batch.data)
     assert again.dataset_name == "d"
     assert len(pickle.dumps(batch)) < 2_000
-    assert batch.data.get_total_buffer_size() > 100_000  # this one is as it was
+    assert batch.data.get_total_buffer_size() > 100_000  # this one is unchanged
 
 
 def test_a_table_of_its_own_is_not_copied_to_travel():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tasks travel together: by what they take, by their bytes, and in whole batches."""
+"""How many tasks travel together: by their time, by their bytes, and in whole batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ seconds = st.floats(1e-7, 10.0)
 
 @dataclass
 class Weighed(Task[int]):
-    """A task that says how many bytes it has."""
+    """A task that reports how many bytes it has."""
 
     @property
     def num_bytes(self) -> int:
@@ -47,7 +47,7 @@ class Weighed(Task[int]):
 
 
 def deal(total: int, plan: BundlePlan, takes: float) -> list[int]:
-    """Sizes of the bundles that so many tasks are dealt out in, where each is measured before the next."""
+    """Return the sizes of bundles for a number of tasks if each bundle is measured before the next."""
     pace, sizes = Pace(plan), []
     while total:
         sizes.append(min(pace.next_size(total), total))
@@ -156,7 +156,7 @@ def test_ten_thousand_quick_tasks_make_tens_of_bundles(slots, takes):
     assert sum(sizes) == 10_000
     assert 8 <= len(sizes) < 100
     assert max(sizes) * takes <= TARGET_S + takes
-    assert sizes[-1] * takes <= HOP_S + takes  # nobody waits long for the last one
+    assert sizes[-1] * takes <= HOP_S + takes  # no worker waits long for the last one
 
 
 @pytest.mark.parametrize("slots", [1, 4])
@@ -166,7 +166,7 @@ def test_slow_tasks_go_one_by_one_once_they_are_measured(slots):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_slow_tasks_do_not_queue_behind_each_other(seed):
-    # 64 tasks of 0.1 to 2 s on two workers that have two bundles each: against one task a bundle.
+    # 64 tasks of 0.1 to 2 s on two workers with two bundles each, compared with one task per bundle.
     draw = random.Random(seed)
     durations = [draw.uniform(0.1, 2.0) for _ in range(64)]
     pace = Pace(BundlePlan(slots=4))
@@ -176,7 +176,7 @@ def test_slow_tasks_do_not_queue_behind_each_other(seed):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("draw", [lambda rng: rng.uniform(0.1, 2.0), lambda rng: 0.1 * 20 ** (rng.random() ** 2)])
 def test_slow_tasks_that_were_made_of_one_do_not_queue_behind_each_other(seed, draw):
-    # The same, where nothing is known of them when they are bundled, all at once.
+    # The same, if all tasks are bundled at once before any is measured.
     rng = random.Random(seed)
     durations = [draw(rng) for _ in range(64)]
     parts = iter(split(durations, BundlePlan(slots=4), None))
@@ -190,7 +190,7 @@ def makespan(
     workers: int = 2,
     slots_each: int = 2,
 ) -> float:
-    """When the last task ends, in bundles of these sizes; says of each when it is done."""
+    """Return when the last task ends, with bundles of these sizes; call `done` after each bundle."""
     start = 0
     queues: list[list[list[float]]] = [[] for _ in range(workers)]
     ends: list[tuple[float, int, list[float]]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages in one worker; and groups of them one after the other, against the run that has no groups."""
+"""Stages in one worker, and groups of stages one after the other, compared with a run without groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from curator_core.testing import Recorder
 
 
 class Noting(ProcessingStage):
-    """Writes down what happens to it, in a list that all stages of a test share."""
+    """Records its calls in a list that all stages of a test share."""
 
     def __init__(self, name: str, journal: list[Any], fails_in: str = "") -> None:
         self.name, self.journal, self.fails_in = name, journal, fails_in
@@ -32,7 +32,7 @@ class Noting(ProcessingStage):
     def note(self, event: str) -> None:
         self.journal.append((self.name, event))
         if event == self.fails_in:
-            raise ValueError(f"told to fail in {event}")
+            raise ValueError(f"failed on purpose in {event}")
 
     def setup_on_node(self, node_info, worker_metadata):
         self.note("setup_on_node")
@@ -70,18 +70,18 @@ def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
     journal: list[Any] = []
     outputs: list[Any] = []
     chain = chain_of(Noting("a", journal, fails_in="2"), Noting("b", journal).with_(batch_size=2))
-    with pytest.raises(StageError, match="told to fail in 2"):
+    with pytest.raises(StageError, match="failed on purpose in 2"):
         chain.run(numbered(4), outputs)
     assert [task.data for task in outputs] == [0, 1]
     journal.clear()
     with pytest.raises(StageError):
-        chain.run(numbered(3)[1:], outputs)  # 1 waits before b
+        chain.run(numbered(3)[1:], outputs)  # 1 waits for b
     chain.run(numbered(1), outputs)
     assert batches_of(journal, "b") == ["0"]
 
 
 def test_stages_of_a_worker_share_a_clock():
-    # Otherwise each would have been idle while the others work.
+    # Otherwise each stage would count as idle while the others work.
     chain = chain_of(*(Noting(name, []) for name in "abc"))
     assert len({id(adapter.clock) for adapter in chain.adapters}) == 1
 
@@ -102,7 +102,7 @@ class Numbers(ProcessingStage[EmptyTask, Task]):
 
 
 class InGroups(BaseExecutor):
-    """Runs the groups one after the other, each on two workers that take turns, over bundles that were pickled."""
+    """Runs the groups one after the other, each on two workers in turns, on pickled bundles."""
 
     def __init__(self, fusion: Fusion, sizes: list[int]) -> None:
         self.fusion, self.sizes = fusion, sizes
@@ -142,7 +142,7 @@ class InGroups(BaseExecutor):
 
 
 def seen(result: Any) -> list[Any]:
-    """What tells the outputs of two runs apart."""
+    """Return what to compare of the outputs of two runs."""
     return [
         (task.task_id, task.data, task.metadata, [stats.stage_name for stats in task.stage_perf]) for task in result
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LocalExecutor passes the kit, in this process and on several, and the kit guards itself."""
+"""LocalExecutor passes the kit, in this process and on several, and the kit cannot be bypassed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_overriding_a_contract_test_is_refused() -> None:
 
         class Lax(ExecutorConformance):
             def test_no_initial_tasks(self) -> None:  # type: ignore[override]
-                """Looks away."""
+                """Check nothing."""
 
 
 def test_overriding_needs_a_reason() -> None:
@@ -44,14 +44,14 @@ def test_overriding_needs_a_reason() -> None:
         class Silent(ExecutorConformance):
             @pytest.mark.xfail
             def test_no_initial_tasks(self) -> None:  # type: ignore[override]
-                """Fails without saying why."""
+                """Fail without a reason."""
 
 
 def test_overriding_with_a_reason_is_allowed() -> None:
     class Honest(ExecutorConformance):
         @pytest.mark.xfail(reason="this engine cannot start without work")
         def test_no_initial_tasks(self) -> None:  # type: ignore[override]
-            """Fails and says why."""
+            """Fail with a reason."""
 
     assert issubclass(Honest, ExecutorConformance)
 
@@ -59,6 +59,6 @@ def test_overriding_with_a_reason_is_allowed() -> None:
 def test_a_test_of_ones_own_is_welcome() -> None:
     class More(ExecutorConformance):
         def test_something_else(self) -> None:
-            """No test of the kit has this name."""
+            """Have a name that no test of the kit has."""
 
     assert issubclass(More, ExecutorConformance)

@@ -15,7 +15,7 @@ CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "RunStopp
 
 
 def tree_of(cls: type) -> dict[str, str]:
-    """Each class of the tree and its parent in the tree."""
+    """Return each class of the tree with its parent."""
     found = {}
     for child in cls.__subclasses__():
         if child.__module__ == errors.__name__:

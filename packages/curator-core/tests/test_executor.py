@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is the same for every executor: arguments, accounts, results, observers."""
+"""The common parts of all executors: arguments, accounts, results, observers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(*stages: Any, count: int = 3, **options: Any) -> RunResult:
 
 
 class Losing(LocalExecutor):
-    """Drops the first task on the way."""
+    """Loses the first task."""
 
     def run_plan(self, run, sources):
         super().run_plan(run, sources[1:])

@@ -13,7 +13,7 @@ from curator_core.pickling import dumps, loads
 
 
 class NeedsTwoError(Exception):
-    """Pickles, and does not unpickle."""
+    """Can be pickled, but not unpickled."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__(f"{a} and {b}")

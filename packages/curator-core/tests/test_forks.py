@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages that fork: the child ends where it leaves the stage's code, however and wherever that is."""
+"""Stages that fork: the child ends when it leaves the stage's code, in any way and at any place."""
 
 from __future__ import annotations
 
@@ -121,5 +121,5 @@ def test_a_child_has_no_part_in_the_run_and_ends_as_a_process_does():
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, SHOWN), done.stderr
-    assert done.stderr.count("its last words") == 2  # once for each policy
+    assert done.stderr.count("its last words") == 2  # once per policy
     assert done.stderr.count("ZeroDivisionError") == 2

@@ -35,7 +35,7 @@ class Source(ProcessingStage[EmptyTask, Task]):
 
 
 def plan_of(*stages: dict[str, Any], source: bool = False) -> Plan:
-    """A plan of stages called a, b, c … with these settings."""
+    """Return a plan of stages named a, b, c … with these settings."""
     named = [{"name": name, **given} for name, given in zip("abcdefghijkl", stages, strict=False)]
     first = [Source().with_(name="read")] if source else []
     return Plan.from_stages(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences of the guides that no other test holds."""
+"""Statements of the guides that no other test covers."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_files_keep_their_ids_with_a_checkpoint_and_other_sources_have_ids_by_co
 
 def test_a_checkpoint_needs_a_source_in_the_driver(tmp_path) -> None:
     class RunsItElsewhere(BaseExecutor):
-        """Admits the source's own task, as an executor does whose workers run the source."""
+        """Admits the source's own task, like an executor whose workers run the source."""
 
         def run_plan(self, run, sources):
             run.outputs += run.admit([empty_source()])

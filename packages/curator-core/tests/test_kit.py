@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conformance kit finds what is wrong with an executor."""
+"""The conformance kit detects faults of an executor."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ TEST_CLASS = """
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Which tests of the kit fail, of those that are to find an executor that does one thing wrong.
+    """Return the tests of the kit that fail, each run on an executor with the fault that it should detect.
 
-    Not those with a fixture that raises: what an executor does wrong is to be told by an assert that says so.
+    Tests with a fixture that raises do not count: an assertion must describe the fault.
     """
     directory = tmp_path_factory.mktemp("saboteurs")
     test_file = directory / "test_saboteurs.py"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What LocalExecutor promises beyond the conformance kit."""
+"""Guarantees of LocalExecutor beyond the conformance kit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .helpers import tasks  # noqa: TID252 - no import can write this directory'
 
 
 class Payload:
-    """Something whose lives can be counted."""
+    """An object whose live instances can be counted."""
 
     alive: ClassVar[weakref.WeakSet[Payload]] = weakref.WeakSet()
 
@@ -31,7 +31,7 @@ class Payload:
 
 
 class Many(ProcessingStage[EmptyTask, Task[Payload]]):
-    """Emits many tasks and watches how many of them are still there."""
+    """Emits many tasks and tracks how many of them are alive."""
 
     most_alive = 0
 
@@ -47,7 +47,7 @@ class Many(ProcessingStage[EmptyTask, Task[Payload]]):
 
 
 class Living(Calling):
-    """Writes down its life."""
+    """Records its lifecycle."""
 
     def __init__(self, log: list[str], name: str, function: Any = lambda task: task, fails_in: str = "") -> None:
         super().__init__(function, name=name)
@@ -69,7 +69,7 @@ class Living(Calling):
 
 
 class Log:
-    """Stays the same list in copies of a stage."""
+    """A list that copies of a stage share."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -81,7 +81,7 @@ class Log:
 @pytest.fixture
 def _quick_collections():
     gc.collect()
-    gc.freeze()  # what was there before is gone through no more
+    gc.freeze()  # older objects are no longer scanned
     yield
     gc.unfreeze()
 
@@ -93,7 +93,7 @@ def test_memory_is_bounded_however_many_tasks_a_source_emits():
     hold = CallingBatches(lambda batch: [Task(data=task.data) for task in batch], name="hold")
     result = Pipeline("p", [Many(3000), hold.with_(batch_size=16), drop]).run()
     assert result.stages[0].tasks_out == result.stages[2].tasks_filtered == 3000
-    # One batch of the stage that holds 16, what is under way, and what waits for the collector.
+    # One batch of the stage with 16 tasks, tasks in flight, and tasks that wait for the collector.
     assert Many.most_alive <= 64 + 2 * 16 + 8
 
 
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_the_summary_and_tears_down(where):
 
 
 class Finalised:
-    """Something that is told to stop while it is let go of, as by a Ctrl-C at that moment."""
+    """An object that raises SIGINT while it is finalized, like a Ctrl-C at that moment."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -197,9 +197,7 @@ class Finalised:
 
 @pytest.fixture
 def _ctrl_c_is_heard():
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored by what a shell starts in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore it
     yield
     signal.signal(signal.SIGINT, before)
 
@@ -209,7 +207,7 @@ def test_ctrl_c_in_a_finaliser_ends_the_run():
     def work(task: Task) -> Task:
         Finalised()
         deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:  # an interrupt is heard between two of its steps
+        while time.monotonic() < deadline:  # an interrupt is handled between two of its steps
             pass
         return task
 
@@ -236,14 +234,14 @@ def test_what_else_a_finaliser_raises_is_told_as_ever(monkeypatch):
 
     class Faulty:
         def __del__(self) -> None:
-            raise ValueError("in a finaliser")
+            raise ValueError("in a finalizer")
 
     def work(task: Task) -> Task:
         Faulty()
         return task
 
     assert len(Pipeline("p", [Living([], "a", work)]).run(initial_tasks=[Task(data=1)])) == 1
-    assert [str(unraisable.exc_value) for unraisable in told] == ["in a finaliser"]
+    assert [str(unraisable.exc_value) for unraisable in told] == ["in a finalizer"]
 
 
 def test_a_source_is_closed_before_stages_are_torn_down():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that a stage's code makes say which run, stage, batch and task they belong to."""
+"""Log records of a stage's code name the run, stage, batch, and task that they belong to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def leaves_everything_as_it_was() -> Any:
 
 
 def marks(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
-    """Message, stage, task and batch of the records so far."""
+    """Return the message, stage, task, and batch of the records so far."""
     return [
         (record.getMessage(), record.curator_stage, record.curator_task_id, record.curator_batch_id)
         for record in caplog.records
@@ -61,7 +61,7 @@ def marks(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
 
 
 def saying(name: str, **settings: Any) -> ProcessingStage:
-    """A stage that logs the data of each task."""
+    """Return a stage that logs the data of each task."""
 
     def say(task):
         logger.info("%s", task.data)
@@ -196,7 +196,7 @@ def test_coroutines_in_the_same_thread_are_marked_and_other_threads_are_not(capl
 
 
 class Counting(ProcessingStage):
-    """A source that talks before, between and after its outputs."""
+    """A source that logs before, between, and after its outputs."""
 
     def process(self, task):
         try:
@@ -270,7 +270,7 @@ def test_a_run_inside_of_a_stage(caplog):
     ]
 
 
-both = threading.Barrier(2, timeout=DEADLINE_S)  # here, since stages are copied and it does not pickle
+both = threading.Barrier(2, timeout=DEADLINE_S)  # a global, because stages are copied and a barrier does not pickle
 
 
 class Meeting(ProcessingStage):
@@ -473,7 +473,7 @@ def test_the_filter_keeps_what_a_record_says_that_comes_from_another_thread():
 
 @pytest.fixture
 def own_factory():
-    """A user's record factory, in place before the run."""
+    """A user-defined record factory, installed before the run."""
     before = logging.getLogRecordFactory()
 
     def make(*args, **kwargs):

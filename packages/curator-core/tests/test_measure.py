@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Items and bytes of a batch: what the tasks say themselves, summed up."""
+"""Items and bytes of a batch: the sums of what the tasks report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curator_core.measure import measure
 
 @dataclass
 class Plain(Task[Any]):
-    """Counts itself as any task does."""
+    """Uses the default counts of a task."""
 
     fps: float = 0.0
 
@@ -54,11 +54,11 @@ class Wordy(str):
 
 
 class Nameless:
-    """No length, no bytes."""
+    """Has no length and no bytes."""
 
 
 class Dimensionless:
-    """As an array without dimensions: it has the method, and no length."""
+    """Like an array without dimensions: has the method, but no length."""
 
     nbytes = 8
 
@@ -92,7 +92,7 @@ payloads = st.one_of(
     st.just(array("d", [1.0, 2.0])),
 )
 classes = st.sampled_from([Task, Plain, Counting, Weighing, Fixed])
-# Batches of one kind take a shorter way than mixed ones.
+# Batches of one kind take a faster path than mixed ones.
 batches = st.one_of(
     st.lists(st.builds(lambda kind, data: kind(data), classes, payloads), max_size=6),
     st.builds(lambda kind, data: [kind(one) for one in data], classes, st.lists(payloads, max_size=6)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the inputs of a batch: a sequence that says only what is out of the ordinary."""
+"""The outcomes of the inputs of a batch: a sequence that stores only exceptions to the rule."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_an_open_file_is_refused(tmp_path):
 def test_files_in_memory_and_the_standard_streams_travel(monkeypatch):
     assert loads(dumps(io.BytesIO(b"x"))).read() == b"x"
     assert loads(dumps(io.StringIO("x"))).read() == "x"
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # pytest has put a file of its own there
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # pytest has replaced it with a file
     assert loads(dumps(sys.stderr)) is sys.stderr
 
 
@@ -101,7 +101,7 @@ def test_what_does_not_pickle_is_found(make, path):
 
 def test_a_global_that_a_function_uses_is_found():
     names = {"lock": threading.Lock()}
-    exec("def work():\n    return lock", names)  # noqa: S102 - a function that no file has
+    exec("def work():\n    return lock", names)  # noqa: S102 - a function that is in no file
     path, _ = find_unpicklable(Holder(work=names["work"]), "stage")
     assert path == "stage.work's global lock"
 

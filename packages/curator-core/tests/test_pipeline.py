@@ -18,7 +18,7 @@ class Pass(ProcessingStage):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A distribution that offers an executor, a broken one and an observer."""
+    """A distribution with an executor, a broken executor, and an observer."""
     there = tmp_path / "offering-1.0.dist-info"
     there.mkdir()
     (there / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
@@ -92,7 +92,7 @@ def test_what_is_not_installed_is_told_with_the_nearest(kind, name, meant):
     ],
 )
 def test_the_package_to_install_is_named(kind, name, package, monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: EntryPoints(()))  # core is there alone
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: EntryPoints(()))  # only core is installed
     with pytest.raises(ExecutorError, match=f"no {kind} '{name}' is installed") as raised:
         find_installed(kind, name)
     assert raised.value.hint == f"python -m pip install {package}"
@@ -116,6 +116,6 @@ def test_the_packages_own_entry_points_are_what_they_say():
     try:
         distribution("curator-core")
     except PackageNotFoundError:
-        pytest.skip("curator-core is not installed here")
+        pytest.skip("curator-core is not installed")
     assert find_installed("executor", "local") is LocalExecutor
     assert find_installed("observer", "progress") is ProgressBar

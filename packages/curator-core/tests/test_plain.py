@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that are copied without a pickle: which ones, and that nobody can tell the difference."""
+"""Tasks that are copied without a pickle: which ones, and that the copies are indistinguishable."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from curator_core.task import new_state, stamp
 
 @dataclass
 class Clip(Task[str]):
-    """Has fields of its own."""
+    """Has additional fields."""
 
     fps: float = 0.0
     labels: list[str] = field(default_factory=list)
 
 
 class Frozen(Task[str]):
-    """Refuses to be written to, once it is made."""
+    """Rejects writes after it is created."""
 
     def __setattr__(self, name, value):
         if name in vars(self):
@@ -61,11 +61,11 @@ class Slotted(Task[int]):
 
 
 class Registered(Task[int]):
-    """Somebody else has said how it is pickled."""
+    """Other code has registered how it is pickled."""
 
 
 class Forwarding(Task[dict]):
-    """Recurses without end while it is unpickled, as it has no data yet."""
+    """Recurses infinitely while it is unpickled, because it has no data yet."""
 
     def __getattr__(self, name):
         return self.data[name]
@@ -77,11 +77,11 @@ class Watched(Task[int]):
 
 
 class Connection(Task[str], sqlite3.Connection):
-    """Holds more than its fields, in C."""
+    """Has state in C in addition to its fields."""
 
 
 class Text(str):
-    """A text that may hold more than its letters."""
+    """A string that may have attributes."""
 
     __slots__ = ()
 

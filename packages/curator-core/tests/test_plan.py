@@ -45,7 +45,7 @@ class Holding(Pass):
 
 
 class Columns(Pass):
-    """Needs and adds what it is told."""
+    """Needs and adds the given columns."""
 
     def __init__(self, name: str, needs: Any = None, adds: Any = None) -> None:
         self.name = name
@@ -67,7 +67,7 @@ class Source(ProcessingStage[EmptyTask, DocumentBatch]):
 
 
 class TakesTasks(ProcessingStage[Task[str], Task[str]]):
-    """First in a pipeline, yet no source: its declaration says what it takes."""
+    """First in a pipeline, but not a source: its declaration names its inputs."""
 
     def process(self, task):
         return task

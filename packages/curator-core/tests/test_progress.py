@@ -17,13 +17,13 @@ from curator_core.testing.probe import Calling
 
 @pytest.fixture(autouse=True)
 def nothing_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What an observer raises ends no run: it is only logged."""
+    """Check that no observer failed: their exceptions are only logged and do not end a run."""
     yield
     assert caplog.get_records("call") == []
 
 
 class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -38,7 +38,7 @@ def positive(task: Task) -> Any:
 
 
 def lines(file: io.StringIO) -> list[str]:
-    """The text of each line as it was drawn last."""
+    """Return the latest text of each line."""
     drawn = re.split(r"[\r\n]+|\x1b\[A", file.getvalue())
     last = {}
     for text in drawn:
@@ -128,7 +128,7 @@ def test_a_retried_attempt_is_no_progress():
 
 
 class ZMQInteractiveShell:
-    """Named as the shell of a Jupyter kernel, which is how one is told."""
+    """Has the class name by which the shell of a Jupyter kernel is recognized."""
 
 
 def test_a_notebook_is_told_by_its_shell(monkeypatch):

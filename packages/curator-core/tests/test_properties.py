@@ -18,7 +18,7 @@ numbers = st.lists(st.integers(0, 20), max_size=12)
 
 
 def model(stages: list[Scripted], inputs: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[dict[str, int]]]:
-    """Ids and data of the outputs, and the counts of each stage."""
+    """Return the ids and data of the outputs, and the counts of each stage."""
     accounts = []
     for stage in stages:
         outputs: list[tuple[str, int]] = []

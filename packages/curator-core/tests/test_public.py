@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public names, and what an import of them costs."""
+"""The public names, and the cost of importing them."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ def test_every_name_that_a_module_offers_is_there(name):
 
 
 def modules_of(statement: str) -> set[str]:
-    """The modules that a statement loads in a fresh interpreter."""
+    """Return the modules that a statement loads in a fresh interpreter."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(shown.stdout.split())
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level names of them."""
+    """Return the top-level names of the modules that a statement loads."""
     return {name.partition(".")[0] for name in modules_of(statement)}
 
 

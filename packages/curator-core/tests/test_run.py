@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run keeps of its tasks, beside the accounts of its stages."""
+"""What a run stores about its tasks, besides the accounts of its stages."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_letter_says_where_the_task_failed_as_the_report_does(tmp_path):
     assert letter.run_id == report.run_id == result.run_id
     assert letter.pipeline == "p"
     assert letter.failed_at == report.end_unix_ns / 1e9
-    assert letter.trace_id == result.trace_id == ""  # nobody wrote one
+    assert letter.trace_id == result.trace_id == ""  # no trace was written
 
 
 def test_what_is_finished_is_on_disk_while_the_run_goes_on(tmp_path):
@@ -175,7 +175,7 @@ def test_a_pipeline_that_is_only_a_source_leaves_nothing_unfinished():
 
 def test_files_may_be_paths(tmp_path):
     def write(task: Task[str]) -> FileGroupTask:
-        return FileGroupTask([tmp_path / task.data])  # type: ignore[list-item]  # what people do
+        return FileGroupTask([tmp_path / task.data])  # type: ignore[list-item]  # as users do
 
     for _ in range(2):
         result = Pipeline("p", [Calling(write)]).run(initial_tasks=tasks("a"), checkpoint=tmp_path / "done")

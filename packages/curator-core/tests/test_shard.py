@@ -46,7 +46,7 @@ VARIABLES = {
 
 
 class List(ProcessingStage[EmptyTask, Task[str]]):
-    """Lists the names, in another order each time."""
+    """Lists the names, in a different order each time."""
 
     def __init__(self, step: int = 1) -> None:
         self.step = step
@@ -63,7 +63,7 @@ class Write(ProcessingStage[Task[str], FileGroupTask]):
         if task.data == self.fail:
             raise ValueError("cannot be read")
         path = self.directory / task.data
-        path.touch(exist_ok=False)  # it is written once
+        path.touch(exist_ok=False)  # written only once
         return FileGroupTask([str(path)])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals of schedulers that come to this process while a run is on; `processes/test_stops.py` has whole scripts."""
+"""Signals of schedulers to this process during a run; `processes/test_stops.py` tests whole scripts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _handlers_are_given_back() -> Iterator[None]:
 
 
 class Logging(Calling):
-    """Writes down that it was torn down."""
+    """Records its teardown."""
 
     def __init__(self, function: Callable[[Any], Any], log: list[str]) -> None:
         super().__init__(function, name="Logging")
@@ -58,7 +58,7 @@ def send(number: int = signal.SIGTERM) -> None:
 
 
 def at(data: Any, function: Callable[[], Any] = send) -> Any:
-    """A stage that calls a function at a task."""
+    """Return a stage that calls a function on a task."""
 
     def work(task: Task[Any]) -> Task[Any]:
         if task.data == data:
@@ -102,7 +102,7 @@ def swallow() -> None:
     try:
         send()
         time.sleep(DEADLINE_S)
-    except:  # noqa: E722, S110 - as code of users has it
+    except:  # noqa: E722, S110 - as in user code
         pass
 
 
@@ -134,7 +134,7 @@ class Finalized:
 def finalize() -> None:
     Finalized()
     end = time.monotonic() + DEADLINE_S
-    while time.monotonic() < end:  # it is raised again between two of these steps
+    while time.monotonic() < end:  # raised again between two of these steps
         pass
 
 
@@ -147,7 +147,7 @@ def test_whatever_the_stage_makes_of_it(work: Callable[[], Any], tmp_path: Path)
         initial_tasks=tasks(1, 2, 3), checkpoint=Checkpoint(tmp_path, accept_changes=True)
     )
     assert 3 in [task.data for task in again]
-    assert (2 in [task.data for task in again]) == (work is not swallow)  # which has come to an output
+    assert (2 in [task.data for task in again]) == (work is not swallow)  # which returned an output
 
 
 def test_signals_that_follow_do_not_cut_the_teardown_short() -> None:
@@ -237,7 +237,7 @@ def test_a_signal_that_comes_while_the_watch_ends_does_no_harm() -> None:
         with shutdown.armed(lambda stopped: None):
             (watch,) = [thread for thread in threading.enumerate() if thread.name == "curator-signals"]
             shutdown._over.set()
-            send(signal.SIGUSR2)  # wakes the thread, which finds that the run is over, and goes
+            send(signal.SIGUSR2)  # wakes the thread, which finds that the run is over, and ends
             watch.join(DEADLINE_S)
             assert not watch.is_alive()
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that can be had again, and what crosses a process beside its pickle: without a copy of the arrays."""
+"""Inputs that can be restored, and buffers that cross processes beside a pickle, without copies of arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HISTORY = (Place.of("s", "w", "n"), 5, 0, 0, 1, {}, 1, 0, "0/7")
 
 
 class Array:
-    """Memory that travels beside the pickle, as that of a numpy array does."""
+    """Memory that travels beside the pickle, like that of a numpy array."""
 
     def __init__(self, memory: Any) -> None:
         self.memory = memory
@@ -34,7 +34,7 @@ class Array:
 
 
 class Moody:
-    """Does not pickle, and says so in its own way."""
+    """Raises an unusual exception when it is pickled."""
 
     def __reduce__(self):
         raise RuntimeError("not today")
@@ -51,7 +51,7 @@ def address(table: pa.Table) -> int:
 
 
 class Forgetful(Task[int]):
-    """Keeps no more in its pickle than its data."""
+    """Pickles only its data."""
 
     def __reduce__(self):
         return Forgetful, (self.data,)
@@ -122,7 +122,7 @@ def test_what_does_not_pickle_does_not_in_parts(value):
 
 
 def test_memory_with_gaps_does_not_pickle_by_itself():
-    # Arrays that have such memory (numpy's) see to it themselves.
+    # Arrays with such memory, such as numpy's, handle it themselves.
     gaps = Array(memoryview(bytearray(10))[::2])
     with pytest.raises(pickle.PicklingError, match="non-contiguous"):
         dump_parts(gaps)
@@ -149,7 +149,7 @@ def test_arrow_tables_are_views_of_the_same_memory():
 
 
 class Changing(ProcessingStage):
-    """Changes its inputs in place; fails until it has been called often enough."""
+    """Changes its inputs in place; fails for a number of calls."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -161,7 +161,7 @@ class Changing(ProcessingStage):
             self.change(task)
             task.metadata["calls"] = self.calls
         if self.calls <= self.failures:
-            raise ValueError("told to fail")
+            raise ValueError("failed on purpose")
         return tasks
 
     def change(self, task):
@@ -190,7 +190,7 @@ def test_what_one_attempt_changed_is_not_seen_by_the_next():
 
 
 class Doubling(ProcessingStage):
-    """Changes arrays in place, as code for numpy likes to; the first calls fail after that."""
+    """Changes arrays in place, as numpy code often does; the first calls fail after that."""
 
     batch_size = 2
 
@@ -234,7 +234,7 @@ def test_what_is_read_only_is_so_whatever_becomes_of_failures(isolated, on_error
 
 
 def arrays(directory):
-    """Arrays of each kind, as writable and as read-only ones."""
+    """Return arrays of each kind, writable and read-only."""
     whole = np.arange(12).reshape(3, 4)
     mapped = np.memmap(directory / "mapped", dtype="i8", mode="w+", shape=4)
     kinds = {
@@ -262,7 +262,7 @@ def arrays(directory):
 
 
 class Looking(ProcessingStage):
-    """Notes which inputs it may write to, in each call; the first calls fail after that."""
+    """Records which inputs are writable, in each call; the first calls fail after that."""
 
     def __init__(self, failures: int) -> None:
         self.left = failures
@@ -304,7 +304,7 @@ def test_attempts_read_the_same_memory():
 @pytest.mark.parametrize("bad", [threading.Lock(), Moody(), Array(memoryview(bytearray(4))[::2])])
 def test_what_does_not_pickle_has_one_attempt(caplog, bad):
     recorder = Recorder()
-    with pytest.raises(StageError, match="told to fail"):
+    with pytest.raises(StageError, match="failed on purpose"):
         Pipeline("p", [Changing(1).with_(max_attempts=3)]).run(initial_tasks=[Task(data=[bad])], observers=[recorder])
     assert [(report.attempt, report.is_retried) for report in recorder.batches] == [(1, False)]
     assert "stage 'Changing' cannot be retried: its inputs do not pickle" in caplog.text
@@ -329,7 +329,7 @@ def test_tasks_come_back_with_their_state(task_class):
         assert restored is not task
         assert restored == task
         assert (restored.task_id, restored.stage_perf, restored.metadata) == ("7.1", task.stage_perf, {"notes": [1]})
-        restored.metadata["notes"].append(2)  # what an attempt notes is not there in the next one
+        restored.metadata["notes"].append(2)  # changes by one attempt are not visible in the next
     assert task.metadata == {"notes": [1]}
 
 
@@ -350,7 +350,7 @@ def test_classes_that_no_module_holds_come_back_as_themselves():
 
 
 class Named(Task[str]):
-    """Wants to know who it is when it is pickled."""
+    """Uses its id and metadata when it is pickled."""
 
     def __reduce__(self):
         return Named, (f"{self.task_id} {self.metadata['path']} {len(self.stage_perf)}",)
@@ -372,7 +372,7 @@ def test_a_task_that_occurs_twice_stays_one_task():
 def test_a_copy_for_this_process_takes_functions_by_name(monkeypatch):
     def found(): ...
 
-    assert load_parts(*dump_copy(found)) is not found  # nothing has it under its name
+    assert load_parts(*dump_copy(found)) is not found  # it cannot be found by its name
     found.__module__, found.__qualname__ = "__main__", "found"
     monkeypatch.setattr(sys.modules["__main__"], "found", found, raising=False)
     assert load_parts(*dump_copy(found)) is found

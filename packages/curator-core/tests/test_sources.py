@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources, which are run one task at a time."""
+"""Sources, which run one task at a time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestStreaming:
         next(outputs)
         begin = time.thread_time_ns()
         while time.thread_time_ns() - begin < 20_000_000:
-            """Work of somebody else, between the two."""
+            """Other work between the two outputs."""
         assert [task.task_id for task in outputs] == ["1"]
         assert 0 < run.report.cpu_ns < 20_000_000
 

@@ -21,12 +21,12 @@ from curator_core import (
 from curator_core.composite import decompose
 from curator_core.pickling import dumps, loads
 
-LOCK = threading.Lock()  # nothing that pickles
+LOCK = threading.Lock()  # does not pickle
 
 
 @processing_stage(name="increased", batch_size=4)
 def increase(task):
-    """Adds one."""
+    """Add one."""
     with LOCK:
         return Task(data=task.data + 1)
 
@@ -200,7 +200,7 @@ def test_a_generator_function_fans_out():
 
 
 def test_a_function_of_a_module_travels_by_name():
-    # So that its module's globals, which may not pickle, are those of the other side.
+    # So that it uses the globals of its module on the other side, because they may not pickle.
     other = loads(dumps(increase.with_(name="other", batch_size=2)))
     assert (other.name, other.batch_size) == ("other", 2)
     assert other.function is increase.function

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What raises, what breaks the contract, and what a stage must not see."""
+"""Stages that raise, outputs that break the contract, and tasks that a stage must not see."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators of stages within a pipeline: their outputs go on as they are made."""
+"""Generators in stages of a pipeline: their outputs move on as they are produced."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .helpers import tasks  # noqa: TID252 - no import can write this directory'
 
 
 class Count(ProcessingStage):
-    """Makes numbers, and writes down that it has."""
+    """Yields numbers and records it."""
 
     def __init__(self, seen, fails_at=None):
         self.seen = seen
         self.fails_at = fails_at
 
     def __deepcopy__(self, memo):
-        return self  # so that the list is the test's
+        return self  # so that copies share the list of the test
 
     def process(self, task):
         try:
@@ -77,7 +77,7 @@ class Refuse(ProcessingStage):
 
 
 class Sent:
-    """Pickles, and does not unpickle."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return int, ("no number",)
@@ -158,7 +158,7 @@ def test_another_attempt_begins_with_the_first_output(on_error):
     result, recorder = run(Twice(seen).with_(max_attempts=2, retry_delay_s=0), Take(seen), on_error=on_error)
     assert [(task.task_id, task.data) for task in result] == [("0.0", 0), ("0.1", 1), ("0.2", 2)]
     assert [report.is_retried for report in recorder.of("Twice")] == [True, False]
-    assert seen.count("take 0") == 2  # a later stage may see what is taken back
+    assert seen.count("take 0") == 2  # a later stage may see outputs that are withdrawn
     assert result.stages[1].tasks_in == 3
     assert result.lost == ()
 
@@ -168,7 +168,7 @@ def test_its_tasks_share_batches_with_those_of_others_unless_they_are_many():
     data = (2, 3, 30, 1, 2)
     _, recorder = run(Count(seen), Take(seen).with_(batch_size=4), data=data, on_error="skip")
     batches = [[outcome.task_id for outcome in report.inputs] for report in recorder.of("Take")]
-    assert [len(batch) for batch in batches] == [4, 1, *[4] * 8, 1]  # what is left before the 30 goes alone
+    assert [len(batch) for batch in batches] == [4, 1, *[4] * 8, 1]  # the rest before the 30 forms its own batch
     assert [*chain(*batches)] == [f"{number}.{index}" for number, count in enumerate(data) for index in range(count)]
 
 

@@ -239,7 +239,7 @@ def test_no_descendant_has_the_id_of_a_stranger(names, path):
 
 
 def test_hashed_names_are_the_same_in_every_release():
-    # Files are named by them, and are to be found again.
+    # Files are named after them and must be found again.
     assert names_of([NamedTask(1, name="a/b")]) == ["ha05a73f66eddd41c20ff"]
 
 
@@ -247,7 +247,7 @@ def test_hashed_names_are_the_same_in_every_release():
 
 
 def after_stages(count: int, nodes: list[str]) -> Task:
-    """A task that went through so many stages, each in a process of its own."""
+    """Return a task that has passed a number of stages, each in a separate process."""
     task = Task(data=None)
     stamp(task, new_state("123456.12.3"))
     for number in range(count):

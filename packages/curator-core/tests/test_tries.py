@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done about a batch that fails: parting it, trying it again, keeping what failed."""
+"""What happens to a batch that fails: splitting it, retrying it, keeping failed tasks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from curator_core.testing.probe import Calling, CallingBatches, Probe, fail_at, 
 
 
 class Wicked(str):
-    """Pickles, and does not unpickle."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
 
 
 def poisonous(*bad: str):
-    """A batch that is spoiled, and fails as one where there is poison in it."""
+    """Return a stage that spoils its inputs, and fails on a whole batch if it contains poison."""
 
     def work(tasks: list[Task]) -> list[Task]:
         names = [task.data for task in tasks]
@@ -58,7 +58,7 @@ class TestParting:
             (2, 2),
             (1, 3),
             (1, 3),
-            (1, 4),  # alone it may be tried as often as a batch
+            (1, 4),  # a single task gets as many attempts as a batch
         ]
 
     def test_a_neighbour_is_tried_again_as_well(self):

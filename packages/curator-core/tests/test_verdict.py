@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines with one fault each, and what is said of them. They exist on paper: reports with exact times, no engine."""
+"""The verdict on pipelines with one fault each. They exist only as reports with exact times, without an engine."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Noop(ProcessingStage[Task[int], Task[int]]):
 
 @dataclass
 class OnPaper:
-    """A stage, with workers of its own.
+    """A stage with its own workers.
 
     Attributes:
         name: Its name.
-        seconds: What a task takes.
-        workers: How many workers.
-        setup: Seconds of set-up.
+        seconds: Seconds per task.
+        workers: Number of workers.
+        setup: Seconds of setup.
         cpu: Share of its time that is CPU time.
-        failing: Every so many attempts fail, and are made again; 0 for none.
+        failing: Interval of attempts that fail and are retried; 0 for none.
         slow: Seconds of single tasks, by number.
-        fused: Stages that run in the same workers, after it.
+        fused: Stages that run after it in the same workers.
     """
 
     name: str
@@ -56,18 +56,18 @@ class OnPaper:
 
 
 def judged(stages: list[OnPaper], tasks: int = 200, hop: float = 0.001) -> Verdict:
-    """The verdict on a run.
+    """Return the verdict on a run.
 
     Args:
         stages: The stages.
-        tasks: How many tasks there are.
+        tasks: Number of tasks.
         hop: Seconds that a task takes from one worker to the next.
     """
     return judged_by([one for stage in stages for one in (stage, *stage.fused)], reports(stages, tasks, hop))
 
 
 def judged_by(stages: list[OnPaper], told: list[BatchReport | WorkerReport]) -> Verdict:
-    """The verdict on what is reported of these stages."""
+    """Return the verdict on the reports of these stages."""
     plan = Plan.from_stages([Noop().with_(name=stage.name) for stage in stages], fed=True)
     ledger, activity = Ledger(plan), Activity(len(stages))
     for report in told:
@@ -173,7 +173,7 @@ FAST, SLOW = 0.005, 0.05
 
 
 def chain(**slow: float) -> list[OnPaper]:
-    """Three stages, of which some are slow."""
+    """Return three stages, some of which are slow."""
     return [OnPaper(name, slow.get(name, FAST)) for name in "ABC"]
 
 
@@ -248,7 +248,7 @@ def test_a_stage_whose_attempts_fail() -> None:
 
 
 def test_tasks_that_are_longer_on_their_way_than_at_work() -> None:
-    # A worker has nothing else to do while the next task comes: so it is where tasks are sent one at a time.
+    # A worker is idle while the next task is in transit, as if tasks were sent one at a time.
     told: list[BatchReport | WorkerReport] = []
     stages = [OnPaper("A", 0.002), OnPaper("B", 0.002)]
     for index, stage in enumerate(stages):

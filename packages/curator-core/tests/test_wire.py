@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports come out of the bytes as they went in."""
+"""Reports are the same after conversion to bytes and back."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ workers = st.builds(
 
 
 class Shout(str):
-    """A text of a class of somebody's, which plain pickle does not find by its name."""
+    """A string of a user-defined class that plain pickle does not find by its name."""
 
     __slots__ = ()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share: an SDK that keeps everything in memory, reports made by hand, and how to read a trace file."""
+"""Shared fixtures: an SDK that keeps everything in memory, handmade reports, and a reader of trace files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T0 = 1_700_000_000 * SECOND
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_environment() -> Iterator[None]:
-    """Remove every variable that changes what is sent, where to, or whose certificates are trusted."""
+    """Remove every variable that affects what is sent, the destination, or trusted certificates."""
     proxies = {f"{scheme}_proxy" for scheme in ("http", "https", "all")}
     others = {"TRACEPARENT", "TRACESTATE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def plain_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def stopped_clock() -> Iterator[float]:
-    """Stop the clock of runs, also for fixtures that are shared; `Script.turn_clock` moves it."""
+    """Stop the clock of runs, including in shared fixtures; `Script.turn_clock` moves it."""
     with pytest.MonkeyPatch.context() as patch:
         tick_s = watch.TICK_S
         patch.setattr(watch, "TICK_S", 3600.0)
@@ -58,23 +58,23 @@ def stopped_clock() -> Iterator[float]:
 
 @pytest.fixture(autouse=True)
 def real_clock(request: pytest.FixtureRequest, stopped_clock: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clock run for tests marked `real_clock`."""
+    """Let the clock run in tests marked `real_clock`."""
     if request.node.get_closest_marker("real_clock"):
         monkeypatch.setattr(watch, "TICK_S", stopped_clock)
 
 
 @pytest.fixture
 def installed() -> None:
-    """Skip where the package is only on the path: entry points exist where it is installed."""
+    """Skip if the package is only on the path: its entry points exist only if it is installed."""
     try:
         distribution("curator-otel")
     except PackageNotFoundError:
-        pytest.skip("found by its name only where it is installed")
+        pytest.skip("curator-otel is not installed, so it cannot be found by name")
 
 
 @pytest.fixture
 def no_global_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test set the global providers, which a process can do once, and forget them afterward."""
+    """Let a test set the global providers, which a process can set once, and reset them afterward."""
     for module, kind in ((trace, "TRACER"), (metrics._internal, "METER")):
         monkeypatch.setattr(module, f"_{kind}_PROVIDER", None)
         monkeypatch.setattr(module, f"_{kind}_PROVIDER_SET_ONCE", Once())
@@ -83,7 +83,7 @@ def no_global_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Memory:
-    """A real SDK whose exporters keep what they get."""
+    """A real SDK whose exporters keep what they receive."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -97,7 +97,7 @@ class Memory:
 
     @property
     def spans(self) -> list[ReadableSpan]:
-        """In the order in which they were exported."""
+        """All spans, in the order in which they were exported."""
         return list(self.exporter.get_finished_spans())
 
     def named(self, name: str) -> list[ReadableSpan]:
@@ -108,11 +108,11 @@ class Memory:
         return span
 
     def names(self) -> Counter[str]:
-        """How many spans there are of each name, but for that which says that a run has started."""
+        """Return the number of spans by name, without the span for the start of a run."""
         return Counter(span.name for span in self.spans if not span.name.startswith("run started "))
 
     def instruments(self) -> dict[str, Any]:
-        """The metrics by name, as the SDK exports them."""
+        """Return the metrics by name, as the SDK exports them."""
         data = self.reader.get_metrics_data()
         if data is None:
             return {}
@@ -120,7 +120,7 @@ class Memory:
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def points(self) -> dict[str, dict[tuple[str, ...], Any]]:
-        """The values of each metric by its labels: sums of counters, counts of histograms."""
+        """Return the values of each metric by its labels: sums of counters, counts of histograms."""
         return {
             name: {
                 tuple(point.attributes.values()): getattr(point, "value", None) or getattr(point, "count", 0)
@@ -139,7 +139,7 @@ def memory() -> Iterator[Memory]:
 
 
 class Script:
-    """A run whose reports are written by hand, for what no small pipeline does by itself."""
+    """A run with handmade reports, for cases that small pipelines do not produce."""
 
     run_id = "0af7651916cd43dd8448eb211c80319c"
 
@@ -182,12 +182,12 @@ class Script:
         observer.on_run_end(self.result(complete=error is None, **result), error)
 
     def turn_clock(self, observer: OTelObserver, seconds: float) -> None:
-        """Make the run this old, which the observer's own clock does once a second."""
+        """Set the age of the run, as the observer's clock does once a second."""
         run = observer._runs[self.run_id]
         run.tick(run.trace.start_ns + round(seconds * SECOND))
 
     def write_snapshot(self, observer: OTelObserver, directory: Path) -> Path:
-        """Write the run's snapshot now, which the observer's own clock does every two seconds."""
+        """Write the run's snapshot now, as the observer's clock does every two seconds."""
         run = observer._runs[self.run_id]
         run.write_snapshot()
         return next(directory.glob(f"*{run.trace.root.get_span_context().span_id:016x}*"))
@@ -218,7 +218,7 @@ def boom() -> ErrorInfo:
 
 
 class FinishedTask:
-    """A task as somebody else's code might hold it: all that is looked at."""
+    """A task from other code, with only the attributes that are used."""
 
     def __init__(self, *perf: StagePerfStats) -> None:
         self.stage_perf = perf
@@ -256,7 +256,7 @@ def run():
 
 
 def configured(path: Path, **settings: Any) -> Telemetry:
-    """Set the SDK up to write to a file; its end waits as long as a busy machine may take."""
+    """Set up the SDK to write to a file, with a shutdown timeout that is long enough for a busy machine."""
     return configure(json_file=path, set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
 
 
@@ -267,7 +267,7 @@ def to_file() -> Callable[..., Telemetry]:
 
 @pytest.fixture
 def traced(tmp_path: Path) -> Callable[..., Path]:
-    """Give an observer to some functions; return the file that its traces are in."""
+    """Return a function that calls others with an observer, and returns the file of its traces."""
 
     def trace_to_file(*actions: Callable[[OTelObserver], object], **settings: Any) -> Path:
         path = tmp_path / "trace.json"
@@ -281,7 +281,7 @@ def traced(tmp_path: Path) -> Callable[..., Path]:
 
 
 def spans_in(path: Path) -> list[dict[str, Any]]:
-    """Read the spans of a trace file, in its order, without our reader: OTLP as JSON, one request a line."""
+    """Read the spans of a trace file in order, without our reader: OTLP as JSON, one request per line."""
     requests = [json.loads(line) for line in path.read_text().splitlines()]
     scopes = [scope for request in requests for given in request["resourceSpans"] for scope in given["scopeSpans"]]
     return [span for scope in scopes for span in scope["spans"]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose child a run's span is."""
+"""The parent of a run's span."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of names has everything that is emitted, and nothing else."""
+"""The table of names contains everything that is emitted, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNITS = {"", "1", "s", "By", "{task}", "{batch}", "{item}", "{stage}", "{span}",
 
 @pytest.fixture
 def everything(memory, script, boom, tmp_path):
-    """Runs that together make every span, attribute and metric."""
+    """Runs that together emit every span, attribute, and metric."""
     script.play(
         memory.observer(),
         script.worker(0),
@@ -36,7 +36,7 @@ def everything(memory, script, boom, tmp_path):
         script.batch(0, 1, epoch=1, bundle_id="b", metrics={"count": 1, "text": "x"}, idle_ns=1, num_items=1),
         script.batch(0, 2, kinds=("out", "filtered", "failed"), error=boom, cpu_ns=1),
         script.batch(0, 3, kinds=("retried",), error=boom),
-        *(script.batch(0, number) for number in range(4, 200)),  # more than the histograms take
+        *(script.batch(0, number) for number in range(4, 200)),  # more than the histograms record
         lost=["1 of 2 tasks between 'read' and 'write'"],
         verdict=Verdict("busy", "read", 0.9, "it is at work", "give it more workers"),
         clock_offsets={"n2": 0.012},
@@ -64,7 +64,7 @@ def everything(memory, script, boom, tmp_path):
 
 
 def left_behind(script, memory, directory):
-    """The snapshot of a run that was not ended."""
+    """Return the snapshot of a run that did not end."""
     observer = memory.observer(snapshots=directory)
     observer.on_run_start(script.info)
     script.report(observer, script.batch(0, 0))
@@ -91,7 +91,7 @@ def described(name):
 
 
 def emitted_attributes(memory):
-    """Pairs of where and which, with the value."""
+    """Yield the place, name, and value of each attribute."""
     for span in memory.spans:
         for name, value in span.attributes.items():
             yield kind_of(span), name, value
@@ -127,9 +127,9 @@ def test_table_keeps_to_the_rules_of_names_and_units():
         assert row.description.endswith((".", "`."))
         own = row.name.startswith("curator.")
         assert (row.stability == "development") == own
-    # Names that OpenTelemetry or others may want.
+    # Namespaces that OpenTelemetry or others may use.
     taken = ("pipeline.", "cicd.", "messaging.", "otel.")
     assert not [name for name in (*ATTRIBUTES, *METRICS) if name.startswith(taken)]
-    # A metric's name is no other metric's namespace.
+    # The name of a metric must not be the namespace of another.
     assert not [a for a in METRICS for b in METRICS if b.startswith(f"{a}.")]
     assert all(label in ATTRIBUTES for row in METRICS.values() for label in row.labels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every batch, in traces of their own."""
+"""Spans of every batch, in separate traces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curator_otel import OTelObserver, detail, render_tree
 
 
 def details_in(memory):
-    """The traces of details: the first span of each, and those below it."""
+    """Return the traces of details: the first span of each, and the spans below it."""
     found = {span.context.trace_id: (span, []) for span in memory.spans if span.name.startswith("detail ")}
     for span in memory.spans:
         if span.context.trace_id in found and span.parent is not None:
@@ -47,7 +47,7 @@ def test_full_detail_has_every_batch_linked_across_stages(memory):
 
 
 def test_window_of_too_many_batches_has_several_traces(memory, script, monkeypatch):
-    assert detail.SPANS_LIMIT + 1 < 5000  # what back ends refuse
+    assert detail.SPANS_LIMIT + 1 < 5000  # above this, back ends reject a trace
     monkeypatch.setattr(detail, "SPANS_LIMIT", 40)
     script.play(memory.observer(max_spans=10, detail="full"), *(script.batch(0, number) for number in range(87)))
     assert [len(below) for _, below in details_in(memory)] == [40, 40, 7]

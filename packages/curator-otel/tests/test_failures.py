@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trace says of failures: of batches, workers, stages and runs."""
+"""Failures of batches, workers, stages, and runs in a trace."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are traced with no change to the program."""
+"""Runs that are traced without changes to the program."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ if __name__ == "__main__":
 
 
 def run_instrumented(tmp_path: Path, *options: str, workers: int = 1) -> tuple[str, list[dict], dict[str, dict]]:
-    """Run a script under opentelemetry-instrument; return its run's id, and the spans and metrics that it printed."""
+    """Run a script under opentelemetry-instrument; return the run id, and the spans and metrics that it printed."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(workers=workers), encoding="utf-8")
     command = Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of runs that no small pipeline makes: every batch counts, and the histograms say what they leave out.
+"""Metrics of runs that small pipelines do not produce: every batch counts, and histograms report what they skip.
 
-Those of an ordinary run are in otlp/test_metric_fields.py, as a receiver gets them.
+The metrics of an ordinary run are tested at a receiver, in otlp/test_metric_fields.py.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def test_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
 
 
 def test_seeded_sequence_of_the_user_is_not_disturbed(memory, script):
-    """Not even inside a sampled span, where the SDK would draw exemplars with the global `random`."""
+    """This includes sampled spans, in which the SDK would draw exemplars with the global `random`."""
     tracer = memory.tracer_provider.get_tracer("application")
     with tracer.start_as_current_span("outer"):
-        observer = memory.observer(max_spans=1)  # the SDK's own ids come from `random`: see `configure`
+        observer = memory.observer(max_spans=1)  # the SDK draws its own ids from `random`: see `configure`
         observer.on_run_start(script.info)
-        observer.on_batch(script.batch(0, 0))  # the stage's span
+        observer.on_batch(script.batch(0, 0))  # creates the span of the stage
         before = random.getstate()
         for number in range(1, 50):
             observer.on_batch(script.batch(0, number))
-            script.turn_clock(observer, number)  # feeds the counters
+            script.turn_clock(observer, number)  # updates the counters
         observer.on_run_end(script.result(), None)
         assert random.getstate() == before
     assert memory.points()["curator.batch.count"] == {("read", "ok"): 50}

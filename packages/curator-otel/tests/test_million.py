@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many batches: the trace stays small, and so does the driver."""
+"""With many batches, the trace and the driver stay small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# A process of its own: what the tests before it have left in memory does not count.
+# In a separate process: memory that earlier tests have left does not count.
 PROGRAM = """
 import gc, json, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ telemetry = configure(json_file=trace, json_metrics_file=trace + ".metrics", set
 observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
 stages = tuple(StageInfo(index, f"stage{index}", "Stage") for index in range(STAGES))
 observer.on_run_start(RunInfo(RUN, "million", "None", stages, 1_700_000_000_000_000_000))
-for number in range(10_000):  # as many spans as there will be at this point of any run
+for number in range(10_000):  # all spans that any run makes up to this point
     observer.on_batch(report(number))
 blocks, size = held()
 for number in range(10_000, batches):
@@ -67,7 +67,7 @@ def test_memory_and_trace_stay_small_however_many_batches(spans_of, tmp_path, ba
         for span in spans_of(trace)
     ]
     assert 100 < len(spans) <= 1500
-    assert trace.stat().st_size < 5_000_000  # the most that Tempo takes
+    assert trace.stat().st_size < 5_000_000  # the maximum size for Tempo
     stages = [span for span in spans if "curator.stage.batches" in span]
     assert [int(stage["curator.stage.batches"]) for stage in stages] == [batches // 10] * 10
     kept = sum(span["name"].startswith("process_batch") for span in spans)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trace of a run: times, what batches say, what stays out, runs side by side, and SDKs that are broken or absent.
+"""The trace of a run: times, attributes of batches, omitted data, concurrent runs, and broken or missing SDKs.
 
-What all runs have in common is in otlp/test_fields.py, as a receiver gets it.
+The common fields of all runs are tested at a receiver, in otlp/test_fields.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_teardown_at_the_end_does_not_make_a_stage_longer(memory, script):
 
 
 def test_clock_that_is_ahead_makes_the_run_as_long_as_its_stage(memory, script):
-    far = 10_000_000_000  # seconds after T0: a node's clock in the next centuries
+    far = 10_000_000_000  # seconds after T0: the clock of a node in a future century
     script.play(memory.observer(), script.batch(0, 0, at=far, took=1))
     assert memory.one("run by_hand").end_time == memory.one("00 read").end_time == T0 + (far + 1) * SECOND
 
@@ -200,7 +200,7 @@ def test_reports_of_an_unknown_run_are_ignored(memory, script):
 
 
 class Refusing(trace.TracerProvider):
-    """Somebody's provider, broken."""
+    """A broken third-party provider."""
 
     def __init__(self, working_calls=0, tracer=None):
         self.working_calls = working_calls
@@ -226,7 +226,7 @@ def test_broken_provider_costs_the_trace_and_nothing_else(memory, caplog, workin
     with caplog.at_level(logging.WARNING):
         assert len(run_numbers(observer)) == 6
         assert len(run_numbers(observer)) == 6
-    assert [record.name for record in caplog.records] == ["curator_otel.observer"]  # said once, by us
+    assert [record.name for record in caplog.records] == ["curator_otel.observer"]  # logged once, by us
     assert ("run numbers" in memory.names()) == (working_calls > 0)
 
 

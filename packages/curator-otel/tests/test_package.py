@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a whole: what it exports, what importing it costs, global providers, and the end of a program."""
+"""The package as a whole: its exports, the cost of importing it, global providers, and the end of a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curator_otel import OTelObserver, configure, render_tree, slowest_stage
 
 
 def python(code: str, *args: str) -> str:
-    """Run a program in an interpreter of its own; return what it wrote to both streams."""
+    """Run a program in a separate interpreter; return its output on both streams."""
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -129,7 +129,7 @@ def same(task):
     return task
 
 taken = socket.socket()
-taken.bind(("127.0.0.1", 0))  # nobody listens
+taken.bind(("127.0.0.1", 0))  # no process listens
 endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
 configure(endpoint=endpoint, shutdown_timeout_s=0.2)
 Pipeline("p", [same]).run(initial_tasks=[Task(data=1)], observers=[OTelObserver()])

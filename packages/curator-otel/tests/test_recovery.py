@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that is killed: what was exported is on the list, and the snapshot closes the trace."""
+"""A driver that is killed: the run is on the list of traces, and the snapshot closes its trace."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from curator_otel import OTelObserver, configure
 @processing_stage()
 def hang(task):
     os.write(1, b"hangs")
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # hours, which nothing interrupts
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # takes hours, and cannot be interrupted
 
 telemetry = configure(json_file=sys.argv[1], set_global=False)
 observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
@@ -73,16 +73,16 @@ def test_driver_that_is_stopped_in_a_call_that_hangs_leaves_its_root_span(tmp_pa
 
 
 def as_left_behind(snapshot):
-    """Change the file to that of another process, which is gone."""
+    """Change the file so that it belongs to a process that is gone."""
     content = json.loads(snapshot.read_text())
-    content["process"]["pid"] = 2**22 + 1  # more than Linux gives
+    content["process"]["pid"] = 2**22 + 1  # above the maximum on Linux
     snapshot.write_text(json.dumps(content))
     return snapshot
 
 
 @pytest.fixture
 def begin(script):
-    """Begin the run, play reports, and write its snapshot; the run is ended after the test."""
+    """Begin the run, play reports, and write its snapshot; the run ends after the test."""
     begun = []
 
     def begin(observer, directory, *reports):
@@ -131,7 +131,7 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, sp
     assert "DriverKilledError: the driver was killed; the values are those of the last snapshot" in tree
     assert "windows, activity:" in tree
     assert recovered.batches > 0
-    # Windows that were exported before and written again count once, and add up to the stage.
+    # Windows that were exported earlier and written again count once, and add up to the stage.
     values = [
         {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]} for span in by_id.values()
     ]
@@ -142,7 +142,7 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, sp
 
 def test_run_below_a_parent_is_recovered_below_it(to_file, begin, script, spans_of, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
-    monkeypatch.setenv("CURATOR_OTEL_SNAPSHOTS", str(tmp_path / "s"))  # as good as the argument
+    monkeypatch.setenv("CURATOR_OTEL_SNAPSHOTS", str(tmp_path / "s"))  # same effect as the argument
     with to_file(tmp_path / "first.json") as telemetry:
         snapshot = begin(
             OTelObserver(telemetry.tracer_provider), tmp_path / "s", script.worker(0), script.batch(0, 0, took=3)
@@ -156,7 +156,7 @@ def test_run_below_a_parent_is_recovered_below_it(to_file, begin, script, spans_
     names = {span["name"]: span for span in spans_of(second)}
     assert names["run by_hand"]["parentSpanId"] == "00f067aa0ba902b7"
     assert int(names["00 read"]["endTimeUnixNano"]) == script.info.start_unix_ns + 4 * SECOND
-    assert "window read" not in names  # its first was open: the stage's own span says it all
+    assert "window read" not in names  # its first window was open: the span of the stage contains everything
 
 
 def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, memory, script, tmp_path, caplog):
@@ -168,7 +168,7 @@ def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, me
 
 
 def test_window_is_written_once_however_often_it_is_recovered(to_file, begin, script, spans_of, tmp_path):
-    """One that was open when the file was written, then closed and exported before the driver was killed."""
+    """The window was open when the file was written, then closed and exported before the driver was killed."""
     path, directory = tmp_path / "trace.json", tmp_path / "s"
     with to_file(path) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, snapshots=directory)
@@ -260,7 +260,7 @@ def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
 
 def test_run_that_ends_removes_its_snapshot_and_no_other(memory, script, tmp_path):
     directory = tmp_path / "deep" / "er"
-    observers = [memory.observer(snapshots=directory) for _ in range(2)]  # both watch the same run
+    observers = [memory.observer(snapshots=directory) for _ in range(2)]  # both observe the same run
     for observer in observers:
         observer.on_run_start(script.info)
         script.report(observer, script.batch())
@@ -297,7 +297,7 @@ def test_snapshot_that_cannot_be_written_costs_nothing_else(memory, script, tmp_
 
 
 def test_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypatch):
-    """On a file system that does not answer: the trace is whole, and the file goes when it is written at last."""
+    """If a file system does not respond, the trace is complete, and the file is removed once it is written."""
     hangs, goes_on = threading.Event(), threading.Event()
     write = Snapshots.write
 

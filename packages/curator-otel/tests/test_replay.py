@@ -30,7 +30,7 @@ def test_replay_makes_the_batches_that_the_observer_made(memory, run):
     replayed = replay(result, memory.tracer_provider, "p")
     assert replayed == Replayed(replayed.trace_id, 7, 0)
     assert [(n, s, k, links) for n, s, _, k, links in shape()] == [(n, s, k, links) for n, s, _, k, links in live]
-    # Seconds as a float: a nanosecond may be lost on the way.
+    # Seconds as a float may lose a nanosecond.
     assert [took for _, _, took, _, _ in shape()] == pytest.approx([took for _, _, took, _, _ in live], abs=2)
     assert memory.one("00 fan_out").attributes["curator.stage.batches"] == 2
     assert memory.one("01 Pairs").attributes["curator.stage.batches"] == 5
@@ -87,7 +87,7 @@ def test_spans_without_any_start_have_the_sums_and_no_length(memory, finished):
 
 @dataclasses.dataclass
 class TheirStats:
-    """As NeMo Curator 1.4 has them."""
+    """Statistics as in NeMo Curator 1.4."""
 
     stage_name: str
     process_time: float = 0.0
@@ -98,7 +98,7 @@ class TheirStats:
 
 
 class TheirTask:
-    """A task of NeMo Curator: all that replay looks at."""
+    """A task of NeMo Curator, with only the attributes that replay uses."""
 
     def __init__(self, *perf: TheirStats) -> None:
         self._stage_perf = list(perf)
@@ -106,7 +106,7 @@ class TheirTask:
 
 def test_tasks_of_nemo_curator_count_shared_records_once_and_have_no_size(memory):
     shared = TheirStats("Read", 2.0, 0.5, 3 / 2**20, 3, {"files": 1.0})
-    copied = dataclasses.replace(shared, custom_metrics={"files": 1.0})  # as it comes out of another process
+    copied = dataclasses.replace(shared, custom_metrics={"files": 1.0})  # as received from another process
     other = TheirStats("Read", 2.25, 0.5, 1 / 2**20, 1)
     tasks = [TheirTask(perf, TheirStats("Filter", 0.001 * n, 0.0, 0.0, 1)) for n, perf in
              enumerate([shared, shared, copied, other])]  # fmt: skip
@@ -142,7 +142,7 @@ def test_attributes_that_tasks_do_not_know_are_missing(memory, finished):
 
 def test_stages_are_in_the_order_of_the_histories(memory, finished):
     rows = [StagePerfStats(name, 1.0, start_time_unix_ns=T0 + n, batch_id=f"{n}/0") for n, name in enumerate("abc")]
-    # The first task was given to the second stage.
+    # The first task was an input of the second stage only.
     replay([finished(rows[1]), finished(*rows)], memory.tracer_provider)
     assert {"00 a", "01 b", "02 c"} <= set(memory.names())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limit on spans: what is kept, in any run, and that all else is counted."""
+"""The limit on spans: which spans are kept in any run, and that all others are counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERYTHING_FITS = 10_000
 
 
 def kept_batches(memory):
-    """The batches that have a span, by id, and why they have it."""
+    """Return the batches that have a span, by id, with the reason."""
     batches = [span.attributes for span in memory.spans if span.name.startswith("process_batch")]
     return {batch["curator.batch.id"]: batch["curator.batch.kept_as"] for batch in batches}
 
@@ -30,7 +30,7 @@ def left_out(memory, script):
 
 @st.composite
 def runs(draw):
-    """A limit, the number of stages, and batches in the order of their coming: some fan out, some fail."""
+    """Draw a limit, the number of stages, and batches in order of arrival: some fan out, some fail."""
     limit = draw(st.integers(1, 10) | st.integers(1, 300) | st.just(EVERYTHING_FITS))
     stages, tasks, chance = draw(st.integers(1, 6)), draw(st.integers(0, 60)), draw(st.randoms(use_true_random=True))
     batches = []
@@ -59,7 +59,7 @@ def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(mak
     ]
     script.play(memory.observer(max_spans=limit), *reports)
     kept = kept_batches(memory)
-    assert len(memory.spans) <= max(limit, stages + 2)  # the run, that it has started, and its stages always are
+    assert len(memory.spans) <= max(limit, stages + 2)  # spans of the run, its start, and its stages are always kept
     assert len(left_out(memory, script)) == (stages if reports else 0)
     assert sum(left_out(memory, script)) == len(reports) - len(kept)
     assert memory.one("run by_hand").attributes["curator.spans.left_out"] == len(reports) - len(kept)

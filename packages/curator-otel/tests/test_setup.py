@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `configure` accepts, refuses, and makes of the environment."""
+"""What `configure` accepts and rejects, and how it reads the environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTLP = "OTEL_EXPORTER_OTLP_"
 
 
 def destination(**settings):
-    """Where spans would go, as it is shown; nothing is sent."""
+    """Return the displayed destination of spans, without sending any."""
     telemetry = configure(set_global=False, **settings)
     telemetry.shutdown()
     return repr(telemetry).removeprefix("<Telemetry to ").removesuffix(", shut down>")
@@ -31,7 +31,7 @@ def one_span(telemetry):
 
 @pytest.fixture
 def no_metrics(monkeypatch):
-    """Nothing tries to send the last metrics."""
+    """Turn off metrics, so that nothing tries to send the last ones."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
 
 
@@ -132,7 +132,7 @@ def test_credentials_in_a_url_are_not_shown():
 def test_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
     before = set(threading.enumerate())
-    with configure(json_file=tmp_path / "t.json") as telemetry:  # global: nothing becomes global either
+    with configure(json_file=tmp_path / "t.json") as telemetry:  # asks for global providers, but none are set
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
         assert set(threading.enumerate()) <= before
         assert telemetry.flush(DEADLINE_S)

@@ -97,7 +97,7 @@ def test_run_that_has_not_ended_is_shown_as_started(to_file, tmp_path, script):
 
 
 def test_file_is_otlp_json(traced, spans_of, script):
-    """As the specification has it: ids in hex, 64-bit numbers as text, a request a line."""
+    """The format follows the specification: ids in hex, 64-bit numbers as strings, one request per line."""
     spans = spans_of(traced(lambda observer: script.play(observer, script.batch())))
     assert len(spans) == 4
     for span in spans:
@@ -115,10 +115,10 @@ def span(number, parent=0, trace="a", end="5000", **fields):
     ("requests", "tree"),
     [
         ([], "no spans"),
-        ([[span(2, parent=1)], [span(1)]], "s1  5 us\n└─ s2  5 us"),  # the parent came later
-        ([[span(1, parent=9)]], "s1  5 us"),  # the parent is in no file
+        ([[span(2, parent=1)], [span(1)]], "s1  5 us\n└─ s2  5 us"),  # the parent arrived later
+        ([[span(1, parent=9)]], "s1  5 us"),  # the parent is not in the file
         ([[span(1), span(1, trace="b"), span(2, parent=1, trace="b")]], "s1  5 us\n\ns1  5 us\n└─ s2  5 us"),
-        ([[span(1)], [span(1, end="7000")]], "s1  7 us"),  # written again
+        ([[span(1)], [span(1, end="7000")]], "s1  7 us"),  # written twice
         ([[{"name": "bare"}, span(1)]], "s1  5 us\n\nbare  0 us"),
         ([[span(1, status={"code": 2, "message": "boom"})]], "s1  5 us  ! boom"),
         ([[span(1, status={"code": "STATUS_CODE_ERROR", "message": "boom"})]], "s1  5 us  ! boom"),

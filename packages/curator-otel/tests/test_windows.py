@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of activity: exact, few, and exported while the run goes on."""
+"""Windows of activity: exact, few, and exported during the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAME_SUMS = (
 
 
 def whole(value):
-    """Exact: seconds as a double hold whole nanoseconds for a hundred days."""
+    """Convert to nanoseconds exactly: seconds as a double have whole nanoseconds for a hundred days."""
     return round(value * SECOND) if isinstance(value, float) else value
 
 
@@ -32,7 +32,7 @@ def sums(spans, prefix):
 
 @st.composite
 def activity(draw):
-    """Reports, and between them how much time passes."""
+    """Draw reports, and the time that passes between them."""
     kinds = st.lists(st.sampled_from(("out", "filtered", "failed")), min_size=1, max_size=4)
     some = st.tuples(st.integers(0, 1), st.integers(0, 5 * SECOND), kinds, st.booleans(), st.floats(0, 3))
     return draw(st.lists(some, max_size=60))
@@ -162,7 +162,7 @@ def test_month_of_activity_has_few_windows_and_the_last_are_not_long(memory, scr
     observer.on_run_end(script.result(), None)
     assert 2 <= len(memory.named("window read")) <= at_most
     assert len(memory.spans) <= max_spans
-    # What a killed driver may lose is the window that is open.
+    # A killed driver may lose only the open window.
     assert all(later - earlier <= max(2, growth * later) for earlier, later in itertools.pairwise(closed_at))
     assert 30 * DAY - closed_at[-1] <= growth * 30 * DAY
 

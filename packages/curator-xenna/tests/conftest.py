@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One embedded Ray for all tests that can share it; those that cannot run a script of their own."""
+"""One embedded Ray for all tests that can share it; other tests run a separate script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ray
 
 from curator_xenna import XennaExecutor
 
-# What Ray's worker processes call themselves while they are idle, or serve Ray itself.
+# Titles of Ray's worker processes that are idle or serve Ray itself.
 HARMLESS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 SCRIPTS = Path(__file__).parent / "scripts"
 PATHS = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]  # scripts import tests.waiting
@@ -31,7 +31,7 @@ def executor() -> Iterator[XennaExecutor]:
 
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., Any]:
-    """Run a script of `scripts/` in a process of its own; what its last line of output says, from JSON."""
+    """A function that runs a script of `scripts/` and returns its last line of output, parsed as JSON."""
 
     def run(name: str, *args: str, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
         done = subprocess.run(
@@ -52,7 +52,7 @@ def run_script() -> Callable[..., Any]:
 def leaves_no_workers(
     request: pytest.FixtureRequest, workers_left: Callable[[psutil.Process], list[str]]
 ) -> Iterator[None]:
-    """After every test with an engine, however it ended, no worker of a run is left of the Ray of this process."""
+    """Check after every test with an engine, however it ended, that it left no worker on the Ray of this process."""
     yield
     if ray.is_initialized() or "executor" in request.fixturenames:
         assert workers_left(psutil.Process()) == []
@@ -60,11 +60,11 @@ def leaves_no_workers(
 
 @pytest.fixture(scope="session")
 def workers_left() -> Callable[[psutil.Process], list[str]]:
-    """Wait for the workers of runs below a process to end; what those call themselves that do not."""
+    """A function that waits for workers below a process to end, and returns the titles of those that do not."""
 
     def left(above: psutil.Process) -> list[str]:
         busy = [process for process in above.children(recursive=True) if is_busy(title(process))]
-        # A process that was killed may be in the table for a moment longer.
+        # A process that was killed may stay in the process table for a moment.
         _, late = psutil.wait_procs(busy, timeout=20)
         return [name for name in map(title, late) if is_busy(name)]
 
@@ -76,9 +76,9 @@ def is_busy(name: str) -> bool:
 
 
 def title(process: psutil.Process) -> str:
-    """What a process calls itself; empty where it has ended."""
+    """Return the title of a process; empty if it has ended."""
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:  # its parent has not looked yet
+        if process.status() == psutil.STATUS_ZOMBIE:  # its parent has not waited for it yet
             return ""
         return "".join(process.cmdline()[:1]).rstrip("\0 ")
     except psutil.Error:

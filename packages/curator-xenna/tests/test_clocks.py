@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes whose clocks disagree: how well that is estimated, what is corrected, and what is left alone."""
+"""Nodes whose clocks disagree: the accuracy of estimates, and what is corrected or left alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ latencies = st.lists(st.integers(0, 50 * MS), min_size=30, max_size=100)
 
 
 def observe(clocks: NodeClocks, node: str, behind: int, trips: Iterable[int], every: int = 10 * MS) -> None:
-    """Deliveries from a node whose clock is behind the driver's, each with the time that it takes."""
+    """Observe deliveries from a node whose clock is behind the driver's, each with its latency."""
     for number, latency in enumerate(trips):
         left = T0 + number * every
         clocks.observe(node, left - behind, left + latency)
@@ -114,7 +114,7 @@ def test_the_order_of_deliveries_does_not_matter(behind: int, trips: list[int], 
 
 
 def test_a_slow_network_is_told_from_a_clock_that_is_behind() -> None:
-    """Where nobody works on the driver's node there is nothing to compare with but the way there and back."""
+    """If there are no workers on the driver's node, only the round trip is available for comparison."""
     slow, behind = NodeClocks(HOME), NodeClocks(HOME)
     for number in range(40):
         slow.observe(FAR, number * S, number * S + 8 * MS, 16 * MS if number else 0)
@@ -145,7 +145,7 @@ def test_where_the_drivers_node_is_busy_more_is_noise(least: int, behind: int, t
 
 
 def longest(every: int) -> int:
-    """How old a trip may be that still counts, where one comes every so often: two windows."""
+    """Return the maximum age of a trip that still counts, given the interval of trips: two windows."""
     return 2 * (max(60 * S, 30 * every) + every)
 
 
@@ -202,7 +202,7 @@ def test_a_clock_that_is_set_right_is_corrected_no_longer_and_stays_on_record() 
 
 @pytest.fixture
 def clocks() -> NodeClocks:
-    """One node whose clock is 2 s behind, one that is 3 s ahead, one that is right."""
+    """Clocks of three nodes: one is 2 s behind, one is 3 s ahead, one is correct."""
     clocks = NodeClocks(HOME)
     observe(clocks, "behind", 2 * S, [0])
     observe(clocks, "ahead", -3 * S, [0])
@@ -250,14 +250,14 @@ class Same(ProcessingStage[Task[int], Task[int]]):
 
 
 class Node:
-    """Sends deliveries to a coordinator by a clock of its own, which is behind the coordinator's."""
+    """Sends deliveries to a coordinator, with a clock that is behind the coordinator's."""
 
     def __init__(self, coordinator: Coordinator, name: str, behind: int) -> None:
         self.coordinator, self.name, self.behind = coordinator, name, behind
         self.sent = 0
 
     def shown(self, unix_ns: int) -> int:
-        """What its clock shows at a time."""
+        """Return what its clock shows at a time."""
         return unix_ns - self.behind
 
     async def send(self, *reports: BatchReport | WorkerReport) -> None:
@@ -278,7 +278,7 @@ class Node:
         )
 
     async def send_batches(self, number: int, ready_node: Node) -> None:
-        """Batches that began a second ago, of inputs that had waited for two."""
+        """Send batches that began a second ago, with inputs that had waited for two seconds."""
         for count in range(number):
             name, now = f"{self.name}-{count}", time.time_ns()
             report = batch(self.shown(now - S), self.name, ready_node.shown(now - 3 * S), ready_node.name)
@@ -291,7 +291,7 @@ def waits(watch: Recorder, node: str) -> list[int]:
 
 
 def feed_through(watch: Recorder, send: Callable[[Node, Node, Node], Any], behind: Sequence[int]) -> RunResult:
-    """A run that is given what three nodes send, of which the first is the driver's."""
+    """Return a run with the deliveries of three nodes, the first of which is the driver's."""
     coordinator = Coordinator(1, fed=10_000)
     nodes = [Node(coordinator, name, off) for name, off in zip((HOME, "near", "far"), (0, *behind), strict=True)]
 
@@ -320,7 +320,7 @@ def test_every_report_reaches_the_run_in_the_time_of_the_driver() -> None:
     before = time.time_ns()
     result = feed_through(watch, send, (40 * S, -7 * S))
     latest = time.time_ns()
-    slack = latest - before  # all of this test: no trip took longer
+    slack = latest - before  # the duration of this test: no trip took longer
     assert len(watch.batches) == 15
     for report in watch.batches:
         assert before - S <= report.start_unix_ns <= latest - S + slack
@@ -347,7 +347,7 @@ def test_a_small_difference_is_corrected_once_it_is_sure() -> None:
     far = waits(watch, "far")
     assert far[:29] == [2 * S + 60 * MS] * 29
     assert all(2 * S <= wait < 2 * S + 55 * MS for wait in far[29:])
-    assert far[29:] == sorted(far[29:], reverse=True)  # the least trip becomes less
+    assert far[29:] == sorted(far[29:], reverse=True)  # the shortest trip becomes shorter
 
 
 def test_a_run_with_clocks_that_agree_is_as_ever() -> None:

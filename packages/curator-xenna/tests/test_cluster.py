@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose Ray it is: started, joined, kept, shut down; and what is left after Ctrl-C."""
+"""The lifecycle of Ray: started, joined, kept, shut down; and what is left after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Same(ProcessingStage[Task[int], Task[int]]):
 
 @pytest.fixture
 def no_ray_yet(executor: XennaExecutor) -> None:
-    """The shared Ray put away: a process holds one connection at a time. The next test starts it again."""
+    """Stop the shared Ray, because a process has one connection at a time. The next test starts it again."""
     executor.__exit__()
     executor.__enter__()
 
@@ -46,7 +46,7 @@ def run(config: dict[str, Any] | None = None) -> Any:
 @pytest.mark.usefixtures("no_ray_yet")
 @pytest.mark.parametrize("how", ["environment", "setting"])
 def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as bound:  # and not listening: nobody else gets the port, either
+    with socket.socket() as bound:  # not listening: no other process gets the port either
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         if how == "environment":
@@ -66,7 +66,7 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ray_servers() -> str:
-    """The command lines of what Ray runs below this process, joined."""
+    """Return the joined command lines of Ray's processes below this process."""
     lines = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
@@ -77,8 +77,8 @@ def ray_servers() -> str:
 def test_the_embedded_ray_starts_only_what_a_run_needs(executor: XennaExecutor) -> None:
     Pipeline("p", [Same()]).run(executor, [Task(data=1)])
     running = ray_servers()
-    assert "ray-dashboard-StateHead" in running  # whom Xenna asks for its actors
-    for unused in ("ray-dashboard-JobHead", "ray-dashboard-ServeHead", "monitor.py"):  # log_monitor.py, too
+    assert "ray-dashboard-StateHead" in running  # Xenna queries it for its actors
+    for unused in ("ray-dashboard-JobHead", "ray-dashboard-ServeHead", "monitor.py"):  # matches log_monitor.py as well
         assert unused not in running
 
 
@@ -95,14 +95,14 @@ def test_the_dashboard_and_the_workers_output_can_be_had() -> None:
 @pytest.mark.usefixtures("no_ray_yet")
 def test_an_embedded_ray_that_does_not_start_leaves_nothing() -> None:
     with pytest.raises(ClusterError, match=r"the embedded Ray did not start: .*memory"):
-        run({"object_store_memory": 1})  # found out when some of Ray is running
+        run({"object_store_memory": 1})  # detected when parts of Ray are running
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
     assert "gcs_server" not in ray_servers()
     assert "raylet" not in ray_servers()
 
 
 def of_this_mark(mark: str) -> list[psutil.Process]:
-    """All processes that descend from one that was started with the mark in its environment."""
+    """Return the process that was started with the mark in its environment, and its descendants."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -122,7 +122,7 @@ def mark() -> Iterator[str]:
 
 
 def all_end(mark: str) -> list[str]:
-    """Wait for all processes of the mark to end; those that do not."""
+    """Wait for all processes with the mark to end; return those that do not."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         left = of_this_mark(mark)
@@ -162,7 +162,7 @@ def test_a_signal_ends_the_run(mark: str, tmp_path: Path, number: int, codes: tu
 
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
-    """The paths of Ray's sockets, which are in it, must stay under 108 characters."""
+    """A short directory for Ray's sockets, whose paths must have fewer than 108 characters."""
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
@@ -177,7 +177,7 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A head of its own, as an operator starts one.
+    # A separate head, started like an operator would.
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={port}", "--num-cpus=2"]
     ray += ["--include-dashboard=true", "--dashboard-port=0", "--disable-usage-stats", "--block"]
     output = tmp_path / "output"
@@ -201,7 +201,7 @@ def test_joins_the_ray_at_the_address_and_leaves_it_running(
         }
         assert head.poll() is None
         rays = psutil.Process(head.pid)
-        assert "raylet" in {process.name() for process in rays.children(recursive=True)}  # whose children workers are
+        assert "raylet" in {process.name() for process in rays.children(recursive=True)}  # the parent of workers
         assert workers_left(rays) == []
     finally:
         head.terminate()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: every key is checked, unknown ones name the nearest, and each does what it says."""
+"""Settings: every key is checked, errors for unknown keys name the nearest one, and each key works."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XennaExecutor passes the kit that every executor passes."""
+"""XennaExecutor passes the conformance kit."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TestXennaExecutor(ExecutorConformance):
 
 @pytest.mark.everything
 class TestXennaExecutorPlain(WorkingConformance):
-    """The same with fusion and bundles off, on the same Ray: each stage has a worker, and each task travels alone.
+    """The same without fusion and bundles, on the same Ray: each stage has a worker, and each task travels alone.
 
-    What the kit asks about failures, dead letters and checkpoints is left out: the driver and the adapters see to that,
-    and are the same however tasks travel.
+    Skips the tests of failures, dead letters, and checkpoints: the driver and the adapters implement these, and are the
+    same however tasks travel.
     """
 
     @pytest.fixture(scope="class")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the adapter, row by row: against Xenna's own classes, and in real Xenna runs."""
+"""The contract of the adapter, row by row, with Xenna's classes and in real runs on Xenna."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_s
 
 
 class ImageReaderStage(ProcessingStage[Task[int], Task[Any]]):
-    """Says what it was given; a negative task goes through as it is."""
+    """Returns what it was given; a negative task is passed on unchanged."""
 
     name = "image_reader"
     batch_size = 4
     resources = Resources(cpus=0.5)
 
     def num_workers(self) -> int:
-        return 1  # Xenna calls setup_on_node in the first worker of a node only
+        return 1  # Xenna calls setup_on_node only in the first worker of a node
 
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
         self.node_info, self.node_worker = node_info, worker_metadata
@@ -39,13 +39,13 @@ class ImageReaderStage(ProcessingStage[Task[int], Task[Any]]):
 
 
 class Named(ProcessingStage[Task[Any], Task[Any]]):
-    """Looks up, through Ray, the names of the actors that it has had."""
+    """Looks up the names of its actors through Ray."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
         import ray
         from ray.util.state import list_actors
 
-        here = ray.get_runtime_context().gcs_address  # there may be others on this machine
+        here = ray.get_runtime_context().gcs_address  # there may be other instances of Ray on this machine
         shown = [actor.repr_name for actor in list_actors(here, detail=True)]
         return Task(data={**task.data, "shown": shown})
 
@@ -59,7 +59,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(executor: XennaExecutor) -> Ran:
-    """A real run; the function that names adapters is watched, not replaced."""
+    """A real run; the function that names adapters is observed, not replaced."""
     named: list[str] = []
 
     def watched(stage: ProcessingStage[Any, Any]) -> XennaStageAdapter:
@@ -188,7 +188,7 @@ def test_survives_the_copies_that_xenna_makes() -> None:
     import pickle
 
     named = create_named_xenna_stage_adapter(ImageReaderStage())
-    assert copy.deepcopy(named) is named  # a specification is copied whole, several times
+    assert copy.deepcopy(named) is named  # Xenna copies a specification several times
     again = pickle.loads(pickle.dumps(named))
     assert type(again).__name__ == "ImageReaderStage"
     assert again.stage_batch_size == 4

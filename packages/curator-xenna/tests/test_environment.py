@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage's runtime environment arrives in its workers, whole; its values stay out of logs."""
+"""The runtime environment of a stage reaches its workers completely; its values do not appear in logs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from curator_xenna.environment import StageEnvironment
 
 
 class Look(ProcessingStage[Task[str], Task[Any]]):
-    resources = Resources(cpus=0.3)  # several on a core
+    resources = Resources(cpus=0.3)  # several fit on a core
 
     def num_workers(self) -> int:
-        return 1  # which starts faster than all that would fit
+        return 1  # starts faster than the maximum number of workers
 
     def process(self, task: Task[str]) -> Task[Any]:
         try:
@@ -37,7 +37,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """One run of stages in different environments, with all that Xenna logs about it."""
+    """One run of stages in different environments, with everything that Xenna logs about it."""
     directory = tmp_path_factory.mktemp("working-dir")
     (directory / "only_in_the_working_dir.py").write_text("ANSWER = 42\n")
     stages = [
@@ -50,7 +50,7 @@ def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ra
     sink = loguru.logger.add(shown.append, level="TRACE")
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor, "config", XennaConfig(verbose=True))  # the shared Ray, with Xenna's output on
+            patch.setattr(executor, "config", XennaConfig(verbose=True))  # the shared Ray, with Xenna's output
             (result,) = pipeline.run(executor, [Task(data=[])])
     finally:
         loguru.logger.remove(sink)
@@ -63,7 +63,7 @@ def test_env_info_reaches_the_workers(ran: Ran) -> None:
 
 
 def test_values_are_not_logged(ran: Ran) -> None:
-    assert any("Pipeline stats" in text for text in ran.shown), "Xenna was to log"
+    assert any("Pipeline stats" in text for text in ran.shown), "Xenna must write logs"
     assert not any("hunter2" in text for text in ran.shown)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What settings do in a real run, and where stages run."""
+"""The effects of settings in a real run, and where stages run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Numbers(ProcessingStage[Any, Task[Any]]):
-    """A source; says in which process it ran."""
+    """A source that records its process."""
 
     def process(self, task: Any) -> Iterator[Task[Any]]:
         for number in range(12):
@@ -31,10 +31,10 @@ class Numbers(ProcessingStage[Any, Task[Any]]):
 class Odd(ProcessingStage[Task[Any], Task[Any]]):
     """Raises on odd numbers."""
 
-    resources = Resources(cpus=0.3)  # several on a core
+    resources = Resources(cpus=0.3)  # several fit on a core
 
     def num_workers(self) -> int:
-        return 1  # which starts faster than all that would fit
+        return 1  # starts faster than the maximum number of workers
 
     def process(self, task: Task[Any]) -> Task[Any]:
         if task.data["number"] % 2:
@@ -44,12 +44,12 @@ class Odd(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Worker(ProcessingStage[Task[Any], Task[Any]]):
-    """Says in which process it ran, and writes down that it was torn down."""
+    """Records its process and its teardown."""
 
-    resources = Resources(cpus=0.3)  # several on a core
+    resources = Resources(cpus=0.3)  # several fit on a core
 
     def num_workers(self) -> int:
-        return 1  # which starts faster than all that would fit
+        return 1  # starts faster than the maximum number of workers
 
     def __init__(self, directory: str = "", wait_for: int = 0) -> None:
         self.directory, self.wait_for = directory, wait_for
@@ -59,7 +59,7 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
             (Path(self.directory) / f"up-{self.name}-{os.getpid()}").touch()
 
     def process(self, task: Task[Any]) -> Task[Any]:
-        # Fast as it is, one worker could do all before the others are there.
+        # Without this, one fast worker could process everything before the others start.
         wait_until(lambda: len(list(Path(self.directory).glob(f"up-{self.name}-*"))) >= self.wait_for)
         return Task(data={**task.data, "pid": os.getpid()})
 
@@ -69,11 +69,11 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class OneCore(NamedTuple):
-    """What came of two runs on one core.
+    """The results of two runs on one core.
 
     Attributes:
-        said: By the script.
-        texts: What was left in the home directory, by path.
+        said: The output of the script.
+        texts: Files that were left in the home directory, by path.
     """
 
     said: Any
@@ -97,7 +97,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     ]
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        # The shared Ray, under other settings.
+        # The shared Ray with other settings.
         patch.setattr(executor, "config", XennaConfig(execution_mode=request.param, max_workers_per_stage=2))
         patch.setenv("RAY_MAX_LIMIT_FROM_API_SERVER", "123")
         before = dict(os.environ)
@@ -134,7 +134,7 @@ def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
 
 
 class RunsAnother(RunObserver):
-    """Starts a second run in the middle of the first."""
+    """Starts a second run during the first."""
 
     def __init__(self) -> None:
         self.errors: list[ExecutorError] = []
@@ -149,7 +149,7 @@ class RunsAnother(RunObserver):
 
 @pytest.fixture(scope="module")
 def ignoring(executor: XennaExecutor) -> tuple[Any, RunsAnother]:
-    """A run that ignores failures, with a source in a worker, in the middle of which another one is begun."""
+    """A run that ignores failures, with a source in a worker, during which another run is started."""
     another = RunsAnother()
     stages = [Numbers().with_(resources=Resources(cpus=0.5)), Odd()]
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +177,7 @@ def test_a_second_run_at_the_same_time_is_refused(ignoring: tuple[Any, RunsAnoth
 
 @pytest.fixture(scope="module")
 def one_core(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> OneCore:
-    """Two runs in a process that may use one core, with a home directory of its own."""
+    """Two runs in a process that may use one core, with its own home directory."""
     home = tmp_path_factory.mktemp("home")
     said = run_script("one_core.py", env={"HOME": str(home)})
     texts = {str(path): path.read_text(errors="replace") for path in home.rglob("*") if path.is_file()}
@@ -216,9 +216,9 @@ def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecut
 
 @pytest.fixture(scope="module")
 def script(run_script: Callable[..., Any]) -> Iterator[Any]:
-    """What a user's script says, on a machine where a Ray has left its address behind."""
+    """The output of a user's script on a machine where an earlier Ray has left its address."""
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as directory:  # short, for Ray's sockets
-        note = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes it, for whoever is on its machine
+        note = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes its address
         note.parent.mkdir()
         note.write_text("127.0.0.1:9")
         yield run_script("main_classes.py", env={"RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
@@ -228,7 +228,7 @@ def test_classes_of_a_script_come_back_as_they_were(script: Any) -> None:
     assert script["is_mine"]
     assert script["equals_mine"]
     assert script["cause_is_mine"]
-    assert script["failed"] == {"Größe": ["0"]}  # its output does not travel
+    assert script["failed"] == {"Größe": ["0"]}  # its output cannot be sent
 
 
 def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Any) -> None:

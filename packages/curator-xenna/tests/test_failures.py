@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong on a cluster: a clear error, the accounts of what was done, and nothing left running."""
+"""Faults on a cluster: each leads to a clear error with accounts, and leaves nothing running."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NUMBERS = range(8)
 
 
 class Same(ProcessingStage[Task[int], Task[int]]):
-    resources = Resources(cpus=0.3)  # several on a core
+    resources = Resources(cpus=0.3)  # several fit on a core
 
     def num_workers(self) -> int:
-        return 1  # which starts faster than all that would fit
+        return 1  # starts faster than the maximum number of workers
 
     def process(self, task: Task[int]) -> Task[int]:
         return task
@@ -50,7 +50,7 @@ class KillsTheCoordinator(Same):
         import ray
         from ray.util.state import list_actors
 
-        here = ray.get_runtime_context().gcs_address  # there may be others on this machine
+        here = ray.get_runtime_context().gcs_address  # there may be other instances of Ray on this machine
         (coordinator,) = list_actors(here, filters=[("class_name", "=", "Coordinator"), ("state", "=", "ALIVE")])
         os.kill(coordinator.pid, signal.SIGKILL)
         return task
@@ -60,7 +60,7 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
     return Pipeline("failures", stages).run(executor, [Task(data=n) for n in NUMBERS], **options)
 
 
-# With two workers 0.5 gives the batch up, and ends the run as if it were well.
+# With two workers, Xenna 0.5 gives up the batch, and ends the run as if it were successful.
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.everything)])
 def test_a_worker_that_is_always_killed_ends_the_run(
     executor: XennaExecutor, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +84,7 @@ def test_the_death_of_the_coordinator_ends_the_run(executor: XennaExecutor) -> N
         run(executor, KillsTheCoordinator(), Same())
 
 
-# What workers cannot import, and what with they are sent it.
+# Workers cannot import the module of a stage or of a task.
 @pytest.mark.parametrize("sent", ["Größe", pytest.param("Word", marks=pytest.mark.everything)])
 def test_a_module_that_no_worker_can_import_ends_the_run_at_once(
     executor: XennaExecutor, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

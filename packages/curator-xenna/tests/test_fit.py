@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done where a plan does not fit the cluster: step by step, each said in one line."""
+"""The steps that are taken if a plan does not fit the cluster, each logged in one line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def asking(**resources: Any) -> dict[str, Any]:
 def fitted(
     nodes: list[Node], *stages: dict[str, Any], source: bool = False, may_declare: bool = True, **config: Any
 ) -> Fit:
-    """How stages called s0, s1 … with these settings, after a source where there is one, are run."""
+    """Return how stages s0, s1 … with these settings run, optionally after a source."""
     made: list[Any] = [Source().with_(name="read", **stages[0])] if source else []
     made += [Stage().with_(name=f"s{number}", **given) for number, given in enumerate(stages[source:])]
     plan = Plan.from_stages(made, fed=not source)
@@ -91,7 +91,7 @@ def workers(found: Fit) -> list[int | None]:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was logged."""
+    """A function that returns the logged lines."""
     caplog.set_level(logging.INFO, "curator_xenna.fit")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "curator_xenna.fit"]
 
@@ -147,7 +147,7 @@ def test_where_nothing_is_fused_no_fusion_is_told(lines: Any) -> None:
 
 def test_batch_mode_comes_last(lines: Any) -> None:
     found = fitted(machine(2), {}, APART, {}, SPLIT, asking(cpus=2), may_declare=False)
-    assert names(found) == ["s0", "s1", "s2+s3", "s4"]  # nothing is fused further than it need be
+    assert names(found) == ["s0", "s1", "s2+s3", "s4"]  # nothing is fused more than necessary
     assert (found.streaming, found.cpus) == (False, 0)
     assert lines() == [BATCH]
 
@@ -334,7 +334,7 @@ def test_batch_mode_needs_only_the_largest_stage(lines: Any) -> None:
 
 
 def test_shares_of_a_cpu_add_up() -> None:
-    found = fitted(machine(1), *[{**asking(cpus=1 / 9), **APART}] * 9)  # 1 - 8/9 comes out a little less than 1/9
+    found = fitted(machine(1), *[{**asking(cpus=1 / 9), **APART}] * 9)  # 1 - 8/9 is slightly less than 1/9
     assert (found.streaming, found.cpus) == (True, 0)
 
 

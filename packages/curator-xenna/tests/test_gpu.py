@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPU scheduling, by the real Xenna on a real Ray: it is the hardware that is simulated (scripts/pynvml.py)."""
+"""GPU scheduling by the real Xenna on a real Ray: only the hardware is simulated (scripts/pynvml.py)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cases(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def seen(cases: Any) -> dict[str, list[dict[str, Any]]]:
-    """What the workers of each stage saw."""
+    """Return what the workers of each stage saw."""
     found = defaultdict(list)
     for one in cases["all"]["seen"]:
         found[one["stage"]].append(one)
@@ -32,7 +32,7 @@ def seen(cases: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def by_worker(seen: Iterable[dict[str, Any]]) -> dict[str, set[str]]:
-    """The devices that each worker sees: those that it was allotted, and no others."""
+    """Return the devices that each worker sees: only those that it was allotted."""
     devices: dict[str, set[str]] = defaultdict(set)
     for one in seen:
         assert one["visible"] == ",".join(str(index) for index, _ in sorted(one["gpus"])), one
@@ -41,7 +41,7 @@ def by_worker(seen: Iterable[dict[str, Any]]) -> dict[str, set[str]]:
 
 
 def shares(seen: Iterable[dict[str, Any]]) -> dict[int, float]:
-    """How much of each device is taken."""
+    """Return how much of each device is used."""
     taken: dict[int, dict[str, float]] = defaultdict(dict)
     for one in seen:
         for index, fraction in one["gpus"]:
@@ -66,7 +66,7 @@ def test_whole_gpus_are_not_shared(seen: Any) -> None:
 
 def test_every_gpu_is_used(seen: Any) -> None:
     of_gpus = [one for stage, all_seen in seen.items() if stage not in ("cpu", "group") for one in all_seen]
-    assert len(set().union(*by_worker(of_gpus).values())) == GPUS - 2  # a group's second rank gets no task
+    assert len(set().union(*by_worker(of_gpus).values())) == GPUS - 2  # the second rank of a group gets no task
 
 
 def test_cpu_stages_beside_gpu_stages_see_none(seen: Any) -> None:

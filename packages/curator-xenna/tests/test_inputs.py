@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tickets and the bundles that go in their place: none lost, none twice, none too large."""
+"""Tickets and the bundles that replace them: none is lost, duplicated, or too large."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ seconds = st.floats(1e-7, 5.0)
 
 @dataclass
 class Weighed(Task[int]):
-    """A task that says how many bytes it has."""
+    """A task that reports how many bytes it has."""
 
     @property
     def num_bytes(self) -> int:
@@ -35,7 +35,7 @@ def queue_of(count: int, plan: BundlePlan = MACHINE) -> InputQueue:
 
 
 def take_all(queue: InputQueue, takes: float | None = None) -> list[int]:
-    """Sizes of all bundles, where each is measured, if at all, before the next is taken."""
+    """Return the sizes of all bundles; each is measured, if at all, before the next is taken."""
     sizes = []
     while not queue.is_empty:
         sizes.append(len(queue.take().tasks))
@@ -45,7 +45,7 @@ def take_all(queue: InputQueue, takes: float | None = None) -> list[int]:
 
 
 def sent(tickets: Tickets) -> list[Bundle]:
-    """What workers get for the tickets."""
+    """Return the bundles that workers get for the tickets."""
     return [pickle.loads(pickle.dumps(ticket)) for ticket in tickets]
 
 
@@ -121,7 +121,7 @@ def test_an_empty_queue_gives_empty_bundles() -> None:
         (1000, MACHINE, 256),
         (10_000, MACHINE, 312),
         (100_000, MACHINE, 3125),
-        (1_000_000, MACHINE, 4100),  # four of them because of the bytes
+        (1_000_000, MACHINE, 4100),  # four of them because of the size limit
         (1000, BundlePlan(slots=20), 640),
         (10_000, BundlePlan(slots=1000), 10_000),
     ],
@@ -172,7 +172,7 @@ def test_whatever_is_observed_no_task_is_lost_or_sent_twice(count: int, plan: Bu
 @given(
     st.one_of(
         st.lists(st.integers(1, 150), max_size=250),  # as many tickets as tasks
-        st.builds(lambda size, count: [size] * count, st.integers(1, 150), st.integers(0, 2000)),  # all alike
+        st.builds(lambda size, count: [size] * count, st.integers(1, 150), st.integers(0, 2000)),  # all equal
     ),
     st.integers(1, 5),
     st.one_of(st.none(), seconds),

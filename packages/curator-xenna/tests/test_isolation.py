@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that kill or hang what works on them: only they are lost, and they cost few workers."""
+"""Tasks that kill or hang their worker: only these are lost, and they cost few workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_poison(number: int) -> bool:
 
 
 class Pairs(ProcessingStage[Task[int], Task[int]]):
-    """Makes two of each."""
+    """Fans each task out to two."""
 
     resources = Resources(cpus=0.3)
 
@@ -46,7 +46,7 @@ class Pairs(ProcessingStage[Task[int], Task[int]]):
 
 
 class Poisoned(ProcessingStage[Task[int], Task[int]]):
-    """Crashes at every fifth, in batches."""
+    """Crashes on every fifth task, in batches."""
 
     resources = Resources(cpus=0.3)
     batch_size = 4
@@ -61,7 +61,7 @@ class Poisoned(ProcessingStage[Task[int], Task[int]]):
 
 
 class Refuses(ProcessingStage[Task[int], Task[int]]):
-    """Takes its worker along at one of the tasks, each time: it has no process of its own."""
+    """Kills its worker on one of the tasks, each time: it refuses a process of its own."""
 
     resources = Resources(cpus=0.3)
     batch_size = 4
@@ -77,7 +77,7 @@ class Refuses(ProcessingStage[Task[int], Task[int]]):
 
 
 class BatchSizes(RunObserver):
-    """Remembers how large the batches of each epoch were."""
+    """Records the sizes of the batches of each epoch."""
 
     def __init__(self) -> None:
         self.seen: dict[int, set[int]] = {}
@@ -88,7 +88,7 @@ class BatchSizes(RunObserver):
 
 @pytest.fixture
 def sessions(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """With one restart: what each session is told."""
+    """The options of each session, with one restart."""
     told: list[dict[str, Any]] = []
 
     class Session(session.Session):
@@ -112,10 +112,10 @@ def test_tasks_that_kill_their_worker_are_set_aside_and_only_they(executor, tmp_
     assert sorted(letter.task_id for letter in letters) == sorted(result.accounting.failed["Poisoned"])
     assert result.complete
     assert (result.stages[1].tasks_in, result.stages[1].tasks_out) == (2 * COUNT, len(good))
-    # After the last restart tasks travel alone.
+    # After the last restart, tasks travel one by one.
     assert result.accounting.restarts == 1
     assert [told["config"].bundle for told in sessions] == [True, False]
-    assert [*sessions[0]["views"]] == sessions[1]["views"]  # in a process of its own a stage keeps its batches
+    assert [*sessions[0]["views"]] == sessions[1]["views"]  # an isolated stage keeps its batch size
 
 
 @pytest.mark.skipif(not HAS_DESTROY, reason="before 0.4 the death of a worker ends Xenna's run")

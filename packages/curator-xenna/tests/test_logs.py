@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that stages make in Xenna's workers say which run, stage, batch and task they belong to."""
+"""Log records of stages in Xenna's workers name the run, stage, batch, and task that they belong to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("process", "message", "curator_run_id", "curator_stage", "curator_task_
 
 
 class Talkative(ProcessingStage):
-    """Warns of each task, in two ways, and of nothing in particular again and again."""
+    """Warns about each task in two ways, and repeats a constant warning."""
 
     def process(self, task):
         log = logging.getLogger("talkative")
@@ -40,7 +40,7 @@ class Ran(NamedTuple):
 
 
 def noting(directory: Path, name: str, **settings: Any) -> ProcessingStage:
-    """A stage that logs into a file of its worker's."""
+    """Return a stage that logs to a file of its worker."""
 
     class Noting(ProcessingStage):
         def setup(self, worker_metadata):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests in Xenna's terms: shares of GPUs, codec engines, and what cannot be expressed."""
+"""Requests in Xenna's terms: shares of GPUs, codec engines, and requests that cannot be expressed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs whose workers die: everything is done, and counts once."""
+"""Runs whose workers die: all work is completed and counted once."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Light(ProcessingStage[Task[int], Task[int]]):
 
 
 class Twins(Light):
-    """Makes two of each, and none of every tenth."""
+    """Fans each task out to two, and drops every tenth."""
 
     def process(self, task: Task[int]) -> list[Task[int]] | None:
         return [Task(data=task.data), Task(data=-task.data)] if task.data % 10 else None
 
 
 class Mortal(Light):
-    """Kills its worker once at each of some tasks, and always raises at some others.
+    """Kills its worker once on each of some tasks, and always raises on some others.
 
     Args:
-        marks: Where it remembers what has killed it.
+        marks: Directory in which it records the tasks that have killed it.
     """
 
     def __init__(self, marks: Path) -> None:
@@ -71,7 +71,7 @@ def seen() -> Recorder:
 
 @pytest.fixture(scope="module")
 def notices() -> list[str]:
-    """What is logged of workers that died."""
+    """The log messages about workers that died."""
     return []
 
 
@@ -125,7 +125,7 @@ def test_what_failed_is_kept_once(survived, dead):
 
 def test_restarts_are_told(survived, seen):
     restarts = survived.accounting.restarts
-    # Before 0.4 Xenna replaces no dead worker; after the first one it is a process of the stage that dies.
+    # Before 0.4, Xenna does not replace dead workers; after the first death only the stage's own process dies.
     assert restarts == (0 if HAS_DESTROY else 1)
     epochs = {report.epoch for report in seen.batches}
     assert epochs <= set(range(restarts + 1))
@@ -133,7 +133,7 @@ def test_restarts_are_told(survived, seen):
 
 
 class Spread(Light):
-    """Does nothing, in a worker of its own."""
+    """Does nothing, in its own worker."""
 
     fusible = False
 
@@ -142,10 +142,10 @@ class Spread(Light):
 
 
 class DiesAfterItsReport(Light):
-    """Makes two of each; once its worker dies when its report has been taken, and before Xenna has its outputs.
+    """Fans each task out to two; its worker dies once, after its report was received and before Xenna has its outputs.
 
     Args:
-        mark: A file to remember by that it has died, with the worker's process in it.
+        mark: A file that records that it has died, with the process id of the worker.
     """
 
     fusible = False
@@ -166,7 +166,7 @@ class DiesAfterItsReport(Light):
                 os.kill(os.getpid(), signal.SIGKILL)
             return pace
 
-        WorkerLink.send = send_and_die  # type: ignore[method-assign]  # in this worker only
+        WorkerLink.send = send_and_die  # type: ignore[method-assign]  # only in this worker
 
     def process(self, task: Task[int]) -> list[Task[int]]:
         self.worked = True
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaEx
     assert list(result.lost) == []
     assert result.accounting.unfinished == ()
     assert result.accounting.restarts == (0 if HAS_DESTROY else 1)
-    # What the dead worker had reported was heard, and was done once more.
+    # The reports of the dead worker were received, and its work was repeated.
     dead, middle = int(mark.read_text()), seen.of("DiesAfterItsReport")
     reported = {each.task_id for report in middle if report.pid == dead for each in report.inputs}
     again = {each.task_id for report in middle if report.pid != dead for each in report.inputs}

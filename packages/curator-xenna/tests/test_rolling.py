@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of several tasks: each task is in one of them, also where the worker that wrote it has died."""
+"""Files of several tasks: each task is in one file, even if the worker that wrote it has died."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Children(ProcessingStage[Task[int], DocumentBatch]):
 
 
 class Mortal(JsonlWriter):
-    """Its worker dies once, at its third batch, whose files are complete.
+    """A writer whose worker dies once, at its third batch, whose files are complete.
 
     Args:
-        path: As for `JsonlWriter`.
-        mark: A file to remember by that it has died.
-        moment: ``"before"`` its report is sent, or ``"after"`` it was taken and the files have appeared.
+        path: See `JsonlWriter`.
+        mark: A file that records that it has died.
+        moment: ``"before"`` its report is sent, or ``"after"`` it was received and the files are published.
     """
 
     resources = Resources(cpus=0.3)
@@ -61,7 +61,7 @@ class Mortal(JsonlWriter):
                 self.die()
                 return pace
 
-            WorkerLink.send = send_and_die  # type: ignore[method-assign]  # in this worker only
+            WorkerLink.send = send_and_die  # type: ignore[method-assign]  # only in this worker
 
     def process_batch(self, tasks: list[DocumentBatch]) -> Any:
         outputs = super().process_batch(tasks)

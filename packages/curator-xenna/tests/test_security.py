@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect to an embedded Ray: this run, and nobody else."""
+"""Only the run itself may connect to an embedded Ray."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ try:
     ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
     print("let in")
 except Exception as error:
-    while error is not None:  # Ray's outer ones only say that it did not work
+    while error is not None:  # the outer exceptions of Ray do not name the cause
         print("refused:", type(error).__name__, error)
         error = error.__cause__ or error.__context__
 """
@@ -47,7 +47,7 @@ def say(task: Task[Any]) -> Task[Any]:
 
 @pytest.fixture(scope="module")
 def token() -> Iterator[str]:
-    """The token of an embedded Ray that is up."""
+    """The token of a running embedded Ray."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
@@ -65,11 +65,11 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def answers(token: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What processes that connect to the Ray are told, by the token that they show."""
+    """The responses to processes that connect to the Ray, by their token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     kept["HOME"] = str(tmp_path_factory.mktemp("home"))
     command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
-    # At once: each waits for some time before it gives up.
+    # In parallel: each waits for some time before it gives up.
     tried = {
         name: subprocess.Popen(
             command, env={**kept, "RAY_AUTH_TOKEN": token, **shown}, stdout=subprocess.PIPE, text=True
@@ -80,7 +80,7 @@ def answers(token: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 def listeners(port: int) -> set[str]:
-    """The addresses on which somebody listens at a port, over IPv4 and IPv6, as the kernel writes them."""
+    """Return the addresses on which a process listens at a port, over IPv4 and IPv6, in the kernel's format."""
     files = [file for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if file.exists()]
     lines = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
     listening = [line[1].split(":") for line in lines if line[3] == LISTENS]

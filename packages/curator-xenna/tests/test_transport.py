@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused stages and bundles in real runs: what is shared, what travels, and that results do not show it."""
+"""Fused stages and bundles in real runs: what is shared, what travels, and that results are the same."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from curator_xenna import XennaConfig, XennaExecutor
 
 
 class Light(ProcessingStage[Task[Any], Task[Any]]):
-    """Hands on what it gets."""
+    """Passes on its inputs."""
 
-    resources = Resources(cpus=0.2)  # several on a core
+    resources = Resources(cpus=0.2)  # several fit on a core
 
     def num_workers(self) -> int:
-        return 1  # which starts faster than all that would fit
+        return 1  # starts faster than the maximum number of workers
 
     def process(self, task: Task[Any]) -> Task[Any] | None:
         return Task(data=task.data)
 
 
 class Pid(Light):
-    """Adds the process that it ran in."""
+    """Adds its process id."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
         return Task(data=(*task.data, os.getpid()))
 
 
 class Calls(Light):
-    """Adds how many calls to actors its process has made since the set-up."""
+    """Adds the number of calls to actors that its process has made since the setup."""
 
     def setup(self, worker: Any = None) -> None:
         self._calls = 0
@@ -64,7 +64,7 @@ class Watch(Recorder):
         return Counter(len(report.inputs) for report in self.final() if report.stage_name == stage)
 
     def bundles(self, stage: str) -> dict[str, int]:
-        """How many tasks came in each bundle."""
+        """Return the number of tasks in each bundle."""
         found: defaultdict[str, int] = defaultdict(int)
         for report in self.final():
             if report.stage_name == stage:
@@ -86,7 +86,7 @@ def test_fused_stages_share_a_worker_and_one_call_for_all_their_reports(
     for task in result:
         assert task.data[0] == task.data[1] != os.getpid()
         assert [stats.stage_name for stats in task.stage_perf] == ["first", "second", "third"]
-    assert all("first+second+third" in report.worker_id for report in watch.batches)  # as Xenna's tables have it
+    assert all("first+second+third" in report.worker_id for report in watch.batches)  # as in Xenna's tables
     assert {report.group for report in watch.batches} == {0}
     assert [stage.batches for stage in result.stages] == [20, 20, 20]
     first, *_ = calls = sorted(task.data[2] for task in result)
@@ -99,7 +99,7 @@ def test_stages_that_refuse_fusion_have_workers_of_their_own(executor: XennaExec
     assert sorted(task.data[0] for task in result) == list(range(10_000))
     assert all(first != second for _, first, second in (task.data for task in result))
     assert {report.group for report in watch.batches} == {0, 1}
-    # Small tasks travel in tens of bundles; until it is measured, work for the next group is spread.
+    # Small tasks travel in dozens of bundles; until it is measured, work for the next group is distributed more evenly.
     for stage, most in (("first", 100), ("second", 400)):
         bundles = watch.bundles(stage)
         assert sum(bundles.values()) == 10_000
@@ -143,7 +143,7 @@ def test_full_batches_are_full_with_and_without_bundles(
 
 
 class Meets(ProcessingStage[Task[int], Task[int]]):
-    """Two tasks wait for each other: they must be at work at the same time."""
+    """Lets two tasks wait for each other: they must be in flight at the same time."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -154,7 +154,7 @@ class Meets(ProcessingStage[Task[int], Task[int]]):
         return task
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two cores are to be used, and there is one")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_all_cores_are_used_from_the_start(executor: XennaExecutor, tmp_path: Path) -> None:
     result, _ = run(executor, [Meets(tmp_path)], [Task(data=0), Task(data=1)])
     assert len(result) == 2
@@ -164,14 +164,14 @@ def test_all_cores_are_used_from_the_start(executor: XennaExecutor, tmp_path: Pa
 
 
 class Asks(Light):
-    """No call returns before as many are under way as may be."""
+    """No call returns before the maximum number of calls is in flight."""
 
     concurrency = 4
 
     async def setup(self, worker: Any = None) -> None:  # type: ignore[override]  # may be a coroutine
         self.under_way, self.all_there = 0, asyncio.Event()
 
-    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # as `setup`
+    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # may be a coroutine
         self.under_way += 1
         if self.under_way == self.concurrency:
             self.all_there.set()
@@ -190,7 +190,7 @@ def test_calls_of_an_asynchronous_stage_are_under_way_at_once(executor: XennaExe
 
 
 class Payload(Light):
-    """Makes an array of eight megabytes and a table of one."""
+    """Creates an array of eight megabytes and a table of one megabyte."""
 
     def process(self, task: Task[int]) -> Task[Any]:
         import numpy as np
@@ -201,7 +201,7 @@ class Payload(Light):
 
 
 class Look(Light):
-    """Notes whether what it gets lies in memory that Ray shares, as it does where no pickle was copied."""
+    """Records whether its inputs are in memory that Ray shares, which means that they were not copied."""
 
     fusible = False
 
@@ -213,7 +213,7 @@ class Look(Light):
 
 
 class Double(Light):
-    """Makes an array of its own."""
+    """Creates a new array."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
         return Task(data={**task.data, "array": 2 * task.data["array"]})
@@ -229,7 +229,7 @@ def is_shared(address: int) -> bool:
 
 @pytest.fixture(scope="module")
 def carried(executor: XennaExecutor) -> Any:
-    """A run whose payloads go through three groups, one of which keeps its inputs for a second attempt."""
+    """A run whose payloads pass three groups, one of which keeps its inputs for a second attempt."""
     stages = [Payload(), Look().with_(name="once"), Look().with_(name="again", max_attempts=2), Double()]
     return run(executor, stages, [Task(data=number) for number in range(40)])
 
@@ -243,7 +243,7 @@ def test_arrays_and_tables_are_not_copied_from_worker_to_worker(carried: Any) ->
 def test_arrays_come_back_to_the_driver_as_its_own(carried: Any) -> None:
     result, _ = carried
     task = result[0]
-    task.data["array"] += 1  # not held in Ray's store, which is gone after the run
+    task.data["array"] += 1  # not in Ray's store, which is gone after the run
     assert int(task.data["array"].sum()) == (2 * task.data["number"] + 1) * 2**20
     assert sorted(task.data["number"] for task in result) == [*range(40)]
 
@@ -266,7 +266,7 @@ class NotForTheDriver(Task[Any]):
 
 
 class Closed(Light):
-    """Makes tasks that the driver cannot open."""
+    """Creates tasks that the driver cannot unpickle."""
 
     def process(self, task: Task[int]) -> Task[Any]:
         return NotForTheDriver(bytes(task.data), self.driver)
@@ -295,7 +295,7 @@ SETTINGS = {
 
 @settings(
     max_examples=EXAMPLES,
-    phases=[Phase.generate],  # none is tried twice
+    phases=[Phase.generate],  # without shrinking
     suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 @given(pipelines(2, 4, **SETTINGS), st.integers(1, 300), st.sampled_from([{}, {}, {"fuse": False}, {"bundle": False}]))
@@ -303,7 +303,7 @@ def test_results_are_those_of_stages_by_themselves(
     executor: XennaExecutor, stages: list[Any], count: int, config: dict[str, bool]
 ) -> None:
     tasks = [Task(data=number) for number in range(count)]
-    goes_on = {"on_error": "skip", "max_failures": math.inf}  # also where all of the first tasks fail
+    goes_on = {"on_error": "skip", "max_failures": math.inf}  # even if all of the first tasks fail
     here = Pipeline("local", stages).run(None, tasks, **goes_on)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executor, "config", XennaConfig(**config))

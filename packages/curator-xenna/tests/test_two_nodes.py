@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two real raylets: nodes that do not answer are waited for, done without, or named; clocks are corrected."""
+"""Two real raylets: nodes that do not answer are waited for, skipped, or named; clocks are corrected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cases(run_script: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def slow_cases(run_script: Callable[..., Any]) -> Any:
-    """Those that wait until Ray calls a node dead, or for a time limit."""
+    """The cases that wait until Ray reports a node dead, or for a time limit."""
     return run_script("two_nodes.py", "behind=0", "answers_late", "is_silent", "stays_silent", "is_dead", timeout=560)
 
 
@@ -46,7 +46,7 @@ def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_
     said = slow_cases["is_silent"]
     assert said["error"].startswith(f"nodes that Ray reports as alive did not answer: {said['node']} at ")
     assert "ray stop --force" in said["hint"]
-    assert said["restarts"] == 0  # a further session would ask the same node
+    assert said["restarts"] == 0  # another session would query the same node
     assert not said["known_dead"]
 
 
@@ -61,7 +61,7 @@ def check_clocks(said: Any) -> None:
     assert said["numbers"] == list(range(100))
     assert said["home_worked"]
     assert said["batches_away"] > 0
-    assert said["all_in_the_run"]  # also where a clock is 30 s behind: from the first batch on
+    assert said["all_in_the_run"]  # from the first batch on, even with a clock that is 30 s behind
 
 
 def test_a_clock_that_is_behind_is_corrected(cases: Any) -> None:

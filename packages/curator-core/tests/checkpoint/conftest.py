@@ -33,7 +33,7 @@ def _umask(mask: int) -> Iterator[None]:
 
 @pytest.fixture
 def python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a Python of its own that runs some code; it is ended with the test, whatever it does."""
+    """A function that runs code in a separate Python process, which is killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -55,7 +55,7 @@ def python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture(params=["link", "dangling link", "directory", "pipe"])
 def not_a_file(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], None]:
-    """Puts something in a file's place that no file of a checkpoint may be."""
+    """A function that creates something in place of a file that no file of a checkpoint may be."""
     elsewhere = tmp_path / "elsewhere"
 
     def put(path: Path) -> None:

@@ -105,7 +105,7 @@ def digest(value):
     return value_digest(value, "value")
 
 
-# All of them different, each made by a function so that two of it share nothing.
+# All different, each created by a function so that two copies share nothing.
 DIFFERENT = [
     *(
         lambda value=value: value
@@ -237,7 +237,7 @@ data = st.recursive(
 
 
 def canonical(value: Any) -> Any:
-    """A text for each value, in which types are told apart: another way to the same end."""
+    """Return a text for each value that distinguishes types: an independent implementation."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):
         return f"{kind}[{','.join(map(canonical, value))}]"
@@ -255,11 +255,11 @@ def test_two_digests_are_equal_exactly_where_the_values_are(one, two):
 
 @given(data)
 def test_a_copy_has_the_same_digest(value):
-    assert digest(eval(canonical_source(value))) == digest(value)  # noqa: S307 - of a source that this test has made
+    assert digest(eval(canonical_source(value))) == digest(value)  # noqa: S307 - a source from this test
 
 
 def canonical_source(value: Any) -> str:
-    """An expression for a value that is made of new objects, with dicts and sets in the other order."""
+    """Return an expression that creates the value from new objects, with dicts and sets in reverse order."""
     if isinstance(value, dict):
         pairs = [f"{canonical_source(key)}: {canonical_source(part)}" for key, part in reversed(value.items())]
         return f"{{{', '.join(pairs)}}}"
@@ -282,7 +282,7 @@ def test_which_objects_hold_it_does_not_count():
 def test_what_is_shared_many_times_over_is_walked_once():
     value: Any = [1]
     for _ in range(60):
-        value = [value, value]  # 2**60 ways down
+        value = [value, value]  # 2**60 paths down
     assert digest(value) == digest(value)
 
 
@@ -377,7 +377,7 @@ HASH_SEEDS = """if True:
 def test_it_is_the_same_in_every_process(python):
     started = [python(HASH_SEEDS, PYTHONHASHSEED=str(seed)) for seed in (1, 2, 3)]
     ids, orders = zip(*(process.communicate()[0].split(" ", 1) for process in started), strict=True)
-    assert len(set(orders)) > 1  # of the members of a set: the seeds do make a difference
+    assert len(set(orders)) > 1  # of the members of a set: the seeds have an effect
     assert len(set(ids)) == 1
     assert re.fullmatch("c[0-9a-f]{20}", ids[0])
 

@@ -15,7 +15,7 @@ from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fing
 
 
 class Filter(ProcessingStage[Task[str], Task[str]]):
-    """Has settings, as stages do."""
+    """Has settings, like other stages."""
 
     def __init__(self, min_length: int = 1, **more: Any) -> None:
         self.min_length = min_length

@@ -99,7 +99,7 @@ def test_one_that_is_not_there_cannot_be_read(path):
 
 @pytest.fixture
 def syncs(monkeypatch):
-    """What was synced: the size of a file at that time, or "directory"."""
+    """What was synced: the size of the file at that time, or "directory"."""
     seen, real = [], os.fsync
 
     def fsync(descriptor):
@@ -217,7 +217,7 @@ def test_other_content_is_dropped_even_with_its_checksum(path, body):
 
 
 def test_a_block_of_zeros_is_dropped(path):
-    """Some file systems leave one after a power failure."""
+    """Some file systems leave such a block after a power failure."""
     write(path, *numbered(3))
     with path.open("ab") as stream:
         stream.write(bytes(4096))
@@ -231,7 +231,7 @@ def as_text(record):
 
 @given(written=records, data=st.data())
 def test_every_intact_record_is_read_and_no_other(written, data):
-    """Whatever bits are flipped, and wherever the file is cut."""
+    """The test flips any bits and truncates the file at any place."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "journal"
         write(path, *written)
@@ -242,7 +242,7 @@ def test_every_intact_record_is_read_and_no_other(written, data):
         damaged = {bit // 8 for bit in flipped}
         intact, start = [], 0
         for line, record in zip(bytes(content).splitlines(keepends=True), written, strict=True):
-            # With the line's end before it; its own may be missing at the end of the file.
+            # Including the newline before it; its own newline may be missing at the end of the file.
             own = range(max(0, start - 1), start + len(line) - (start + len(line) - 1 == cut))
             if own.stop <= cut and damaged.isdisjoint(own):
                 intact.append(record)
@@ -270,7 +270,7 @@ def test_a_full_disk_loses_nothing(path, room_for):
     for record in numbered(25):
         journal.append(record)
     synced = path.stat().st_size
-    with room_for(synced + 100):  # some lines, and a part of one
+    with room_for(synced + 100):  # some lines, and a part of another
         with pytest.raises(DataError, match="EFBIG") as caught:
             journal.sync()
         with pytest.raises(DataError):
@@ -281,7 +281,7 @@ def test_a_full_disk_loses_nothing(path, room_for):
     journal.close()
     found, dropped = read(path)
     assert dropped == 1
-    # Lines that were whole before the disk was full are there twice.
+    # Lines that were complete before the disk was full are in the file twice.
     assert list(dict.fromkeys(record["id"] for record in found)) == [
         *(record["id"] for record in numbered(25)),
         "while it is full",

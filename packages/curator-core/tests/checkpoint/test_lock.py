@@ -22,7 +22,7 @@ HOLD = """if True:
     print("held", flush=True)
     sys.stdin.read()
 """
-# Two of these at once: each says what came of it at each go, and lets go only when it is told to.
+# Two of these run at once: each prints the outcome of each round, and releases the lock only on request.
 FIGHT = """if True:
     import sys
     from curator_core import ConfigurationError
@@ -125,7 +125,7 @@ def test_a_killed_holder_that_nobody_has_waited_for_is_gone_too(tmp_path, python
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
-    os.kill(holder.pid, 0)  # it is a zombie: there is a process of that number
+    os.kill(holder.pid, 0)  # it is a zombie: a process with that number exists
     assert taken_over(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_a_process_of_another_user_runs(python):
     code = """if True:
         import os, sys
         from curator_core.checkpoint.holder import Holder
-        Holder.parse(Holder.here("").dump())  # loads what another user may not be able to read
+        Holder.parse(Holder.here("").dump())  # loads modules that another user may not be able to read
         os.setuid(65534)
         try:
             os.kill(int(sys.argv[1]), 0)
@@ -194,9 +194,9 @@ def test_a_host_that_was_booted_since_has_lost_its_processes(tmp_path, path):
     "changes",
     [
         {"host": "elsewhere"},
-        {"boot_id": "another"},  # another machine of the same name: this one was up by then
+        {"boot_id": "another"},  # another machine with the same name: this one was already running
         {"boot_id": "", "since": 1.0},
-        {"pid_namespace": "pid:[1]"},  # another container: its numbers mean nothing here
+        {"pid_namespace": "pid:[1]"},  # another container: its process numbers are not valid here
     ],
     ids=str,
 )

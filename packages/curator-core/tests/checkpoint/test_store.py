@@ -94,7 +94,7 @@ def test_what_a_run_finished_the_next_one_knows(path):
         checkpoint.finish("b", outputs=OUTPUTS)
         checkpoint.finish("c", outputs=[])
         checkpoint.finish("d", failed=True)
-        assert not checkpoint.is_finished("a")  # this run knows what it did
+        assert not checkpoint.is_finished("a")  # only for source tasks of earlier runs
     with opened(path) as checkpoint:
         assert isinstance(checkpoint.finished, Mapping)
         assert dict(checkpoint.finished) == {"a": [], "b": OUTPUTS, "c": [], "d": []}
@@ -150,7 +150,7 @@ def test_sync_makes_it_safe_before_the_end(path, python):
         opened(path)
     writer.kill()
     writer.wait()
-    with opened(path, accept_changes=True) as checkpoint:  # it takes the lock over
+    with opened(path, accept_changes=True) as checkpoint:  # it takes over the lock
         assert checkpoint.is_finished("a")
 
 

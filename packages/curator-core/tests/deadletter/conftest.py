@@ -19,7 +19,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(params=["local", "memory"])
 def dead(request, tmp_path) -> Iterator[str]:
-    """Where dead letters go: a directory that is not there yet, on a local filesystem and on another one."""
+    """A directory for dead letters that does not exist yet, on the local filesystem and on another one."""
     if request.param == "local":
         yield str(tmp_path / "dead[1]")  # its name looks like a pattern
         return
@@ -32,7 +32,7 @@ def dead(request, tmp_path) -> Iterator[str]:
 
 @pytest.fixture
 def fail() -> Callable[..., str]:
-    """Writes the letter of a task, with its id, that failed in a stage; gives the directory."""
+    """A function that writes the letter of a task that failed in a stage, and returns the directory."""
 
     def write(path: object, task: object, task_id: str = "0", max_bytes: int = 1 << 20, **known: object) -> str:
         stamp(task, new_state(task_id, metadata=task._state[2]))
@@ -46,5 +46,5 @@ def fail() -> Callable[..., str]:
 
 @pytest.fixture
 def marker(tmp_path) -> Path:
-    """What is there once a payload was executed."""
+    """A path that exists after a payload was executed."""
     return tmp_path / "executed"

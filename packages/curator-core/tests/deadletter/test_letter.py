@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of the file, and its name."""
+"""The format of the file, and its name."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_first_line_is_for_people(tmp_path):
     path = tmp_path / "a.letter"
     path.write_bytes(file_of())
     command = f"head -1 {path} | {sys.executable} -m json.tool"
-    done = subprocess.run(command, shell=True, capture_output=True, check=True)  # noqa: S602 - as people type it
+    done = subprocess.run(command, shell=True, capture_output=True, check=True)  # noqa: S602 - as users type it
     shown = json.loads(done.stdout)
     assert shown["stage"] == "Read videos"
     assert shown["failed_at_utc"] == "2023-11-14T22:13:20.250+00:00"
@@ -124,7 +124,7 @@ def test_any_missing_end_is_found():
 def test_a_payload_of_another_letter_is_found():
     line, other = encode(LETTER, PICKLE)[0], [b"HEAD\nof it", b"", b"buffer", b"\n\n"]
     assert "checksum" in refused(line + b"".join(other))
-    assert "checksum" in refused(line + b"head\nof itbuf\n\nfer")  # all is there, in another order
+    assert "checksum" in refused(line + b"head\nof itbuf\n\nfer")  # complete, but in another order
 
 
 @pytest.mark.parametrize(

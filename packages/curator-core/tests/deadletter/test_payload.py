@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks as bytes and back: as JSON where nothing is lost, else pickled."""
+"""Tasks as bytes and back: as JSON if nothing is lost, otherwise pickled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VideoTask(Task[bytes]):
 
 @dataclass
 class Forgetful(Task):
-    """Pickles its data only, and so not what the framework knows."""
+    """Pickles only its data, without the framework's state."""
 
     def __reduce__(self):
         return Forgetful, (self.data,)
@@ -72,14 +72,14 @@ def round_trip(task, limit=LIMIT):
 
 
 def same(a, b):
-    """Equal and of the same types, all the way down; NaN is NaN."""
+    """Whether two values and their types are equal at all levels; NaN equals NaN."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list):
         return len(a) == len(b) and all(map(same, a, b))
-    return repr(a) == repr(b)  # tells 0.0 from -0.0, and NaN from none
+    return repr(a) == repr(b)  # distinguishes 0.0 from -0.0, and NaN from none
 
 
 # --- JSON -----------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def nested(depth):
 
 
 def sharing(depth):
-    """As JSON it would take two to the depth."""
+    """Return nested lists that as JSON would grow with two to the depth."""
     value = []
     for _ in range(depth):
         value = [value, value]
@@ -146,7 +146,7 @@ def sharing(depth):
         Level.LOW,
         1j,
         "\ud800",
-        "\ud83d\ude00",  # two halves, which JSON would join
+        "\ud83d\ude00",  # two surrogates, which JSON would join
         10**5000,
         nested(150),
         sharing(60),
@@ -157,7 +157,7 @@ def test_what_json_would_change_is_pickled(data):
     payload, again = round_trip(Task(data=data))
     assert payload.kind == "pickle"
     assert type(again.data) is type(data)
-    if len(payload.head) > 1000 or not isinstance(data, list):  # comparing what shares takes as long as JSON would
+    if len(payload.head) > 1000 or not isinstance(data, list):  # comparing shared lists takes as long as JSON would
         assert again.data == data
 
 
@@ -244,7 +244,7 @@ def test_arrow_tables():
     assert payload.kind == "pickle"
     assert payload.buffers
     assert again.data == table
-    assert pack_task(DocumentBatch(table.slice(0, 1)), 20_000).kind == "pickle"  # and not the whole table
+    assert pack_task(DocumentBatch(table.slice(0, 1)), 20_000).kind == "pickle"  # not the whole table
 
 
 # --- what is not kept -----------------------------------------------------------------------------------

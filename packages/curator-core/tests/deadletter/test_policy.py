@@ -29,7 +29,7 @@ def test_defaults():
 def test_options_are_not_shown_and_not_shared():
     options = {"secret": "hunter2"}
     policy = DeadLetter("s3://bucket", max_bytes=5, storage_options=options)
-    options["secret"] = "other"  # noqa: S105 - nobody has it
+    options["secret"] = "other"  # noqa: S105 - not a real secret
     assert policy.storage_options == {"secret": "hunter2"}
     assert repr(policy) == "DeadLetter(path='s3://bucket', max_bytes=5)"
 
@@ -91,4 +91,4 @@ def test_the_rest_is_found_when_it_is_asked_for():
     assert deadletter.load is load
     assert dir(deadletter) == ["DeadLetter", "Letter", "load", "read"]
     with pytest.raises(AttributeError, match="lead"):
-        deadletter.lead  # noqa: B018 - that it is not there is what is asked
+        deadletter.lead  # noqa: B018 - tests that it does not exist

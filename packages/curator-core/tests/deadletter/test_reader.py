@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Letters are read without executing anything; their tasks are had back where that is allowed."""
+"""Letters are read without executing anything; their tasks are loaded only if allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VideoTask(Task[bytes]):
 
 
 class Executing:
-    """Makes a directory when it is unpickled."""
+    """Creates a directory when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -85,7 +85,7 @@ def test_one_letter_or_one_stage_or_several_runs(tmp_path, fail):
     fail(tmp_path / "tuesday", Task(data=3), "2", stage="S")
     assert [task.data for task in load(tmp_path / "monday" / "S" / "0.letter")] == [1]
     assert [task.data for task in load(f"{tmp_path}/monday/T/")] == [2]
-    assert [task.data for task in load(f"file://{tmp_path}")] == [1, 3, 2]  # both stages are the first of theirs
+    assert [task.data for task in load(f"file://{tmp_path}")] == [1, 3, 2]  # both are the first stage of their pipeline
 
 
 @pytest.mark.parametrize("name", ["run::1", "dead [2024]"])
@@ -184,7 +184,7 @@ def test_more_letters_than_are_read_at_once(dead, fail):
 
 
 class StoreFileSystem(MemoryFileSystem):
-    """As some object stores' clients: it remembers listings, and lists a directory in itself."""
+    """Like some object store clients: caches listings, and lists a directory inside itself."""
 
     protocol = "store"
     store, pseudo_dirs, listings = {}, [""], {}
@@ -264,7 +264,7 @@ def test_json_that_makes_no_task(tmp_path, head, cls):
 
 
 class SwappingFileSystem(MemoryFileSystem):
-    """Somebody replaces a letter after it was looked at."""
+    """Replaces a letter after it was listed."""
 
     protocol = "swapping"
     store, pseudo_dirs = {}, [""]
@@ -345,7 +345,7 @@ def test_damaged_files_are_named(dead, fail, damage):
 
 def test_what_is_no_letter_is_named(tmp_path):
     path = tmp_path / "mine.letter"
-    path.write_bytes(b"Dear Anna" * 2_000_000)  # and no end of line in sight
+    path.write_bytes(b"Dear Anna" * 2_000_000)  # without a newline
     for place in (path, tmp_path):
         assert refused(place).field == str(path)
         with pytest.raises(DataError, match="no dead letter"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Letters are written beside the run, each as a whole or not at all, and where they should be."""
+"""Letters are written in the background, each completely or not at all, and in the correct place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def our_threads():
 
 
 class GatedFileSystem(MemoryFileSystem):
-    """Writes once it is let, but nothing for one stage."""
+    """Blocks writes until the gate opens, and fails them for one stage."""
 
     protocol = "gated"
     store, pseudo_dirs = {}, [""]
@@ -76,7 +76,7 @@ def test_many_letters(dead):
         box.put(letter(number, f"stage {number % 3}", stage_index=number % 3), payload_of(number))
     box.close()
     assert sorted(task.data for task in load(dead)) == list(range(300))
-    assert len(fsspec.core.url_to_fs(dead)[0].find(dead)) == 300  # and no temporary ones
+    assert len(fsspec.core.url_to_fs(dead)[0].find(dead)) == 300  # and no temporary files
 
 
 def test_the_last_letter_of_a_task_and_stage_stays(dead):
@@ -147,7 +147,7 @@ def test_a_letter_is_removed_also_while_it_is_written(gated):
 
 def test_removing(dead):
     box = LetterBox(DeadLetter(dead))
-    box.remove("S", "0")  # nothing is there, not even the directory
+    box.remove("S", "0")  # nothing exists, not even the directory
     box.put(letter("a/b"), payload_of(1))
     box.put(letter("c"), payload_of(2))
     box.flush()
@@ -346,7 +346,7 @@ def test_a_directory_that_may_not_be_written_to(public_path, as_nobody):
 
 
 class BrokenFileSystem(MemoryFileSystem):
-    """Fails in its own way, as the clients of object stores do."""
+    """Fails with its own exceptions, like object store clients."""
 
     protocol = "broken"
     store, pseudo_dirs = {}, [""]

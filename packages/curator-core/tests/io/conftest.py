@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture
 def data_error() -> Callable[..., DataError]:
-    """Runs a pipeline that must end in a DataError of a stage, and returns that."""
+    """A function that runs a pipeline, which must end with a DataError of a stage, and returns that error."""
 
     def run(*stages: object, **options: object) -> DataError:
         with pytest.raises(StageError) as caught:
@@ -34,7 +34,7 @@ def data_error() -> Callable[..., DataError]:
 
 @pytest.fixture
 def memory_url() -> Iterator[str]:
-    """A directory of its own on the in-memory filesystem: one that is not local, without a network."""
+    """A new directory on the in-memory filesystem, which is not local but needs no network."""
     url = f"memory://test-{next(_NUMBERS)}"
     yield url
     fs = fsspec.filesystem("memory")

@@ -58,7 +58,7 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").touch()
     source = FilePartitioningStage("a.txt")
-    monkeypatch.chdir("/")  # as a worker may be elsewhere
+    monkeypatch.chdir("/")  # a worker may have another working directory
     assert [task.data for task in source.process(EmptyTask())] == [[str(tmp_path / "a.txt")]]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear when they are complete, or not at all."""
+"""Files appear when they are complete, or not at all."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ with atomic_file(fsspec.filesystem("file"), sys.argv[1]) as stream:
 
 @pytest.fixture(params=["without a name", "under another name"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How a file is written until it is complete."""
+    """The way in which a file is written until it is complete."""
     if request.param == "under another name":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     elif not CAN_BE_NAMELESS:
-        pytest.skip("this system knows no files without a name")
+        pytest.skip("this system has no unnamed files")
     return request.param
 
 
@@ -102,7 +102,7 @@ def test_it_stays_in_its_directory_when_a_link_takes_the_place_of_that(tmp_path:
     assert names(tmp_path / "moved") == ["a"]
 
 
-@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="a directory has to be readable to be opened here")
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="a directory must be readable to be opened on this system")
 def test_its_directory_may_be_a_link_and_need_not_be_readable(tmp_path: Path, way: str) -> None:
     (tmp_path / "large disk").mkdir(mode=0o300)
     (tmp_path / "out").symlink_to(tmp_path / "large disk")
@@ -147,7 +147,7 @@ def test_a_directory_of_its_name_is_left_alone(tmp_path: Path, way: str) -> None
 
 def test_a_directory_that_is_not_there(tmp_path: Path, way: str) -> None:
     with pytest.raises(FileNotFoundError), atomic_file(local(), str(tmp_path / "no" / "a")):
-        pytest.fail("there is nothing to write to")
+        pytest.fail("the file must not be opened")
 
 
 def test_a_name_as_long_as_names_may_be(tmp_path: Path, way: str) -> None:
@@ -156,7 +156,7 @@ def test_a_name_as_long_as_names_may_be(tmp_path: Path, way: str) -> None:
     assert names(tmp_path) == ["n" * 255]
 
 
-@pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system knows no files without a name")
+@pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system has no unnamed files")
 def test_nothing_is_left_of_one_whose_writer_is_killed(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -177,7 +177,7 @@ def test_a_small_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    if not links:  # as disks do that have none
+    if not links:  # like disks without hard links
         monkeypatch.setattr(os, "link", refuse)
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     assert create_file(local(), str(tmp_path / "a"), b"first")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed files are read to the end that their format marks, or are an error."""
+"""Compressed files are read to the end that their format marks, or raise an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from curator_core import ConfigurationError, Pipeline, StageError
 from curator_core.io import JsonlReader
 
-SKIPPABLE = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"  # a zstd frame that holds no data, as pzstd writes them
+SKIPPABLE = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"  # a zstd frame without data, as pzstd writes them
 COMPRESS = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
@@ -39,14 +39,14 @@ def zipped(**files):
     return stream.getvalue()
 
 
-# Each way to read each format: zstd is read by either of two packages.
+# Each way to read each format: either of two packages reads zstd.
 WAYS = [*((suffix, None) for suffix in COMPRESS), ("zst", "backports.zstd")]
 ways = pytest.mark.parametrize(("suffix", "hidden"), WAYS, ids=[f"{a}{' without ' + b if b else ''}" for a, b in WAYS])
 
 
 @pytest.fixture(autouse=True)
 def _hide(request, monkeypatch):
-    """Lets the package `hidden`, where a test names one, not be importable."""
+    """Make the package `hidden`, if a test names one, impossible to import."""
     if "hidden" in request.fixturenames and (name := request.getfixturevalue("hidden")):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -67,7 +67,7 @@ def test_all_members_are_read_empty_ones_included(tmp_path, suffix, hidden):
     path = tmp_path / f"a.jsonl.{suffix}"
     path.write_bytes(b"".join(members))
     assert read(path) == [1, 2, 3, 4]
-    path.write_bytes(b"".join(compress(lines(n)) for n in range(3000)))  # over several of the chunks that are read
+    path.write_bytes(b"".join(compress(lines(n)) for n in range(3000)))  # spans several read chunks
     assert read(path) == list(range(3000))
     if suffix in ("gz", "xz"):
         path.write_bytes((b"\0" * 8).join(members) + b"\0" * 100_000)
@@ -83,7 +83,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path_factory, suffix, hidden, data)
     compress = COMPRESS[suffix]
     members = [compress(lines(*range(40))), compress(lines(*range(40, 80)))]
     whole = b"".join(members)
-    # Where one member ends nothing tells that another one followed.
+    # After the end of a member, a missing further member cannot be detected.
     cut = data.draw(st.integers(0, len(whole) - 1).filter(lambda at: at != len(members[0])))
     path = tmp_path_factory.mktemp("in") / f"a.jsonl.{suffix}"
     path.write_bytes(whole[:cut])
@@ -95,7 +95,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path_factory, suffix, hidden, data)
 
 
 def flushed(suffix, content):
-    """A stream whose writer died after it had flushed what it had been given."""
+    """Return a stream whose writer died after a flush."""
     if suffix == "gz":
         compressor = zlib.compressobj(wbits=31)
         return compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -149,7 +149,7 @@ def test_a_last_line_without_newline_counts_if_it_is_complete(tmp_path, data_err
 
 @pytest.mark.parametrize(("suffix", "hidden"), [("zst", None), ("zst", "backports.zstd")])
 def test_a_window_that_has_to_be_asked_for_is_read(tmp_path, suffix, hidden):
-    window, content = (28 - 10) << 3, lines(1)  # as of `zstd --long=28`; up to 27 no reader has to ask
+    window, content = (28 - 10) << 3, lines(1)  # as written by `zstd --long=28`; readers accept up to 27 by default
     block = (len(content) << 3 | 1).to_bytes(3, "little") + content
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([window]) + block)
     assert read(tmp_path) == [1]

@@ -336,7 +336,7 @@ def test_nan_where_it_is_wanted(tmp_path):
 
 
 def test_dates_and_numpy_values_are_written_as_plain_ones(tmp_path):
-    class Scalar:  # what numpy's look like, and torch's, without either
+    class Scalar:  # like those of numpy and torch, without either package
         dtype = "float32"
 
         def tolist(self):

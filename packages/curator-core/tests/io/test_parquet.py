@@ -12,7 +12,7 @@ from curator_core import DocumentBatch, FileGroupTask, Pipeline
 from curator_core.io import JsonlWriter, ParquetReader, ParquetReaderStage, ParquetWriter
 
 pa = pytest.importorskip("pyarrow")
-import pyarrow.parquet as pq  # noqa: E402 - after the check that it is there
+import pyarrow.parquet as pq  # noqa: E402 - after the check that it is installed
 
 ROW = st.fixed_dictionaries(
     {
@@ -101,7 +101,7 @@ def test_a_batch_pickles_without_the_rows_of_the_others(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"records_per_batch": 5}])
 def test_a_file_without_records_is_counted_as_filtered(tmp_path, options):
     write(tmp_path / "a.parquet", n=pa.array([], pa.int64()))
-    pq.ParquetWriter(tmp_path / "b.parquet", pa.schema({"n": pa.int64()})).close()  # without a row group
+    pq.ParquetWriter(tmp_path / "b.parquet", pa.schema({"n": pa.int64()})).close()  # without row groups
     result = Pipeline("read", [ParquetReader(tmp_path, **options)]).run()
     assert list(result) == []
     assert result.stages[1].tasks_filtered == 2
@@ -165,7 +165,7 @@ def test_a_file_gone_between_listing_and_reading(tmp_path, data_error):
         [{"a": "half \ud83d"}],  # text that is not Unicode
         [{"a": 2**70}],  # too large
         [{"a": object()}],
-        [{}, {}],  # Parquet does not know of records without columns
+        [{}, {}],  # Parquet does not support records without columns
     ],
 )
 def test_records_that_parquet_has_no_form_for(tmp_path, data_error, records):

@@ -42,7 +42,7 @@ def test_globs(tmp_path):
     assert names(f"{tmp_path}/a*.txt") == ["a1.txt", "a2.txt"]
     assert names(f"{tmp_path}/[ab]1.txt") == ["a1.txt", "b1.txt"]
     assert names(f"{tmp_path}/**/a*.txt") == ["a1.txt", "a2.txt", "a3.txt", "a4.txt"]
-    assert names(f"{tmp_path}/d/*") == ["a3.txt"]  # a directory that matches is no file
+    assert names(f"{tmp_path}/d/*") == ["a3.txt"]  # a matching directory is not a file
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
@@ -151,7 +151,7 @@ def test_a_file_has_its_own_name_where_a_link_leads_to_it_as_well(tmp_path):
         [f"{tmp_path}/a-link/c.txt"],
         [f"{tmp_path}/a.txt"],
     ]
-    (tmp_path / "linked").symlink_to(tmp_path / "z")  # the place that is named may be a link itself
+    (tmp_path / "linked").symlink_to(tmp_path / "z")  # the given path may itself be a link
     assert groups(tmp_path / "linked") == [[f"{tmp_path}/linked/a.txt"], [f"{tmp_path}/linked/b/c.txt"]]
 
 
@@ -223,7 +223,7 @@ def test_groups_by_count_and_by_bytes(tmp_path):
     sizes = lambda **kwargs: [len(group) for group in groups(tmp_path, **kwargs)]  # noqa: E731
     assert sizes() == [1] * 6
     assert sizes(files_per_partition=4) == [4, 2]
-    assert sizes(blocksize=25) == [2, 2, 1, 1]  # one that is larger stands alone
+    assert sizes(blocksize=25) == [2, 2, 1, 1]  # a larger file has its own group
     assert sizes(blocksize="1kB") == [6]
     assert sizes(blocksize=30, files_per_partition=2) == [2, 2, 1, 1]
 
@@ -278,7 +278,7 @@ def test_a_filesystem_that_is_not_local(memory_url, caplog):
     for name in ("b.txt", "a.txt", "d/c.txt", "_schema/000001"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
     assert names(memory_url) == ["a.txt", "b.txt", "c.txt"]
-    assert "left out" not in caplog.text  # what writers put there is no file of anyone's
+    assert "left out" not in caplog.text  # internal files of writers do not count
     for name in (".hidden", ".git/x.txt", "_temporary/x.txt"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
     root = memory_url.replace("memory://", "memory:///")

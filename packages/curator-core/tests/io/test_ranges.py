@@ -53,7 +53,7 @@ def read(reader):
 
 
 @given(CONTENT, st.integers(1, 80), st.sampled_from([1, 7, 1 << 20]))
-@example(b'{"t": ""}\n' * 3, 10, 1)  # lines begin where ranges do
+@example(b'{"t": ""}\n' * 3, 10, 1)  # lines and ranges begin at the same places
 def test_every_line_is_read_once_whatever_the_size_of_ranges(tmp_path_factory, content, split, chunk):
     path = tmp_path_factory.mktemp("in") / "a.jsonl"
     path.write_bytes(content)
@@ -84,7 +84,7 @@ def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_p
     limit = 64 << 20
     for name, size in (("a.jsonl", limit), ("b.jsonl", 2 * limit + 1), ("c.jsonl.gz", limit + 1), ("d.jsonl", 1)):
         (tmp_path / name).touch()
-        os.truncate(tmp_path / name, size)  # a hole, which takes no room
+        os.truncate(tmp_path / name, size)  # a hole, which takes no space
     parts = [(0, limit), (limit, 2 * limit), (2 * limit, 2 * limit + 1)]
     for reader in (JsonlReader, ParquetReader):
         (partitioning, _) = reader(tmp_path, files_per_partition=3, file_extensions=None).decompose()
@@ -98,7 +98,7 @@ def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_p
         assert len({task.get_deterministic_id() for task in tasks}) == 5
         (partitioning, _) = reader(tmp_path, file_extensions=None, split=None).decompose()
         assert len(list(partitioning.process(EmptyTask()))) == 4
-    assert {each for _, each in source(tmp_path)} == {None}  # a reader of one's own may not know of ranges
+    assert {each for _, each in source(tmp_path)} == {None}  # a custom reader may not support ranges
     assert {each for _, each in source(tmp_path / "a.jsonl", split="1GiB", blocksize=limit // 2)} == {
         (0, limit // 2),
         (limit // 2, limit),
@@ -170,7 +170,7 @@ def test_ranges_are_tasks_of_their_own_in_outputs_and_checkpoints(tmp_path):
     assert len(list(again)) == 4
     listing = Pipeline("list", [FilePartitioningStage(path, split=300), processing_stage()(lambda task: task)])
     assert len(listing.run(checkpoint=tmp_path / "other")) == 4
-    assert list(listing.run(checkpoint=tmp_path / "other")) == []  # a range is no file that was written
+    assert list(listing.run(checkpoint=tmp_path / "other")) == []  # a range is not a written file
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(40, 3000), st.sampled_from([None, 7]))

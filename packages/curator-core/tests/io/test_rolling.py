@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a target size: several tasks in each, and each record once, whatever ends on the way."""
+"""Files of a target size: several tasks per file, and each record once, whatever dies during the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 READERS = {JsonlWriter: JsonlReaderStage, ParquetWriter: ParquetReaderStage}
 writers = pytest.mark.parametrize("writer", [JsonlWriter, ParquetWriter])
-TEXT = 200  # characters of a record, which do not compress below half
+TEXT = 200  # characters per record, which compress at most to half
 
 
 def records(start, count):
@@ -61,13 +61,13 @@ def visible(directory):
 
 
 def ids_in(directory):
-    """What is in JSON Lines below a directory."""
+    """Return the ids in JSON Lines files below a directory."""
     lines = (line for path in visible(directory) for line in path.read_text().splitlines())
     return sorted(json.loads(line)["id"] for line in lines)
 
 
 def emit(parents, children, *, poison=(), record_size=TEXT):
-    """A source, and a stage that makes several tasks of each of its own: files then hold parts of several of these."""
+    """Return a source and a stage that fans out each source task: files then contain parts of several source tasks."""
 
     class Parents(ProcessingStage):
         def process(self, task: EmptyTask):
@@ -94,7 +94,7 @@ def test_many_small_tasks_make_few_files_of_about_the_size(tmp_path, executor):
     writer = ParquetWriter(tmp_path, target_size="100kB").with_(batch_size=100)
     result = Pipeline("p", [writer]).run(executor, initial_tasks=batches(200))
     sizes = sorted(path.stat().st_size for path in visible(tmp_path))
-    assert sum(size > 60_000 for size in sizes) >= len(sizes) - 4  # the first and the last of each worker's
+    assert sum(size > 60_000 for size in sizes) >= len(sizes) - 4  # except the first and the last file of each worker
     assert max(sizes) < 130_000
     assert len(result) == result.stages[0].tasks_passed == 200
     assert sorted(paths_of(result)) == sorted(map(str, visible(tmp_path)))
@@ -201,7 +201,7 @@ def test_another_attempt_writes_the_same_files(tmp_path):
             outputs = super().process_batch(tasks)
             if self.fails:
                 self.fails = False
-                raise OSError("gone for a moment, after the files")
+                raise OSError("temporary failure after writing the files")
             return outputs
 
     writer = Flaky(tmp_path, target_size="2kB").with_(max_attempts=2, retry_delay_s=0)
@@ -222,7 +222,7 @@ def test_a_run_that_fails_keeps_what_it_has_counted_and_nothing_else(tmp_path):
 
 
 def dies_once(mark, at=3):
-    """A writer whose process dies once, at its third batch, with the batch in files and not reported."""
+    """Return a writer whose process dies once, at its third batch, after writing it and before reporting it."""
 
     class Dies(JsonlWriter):
         isolated = False
@@ -240,7 +240,7 @@ def dies_once(mark, at=3):
 
 
 def test_what_is_done_again_after_a_worker_died_is_written_once(tmp_path):
-    """Files of seven tasks hold parts of source tasks of five: some of these are not finished, and in files."""
+    """Files have seven tasks, source tasks five: some tasks of unfinished source tasks are in files."""
     pytest.importorskip("loky")
     writer = dies_once(tmp_path / "mark")(tmp_path / "out", target_size="1MB").with_(batch_size=7)
     result = Pipeline("p", [*emit(40, 5), writer]).run(LocalExecutor(workers=2))
@@ -320,7 +320,7 @@ def run_script(out, checkpoint, moment, kind="json"):
     [("written", 3), ("counted", 3), ("there", 4)],
 )
 def test_a_run_that_was_killed_goes_on_with_its_checkpoint(tmp_path, moment, there):
-    """In files and not counted; counted, and the files not yet renamed; all of that, and the source not finished."""
+    """Kill it when files are not counted; when they are counted but not renamed; and when the source is unfinished."""
     out, checkpoint = tmp_path / "out", tmp_path / "checkpoint"
     assert run_script(out, checkpoint, moment).returncode == -signal.SIGKILL
     assert len(visible(out)) == there
@@ -350,7 +350,7 @@ def test_what_is_not_counted_is_not_seen_by_readers(tmp_path):
 
 
 def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
-    """A source task of which something failed begins again, with another batch size, and what is in files stays."""
+    """A source task with a failure starts again, with another batch size, and its tasks in files stay."""
     mended = tmp_path / "mended"
 
     def pipeline(batch_size):
@@ -375,7 +375,7 @@ def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
 
 
 def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp_path):
-    """Not of source tasks either that the source has not made yet: here the last one, of which most is in files."""
+    """This includes source tasks that the source has not emitted yet: here the last one, mostly in files already."""
     pytest.importorskip("loky")
     mended, mark = tmp_path / "mended", tmp_path / "mark"
     _, children = emit(0, 5)
@@ -384,7 +384,7 @@ def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp
         def process(self, task: EmptyTask):
             yield from (DocumentBatch([{"id": number}]) for number in range(39))
             others = itertools.count(1000)
-            while mended.exists() and not mark.exists():  # so that the driver has something to do until then
+            while mended.exists() and not mark.exists():  # so that the driver has work until then
                 yield DocumentBatch([{"id": next(others)}])
             yield DocumentBatch([{"id": 39}])
 
@@ -438,7 +438,7 @@ def test_a_directory_that_another_run_writes_to_is_refused(tmp_path):
 def test_shards_write_to_one_directory(tmp_path):
     pipeline = Pipeline("p", [JsonlWriter(tmp_path, target_size="1MB")])
     tasks = [DocumentBatch([{"id": number}]) for number in range(20)]
-    (tmp_path / "_staging-shard-1-of-2-0123").mkdir()  # it runs at the same time
+    (tmp_path / "_staging-shard-1-of-2-0123").mkdir()  # of a shard that runs at the same time
     pipeline.run(initial_tasks=tasks, shard=(0, 2))
     (tmp_path / "_staging-shard-1-of-2-0123").rmdir()
     pipeline.run(initial_tasks=tasks, shard=(1, 2))
@@ -488,7 +488,7 @@ def test_a_driver_that_does_not_see_the_files_says_so(tmp_path):
     class Elsewhere(JsonlWriter):
         def process_batch(self, tasks):
             outputs = super().process_batch(tasks)
-            for path in tmp_path.glob("_staging-*/*"):  # as on the disk of another machine
+            for path in tmp_path.glob("_staging-*/*"):  # as if on the disk of another machine
                 path.unlink()
             return outputs
 

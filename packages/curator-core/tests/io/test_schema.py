@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that ParquetWriter leaves form one data set, and ParquetReader reads files that differ."""
+"""The files of a ParquetWriter form one data set, and ParquetReader reads files that differ."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from curator_core import DocumentBatch, FileGroupTask, LocalExecutor, Pipeline, 
 from curator_core.io import ParquetReader, ParquetReaderStage, ParquetWriter
 from curator_core.io.settled import SettledSchema
 
-# What a run may come by: a column that begins with nothing, one that turns out to hold fractions, one that comes late
-# or is not always there, and lists that begin empty.
+# Difficult columns: one that is null at first, one that turns out to have fractions, one that appears late or not
+# always, and lists that are empty at first.
 BATCHES = [
     [{"id": 0, "text": None, "score": 1, "tags": []}],
     [{"id": 1, "text": "x", "score": 0.5, "tags": ["t"]}],
@@ -58,12 +58,12 @@ def parquet_takes(value):
 
 
 def settled(out):
-    """As the guide says."""
+    """Read the settled schema as in the guide."""
     return pq.read_schema(max(Path(out, "_schema").iterdir()))
 
 
 def with_duckdb(out):
-    query = f"SELECT * FROM read_parquet('{out}/*.parquet', union_by_name = true) ORDER BY id"  # noqa: S608 - ours
+    query = f"SELECT * FROM read_parquet('{out}/*.parquet', union_by_name = true) ORDER BY id"  # noqa: S608 - a path from this test
     with duckdb.connect() as connection:
         cursor = connection.execute(query)
         names = [column[0] for column in cursor.description]
@@ -86,12 +86,12 @@ def test_what_a_run_settles_on_is_read_by_others(tmp_path, caplog):
     write(tmp_path, *BATCHES)
     schema = settled(tmp_path)
     assert sum(batch.num_items for batch in Pipeline("p", [ParquetReader(tmp_path)]).run()) == len(RECORDS)
-    assert "left out" not in caplog.text  # where it is kept is not data
+    assert "left out" not in caplog.text  # the directory of the schema is not data
     assert schema.equals(pa.schema(TYPES))
     assert ds.dataset(tmp_path, schema=schema).to_table().to_pylist() == RECORDS
     assert with_duckdb(tmp_path) == RECORDS
     assert with_pandas(tmp_path, schema) == RECORDS
-    # A file has what is known when it is written, however little its own records have.
+    # A file has all columns that are known when it is written, even if its own records have fewer.
     assert types_of(tmp_path)["0.parquet"].field("text").type == pa.null()
     assert types_of(tmp_path)["3.parquet"].equals(schema)
 
@@ -107,7 +107,7 @@ def test_files_of_a_declared_schema_are_alike_and_need_no_help_to_be_read(tmp_pa
 
 
 def test_several_processes_settle_on_one_schema(tmp_path):
-    here = tmp_path / ".here"  # who reads the directory passes it over
+    here = tmp_path / ".here"  # readers of the directory skip it
     here.mkdir()
 
     @processing_stage()
@@ -126,7 +126,7 @@ def test_several_processes_settle_on_one_schema(tmp_path):
     assert table.column("n").to_pylist() == [batch[0]["n"] for batch in batches]
     assert all(table.column(f"of_{n % 7}")[n].as_py() == str(n) for n in range(60))
     assert set(schema.names) == {"id", "n", *(f"of_{n}" for n in range(7))}
-    # Each version holds what those before it did.
+    # Each version contains all columns of earlier versions.
     versions = [pq.read_schema(path) for path in sorted((tmp_path / "_schema").iterdir())]
     assert all(set(before.names) <= set(after.names) for before, after in pairwise(versions))
 
@@ -147,9 +147,9 @@ def test_of_several_that_promote_at_once_none_is_forgotten(tmp_path):
         thread.join()
     last = SettledSchema(fs, str(tmp_path), str(tmp_path)).look()
     assert Counter(last.names) == Counter(f"of_{number}" for number in range(8))
-    assert len(failed) <= 8 * 7  # each time somebody else came through
+    assert len(failed) <= 8 * 7  # each time another thread succeeded
     versions = [path.name for path in (tmp_path / "_schema").iterdir()]
-    assert sorted(versions) == [f"{number:06}" for number in range(1, 9)]  # and nothing that is half done
+    assert sorted(versions) == [f"{number:06}" for number in range(1, 9)]  # and no incomplete files
 
 
 def test_a_run_that_goes_on_keeps_to_the_schema_of_the_one_before(tmp_path, memory_url):
@@ -178,11 +178,11 @@ def test_a_record_that_cannot_be_promoted_is_named(tmp_path, data_error):
 
 def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
     batches = [
-        [{"n": 1}, {"n": "x"}, {"n": 2}, {"n": 2**70}, {"n": 3}],  # no type, and no form
-        [{"n": "y"}, {"n": None}, {"n": 4, "meta": {}}, {}],  # what is settled; what Parquet has no form for
+        [{"n": 1}, {"n": "x"}, {"n": 2}, {"n": 2**70}, {"n": 3}],  # wrong type, and too large
+        [{"n": "y"}, {"n": None}, {"n": 4, "meta": {}}, {}],  # violates the settled type; not supported by Parquet
         [{"n": "z"}],
         pa.table({"n": pa.array([5.0, 2.0**60, 2.5], pa.float64())}),
-        pa.table({"n": pa.array([2**53 + 1, 6])}),  # fractions by now
+        pa.table({"n": pa.array([2**53 + 1, 6])}),  # now a column of fractions
         [{"n": 7}, "text", {8: 8}],
     ]
     result = write(tmp_path, *batches, on_bad_record="skip")
@@ -215,7 +215,7 @@ def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
 def test_nothing_is_lost_to_a_declared_type(tmp_path, data_error, kind, good, bad, form):
     schema = {"a": kind}
     kind = pa.schema(schema).field("a").type
-    if form is list or not (pa.types.is_map(kind) or good == 2**64 - 1):  # those are not in a table of another type
+    if form is list or not (pa.types.is_map(kind) or good == 2**64 - 1):  # tables of other types cannot contain these
         write(tmp_path, form([{"a": good}, {"a": None}]), schema=schema)
         expected = pa.array([good, None], kind).to_pylist()
         assert pq.read_table(tmp_path / "0.parquet").column("a").to_pylist() == expected
@@ -296,7 +296,7 @@ DIFFERENT = [
 ]
 for columns, texts in zip(DIFFERENT, (["x"], ["x"], ["y"]), strict=True):
     columns["d"] = pa.array(texts)
-DIFFERENT[1]["d"] = DIFFERENT[1]["d"].dictionary_encode()  # as pandas writes its categories
+DIFFERENT[1]["d"] = DIFFERENT[1]["d"].dictionary_encode()  # as pandas writes categories
 JOINED = pa.schema({"n": "double", "s": "large_string", "t": "timestamp[ns]", "z": "string", "d": "string"})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for both writers: names, atomicity, and failures that leave nothing behind."""
+"""Common properties of both writers: names, atomicity, and failures that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from curator_core.io import JsonlReader, JsonlWriter, ParquetReader, ParquetWrit
 
 pytest.importorskip("pyarrow")
 
-BIG = [{"text": os.urandom(500).hex()} for _ in range(400)]  # 400 kB that do not compress below half
+BIG = [{"text": os.urandom(500).hex()} for _ in range(400)]  # 400 kB that compress at most to half
 writers = pytest.mark.parametrize("writer", [JsonlWriter, ParquetWriter])
 
 
@@ -30,13 +30,13 @@ def run(stage, *batches, **options):
 
 
 def contents(root):
-    """The files that are data: all but the schema that those of Parquet keep to."""
+    """Return the data files, without the settled schema of Parquet."""
     files = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "_schema"]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def found(url):
-    """As `contents`, the names on a filesystem that is not local."""
+    """Return the names of the data files on a filesystem that is not local."""
     return [name for name in fsspec.filesystem(url.partition(":")[0]).find(url) if "/_schema/" not in name]
 
 
@@ -100,9 +100,9 @@ def test_names_follow_lineage(tmp_path, writer):
 )
 def test_writing_twice_gives_the_same_bytes(tmp_path, make, monkeypatch):
     run(make(tmp_path / "a"), BIG, [{"text": "x"}])
-    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)  # gzip would put the time into its header
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)  # gzip would write the time to its header
     run(make(tmp_path / "b"), BIG, [{"text": "x"}])
-    run(make(tmp_path / "a"), BIG, [{"text": "x"}])  # over what is there
+    run(make(tmp_path / "a"), BIG, [{"text": "x"}])  # overwrites existing files
     assert len(contents(tmp_path / "a")) == 2
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
@@ -121,13 +121,13 @@ def test_a_filesystem_that_is_not_local(memory_url, writer):
     reader = JsonlReader if writer is JsonlWriter else ParquetReader
     read = Pipeline("read", [reader([path for task in result for path in task.data])]).run()
     assert [batch.to_records() for batch in read] == [[{"a": 1}], [{"a": 2}]]
-    assert len(found(out)) == 2  # and no temporary ones
+    assert len(found(out)) == 2  # and no temporary files
     run(writer(out), [{"a": 1}], [{"a": 2}])
     assert len(found(out)) == 2
 
 
 def test_nobody_sees_half_a_file(tmp_path):
-    """A reader that looks all the time sees a version as a whole, or the other one."""
+    """A reader that polls the file always sees one complete version or the other."""
     path = tmp_path / "0.jsonl"
     versions = [[{"n": version, "text": "x" * 100}] * 2000 for version in (1, 2)]
     run(JsonlWriter(tmp_path), versions[0])
@@ -171,8 +171,8 @@ def test_no_room(tmp_path, data_error, make, room_for):
     assert "errno 27, EFBIG" in error.message
     assert error.field.startswith(f"{tmp_path}/0.")
     assert "make room" in error.hint
-    assert contents(tmp_path) == before  # the earlier file is whole, and there is no other
-    gc.collect()  # what is still open must not complain when it goes
+    assert contents(tmp_path) == before  # the earlier file is intact, and there is no other
+    gc.collect()  # files that are still open must not raise warnings when they are collected
 
 
 class FullFileSystem(MemoryFileSystem):

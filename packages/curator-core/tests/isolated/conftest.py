@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def children() -> Callable[[], set[int]]:
-    """Tells the processes that this one has started and that have not ended."""
+    """A function that returns the live child processes of this process."""
     return lambda: {child.pid for child in psutil.Process().children()}

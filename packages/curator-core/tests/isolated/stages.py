@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages that run in processes of their own, and what they are given.
+"""Stages that run in their own processes, and their data.
 
-Each of those processes imports this module: it is to be light.
+Each of these processes imports this module, so it must be light.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def run(*stages: Any, data: Any, **settings: Any) -> Any:
 
 
 class Elsewhere(ProcessingStage[Task[Any], Task[Any]]):
-    """Tells where it runs."""
+    """Returns the process that it runs in."""
 
     isolated = True
 
@@ -31,7 +31,7 @@ class Elsewhere(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Deadly(ProcessingStage[Task[Any], Task[Any]]):
-    """Does what a task says to the process that it is in."""
+    """Ends its process in the way that a task names."""
 
     isolated = True
 
@@ -41,7 +41,7 @@ class Deadly(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class DeadlyBatches(ProcessingStage[Task[Any], Task[Any]]):
-    """The same, several at once."""
+    """Does the same for several tasks at once."""
 
     isolated = True
     batch_size = 8
@@ -71,7 +71,7 @@ def deadly(data: Any) -> None:
 
 
 class Recording(ProcessingStage[Task[Any], Task[Any]]):
-    """Records everything that a stage can."""
+    """Records everything that a stage can record."""
 
     batch_size = 2
 
@@ -91,7 +91,7 @@ class Recording(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class UnfitError(Exception):
-    """Pickles, and does not unpickle."""
+    """Can be pickled, but not unpickled."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -99,11 +99,11 @@ class UnfitError(Exception):
 
 
 class Unlucky(ProcessingStage[Task[Any], Task[Any]]):
-    """Goes well when it is called for the third time.
+    """Succeeds on the third call.
 
     Args:
-        calls: Where it counts.
-        fail: What it does before.
+        calls: File that counts the calls.
+        fail: Called in earlier calls.
     """
 
     retry_delay_s = 0.0
@@ -124,7 +124,7 @@ def unfit() -> None:
 
 
 class Exiting:
-    """Ends the program of whoever unpickles it, where that is not this process."""
+    """Exits any process that unpickles it, except this one."""
 
     def __reduce__(self):
         return exit_elsewhere, (os.getpid(),)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages in processes of their own: a crash or a hang costs one task, and every process ends."""
+"""Stages in their own processes: a crash or a hang costs one task, and every process ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_kills_it_is_named(data, how, capfd):
     assert "task '1'" in str(raised.value)
     assert raised.value.stage == "Deadly"
     assert [task.data for task in raised.value.result] == ["good"]
-    assert (" in deadly\n" in capfd.readouterr().err) == (data == "segfaults")  # where in the stage's code it crashed
+    assert (" in deadly\n" in capfd.readouterr().err) == (data == "segfaults")  # where the stage crashed
 
 
 def test_only_what_kills_it_is_lost(tmp_path):
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_it(tmp_path, children):
             threading.Event().wait()
 
     def interrupt():
-        begun.open().close()  # waits for the stage to open it, too
+        begun.open().close()  # waits until the stage opens it too
         signal.pthread_kill(main, signal.SIGINT)
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -141,7 +141,7 @@ def test_ctrl_c_ends_it(tmp_path, children):
 
 @pytest.mark.parametrize("hangs", ["threading.Event().wait()", "re.fullmatch(r'(a+)+', 'a' * 40 + 'b')"])
 def test_it_ends_when_its_worker_is_killed(tmp_path, hangs):
-    """Also where C code never lets Python run again, as a regular expression that backtracks."""
+    """This includes C code that never returns to Python, such as a regular expression that backtracks."""
     program = f"""
 import os, re, threading
 from pathlib import Path
@@ -180,7 +180,7 @@ def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
 
         def process(self, task):
             pid = os.fork()
-            if pid == 0:  # it has a copy of everything that is open
+            if pid == 0:  # it has copies of all open files
                 threading.Event().wait()
             (tmp_path / str(pid)).touch()
             os._exit(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages in processes of their own: what does not travel, or is no exception as others are."""
+"""Stages in their own processes: objects that cannot be sent, and unusual exceptions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_exits_while_it_is_read_is_a_failure():
 
 
 def test_what_is_no_exception_is_the_failure_of_its_task(monkeypatch, children):
-    monkeypatch.setattr("curator_core.isolated.process._EXIT_S", 0.3)  # its thread does not end by itself
+    monkeypatch.setattr("curator_core.isolated.process._EXIT_S", 0.3)  # its thread does not end on its own
 
     class Cancelling(ProcessingStage):
         isolated = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages in processes of their own: the same results and reports."""
+"""Stages in their own processes: the same results and reports."""
 
 from __future__ import annotations
 

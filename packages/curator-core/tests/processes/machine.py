@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts, and what the machine has of their runs: processes and files."""
+"""Scripts, and the processes and files of their runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOKY = b"popen_loky"  # in the command of a worker process
 
 
 def processes() -> list[tuple[int, int, int, bytes]]:
-    """All living ones: process, parent, group, and command line."""
+    """Return all live processes: process id, parent, group, and command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -35,22 +35,22 @@ def processes() -> list[tuple[int, int, int, bytes]]:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Its worker processes. (loky's two resource trackers stay as long as it does, for all its users.)"""
+    """Return the worker processes of a driver. (loky's two resource trackers live as long as the driver.)"""
     return [pid for pid, parent, _, command in processes() if parent == driver and LOKY in command]
 
 
 def files_of(driver: int) -> list[Path]:
-    places = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 - where they may be
+    places = ("/dev/shm", tempfile.gettempdir())  # noqa: S108 - possible places
     return [path for place in places for path in Path(place).glob(f"curator-{driver}-*")]
 
 
 class Script:
-    """A script in a process group of its own, as a terminal would start it.
+    """A script in its own process group, as a terminal would start it.
 
     Args:
-        directory: Where to write it.
-        code: What is in it.
-        prefix: A command that runs the command after it.
+        directory: Directory of the script.
+        code: The code of the script.
+        prefix: A command that runs the following command.
     """
 
     def __init__(self, directory: Path, code: str, prefix: Sequence[str] = ()) -> None:
@@ -81,10 +81,10 @@ class Script:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it is left."""
+        """Whether no process or file of the script is left."""
         return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
 
 
 def _heed_ctrl_c() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    """Handle Ctrl-C: a process that a shell starts in the background ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

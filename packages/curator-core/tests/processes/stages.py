@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executors on several processes, and stages for them.
 
-Stages are made inside functions, so that they travel by value: a process that had to import a module of tests would
+Stages are created inside functions, so that they are pickled by value: a process that imports a test module would
 import pytest and hypothesis first.
 """
 
@@ -41,7 +41,7 @@ def numbers(count: int) -> ProcessingStage:
 
 
 def living(journal: Journal, name: str, work: Any = lambda task: task, fails_in: str = "") -> ProcessingStage:
-    """A stage that writes down its life."""
+    """Return a stage that records its lifecycle."""
 
     class Living(ProcessingStage):
         def note(self, event):
@@ -62,13 +62,13 @@ def living(journal: Journal, name: str, work: Any = lambda task: task, fails_in:
 
 
 def meeting(directory: Path) -> ProcessingStage:
-    """A stage whose tasks 0 and 1 wait for each other: they get on only in two processes at once."""
+    """Return a stage whose tasks 0 and 1 wait for each other: they continue only in two concurrent processes."""
     os.mkfifo(directory / "meeting")
     where = str(directory / "meeting")
 
     def meet(task):
         if task.data in (0, 1):
-            signal.alarm(DEADLINE_S)  # the process dies of it
+            signal.alarm(DEADLINE_S)  # kills the process
             Path(where).open("rb" if task.data else "wb").close()
             signal.alarm(0)
         return Task(data=(task.data, os.getpid()))
@@ -77,7 +77,7 @@ def meeting(directory: Path) -> ProcessingStage:
 
 
 def deadly(how: str) -> Callable[[], object]:
-    """What ends the process that calls it."""
+    """Return a function that ends the process that calls it."""
     return {
         "exit": lambda: os._exit(3),
         "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -86,7 +86,7 @@ def deadly(how: str) -> Callable[[], object]:
 
 
 def dies_once(mark: Path) -> Any:
-    """A function for a stage that takes its process along at the first task 7."""
+    """Return a function for a stage that exits its process at the first task 7."""
 
     def work(task):
         if task.data == 7 and not mark.exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that die: the run goes on without what killed them, or says what it was."""
+"""Processes that die: the run continues without the task that killed them, or names it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
 
 
 def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
-    """Here while its source still emits tasks."""
+    """The process dies while its source still emits tasks."""
     count = 3000
     work = stage(dies_once(tmp_path / "mark"), name="work", batch_size=2)
     result = Pipeline("p", [numbers(count), work]).run(TWO)
@@ -78,14 +78,14 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
 
 
 def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
-    """The second one comes while most of what is to be done again has not been read again."""
+    """The second death happens before most of the repeated source tasks are read again."""
     first, second = tmp_path / "first", tmp_path / "second"
 
     class Dies(ProcessingStage):
         isolated = False
 
         def setup(self, worker_metadata):
-            self.is_after_the_first = worker_metadata.worker_id in ("local-2", "local-3")  # of two there were before
+            self.is_after_the_first = worker_metadata.worker_id in ("local-2", "local-3")  # not the first two
 
         def process(self, task):
             if task.data == 2000 and not first.exists():
@@ -102,7 +102,7 @@ def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
 
 
 def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
-    """What it had written of its answer, if anything, must not look like the beginning of one that is to come."""
+    """A partial answer of the dead worker must not look like the beginning of a complete one."""
     first = tmp_path / "first"
 
     def work(task):
@@ -111,7 +111,7 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
         from multiprocessing.connection import Connection
 
         def send_half(connection, data):
-            if len(data) > 4:  # that is the length, which goes ahead of long ones
+            if len(data) > 4:  # shorter data is the length, which precedes long data
                 if len(data) > select.PIPE_BUF:
                     os.write(connection.fileno(), data[: len(data) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
 
 
 def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
-    """A task is at work when another worker dies, and raises after that: it must not be taken for done."""
+    """A task is in flight when another worker dies, and raises after that: it must not count as finished."""
     noticed, wind_up = tmp_path / "noticed", Flow._wind_up
 
     def wind_up_and_say_so(flow):
@@ -155,13 +155,13 @@ def test_initial_tasks_go_on_in_stages_with_processes_of_their_own_and_count_as_
     result = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
     assert (len(result), result.accounting.restarts) == (20, 1)
     parents = dict(task.data for task in result)
-    assert os.getpid() != parents[7]  # it is that of a worker, and not of the driver
+    assert os.getpid() != parents[7]  # the parent is a worker, not the driver
     again = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
     assert len(again.accounting.resumed) == 20
 
 
 def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path):
-    """Here after its source has emitted all of its tasks."""
+    """The process dies after its source has emitted all of its tasks."""
     end = deadly("crash")
 
     def work(task):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fails in a process: it is raised here, and every process is torn down."""
+"""Failures in a process: they are raised here, and every process is torn down."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_stage_that_raises_keyboard_interrupt_is_no_ctrl_c(isolated):
 
 
 class Explosive:
-    """Ends the process that unpickles it, in the way it is told."""
+    """Ends the process that unpickles it, in a given way."""
 
     def __init__(self, way):
         self.way = way

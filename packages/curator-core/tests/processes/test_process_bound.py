@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts keep in globals, and belongs to their process: found anew in a worker, or refused by its name."""
+"""Globals of scripts that belong to their process: looked up anew in a worker, or rejected by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK = threading.Lock()
 
 
 def run_script(directory: Any, code: str, executor: str) -> list[str]:
-    """What a script prints, of which the executor is the argument."""
+    """Run a script with the executor as its argument; return the lines that it prints."""
     (directory / "script.py").write_text(textwrap.dedent(code))
     command = [sys.executable, str(directory / "script.py"), executor]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LocalExecutor on several processes gives what it gives in this one, and says who did it."""
+"""LocalExecutor on several processes has the same results as in this one, and reports which worker did what."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_outputs_ids_and_counts_are_those_of_one_worker():
     assert {report.bundle_id.split("-")[0] for report in recorder.of("sieve")} == {"2"}
 
 
-# An example takes a second, and is not worth being made smaller.
+# An example takes a second, and is not worth shrinking.
 @settings(max_examples=settings.default.max_examples // 5, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     pipelines(most=4, num_workers=st.sampled_from([None, 1]), fusible=st.sampled_from([None, False])),
@@ -79,7 +79,7 @@ class Watched(NamedTuple):
     """A run of two stages, the first in both processes and the second in one."""
 
     result: RunResult
-    threads: set[int]  # in which reports came
+    threads: set[int]  # that received reports
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_a_source_runs_only_so_far_ahead(monkeypatch):
 
     result = Pipeline("p", [Source(), stage(lambda task: task, name="slow")]).run(TWO, observers=[watch])
     assert len(result) == 2000
-    # What waits (8 for each process), and the window: two bundles of 8 for each.
+    # Waiting tasks (8 per process), and the window: two bundles of 8 per process.
     assert max(ahead) <= 2 * 8 + 2 * 2 * 8
 
 
@@ -230,6 +230,6 @@ def test_a_source_that_fails_half_way_ends_the_run_in_good_order(tmp_path):
     assert ("source", "closed") in events
     result = Pipeline("p", stages).run(
         TWO, on_error="skip", max_failures=math.inf
-    )  # with the executor of the run that failed
+    )  # with the executor of the failed run
     assert [task.data for task in result] == [1]
     assert (result.stages[0].tasks_failed, result.stages[0].tasks_out) == (1, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts that run a pipeline on several processes: nothing outlives them, however they end."""
+"""Scripts that run a pipeline on several processes: no process outlives them, however they end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import DEADLINE_S, NEVER_S, wait_until
 from curator_core import ExecutorError, Pipeline, ProcessingStage
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
-from .stages import TWO  # noqa: TID252 - as above
+from .stages import TWO  # noqa: TID252 - no import can write this directory's name
 
 pytest.importorskip("loky")
 
@@ -69,7 +69,7 @@ INTERRUPTED = """
 
     class Work(ProcessingStage):
         def setup(self, worker_metadata):
-            os.write(1, b"ready\\n")  # whole: two processes write here
+            os.write(1, b"ready\\n")  # one write: two processes write here
 
         def process(self, task):
             {work}
@@ -169,7 +169,7 @@ from curator_core import LocalExecutor, Pipeline, Task, processing_stage
 
 @processing_stage()
 def talk(task):
-    print(task.data)  # to whatever there is
+    print(task.data)  # to any stream
     return task
 
 result = Pipeline("p", [talk]).run(LocalExecutor(workers=2), [Task(data=number) for number in range(4)])
@@ -200,7 +200,7 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch):
 
 
 def with_shared_memory(options):
-    """A command before another one, which then has a /dev/shm of its own, as a container has."""
+    """Return a command prefix that gives a command its own /dev/shm, like a container."""
     shell = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", shell, "sh"]
 
@@ -210,7 +210,7 @@ def _own_shared_memory():
     try:
         subprocess.run([*with_shared_memory("size=4k"), "true"], capture_output=True, check=True, timeout=DEADLINE_S)
     except (OSError, subprocess.CalledProcessError) as exc:
-        pytest.skip(f"nothing can be mounted here: {getattr(exc, 'stderr', exc)!r}")
+        pytest.skip(f"cannot mount a file system: {getattr(exc, 'stderr', exc)!r}")
 
 
 @pytest.mark.usefixtures("_own_shared_memory")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many processes there are to be, and what that needs."""
+"""The number of processes, and its requirements."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_process_that_cannot_be_started_is_an_error_of_the_setting(monkeypatch
 def test_one_worker_needs_neither_loky_nor_a_process():
     code = """
         import sys
-        before = {*sys.modules}  # where coverage is measured, some are there from the start
+        before = {*sys.modules}  # with coverage, some are already loaded
         from curator_core import LocalExecutor, Pipeline, Task, processing_stage
         LocalExecutor(workers=2)
         stage = processing_stage(name="same")(lambda task: task)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts that a scheduler stops, with a signal to one process or to all: each ends in good order, and in time."""
+"""Scripts that a scheduler stops, with a signal to one process or to all: each ends gracefully and in time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ STOPPED = """
 
         def process(self, task):
             if {hangs} and task.data > 3:
-                os.write(1, b"hangs\\n")  # whole: several processes write here
-                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # hours, which nothing interrupts
+                os.write(1, b"hangs\\n")  # one write: several processes write here
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # takes hours, and cannot be interrupted
             return task
 
         def teardown(self):
@@ -148,7 +148,7 @@ ENDLESS = """
 def test_a_generator_on_a_worker_stops_between_two_outputs(
     script: Callable[[str], Script], tmp_path: Path, stages: str, settings: str
 ) -> None:
-    # A last stage names all the files of its input at once, where there is a checkpoint: it is read to its end.
+    # With a checkpoint, a last stage is read to its end, because it names all files of its input at once.
     checkpoint = None if stages.endswith("Split()") else str(tmp_path / "progress")
     running = script(ENDLESS.format(stages=stages, settings=settings, checkpoint=checkpoint, grace=NEVER_S))
     wait_until(lambda: running.line() == "splits")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels between processes: whole, in bundles that are not too large, and if not, whose fault that is."""
+"""Transport between processes: data is intact, bundles have limits, and errors name their origin."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def payloads() -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """As something that compares."""
+    """Return the value in a form that can be compared."""
     if isinstance(value, dict):
         return {key: [plain(one) for one in each] for key, each in value.items()}
     return (value.tolist(), value.flags.writeable) if hasattr(value, "tolist") else value
@@ -58,7 +58,7 @@ def test_large_data_arrive_whole():
 
 
 def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
-    """Half a message, of a process that is killed, would be waited for without an end."""
+    """The driver would wait forever for the rest of a message of a process that is killed."""
     sent = []
 
     def call_and_measure(hand, function, *arguments):
@@ -205,7 +205,7 @@ def test_a_retried_attempt_is_not_taken_for_the_failure():
                 raise ValueError("not yet")
             return task
 
-    # One bundle, since the next group wants both tasks: the retry comes after what cannot be sent.
+    # One bundle, because the next group needs both tasks: the retry follows the output that cannot be sent.
     with pytest.raises(ContractError, match="an output cannot be sent"):
         Pipeline("p", [Late().with_(batch_size=1), stage(lambda task: task, batch_size=2)]).run(TWO, tasks(0, 1))
 
@@ -225,7 +225,7 @@ def test_an_initial_task_that_does_not_pickle_is_the_callers_fault():
 
 
 class OneWay:
-    """Pickles, and does not unpickle."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return int, ("no number",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of delivery share: a receiver that is not ours, one that can fail, and a run to send."""
+"""Shared fixtures of delivery tests: a third-party receiver, one that can fail, and a run to send."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 class Sink(HttpSink):
-    """oteltest's receiver, which keeps the whole protobuf, on a free port.
+    """oteltest's receiver on a free port, keeping the complete protobuf.
 
     Args:
-        tls: What its end of a connection is wrapped in; None for plain HTTP.
+        tls: TLS context of its connections; None for plain HTTP.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -51,7 +51,7 @@ class Sink(HttpSink):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "httpd" and value is not None:  # it listens, and is about to serve
+        if name == "httpd" and value is not None:  # it is listening and about to serve
             if self.tls is not None:
                 value.socket = self.tls.wrap_socket(value.socket, server_side=True)
             value.RequestHandlerClass.log_message = lambda *_: None
@@ -80,7 +80,7 @@ class Sink(HttpSink):
 
     @property
     def spans(self) -> list[Span]:
-        """In the order in which they arrived."""
+        """All spans, in the order in which they arrived."""
         resources = [resource for request in self.traces for resource in request.pbreq.resource_spans]
         return [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
 
@@ -93,18 +93,18 @@ class Sink(HttpSink):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Those that arrived last, by name."""
+        """The metrics that arrived last, by name."""
         resources = [resource for request in self.measured for resource in request.pbreq.resource_metrics]
         return {metric.name: metric for r in resources for scope in r.scope_metrics for metric in scope.metrics}
 
     @staticmethod
     def attributes_of(message: Any) -> dict[str, Any]:
-        """Those of a span, an event, a resource or a point, each from the field that holds it."""
+        """Return the attributes of a span, an event, a resource, or a point, each from its typed field."""
         return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in message.attributes}
 
 
 def _unpacked(data: bytes, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-    """A request, with the names of its headers in lower case."""
+    """Decompress a request, and convert the names of its headers to lower case."""
     lower = {name.lower(): value for name, value in headers.items()}
     return gzip.decompress(data) if lower.get("content-encoding") == "gzip" else data, lower
 
@@ -135,7 +135,7 @@ def sink() -> Iterator[Sink]:
 
 
 class Answer(NamedTuple):
-    """What a request gets: a status, or the end of its connection, at once or after an event."""
+    """The response to a request: a status, or a closed connection, immediately or after an event."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -144,16 +144,16 @@ class Answer(NamedTuple):
 
 
 class Faulty(ThreadingHTTPServer):
-    """Answers requests with spans by its list of answers, and those with metrics always in one way.
+    """Responds to requests with spans according to a list, and to requests with metrics always in the same way.
 
     Args:
-        sink: Keeps what was answered with 200.
-        answers: What the first requests with spans get.
-        forever: What all later ones get; None for 200.
-        metrics: What those with metrics get; None for 200.
+        sink: Keeps requests with response 200.
+        answers: Responses to the first requests with spans.
+        forever: Response to all later requests with spans; None for 200.
+        metrics: Response to requests with metrics; None for 200.
 
     Attributes:
-        tries: How often each request with spans came, by its content.
+        tries: How often each request with spans arrived, by its content.
     """
 
     daemon_threads = True
@@ -166,7 +166,7 @@ class Faulty(ThreadingHTTPServer):
         self.metrics = metrics or Answer()
         self.tries: Counter[bytes] = Counter()
         super().__init__(("127.0.0.1", 0), _FaultyHandler, bind_and_activate=False)
-        self.server_bind()  # until it is activated, whoever connects is refused
+        self.server_bind()  # until it is activated, connections are refused
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 
     @property
@@ -174,7 +174,7 @@ class Faulty(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def open(self) -> None:
-        """Let connections in."""
+        """Accept connections."""
         self.server_activate()
         self.thread.start()
 
@@ -231,11 +231,11 @@ def make_faulty(sink: Sink) -> Iterator[Callable[..., Faulty]]:
 
 
 class Complaints(logging.Handler):
-    """What an exporter says about its tries.
+    """Handles what an exporter logs about its attempts.
 
     Attributes:
-        first: Set when it has said something.
-        then: Called at that moment.
+        first: Set at the first record.
+        then: Called at the first record.
     """
 
     def __init__(self) -> None:
@@ -251,7 +251,7 @@ class Complaints(logging.Handler):
 
 @pytest.fixture
 def complaints(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Complaints]:
-    """Exporters send at once, and what they complain of is heard."""
+    """Let exporters send immediately, and handle what they log."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     heard, delivery = Complaints(), logging.getLogger("curator_otel.delivery")
     with caplog.at_level(logging.DEBUG, delivery.name):
@@ -264,7 +264,7 @@ def complaints(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 
 
 class Split(ProcessingStage[Any, Any]):
-    """Makes four numbers of each."""
+    """Fans each task out to four numbers."""
 
     name = "split"
 
@@ -273,7 +273,7 @@ class Split(ProcessingStage[Any, Any]):
 
 
 class Sieve(ProcessingStage[Any, Any]):
-    """Drops 1, raises at 3, and records a metric of each type."""
+    """Drops 1, raises on 3, and records a metric of each type."""
 
     name = "sieve"
 
@@ -286,7 +286,7 @@ class Sieve(ProcessingStage[Any, Any]):
 
 
 class Pair(ProcessingStage[Any, Any]):
-    """Two numbers a batch."""
+    """Processes batches of two numbers."""
 
     name = "pair"
     batch_size = 2
@@ -296,24 +296,24 @@ class Pair(ProcessingStage[Any, Any]):
 
 
 class Sent(NamedTuple):
-    """A run, and what the SDK was given of it."""
+    """A run, and the spans that the SDK received."""
 
     result: RunResult
     kept: InMemorySpanExporter
 
     @property
     def ended(self) -> int:
-        """Spans that ended, by a count that is not ours."""
+        """The number of spans that ended, counted by the SDK."""
         return len(self.kept.get_finished_spans())
 
 
 def patient(**settings: Any) -> Telemetry:
-    """Set the SDK up; its end waits as long as a busy machine may take."""
+    """Set up the SDK with a shutdown timeout that is long enough for a busy machine."""
     return configure(set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
 
 
 def send_run(telemetry: Telemetry, **settings: Any) -> Sent:
-    """Split, sieve and pair two numbers, two of the eight fail and two are dropped; what is sent is kept as well."""
+    """Run two numbers through the stages: two of eight fail, two are dropped. Keep a copy of the spans."""
     provider: Any = telemetry.tracer_provider
     kept = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -332,7 +332,7 @@ def send() -> Callable[..., Sent]:
 
 @pytest.fixture(scope="session")
 def received() -> tuple[Sink, RunResult]:
-    """The receiver of a run, which has been stopped, and the run."""
+    """The stopped receiver of a run, and the run."""
     with receiving() as sink, patient(endpoint=sink.url) as telemetry:
         sent = send_run(telemetry)
         telemetry.shutdown()

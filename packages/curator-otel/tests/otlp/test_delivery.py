@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receivers that fail for a while, or for good: the run does not notice, and losses are counted and reported once."""
+"""Receivers that fail temporarily or permanently: the run is unaffected, and losses are counted and reported once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from curator_otel.delivery import WatchedExporter
 
 heeds_retry_after = pytest.mark.skipif(
     tuple(map(int, version("opentelemetry-exporter-otlp-proto-http").split(".")[:2])) < (1, 45),
-    reason="OpenTelemetry's exporter heeds Retry-After, and retries on 429, from 1.45 on",
+    reason="OpenTelemetry's exporter supports Retry-After, and retries on 429, since 1.45",
 )
 
 
 def reports(caplog):
-    """What was logged about data that did not arrive."""
+    """Return what was logged about data that did not arrive."""
     return [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
 
 
@@ -38,7 +38,7 @@ def test_burst_loses_nothing(sink, make_faulty, answer):
     go_on = threading.Event()
     with patient(make_faulty(answer(after=go_on))) as telemetry:
         tracer = telemetry.tracer_provider.get_tracer("application")
-        for _ in range(4000):  # the SDK's own queue takes 2,048
+        for _ in range(4000):  # the SDK's queue has room for 2,048
             tracer.start_span("s").end()
         go_on.set()
     assert telemetry.dropped == 0
@@ -49,7 +49,7 @@ def test_burst_loses_nothing(sink, make_faulty, answer):
 @pytest.mark.parametrize("status", [429, 503])
 def test_busy_receiver_gets_everything_when_it_says(sink, make_faulty, answer, send, caplog, status):
     busy = answer(status, (("Retry-After", "0"),))
-    # Its own back-off, 1 + 2 + 4 + 8 seconds, would be longer than the ten seconds that it goes on trying for.
+    # The exporter's own back-off, 1 + 2 + 4 + 8 seconds, would exceed the ten seconds after which it gives up.
     server = make_faulty(busy, busy, busy, busy)
     telemetry = patient(server)
     sent = send(telemetry)
@@ -83,7 +83,7 @@ def test_receiver_that_starts_late_gets_everything(sink, make_faulty, send, comp
 
 
 def test_slow_receiver_does_not_hold_the_run_up(sink, make_faulty, answer, send, monkeypatch):
-    """The run is over before its first span has been taken."""
+    """The run is over before the receiver accepts its first span."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     go_on = threading.Event()
     server = make_faulty(answer(after=go_on))
@@ -137,7 +137,7 @@ def test_receiver_of_traces_only_refuses_metrics_unless_they_are_turned_off(
 
 
 def lose(endpoint, send, caplog, heard=None):
-    """Run with a receiver that takes nothing; return the one line that is logged about it."""
+    """Run with a receiver that accepts nothing; return the one line that is logged about it."""
     with caplog.at_level(logging.INFO):
         telemetry = configure(endpoint=endpoint, set_global=False, shutdown_timeout_s=0.2)
         sent = send(telemetry)
@@ -156,7 +156,7 @@ def lose(endpoint, send, caplog, heard=None):
 
 def test_endpoint_that_is_down_is_reported_once(send, complaints, caplog):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens
+        taken.bind(("127.0.0.1", 0))  # no process listens
         assert "refused" in lose(f"http://127.0.0.1:{taken.getsockname()[1]}", send, caplog, complaints.first)
 
 
@@ -194,14 +194,14 @@ def test_address_that_does_not_exist_is_reported_once(send, complaints, caplog):
 def test_endpoint_that_refuses_is_reported_once_and_not_asked_forever(
     make_faulty, answer, send, complaints, caplog, monkeypatch, fault
 ):
-    # Left to itself, the exporter would try for half a minute, when the SDK stops it: five times and more.
+    # By default, the exporter would retry for half a minute after the SDK stops it: five times or more.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     server = make_faulty(forever=answer(**fault))
     before = set(threading.enumerate())
     lose(server.url, send, caplog, complaints.first)
     wait_until(lambda: not [new for new in threading.enumerate() if new.name.startswith("Otel") and new not in before])
     assert server.tries
-    requests_a_try = 1 + fault.get("closes", False)  # a connection that breaks is made again at once
+    requests_a_try = 1 + fault.get("closes", False)  # a broken connection is reopened immediately
     assert max(server.tries.values()) < 5 * requests_a_try
 
 
@@ -264,7 +264,7 @@ def test_logs_of_other_exporters_of_the_application_are_let_through(make_faulty,
 
 
 def test_seeded_sequence_of_the_user_is_not_disturbed(sink, send):
-    """Neither by ids, nor exemplars, nor the back-off that the exporter draws for each request in its own thread."""
+    """Ids, exemplars, and the back-off that the exporter draws per request in its own thread do not affect it."""
     random.seed(3)
     expected = [random.random() for _ in range(3)]
     with patient(sink) as telemetry:

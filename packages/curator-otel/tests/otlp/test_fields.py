@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spans of a run as a receiver gets them: every field of the protobuf that says something."""
+"""The spans of a run at a receiver: every relevant field of the protobuf."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_links_lead_to_the_batches_that_made_the_inputs(received):
                 assert source.name in sources
                 assert source.end_time_unix_nano <= batch.end_time_unix_nano
                 linked[name] += 1
-    assert linked == {"process_batch sieve": 8, "process_batch pair": 4}  # one a batch, and two
+    assert linked == {"process_batch sieve": 8, "process_batch pair": 4}  # one per batch, and two per batch
 
 
 def test_times_are_nanoseconds_and_children_lie_within_their_parents(received):
@@ -255,7 +255,7 @@ def test_run_that_ends_early_is_marked_with_its_error_and_stage(sink):
 
 
 def resources_of(sink):
-    """Of spans and of metrics, since both have to name the same service."""
+    """Return the resources of spans and of metrics, because both must name the same service."""
     spans = [resource.resource for request in sink.traces for resource in request.pbreq.resource_spans]
     metrics = [resource.resource for request in sink.measured for resource in request.pbreq.resource_metrics]
     assert spans

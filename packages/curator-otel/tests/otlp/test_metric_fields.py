@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of a run as a receiver gets them: every field of the protobuf that says something."""
+"""The metrics of a run at a receiver: every relevant field of the protobuf."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenTelemetry's standard variables, by what arrives at a receiver."""
+"""OpenTelemetry's standard variables, checked at a receiver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTLP = "OTEL_EXPORTER_OTLP_"
 
 @pytest.fixture
 def environ(monkeypatch):
-    """Set variables of the exporters, named without the prefix that all of them have."""
+    """A function that sets variables of the exporters, named without their common prefix."""
 
     def put(**variables):
         for name, value in variables.items():
@@ -29,7 +29,7 @@ def environ(monkeypatch):
 
 
 def send_by_environment(send, **settings):
-    """Send a run to where the variables say; everything arrives."""
+    """Send a run to the destination in the variables, and check that everything arrives."""
     with configure(set_global=False, shutdown_timeout_s=DEADLINE_S, **settings) as telemetry:
         sent = send(telemetry)
         assert telemetry.flush(DEADLINE_S)
@@ -110,7 +110,7 @@ def test_timeout_ends_the_wait_for_a_receiver(send, environ, monkeypatch):
         sent = send(telemetry)
         assert not telemetry.shutdown()
     assert len(timeouts) >= 2  # spans and metrics
-    assert 0 < max(timeouts) < 1  # ten seconds, left to itself
+    assert 0 < max(timeouts) < 1  # the default is ten seconds
     assert telemetry.dropped == sent.ended
 
 
@@ -124,7 +124,7 @@ def authority():
 
 @pytest.fixture
 def trusted(authority, tmp_path):
-    """The file of the authority's certificate."""
+    """The file with the certificate of the authority."""
     path = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(path)
     return path
@@ -132,7 +132,7 @@ def trusted(authority, tmp_path):
 
 @pytest.fixture
 def tls(authority):
-    """The receiver's end of a connection."""
+    """The TLS context of the receiver."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return context
@@ -201,7 +201,7 @@ def test_size_of_a_request_is_limited(sink, send, monkeypatch):
 
 
 def test_short_queue_drops_and_counts(sink, make_faulty, answer, monkeypatch):
-    """The receiver holds the first request until the queue has overflowed."""
+    """The receiver delays the first request until the queue has overflowed."""
     go_on = threading.Event()
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of timelines share: a viewer, and what to draw."""
+"""Shared fixtures of timeline tests: a viewer, and data to draw."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T0 = 1_700_000_000 * SECOND
 
 
 class Viewer:
-    """Reads a timeline as the viewers do, and refuses what they would drop.
+    """Reads a timeline like real viewers, and rejects what they would drop.
 
     Attributes:
-        events: All of them.
-        slices: The complete ones, with ``start`` and ``end`` in nanoseconds, and names for their process and thread.
-        links: Of each link the slices at its two ends.
+        events: All events.
+        slices: Complete events, with ``start`` and ``end`` in nanoseconds, and the names of their process and thread.
+        links: For each link, the slices at its two ends.
     """
 
     def __init__(self, path):
         raw = path.read_bytes()
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-        document = json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
+        document = json.loads(text, parse_constant=pytest.fail)  # NaN is not JSON
         self.about = document["otherData"]
         self.events = document["traceEvents"]
         for event in self.events:
@@ -51,7 +51,7 @@ class Viewer:
         return {event[number]: event["args"]["name"] for event in self.events if event["name"] == kind}
 
     def _look(self):
-        """Go through events as trace processors do: by time, with a stack of open slices for each track."""
+        """Process events like trace processors: by time, with a stack of open slices for each track."""
         assert len({(event["pid"], event["tid"]) for event in self.events}) == len({e["tid"] for e in self.events})
         self.slices, self.marks, ends = [], [], defaultdict(dict)
         stacks: dict[int, list[Any]] = defaultdict(list)
@@ -64,7 +64,7 @@ class Viewer:
                 event["end"] = event["start"] + int(event["dur"] * 1000)
                 while stack and stack[-1]["end"] <= event["start"]:
                     stack.pop()
-                assert not stack or event["end"] <= stack[-1]["end"], "it would be dropped"
+                assert not stack or event["end"] <= stack[-1]["end"], "a viewer would drop this slice"
                 event["depth"] = len(stack)
                 stack.append(event)
                 self.slices.append(event)
@@ -82,7 +82,7 @@ class Viewer:
         return [event for event in self.slices if event["cat"] == category]
 
     def seconds(self, category="batch"):
-        """The total length of the slices of each name."""
+        """Return the total length of slices by name."""
         total: Counter[str] = Counter()
         for event in self.of(category):
             total[event["name"]] += event["end"] - event["start"]
@@ -94,7 +94,7 @@ class Viewer:
 
 @pytest.fixture
 def draw(tmp_path):
-    """Draw a source, and read the result as a viewer does."""
+    """A function that draws a source, and reads the result like a viewer."""
 
     def draw(source, name="timeline.json"):
         drawn = to_perfetto(source, tmp_path / name)
@@ -110,7 +110,7 @@ def draw(tmp_path):
 
 @pytest.fixture
 def perf():
-    """Make the statistics of a batch that says when it began."""
+    """A function that creates the statistics of a batch with its start time."""
 
     def make(stage="s", start=0.0, took=1.0, batch="0/0", **fields):
         start_ns = T0 + round(start * SECOND)
@@ -121,7 +121,7 @@ def perf():
 
 @pytest.fixture
 def file_of(tmp_path):
-    """Write spans into a trace file."""
+    """A function that writes spans to a trace file."""
 
     def write(*spans):
         path = tmp_path / "of-spans.json"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that timelines are drawn from and written to."""
+"""Input and output files of timelines."""
 
 from __future__ import annotations
 

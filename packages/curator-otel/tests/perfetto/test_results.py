@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timelines of results: they show the batches that the tasks' statistics tell of."""
+"""Timelines of results: they show the batches in the statistics of the tasks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_slice_shows_what_its_batch_knows(draw, finished, perf):
 
 
 def test_slices_that_overlap_have_a_line_each(draw, finished, perf):
-    """A source is at work, on and off, from its first task to its last, while others work."""
+    """A source works intermittently from its first task to its last, while other stages work."""
     stats = [
         ("short", 0, 0.5),
         ("source", 0, 4),
@@ -99,7 +99,7 @@ def test_slices_that_overlap_have_a_line_each(draw, finished, perf):
 
 
 def test_slices_that_touch_share_a_line_to_the_nanosecond(draw, finished):
-    """For 52 days, at times that no float of microseconds can say."""
+    """This works for 52 days, at times that a float of microseconds cannot represent."""
     chance = random.Random(5)
     stats = []
     for start in (0, *sorted(chance.randrange(2**52) for _ in range(200))):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timelines of traces: they show what the observer saw."""
+"""Timelines of traces: they show what the observer recorded."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_batches_without_a_span_are_counted(draw, traced, script):
 
 @pytest.mark.parametrize("step", [1, -1])
 def test_all_batches_of_a_full_trace_are_drawn_once(draw, traced, file_of, script, step, spans_of):
-    """They are in traces of their own; those of the sample are in the run's as well."""
+    """All batches are in separate traces; those of the sample are also in the trace of the run."""
     reports = [script.batch(0, number, at=number, took=0.5, parents=()) for number in range(60)]
     later = [script.batch(1, number, at=number + 0.5, took=0.5, parents=(f"0/{number}",)) for number in range(60)]
     pairs = [report for pair in zip(reports, later, strict=True) for report in pair]

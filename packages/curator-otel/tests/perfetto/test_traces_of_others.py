@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timelines of traces that others had a hand in, and of those that are not whole."""
+"""Timelines of traces with third-party spans, and of incomplete traces."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs pipelines that ask for GPUs on real Xenna over simulated ones; prints what each worker saw, as JSON.
+"""Runs pipelines that ask for GPUs on the real Xenna with simulated GPUs; prints what each worker saw, as JSON.
 
-It is given a directory for its workers' marks.
+Its argument is a directory for the marks of workers.
 """
 
 import json
@@ -17,7 +17,7 @@ from curator_xenna import XennaExecutor
 
 
 class Report(ProcessingStage):
-    """Adds what its worker sees to the task; waits until all the workers of the stage are there."""
+    """Adds what its worker sees to the task; waits until all workers of the stage have started."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -52,7 +52,7 @@ def stage(name, workers=1, options=None, **resources):
 
 DIRECTORY = sys.argv[1]
 CASES = {
-    # Eight GPUs for all, so the four halves can only be placed two by two.
+    # Eight GPUs in total, so the four halves can only be placed in pairs.
     "all": [
         stage("cpu"),
         stage("half", 2, gpus=0.5),

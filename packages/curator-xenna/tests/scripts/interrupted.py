@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that would take for ever; makes the file it is given once the first batch has been reported."""
+"""An endless run; creates the file in its argument once the first batch has been reported."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ class Quick(ProcessingStage):
 
 
 class Forever(Quick):
-    fusible = False  # else nothing would be reported before it is done
+    fusible = False  # otherwise nothing would be reported before the end
 
     def process(self, task):
         threading.Event().wait()
@@ -33,6 +33,6 @@ class Announce(RunObserver):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore it
     tasks = [Task(data=number) for number in range(6)]
     Pipeline("forever", [Quick(), Forever()]).run(XennaExecutor(), tasks, [Announce(sys.argv[1])], shutdown_grace_s=100)

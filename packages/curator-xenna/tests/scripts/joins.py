@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the Ray at RAY_ADDRESS, if any, runs, and says what it left behind, as JSON."""
+"""Joins the Ray at RAY_ADDRESS, if any, runs, and prints what it left behind, as JSON."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def main():
     said = {"size": len(Pipeline("joined", [Same()]).run(executor, [Task(data=n) for n in range(5)]))}
     try:
         Pipeline("too large", [Same().with_(resources=Resources(cpus=2))]).run(XennaExecutor(), [Task(data=0)])
-    except ResourcesError as error:  # of two CPUs, 95 % are planned with, rounded down
+    except ResourcesError as error:  # 95% of two CPUs, rounded down, are used
         said["planned_with"] = error.expected.splitlines()[-1].strip()
     import ray
 

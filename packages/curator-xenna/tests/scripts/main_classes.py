@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's script: its task, stage and exception classes are those of ``__main__``."""
+"""A user's script with task, stage, and exception classes in ``__main__``."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from curator_xenna import XennaExecutor
 
 lock = threading.Lock()
 connection = sqlite3.connect(":memory:")
-logger.add(open(os.devnull, "w"))  # noqa: PTH123, SIM115 - as scripts do
+logger.add(open(os.devnull, "w"))  # noqa: PTH123, SIM115 - as in scripts
 
 
 @dataclass

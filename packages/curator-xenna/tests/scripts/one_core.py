@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs stages that ask for a CPU each on one core, all in one worker and each in its own; prints what came of it.
+"""Runs stages that ask for a CPU each on one core, in one worker and in separate workers; prints the results.
 
-The second run needs more CPUs than the Ray of the first one declares: this process has two, one after the other.
+The second run needs more CPUs than the Ray of the first run declares, so this process starts a second Ray.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
     os.environ.pop(name, None)
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before anything counts them
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before any code counts them
 
 import ray  # noqa: E402
 
@@ -29,7 +29,7 @@ class AddOne(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Groups(RunObserver):
-    """Which stages have shared a worker."""
+    """Records which stages share a worker."""
 
     def __init__(self) -> None:
         self.stages: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def run(executor: XennaExecutor, **settings: Any) -> dict[str, Any]:
 
 
 def asks_for_no_token() -> bool:
-    """Whether a Ray without tokens can be joined now."""
+    """Whether a Ray without tokens can be joined afterward."""
     from ray import _raylet
 
     return _raylet.get_authentication_mode() == _raylet.AuthenticationMode.DISABLED

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated hardware: NVML as on a machine with the GPUs that FAKE_GPUS names.
+"""Simulated hardware: NVML as on a machine with the GPUs in FAKE_GPUS.
 
-Only the hardware is simulated. Put on PYTHONPATH it makes the real Xenna, on a real Ray, plan for these
-GPUs, start its workers and set their CUDA_VISIBLE_DEVICES.
+Only the hardware is simulated. With this module on PYTHONPATH, the real Xenna on a real Ray plans for these GPUs,
+starts its workers, and sets their CUDA_VISIBLE_DEVICES.
 """
 
 import os

@@ -9,17 +9,17 @@ from ray.cluster_utils import Cluster
 
 from curator_xenna.cluster import _NEEDED_BY_XENNA
 
-CPUS = 2  # of each
+CPUS = 2  # per node
 
 
 @contextmanager
 def two_raylets():
-    """The cluster, and its second node; this process is on the first one."""
+    """Yield the cluster and its second node; this process is on the first one."""
     os.environ.update(_NEEDED_BY_XENNA)
-    head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": 0}  # Xenna asks the dashboard
+    head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": 0}  # Xenna queries the dashboard
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        ray.init(address=cluster.address, log_to_driver=False)  # while there is only this node for the driver to be on
+        ray.init(address=cluster.address, log_to_driver=False)  # before the second node, so that the driver is here
         yield cluster, cluster.add_node(num_cpus=CPUS)
     finally:
         ray.shutdown()

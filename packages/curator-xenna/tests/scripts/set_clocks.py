@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A case of two_nodes.py: a run on two raylets, of which one has its workers' clock set back.
+"""A case of two_nodes.py: a run on two raylets, with the clock of the workers on one of them set back.
 
-Only the clock is simulated: it is set back in the workers of the node on which the driver is not.
+Only the clock is simulated: it is set back in the workers on the node without the driver.
 """
 
 import os
@@ -17,13 +17,13 @@ from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 
 SOURCES = 100
-WORKERS = 2  # of each stage
+WORKERS = 2  # per stage
 
 
 class Here(ProcessingStage):
-    """Adds where it ran."""
+    """Adds its node."""
 
-    resources = Resources(cpus=0.4)  # all four workers do not fit on one node: both have some
+    resources = Resources(cpus=0.4)  # the four workers do not fit on one node: each node has some
     fusible = False
 
     def __init__(self, home, behind, marks):
@@ -36,7 +36,7 @@ class Here(ProcessingStage):
             time.time_ns = lambda: right() - self.behind
 
     def process(self, task):
-        # Fast as it is, one worker could do all before the other is there.
+        # Without this, one fast worker could process everything before the other starts.
         (self.marks / f"{self.name}-{os.getpid()}").touch()
         wait_until(lambda: len(list(self.marks.glob(f"{self.name}-*"))) >= WORKERS, "all workers are at work")
         return Task(data=(*task.data, self.node))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on two raylets of this machine: one cannot work, is stopped or dead when the run begins, or has another clock.
+"""Runs on two raylets on this machine: one cannot work, is stopped or dead at the start, or has another clock.
 
-It is given the names of cases, and prints what came of each, as JSON.
+Its arguments are names of cases; it prints the result of each, as JSON.
 """
 
 import json
@@ -11,7 +11,7 @@ import signal
 import sys
 from contextlib import contextmanager
 
-# Ray is to find out within 16 seconds that a node is dead, and not in 65.
+# Let Ray detect within 16 seconds, instead of 65, that a node is dead.
 os.environ |= {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
@@ -34,7 +34,7 @@ class Same(ProcessingStage):
 
 
 class GoesOn(logging.Handler):
-    """Lets a raylet go on as soon as we say that we wait for nodes; keeps what we say."""
+    """Resumes a raylet as soon as the log says that the run waits for nodes; keeps these messages."""
 
     def __init__(self, raylet):
         super().__init__()
@@ -56,7 +56,7 @@ def run(executor):
 
 @contextmanager
 def changed(name, value):
-    """Something of our module of nodes, for a while."""
+    """Change an attribute of our module `nodes` temporarily."""
     before = getattr(nodes, name)
     setattr(nodes, name, value)
     try:
@@ -102,12 +102,12 @@ def is_silent(executor, raylet):
 
 
 def stays_silent(executor, raylet):
-    with stopped(raylet):  # until Ray calls it dead
+    with stopped(raylet):  # until Ray reports it dead
         return run(executor)
 
 
 def is_dead(executor, raylet):
-    os.kill(raylet, signal.SIGKILL)  # and Ray does not know yet
+    os.kill(raylet, signal.SIGKILL)  # Ray has not noticed yet
     return run(executor)
 
 
@@ -128,7 +128,7 @@ def main():
                 continue
             case = globals()[name]
             known = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
-            if node.node_id not in known:  # a case before this one has cost it
+            if node.node_id not in known:  # an earlier case has killed it
                 node = cluster.add_node(num_cpus=CPUS)
             said[name] = outcome(case, cluster, node)
     print(json.dumps(said))
