@@ -139,7 +139,7 @@ def test_store_forgets_what_is_measured_anew(tmp_path: Path) -> None:
     assert [(one.case, one.contender) for one in kept] == [("tiny-1000", "b"), ("cpu-200", "a")]
 
 
-# --- who runs when ------------------------------------------------------------------------------------------
+# --- order of runs ------------------------------------------------------------------------------------------
 
 
 def test_everybody_runs_on_every_version_that_others_are_held_against() -> None:

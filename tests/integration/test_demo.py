@@ -125,7 +125,7 @@ def test_running_again_replaces_the_output(local: Demo, sites: list[Path]) -> No
     assert len(again.texts) == again.counts["kept"] < local.counts["kept"]
 
 
-# --- its parts ------------------------------------------------------------------------------------------
+# --- parts of the demo ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

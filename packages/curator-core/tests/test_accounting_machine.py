@@ -130,7 +130,7 @@ class Accounting(stateful.RuleBasedStateMachine):
             self.tasks[source_id] = task
             self.waiting.append(self.model.admit(source_id))
 
-    # --- what happens -------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.stream)
     @rule(count=st.integers(1, 3))

@@ -241,7 +241,7 @@ def test_whatever_is_observed_sizes_are_whole_batches_that_keep_all_limits(plan,
         last = size
 
 
-# --- splitting what a worker made -----------------------------------------------------------------------
+# --- splitting the outputs of a worker ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

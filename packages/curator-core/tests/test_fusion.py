@@ -153,7 +153,7 @@ def test_a_stage_is_compared_with_the_one_before_it():
     assert names_of(groups_of({}, {"fusible": False}, {})) == ["a", "b", "c"]
 
 
-# --- how far stages are fused ---------------------------------------------------------------------------
+# --- fusion levels --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

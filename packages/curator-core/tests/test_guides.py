@@ -122,7 +122,7 @@ def test_parquet_is_compressed_as_it_says(tmp_path, compression) -> None:
     assert Pipeline("p", [ParquetReader(tmp_path)]).run()[0].to_records() == [{"n": 1}]
 
 
-# --- nothing lost ---------------------------------------------------------------------------------------
+# --- reliability ----------------------------------------------------------------------------------------
 
 
 def test_a_call_that_hangs_is_not_tried_once_more_as_one_that_crashes_is(tmp_path) -> None:

@@ -70,7 +70,7 @@ def saying(name: str, **settings: Any) -> ProcessingStage:
     return processing_stage(name=name, **settings)(say)
 
 
-# --- what a record says ---------------------------------------------------------------------------------
+# --- fields of a record ---------------------------------------------------------------------------------
 
 
 class Living(ProcessingStage):
@@ -192,7 +192,7 @@ def test_coroutines_in_the_same_thread_are_marked_and_other_threads_are_not(capl
     assert "thread" in caplog.messages
 
 
-# --- one stage after the other --------------------------------------------------------------------------
+# --- consecutive stages ---------------------------------------------------------------------------------
 
 
 class Counting(ProcessingStage):

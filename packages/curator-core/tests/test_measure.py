@@ -137,7 +137,7 @@ def test_what_a_task_raises_comes_through():
         measure([Task("a"), Moody("b")])
 
 
-# --- known to be wrong ----------------------------------------------------------------------------------
+# --- regressions ----------------------------------------------------------------------------------------
 
 
 class MakesOneMoody(ProcessingStage):

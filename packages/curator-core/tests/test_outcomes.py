@@ -109,7 +109,7 @@ def test_they_travel_light():
     assert len(pickle.dumps(Outcomes.of(mixed))) < 0.7 * len(pickle.dumps(mixed))
 
 
-# --- how many came to what ------------------------------------------------------------------------------
+# --- counts of outcomes ---------------------------------------------------------------------------------
 
 
 @given(rows)

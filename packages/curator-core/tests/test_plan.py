@@ -80,7 +80,7 @@ def view_of(stage: Any) -> Any:
     return Plan.from_stages([stage]).stages[0]
 
 
-# --- what is refused ------------------------------------------------------------------------------------
+# --- rejected pipelines ---------------------------------------------------------------------------------
 
 
 def test_an_empty_pipeline():
@@ -205,7 +205,7 @@ def test_a_stage_may_hold_itself():
     assert view_of(stage).name == "Holding"
 
 
-# --- what stages need -----------------------------------------------------------------------------------
+# --- requirements of stages -----------------------------------------------------------------------------
 
 
 def compile_columns(*stages: Any, fed: bool | None = None) -> Plan:
@@ -274,7 +274,7 @@ def test_run_knows_whether_there_are_initial_tasks():
         pipeline.run(initial_tasks=[Task(data="a")])
 
 
-# --- what is read ---------------------------------------------------------------------------------------
+# --- settings that are read -----------------------------------------------------------------------------
 
 
 def test_a_view_has_what_the_stage_says():

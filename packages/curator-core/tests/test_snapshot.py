@@ -57,7 +57,7 @@ class Forgetful(Task[int]):
         return Forgetful, (self.data,)
 
 
-# --- pickling with buffers beside -----------------------------------------------------------------------
+# --- pickling with separate buffers ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", b"bytes", [1, {"a": (2,)}], bytearray(b"x")])

@@ -177,7 +177,7 @@ def test_an_output_that_is_no_task(entry):
     assert "Task(data=" in raised.value.hint
 
 
-# --- what a stage must not see --------------------------------------------------------------------------
+# --- tasks that a stage must not see --------------------------------------------------------------------
 
 
 class Invalid(Task):

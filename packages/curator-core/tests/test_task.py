@@ -56,7 +56,7 @@ def of_type(value: object) -> str:
     return str(value) if isinstance(value, int) else type(value).__name__
 
 
-# --- what users see -------------------------------------------------------------------------------------
+# --- public attributes ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_hashed_names_are_the_same_in_every_release():
     assert names_of([NamedTask(1, name="a/b")]) == ["ha05a73f66eddd41c20ff"]
 
 
-# --- what travels ---------------------------------------------------------------------------------------
+# --- transport ------------------------------------------------------------------------------------------
 
 
 def after_stages(count: int, nodes: list[str]) -> Task:

@@ -92,7 +92,7 @@ def test_global_providers_are_used_though_they_are_set_later(instrumentor, tmp_p
     assert slowest_stage(tmp_path / "trace.json") == "same"
 
 
-# --- from outside -------------------------------------------------------------------------------------------
+# --- from the outside ---------------------------------------------------------------------------------------
 
 
 SCRIPT = """

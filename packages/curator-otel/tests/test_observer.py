@@ -27,7 +27,7 @@ def run_numbers(observer):
     return Pipeline("numbers", [same]).run(initial_tasks=[Task(data=n) for n in range(6)], observers=[observer])
 
 
-# --- when ---------------------------------------------------------------------------------------------------
+# --- times --------------------------------------------------------------------------------------------------
 
 
 def test_spans_have_the_times_of_the_reports(memory, script):
@@ -86,7 +86,7 @@ def test_links_lead_to_spans_that_were_kept_only(memory, script):
     assert {link.context.span_id for link in links} <= kept
 
 
-# --- what batches say ---------------------------------------------------------------------------------------
+# --- attributes of batches ----------------------------------------------------------------------------------
 
 
 def test_batch_says_who_did_what(memory, script):

@@ -208,7 +208,7 @@ def test_traces_of_details_are_closed_too(to_file, begin, script, spans_of, tmp_
     assert all(span["parentSpanId"] in spans for span in spans.values() if span.get("parentSpanId"))
 
 
-# --- what is not recovered ----------------------------------------------------------------------------------
+# --- no recovery --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1}', "\x00"])
@@ -255,7 +255,7 @@ def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
         recover(snapshot, memory.tracer_provider)
 
 
-# --- while a run goes on ------------------------------------------------------------------------------------
+# --- during a run -------------------------------------------------------------------------------------------
 
 
 def test_run_that_ends_removes_its_snapshot_and_no_other(memory, script, tmp_path):

@@ -141,7 +141,7 @@ def test_where_the_drivers_node_is_busy_more_is_noise(least: int, behind: int, t
     assert clocks.offset_ns(FAR) == (seen if abs(seen) > max(NOISE, 2 * least) else 0)
 
 
-# --- clocks that do not stay as they are ----------------------------------------------------------------
+# --- clocks that drift or are set -----------------------------------------------------------------------
 
 
 def longest(every: int) -> int:
@@ -241,7 +241,7 @@ def test_what_is_right_stays_the_same_object(make: Callable[..., Any], node: str
     assert clocks.corrected(report) is report
 
 
-# --- the feed, with deliveries from two nodes that are not there -----------------------------------------
+# --- the feed, with deliveries from two simulated nodes --------------------------------------------------
 
 
 class Same(ProcessingStage[Task[int], Task[int]]):

@@ -456,7 +456,7 @@ def test_a_placement_says_the_least_that_it_takes() -> None:
     assert (placement.least_workers, placement.least_cpus) == (1, 1.5)
 
 
-# --- known to be wrong ----------------------------------------------------------------------------------
+# --- regressions ----------------------------------------------------------------------------------------
 
 
 def test_the_limit_is_each_stages_own_where_batch_mode_is_the_last_resort() -> None:

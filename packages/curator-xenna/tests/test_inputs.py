@@ -145,7 +145,7 @@ def test_the_queue_lets_go_of_what_it_sends() -> None:
     assert queue._tasks == deque()
 
 
-# --- whatever happens -----------------------------------------------------------------------------------
+# --- any order of events --------------------------------------------------------------------------------
 
 
 @given(
@@ -285,7 +285,7 @@ def test_neither_tickets_nor_inputs_are_copied() -> None:
     assert copied["inputs"] is inputs
 
 
-# --- known to be wrong ----------------------------------------------------------------------------------
+# --- regressions ----------------------------------------------------------------------------------------
 
 
 def test_the_last_ticket_keeps_the_limit_for_tasks_that_do_not_know_their_size() -> None:

@@ -482,7 +482,7 @@ def test_other_arrow_data():
     assert content_id(DocumentBatch(pa.table({"a": [1]}))) == content_id(DocumentBatch(pa.table({"a": [1]})))
 
 
-# --- what has no content --------------------------------------------------------------------------------
+# --- values without content -----------------------------------------------------------------------------
 
 BAD = [threading.Lock(), (n for n in range(3)), Broken(), BrokenState(), {1: 2}.items()]
 

@@ -71,7 +71,7 @@ def changes(old, new):
     return difference(taken(*old), taken(*new))
 
 
-# --- what is compared -----------------------------------------------------------------------------------
+# --- compared settings ----------------------------------------------------------------------------------
 
 
 def test_it_is_json_and_tells_no_values():
@@ -154,7 +154,7 @@ def test_an_attribute_that_cannot_be_walked_is_told_and_left_out(caplog):
     assert "s3cret" not in caplog.text
 
 
-# --- in words -------------------------------------------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------------
 
 
 def named(*names):

@@ -52,7 +52,7 @@ def numbered(count):
     return [{"id": f"task-{number}"} for number in range(count)]
 
 
-# --- what is written is read ----------------------------------------------------------------------------
+# --- round trips ----------------------------------------------------------------------------------------
 
 
 def test_a_record_is_a_line_with_its_checksum(path):
@@ -94,7 +94,7 @@ def test_one_that_is_not_there_cannot_be_read(path):
     assert caught.value.field == str(path)
 
 
-# --- when it is synced ----------------------------------------------------------------------------------
+# --- syncing --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_every_intact_record_is_read_and_no_other(written, data):
             assert dropped >= 1
 
 
-# --- what cannot be written -----------------------------------------------------------------------------
+# --- failed writes --------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_loses_nothing(path, room_for):

@@ -148,7 +148,7 @@ def test_of_two_who_come_at_once_one_wins(tmp_path, path, python, left_behind):
         assert not list(tmp_path.iterdir())
 
 
-# --- who is gone ----------------------------------------------------------------------------------------
+# --- dead holders ---------------------------------------------------------------------------------------
 
 
 def test_a_number_that_was_given_out_again_is_another_process(tmp_path, path):
@@ -205,7 +205,7 @@ def test_of_whom_nothing_is_known_counts_as_alive(tmp_path, path, python, change
     refused(tmp_path)
 
 
-# --- who has not said who they are ----------------------------------------------------------------------
+# --- unknown holders ------------------------------------------------------------------------------------
 
 
 def changed(**changes):

@@ -187,7 +187,7 @@ def test_a_torn_record_is_told_and_run_again(path, caplog):
     assert caplog.text.count("will be run again") == 1
 
 
-# --- failed ones ----------------------------------------------------------------------------------------
+# --- failed source tasks --------------------------------------------------------------------------------
 
 
 def test_failed_ones_are_finished_unless_they_are_to_be_run_again(path):

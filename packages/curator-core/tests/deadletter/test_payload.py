@@ -247,7 +247,7 @@ def test_arrow_tables():
     assert pack_task(DocumentBatch(table.slice(0, 1)), 20_000).kind == "pickle"  # not the whole table
 
 
-# --- what is not kept -----------------------------------------------------------------------------------
+# --- tasks that are not stored --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [Task(data="x" * 1000), Task(data=("x" * 1000,)), VideoTask(b"x" * 1000)])

@@ -287,7 +287,7 @@ def test_a_letter_that_changes_after_it_was_looked_at_is_not_executed(fail, mark
     assert not marker.exists()
 
 
-# --- what cannot be had back ----------------------------------------------------------------------------
+# --- tasks that cannot be loaded ------------------------------------------------------------------------
 
 
 def test_what_was_not_kept(dead, fail):

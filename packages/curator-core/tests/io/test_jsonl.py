@@ -302,7 +302,7 @@ def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
     assert error.field == str(path)
 
 
-# --- what JSON has no form for --------------------------------------------------------------------------
+# --- values that JSON cannot represent ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Globals of scripts that belong to their process: looked up anew in a worker, or rejected by name."""
+"""Globals of scripts that belong to their process: looked up again in a worker, or rejected by name."""
 
 from __future__ import annotations
 

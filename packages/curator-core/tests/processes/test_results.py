@@ -32,7 +32,7 @@ from .stages import TWO, living, meeting, numbers, stage  # noqa: TID252 - no im
 
 in_one_run = pytest.mark.xdist_group("one run on two processes")
 
-# --- the same as with one worker --------------------------------------------------------------------------
+# --- same results as with one worker ----------------------------------------------------------------------
 
 
 def test_outputs_ids_and_counts_are_those_of_one_worker():
@@ -72,7 +72,7 @@ def test_random_pipelines_give_what_one_worker_gives(stages, data):
     assert there.lost == ()
 
 
-# --- who works where --------------------------------------------------------------------------------------
+# --- workers ----------------------------------------------------------------------------------------------
 
 
 class Watched(NamedTuple):

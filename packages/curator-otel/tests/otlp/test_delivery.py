@@ -31,7 +31,7 @@ def patient(server, **settings):
     return configure(endpoint=server.url, set_global=False, shutdown_timeout_s=DEADLINE_S, **settings)
 
 
-# --- for a while --------------------------------------------------------------------------------------------
+# --- temporary failures -------------------------------------------------------------------------------------
 
 
 def test_burst_loses_nothing(sink, make_faulty, answer):
@@ -133,7 +133,7 @@ def test_receiver_of_traces_only_refuses_metrics_unless_they_are_turned_off(
     assert not caplog.records
 
 
-# --- for good -----------------------------------------------------------------------------------------------
+# --- permanent failures -------------------------------------------------------------------------------------
 
 
 def lose(endpoint, send, caplog, heard=None):
@@ -246,7 +246,7 @@ def test_exporter_that_raises_is_counted_as_losing_everything():
     assert (watched.sent, watched.lost, watched.reason) == (0, 4, "RuntimeError: broken")
 
 
-# --- what the application notices ---------------------------------------------------------------------------
+# --- effects on the application -----------------------------------------------------------------------------
 
 
 def test_logs_of_other_exporters_of_the_application_are_let_through(make_faulty, answer, send, caplog):

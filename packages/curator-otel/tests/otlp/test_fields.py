@@ -114,7 +114,7 @@ def test_no_attribute_event_or_link_is_dropped(received):
         assert counts == (0, 0, 0)
 
 
-# --- what spans say -----------------------------------------------------------------------------------------
+# --- fields of spans ----------------------------------------------------------------------------------------
 
 
 def test_attributes_have_the_types_of_the_table(received):
@@ -251,7 +251,7 @@ def test_run_that_ends_early_is_marked_with_its_error_and_stage(sink):
     assert attributes["curator.run.complete"] is False
 
 
-# --- where it comes from ------------------------------------------------------------------------------------
+# --- resources ----------------------------------------------------------------------------------------------
 
 
 def resources_of(sink):

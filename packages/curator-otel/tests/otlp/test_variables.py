@@ -37,7 +37,7 @@ def send_by_environment(send, **settings):
     return sent
 
 
-# --- where to -----------------------------------------------------------------------------------------------
+# --- destinations -------------------------------------------------------------------------------------------
 
 
 def test_base_endpoint_gets_each_signal_below_its_path(sink, send, environ):
@@ -71,7 +71,7 @@ def test_endpoint_of_the_program_wins(sink, send, environ):
     assert sink.measured
 
 
-# --- how ----------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 
 def test_headers_arrive_and_those_of_one_signal_with_it_alone(sink, send, environ):
@@ -186,7 +186,7 @@ def test_certificates_of_the_company_come_first(
         assert len(sink.spans) == sent.ended
 
 
-# --- the SDK's ----------------------------------------------------------------------------------------------
+# --- the SDK's variables ------------------------------------------------------------------------------------
 
 
 def test_size_of_a_request_is_limited(sink, send, monkeypatch):
