@@ -481,7 +481,7 @@ def test_an_asynchronous_set_up_that_fails_leaves_no_loop_and_its_records_name_t
         async def process(self, task):
             return task
 
-    with pytest.raises(StageError, match="raised ValueError in set-up"):
+    with pytest.raises(StageError, match="raised ValueError in setup"):
         Pipeline("p", [Unready()]).run(initial_tasks=tasks(1))
     (record,) = [record for record in caplog.records if record.name == "unready"]
     assert record.curator_stage == "Unready"

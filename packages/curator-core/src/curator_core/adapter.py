@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one path that every batch takes, on every executor.
+"""The path that every batch takes, on every executor.
 
-An adapter holds one copy of a stage. It sets it up, hands it batches, checks and names what comes out, and
-reports. It knows nothing of engines: whoever owns it says where the reports go.
+An adapter owns one copy of a stage. It sets the stage up, passes it batches, checks and names the outputs, and
+reports. It knows nothing about engines: its owner decides where the reports go.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata", "is_isolated"]
 
-_IN_SETUP, _IN_TEARDOWN = "in set-up", "in teardown"
+_IN_SETUP, _IN_TEARDOWN = "in setup", "in teardown"
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
@@ -50,7 +50,7 @@ class NodeInfo:
     """The machine that a worker runs on.
 
     Attributes:
-        node_id: The engine's id of the node.
+        node_id: The engine's id for the node.
     """
 
     node_id: str = "local"
@@ -61,8 +61,9 @@ class WorkerMetadata:
     """The worker that a stage runs in.
 
     Attributes:
-        worker_id: The engine's id of the worker.
-        allocation: What the engine allotted to it, in the engine's own terms; None where it allots nothing.
+        worker_id: The engine's id for the worker.
+        allocation: The resources that the engine allocated to the worker, as the engine describes them; None if it
+            allocates none.
     """
 
     worker_id: str = "local"
@@ -70,18 +71,18 @@ class WorkerMetadata:
 
 
 class RunContext(NamedTuple):
-    """What an adapter needs to know of the run that it is part of.
+    """What an adapter needs to know about its run.
 
     Attributes:
-        run_id: The run.
-        on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` counts it and goes on.
-        letter_bytes: The largest task that is kept with the report of its failure; None where none is kept.
-        manifests_of: Index of the stage whose outputs' files are reported; -1 for none.
-        collect: Whether the pipeline's outputs are wanted in the driver.
-        isolates: Whether stages run in processes of their own, unless they refuse: a worker has died of one.
-        epoch: How often the engine was started again within the run.
-        group: The group of stages that the adapter belongs to.
-        written: Tasks that the last stage has in its files already, and the paths that each gave.
+        run_id: The id of the run.
+        on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` counts failures and continues.
+        letter_bytes: Size of the largest failed task to include in a report, in bytes; None to include none.
+        manifests_of: Index of the stage whose output files are reported; -1 for none.
+        collect: Whether the pipeline's outputs go to the driver.
+        isolates: Whether stages run in separate processes unless they opt out, because one killed a worker.
+        epoch: How often the engine was restarted within the run.
+        group: Index of the group of stages that the adapter belongs to.
+        written: Tasks whose outputs are already in files of the last stage, and the output paths of each.
     """
 
     run_id: str = ""
@@ -96,10 +97,10 @@ class RunContext(NamedTuple):
 
 
 class WorkerClock:
-    """When a worker last had something to do.
+    """Keeps the time since which a worker is idle.
 
     Attributes:
-        idle_since: Since when it waits, by the monotonic clock; 0 before set-up.
+        idle_since: Time since which the worker waits, in nanoseconds of ``time.perf_counter_ns``; 0 before setup.
     """
 
     __slots__ = ("idle_since",)
@@ -112,25 +113,26 @@ class BaseStageAdapter:
     """Runs one stage for an executor.
 
     Args:
-        processing_stage: The stage to run. The adapter sets it up and tears it down, so give it a copy.
-        view: The stage as the plan read it; read now where it is not given.
+        processing_stage: The stage to run. The adapter sets it up and tears it down, so pass a copy.
+        view: The stage as the plan read it; None to read it now.
 
     Attributes:
         processing_stage: The stage.
         view: The stage, as it was read.
         context: The run that the adapter is part of.
-        place: The stage's name, the worker's and its node's, as of the last call of ``setup`` or ``setup_on_node``.
-        pid: The worker's process.
+        place: Stage name, worker id, and node id, as of the last call to ``setup`` or ``setup_on_node``.
+        pid: The process id of the worker.
         sequence: Number of the next batch.
-        startup_ns: How long set-up took.
-        clock: Since when its worker has waited for a batch; stages that share a worker share it.
-        bundle_id: The bundle that the tasks at hand came in; empty where they travelled alone.
-        roots: Names the tasks that begin a lineage, where the stage is a source.
-        is_isolated: Whether the stage is held by a process of its own.
-        sink: Where reports go.
-        announce: Enters that outputs are reported before their input; None outside of the driver.
-        streams: Whether the outputs of a generator go on one by one.
-        takes_back: Whether they do not count where it fails half-way: others are tried, or the run goes on without.
+        startup_ns: How long setup took.
+        clock: When its worker became idle. Stages that share a worker share the clock.
+        bundle_id: The bundle that contained the current tasks; empty if they traveled individually.
+        roots: Names the tasks that begin a lineage if the stage is a source.
+        is_isolated: Whether the stage runs in a process of its own.
+        sink: Called with each report.
+        announce: Records that outputs are reported before their input; None outside the driver.
+        streams: Whether the outputs of a generator are passed on one by one.
+        takes_back: Whether the outputs of a generator that fails partway are withdrawn, because its input is retried
+            or skipped.
     """
 
     def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
@@ -166,13 +168,13 @@ class BaseStageAdapter:
         sink: Callable[[BatchReport | WorkerReport], None],
         announce: Announce | None = None,
     ) -> None:
-        """Say which run this is part of.
+        """Attach the adapter to a run.
 
         Args:
             context: The run.
-            sink: Where reports go.
-            announce: See `Run.announce`. Where there is none, what becomes of a generator's outputs is reported when
-                its input is.
+            sink: Called with each report.
+            announce: See `Run.announce`. Without it, the reports about a generator's outputs wait until its input is
+                reported.
         """
         self.context = context
         self.sink = sink
@@ -187,32 +189,32 @@ class BaseStageAdapter:
 
     @property
     def parts_batches(self) -> bool:
-        """Whether the tasks of a batch that fails are tried apart from each other."""
-        # The ranks of an SPMD group have to call it together: one of them alone must not part its batch.
+        """Whether a batch that fails is split to retry its tasks separately."""
+        # The ranks of an SPMD group must call the stage together, so a single rank must not split its batch.
         return self.context.on_error == "skip" and not self.view.engine_options.get("is_spmd")
 
     @property
     def worker_id(self) -> str:
-        """The worker."""
+        """The id of the worker."""
         return self.place.worker_id
 
     @property
     def node_id(self) -> str:
-        """The worker's node."""
+        """The id of the worker's node."""
         return self.place.node_id
 
     def move_to(self, worker_id: str, node_id: str) -> None:
-        """Say which worker this is from now on."""
+        """Record the worker and node that the adapter runs on from now on."""
         self.place, self.pid = Place.of(self.view.name, worker_id, node_id), os.getpid()
 
     def current_work(self) -> StageWork:
-        """What the stage is at outside of batches, for log records."""
+        """Return what the stage works on outside batches, for log records."""
         return StageWork(self.context.run_id, self.view.name, worker_id=self.worker_id)
 
     # --- the life of a worker ---------------------------------------------------------------------------
 
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
-        """Prepare the node; called before ``setup`` on its first worker."""
+        """Prepare the node. Called before ``setup`` on the first worker of the node."""
         self.move_to(worker_metadata.worker_id, node_info.node_id)
         self._isolate()
         self._guarded_setup(lambda: self.processing_stage.setup_on_node(node_info, worker_metadata))
@@ -221,22 +223,22 @@ class BaseStageAdapter:
         """Prepare the worker, and report how long that took.
 
         Raises:
-            StageError: The stage's set-up raised; the worker's report says so as well.
+            StageError: The stage's setup raised. The failure is also reported.
         """
         self.move_to(worker_metadata.worker_id, self.node_id)
         self._isolate()
-        start_unix = time.time_ns() - self.startup_ns  # node set-up, if it was ours, came right before
+        start_unix = time.time_ns() - self.startup_ns  # node setup, if it ran here, ran just before
         self._guarded_setup(lambda: self.processing_stage.setup(worker_metadata))
         self._report_worker("ready", start_unix, self.startup_ns)
         self.clock.idle_since = time.perf_counter_ns()
 
     def teardown(self) -> None:
-        """Let the stage give back what it took. An exception there is reported and goes no further."""
+        """Let the stage release its resources. If it raises, the exception is reported but not raised."""
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         error = None
         try:
             self._call(self.processing_stage.teardown)
-        except BaseException as exc:  # noqa: BLE001 - the work is done: the run says so, and goes on
+        except BaseException as exc:  # noqa: BLE001 - reported; the work is done, so the run continues
             check_failure(exc)
             error = error_info(exc, _IN_TEARDOWN)
         finally:
@@ -249,7 +251,7 @@ class BaseStageAdapter:
             loop.release()
 
     def _isolate(self) -> None:
-        """Give the stage a process of its own, if it is to have one and has none yet."""
+        """Move the stage to a process of its own if it needs one and does not have one yet."""
         if not is_isolated(self.view, self.context):
             return
         from curator_core.isolated import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
@@ -262,16 +264,16 @@ class BaseStageAdapter:
         start_unix, start = time.time_ns(), time.perf_counter_ns()
         try:
             self._call(call)
-        except BaseException as exc:  # noqa: BLE001 - reported, and raised as ours
+        except BaseException as exc:  # noqa: BLE001 - reported, and raised as a StageError
             self._release_loop()
             check_failure(exc)
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
-            raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - it carries its cause
+            raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - stage_error sets the cause
         self.startup_ns += time.perf_counter_ns() - start
 
     def _call(self, method: Callable[[], Any]) -> None:
-        """Call a method of the stage's, which may be a coroutine; only the process that does so returns from it."""
+        """Call a method of the stage, which may be a coroutine. If user code forks, the child ends here."""
         pid = this_process.pid
         try:
             with at_work(self):
@@ -316,10 +318,10 @@ class BaseStageAdapter:
             tasks: The inputs, with the framework's state on them.
 
         Returns:
-            The output tasks, with theirs. Empty where all inputs were dropped.
+            The output tasks, with the framework's state on them; empty if all inputs were dropped.
 
         Raises:
-            StageError: The stage raised, or broke the contract, and the run is to end at that.
+            StageError: The stage raised or broke the contract, and this ends the run.
         """
         if not tasks:
             return []
@@ -332,26 +334,26 @@ class BaseStageAdapter:
         return self.run_attempt(Attempt(self, tasks, 1, last=True))
 
     def run_attempt(self, attempt: Attempt) -> list[Any]:
-        """Make an attempt at a batch, and report it.
+        """Execute an attempt at a batch, and report it.
 
         Raises:
-            StageError: It failed for good, and the run is to end at that.
+            StageError: The attempt failed for good, and this ends the run.
         """
         outputs = attempt.execute()
         self.report_attempt(attempt)
         return outputs
 
     def report_attempt(self, attempt: Attempt) -> None:
-        """Report an attempt that has been made.
+        """Report an attempt that was executed.
 
         Raises:
-            StageError: As `run_attempt`.
+            StageError: See `run_attempt`.
         """
         self.sink(attempt.close())
         self._raise_error(attempt)
 
     def run_concurrently(self, attempt: ConcurrentAttempt) -> list[Any]:
-        """As `run_attempt`, for a stage whose calls are under way at once."""
+        """Execute and report an attempt, as `run_attempt` does, for a stage whose calls run concurrently."""
         outputs = attempt.execute()
         for report in attempt.reports():
             self.sink(report)
@@ -363,21 +365,21 @@ class BaseStageAdapter:
             raise stage_error(attempt.error, self.view.name, attempt.doing)
 
     def stream_one(self, task: Any, ahead: int) -> list[Any] | Generator[Any, None, None]:
-        """As `process_batch`, for one task of a stage that `streams`: a generator's outputs as they are made.
+        """Run one task through a stage that `streams`, passing on the outputs of a generator as they are made.
 
         Args:
             task: The input.
-            ahead: How many outputs are made before the first one goes on, where they may be taken back.
+            ahead: How many outputs to buffer before the first one is passed on, if outputs can be withdrawn.
 
         Returns:
-            The outputs: a list, or one by one, with `TAKEN_BACK` after those of an attempt that failed.
+            A list of the outputs, or a generator that yields `TAKEN_BACK` after the outputs of a failed attempt.
 
         Raises:
-            StageError: As `process_batch`, also while outputs are read.
+            StageError: See `process_batch`. Also raised while outputs are read.
         """
         snapshot = Snapshot.of([task], self.view.name) if self._keeps_input else None
         attempt = StreamedAttempt(self, task, snapshot=snapshot)
-        del task  # not to be held while what came of it goes on
+        del task  # frees it while its outputs are passed on
         outputs = attempt.execute()
         if attempt.generator is None and not attempt.comes_again:
             self.report_attempt(attempt)
@@ -385,7 +387,7 @@ class BaseStageAdapter:
         return StreamedTries(self, attempt).run(ahead) if self.takes_back else self.read_streamed(attempt)
 
     def read_streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
-        """Hand on the outputs of an attempt; then report it."""
+        """Yield the outputs of an attempt, then report it."""
         try:
             yield from attempt.stream()
         finally:
@@ -394,28 +396,28 @@ class BaseStageAdapter:
         self._raise_error(attempt)
 
     def process_source(self, task: Any) -> Generator[Any, None, None]:
-        """Run a source on its one task, handing on each output as soon as it is made.
+        """Run a source on its one task, passing on each output as soon as it is made.
 
-        The report follows when the source is exhausted, or is no longer listened to.
+        The report follows when the source is exhausted or this generator is closed.
 
         Raises:
-            StageError: As `process_batch`.
+            StageError: See `process_batch`.
         """
         view = self.view
         is_limited = view.concurrency > 0 and view.timeout_s is not None
-        if view.batched or view.max_attempts > 1 or is_limited:  # what has been handed on cannot be taken back
+        if view.batched or view.max_attempts > 1 or is_limited:  # what was passed on cannot be withdrawn
             yield from self.process_batch([task])
             return
         yield from self.read_streamed(SourceAttempt(self, task))
 
 
 def is_isolated(view: StageView, context: RunContext) -> bool:
-    """Whether a stage has a process of its own."""
+    """Whether a stage runs in a process of its own."""
     if view.isolated is not None:
         return view.isolated
-    # The ranks of an SPMD group find each other through what the engine has set up in their own processes.
+    # The ranks of an SPMD group find each other through state that the engine set up in their own processes.
     return view.limit_by_process is not None or (context.isolates and not view.engine_options.get("is_spmd"))
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:
-    """Where the reports of an adapter go that no run has bound."""
+    """Drop a report: the sink of an adapter that is not attached to a run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of an asynchronous stage, several of them under way at once."""
+"""Concurrent calls of an asynchronous stage."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CANCELED", "AsyncOutputs", "CallSettings", "call_all", "call_one"]
 
-CANCELED = Failed(asyncio.CancelledError("another call has failed"))
-"""Stands for what a call would have given that was canceled because another one failed."""
+CANCELED = Failed(asyncio.CancelledError("another call failed"))
+"""The result of a call that was canceled because another one failed."""
 
 _END = object()
-_CANCEL_S = 1.0  # for a call that is late to end; after that nobody waits for it
+_CANCEL_S = 1.0  # grace period for a canceled call; after that it is abandoned
 
 
 class CallSettings(NamedTuple):
     """How calls are made.
 
     Attributes:
-        concurrency: How many may be under way at once.
-        timeout_s: Seconds that each may take; None for as long as it takes.
-        stops_at: At which failures the other calls are canceled: none, those for good, or all.
+        concurrency: How many calls may be in flight at once.
+        timeout_s: Time limit for each call, in seconds; None for no limit.
+        stops_at: Which failures cancel the other calls: none, final ones, or all.
     """
 
     concurrency: int
@@ -53,14 +53,14 @@ async def call_all(
     """Call a method once for each argument.
 
     Args:
-        method: Of a stage.
-        arguments: What to call it with.
-        work_of_calls: What each call is about, for log records and messages.
-        settings: How.
-        retry_on: Exceptions that are not for good.
+        method: A method of a stage.
+        arguments: The argument of each call.
+        work_of_calls: What each call works on, for log records and messages.
+        settings: How the calls are made.
+        retry_on: Exceptions that are not final, because the call is retried.
 
     Returns:
-        What each call gave, or a `Failed`. And the thread's CPU time, in nanoseconds.
+        The result of each call, a `Failed` if it failed; and the CPU time of the thread, in nanoseconds.
     """
     start = time.thread_time_ns()
     calls = _Calls(method, arguments, work_of_calls, settings, retry_on)
@@ -69,7 +69,7 @@ async def call_all(
 
 
 class _Calls:
-    """The calls of a batch; each of some tasks makes one after the other."""
+    """The calls of a batch, made by a few asyncio tasks that each make one call after another."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class _Calls:
         self._tasks = {asyncio.ensure_future(self._work()) for _ in range(count)}
         try:
             await asyncio.wait(self._tasks)
-        finally:  # also where nobody waits for the results any longer
+        finally:  # also if waiting for the results was canceled
             self._stop()
             await asyncio.wait(self._tasks, timeout=_CANCEL_S)
 
@@ -124,7 +124,7 @@ class _Calls:
         call = _caught(self._method, self._arguments[number])
         if timeout_s is None:
             return await call
-        # A task of its own: code that swallows its cancellation is not waited for.
+        # The call gets its own task, because code that swallows its cancellation must not be awaited.
         task = asyncio.ensure_future(call)
         try:
             ended, _ = await asyncio.wait({task}, timeout=timeout_s)
@@ -139,12 +139,12 @@ class _Calls:
 async def _caught(method: Callable[[Any], Any], argument: Any) -> Any:
     try:
         return await call_one(method, argument)
-    except BaseException as exc:  # noqa: BLE001 - the failure of this call, and of no other
+    except BaseException as exc:  # noqa: BLE001 - a failure of this call only
         return Failed(exc)
 
 
 async def call_one(method: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a method and await what it returns, if that can be; read an asynchronous generator to its end."""
+    """Call a method and await its result if it is awaitable; read an asynchronous generator to its end."""
     pid = this_process.pid
     try:
         returned = method(*arguments)
@@ -162,14 +162,14 @@ async def call_one(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class AsyncOutputs:
-    """The outputs of an asynchronous source, as an iterator that is not asynchronous.
+    """A synchronous iterator over the outputs of an asynchronous source.
 
-    A generator is run by one task from its start to its end, so that it may hold open what belongs to a task between
-    two outputs: a time limit, a group of tasks, a span.
+    A single asyncio task runs a generator from start to end, so that the generator can keep open between two outputs
+    whatever is bound to a task: a time limit, a task group, a span.
 
     Args:
-        returned: What calling the source returned.
-        loop: Runs it.
+        returned: The value that the source returned.
+        loop: The event loop that runs it.
         work: What it works on, for log records.
     """
 
@@ -194,7 +194,7 @@ class AsyncOutputs:
         return output
 
     def close(self) -> None:
-        """Let the generator clean up."""
+        """Stop the generator, so that it can clean up."""
         if self._task is not None:
             self._loop.run(self._end())
 
@@ -203,7 +203,7 @@ class AsyncOutputs:
         self._task = asyncio.ensure_future(self._read(self._returned))
 
     async def _read(self, generator: AsyncIterator[Any]) -> None:
-        """Hand the outputs over, each when it is asked for."""
+        """Pass on the outputs, each when it is requested."""
         end: Any = _END
         pid = this_process.pid
         try:
@@ -213,7 +213,7 @@ class AsyncOutputs:
                     leave_fork()
                 self._made.put_nowait(output)
                 await self._wanted.acquire()
-        except BaseException as exc:  # noqa: BLE001 - raised where the output was asked for
+        except BaseException as exc:  # noqa: BLE001 - raised where the output is requested
             check_failure(exc, pid)
             end = Failed(exc)
         finally:
@@ -241,6 +241,6 @@ def _timed_out(work: StageWork, timeout_s: float) -> StageTimeoutError:
         stage=work.stage,
         field="timeout_s",
         given=timeout_s,
-        expected="each call to end within that many seconds",
-        hint="raise timeout_s if the service is only slow; on_error='skip' leaves such tasks out",
+        expected=f"a call that ends within {timeout_s:g} s",
+        hint="raise timeout_s if the service is just slow, or pass on_error='skip' to skip such tasks",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at one batch: call the stage, check what comes out, name it, and write the report."""
+"""One attempt at one batch: call the stage, check and name the outputs, and write the report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt"]
 
-_TOO_SHORT_NS = 50_000  # of wall time, for its CPU time to be asked for: that takes 1.5 us, and a no-op batch 10
-_CPU_FRESH_NS = 1_000_000  # for which a thread's CPU time is not asked for again
+_TOO_SHORT_NS = 50_000  # wall time below which CPU time is not read: reading takes 1.5 us, a no-op batch 10
+_CPU_FRESH_NS = 1_000_000  # how long a reading of a thread's CPU time stays valid
 _ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
 _FILTERED: tuple[OutcomeKind, int] = ("filtered", 0)
 _FAILED: tuple[OutcomeKind, int] = ("failed", 0)
@@ -43,29 +43,29 @@ class Attempt:
     """One attempt at one batch.
 
     Args:
-        adapter: Whose stage is called.
+        adapter: The adapter of the stage to call.
         tasks: The inputs.
-        number: From 1.
-        last: Whether this attempt decides what becomes of the inputs, unless they fail together and can be parted.
-        snapshot: The inputs as they first came; None where they cannot be had again.
+        number: Number of the attempt, from 1.
+        last: Whether a failure is final, unless the inputs fail together and can be split.
+        snapshot: Copies of the original inputs; None if they cannot be restored.
 
     Attributes:
-        error: What went wrong, if anything did.
-        doing: What the stage was at when it did, for a message.
-        comes_again: Whether the stage is to see the inputs again.
+        error: The first error, if there is one.
+        doing: What the stage was doing when the error was raised, for a message.
+        comes_again: Whether the inputs will be retried.
     """
 
-    # What most batches leave as it is: setting it on each of them would cost a tenth of a microsecond a piece.
+    # Defaults that most batches never change: setting them on each instance would cost 0.1 us apiece.
     error: BaseException | None = None
     doing = ""
     comes_again = False
-    _ids_called: Sequence[str] = ()  # of the inputs that it sees, where it does not see all
+    _ids_called: Sequence[str] = ()  # ids of the inputs that the stage sees, if it does not see all of them
     _num_items = _in_bytes = _out_bytes = 0
     _start_unix = _start = _duration_ns = _cpu_ns = 0
-    _pid = 0  # the process that it is executed in
-    _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of the inputs that failed for good; as the next one
+    _pid = 0  # the process that executes the attempt
+    _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of inputs that failed for good; replaced, never written to
     _manifests: tuple[Manifest, ...] = ()
-    _metrics: dict[str, float | str] = {}  # noqa: RUF012 - never written to: a batch that records something has its own
+    _metrics: dict[str, float | str] = {}  # noqa: RUF012 - replaced, never written to
 
     def __init__(
         self,
@@ -82,20 +82,20 @@ class Attempt:
         self.number = number
         self.last = last
         self.snapshot = snapshot
-        self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about, where that is known
-        self._isolates = last and adapter.context.on_error == "skip"  # a failure then takes no neighbour along
+        self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about; None if unknown
+        self._isolates = last and adapter.context.on_error == "skip"  # a failed input then does not fail the others
         self._recorder = adapter.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
         self._histories = histories_of(self._states)
         self._batch_id = batch_id_of(self.view.index, self._ids)
-        self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of the inputs that gave not just one task
-        self._entries: list[Any] = []  # one for each input that the stage has done with
+        self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of inputs without exactly one output
+        self._entries: list[Any] = []  # one for each input that the stage has finished
         idle_since = adapter.clock.idle_since
         self._idle_ns = time.perf_counter_ns() - idle_since if idle_since else 0
 
     def execute(self) -> list[Any]:
-        """Run the batch; the outputs, or none where it failed (`error` then says why)."""
+        """Run the batch and return the outputs; none if it failed, in which case `error` says why."""
         adapter, entries, self._pid = self.adapter, self._entries, this_process.pid
         post = this_thread.post
         before, post.caller = post.caller, self
@@ -112,7 +112,7 @@ class Attempt:
             if adapter.context.manifests_of == self.view.index:
                 self._manifests = manifests_of(self._ids, self._outcomes, outputs)
             return outputs
-        except BaseException as exc:  # noqa: BLE001 - reported, and raised by the adapter
+        except BaseException as exc:  # noqa: BLE001 - reported; the adapter raises it
             check_failure(exc, self._pid)
             return self._fail(exc)
         finally:
@@ -121,9 +121,9 @@ class Attempt:
     # --- calling the stage ------------------------------------------------------------------------------
 
     def _inspect(self) -> dict[int, Any]:
-        """Measure the inputs; gives a `Failed` for each that the stage must not see, by position.
+        """Measure and check the inputs; return by position a `Failed` for each that the stage must not see.
 
-        Raises where the run ends at one of these.
+        Raises the error instead if it ends the run.
         """
         needs_check = self.view.needs is not None or not are_always_valid(self.tasks)
         try:
@@ -151,7 +151,7 @@ class Attempt:
         return failed
 
     def _written(self) -> dict[int, Any]:
-        """Return what the inputs gave that are in published files already, by position: the stage must not see them."""
+        """Return by position the outputs of inputs already in published files, which the stage must not see again."""
         written = self.adapter.context.written
         return {
             number: FileGroupTask([*written[task_id]], self.tasks[number].dataset_name)
@@ -160,11 +160,11 @@ class Attempt:
         }
 
     def _call(self, known: dict[int, Any], entries: list[Any]) -> None:
-        """Call the stage, and fill in one entry for each input.
+        """Call the stage, and add one entry for each input.
 
         Args:
-            known: The entries of inputs that the stage is not to see, by position.
-            entries: Where the entries go.
+            known: By position, the entries of inputs that the stage must not see.
+            entries: The list to add the entries to.
         """
         if not known:
             self._call_with(self.tasks, entries)
@@ -191,7 +191,7 @@ class Attempt:
             try:
                 entry = process(task)
                 if entry.__class__ not in AT_REST:
-                    entry = read_out(entry)  # a generator does its work when it is read: that is this stage's time
+                    entry = read_out(entry)  # a generator works while it is read: that is this stage's time
             except BaseException as exc:
                 check_failure(exc, pid)
                 if not self._isolates:
@@ -203,13 +203,13 @@ class Attempt:
             entries.append(entry)
 
     def current_work(self) -> StageWork:
-        """What the stage is at, for log records."""
+        """Return what the stage works on, for log records."""
         adapter = self.adapter
         run_id, worker_id = adapter.context.run_id, adapter.place.worker_id
         return StageWork(run_id, self.view.name, self._task_at_hand(), self._batch_id, worker_id)
 
     def _task_at_hand(self) -> str:
-        """The input that `_call_with` is at: there are entries for those before it."""
+        """Return the input that `_call_with` works on: the first one without an entry."""
         if len(self._ids) == 1:
             return self._ids[0]
         if not self._start or self.view.batched:  # not called yet
@@ -217,10 +217,10 @@ class Attempt:
         ids, number = self._ids_called or self._ids, len(self._entries)
         return ids[number] if number < len(ids) else ""
 
-    # --- what came out ----------------------------------------------------------------------------------
+    # --- outputs ----------------------------------------------------------------------------------------
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
-        """Check, name and count what came out of each input."""
+        """Check, name, and count the outputs of each input."""
         self._metrics = self._recorder.take()
         row = self._perf_row()
         if all(self._ids) and all(map(is_, entries, self.tasks)):
@@ -228,7 +228,7 @@ class Attempt:
         return self._settle_each(entries, row)
 
     def _settle_unchanged(self, row: PerfRow) -> list[Any]:
-        """As `_settle_each`, where each input came back itself: nothing is to be checked or named."""
+        """Do the work of `_settle_each` for a batch that returned its inputs: no output needs a check or a name."""
         outputs = [*self.tasks]
         longer = with_row(self._histories, row)
         before: tuple[PerfRow, ...] | None = None
@@ -240,7 +240,7 @@ class Attempt:
         return self._weigh(outputs)
 
     def _weigh(self, outputs: list[Any]) -> list[Any]:
-        """Measure what came out; without what was made of inputs one of whose outputs cannot be measured."""
+        """Measure the outputs. If one of them cannot be measured, its input fails and all outputs of it are dropped."""
         try:
             self._out_bytes = measure(outputs)[1]
             return outputs
@@ -254,7 +254,7 @@ class Attempt:
             try:
                 self._out_bytes += measure(made)[1]
                 good += made
-            except BaseException as exc:  # noqa: BLE001 - of a method of the user's task
+            except BaseException as exc:  # noqa: BLE001 - raised by a method of the user's task
                 check_failure(exc)
                 self._outcomes[number] = self._lose(number, exc)
         return good
@@ -263,7 +263,7 @@ class Attempt:
         longer = with_row(self._histories, row)
         roots = self.adapter.roots
         if not all(self._ids):
-            self.adapter.roots = roots.copy()  # where this attempt fails, the next one names from here again
+            self.adapter.roots = roots.copy()  # if this attempt fails, the next one reuses these names
         outputs: list[Any] = []
         try:
             for number, (given, parent, entry) in enumerate(zip(self.tasks, self._states, entries, strict=True)):
@@ -300,7 +300,7 @@ class Attempt:
         return self._lose(number, entry.error)
 
     def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
-        """An input failed; the first one says why the report has an error."""
+        """Record that an input failed. The report shows the error of the first one."""
         if self.error is None:
             self._at = number
             self._blame(error)
@@ -311,27 +311,27 @@ class Attempt:
     def _adopt(
         self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...], first: int = 0
     ) -> Sequence[Any]:
-        """Put the framework's state on what came out of an input, numbered from `first`; give it as a sequence."""
+        """Put the framework's state on the outputs of an input, numbered from `first`; return them as a sequence."""
         is_list = isinstance(entry, LISTS)
         made = entry if is_list else (entry,)
         parent_id = parent[0]
-        notes = state_of(given)[2]  # read after the call: what the stage noted on its input goes along
+        notes = state_of(given)[2]  # read after the call: includes what the stage noted on its input
         for index, task in enumerate(made):
             known = state_of(task) if isinstance(task, Task) else None
             if known is None or (known is not parent and known[0]):  # neither the input nor a new task
                 check_output(task, parent_id, perf[-1], self.view)
             own = state_of(task)[2]
             if (notes or own) and (is_list or task is not given):
-                own = {**(notes or {}), **(own or {})}  # of its own, also where what was made of one task shares one
+                own = {**(notes or {}), **(own or {})}  # a separate dict, even if outputs of one task share theirs
             if not parent_id:
                 task_id = self.adapter.roots.name(task)
             else:
                 task_id = child_id(parent_id, first + index) if is_list else parent_id
-            task.__dict__["_state"] = (task_id, perf, own)  # as `stamp`, which is a call for each task
+            task.__dict__["_state"] = (task_id, perf, own)  # same as `stamp`, without a call per task
         return made
 
     def _fail(self, exc: BaseException) -> list[Any]:
-        """All inputs failed, or are to be tried again."""
+        """Record that all inputs failed, for good or to be retried."""
         self._blame(exc)
         self._metrics = self._metrics or self._recorder.take()
         self.comes_again = self._is_worth_another(exc)
@@ -342,7 +342,7 @@ class Attempt:
         return []
 
     def _is_worth_another(self, exc: BaseException) -> bool:
-        """Whether another attempt may go better: a later one, or one at fewer tasks."""
+        """Whether another attempt may succeed: a later one, or one with fewer tasks."""
         if self.snapshot is None:
             return False
         may_be_parted = len(self.tasks) > 1 and self.adapter.parts_batches
@@ -355,7 +355,7 @@ class Attempt:
         elif self._ids[self._at]:  # a source's one input has none
             self.doing = f"on task '{self._ids[self._at]}'"
 
-    # --- accounts ---------------------------------------------------------------------------------------
+    # --- clock and report -------------------------------------------------------------------------------
 
     def _start_clock(self) -> None:
         self._start_unix = self._start_unix or time.time_ns()
@@ -366,7 +366,7 @@ class Attempt:
         self._cpu_start = post.cpu_ns
 
     def _add_clock(self) -> None:
-        """Add the time since `_start_clock`: of the CPU, too, which is never more than that."""
+        """Add the wall time since `_start_clock`, and the CPU time, which is capped at the wall time."""
         now = time.perf_counter_ns()
         took, self._start = now - self._start, now
         self._duration_ns += took
@@ -393,15 +393,15 @@ class Attempt:
         )
 
     def close(self) -> BatchReport:
-        """End the attempt: the worker waits from now on. Gives the report."""
+        """End the attempt and return the report. The worker is idle from now on."""
         adapter, context = self.adapter, self.adapter.context
-        self._start_unix = self._start_unix or time.time_ns()  # where the stage was not even called
+        self._start_unix = self._start_unix or time.time_ns()  # if the stage was not called
         fallen: tuple[Fallen, ...] = ()
         if self._errors and context.letter_bytes is not None:
             together = self.doing if self._at is None else ""
             fallen = fallen_of(self._errors, self._ids, together, self.snapshot, context.letter_bytes)
         ready_unix_ns, ready_node_id, parents = produced(self._histories.values())
-        report = BatchReport(  # by position, which takes half the time: one is made for each batch
+        report = BatchReport(  # positional arguments take half the time; this runs for each batch
             context.run_id,
             self.view.index,
             self.view.name,

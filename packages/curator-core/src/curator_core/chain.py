@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages one after the other in one worker: a task drops through all of them before the next one is taken."""
+"""Consecutive stages in one worker: a task passes through all of them before the next one is taken."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain"]
 
-_AHEAD = 4  # batches of the following stages that a generator makes before it costs those a batch that is not full
+_AHEAD = 4  # batches of the later stages that a generator fills before it may cost those stages a partial batch
 
 
 class Stop(Protocol):
-    """Whether the run has to end.
+    """Tells whether the run has to stop.
 
     Attributes:
-        signal: What asks for that; 0 for nothing.
+        signal: The signal that stops it; 0 for none.
     """
 
     @property
     def signal(self) -> int: ...
 
     def check(self) -> None:
-        """Raise what ends the run, where something asks for that."""
+        """Raise the exception that ends the run, if it has to stop."""
 
 
 class Chain:
     """The adapters of a group of stages, run as one.
 
-    Each stage keeps its batch size: tasks wait in front of it until there are as many, and those that are left when
-    the input ends make a smaller batch. Memory holds one tree of tasks and, for each stage, less than one batch.
+    Each stage keeps its batch size: tasks wait in front of it until they fill a batch, and those left when the input
+    ends make a smaller batch. Memory contains the tasks made from one input and, for each stage, less than one batch.
 
     Args:
-        adapters: One for each stage, in order. They share a clock from here on.
-        stop: Looked at before each batch, and each output of a generator; None where the driver sees to that.
+        adapters: One for each stage, in order. From now on they share a clock.
+        stop: Checked before each batch, and for each output of a generator; None if the driver does this.
     """
 
     def __init__(self, adapters: Sequence[BaseStageAdapter], stop: Stop | None = None) -> None:
@@ -56,14 +56,14 @@ class Chain:
             adapter.clock = self.adapters[0].clock
 
     def set_up(self, node: NodeInfo | None, worker: WorkerMetadata) -> None:
-        """Set all stages up, in order; where one fails, those before it are torn down again.
+        """Set up all stages in order. If one fails, tear down those before it.
 
         Args:
-            node: The node; None where its set-up is done.
+            node: The node; None if it is already set up.
             worker: The worker.
 
         Raises:
-            StageError: A stage's set-up raised.
+            StageError: A stage's setup raised.
         """
         with ExitStack() as done:
             for adapter in self.adapters:
@@ -74,7 +74,7 @@ class Chain:
             done.pop_all()
 
     def tear_down(self) -> None:
-        """Tear all stages down, the last one first."""
+        """Tear down all stages, the last one first."""
         for adapter in reversed(self.adapters):
             adapter.teardown()
 
@@ -83,11 +83,11 @@ class Chain:
 
         Args:
             tasks: The tasks.
-            outputs: Where to add what comes out, as soon as it does: it is there also where a later task fails.
-            level: The first stage to take the tasks.
+            outputs: Collects each output as soon as it is made, so that it is there even if a later task fails.
+            level: Index of the stage that takes the tasks.
 
         Raises:
-            StageError: A stage raised, and the run is to end at that. What was under way is dropped.
+            StageError: A stage raised, and this ends the run. Tasks in flight are dropped.
         """
         try:
             for task in tasks:
@@ -108,7 +108,7 @@ class Chain:
                 self._work(level, outputs)
 
     def _work_off(self, level: int, outputs: Outputs) -> None:
-        """Work on all that waits from a level on: the last batch of a stage may be a smaller one."""
+        """Process all waiting tasks from a level on. The last batch of a stage may be smaller."""
         for each in range(level, len(self.adapters)):
             self._work(each, outputs)
 
@@ -120,16 +120,16 @@ class Chain:
         self._waiting[level] = []
         adapter, task_id = self.adapters[level], batch[0].task_id
         made = adapter.stream_one(batch[0], self._ahead[level]) if adapter.streams else adapter.process_batch(batch)
-        del batch  # not to be held while what came of it goes on
+        del batch  # frees the inputs while the outputs are passed on
         if isinstance(made, list):
             self._drop(level + 1, made, outputs)
         else:
             self._read(level + 1, made, task_id, outputs)
 
     def _read(self, level: int, made: Generator[Any, None, None], task_id: str, outputs: Outputs) -> None:
-        """Read a generator of the stage before, whose outputs may turn out not to count."""
+        """Read a generator of the previous stage, whose outputs may be withdrawn."""
         if self.adapters[level - 1].takes_back:
-            self._work_off(level, outputs)  # what other inputs gave must not share a batch with what may be taken back
+            self._work_off(level, outputs)  # outputs of other inputs must not share a batch with those
         with self._following(level, task_id, outputs) as following, closing(made):
             for task in made:
                 if task is TAKEN_BACK:
@@ -139,13 +139,13 @@ class Chain:
                 self._check_stop()
                 try:
                     self._drop(level, [task], outputs)
-                except StageError as exc:  # what was made counts, and the rest is not made
+                except StageError as exc:  # outputs made so far count, and the rest is not made
                     with suppress(StopIteration, StageError):
                         made.throw(exc)
                     raise
 
     def _check_stop(self) -> None:
-        # Where signals raise, a stage may have swallowed what was raised.
+        # In a process where signals raise, a stage may have swallowed the exception.
         if self._stop is not None and self._stop.signal:
             self._stop.check()
 

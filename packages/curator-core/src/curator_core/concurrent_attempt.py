@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at one batch of an asynchronous stage: several calls are under way at once, and each fails by itself."""
+"""One attempt at one batch of an asynchronous stage: several calls run at once, and each may fail on its own."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["ConcurrentAttempt"]
 
 
 class ConcurrentAttempt(Attempt):
-    """One attempt at one batch, whose calls have one task each, or ``call_size`` of them for ``process_batch``.
+    """One attempt at one batch, with one task per call, or ``call_size`` tasks per call of ``process_batch``.
 
     Args:
-        adapter: Whose stage is called.
+        adapter: The adapter of the stage to call.
         tasks: The inputs.
-        number: From 1.
-        last: Whether this attempt decides what becomes of the inputs, unless those of a call can be split.
-        snapshot: The inputs as they first came; None where they cannot be restored.
-        call_size: How many tasks a call has.
+        number: Number of the attempt, from 1.
+        last: Whether a failure is final, unless the inputs of a call can be split.
+        snapshot: Copies of the original inputs; None if they cannot be restored.
+        call_size: Number of tasks per call.
 
     Attributes:
-        again: Positions of the inputs that are to be tried again as they are now.
-        alone: Positions of those that are to be tried again, each in a call of its own.
+        again: Positions of the inputs to retry in calls of the same size.
+        alone: Positions of the inputs to retry individually, each in its own call.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class ConcurrentAttempt(Attempt):
         self._call_size = call_size
         self._ends_run = last and adapter.context.on_error != "skip"
         self._isolates = not self._ends_run
-        self._sizes: list[tuple[int, int]] = []  # items and bytes of each input, as it came
+        self._sizes: list[tuple[int, int]] = []  # items and bytes of each input, before the calls
         self._retried: dict[int, BaseException] = {}
         self.again: list[int] = []
         self.alone: list[int] = []
 
     def by_input(self, outputs: list[Any]) -> list[list[Any]]:
-        """What was made of each input, from the outputs of `execute`."""
+        """Group the outputs of `execute` by input."""
         following = iter(outputs)
         return [[next(following) for _ in range(outcome.count)] for outcome in self._all_outcomes()]
 
     def reports(self) -> Iterator[BatchReport]:
-        """End the attempt: a report of the inputs that are done with, and one of those that come again."""
+        """End the attempt and yield its reports: one of the inputs that are done, and one of those to retry."""
         report = super().close()
         if not self._retried:
             yield report
@@ -83,7 +83,7 @@ class ConcurrentAttempt(Attempt):
                 in_bytes=sum(self._sizes[number][1] for number in settled),
                 fallen=tuple(each._replace(number=places[each.number]) for each in report.fallen),
             )
-            # Their time is in the report above, which is of the same calls.
+            # The report above has the time of these inputs as well, because they share its calls.
             report = report._replace(
                 sequence=self.adapter.sequence,
                 duration_ns=0,
@@ -113,7 +113,7 @@ class ConcurrentAttempt(Attempt):
 
     def _inspect(self) -> dict[int, Failed]:
         failed = super()._inspect()
-        if self.snapshot is not None:  # else there is one attempt, and one report of all of them
+        if self.snapshot is not None:  # otherwise there is only one attempt, with a single report
             self._sizes = [(0, 0) if number in failed else _size_of(task) for number, task in enumerate(self.tasks)]
         return failed
 
@@ -135,7 +135,7 @@ class ConcurrentAttempt(Attempt):
                 raise result.error
 
     def _entries_of(self, call: Sequence[Any], result: Any) -> Sequence[Any]:
-        """An entry for each input of a call."""
+        """Return an entry for each input of a call."""
         if self.view.batched and not isinstance(result, Failed):
             try:
                 check_count(result, len(call), self.view)
@@ -149,7 +149,7 @@ class ConcurrentAttempt(Attempt):
         return [result] * len(call)
 
     def _call_all(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """What each call gave, or a `Failed`."""
+        """Return the result of each call, a `Failed` if it failed."""
         adapter, view = self.adapter, self.view
         arguments = [list(call) for call in calls] if view.batched else [call[0] for call in calls]
         work_of_calls = [self._work_on(call) for call in calls]
@@ -174,15 +174,15 @@ class ConcurrentAttempt(Attempt):
         return StageWork(adapter.context.run_id, self.view.name, task_id, self._batch_id, adapter.place.worker_id)
 
     def _task_at_hand(self) -> str:
-        return self._ids[0] if len(self._ids) == 1 else ""  # else it is at several
+        return self._ids[0] if len(self._ids) == 1 else ""  # otherwise several are in flight
 
-    # --- what failed ------------------------------------------------------------------------------------
+    # --- failures ---------------------------------------------------------------------------------------
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
         roots = self.adapter.roots
         outputs = super()._settle(entries)
         if self._retried and not all(self._ids):
-            self.adapter.roots = roots  # a source that comes again names its outputs from here again
+            self.adapter.roots = roots  # a source that is retried reuses these names
         return outputs
 
     def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
@@ -194,7 +194,7 @@ class ConcurrentAttempt(Attempt):
         return ("retried", 0)
 
     def _following(self, error: BaseException) -> list[int] | None:
-        """Where an input that failed is noted to be tried again; None where it has failed for good."""
+        """Return the list of inputs to retry that a failed input belongs in; None if it failed for good."""
         if self.snapshot is None:
             return None
         if not self.last and is_of(error, self.view.retry_on):
@@ -209,6 +209,6 @@ class ConcurrentAttempt(Attempt):
 def _size_of(task: Any) -> tuple[int, int]:
     try:
         return measure([task])
-    except BaseException as exc:  # noqa: BLE001 - code of users; what it says of all inputs is what the report has
+    except BaseException as exc:  # noqa: BLE001 - raised by user code; `Attempt._inspect` handles its failures
         check_failure(exc)
         return 0, 0

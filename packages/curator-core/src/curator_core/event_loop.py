@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event loop of a worker, which its asynchronous stages share, in a thread of its own.
+"""The event loop that the asynchronous stages of a worker share, in a thread of its own.
 
-In a thread, because engines call a stage's set-up in another thread than its batches, and because a notebook has a loop
-in the main thread that cannot run a second one.
+It has its own thread because engines call a stage's setup in another thread than its batches, and because the main
+thread of a notebook already runs a loop and cannot run a second one.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ __all__ = ["EventLoop", "working_on"]
 
 T = TypeVar("T")
 
-_CANCEL_S = 2.0  # for what was canceled to end
+_CANCEL_S = 2.0  # grace period for canceled tasks
 _work: ContextVar[StageWork] = ContextVar("curator_work")
 _owner: ContextVar[EventLoop] = ContextVar("curator_owner")
 
 working_on = _work.set
-"""Say what the coroutine at hand, and what it starts, works on, for log records."""
+"""Set what the current coroutine, and the tasks that it starts, work on, for log records."""
 
 
 class EventLoop:
-    """A worker's use of the event loop, which all that use it in a process share until the last one releases it."""
+    """A worker's handle on the event loop. All handles in a process share one loop until the last one is released."""
 
     def __init__(self) -> None:
-        self._tasks = WeakSet[asyncio.Task[Any]]()  # those that are started on behalf of this one
+        self._tasks = WeakSet[asyncio.Task[Any]]()  # tasks started through this handle
         self._thread = _LoopThread.acquire()
 
     def run(self, coroutine: Coroutine[Any, Any, T], work: StageWork | None = None) -> T:
-        """Run a coroutine in the loop, and wait for it; where the wait is interrupted, it is canceled.
+        """Run a coroutine in the loop and wait for it. If the wait is interrupted, the coroutine is canceled.
 
         Args:
             coroutine: The coroutine.
             work: What it works on, for log records.
 
         Raises:
-            BaseException: What the coroutine raised.
+            BaseException: The exception that the coroutine raised.
             RuntimeError: A call that does not return blocks the loop.
         """
         return self._thread.run(self._owned(coroutine, work))
 
     def release(self) -> None:
-        """Give the loop back. What is still running on behalf of this one is canceled."""
+        """Release the loop, and cancel the tasks started through this handle that still run."""
         self._thread.try_to_run(_ended(self._tasks))
         self._thread.release()
 
     def note(self, task: asyncio.Task[Any]) -> None:
-        """Remember a task that was started on behalf of this one."""
+        """Remember a task that was started through this handle."""
         self._tasks.add(task)
 
     async def _owned(self, coroutine: Coroutine[Any, Any, T], work: StageWork | None) -> T:
@@ -92,7 +92,7 @@ class _LoopThread:
 
     @staticmethod
     def acquire() -> _LoopThread:
-        """The process's; one of its own for what runs in that already, and would wait for itself."""
+        """Return the process's thread; a new one if that is blocked, or is the caller, which would wait for itself."""
         with _shared.lock:
             thread = _shared.thread
             if thread is None:
@@ -103,7 +103,7 @@ class _LoopThread:
             return thread
 
     def release(self) -> None:
-        """One user less; with the last one the thread ends, unless something blocks it."""
+        """Remove one user. When the last one is gone, the thread ends unless something blocks it."""
         with _shared.lock:
             self._users -= 1
             if self._users:
@@ -125,11 +125,11 @@ class _LoopThread:
             return running.result()
         except BaseException:
             if running.cancel():
-                self.try_to_run(_canceled_ended())  # its own cleaning up takes a few turns of the loop
+                self.try_to_run(_canceled_ended())  # its cleanup takes a few iterations of the loop
             raise
 
     def try_to_run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine that matters to nobody, for as long as it may take to cancel something."""
+        """Run a cleanup coroutine, ignoring its errors. If it does not end in time, mark the loop as blocked."""
         if self._is_blocked:
             coroutine.close()
             return
@@ -138,20 +138,20 @@ class _LoopThread:
             running.result(_CANCEL_S + 1)
         except WaitTimeoutError:
             self._is_blocked = True
-        except Exception:  # noqa: BLE001, S110 - of what a stage has left behind
+        except Exception:  # noqa: BLE001, S110 - raised by tasks that a stage left behind
             pass
 
     def _serve(self) -> None:
         this_thread.post.caller = _InContext()
         asyncio.set_event_loop(self._loop)
-        while not self._is_over:  # a stage may stop the loop; and asyncio lets exits of tasks out of it
+        while not self._is_over:  # a stage may stop the loop, or a task may raise SystemExit out of it
             with suppress(BaseException):
                 self._loop.run_forever()
         self._loop.close()
 
 
 class _Shared:
-    """What the process has; nothing in a process that was forked off, which has none of the threads."""
+    """The loop thread of this process. A forked process starts with none, because it does not inherit threads."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -159,11 +159,11 @@ class _Shared:
 
 
 _shared = _Shared()
-os.register_at_fork(after_in_child=_shared.__init__)  # type: ignore[misc]  # on this one object, and meant
+os.register_at_fork(after_in_child=_shared.__init__)  # type: ignore[misc]  # called on this one object, on purpose
 
 
 class _InContext:
-    """The caller of stages in a loop's thread; see `curator_core.logs.Caller`."""
+    """The caller of stages in the loop's thread; see `curator_core.logs.Caller`."""
 
     def current_work(self) -> StageWork:
         return _work.get(StageWork())

@@ -66,7 +66,7 @@ def test_a_failure_in_set_up_tears_down_what_was_set_up(tmp_path, where):
             return task
 
     recorder = Recorder()
-    with pytest.raises(StageError, match="raised ValueError in set-up: no room") as raised:
+    with pytest.raises(StageError, match="raised ValueError in setup: no room") as raised:
         Pipeline("p", [living(journal, "good"), Bad()]).run(TWO, tasks(1), observers=[recorder])
     assert raised.value.stage == "Bad"
     assert "setup_failed" in [report.event for report in recorder.workers]

@@ -92,7 +92,7 @@ class FailureConformance(ConformanceBase):
         seen = self.run(executor, [BrokenSetup()], [Task(data=0)])
         assert isinstance(seen.error, StageError)
         assert seen.error.stage == "BrokenSetup"
-        assert "set-up" in str(seen.error)
+        assert "in setup" in str(seen.error)
         assert "no model for WorkerMetadata (code 3)" in str(seen.error)
         events = [report for report in seen.recorder.workers if report.stage_name == "BrokenSetup"]
         assert {report.event for report in events} == {"setup_failed"}
