@@ -182,7 +182,7 @@ def test_the_slow_stage_is_named(name: str) -> None:
     verdict = judged(chain(**{name: SLOW}))
     assert (verdict.kind, verdict.stage) == ("busy", name)
     assert verdict.busy_ratio > 0.9
-    assert re.search(rf"'{name}' are at work \d+% of the time while the others wait", verdict.reason)
+    assert re.search(rf"'{name}' are busy \d+% of the time while the others wait", verdict.reason)
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -278,14 +278,14 @@ def test_of_stages_that_share_workers_the_slowest_is_named() -> None:
     verdict = judged(stages)
     assert (verdict.kind, verdict.stage) == ("busy", "C")
     assert "it shares its workers with 'B'" in verdict.advice
-    assert re.search(r"9\d% of that is its own", verdict.reason)
+    assert re.search(r"9\d% of that in this stage", verdict.reason)
 
 
 def test_where_nothing_stands_out_it_says_so() -> None:
     evidence = Evidence((StageEvidence("A", 100, 10**9, 10**9),), (Team((0,), 1, 0.3),), 10**10, 10**10)
     verdict = judge(evidence)
     assert verdict.kind == "unclear"
-    assert str(verdict) == "no stage held the run up: the busiest, 'A', was at work 30% of the time"
+    assert str(verdict) == "no bottleneck found: the busiest stage, 'A', was busy 30% of the time"
 
 
 def test_a_stage_that_starves_is_not_the_one_but_who_feeds_it() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the workers of a run did when, as far as `curator_core.bottleneck` has to know. Made from reports alone.
+"""When the workers of a run were busy and idle: the evidence for `curator_core.bottleneck`, taken from reports only.
 
-Memory grows with the number of workers and of stages, and not with that of tasks or batches.
+Memory grows with the number of workers and stages, not with the number of tasks or batches.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Activity"]
 
-_OVERLAP = 0.1  # of the shortest team's life, which those that come one after the other may share
+_OVERLAP = 0.1  # share of the shortest team's life by which teams that run one after the other may overlap
 
 
 class Activity:
-    """Keeps what workers did.
+    """Records when workers were busy and idle.
 
     Args:
-        num_stages: How many stages there are.
+        num_stages: Number of stages.
     """
 
     def __init__(self, num_stages: int) -> None:
@@ -37,7 +37,7 @@ class Activity:
         self._alone = _Alone(num_stages)
 
     def on_batch(self, report: BatchReport) -> None:
-        """Enter a batch."""
+        """Record a batch."""
         start, end = report.start_unix_ns, report.end_unix_ns
         self._durations[report.stage_index][_bucket(report.duration_ns)] += 1
         self._worker(report.worker_id).add(report, end)
@@ -48,7 +48,7 @@ class Activity:
             self._last_end = end
 
     def on_worker(self, report: WorkerReport) -> None:
-        """Enter a step in a worker's life."""
+        """Record an event in a worker's life."""
         worker = self._worker(report.worker_id)
         if report.event == "ended":
             worker.ended = min(worker.ended or report.start_unix_ns, report.start_unix_ns)
@@ -58,14 +58,14 @@ class Activity:
                 self._first_setup = report.start_unix_ns
 
     def evidence(self, stages: Sequence[StageEvidence]) -> Evidence:
-        """What the run can be judged by so far.
+        """Return the evidence collected so far.
 
         Args:
-            stages: What the accounts know of the stages.
+            stages: The totals of the stages; their setup and median times are filled in here.
         """
         teams = [_TeamLife(workers, self._first_start, self._last_end) for workers in self._teams()]
-        # Without the time in which nobody was there to work, as between a source in the driver and an engine's start.
         lives = [team.end - team.start for team in teams]
+        # Excludes time without any team, such as between a source in the driver and the start of the engine.
         work_ns = _covered([(team.start, team.end) for team in teams])
         setups: dict[int, int] = {}
         for team in teams:
@@ -90,10 +90,10 @@ class Activity:
         return worker
 
     def _teams(self) -> list[list[_Worker]]:
-        """The workers that share stages, directly or through others.
+        """Group the workers that share stages, directly or through other workers.
 
-        Without those that never had a batch: some were replaced before they did, and of an SPMD group all work and one
-        reports.
+        Workers that never reported a batch are skipped: some were replaced before their first batch, and in an SPMD
+        group all workers work but only one reports.
         """
         teams: list[tuple[set[int], list[_Worker]]] = []
         for worker in self._workers.values():
@@ -111,19 +111,19 @@ class Activity:
 
 
 class _Worker:
-    """One worker."""
+    """The activity of one worker."""
 
     __slots__ = ("busy_ns", "ended", "gap_ns", "last_end", "ready", "setups", "stages", "starved_ns")
 
     def __init__(self) -> None:
-        self.stages: set[int] = set()  # that it had batches of
-        self.setups: dict[int, int] = {}  # how long each stage's took
+        self.stages: set[int] = set()  # stages whose batches it ran
+        self.setups: dict[int, int] = {}  # setup time by stage
         self.busy_ns = self.starved_ns = self.gap_ns = 0
         self.ready = self.ended = self.last_end = 0
 
     def set_up(self, report: WorkerReport) -> None:
         self.setups[report.stage_index] = report.duration_ns
-        if not self.stages:  # a process that is set up for further stages later on has been there before
+        if not self.stages:  # a process that sets up more stages later was ready before that
             self.ready = max(self.ready, report.start_unix_ns + report.duration_ns)
 
     def add(self, report: BatchReport, end: int) -> None:
@@ -131,19 +131,19 @@ class _Worker:
         self.busy_ns += report.duration_ns
         self.last_end = max(self.last_end, end)
         idle = report.idle_ns
-        # Where nobody says when the inputs were ready, they came from the driver, and were so all the time.
+        # If the ready time is unknown, the inputs came from the driver and were ready all along.
         starved = min(idle, max(0, report.ready_unix_ns - (report.start_unix_ns - idle)))
         self.starved_ns += starved
         self.gap_ns += idle - starved
 
 
 class _TeamLife:
-    """When the workers of a team could have worked, while the run did.
+    """The time in which the workers of a team could have worked, limited to the time of the run's batches.
 
     Args:
         workers: The workers.
-        first: When the first batch of the run began.
-        last: When the last one ended.
+        first: Start of the first batch of the run.
+        last: End of the last batch of the run.
     """
 
     def __init__(self, workers: Sequence[_Worker], first: int, last: int) -> None:
@@ -152,7 +152,7 @@ class _TeamLife:
         some_ended = any(worker.ended for worker in workers)
         starts, ends = [], []
         for worker in workers:
-            # One that did not end when others did was killed: nobody knows when, but after its last batch.
+            # If others in the team ended and this one did not, it was killed at an unknown time after its last batch.
             end = worker.ended or (worker.last_end if some_ended else last)
             starts.append(min(max(worker.ready, first), last))
             ends.append(min(max(end, starts[-1]), last))
@@ -167,7 +167,7 @@ class _TeamLife:
         return Team(
             stages=stages,
             workers=len(self.workers),
-            # Of the run they had as much as they lived: who has ended holds nobody up.
+            # Scaled by the team's share of the run, because a team that has ended does not delay the others.
             use=own * (self.end - self.start) / work_ns,
             own_use=own,
             starved=self._share(sum(worker.starved_ns for worker in self.workers)),
@@ -179,20 +179,20 @@ class _TeamLife:
 
 
 class _Alone:
-    """Finds, for each stage, the batch during which for longest no other worker was at work.
+    """Finds, for each stage, the batch that ran alone the longest: no other worker was busy in that time.
 
-    Reports come in the order in which batches end, more or less. So when one comes, the others' last ends tell since
-    when it was alone; what comes later and overlaps with it takes that back again. A batch whose report comes after
-    that of a later batch elsewhere, as it may in a bundle, is not found. Nor is a worker's first batch: it loads, warms
-    up and compiles.
+    Reports arrive roughly in the order in which batches end. When a report arrives, the last ends of the other workers
+    show since when its batch ran alone; a later report of an overlapping batch shortens that time. A batch whose report
+    arrives after that of a later batch elsewhere, as can happen in a bundle, is not found. Neither is a worker's first
+    batch, which loads, warms up, and compiles.
     """
 
     __slots__ = ("_found", "_last", "_last_worker", "_reach", "_second")
 
     def __init__(self, num_stages: int) -> None:
         self._found: list[_Span | None] = [None] * num_stages
-        self._reach = 0  # no batch that was found goes on for longer
-        self._last = self._second = 0  # the last end of any worker, and of any but that one
+        self._reach = 0  # the latest end of the batches found
+        self._last = self._second = 0  # the latest end of any worker, and of any worker but that one
         self._last_worker = ""
 
     def add(self, report: BatchReport, end: int) -> None:
@@ -221,7 +221,7 @@ class _Alone:
 
 
 class _Span:
-    """A batch, and when it was alone."""
+    """A batch, and the time in which it ran alone."""
 
     __slots__ = ("report", "since", "until")
 
@@ -233,7 +233,7 @@ class _Span:
         return self.until - self.since
 
     def lose(self, start: int, end: int) -> None:
-        """Keep the larger part of what lies before or after another batch."""
+        """Remove the time of another batch: keep the longer of the times before and after it."""
         if start >= self.until or end <= self.since:
             return
         if self.until - end > start - self.since:
@@ -247,7 +247,7 @@ class _Span:
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:
-    """How long the union of these spans is."""
+    """Return the length of the union of the spans."""
     covered = reached = 0
     for start, end in sorted(spans):
         covered += max(0, end - max(start, reached))
@@ -255,7 +255,7 @@ def _covered(spans: list[tuple[int, int]]) -> int:
     return covered
 
 
-# --- durations, in buckets of a quarter of a power of two -----------------------------------------------------
+# --- durations, in four buckets per power of two --------------------------------------------------------------
 
 
 def _bucket(ns: int) -> int:

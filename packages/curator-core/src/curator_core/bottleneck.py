@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stage holds a run up, why, and what to change.
+"""Finds the bottleneck of a run: which stage limits it, why, and what to change.
 
-Stages that overlap in time cannot be judged by how long they took. What counts is how much of the run's time their
-workers were at work (`Team.use`), and what the others waited for: inputs that did not exist yet (starved), or that did
-and had not arrived (a gap). The order of the rules matters: each takes what the ones before it could not explain.
+Stages that overlap in time cannot be judged by how long they took. What counts is the share of the run in which their
+workers were busy (`Team.use`), and what the other workers waited for: inputs that did not exist yet (starved), or
+inputs that existed but had not arrived (a gap). The order of the rules matters: each rule handles what the rules before
+it could not explain.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "Loner", "StageEvidence", "Team", "judge"]
 
 _SHORT_NS = 3_000_000_000  # less work than this says more about the engine than about the stages
-_LONG_NS = 60_000_000_000  # … and less than this says enough only where there were
-_FEW_BATCHES = 20  # batches in some stage
+_LONG_NS = 60_000_000_000  # less work than this is enough only if some stage had _FEW_BATCHES or more
+_FEW_BATCHES = 20
 _SETUP_SHARE = 0.3
-# One batch held the run up where for this share of it no other worker had anything to do, and the batch took so many
-# times the stage's median: twice that is common where sizes vary.
+# A single batch limited the run if it took this many times the stage's median, and no other worker had anything to do
+# for this share of the run. Twice the median is common if sizes vary.
 _LONE_SHARE = 0.2
 _LONE_TIMES = 5
 _FAILED_SHARE = 0.2
-_ALIKE = 0.85  # of the busiest: more of that one alone would gain less than a sixth
+_ALIKE = 0.85  # share of the busiest team's use: more workers for the busiest alone would gain less than a sixth
 _WAITING_CPU = 0.3
-_BUSY = 0.5  # a team below this is not what others wait for, whoever else may be
-_STARVED, _FED = 0.3, 0.15  # apart, so that a team in between is neither
+_BUSY = 0.5  # other teams do not wait for a team below this, whatever they wait for
+_STARVED, _FED = 0.3, 0.15  # apart, so that a team in between counts as neither
 
 
 @dataclass(frozen=True, slots=True)
 class StageEvidence:
-    """What is known of a stage.
+    """The totals of one stage.
 
     Attributes:
-        name: Its name.
-        batches: Batches, retried attempts included.
-        busy_ns: Time in its code, over all workers.
-        cpu_ns: CPU time of the threads that called it.
-        failed_ns: The part of the busy time that went into tasks that failed, or will be tried again.
-        setup_ns: How long it held up the first of its workers to be ready.
-        median_ns: What half of its batches took at most, to a quarter; 0 where it is not known.
-        is_source: Whether it begins the pipeline.
-        on_gpu: Whether it asks for a GPU.
+        name: Name of the stage.
+        batches: Number of batches, including retried attempts.
+        busy_ns: Time in the stage's code, over all workers.
+        cpu_ns: CPU time of the threads that called the stage.
+        failed_ns: Part of the busy time spent on tasks that failed or will be retried.
+        setup_ns: Time that setup took in the first worker to become ready.
+        median_ns: Upper bound of the median batch duration, at most a quarter too high; 0 if unknown.
+        is_source: Whether the stage is the first of the pipeline and a source.
+        on_gpu: Whether the stage requests a GPU.
     """
 
     name: str
@@ -63,15 +64,15 @@ class StageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The workers that ran some stages, those of them that had anything to do.
+    """The workers that ran the same stages, without those that never had a batch.
 
     Attributes:
         stages: Positions of the stages.
-        workers: How many workers.
-        use: Share of the run's time in which they were at work.
-        own_use: Share of the time they lived in which they were at work.
-        starved: Share of the time they lived in which they waited for inputs that did not exist yet.
-        gap: Share of the time they lived in which their inputs existed and had not arrived.
+        workers: Number of workers.
+        use: Share of the run in which the workers were busy.
+        own_use: Share of their lifetime in which the workers were busy.
+        starved: Share of their lifetime in which the workers waited for inputs that did not exist yet.
+        gap: Share of their lifetime in which the workers waited for inputs that existed but had not arrived.
     """
 
     stages: tuple[int, ...]
@@ -84,14 +85,14 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Loner:
-    """The batch of a stage during which, for longest, no other worker had anything to do.
+    """The batch of a stage that ran alone the longest: no other worker had anything to do in that time.
 
     Attributes:
         stage: Position of the stage.
         duration_ns: How long the batch took.
-        alone_ns: How much of that no other worker was at work.
-        tasks: How many inputs it had.
-        task_id: The first of them.
+        alone_ns: Part of the duration in which no other worker was busy.
+        tasks: Number of inputs.
+        task_id: Id of the first input.
     """
 
     stage: int
@@ -103,15 +104,15 @@ class Loner:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run is judged by.
+    """The data from which `judge` finds the bottleneck of a run.
 
     Attributes:
         stages: The stages, in order.
-        teams: The workers, in the order of their first stages.
-        work_ns: How long some team was there to work, all in all.
-        setup_to_end_ns: From the start of the first set-up to the end of the last batch.
-        in_turn: Whether the teams came one after the other.
-        loners: For each stage that has one.
+        teams: The teams of workers, in the order of their first stages.
+        work_ns: Total time in which at least one team was alive.
+        setup_to_end_ns: Time from the start of the first setup to the end of the last batch.
+        in_turn: Whether the teams ran one after the other.
+        loners: For each stage, the batch that ran alone the longest, if there is one.
     """
 
     stages: tuple[StageEvidence, ...]
@@ -123,15 +124,15 @@ class Evidence:
 
     @cached_property
     def busiest(self) -> Team:
-        """The team that was at work for the largest share of the run."""
+        """The team that was busy for the largest share of the run."""
         return max(self.teams, key=lambda team: team.use)
 
     @cached_property
     def team(self) -> Team:
-        """The team that holds the others up."""
+        """The team that limits the run."""
         busiest = self.busiest
         if busiest.use < _BUSY and busiest.starved > _STARVED:
-            # It waits for somebody before it: the last one there that does not wait itself.
+            # It waits for an earlier team: the last of those that do not wait for inputs themselves.
             before = self.teams[: self.teams.index(busiest)]
             fed = [team for team in before if team.use and team.starved <= _FED]
             return fed[-1] if fed else busiest
@@ -139,20 +140,20 @@ class Evidence:
 
     @cached_property
     def stage(self) -> StageEvidence:
-        """The stage that took most of the time of the team that holds the others up."""
+        """The stage that took most of the time of the team that limits the run."""
         return self.main_stage(self.team)
 
     def main_stage(self, team: Team) -> StageEvidence:
-        """The stage that took most of a team's time."""
+        """Return the stage that took most of a team's time."""
         return max((self.stages[index] for index in team.stages), key=lambda stage: stage.busy_ns)
 
     def team_of(self, stage: int) -> Team:
-        """The workers that ran a stage."""
+        """Return the team that ran a stage."""
         return next(team for team in self.teams if stage in team.stages)
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Say what held a run up."""
+    """Return the verdict on the bottleneck of a run."""
     if not evidence.teams:
         return TOO_SHORT
     for rule in _RULES:
@@ -162,11 +163,11 @@ def judge(evidence: Evidence) -> Verdict:
     busiest = evidence.busiest
     name = evidence.main_stage(busiest).name
     return Verdict(
-        "unclear", reason=f"no stage held the run up: the busiest, '{name}', was at work {busiest.use:.0%} of the time"
+        "unclear", reason=f"no bottleneck found: the busiest stage, '{name}', was busy {busiest.use:.0%} of the time"
     )
 
 
-# --- the rules, each of which says nothing where it does not apply ------------------------------------------
+# --- the rules, each of which returns None if it does not apply ---------------------------------------------
 
 
 def _setup(run: Evidence) -> Verdict | None:
@@ -178,8 +179,8 @@ def _setup(run: Evidence) -> Verdict | None:
         "setup",
         stage.name,
         run.team_of(number).use,
-        f"the set-up of '{stage.name}' took {stage.setup_ns / 1e9:.1f} s, {share:.0%} of the time until the last batch",
-        "give each run more work, keep the executor for several runs, or load less in setup()",
+        f"the setup of '{stage.name}' took {stage.setup_ns / 1e9:.1f} s, {share:.0%} of the time until the last batch",
+        "give each run more work, reuse the executor for several runs, or load less in setup()",
     )
 
 
@@ -194,19 +195,19 @@ def _skew(run: Evidence) -> Verdict | None:
         return None
     loner = max(found, key=lambda one: one.alone_ns)
     stage = run.stages[loner.stage]
-    what = f"task '{loner.task_id}'" if loner.tasks == 1 else f"the batch of {loner.tasks} from '{loner.task_id}' on"
+    what = f"task '{loner.task_id}'" if loner.tasks == 1 else f"a batch of {loner.tasks} from task '{loner.task_id}'"
     return Verdict(
         "skew",
         stage.name,
         run.team_of(loner.stage).use,
-        f"{what} took {loner.duration_ns / 1e9:.1f} s in '{stage.name}', whose batches mostly take "
-        f"{stage.median_ns / 1e9:.2g} s or less, and for {loner.alone_ns / 1e9:.1f} s all others had nothing to do",
-        "split such tasks before this stage, or let the source list the largest first",
+        f"{what} took {loner.duration_ns / 1e9:.1f} s in '{stage.name}', where half of the batches take "
+        f"{stage.median_ns / 1e9:.2g} s or less; all other workers were idle for {loner.alone_ns / 1e9:.1f} s of it",
+        "split such tasks before this stage, or list the largest first in the source",
     )
 
 
 def _is_skew(loner: Loner, run: Evidence) -> bool:
-    # Where a stage has one worker, that is held up by all of its work alike.
+    # If a stage has only one worker, all of its batches delay the run alike.
     is_large = loner.duration_ns >= _LONE_TIMES * run.stages[loner.stage].median_ns
     return is_large and loner.alone_ns >= _LONE_SHARE * run.work_ns and run.team_of(loner.stage).workers > 1
 
@@ -219,14 +220,14 @@ def _retries(run: Evidence) -> Verdict | None:
         "retries",
         stage.name,
         run.team.use,
-        f"'{stage.name}' spends {stage.failed_ns / stage.busy_ns:.0%} of its time on tasks that fail, at the first "
-        "attempt or for good",
-        "see its first error, and whether another attempt is worth its time",
+        f"'{stage.name}' spends {stage.failed_ns / stage.busy_ns:.0%} of its time on attempts that fail, including "
+        "those that are retried",
+        "look at its first error, and check whether retries are worth their time",
     )
 
 
 def _in_turn(run: Evidence) -> Verdict | None:
-    """Stages that run one after the other, as in Xenna's batch mode, wait for nobody."""
+    """Judge stages that run one after the other, as in Xenna's batch mode: none of them waits for another."""
     teams = [team for team in run.teams if not run.stages[team.stages[0]].is_source]
     if len(teams) < 2 or not run.in_turn or run.busiest.own_use < _BUSY:
         return None
@@ -236,7 +237,7 @@ def _in_turn(run: Evidence) -> Verdict | None:
         name,
         run.busiest.use,
         f"the stages ran one after the other, and '{name}' took {run.busiest.use:.0%} of the time",
-        "make it faster, or let the stages run side by side",
+        "make it faster, or run the stages at the same time",
     )
 
 
@@ -248,10 +249,9 @@ def _transport(run: Evidence) -> Verdict | None:
         "transport",
         run.stage.name,
         team.use,
-        f"tasks are longer on their way than at work: the workers of '{run.stage.name}' were at work {team.use:.0%} "
-        f"of the time, and {team.gap:.0%} of theirs their inputs were on the way",
-        "let stages share workers (fuse=True, equal resources) and tasks travel together (bundle=True), or make tasks "
-        "larger",
+        f"tasks spend more time in transit than in stages: the workers of '{run.stage.name}' were busy {team.use:.0%} "
+        f"of the time, and waited for inputs in transit for {team.gap:.0%} of their lifetime",
+        "let stages share workers (fuse=True, equal resources) and bundle tasks (bundle=True), or make tasks larger",
     )
 
 
@@ -264,33 +264,33 @@ def _equal(run: Evidence) -> Verdict | None:
         "equal",
         run.stage.name,
         run.team.use,
-        f"{_listed(names)} are at work alike, {min(team.use for team in alike):.0%} to {run.team.use:.0%} of the time",
-        "one of them alone will not help: give more workers to all of them",
+        f"{_listed(names)} are equally busy, {min(team.use for team in alike):.0%} to {run.team.use:.0%} of the time",
+        "give more workers to all of them; more for one of them alone will not help",
     )
 
 
 def _waits(run: Evidence) -> Verdict | None:
     stage = run.stage
-    # A GPU, too, is something else than a CPU.
+    # A stage on a GPU uses little CPU time even if it is busy.
     if run.team.use < _BUSY or stage.on_gpu or stage.cpu_ns >= _WAITING_CPU * stage.busy_ns:
         return None
     return Verdict(
         "waits",
         stage.name,
         run.team.use,
-        f"{_at_work(run)}, and {1 - stage.cpu_ns / stage.busy_ns:.0%} of that its threads wait",
-        "if that is for a disk, a network or a service, give it more workers with a part of a CPU each, or larger "
-        "batches",
+        f"{_at_work(run)}, and its threads spend {1 - stage.cpu_ns / stage.busy_ns:.0%} of that waiting",
+        "if they wait for a disk, a network, or a service, give it more workers with a fraction of a CPU each, or "
+        "larger batches",
     )
 
 
 def _busy(run: Evidence) -> Verdict | None:
     if run.team.use < _BUSY:
         return None
-    advice = "give it more workers, or make it faster"
+    advice = "give it more workers or make it faster"
     company = [run.stages[index].name for index in run.team.stages if run.stages[index] is not run.stage]
     if run.stage.is_source:
-        advice = "let it list what there is, and leave the work to the stages after it"
+        advice = "let it only list the inputs, and move the work to the stages after it"
     elif company and len(run.teams) > 1:
         advice += f"; it shares its workers with {_listed(company)}"
     return Verdict("busy", run.stage.name, run.team.use, _at_work(run), advice)
@@ -310,17 +310,17 @@ _RULES: tuple[Callable[[Evidence], Verdict | None], ...] = (
 
 
 def _at_work(run: Evidence) -> str:
-    """How much a stage works: by its share where its workers run others as well."""
+    """Describe how busy a stage is, with its share of the time if its workers also run other stages."""
     team, stage = run.team, run.stage
     whole = sum(run.stages[index].busy_ns for index in team.stages)
     share = stage.busy_ns / whole if whole else 0.0
     if len(run.teams) == 1 and len(team.stages) > 1:
         return f"'{stage.name}' takes {share:.0%} of the time in all stages"
     if stage.is_source:
-        return f"the source '{stage.name}' is at work {team.use:.0%} of the time"
+        return f"the source '{stage.name}' is busy {team.use:.0%} of the time"
     others = " while the others wait" if len(run.teams) > 1 else ""
-    within = f" ({share:.0%} of that is its own)" if len(team.stages) > 1 else ""
-    return f"the workers of '{stage.name}' are at work {team.use:.0%} of the time{others}{within}"
+    within = f" ({share:.0%} of that in this stage)" if len(team.stages) > 1 else ""
+    return f"the workers of '{stage.name}' are busy {team.use:.0%} of the time{others}{within}"
 
 
 def _listed(names: Sequence[str]) -> str:
