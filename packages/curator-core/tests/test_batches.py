@@ -71,7 +71,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("data", [None, "text", {"text": "a"}, 5, (), iter([])])
     def test_anything_else_is_refused(self, data):
-        with pytest.raises(ConfigurationError, match="cannot be made of this") as raised:
+        with pytest.raises(ConfigurationError, match="invalid data for a DocumentBatch") as raised:
             DocumentBatch(data)
         assert raised.value.field == "data"
         assert raised.value.hint
@@ -136,7 +136,9 @@ class TestArrow:
         ],
     )
     def test_a_record_that_has_no_place_in_the_table_is_named(self, records, column, number):
-        with pytest.raises(DataError, match=f"do not make an Arrow table: record {number} ") as raised:
+        with pytest.raises(
+            DataError, match=f"cannot convert the records to an Arrow table: record {number} "
+        ) as raised:
             DocumentBatch(records).to_arrow()
         assert raised.value.field == column
         assert raised.value.given

@@ -89,10 +89,10 @@ def test_stages_that_need_the_same_share_a_worker(first, second):
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
-        ({"fusible": False}, {}, "'a' refuses: fusible=False"),
-        ({}, {"fusible": False}, "'b' refuses: fusible=False"),
-        ({"fusible": True}, {"fusible": False}, "'b' refuses: fusible=False"),
-        ({"fans_out": True}, {}, "'a' fans out: its tasks are spread again"),
+        ({"fusible": False}, {}, "'a' sets fusible=False"),
+        ({}, {"fusible": False}, "'b' sets fusible=False"),
+        ({"fusible": True}, {"fusible": False}, "'b' sets fusible=False"),
+        ({"fans_out": True}, {}, "'a' fans out, so its outputs are redistributed"),
         ({}, asking(cpus=2), "'b' asks for cpus=2, 'a' for 1"),
         (asking(cpus=0.5), {}, "'b' asks for cpus=1, 'a' for 0.5"),
         ({}, asking(gpus=1), "'b' asks for gpus=1, 'a' for 0"),
@@ -102,10 +102,10 @@ def test_stages_that_need_the_same_share_a_worker(first, second):
         (asking(nvencs=1), {}, "'b' asks for nvencs=0, 'a' for 1"),
         ({}, asking(entire_gpu=True), "'b' asks for entire_gpu=1, 'a' for 0"),
         ({**GPU, "fusible": True}, {"fusible": True}, "'b' asks for gpus=0, 'a' for 0.5"),
-        (GPU, GPU, "'a' asks for a GPU, and does not say fusible=True"),
-        (SHARED_GPU, GPU, "'b' asks for a GPU, and does not say fusible=True"),
-        (GPU, SHARED_GPU, "'a' asks for a GPU, and does not say fusible=True"),
-        (asking(nvdecs=1), asking(nvdecs=1), "'a' asks for a GPU, and does not say fusible=True"),
+        (GPU, GPU, "'a' asks for a GPU and does not set fusible=True"),
+        (SHARED_GPU, GPU, "'b' asks for a GPU and does not set fusible=True"),
+        (GPU, SHARED_GPU, "'a' asks for a GPU and does not set fusible=True"),
+        (asking(nvdecs=1), asking(nvdecs=1), "'a' asks for a GPU and does not set fusible=True"),
         ({"num_workers": 2}, {}, "'b' and 'a' differ in num_workers"),
         ({"num_workers": 2}, {"num_workers": 3}, "'b' and 'a' differ in num_workers"),
         ({"runtime_env": {"pip": ["x"]}}, {}, "'b' and 'a' differ in runtime_env"),
@@ -119,12 +119,12 @@ def test_stages_that_need_the_same_share_a_worker(first, second):
         (
             {},
             {"full_batches": True, "batch_size": 4},
-            "'b' wants full batches, of tasks from any worker",
+            "'b' needs full batches, filled with tasks from any worker",
         ),
         (
             SHARED_GPU,
             {**SHARED_GPU, "batch_size": 4},
-            "'b' wants full batches, of tasks from any worker",
+            "'b' needs full batches, filled with tasks from any worker",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_annotated_fan_out_ends_its_group():
 
     plan = Plan.from_stages([Pass().with_(name="a"), split, Pass().with_(name="b")], fed=True)
     assert names_of(plan.groups) == ["a+split", "b"]
-    assert plan.groups[1].boundary == "'split' fans out: its tasks are spread again"
+    assert plan.groups[1].boundary == "'split' fans out, so its outputs are redistributed"
 
 
 def test_a_stage_is_compared_with_the_one_before_it():
@@ -304,15 +304,15 @@ def test_a_plan_explains_its_groups():
         "  00 read  (source)",
         "     | 'read' is a source",
         "  01 a + b",
-        "     | 'b' fans out: its tasks are spread again",
+        "     | 'b' fans out, so its outputs are redistributed",
         "  02 c + d",
         "     | 'e' asks for gpus=0.5, 'd' for 0",
         "  03 e",
         "     | 'f' asks for gpus=0, 'e' for 0.5",
         "  04 f",
-        "     | 'g' refuses: fusible=False",
+        "     | 'g' sets fusible=False",
         "  05 g",
-        "     | 'g' refuses: fusible=False",
+        "     | 'g' sets fusible=False",
         "  06 h + i",
     ]
 

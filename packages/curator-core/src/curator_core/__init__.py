@@ -9,7 +9,7 @@
 
     result = Pipeline("shout", [upper]).run(initial_tasks=[Task(data="hello")])
 
-Read it in this order: ``task``, ``stage``, ``plan``, ``adapter``, ``executor``.
+To read the source, start with these modules, in order: ``task``, ``stage``, ``plan``, ``adapter``, ``executor``.
 """
 
 from curator_core.__about__ import __version__

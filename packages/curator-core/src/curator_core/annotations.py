@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage's method says of itself: how many tasks it makes of one, and whether it is asynchronous."""
+"""Whether a stage fans out or is asynchronous, read from the annotations and the definition of its method."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _OLD_NAMES = {"List": "list", "Tuple": "tuple"}
 
 
 class _Type(NamedTuple):
-    """A type by its name, and what stands in its brackets: ``list`` and ``Task`` for ``list[Task]``."""
+    """The name of a type, and its arguments in brackets: ``list`` and ``Task`` for ``list[Task]``."""
 
     name: str = ""
     arguments: tuple[Any, ...] = ()
 
 
 def says_fan_out(stage: Any, *, batched: bool) -> bool:
-    """Whether the annotation names a list, a tuple or an iterator for what is made of one task.
+    """Whether the return annotation declares a list, a tuple, or an iterator for the outputs of one task.
 
-    Where it is text it is read as such: the names in it may be importable for a type checker only.
+    A string annotation is parsed, not evaluated: its names may be importable only for a type checker.
 
     Args:
         stage: The stage.
-        batched: Whether it works by ``process_batch``, whose outer list has an entry for each input.
+        batched: Whether it implements ``process_batch``, whose outer list has an entry for each input.
     """
     function = _function(stage, batched=batched)
     returned = _read(getattr(function, "__annotations__", {}).get("return"))
@@ -45,14 +45,14 @@ def says_fan_out(stage: Any, *, batched: bool) -> bool:
 
 
 def is_asynchronous(stage: Any, *, batched: bool) -> bool:
-    """Whether what is called is a coroutine, or an asynchronous generator.
+    """Whether the stage's method is a coroutine function or an asynchronous generator function.
 
     Args:
         stage: The stage.
-        batched: Whether it works by ``process_batch``.
+        batched: Whether it implements ``process_batch``.
     """
-    function = _function(stage, batched=batched)  # not unwrapped: what is around it may make it synchronous
-    call = getattr(function, "__call__", None)  # noqa: B004 - of an object that is one by its class
+    function = _function(stage, batched=batched)  # not unwrapped: a wrapper may make it synchronous
+    call = getattr(function, "__call__", None)  # noqa: B004 - for an instance whose class has an async __call__
     candidates = (function, getattr(function, "func", None), call)
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
 
@@ -68,7 +68,7 @@ def _is_many(declared: _Type) -> bool:
 
 
 def _alternatives(declared: _Type) -> Iterator[_Type]:
-    """The parts of a union, in whichever way it is written."""
+    """Yield the members of a union, in either notation."""
     if declared.name in _UNIONS:
         for argument in declared.arguments:
             yield from _alternatives(argument)
@@ -93,7 +93,7 @@ def _read(annotation: Any) -> _Type:
 def _read_text(text: str) -> _Type:
     try:
         return _read_node(ast.parse(text, mode="eval").body)
-    except SyntaxError:  # a note, and no type
+    except SyntaxError:  # a note, not a type
         return _Type()
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of numpy in a pickle: what is read-only stays read-only.
+"""Pickling of numpy arrays that keeps read-only arrays read-only.
 
-numpy sees to that where an array's memory is beside the pickle, and forgets it where it is not: with gaps, in a
-subclass such as `numpy.memmap`, of objects or dates. numpy is not imported here: its class is known by name.
+numpy itself does so if an array's memory travels outside the pickle. It does not if the memory is copied into the
+pickle: for an array with gaps, of a subclass such as `numpy.memmap`, or of objects or dates. numpy is not imported
+here: its class is recognized by name.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["array_reducer"]
 
-_BESIDE = 2  # how many things numpy returns for an array whose memory it hands out: what makes it, and from what
+_BESIDE = 2  # length of numpy's reduced form (function, arguments) if the array's memory travels outside the pickle
 
 
 @lru_cache(maxsize=512)
 def array_reducer(cls: type) -> Callable[[Any], tuple[Any, ...]] | None:
-    """How the instances of a class are pickled; None where they are not arrays.
+    """Return the function that reduces instances of a class for pickling; None if they are not arrays.
 
     Args:
         cls: The class.

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an executor is made of, beside `BaseExecutor`, `BaseStageAdapter` and `Plan`, which users see as well.
+"""The building blocks of an executor, in addition to `BaseExecutor`, `BaseStageAdapter`, and `Plan`.
 
-Write an executor with these names and those of `curator_core`; everything else may change without notice. What each
-group is for:
+Write an executor with these names and those of `curator_core`; everything else may change without notice. The names
+are grouped by purpose:
 
 - The plan: `StageView`, and `Group`, the stages that share a worker, from `group_stages` and `Fusion`.
-- The run: `Run` in the driver and `RunContext` on workers; `empty_source` and `isolated_stages` for a source there.
-- The work: `Chain` runs the stages of a group; `BundlePlan` and `Pace` size what travels between workers, `Bundle`.
-- The way: `dump_parts`, `load_parts` and `pack_reports`, `unpack_reports` for what crosses a process.
+- The run: `Run` in the driver and `RunContext` on workers; `empty_source` and `isolated_stages` for a source in the
+  driver.
+- Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
+  travel between workers.
+- Transport: `dump_parts`, `load_parts`, `pack_reports`, and `unpack_reports` carry objects between processes.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 """

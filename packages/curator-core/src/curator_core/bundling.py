@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many tasks travel together between workers.
 
-A hop costs about the same for one task as for a thousand, so tasks travel in bundles. Too large a bundle has its own
-price: other workers wait, and a worker that dies takes all of it. So a bundle is to hold about half a second of work,
-as measured; begins small while nothing is measured; and shrinks towards the end of the input, where a large one would
-keep one worker busy while the others have nothing left (guided self-scheduling, in its "factoring" variant: half of
-what remains is dealt out evenly; Flynn Hummel, Schonberg and Flynn, CACM 35(8), 1992).
+A hop costs about the same for one task as for a thousand, so tasks travel in bundles. A bundle that is too large has
+its own cost: other workers wait, and a worker that dies takes the whole bundle with it. So a bundle contains about half
+a second of work, as measured. Bundles start small until there are measurements, and shrink toward the end of the input,
+where a large one would keep one worker busy while the others have nothing left (guided self-scheduling, in its
+"factoring" variant: half of what remains is dealt out evenly; Flynn Hummel, Schonberg, and Flynn, CACM 35(8), 1992).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ __all__ = [
 
 MAX_BUNDLE_BYTES = 32 * 2**20
 TARGET_S = 0.5  # of work in a bundle
-HOP_S = 0.02  # what a hop costs, more or less, on Xenna; less work than that is not worth one
-_GROWTH = 4  # a bundle has at most so many times the tasks of the one before it
-_SAMPLE = 8  # tasks that are weighed where tasks do not know their size
-_UNMEASURED_LIMIT = 64  # tasks in a bundle where nothing is known of how long they take
+HOP_S = 0.02  # approximate cost of a hop on Xenna; less work than that is not worth a hop
+_GROWTH = 4  # a bundle has at most this many times the tasks of the one before it
+_SAMPLE = 8  # number of tasks to measure if tasks do not report their size
+_UNMEASURED_LIMIT = 64  # maximum tasks in a bundle while the time per task is unknown
 
 
 class Bundle:
@@ -59,19 +59,19 @@ class Bundle:
         return Bundle, (self.tasks,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bundle:
-        # Engines copy what they are given, payloads included; nobody changes a bundle.
+        # Engines copy what they are given, payloads included. No code changes a bundle, so it needs no copy.
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """What bundles for a group of stages are to be like.
+    """The rules for the sizes of a group's bundles.
 
     Attributes:
-        batch_size: Bundles hold a multiple of it where there are enough tasks.
-        slots: Bundles that its workers hold at once, all together.
-        max_bytes: No bundle is larger than this, unless a single task is, or a single batch that is to be full.
-        full: Whether a bundle has whole batches however large they are.
+        batch_size: The number of tasks in a bundle is a multiple of this if there are enough tasks.
+        slots: Number of bundles in flight at once, over all workers of the group.
+        max_bytes: Maximum size of a bundle. Only a single task, or a single batch that must be full, may exceed it.
+        full: Whether bundles contain whole batches, regardless of their size in bytes.
     """
 
     batch_size: int = 1
@@ -81,21 +81,21 @@ class BundlePlan:
 
     @classmethod
     def of(cls, group: Group, slots: int, max_bytes: int = MAX_BUNDLE_BYTES) -> BundlePlan:
-        """What bundles for a group are to be like, with so many slots and bytes."""
-        # What the first stage is given decides on its batches; those of stages after it may be any.
+        """Return the rules for a group with this number of slots and maximum size."""
+        # If batches must be full, only those of the first stage count: later stages may have partial ones.
         unit = group.stages[0].batch_size if group.full_batches else group.batch_size
         return cls(unit, slots, max_bytes, group.full_batches)
 
     def whole_batches(self, count: float) -> int:
-        """A number of tasks, rounded up to whole batches."""
+        """Round a number of tasks up to whole batches."""
         return max(1, math.ceil(count / self.batch_size)) * self.batch_size
 
 
 class Pace:
-    """How many tasks the next bundle is to have, by what the last ones took.
+    """Chooses the number of tasks in the next bundle from how long earlier tasks took.
 
     Args:
-        plan: What bundles are to be like.
+        plan: The rules for bundle sizes.
     """
 
     def __init__(self, plan: BundlePlan) -> None:
@@ -106,25 +106,25 @@ class Pace:
         self._seconds = 0.0
 
     def observe(self, tasks: int, seconds: float) -> None:
-        """Learn from work that is done.
+        """Record finished work.
 
         Args:
-            tasks: How many tasks.
-            seconds: How long they took, in all stages of the group.
+            tasks: Number of tasks.
+            seconds: How long they took in total, in all stages of the group.
         """
         self._tasks += tasks
         self._seconds += seconds
 
     @property
     def seconds_per_task(self) -> float | None:
-        """Mean time of a task; None where nothing is known yet."""
+        """Mean time of a task; None if nothing was measured yet."""
         return self._seconds / self._tasks if self._tasks else None
 
     def next_size(self, remaining: int | None = None) -> int:
-        """How many tasks the next bundle is to have, in whole batches.
+        """Return the number of tasks for the next bundle, in whole batches.
 
         Args:
-            remaining: Tasks that are still to be dealt out, where that is known.
+            remaining: Number of tasks that are not dealt out yet; None if unknown.
         """
         plan, mean = self._plan, self.seconds_per_task
         fair = math.inf if remaining is None else math.ceil(remaining / (2 * plan.slots))
@@ -133,7 +133,7 @@ class Pace:
             wanted = min(wanted, plan.whole_batches(_UNMEASURED_LIMIT), fair)
         else:
             limit = max(self._last, plan.batch_size) * _GROWTH
-            # The fair part of what remains, but neither more than is wanted nor less than is worth a hop.
+            # A fair share of what remains, but no more than the target and no less than is worth a hop.
             wanted = min(max(fair, _tasks_in(HOP_S, mean)), _tasks_in(TARGET_S, mean), limit)
         self._dealt += 1
         self._last = plan.whole_batches(wanted if remaining is None else min(wanted, remaining))
@@ -149,12 +149,12 @@ def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None
 
     Args:
         tasks: The tasks.
-        plan: What the bundles are to be like.
-        seconds_per_task: What a task takes in the next group; None where it is not known.
+        plan: The rules for bundle sizes.
+        seconds_per_task: Time that a task takes in the next group; None if unknown.
     """
     start = 0
     while remaining := len(tasks) - start:
-        if seconds_per_task is None:  # they may be slow: nobody is to have much left when the others are done
+        if seconds_per_task is None:  # they may be slow: no worker should have much left when others are done
             wanted: float = min(_UNMEASURED_LIMIT, math.ceil(remaining / (2 * plan.slots)))
         else:
             wanted = min(remaining, _tasks_in(TARGET_S, seconds_per_task))
@@ -164,7 +164,7 @@ def split(tasks: Sequence[Any], plan: BundlePlan, seconds_per_task: float | None
 
 
 def within_bytes(tasks: Sequence[Any], plan: BundlePlan) -> list[Any]:
-    """The first of these tasks, as many as a bundle may hold by their bytes: at least one, or one batch to be full."""
+    """Return the first tasks that fit in a bundle by bytes: at least one, or a whole batch if batches must be full."""
     fits = len(tasks)
     if fits > 1 and estimated_bytes(tasks) > plan.max_bytes:
         fits, held = 1, estimated_bytes(tasks[:1])
@@ -174,12 +174,12 @@ def within_bytes(tasks: Sequence[Any], plan: BundlePlan) -> list[Any]:
 
 
 def in_batches(fits: int, there: int, plan: BundlePlan) -> int:
-    """How many tasks a bundle is to have, so that its batches are whole.
+    """Return the number of tasks for a bundle, so that its batches are whole.
 
     Args:
-        fits: How many it may hold.
-        there: How many there are.
-        plan: What bundles are to be like.
+        fits: Number of tasks that fit by bytes.
+        there: Number of tasks available.
+        plan: The rules for bundle sizes.
     """
     if fits > plan.batch_size:
         return fits - fits % plan.batch_size
@@ -187,7 +187,7 @@ def in_batches(fits: int, there: int, plan: BundlePlan) -> int:
 
 
 def estimated_bytes(tasks: Sequence[Any]) -> int:
-    """Bytes of some tasks: as they say, or where they do not know, as some of them would travel. Never raises."""
+    """Return the size of tasks in bytes, as they report it or else estimated by pickling a sample. Never raises."""
     known = bytes_of(tasks)
     if known or not tasks:
         return known
@@ -196,7 +196,7 @@ def estimated_bytes(tasks: Sequence[Any]) -> int:
 
 
 def unbundled(items: Iterable[Any]) -> list[Any]:
-    """The tasks of what arrived: bundles, or tasks that travelled alone."""
+    """Return the tasks from a mix of bundles and individual tasks."""
     tasks: list[Any] = []
     for item in items:
         if isinstance(item, Bundle):
@@ -209,7 +209,7 @@ def unbundled(items: Iterable[Any]) -> list[Any]:
 def _pickled_bytes(task: Any) -> int:
     try:
         head, buffers = dump_parts(task)
-    except BaseException as exc:  # noqa: BLE001 - code of users; whoever sends the task will say so
+    except BaseException as exc:  # noqa: BLE001 - raised by user code; sending the task will report it
         check_failure(exc)
         return 0
     return len(head) + sum(int(buffer.nbytes) for buffer in buffers)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes and functions that travel by value, since no module that others can import has them.
+"""Classes and functions that are pickled by value, because other processes cannot import them from a module.
 
-There is one of each in a process, however often it comes: it is filled once, and the process that it is from gets its
-own back. What the script calls by a name has that name in the worker's main module as well, so that plain pickle,
-which stages may use, finds it there.
+Each exists once per process, no matter how often it is unpickled: its content is filled in once, and the process that
+it came from gets the original back. A class or function with a global name in the script gets the same name in the
+worker's main module, so that plain pickle, which stages may use, finds it there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["once_a_process"]
 
 _count = itertools.count()
-_tokens: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()  # the process that it is from, and a number
+_tokens: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()  # the process of origin, and a number
 _things: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()
-_entered: set[str] = set()  # names in the main module of this process
+_entered: set[str] = set()  # names added to the main module of this process
 
 
 def once_a_process(thing: Any, reduced: Any) -> Any:
-    """What cloudpickle makes of a class or a function, so that it is made once in a process.
+    """Extend cloudpickle's reduction of a class or a function so that each process creates it only once.
 
     Args:
         thing: The class or function.
-        reduced: How cloudpickle pickles it.
+        reduced: Its reduction by cloudpickle.
     """
-    if reduced is NotImplemented or len(reduced) < 6:  # goes by name
+    if reduced is NotImplemented or len(reduced) < 6:  # pickled by name
         return reduced
     name = _name_in_script(thing)
     if not (name or isinstance(thing, type)):
@@ -52,7 +52,7 @@ def _name_in_script(thing: Any) -> str:
 
 
 def _made(token: tuple[str, int], make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """The thing, still to be filled where it is new here."""
+    """Return the class or function. If it is new in this process, its content is not filled in yet."""
     known = _things.get(token)
     return make(*args) if known is None else known
 
@@ -65,6 +65,6 @@ def _filled(thing: Any, content: tuple[Any, ...]) -> None:
     _tokens[thing] = token
     _things[token] = thing
     main = vars(sys.modules["__main__"])
-    if name and (name in _entered or name not in main):  # never in the place of what the main module has itself
+    if name and (name in _entered or name not in main):  # never replaces a name that the main module defines
         main[name] = thing
         _entered.add(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions of user code: described for a report, wrapped for the caller, rebuilt on the other side."""
+"""Exceptions of user code: described for a report, wrapped for the caller, and rebuilt in another process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = [
     "user_frames",
 ]
 
-_HINT = "its own traceback is shown above this one; on_error='skip' leaves such tasks out"
-_HINT_READ_ONLY = "arrays that come from another worker may be read-only: write to a copy, such as array.copy()"
+_HINT = "see its own traceback above this one, or pass on_error='skip' to skip such tasks"
+_HINT_READ_ONLY = "write to a copy, such as array.copy(): arrays that come from another worker may be read-only"
 _OUR_CALLERS = frozenset(
     {"curator_core.adapter", "curator_core.attempt", "curator_core.isolated.child"}
 )  # modules that call stages
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - it is no error, it shows one
-    """Shows the traceback of another process where that exception's own cause would be shown."""
+class RemoteTraceback(Exception):  # noqa: N818 - not an error itself, but shows one
+    """Shows the traceback of an exception from another process, in the place of that exception's cause."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -45,11 +45,11 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is no error, it shows one
 
 
 class ForeignError(Exception):
-    """Stands for an exception that a stage has raised in a process of its own.
+    """Stands for an exception that a stage raised in a process of its own.
 
     Args:
-        info: That exception.
-        is_of_retry_on: Whether it is of the stage's ``retry_on``, which can only be told where its class is.
+        info: Describes that exception.
+        is_of_retry_on: Whether it matches the stage's ``retry_on``. Only the process that has its class can check this.
     """
 
     def __init__(self, info: ErrorInfo, *, is_of_retry_on: bool) -> None:
@@ -59,7 +59,7 @@ class ForeignError(Exception):
 
 
 def is_of(exc: BaseException | None, classes: tuple[type[BaseException], ...]) -> bool:
-    """Whether an exception is of a stage's ``retry_on``."""
+    """Whether an exception matches a stage's ``retry_on``."""
     return exc.is_of_retry_on if is_a(exc, ForeignError) else is_a(exc, classes)
 
 
@@ -68,7 +68,7 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
 
     Args:
         exc: The exception.
-        doing: What the stage was at.
+        doing: What the stage was doing.
     """
     if is_a(exc, ForeignError):
         return exc.info._replace(doing=doing)
@@ -84,48 +84,48 @@ def error_info(exc: BaseException, doing: str = "") -> ErrorInfo:
 
 
 def _traceback_of(exc: BaseException) -> str:
-    """The traceback as Python prints it, with causes and notes, unless these do not let themselves be asked."""
+    """Return the traceback as Python prints it, without causes and notes if reading them raises."""
     import traceback  # noqa: PLC0415 - errors are rare, and an import of this package is not
 
     kind, frames = type(exc), user_frames(traceback_of(exc))
     try:
         return "".join(traceback.format_exception(kind, exc, frames))
-    except BaseException as hostile:  # noqa: BLE001 - attributes of users
+    except BaseException as hostile:  # noqa: BLE001 - raised by attributes of the user's class
         check_failure(hostile)
         lines = ["Traceback (most recent call last):\n", *traceback.format_tb(frames)]
         return f"{''.join(lines)}{kind.__qualname__}: {message_of(exc)}\n"
 
 
 def stage_error(exc: BaseException, stage: str, doing: str = "") -> StageError:
-    """The error to raise to the caller for an exception of a stage's code, which becomes its cause."""
+    """Return the error to raise to the caller for an exception of a stage's code, which becomes its cause."""
     if is_a(exc, ForeignError):
         return rebuild_error(exc.info, stage, doing)
     if _is_about(exc, stage):
-        return exc  # type: ignore[return-value]  # that is what was asked
+        return exc  # type: ignore[return-value]  # a StageError, which _is_about checked
     error = _wrapper(type(exc).__name__, message_of(exc), stage, doing, exc)
     error.__cause__ = BaseException.with_traceback(exc, user_frames(traceback_of(exc)))
     return error
 
 
 def rebuild_error(info: ErrorInfo, stage: str, doing: str = "") -> StageError:
-    """As `stage_error`, from a report; the user's traceback stands where the cause is shown."""
+    """Return the error as `stage_error` does, but from a report; the user's traceback is shown as the cause."""
     original = unpack_exception(info.pickled) if info.pickled else None
     shown = RemoteTraceback(info.traceback)
     try:
         if original is not None:
             original.__cause__ = shown
-    except BaseException as hostile:  # noqa: BLE001 - its class may have made a property of it
+    except BaseException as hostile:  # noqa: BLE001 - its class may define a property named __cause__
         check_failure(hostile)
         original = None
     if _is_about(original, stage):
-        return original  # type: ignore[return-value]  # that is what was asked
+        return original  # type: ignore[return-value]  # a StageError, which _is_about checked
     error = _wrapper(info.type.rpartition(".")[2], info.message, stage, doing or info.doing, original)
     error.__cause__ = original or shown
     return error
 
 
 def _is_about(exc: BaseException | None, stage: str) -> bool:
-    """Whether an exception is one of ours that names the stage: the stage may itself run a pipeline that fails."""
+    """Whether an exception is a `StageError` about this stage, and not one from a pipeline that the stage runs."""
     return is_a(exc, StageError) and exc.stage == stage
 
 
@@ -136,14 +136,14 @@ def _wrapper(kind: str, message: str, stage: str, doing: str, cause: BaseExcepti
         stage=stage,
         hint=_HINT_READ_ONLY if kind == "ValueError" and "read-only" in message else _HINT,
     )
-    if ours:  # its details say it once, in their places, and not twice
+    if ours:  # show its details once, in their own fields, and not in the message as well
         error.field, error.given, error.expected = ours.field, ours.given, ours.expected
         error.hint = ours.hint or error.hint
     return error
 
 
 def user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is not ours."""
+    """Return the traceback from the first frame outside the modules that call stages."""
     first = frames
     while first is not None and first.tb_frame.f_globals.get("__name__") in _OUR_CALLERS:
         first = first.tb_next
@@ -151,15 +151,15 @@ def user_frames(frames: TracebackType | None) -> TracebackType | None:
 
 
 def fail_batches(reports: list[Any], batch_ids: Container[str], error: BaseException) -> set[str]:
-    """Make failures of batches that have ended and are not sent yet: their outputs cannot travel.
+    """Turn finished batches into failed ones before their reports are sent, because their outputs cannot be sent.
 
     Args:
         reports: Reports of batches and workers; those of the batches are replaced.
-        batch_ids: The batches.
-        error: Why.
+        batch_ids: The ids of the batches.
+        error: The reason.
 
     Returns:
-        The batches that there are reports of.
+        The ids of the batches that have a report.
     """
     found: set[str] = set()
     for number, report in enumerate(reports):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stages share a worker: neighbours that need the same things, up to where tasks have to spread again."""
+"""Groups of stages that share a worker: neighbors with the same needs, up to a stage whose outputs must spread out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Fusion", "Group", "group_stages"]
 
 
 class Fusion(enum.IntEnum):
-    """How far stages are fused. Each step fuses what the one before it does, and more."""
+    """How far stages are fused. Each level includes the ones before it."""
 
     OFF = 0
-    """Each stage by itself."""
+    """Each stage runs separately."""
     EQUAL = 1
-    """Neighbours that need the same. The default."""
+    """Neighbors with equal needs share a worker. The default."""
     UNEQUAL_CPUS = 2
-    """Also where they ask for different numbers of CPUs; the group asks for the largest."""
+    """Neighbors may also ask for different numbers of CPUs; the group asks for the largest."""
     FAN_OUTS = 3
-    """Also across a stage that makes many tasks of one."""
+    """A group may also continue after a stage that makes many tasks from one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Group:
     Attributes:
         index: Position among the groups of a run, from 0.
         stages: Its stages, in order.
-        boundary: Why it is not part of the group before it; empty for the first.
+        boundary: Why it is separate from the group before it; empty for the first.
     """
 
     index: int
@@ -50,12 +50,12 @@ class Group:
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs: what each stage asks for, and the largest number of CPUs."""
+        """The resources that one worker needs: those of each stage, with the largest number of CPUs."""
         return replace(self.stages[0].resources, cpus=max(view.resources.cpus for view in self.stages))
 
     @property
     def num_workers(self) -> int | None:
-        """How many workers its stages ask for."""
+        """Number of workers that its stages ask for."""
         return self.stages[0].num_workers
 
     @property
@@ -65,29 +65,29 @@ class Group:
 
     @property
     def engine_options(self) -> Mapping[str, Any]:
-        """What its stages say in ``xenna_stage_spec()``."""
+        """The options that its stages return from ``xenna_stage_spec()``."""
         return self.stages[0].engine_options
 
     @property
     def batch_size(self) -> int:
-        """Its largest batch: what is handed to a worker at once should be a multiple of it."""
+        """Its largest batch size: the number of tasks passed to a worker at once should be a multiple of it."""
         return max(view.batch_size for view in self.stages)
 
     @property
     def full_batches(self) -> bool:
-        """Whether its batches are to be full, wherever the tasks come from."""
+        """Whether its batches must be full, filled with tasks from any worker."""
         return self.stages[0].full_batches
 
 
 def group_stages(
     views: Sequence[StageView], fusion: Fusion = Fusion.EQUAL, *, has_source: bool = False
 ) -> tuple[Group, ...]:
-    """Put neighbours together as far as they may share a worker.
+    """Group neighbors as far as they may share a worker.
 
     Args:
         views: The stages.
-        fusion: How far to go.
-        has_source: Whether the first stage is a source, which stands alone: it has one task.
+        fusion: How far stages are fused.
+        has_source: Whether the first stage is a source, which forms its own group because it has only one task.
     """
     groups: list[Group] = []
     for number, view in enumerate(views):
@@ -104,13 +104,13 @@ def group_stages(
 
 
 def _apart(group: Sequence[StageView], view: StageView, fusion: Fusion) -> str:
-    """Why a stage cannot join the group before it; empty where it can."""
+    """Return why a stage cannot join the group before it; empty if it can."""
     last = group[-1]
     if fusion is Fusion.OFF:
         return "fusion is off"
     for stage in (last, view):
         if stage.fusible is False:
-            return f"'{stage.name}' refuses: fusible=False"
+            return f"'{stage.name}' sets fusible=False"
     return _different_needs(last, view, fusion) or _spreads(last, view, fusion)
 
 
@@ -121,7 +121,7 @@ def _different_needs(last: StageView, view: StageView, fusion: Fusion) -> str:
             return f"'{view.name}' asks for {field}={asks:g}, '{last.name}' for {asked:g}"
     for stage in (last, view):
         if stage.resources.requires_gpu and not stage.fusible:
-            return f"'{stage.name}' asks for a GPU, and does not say fusible=True"
+            return f"'{stage.name}' asks for a GPU and does not set fusible=True"
     for field in ("num_workers", "runtime_env", "engine_options"):
         if getattr(view, field) != getattr(last, field):
             return f"'{view.name}' and '{last.name}' differ in {field}"  # no values: they may be secrets
@@ -130,7 +130,7 @@ def _different_needs(last: StageView, view: StageView, fusion: Fusion) -> str:
 
 def _spreads(last: StageView, view: StageView, fusion: Fusion) -> str:
     if last.fans_out and fusion < Fusion.FAN_OUTS:
-        return f"'{last.name}' fans out: its tasks are spread again"
+        return f"'{last.name}' fans out, so its outputs are redistributed"
     if view.full_batches:
-        return f"'{view.name}' wants full batches, of tasks from any worker"
+        return f"'{view.name}' needs full batches, filled with tasks from any worker"
     return ""

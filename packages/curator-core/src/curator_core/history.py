@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's history as it travels: a row for each batch it went through, small enough to go with every task."""
+"""A task's history as it travels: one row for each batch that it went through, small enough to go with every task."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from curator_core.perf import BYTES_PER_MB, StagePerfStats
 
 __all__ = ["PerfRow", "Place", "stats_of"]
 
-_CACHED = 4096  # workers that a process hears of, more or less; what is dropped is made again
+_CACHED = 4096  # about the number of workers that a process encounters; evicted entries are rebuilt
 
 
 class Place(NamedTuple):
-    """Where batches run: a worker of a stage.
+    """The place where batches run: a worker of a stage.
 
-    There is one object for each in a process, also after unpickling, so that the long ids of workers and nodes
-    are pickled once for a task, or for a bundle of tasks, however often they occur in its history.
+    Each place is a single object per process, even after unpickling, so that the long ids of workers and nodes are
+    pickled once per task, or once per bundle of tasks, no matter how often they occur in its history.
     """
 
     stage_name: str
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, stage_name: str, worker_id: str, node_id: str) -> Place:
-        """The one object for these names."""
+        """Return the single object for these names."""
         return _place(stage_name, worker_id, node_id)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -35,12 +35,12 @@ class Place(NamedTuple):
 
 
 PerfRow: TypeAlias = tuple[Place, int, int, int, int, dict[str, "float | str"], int, int, str]
-"""A batch: place, duration, idle time, bytes, items, metrics, start, start-up time, batch id; times in nanoseconds.
-A plain tuple, because ten dataclasses cost ten times as much to pickle."""
+"""A batch: place, duration, idle time, bytes, items, metrics, start, startup time, batch id; times in nanoseconds.
+A plain tuple, because ten dataclasses take ten times as long to pickle as ten tuples."""
 
 
 def stats_of(row: PerfRow) -> StagePerfStats:
-    """The record that users see."""
+    """Return the record that users see."""
     place, duration_ns, idle_ns, in_bytes, num_items, metrics, start_unix_ns, startup_ns, batch_id = row
     return StagePerfStats(
         stage_name=place.stage_name,
@@ -69,7 +69,7 @@ def _unpacked(stage_name: str, worker_id: str | bytes, node_id: str | bytes) -> 
 
 @lru_cache(_CACHED)
 def _pack(name: str) -> str | bytes:
-    """Engines name things by long hex numbers and by UUIDs: these go at half their length."""
+    """Halve the length of the hex numbers and UUIDs that engines use as names."""
     try:
         packed = bytes.fromhex(name.replace("-", ""))
     except ValueError:
