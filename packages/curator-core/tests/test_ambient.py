@@ -151,7 +151,7 @@ def test_threads_may_come_and_go(ambient):
 
 @pytest.mark.parametrize("given", [None, "otel", object()])
 def test_what_is_no_observer_is_refused(given):
-    with pytest.raises(ExecutorError, match="no RunObserver") as raised:
+    with pytest.raises(ExecutorError, match="not a RunObserver") as raised:
         watch_all_runs(given)
     assert raised.value.field == "observer"
     assert ambient_observers(()) == ()

@@ -60,14 +60,14 @@ class Losing(LocalExecutor):
 
 @pytest.mark.parametrize("given", [Task(data=1), 5])
 def test_initial_tasks_that_are_no_list(given):
-    with pytest.raises(ConfigurationError, match="initial_tasks is no list of tasks") as raised:
+    with pytest.raises(ConfigurationError, match="initial_tasks is not a list of tasks") as raised:
         Pipeline("p", [Pass()]).run(initial_tasks=given)
     assert "initial_tasks=[task]" in raised.value.hint
 
 
 @pytest.mark.parametrize("given", [[Task(data=1), "text"], [Task(data=1), Task], "ab"])
 def test_initial_tasks_that_are_no_tasks(given):
-    with pytest.raises(ConfigurationError, match="an initial task is no task") as raised:
+    with pytest.raises(ConfigurationError, match="an initial task is not a Task") as raised:
         Pipeline("p", [Pass()]).run(initial_tasks=given)
     assert raised.value.field.startswith("initial_tasks[")
 
@@ -85,7 +85,7 @@ def test_an_unknown_failure_policy(policy):
 
 @pytest.mark.parametrize("observer", [object(), Recorder, print])
 def test_an_observer_that_is_none(observer):
-    with pytest.raises(ExecutorError, match="an observer is no RunObserver") as raised:
+    with pytest.raises(ExecutorError, match="an observer is not a RunObserver") as raised:
         run(observers=[Recorder(), observer])
     assert raised.value.field == "observers[1]"
 

@@ -144,7 +144,7 @@ def test_a_stage_that_fails_in_set_up_is_named_and_the_others_torn_down(where):
     log: list[str] = []
     recorder = Recorder()
     stages = [Living(log, "a"), Living(log, "b", fails_in=where)]
-    with pytest.raises(StageError, match=f"stage 'b': raised ValueError in set-up: failed in {where}") as raised:
+    with pytest.raises(StageError, match=f"stage 'b': raised ValueError in setup: failed in {where}") as raised:
         Pipeline("p", stages).run(initial_tasks=tasks(1), observers=[recorder])
     assert log[-1] == "teardown a"
     assert not raised.value.result.complete
@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_the_summary_and_tears_down(where):
         pipeline.run(observers=[recorder])
     assert [task.data for task in raised.value.result] == [1]
     assert not raised.value.result.complete
-    assert "interrupted; what was done until then" in raised.value.__notes__[0]
+    assert "interrupted; work done so far" in raised.value.__notes__[0]
     assert "ended early" in raised.value.__notes__[0]
     assert log[-2:] == ["teardown b", "teardown a"]
     assert len(recorder.ends) == 1

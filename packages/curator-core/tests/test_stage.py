@@ -275,7 +275,7 @@ def test_a_composite_that_contains_itself():
         def decompose(self):
             return [self]
 
-    with pytest.raises(StageDefinitionError, match="nested more than 32 deep") as raised:
+    with pytest.raises(StageDefinitionError, match="nested more than 32 levels deep") as raised:
         Pipeline("p", [Endless()]).compile()
     assert raised.value.stage == "Endless"
 

@@ -135,7 +135,7 @@ def all_end(mark: str) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "codes", "told"),
     [
-        (signal.SIGINT, (-signal.SIGINT, 130), "interrupted; what was done until then:"),
+        (signal.SIGINT, (-signal.SIGINT, 130), "interrupted; work done so far:"),
         pytest.param(signal.SIGTERM, (143,), "terminated by SIGTERM; what was done", marks=pytest.mark.everything),
         pytest.param(signal.SIGUSR1, (138,), "preempted by SIGUSR1; what was done", marks=pytest.mark.everything),
     ],

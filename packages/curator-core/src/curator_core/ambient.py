@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observers that watch every run of this process, without being named in it.
+"""Observers that watch every run of this process without being passed to it.
 
-For what is switched on from outside a program, such as ``opentelemetry-instrument``. A program that names its
-observers itself gives them to the run.
+They are for tools that are switched on from outside a program, such as ``opentelemetry-instrument``. A program that
+creates its own observers passes them to the run instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 
 class _Asked:
-    """That somebody asked for an observer."""
+    """A request for an observer; two requests for the same observer are distinct objects."""
 
     def __init__(self, observer: RunObserver) -> None:
         self.observer = observer
@@ -32,23 +32,23 @@ _watching: list[_Asked] = []
 
 
 def watch_all_runs(observer: RunObserver) -> Callable[[], None]:
-    """Have an observer watch every run that begins in this process from now on, on any executor.
+    """Add an observer to every run that begins in this process from now on, on any executor.
 
-    It stays out of a run that was given an observer of its class.
+    A run that was given an observer of the same class does not get this one.
 
     Args:
-        observer: The observer. It watches a run once, also where it was asked for twice.
+        observer: The observer. If it is added more than once, it still watches each run only once.
 
     Returns:
-        What ends it, where nobody else has asked for the same observer. Runs under way are watched to their end;
-        further calls change nothing.
+        A function that stops watching, unless the same observer was also added elsewhere. Runs in progress are watched
+        to their end. Calling the function again has no effect.
 
     Raises:
-        ExecutorError: It is no observer.
+        ExecutorError: ``observer`` is not a `RunObserver`.
     """
     if not isinstance(observer, RunObserver):
         raise ExecutorError(
-            "this is no RunObserver",
+            "the observer is not a RunObserver",
             field="observer",
             given=observer,
             expected="an instance of a subclass of RunObserver",
@@ -61,7 +61,7 @@ def watch_all_runs(observer: RunObserver) -> Callable[[], None]:
 
 
 def ambient_observers(given: Sequence[Any]) -> tuple[RunObserver, ...]:
-    """Who watches a run beside the observers that it was given."""
+    """Return the observers that watch a run in addition to those that it was given."""
     with _lock:
         watching = {id(asked.observer): asked.observer for asked in _watching}
     return tuple(one for one in watching.values() if not any(isinstance(known, type(one)) for known in given))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may go into a stage, and what may come out: each check raises an error that says how to fix it."""
+"""Checks of the inputs and outputs of stages. Each check raises an error that says how to fix the problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["are_always_valid", "check_count", "check_output", "check_task"]
 
 
 def check_task(task: Any, task_id: str, view: StageView) -> None:
-    """Raise where a task lacks what the stage needs, or is not valid."""
+    """Raise if a task is not valid, or lacks what the stage declares in ``inputs()``."""
     if view.needs is not None:
         for name in view.needs.attributes:
             if not hasattr(task, name):
@@ -36,13 +36,13 @@ def check_task(task: Any, task_id: str, view: StageView) -> None:
             stage=view.name,
             field="validate()",
             given=type(task),
-            expected=f"{type(task).__name__}.validate() to be true",
-            hint="mend the stage that made it, or drop such tasks there",
+            expected=f"a task whose {type(task).__name__}.validate() returns True",
+            hint="fix the stage that made it, or drop such tasks there",
         )
 
 
 def are_always_valid(tasks: Sequence[Any]) -> bool:
-    """Whether the classes of tasks leave ``validate`` as it is, so that there is nothing to ask."""
+    """Whether no class of these tasks overrides ``validate``, so that it need not be called."""
     if len(tasks) == 1:  # the usual batch, as in `measure`
         return _is_always_valid(tasks[0].__class__)
     return all(map(_is_always_valid, {task.__class__ for task in tasks}))
@@ -59,8 +59,8 @@ def _lacks(message: str, name: str, have: list[str], view: StageView) -> InputEr
         stage=view.name,
         field=name,
         given=have,
-        expected="what the stage declares in inputs()",
-        hint="add it in an earlier stage, or drop it from inputs() if it is not needed",
+        expected="the attributes and columns that the stage declares in inputs()",
+        hint="add it in an earlier stage, or remove it from inputs() if the stage does not need it",
     )
 
 
@@ -77,17 +77,17 @@ def check_count(entries: Any, expected: int, view: StageView) -> None:
         field="process_batch",
         given=f"[{kinds}{', …' * (len(entries) > 8)}]" if is_list else type(entries),
         expected=f"a list of {expected}, one entry for each input: a task, a list of tasks, or None",
-        hint="return None for a task that is to be dropped, and a list for one that becomes several",
+        hint="return None for a task to drop, and a list for a task that becomes several",
     )
 
 
 def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> None:
-    """Raise unless this is a task that was made of its input, in this batch, and returned once.
+    """Raise unless this is a task that was made from its input, in this batch, and returned only once.
 
     Args:
-        task: What the stage returned.
-        parent_id: The input; empty for a source, whose tasks may come from anywhere.
-        row: This batch, as it stands in the history of tasks that it has returned already.
+        task: The object that the stage returned.
+        parent_id: Id of the input; empty for a source, whose tasks may come from anywhere.
+        row: The row of this batch in the history of the tasks that the stage already returned.
         view: The stage.
     """
     field = "process_batch" if view.batched else "process"
@@ -103,15 +103,15 @@ def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> No
     known_id, perf, _ = state_of(task)
     if known_id in ("", parent_id) and not (perf and perf[-1] is row):
         return
-    # A source's outputs may have gone on and gathered history; this batch then is the beginning of it.
+    # Outputs of a source may have passed through later stages; their history then begins with this batch.
     if perf and (perf[-1] is row or perf[0] is row):
         raise ContractError(
             "returned the same task object twice",
             stage=view.name,
             field=field,
             given=f"task '{known_id}'",
-            expected="an object of its own for each output",
-            hint="make a copy: dataclasses.replace(task)",
+            expected="a separate object for each output",
+            hint="copy the task with dataclasses.replace(task)",
         )
     if parent_id:
         raise ContractError(
@@ -119,6 +119,6 @@ def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> No
             stage=view.name,
             field=field,
             given=f"task '{known_id}'",
-            expected="entry i to be made of input i; no task to be kept from an earlier call",
-            hint="keep the order of the inputs, and make a new task of data that you remember",
+            expected="an entry i made from input i, not from another input or in an earlier call",
+            hint="keep the order of the inputs, and create a new task from data that you keep between calls",
         )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes files of the last stage that hold several tasks each; in the driver.
+"""Publishes, in the driver, files of the last stage that contain several tasks each.
 
-A file is published once the driver has counted the batch that wrote it, and a task in it is not written again: when it
-comes again, after a worker or a driver has died, the adapter skips the stage and outputs what the task gave the first
-time. With a checkpoint the journal records a file before it is published, so that the next run can publish it if this
-one is killed in between.
+A file is published once the driver has counted the batch that wrote it, and the tasks in it are not written again: if
+such a task is processed again, because a worker or a driver died, the adapter skips the stage and returns the output of
+the first time. With a checkpoint, the journal records a file before it is published, so that the next run can publish
+it if this one is killed in between.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Commits:
     """The files that one run publishes. Calls must come from one thread at a time.
 
     Args:
-        staging: Where the files wait.
+        staging: The files that are not published yet.
         store: The run's checkpoint, if it has one.
 
     Attributes:
-        written: Tasks that may come again, and the paths that each has given: one for the first task of a file, none
-            for the others.
+        written: Tasks that may be processed again, and the output paths of each: one path for the first task of a file,
+            none for the others.
     """
 
     def __init__(self, staging: Staging, store: OpenCheckpoint | None) -> None:
@@ -49,11 +49,11 @@ class Commits:
 
     @classmethod
     def open(cls, plan: Plan, run_id: str, shard: Shard | None, store: OpenCheckpoint | None) -> tuple[Self, Plan]:
-        """Finish what earlier runs with the checkpoint left undone; return the commits of a run and the plan for it.
+        """Finish the commits of earlier runs with the checkpoint; return the commits of this run, and its plan.
 
         Raises:
-            ConfigurationError: Files of other runs are there, which may hold the same tasks.
-            DataError: The directory cannot be read, or written to.
+            ConfigurationError: The directory has files of other runs, which may contain the same tasks.
+            DataError: The directory cannot be read or written.
         """
         *before, view = plan.stages
         writer: Any = view.stage
@@ -64,7 +64,7 @@ class Commits:
         return commits, replace(plan, stages=(*before, replace(view, stage=stage)))
 
     def _take_over(self) -> None:
-        """Read from the journal what earlier runs have written, and bring the directory in line with it."""
+        """Read from the journal which files earlier runs wrote, and make the directory match."""
         store, earlier = self._store, dict[str, list[str]]()
         written = {}
         if store is not None:
@@ -84,8 +84,8 @@ class Commits:
         """Publish the files that a batch wrote.
 
         Args:
-            report: Its report; not yet entered with the source tasks.
-            source_of: The source task that a task descends from.
+            report: The batch's report, before it counts toward the progress of source tasks.
+            source_of: Returns the source task that a task descends from.
 
         Raises:
             DataError: The journal cannot be written, or a file cannot be renamed.
@@ -101,15 +101,15 @@ class Commits:
         self._staging.publish(urls)
 
     def begin_again(self, entered: Iterable[Manifest]) -> None:
-        """Remember what was written of source tasks that begin again.
+        """Remember the files written for source tasks that begin again.
 
-        What earlier runs have written stays: the source may not have made its source tasks yet.
+        Files written by earlier runs are kept, because the source may not have made their source tasks yet.
         """
         self.written = {**self.written, **{manifest.input_id: manifest.paths for manifest in entered}}
 
     def close(self) -> None:
-        """Remove staged files that were not published. A failure is logged: the published ones are complete anyway."""
+        """Remove staged files that were not published. A failure is only logged: published files are complete."""
         try:
             self._staging.remove()
         except DataError as exc:
-            logger.warning("staged files of the run cannot be removed: %s", exc)
+            logger.warning("could not remove the staged files of the run: %s", exc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage that stands for several."""
+"""A stage that expands into other stages."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ _MAX_DEPTH = 32  # deeper than anyone nests by hand: a composite that contains i
 
 
 class CompositeStage(ProcessingStage[X, Y]):
-    """A stage that stands for several, in order. It is expanded when a pipeline is compiled and never runs.
+    """A stage that expands into other stages, in order, when a pipeline is compiled. It never runs itself.
 
-    Settings given to it with ``with_`` are not handed down: give them to its parts.
+    Settings passed to its ``with_`` do not apply to the stages that it expands into: pass them to those stages.
     """
 
     @abstractmethod
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
-        """The stages it stands for; at least one. They may be composites themselves."""
+        """Return the stages that it expands into, at least one. They may be composites themselves."""
         raise StageDefinitionError(
-            "the composite does not say what it stands for",
+            "the composite does not implement decompose()",
             stage=self.name,
             field="decompose()",
-            given=f"class {type(self).__name__} without it",
-            expected="decompose(self) to return a list of stages",
-            hint=f"write it in class {type(self).__name__}",
+            given=f"class {type(self).__name__} without decompose()",
+            expected="a method decompose(self) that returns a list of stages",
+            hint=f"implement decompose() in class {type(self).__name__}",
         )
 
 
 def decompose(stage: Any, depth: int = 0) -> list[Any]:
-    """The stages that a stage stands for: itself, unless it is a composite.
+    """Return the stages that a stage expands into: only itself, unless it is a composite.
 
     Raises:
-        StageDefinitionError: A composite that gives no stages, no list, or itself again.
+        StageDefinitionError: A composite returned no stages, something other than a list, or itself.
     """
     if not isinstance(stage, CompositeStage):
         return [stage]
     if depth == _MAX_DEPTH:
         raise StageDefinitionError(
-            f"the composite is nested more than {_MAX_DEPTH} deep",
+            f"the composite is nested more than {_MAX_DEPTH} levels deep",
             stage=stage.name,
             field="decompose()",
-            expected="stages that end at plain ones",
-            hint="does it return itself?",
+            expected="composites that decompose into plain stages",
+            hint="check whether a decompose() returns its own composite",
         )
     parts: Any = stage.decompose()
     if not isinstance(parts, list | tuple) or not parts:
@@ -57,6 +57,6 @@ def decompose(stage: Any, depth: int = 0) -> list[Any]:
             field="decompose()",
             given=parts,
             expected="a list of at least one stage",
-            hint="return the stages that it stands for",
+            hint="return the stages to run in place of the composite",
         )
     return [leaf for part in parts for leaf in decompose(part, depth + 1)]

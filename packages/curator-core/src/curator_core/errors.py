@@ -2,29 +2,29 @@
 """Every error this project raises, as one tree.
 
     CuratorError
-    ├── ConfigurationError          a value we were given is wrong; found before anything ran
-    │   ├── ResourcesError          a resource request that means nothing, or that no machine can meet
+    ├── ConfigurationError          an invalid value, found before anything ran
+    │   ├── ResourcesError          an invalid resource request, or one that no machine can satisfy
     │   ├── PipelineError           a pipeline that cannot be compiled
-    │   │   └── StageDefinitionError    one of its stages is the reason
-    │   └── ExecutorError           an executor or observer that is not there, or a setting of one
-    ├── RunError                    something went wrong while running
-    │   ├── StageError              a stage's own code raised, in set-up or in a batch
+    │   │   └── StageDefinitionError    because of one of its stages
+    │   └── ExecutorError           an unknown executor or observer, or an invalid setting of one
+    ├── RunError                    a failure during the run
+    │   ├── StageError              a stage's own code raised, in setup or in a batch
     │   │   ├── ContractError       a stage returned something that the contract does not allow
-    │   │   ├── InputError          a task lacks what the stage declares that it needs
-    │   │   ├── ProcessDiedError    a task killed the process that a stage had for itself
-    │   │   └── StageTimeoutError   a call took longer than the stage's timeout_s
-    │   ├── WorkerDiedError         a worker process ended while it had work
-    │   ├── ClusterError            the cluster cannot be reached, or does not do its part
+    │   │   ├── InputError          a task is not valid, or lacks a field that the stage requires
+    │   │   ├── ProcessDiedError    a task killed the process of an isolated stage
+    │   │   └── StageTimeoutError   a call exceeded the stage's timeout_s
+    │   ├── WorkerDiedError         a worker process died while it had work
+    │   ├── ClusterError            the cluster cannot be reached, or it failed
     │   ├── TasksLostError          the counts of a run do not add up
-    │   └── FailureLimitError       more tasks failed than may
+    │   └── FailureLimitError       more tasks failed than allowed
     └── DataError                   a file or record that cannot be read or written
 
     SystemExit
     └── RunStopped                  a signal ended the run and the process; not caught by ``except Exception``
 
-Each says the same five things where they apply: which stage, which field, what was given, what was
-expected, and how to fix it. They are attributes too, so that a program can act on them. An error that ends a
-run has a ``.result`` too: the work done until then.
+Each error shows the same five details if they apply: the stage, the field, the given value, the expected value, and a
+hint for fixing the problem. They are also attributes, so that a program can act on them. An error that ends a run also
+has the work done so far, as ``.result``.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ __all__ = [
     "WorkerDiedError",
 ]
 
-_GIVEN_LIMIT = 200  # characters of a repr that an error shows: enough to recognise a value by
+_GIVEN_LIMIT = 200  # characters of a repr that an error shows: enough to recognize a value
 
 
 class CuratorError(Exception):
-    """Base of every error of this project.
+    """Base class of every error of this project.
 
     Args:
-        message: What is wrong, as one sentence without a full stop.
+        message: What is wrong, as one sentence without a period.
         stage: Name of the stage concerned.
-        field: Name of the field, argument, column or file concerned.
-        given: What was given; its ``repr`` is shown, shortened.
-        expected: What would have been right, in words.
-        hint: How to fix it, in words.
+        field: Name of the field, argument, column, or file concerned.
+        given: The wrong value. The error shows its ``repr``, shortened.
+        expected: Description of a correct value.
+        hint: How to fix the problem.
 
     Attributes:
-        result: Where the error ended a run, what was done until then: counts for each stage, and the outputs that were
-            complete. None before the first batch.
+        result: For an error that ended a run, the work done so far: counts for each stage, and the complete outputs.
+            None before the first batch.
     """
 
     result: RunResult | None = None
@@ -111,20 +111,20 @@ class CuratorError(Exception):
         ):
             if value is not None:
                 parts.append(f"  {label}: {value}")
-        # Names that are not Unicode, of files or columns, must not fail where the error is printed.
+        # Names of files or columns that are not valid Unicode must not break printing the error.
         return "\n".join(parts).encode("utf-8", "backslashreplace").decode()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException pickles positional arguments only; ours are keywords, so state carries them.
+        # BaseException pickles positional arguments only. The others are keywords, so the state carries them.
         return (_rebuild, (type(self), self.message), self.__dict__.copy())
 
 
 class ConfigurationError(CuratorError, ValueError):
-    """A value we were given is wrong. Nothing has run yet."""
+    """An invalid value. Nothing has run yet."""
 
 
 class ResourcesError(ConfigurationError):
-    """A resource request that means nothing, or that no machine at hand can meet."""
+    """A resource request that is invalid, or that no available machine can satisfy."""
 
 
 class PipelineError(ConfigurationError):
@@ -132,15 +132,15 @@ class PipelineError(ConfigurationError):
 
 
 class StageDefinitionError(PipelineError):
-    """A stage that cannot stand in a pipeline as it is written."""
+    """A stage that cannot be part of a pipeline as it is written."""
 
 
 class ExecutorError(ConfigurationError):
-    """An executor or observer that is not installed, or a setting that one does not know."""
+    """An executor or observer that is not installed, or an invalid setting of one."""
 
 
 class RunError(CuratorError):
-    """Something went wrong while a pipeline ran."""
+    """A failure during a run."""
 
 
 class StageError(RunError):
@@ -152,29 +152,29 @@ class ContractError(StageError):
 
 
 class InputError(StageError):
-    """A task lacks an attribute or a column that the stage declares in ``inputs()``."""
+    """A task is not valid, or lacks an attribute or a column that the stage declares in ``inputs()``."""
 
 
 class ProcessDiedError(StageError):
-    """The process that a stage had for itself died: it crashed, or was ended from outside.
+    """The process of an isolated stage died: it crashed, or was killed from outside.
 
     Attributes:
-        how: In what way, such as "was killed by SIGSEGV".
+        how: How it died, such as "was killed by SIGSEGV".
     """
 
     how: str = ""
 
 
 class StageTimeoutError(StageError):
-    """A call of ``process`` or ``process_batch`` took longer than the stage's ``timeout_s``."""
+    """A call of ``process`` or ``process_batch`` exceeded the stage's ``timeout_s``."""
 
 
 class WorkerDiedError(RunError):
-    """A worker process ended while it had work."""
+    """A worker process died while it had work."""
 
 
 class ClusterError(RunError):
-    """The cluster cannot be reached, or does not do its part."""
+    """The cluster cannot be reached, or it failed."""
 
 
 class TasksLostError(RunError):
@@ -190,10 +190,10 @@ class DataError(CuratorError):
 
 
 class RunStopped(SystemExit):
-    """A signal asked the process to end while a pipeline ran, and the run has ended in good order.
+    """A signal asked the process to end while a pipeline ran, and the run has ended cleanly.
 
-    It is a `SystemExit` and not a `CuratorError`: ``except Exception`` lets it through, and a process that does not
-    catch it exits with 128 plus the number of the signal, as a shell reports it: 143 for SIGTERM and, on Linux, 138 for
+    It is a `SystemExit` and not a `CuratorError`: ``except Exception`` does not catch it, and a process that does not
+    catch it exits with 128 plus the signal number, as a shell reports it: 143 for SIGTERM and, on Linux, 138 for
     SIGUSR1.
 
     Args:
@@ -202,8 +202,8 @@ class RunStopped(SystemExit):
     Attributes:
         code: The exit status.
         signal: The signal.
-        state: What `RunResult.state` says: ``"terminated"`` for SIGTERM, ``"preempted"`` for SIGUSR1.
-        result: What was done until then; None where the signal came before anything was done.
+        state: Same as `RunResult.state`: ``"terminated"`` for SIGTERM, ``"preempted"`` for SIGUSR1.
+        result: The work done so far; None if the signal arrived before any work was done.
     """
 
     code: int
@@ -222,15 +222,15 @@ class RunStopped(SystemExit):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is closest to a mistyped one, if any is close."""
-    import difflib  # noqa: PLC0415 - for people who mistype; it costs each import of this package 3 ms
+    """Return the known name that is closest to a mistyped one; None if none is close."""
+    import difflib  # noqa: PLC0415 - only needed for typos, and would add 3 ms to each import of this package
 
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> dict[str, Any]:
-    """The keyword arguments of an error about a name that is not known, with the nearest one as the mend."""
+    """Return the keyword arguments of an error about an unknown name, with the closest known name as the hint."""
     names = sorted(known)
     close = nearest(name, names)
     return {
@@ -241,22 +241,22 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def _rebuild(cls: type[CuratorError], message: str) -> CuratorError:
-    error = cls.__new__(cls)  # past an __init__ of a subclass, which may ask for more
+    error = cls.__new__(cls)  # skips __init__, which may require more arguments in a subclass
     error.args = (message,)
     return error
 
 
 def short_repr(value: Any) -> str:
-    """The ``repr`` of a value, cut to a length that a message can show. Never raises what that raises."""
+    """Return the ``repr`` of a value, cut to a length that a message can show. Does not fail if ``repr`` raises."""
     import reprlib  # noqa: PLC0415 - errors are rare
 
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = shortener.maxlong = 10 * _GIVEN_LIMIT
     try:
-        # A payload may be huge: what is cut off anyway need not be spelt out first.
+        # A payload may be huge, so it is cut before its repr is made.
         is_text = isinstance(value, str | bytes | bytearray)
         text = repr(value[: _GIVEN_LIMIT + 1]) if is_text else shortener.repr(value)
-    except BaseException as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the real error
+    except BaseException as exc:  # noqa: BLE001 - a broken repr of a user's object must not hide the actual error
         check_failure(exc)
         text = f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
     return text if len(text) <= _GIVEN_LIMIT else f"{text[:_GIVEN_LIMIT]}…"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions on their way to another process, as plain data: what they are of, were made with, and say of themselves.
+"""Exceptions as plain data for the way to another process: their classes, arguments, and attributes.
 
-Pickle would make an exception again by calling code of its class, which may fail (much that takes two arguments passes
-one on), hang, or end the process. Here that code is not called: the class is found by name, its built-in base makes the
-object, and arguments and attributes that are plain values are put back. An argument that is not is carried as its text,
-and an attribute that is not is left out.
+Pickle would rebuild an exception by calling code of its class, which may fail (many classes take two arguments and pass
+one on), hang, or end the process. Here that code is not called: the class is found by name, its built-in base creates
+the object, and arguments and attributes that are plain values are restored. An argument that is not a plain value is
+carried as its text, and an attribute that is not a plain value is dropped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["is_a", "message_of", "pack_exception", "traceback_of", "unpack_excep
 
 _E = TypeVar("_E", bound=BaseException)
 
-_MAX_BYTES = 64_000  # an exception that drags its payload along is described, not carried
+_MAX_BYTES = 64_000  # a larger exception, such as one with its payload, is described and not carried
 _MAX_DEPTH = 8
 _MAX_VALUES = 10_000
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that code has made
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class created at run time
 _LISTS = (list, tuple, set, frozenset)
 _PLAIN = frozenset(
     {
@@ -41,7 +41,7 @@ _FRAMES = BaseException.__dict__["__traceback__"]
 
 
 class _Packed(NamedTuple):
-    """An exception, or one that another one has among its arguments."""
+    """An exception, or an exception nested in the arguments or attributes of another."""
 
     cls: type[BaseException]
     args: tuple[Any, ...]
@@ -49,37 +49,37 @@ class _Packed(NamedTuple):
 
 
 def is_a(exc: BaseException | None, classes: type[_E] | tuple[type[_E], ...]) -> TypeGuard[_E]:
-    """As `isinstance`, without asking the exception, whose ``__getattribute__`` may raise."""
+    """Check as `isinstance` does, but without the exception's ``__getattribute__``, which may raise."""
     return issubclass(type(exc), classes)
 
 
 def traceback_of(exc: BaseException) -> TracebackType | None:
-    """The frames of an exception, without asking it."""
+    """Return the traceback of an exception without its ``__getattribute__``, which may raise."""
     frames: TracebackType | None = _FRAMES.__get__(exc)
     return frames
 
 
 def message_of(exc: BaseException) -> str:
-    """What an exception says, as a plain string, whatever its ``__str__`` does."""
+    """Return the message of an exception as a plain string, even if its ``__str__`` raises."""
     try:
-        return str.__str__(str(exc))  # not of a class of the user's, which would travel with the report
+        return str.__str__(str(exc))  # an instance of a user's subclass of str would travel with the report
     except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
         check_failure(broken)
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
 def pack_exception(exc: BaseException) -> bytes | None:
-    """An exception as bytes; None where it is too large, or its class does not travel."""
+    """Return an exception as bytes; None if it is too large, or its class cannot be pickled."""
     try:
         packed = dumps(_Packer().pack(exc))
-    except BaseException as broken:  # noqa: BLE001 - of a metaclass of the user's, perhaps; it is described without
+    except BaseException as broken:  # noqa: BLE001 - such as from a user's metaclass; the report describes it anyway
         check_failure(broken)
         return None
     return packed if len(packed) <= _MAX_BYTES else None
 
 
 def unpack_exception(data: bytes) -> BaseException | None:
-    """What `pack_exception` was given; None where its class cannot be had here. Only for what this project packed."""
+    """Return an exception that `pack_exception` packed; None if its class is not available. Only for trusted data."""
     try:
         return _unpack(loads(data))
     except BaseException as broken:  # noqa: BLE001 - a class that is only importable on the worker
@@ -88,7 +88,7 @@ def unpack_exception(data: bytes) -> BaseException | None:
 
 
 class _Packer:
-    """Packs one exception; what it holds twice, or holds too much of, is not carried."""
+    """Packs one exception. Values that occur more than once, or that exceed the limits, are not carried."""
 
     def __init__(self) -> None:
         self._left = _MAX_VALUES
@@ -107,7 +107,7 @@ class _Packer:
         )
 
     def _carried(self, value: Any, depth: int) -> Any:
-        """A value, where it is plain all through: a copy of lists and the like. `_ABSENT` where it is not."""
+        """Return a value if it is plain at all levels, with containers copied; `_ABSENT` if it is not."""
         kind = type(value)
         self._left -= 1
         if self._left < 0:
@@ -138,7 +138,7 @@ def _unpack(packed: _Packed) -> BaseException:
 
 
 def _restored(value: Any) -> Any:
-    """A carried value, with exceptions in it made again."""
+    """Return a carried value with the exceptions in it rebuilt."""
     if isinstance(value, _Packed):
         return _unpack(value)
     if type(value) in _LISTS:
@@ -147,5 +147,5 @@ def _restored(value: Any) -> Any:
 
 
 def _built_in(cls: type[BaseException]) -> type[BaseException]:
-    """The nearest base that is Python's own."""
+    """Return the nearest base class that is built into Python."""
     return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE and issubclass(base, BaseException))

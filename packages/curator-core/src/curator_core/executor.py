@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an executor is: it moves batches, and everything else is the same for all."""
+"""The base class of executors. An executor only moves batches; everything else is the same for all executors."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = ["BaseExecutor", "RunResult"]
 
 
 class BaseExecutor(ABC):
-    """Runs plans. A subclass says how batches move, in `run_plan`; everything else is the same for all.
+    """Runs plans. A subclass moves batches, in `run_plan`; everything else is the same for all executors.
 
     Attributes:
         in_process: Whether all stages run in the calling thread, one after the other.
-        engine: Top-level package of an engine that installs signal handlers by itself: a run replaces these as if there
-            were none, and puts them back.
+        engine: Top-level package of an engine that installs signal handlers on its own. A run replaces these handlers
+            as if they were not there, and restores them at its end.
     """
 
     in_process: bool = False
@@ -65,32 +65,35 @@ class BaseExecutor(ABC):
         """Run a plan to its end.
 
         Args:
-            plan: A plan, or the stages of one.
-            initial_tasks: What the first stage is given; None for a source, which is given one `EmptyTask`.
-                They are left as they are.
-            observers: Who watches, beside those of `watch_all_runs`.
-            on_error: ``"raise"`` ends the run at the first failure, ``"skip"`` drops what failed, counts it
-                and goes on, a `DeadLetter` also keeps the tasks that failed.
-            max_failures: How many tasks may fail, as a number, or as a share of what a stage is given. None ends the
-                run where a stage fails on all of its first 100 tasks; ``math.inf`` for any number.
-            checkpoint: Where finished source tasks are remembered, a `Checkpoint` or its path: a later run with it
-                leaves them out.
-            collect: Whether the outputs are wanted in the result. Without, they stay where the last stage puts them.
-            keep_ids: Whether initial tasks keep the ids of the run that they come from.
-            shard: Which part of the source this run has: ``(index, count)``, or ``"auto"`` for what the scheduler of an
-                array job says; None for all. Source tasks are divided by their ids, which are made of their content.
-            shutdown_grace_s: Seconds from SIGTERM or SIGUSR1 to the end of the process. Stages have most of it to end
-                what they are doing and to tear down, and as long after a failure or Ctrl-C.
+            plan: A plan, or its stages.
+            initial_tasks: The tasks for the first stage; None for a source, which is given one `EmptyTask`. The tasks
+                are not modified.
+            observers: Observers of the run, in addition to those of `watch_all_runs`.
+            on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` drops failed tasks, counts them, and
+                continues; a `DeadLetter` also keeps the failed tasks.
+            max_failures: How many tasks may fail, as a number, or as a share of the tasks that a stage is given. None
+                ends the run if a stage fails on all of its first 100 tasks; ``math.inf`` allows any number.
+            checkpoint: A `Checkpoint`, or its path, in which finished source tasks are recorded. A later run with it
+                skips them.
+            collect: Whether to return the outputs in the result. If not, they stay where the last stage puts them.
+            keep_ids: Whether initial tasks keep the ids from the run that they come from.
+            shard: The part of the source for this run: ``(index, count)``, or ``"auto"`` to read it from the
+                environment of an array job; None for all. Source tasks are divided by their ids, which are derived from
+                their content.
+            shutdown_grace_s: Seconds from SIGTERM or SIGUSR1 to the end of the process. Stages get most of this time to
+                finish their current work and to tear down, and the same time after a failure or Ctrl-C.
 
         Raises:
-            RunError: A stage raised, a worker died, the cluster failed, tasks were lost, or too many failed. The
-                ``result`` of this and of any other error that ends a run has what was done.
-            ConfigurationError: A setting that makes no sense, or a checkpoint that is not this pipeline's.
+            RunError: A stage raised, a worker died, the cluster failed, tasks were lost, or too many tasks failed. The
+                ``result`` of this error, and of any other error that ends a run, has the work done so far.
+            ConfigurationError: A setting is invalid, or the checkpoint belongs to another pipeline.
             DataError: A checkpoint or a dead letter cannot be read or written.
-            KeyboardInterrupt: Ctrl-C; the summary of what was done is added as a note, and ``result``.
-            RunStopped: SIGTERM or SIGUSR1 came, in the main thread, where the user has no handler for it.
+            KeyboardInterrupt: Ctrl-C was pressed. A summary of the work done so far is added as a note, and as
+                ``result``.
+            RunStopped: SIGTERM or SIGUSR1 arrived, the run is in the main thread, and the user has no handler for the
+                signal.
         """
-        # The accounts of a run come with the first run: code that only builds a pipeline does not need them.
+        # Imported with the first run, because code that only builds a pipeline does not need them.
         from curator_core.run import Run  # noqa: PLC0415 - see above
         from curator_core.settings import RunSettings  # noqa: PLC0415 - see above
         from curator_core.shard import read_shard  # noqa: PLC0415 - see above
@@ -104,7 +107,7 @@ class BaseExecutor(ABC):
             shutdown_grace_s=shutdown_grace_s,
         )
         plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
-        plan = replace(plan, has_source=initial_tasks is None)  # a plan that was not told which has only guessed
+        plan = replace(plan, has_source=initial_tasks is None)  # a plan made without this knowledge has only guessed
         check_sent(self.sent_stages(plan))
         watching = (*_check_observers(observers), *ambient_observers(observers))
         run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process, engine=self.engine)
@@ -128,10 +131,10 @@ class BaseExecutor(ABC):
             return run.finish(None)
 
     def sent_stages(self, plan: Plan) -> Sequence[StageView]:
-        """The stages of a plan that leave this process, which therefore have to pickle, with all that they use.
+        """Return the stages that leave this process, so they and everything that they use must be picklable.
 
         Args:
-            plan: The plan; ``has_source`` says whether it is run with initial tasks.
+            plan: The plan; ``has_source`` is False if it is run with initial tasks.
         """
         return isolated_stages(plan.stages) if self.in_process else plan.stages
 
@@ -139,24 +142,25 @@ class BaseExecutor(ABC):
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """Run ``run.plan``.
 
-        Moves every task through the stages' adapters, gives every report to ``run.report``, adds what comes out to
-        ``run.outputs``, and sets ``run.fed``. Where it runs the first stage as a source itself, it gives that stage's
-        adapter ``run.new_names()`` as its ``roots``, and passes on what ``run.admit`` gives of the source's outputs.
+        An implementation moves every task through the adapters of the stages, passes every report to ``run.report``,
+        adds the outputs to ``run.outputs``, and sets ``run.fed``. If it runs the first stage as a source itself, it
+        sets the ``roots`` of that stage's adapter to ``run.new_names()``, and passes the source's outputs through
+        ``run.admit`` before it processes them.
 
         Args:
             run: The run.
-            sources: The named source tasks; None where the first stage is a source, to be given the task of
+            sources: The named source tasks; None if the first stage is a source, which is given the task from
                 `empty_source`.
         """
 
 
 def isolated_stages(views: Iterable[StageView]) -> list[StageView]:
-    """Those that run in a process of their own, whatever the executor."""
+    """Return the stages that run in a process of their own on every executor."""
     return [view for view in views if is_isolated(view, RunContext())]
 
 
 def empty_source() -> EmptyTask:
-    """The task for a source stage. It has no id, so that what the source makes of it begins lineages."""
+    """Return the task for a source stage. It has no id, so that the source's outputs begin lineages."""
     return EmptyTask()
 
 
@@ -167,23 +171,23 @@ def _checkpoint(given: Checkpoint | PathLike | None) -> Checkpoint | None:
 def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> list[Any]:
     if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
         raise ConfigurationError(
-            "initial_tasks is no list of tasks",
+            "initial_tasks is not a list of tasks",
             field="initial_tasks",
             given=tasks,
-            expected="a list of tasks, or None where the first stage is a source",
-            hint="write initial_tasks=[task]",
+            expected="a list of tasks, or None if the first stage is a source",
+            hint="pass initial_tasks=[task]",
         )
     named, seen = [], set[str]()
     for number, given in enumerate(tasks):
         if not isinstance(given, Task):
             raise ConfigurationError(
-                "an initial task is no task",
+                "an initial task is not a Task",
                 field=f"initial_tasks[{number}]",
                 given=given,
                 expected="an instance of Task",
                 hint="wrap the data: Task(data=…)",
             )
-        # The framework's state goes on a copy, with notes of its own: the caller's task stays as it is.
+        # The framework's state goes on a copy that has its own notes, so that the caller's task does not change.
         task, (task_id, _, notes) = _copied(given), state_of(given)
         name = task_id if keep_ids and task_id else names.name(given)
         if name in seen:
@@ -191,8 +195,8 @@ def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> 
                 "two initial tasks have the same id",
                 field=f"initial_tasks[{number}]",
                 given=name,
-                expected="each task once, where they keep the ids that they have",
-                hint="give the tasks of one stage and of one directory of dead letters at a time",
+                expected="unique ids, because these tasks keep the ids from an earlier run",
+                hint="pass the tasks of one stage, from one directory of dead letters, at a time",
             )
         seen.add(name)
         stamp(task, new_state(name, metadata=dict(notes) if notes else None))
@@ -201,7 +205,7 @@ def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> 
 
 
 def _copied(task: Any) -> Any:
-    """What `copy.copy` gives, which takes five times as long where a class leaves copying as it is."""
+    """Return a shallow copy, five times as fast as `copy.copy` if the class does not customize copying."""
     if not _copies_plainly(task.__class__):
         return copy.copy(task)
     copied = object.__new__(type(task))
@@ -220,26 +224,26 @@ def _check_observers(observers: Sequence[Any]) -> Sequence[RunObserver]:
     for number, observer in enumerate(observers):
         if not isinstance(observer, RunObserver):
             raise ExecutorError(
-                "an observer is no RunObserver",
+                "an observer is not a RunObserver",
                 field=f"observers[{number}]",
                 given=observer,
                 expected="an instance of a subclass of RunObserver",
-                hint="call the class, or give an installed observer's name to Pipeline.run",
+                hint="call the class, or pass the name of an installed observer to Pipeline.run",
             )
     return [
         *{id(observer): observer for observer in observers}.values()
-    ]  # each is told once, also where it stands twice
+    ]  # each is called once, even if it is listed twice
 
 
 def _give_up(run: Run, stopped: RunStopped) -> None:
-    """Close the accounts while the main thread is stuck in something else."""
-    run.close_anyway(stopped)  # first: a lock that is left behind keeps other hosts from going on
+    """Close the run in place of the main thread, which is stuck in a call."""
+    run.close_anyway(stopped)  # first, because a lock that is left behind keeps other hosts from continuing
     run.finish(stopped)
 
 
 def _attach(exc: BaseException, result: RunResult) -> None:
-    """Give an exception what was done until it was raised."""
+    """Attach the result of the work done so far to an exception."""
     if isinstance(exc, CuratorError | KeyboardInterrupt):
         exc.result = result  # type: ignore[union-attr]  # documented for both
     if isinstance(exc, KeyboardInterrupt):
-        exc.add_note(f"interrupted; what was done until then:\n{result.summary()}")
+        exc.add_note(f"interrupted; work done so far:\n{result.summary()}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver does about tasks that fail: remembers which, writes dead letters, ends a run that only fails."""
+"""Failed tasks in the driver: record them, write dead letters, and end a run that has too many."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Failures"]
 
-_ENOUGH = 100  # inputs of a stage before a share of them says anything
+_ENOUGH = 100  # inputs that a stage must have before a share of them is meaningful
 
 
 class Failures:
     """The failures of a run.
 
     Args:
-        settings: What becomes of them.
-        ledger: Knows how many tasks a stage was given.
+        settings: How to handle failures.
+        ledger: Counts the tasks that each stage was given.
         pipeline: Name of the pipeline, for letters.
-        trace_id: The trace that is written, for letters; asked for when one is.
+        trace_id: Returns the id of the run's trace, for letters; called when a letter is written.
 
     Attributes:
-        task_ids: By stage, the inputs that failed for good.
+        task_ids: By stage, the ids of the inputs that failed for good.
     """
 
     def __init__(self, settings: RunSettings, ledger: Ledger, pipeline: str, trace_id: Callable[[], str]) -> None:
@@ -43,22 +43,22 @@ class Failures:
         self.task_ids: dict[str, list[str]] = {}
 
     def prepare(self) -> None:
-        """See that letters can be written.
+        """Check that letters can be written.
 
         Raises:
-            DataError: They cannot.
+            DataError: Letters cannot be written.
         """
         if self._box is not None:
             self._box.prepare()
 
     def enter(self, report: BatchReport) -> BatchReport:
-        """Take a report that has an error; gives it without the tasks that it carries.
+        """Record a report that has an error, and return it without the tasks that it carries.
 
         Raises:
             DataError: A letter cannot be written.
         """
         failed = [(number, outcome.task_id) for number, outcome in enumerate(report.inputs) if outcome.kind == "failed"]
-        if not failed:  # of another rank, or of a worker that repeated what was known
+        if not failed:  # from another rank, or from a worker that repeated finished work
             return report._replace(fallen=())
         self.task_ids.setdefault(report.stage_name, []).extend(task_id for _, task_id in failed)
         if self._box is not None:
@@ -71,16 +71,16 @@ class Failures:
         """Wait until all letters are written.
 
         Raises:
-            DataError: One of them cannot be.
+            DataError: A letter cannot be written.
         """
         if self._box is not None:
             self._box.flush()
 
     def take_back(self, is_meant: Callable[[str], bool]) -> None:
-        """Some tasks are worked on once more: they have not failed yet.
+        """Withdraw the failures of tasks that are processed again.
 
         Args:
-            is_meant: Whether a task is one of them.
+            is_meant: Returns whether a task is one of them.
         """
         for stage, ids in self.task_ids.items():
             again = [task_id for task_id in ids if is_meant(task_id)]
@@ -88,7 +88,7 @@ class Failures:
             self.task_ids[stage] = [task_id for task_id in ids if not is_meant(task_id)]
 
     def mark(self) -> Callable[[], None]:
-        """Return what takes back all failures that are entered from now on; as `take_back`."""
+        """Return a function that withdraws all failures recorded from now on."""
         counts = {stage: len(ids) for stage, ids in self.task_ids.items()}
 
         def take_back() -> None:
@@ -103,7 +103,7 @@ class Failures:
         """Wait until all letters are written, remove those of tasks that did not fail in the end, and write no more.
 
         Raises:
-            DataError: One of them could not be written or removed.
+            DataError: A letter could not be written or removed.
         """
         if self._box is not None:
             try:
@@ -121,7 +121,7 @@ class Failures:
 
     def _write(self, report: BatchReport, task_id: str, fallen: Fallen | None) -> None:
         from curator_core.deadletter.letter import Letter  # noqa: PLC0415 - failures are rare
-        from curator_core.deadletter.payload import Payload  # noqa: PLC0415 - likewise
+        from curator_core.deadletter.payload import Payload  # noqa: PLC0415 - failures are rare
 
         error = report.error if fallen is None else fallen.error
         payload = None if fallen is None else fallen.payload
@@ -143,13 +143,13 @@ class Failures:
             failed_at=report.end_unix_ns / 1e9,
         )
         box: Any = self._box
-        box.put(letter, payload or Payload("none", task_id, "", note="it cannot be had again as it first came"))
+        box.put(letter, payload or Payload("none", task_id, "", note="the original task is not available"))
 
     def check_limit(self, report: BatchReport) -> None:
-        """See whether the run is to go on after a report that has an error.
+        """Check whether the run may continue after a report that has an error.
 
         Raises:
-            FailureLimitError: More has failed than may.
+            FailureLimitError: More tasks failed than allowed.
         """
         limit, stage = self._limit, report.stage_name
         if stage not in self.task_ids:
@@ -159,14 +159,14 @@ class Failures:
         if limit is None:
             is_too_many, expected = (
                 count == seen >= _ENOUGH,
-                f"one of the first {_ENOUGH} tasks of a stage to go through",
+                f"at least one success among the first {_ENOUGH} tasks of a stage",
             )
         elif isinstance(limit, int):
             total = sum(map(len, self.task_ids.values()))
             is_too_many, given, expected = total > limit, f"{total:,} tasks", f"at most {limit:,}"
         else:
             is_too_many = seen >= _ENOUGH and count > limit * seen
-            expected = f"at most {limit:.1%} of what a stage is given"
+            expected = f"at most {limit:.1%} of the tasks that a stage is given"
         if is_too_many:
             last = f"{report.error.type}: {report.error.message}" if report.error else "an error"
             raise FailureLimitError(
@@ -175,7 +175,7 @@ class Failures:
                 field="max_failures",
                 given=given,
                 expected=expected,
-                hint="correct what they have in common; with a checkpoint, retry_failed=True then runs them again",
+                hint="fix what the failures have in common; with a checkpoint, pass retry_failed=True to retry them",
             )
 
 

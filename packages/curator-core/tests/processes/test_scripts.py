@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
     assert code == -signal.SIGINT
     assert out.split("\n") == ["torn down", "torn down", ""]
     assert err.rstrip().splitlines()[0] == "Traceback (most recent call last):"
-    assert "interrupted; what was done until then" in err
+    assert "interrupted; work done so far" in err
     assert err.count("Traceback") == 1
     wait_until(lambda: running.is_gone)
 
@@ -129,7 +129,7 @@ def test_a_second_ctrl_c_ends_workers_at_once(script):
     running.interrupt()
     code, out, err = running.end()
     assert (code, out) == (-signal.SIGINT, "")
-    assert "interrupted; what was done until then" in err
+    assert "interrupted; work done so far" in err
     wait_until(lambda: running.is_gone)
 
 
