@@ -160,7 +160,7 @@ class ErrorInfo(NamedTuple):
         message: Its ``str()``.
         traceback: The formatted traceback, with only the user's frames.
         pickled: The exception itself if it pickles within 64 kB, otherwise None.
-        doing: What the stage was doing, to follow "raised ValueError": ``"in set-up"``, ``"on task '3'"``.
+        doing: What the stage was doing, to follow "raised ValueError": ``"in setup"``, ``"on task '3'"``.
     """
 
     type: str
