@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def _handlers_are_given_back() -> Iterator[None]:
     before = [signal.signal(number, signal.SIG_DFL) for number in STOPS]
     yield
     found = [signal.signal(number, handler) for number, handler in zip(STOPS, before, strict=True)]
-    assert found == [signal.SIG_DFL] * 2
+    assert [getattr(handler, "before", handler) for handler in found] == [signal.SIG_DFL] * 2
     assert signal.set_wakeup_fd(-1) == -1
     assert "curator-signals" not in [thread.name for thread in threading.enumerate()]
 
@@ -162,6 +163,32 @@ def test_signals_that_follow_do_not_cut_the_teardown_short() -> None:
 
     stopped = stopped_by(Pipeline("p", [Slow(lambda task: send(), log)]))
     assert (stopped.code, log) == (143, ["torn down"])
+
+
+def test_a_run_after_one_that_was_stopped_is_stopped_as_well() -> None:
+    first = stopped_by(Pipeline("p", [at(2)]))
+    send()  # nothing: it is a repeat, while no run is on
+    second = stopped_by(Pipeline("p", [at(3, lambda: send(signal.SIGUSR1))]))
+    assert (first.code, second.code) == (143, 138)
+    assert second.result is not None
+    assert [task.data for task in second.result] == [1, 2]
+
+
+def test_a_run_that_no_signal_has_stopped_gives_its_handlers_back() -> None:
+    Pipeline("p", [at(0)]).run(initial_tasks=tasks(1))
+    assert [signal.getsignal(number) for number in STOPS] == [signal.SIG_DFL] * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_what_is_started_after_a_stopped_run_reacts_as_usual() -> None:
+    stopped_by(Pipeline("p", [at(2)]))
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(DEADLINE_S,))
+    forked.start()
+    forked.terminate()
+    forked.join()
+    program = subprocess.Popen(["sleep", str(DEADLINE_S)])  # noqa: S607 - as the path has it
+    program.terminate()
+    assert (forked.exitcode, program.wait()) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
 def test_a_signal_at_the_very_end_keeps_the_result() -> None:

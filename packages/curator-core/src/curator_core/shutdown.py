@@ -6,11 +6,16 @@ Two things happen when one of these signals comes. Python calls the handler in t
 thread, which may be in a call into C that takes an hour, or in code that catches everything. So a thread of the run
 learns of the signal as well, through the file descriptor that the C half of Python's signal handling writes to. It
 keeps the time: it has the exception raised again where that came to nothing, and ends the process at the deadline.
+
+Schedulers send a signal more than once. After the first one a repeat changes nothing, also when the run is over and the
+process is on its way out, where the default action would still kill it. That holds as long as the process may take to
+end, so that one whose user has caught the `RunStopped`, and which goes on, can be stopped again.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
 import logging
 import os
 import signal
@@ -126,10 +131,11 @@ class Shutdown:
     # --- handlers -----------------------------------------------------------------------------------------
 
     def _install(self, given_back: ExitStack, last_words: Callable[[RunStopped], None]) -> None:
-        self._before = {each: found for each in STOP_SIGNALS if self._is_free(found := signal.getsignal(each))}
+        found = {each: _unwrapped(signal.getsignal(each)) for each in STOP_SIGNALS}
+        self._before = {each: handler for each, handler in found.items() if self._is_free(handler)}
         if not self._before:
             return
-        _heed_forks()
+        _heed_forks_and_exit()
         _armed.append(self)
         for each in self._before:
             signal.signal(each, self._handle)
@@ -163,9 +169,10 @@ class Shutdown:
     def _give_back(self) -> None:
         if self in _armed:
             _armed.remove(self)
-        for each, before in self._before.items():
-            if self._is_ours(each):  # a stage may have installed one of its own
-                signal.signal(each, before)
+        ours = [each for each in self._before if self._is_ours(each)]  # a stage may have installed one of its own
+        for each in ours * 2:  # again, since the first signal may have come in between
+            before = self._before[each]
+            signal.signal(each, _Ending(before, self._since + self.grace_s) if self.signal else before)
 
     def forget(self) -> None:
         """React as before in a process that was forked off the run's: the run does not end with it."""
@@ -248,6 +255,34 @@ class Shutdown:
         return stopped
 
 
+class _Ending:
+    """A handler for when a signal has ended a run: it does nothing until the time is over that the process has to end.
+
+    Args:
+        before: What the signal does after that.
+        until: When that is, by the monotonic clock.
+    """
+
+    def __init__(self, before: Any, until: float) -> None:
+        self.before = before
+        self._until = until
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_over:
+            signal.signal(number, self.before)
+            signal.raise_signal(number)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._until
+
+
+def _unwrapped(handler: Any) -> Any:
+    """A handler as it was before a signal ended a run."""
+    return handler.before if isinstance(handler, _Ending) else handler
+
+
 _armed: list[Shutdown] = []
 
 
@@ -255,13 +290,23 @@ _forking = threading.local()
 
 
 @cache
-def _heed_forks() -> None:
+def _heed_forks_and_exit() -> None:
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    # The interpreter gives handlers back, and then takes itself apart, for which it may take a while.
+    for each in STOP_SIGNALS:
+        handler = signal.getsignal(each)
+        if isinstance(handler, _Ending):
+            signal.signal(each, handler.before if handler.is_over else signal.SIG_IGN)
 
 
 def _before_fork() -> None:
-    # A child that is sent a signal before it has forgotten the run would write to the pipe of its parent.
-    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if _armed else None
+    # A child that is sent a signal before it has forgotten the run would write to the pipe of its parent, or go on.
+    is_ours = bool(_armed) or any(isinstance(signal.getsignal(each), _Ending) for each in STOP_SIGNALS)
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if is_ours else None
 
 
 def _after_fork() -> None:
@@ -272,6 +317,9 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     while _armed:
         _armed[-1].forget()
+    for each in STOP_SIGNALS:
+        if isinstance(handler := signal.getsignal(each), _Ending):
+            signal.signal(each, handler.before)
     _after_fork()
 
 

@@ -58,6 +58,64 @@ STOPPED = """
     )
 """
 
+REPEATED = """
+    import atexit
+    import logging
+    import os
+    import signal
+    from curator_core import Pipeline, Task, processing_stage
+
+    def again(where, numbers=(signal.SIGTERM, signal.SIGUSR1), kill=os.kill, pid=os.getpid(), write=os.write):
+        for number in numbers:
+            kill(pid, number)
+        write(1, where)
+
+    class Last:
+        def __del__(self, again=again):
+            again(b"interpreter ")
+
+    class Log(logging.Handler):
+        def emit(self, record):
+            again(b"log ")
+
+    @processing_stage()
+    def stop(task):
+        atexit.register(again, b"exit ")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return task
+
+    last = Last()
+    atexit.register(again, b"late exit ")
+    logging.getLogger("curator_core").addHandler(Log())
+    try:
+        Pipeline("p", [stop]).run(initial_tasks=[Task(data=1)])
+    finally:
+        again(b"finally ")
+"""
+
+GOES_ON = """
+    import os
+    import signal
+    import time
+    from curator_core import Pipeline, RunStopped, Task, processing_stage
+
+    @processing_stage()
+    def stop(task):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return task
+
+    try:
+        Pipeline("p", [stop]).run(initial_tasks=[Task(data=1)], shutdown_grace_s=1)
+    except RunStopped:
+        end = time.monotonic() + 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("goes on", flush=True)
+    while time.monotonic() < end:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("cannot be stopped", flush=True)
+"""
+
 
 def finished(checkpoint: Path) -> int:
     assert not (checkpoint / "lock").exists()
@@ -97,6 +155,17 @@ def test_the_run_is_torn_down_and_accounted_for(
     assert "Traceback" not in err
     assert finished(checkpoint) > 0
     wait_until(lambda: running.is_gone)
+
+
+def test_repeats_do_no_harm_until_the_process_has_ended(script: Callable[[str], Script]) -> None:
+    status, out, err = script(REPEATED).end()
+    assert (status, err) == (143, "")
+    assert out == "log finally exit late exit interpreter "
+
+
+def test_a_process_that_goes_on_can_be_stopped_once_its_time_to_end_is_over(script: Callable[[str], Script]) -> None:
+    status, out, _ = script(GOES_ON).end()
+    assert (status, out) == (-signal.SIGTERM, "goes on\n")
 
 
 @pytest.mark.parametrize(("workers", "isolated"), [(1, None), (1, True), (2, None)])
