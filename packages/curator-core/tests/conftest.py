@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +29,14 @@ def room_for() -> Callable[[int], AbstractContextManager[None]]:
 @contextmanager
 def _room_for(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python does not notice that it wrote half the bytecode of a module that is imported in here.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = writes
 
 
 @pytest.fixture

@@ -136,8 +136,8 @@ def all_end(mark: str) -> list[str]:
     ("number", "codes", "told"),
     [
         (signal.SIGINT, (-signal.SIGINT, 130), "interrupted; work done so far:"),
-        pytest.param(signal.SIGTERM, (143,), "terminated by SIGTERM; what was done", marks=pytest.mark.everything),
-        pytest.param(signal.SIGUSR1, (138,), "preempted by SIGUSR1; what was done", marks=pytest.mark.everything),
+        pytest.param(signal.SIGTERM, (143,), "terminated by SIGTERM; work done", marks=pytest.mark.everything),
+        pytest.param(signal.SIGUSR1, (138,), "preempted by SIGUSR1; work done", marks=pytest.mark.everything),
     ],
 )
 def test_a_signal_ends_the_run(mark: str, tmp_path: Path, number: int, codes: tuple[int, ...], told: str) -> None:

@@ -137,7 +137,7 @@ class Run:
             close()
         except Exception as exc:  # noqa: BLE001 - added as a note
             if str(exc) != str(ended_by):
-                ended_by.add_note(f"{what}: {exc}")
+                ended_by.add_note(f"and {what}: {exc}")
 
     def new_names(self) -> RootNames:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""

@@ -251,7 +251,7 @@ class Shutdown:
         if self.result is None:
             logger.warning("%s before anything was done", stopped)
         else:
-            logger.warning("%s; what was done until then:\n%s", stopped, self.result.summary())
+            logger.warning("%s; work done so far:\n%s", stopped, self.result.summary())
         return stopped
 
 

@@ -59,7 +59,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
             are counted in the metric ``skipped_records``.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed.
+        ConfigurationError: A setting makes no sense; or, in setup, pyarrow is not installed.
         DataError: A file is gone, no Parquet, or without a chosen column, or a record does not fit the schema. Raised
             while the pipeline runs.
     """
@@ -248,7 +248,7 @@ class ParquetWriter(FileWriter):
             last stage. None: a file a task.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, in set-up, pyarrow is not installed; or, when a run with a
+        ConfigurationError: A setting makes no sense; or, in setup, pyarrow is not installed; or, when a run with a
             target size begins, the directory has files of another run.
         DataError: The directory or a file cannot be written, or a record has no form in Parquet or does not fit the
             schema. Raised while the pipeline runs.

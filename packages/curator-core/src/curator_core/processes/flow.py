@@ -179,7 +179,7 @@ class Flow:
         group, following = station.group.index, station.following
         try:
             if station.node == "untouched":
-                station.node = "in set-up"
+                station.node = "in setup"
                 definition = self._shelf.post(self._definitions[group])
                 self._crew.submit(hand, Call(station), worker.prepare_node, group, definition)
                 return
@@ -350,7 +350,7 @@ def _failure(reports: Sequence[Any]) -> StageError:
 
 
 def _ends_run(report: Any) -> bool:
-    """Whether a failure is for good: of a batch that is not tried again, or of a set-up; not that of a teardown."""
+    """Whether a failure is for good: of a batch that is not tried again, or of a setup; not that of a teardown."""
     return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 

@@ -72,7 +72,7 @@ class Station:
         to_come: How many more tasks will; None where that is not known.
         window: What was sent and is not handed on, in order.
         following: Where its outputs go; None for the pipeline's.
-        node: What has become of the node's set-up; it is ready where no stage has one.
+        node: What has become of the node's setup; it is ready where no stage has one.
         sent: How many bundles were sent.
     """
 
@@ -85,7 +85,7 @@ class Station:
         self.window: deque[Sent] = deque()
         self.following: Station | None = None
         has_set_up = any(_prepares_node(view.stage) for view in group.stages)
-        self.node: Literal["untouched", "in set-up", "ready"] = "untouched" if has_set_up else "ready"
+        self.node: Literal["untouched", "in setup", "ready"] = "untouched" if has_set_up else "ready"
         self.sent = 0
         self._bundle = bundle
         self._pace = Pace(self.plan)
@@ -161,7 +161,7 @@ class Station:
 
     def _is_held_up(self) -> bool:
         """Whether nobody may work, or there is no place for what would come out."""
-        if self.node == "in set-up" or (self.following is not None and self.following.is_full):
+        if self.node == "in setup" or (self.following is not None and self.following.is_full):
             return True
         too_many = len(self.window) >= _WINDOW * len(self.hands)
         return too_many or self._held_bytes >= _HELD_BYTES

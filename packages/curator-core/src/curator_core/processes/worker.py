@@ -57,7 +57,7 @@ class Reply(NamedTuple):
     Attributes:
         reports: Reports of batches and workers, pickled.
         parcels: The outputs, in order; those that were complete where it failed.
-        seconds: How long it took, without set-up.
+        seconds: How long it took, without setup.
         failed: Whether the run ends at the last of the reports with an error.
     """
 

@@ -250,7 +250,7 @@ class Broken(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class BrokenSetup(ProcessingStage[Task[Any], Task[Any]]):
-    """Raises in set-up."""
+    """Raises in setup."""
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """Raises."""
