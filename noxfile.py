@@ -219,7 +219,7 @@ def wheels(session: nox.Session) -> None:
             shutil.copy(ROOT / name, there)
         # Core alone first: it must work with only its three requirements.
         session.install(str(built["curator-core"]))
-        session.run("python", "-I", "-c", "import curator_core, curator_core.io, curator_core.local")
+        session.run("python", "-I", "-c", "import curator_core, curator_core.io, curator_core._local.executor")
         # By file, never by name: an index could contain a package with the same name.
         session.install(*(f"{name} @ {built[name.partition('[')[0]].as_uri()}" for name in ALL))
         with session.chdir(there):

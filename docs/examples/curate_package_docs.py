@@ -40,7 +40,7 @@ from curator_core import (
 )
 from curator_core.io import ParquetWriter
 from curator_otel import OTelObserver, render_tree
-from curator_otel.setup import configure
+from curator_otel.sdk.setup import configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

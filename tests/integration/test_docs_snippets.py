@@ -155,7 +155,7 @@ def test_the_settings_of_xenna_are_those_of_the_code() -> None:
 
 def test_the_codec_engines_are_those_of_the_code() -> None:
     pytest.importorskip("curator_xenna")
-    from curator_xenna.resources import CODEC_ENGINES
+    from curator_xenna._convert.resources import CODEC_ENGINES
 
     rows = table_below("guides/running-on-xenna.md", "model")
     assert {model: (int(decoders), int(encoders)) for model, decoders, encoders in rows} == dict(CODEC_ENGINES)
@@ -163,7 +163,7 @@ def test_the_codec_engines_are_those_of_the_code() -> None:
 
 def test_the_options_of_a_stage_are_those_that_are_taken() -> None:
     pytest.importorskip("curator_xenna")
-    from curator_xenna.translate import check_options
+    from curator_xenna._session.specification import check_options
 
     text = (DOCS / "guides" / "running-on-xenna.md").read_text(encoding="utf-8")
     named = re.search(r"gives options of Xenna's `StageSpec` for one stage:\n(.*?)\. ", text, re.DOTALL)

@@ -41,8 +41,8 @@ KNOWN_HOLES = {
 
 ENTRY_POINTS = {
     "curator-core": {
-        ("curator.executors", "local", "curator_core.local:LocalExecutor"),
-        ("curator.observers", "progress", "curator_core.progress:ProgressBar"),
+        ("curator.executors", "local", "curator_core._local.executor:LocalExecutor"),
+        ("curator.observers", "progress", "curator_core._run.progress:ProgressBar"),
     },
     "curator-xenna": {("curator.executors", "xenna", "curator_xenna.executor:XennaExecutor")},
     "curator-otel": {

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from curator_core import DeadLetter, EmptyTask, Plan, ProcessingStage, Task, TasksLostError, deadletter
-from curator_core.lineage import batch_id_of
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
-from curator_core.run import Run
-from curator_core.settings import RunSettings
-from curator_core.task import child_id, state_of
+from curator_core._adapter.lineage import batch_id_of
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._run.run import Run
+from curator_core._run.settings import RunSettings
+from curator_core.tasks import child_id, state_of
 from curator_core.testing import Recorder
 from curator_core.testing.probe import seen
 
@@ -343,7 +343,7 @@ class Accounting(stateful.RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Silence the log: most of these runs lose tasks, and report them."""
-    caplog.set_level(logging.CRITICAL, logger="curator_core.run")
+    caplog.set_level(logging.CRITICAL, logger="curator_core._run.run")
 
 
 @pytest.mark.timeout(600 + STEPS // 50)  # shrinking a failure may take half of this time

@@ -19,7 +19,7 @@ from curator_core import (
     Task,
     WorkerMetadata,
 )
-from curator_core.report import InputOutcome
+from curator_core._reports.batch import InputOutcome
 from curator_core.testing.probe import Calling, CallingBatches, Probe, seen
 
 

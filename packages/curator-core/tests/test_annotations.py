@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from curator_core import ProcessingStage, Task, processing_stage
-from curator_core.view import read_stage
+from curator_core._plan.compiled import read_stage
 
 Clip = Task  # a user-defined name
 

@@ -397,7 +397,7 @@ def test_a_call_that_swallows_its_cancellation_has_failed_all_the_same():
 
 
 def test_a_call_that_blocks_its_loop_is_ended_where_it_has_a_process(monkeypatch):
-    monkeypatch.setattr("curator_core.isolated.stage._CANCELED_S", 0.2)
+    monkeypatch.setattr("curator_core._processes.stage._CANCELED_S", 0.2)
 
     @processing_stage(timeout_s=0.1, concurrency=1, isolated=True)
     async def ask(task):

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Plan, ProcessingStage, Task
-from curator_core.bundling import (
+from curator_core._transport.bundles import (
     HOP_S,
     MAX_BUNDLE_BYTES,
     TARGET_S,
@@ -28,8 +28,8 @@ from curator_core.bundling import (
     unbundled,
     within_bytes,
 )
-from curator_core.pickling import dumps, loads
-from curator_core.task import new_state, stamp
+from curator_core._transport.pickling import dumps, loads
+from curator_core.tasks import new_state, stamp
 
 from .helpers import tasks as tasks_of  # noqa: TID252 - no import can write this directory's name
 

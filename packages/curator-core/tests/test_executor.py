@@ -21,10 +21,10 @@ from curator_core import (
     Task,
     TasksLostError,
 )
-from curator_core.ledger import Ledger, StageSummary
-from curator_core.plan import Plan
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
-from curator_core.result import Accounting
+from curator_core._plan.plan import Plan
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._run.stage_totals import Ledger, StageSummary
+from curator_core.results import Accounting
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
 

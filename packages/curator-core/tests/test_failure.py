@@ -7,9 +7,9 @@ import traceback
 import pytest
 
 from curator_core import BaseStageAdapter, ContractError, ProcessingStage, StageError, Task
-from curator_core.exceptions import unpack_exception
-from curator_core.failure import RemoteTraceback, error_info, rebuild_error, stage_error
-from curator_core.pickling import dumps, loads
+from curator_core._reports.failures import RemoteTraceback, error_info, rebuild_error, stage_error
+from curator_core._transport.exceptions import unpack_exception
+from curator_core._transport.pickling import dumps, loads
 
 
 class NeedsTwoError(Exception):

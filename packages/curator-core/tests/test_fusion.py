@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.pipelines import pipelines
 
 from curator_core import EmptyTask, Plan, ProcessingStage, Resources, Task, processing_stage
-from curator_core.fusion import Fusion, Group, group_stages
-from curator_core.pickling import dumps, loads
+from curator_core._plan.groups import Fusion, Group, group_stages
+from curator_core._transport.pickling import dumps, loads
 
 GPU = {"resources": Resources(gpus=0.5)}
 SHARED_GPU = {**GPU, "fusible": True}

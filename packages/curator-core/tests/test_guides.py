@@ -24,7 +24,7 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
-from curator_core.executor import empty_source
+from curator_core._run.executor import empty_source
 from curator_core.io import FilePartitioningStage, JsonlReader, JsonlWriter, ParquetReader, ParquetWriter
 from curator_core.testing.probe import Calling, fail_at
 

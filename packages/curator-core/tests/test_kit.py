@@ -16,8 +16,8 @@ import curator_core
 SABOTEURS = """
     import pytest
     from curator_core import LocalExecutor
-    from curator_core.adapter import BaseStageAdapter
-    from curator_core.task import stamp, state_of
+    from curator_core._adapter.adapter import BaseStageAdapter
+    from curator_core.tasks import stamp, state_of
     from curator_core.testing import ExecutorConformance
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import DocumentBatch, EmptyTask, Pipeline, ProcessingStage, Task
-from curator_core.measure import measure
+from curator_core._transport.sizes import measure
 
 
 @dataclass

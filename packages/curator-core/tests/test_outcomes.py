@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core.pickling import dumps, loads
-from curator_core.report import BatchReport, InputOutcome, Outcomes, Tally
+from curator_core._reports.batch import BatchReport, InputOutcome, Outcomes, Tally
+from curator_core._transport.pickling import dumps, loads
 
 a_kind_and_count = st.one_of(
     st.just(("out", 1)),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import StagePerfStats
-from curator_core.perf import StageMetrics
+from curator_core._performance import StageMetrics
 
 FULL = StagePerfStats(
     stage_name="S",
@@ -157,7 +157,7 @@ class TestStageMetrics:
 
     def test_a_timer_adds_up_also_when_the_block_raises(self, monkeypatch):
         clock = iter((0.0, 1.0, 10.0, 12.0))
-        monkeypatch.setattr("curator_core.perf.time", SimpleNamespace(perf_counter=clock.__next__))
+        monkeypatch.setattr("curator_core._performance.time", SimpleNamespace(perf_counter=clock.__next__))
         metrics = StageMetrics()
         with metrics.timer("s"):
             pass

@@ -9,7 +9,7 @@ from collections import UserDict
 
 import pytest
 
-from curator_core.pickling import check_pickles, dumps, find_unpicklable, loads
+from curator_core._transport.pickling import check_pickles, dumps, find_unpicklable, loads
 
 
 class Holder:

@@ -24,7 +24,7 @@ def installed(tmp_path, monkeypatch):
     (there / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
     (there / "entry_points.txt").write_text(
         "[curator.executors]\n"
-        "here = curator_core.local:LocalExecutor\n"
+        "here = curator_core._local.executor:LocalExecutor\n"
         "broken = curator_core_offering_nowhere:Executor\n"
         "[curator.observers]\n"
         "recorder = curator_core.testing:Recorder\n"

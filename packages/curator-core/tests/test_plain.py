@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import FileGroupTask, Task
-from curator_core.plain import PlainTasks
-from curator_core.snapshot import Snapshot
-from curator_core.task import new_state, stamp
+from curator_core._adapter.input_copies import PlainTasks, Snapshot
+from curator_core.tasks import new_state, stamp
 
 
 @dataclass

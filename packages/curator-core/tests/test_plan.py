@@ -19,8 +19,8 @@ from curator_core import (
     StageDefinitionError,
     Task,
 )
-from curator_core.pickling import loads
-from curator_core.plan import dumps
+from curator_core._plan.plan import dumps
+from curator_core._transport.pickling import loads
 
 LOCK = threading.Lock()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from curator_core import Pipeline, ProgressBar, Task
-from curator_core.progress import _in_notebook
+from curator_core._run.progress import _in_notebook
 from curator_core.testing.probe import Calling
 
 

@@ -132,9 +132,9 @@ def test_a_source_on_a_worker_cannot_be_divided() -> None:
     class Heavy(List):
         resources = Resources(cpus=2)
 
-    from curator_core.run import Run
-    from curator_core.settings import RunSettings
-    from curator_core.shard import Shard
+    from curator_core._run.run import Run
+    from curator_core._run.settings import RunSettings
+    from curator_core._shard import Shard
 
     run = Run(Pipeline("p", [Heavy(), Same()]).compile(), "test", (), RunSettings(shard=Shard(0, 2)))
     with pytest.raises(PipelineError, match="tasks of other shards cannot be skipped"):

@@ -17,7 +17,7 @@ import pytest
 from tests.waiting import DEADLINE_S, NEVER_S
 
 from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
-from curator_core.shutdown import Shutdown
+from curator_core._run.shutdown import Shutdown
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling
 

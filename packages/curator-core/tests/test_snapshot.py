@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from curator_core import DeadLetter, LocalExecutor, Pipeline, ProcessingStage, StageError, Task
-from curator_core.history import Place
-from curator_core.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
-from curator_core.snapshot import Snapshot
-from curator_core.task import new_state, stamp
+from curator_core._adapter.input_copies import Snapshot
+from curator_core._performance import Place
+from curator_core._transport.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
+from curator_core.tasks import new_state, stamp
 from curator_core.testing import Recorder
 
 HISTORY = (Place.of("s", "w", "n"), 5, 0, 0, 1, {}, 1, 0, "0/7")

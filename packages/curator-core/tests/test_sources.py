@@ -16,7 +16,7 @@ from curator_core import (
     StageError,
     Task,
 )
-from curator_core.report import InputOutcome
+from curator_core._reports.batch import InputOutcome
 from curator_core.testing.probe import Calling, Probe
 
 

@@ -18,8 +18,8 @@ from curator_core import (
     Task,
     processing_stage,
 )
-from curator_core.composite import decompose
-from curator_core.pickling import dumps, loads
+from curator_core._transport.pickling import dumps, loads
+from curator_core.stages import decompose
 
 LOCK = threading.Lock()  # does not pickle
 

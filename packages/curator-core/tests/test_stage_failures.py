@@ -17,8 +17,8 @@ from curator_core import (
     StageError,
     Task,
 )
-from curator_core.failure import rebuild_error
-from curator_core.task import new_state, stamp
+from curator_core._reports.failures import rebuild_error
+from curator_core.tasks import new_state, stamp
 from curator_core.testing.probe import Calling, CallingBatches, Probe, fail_at, seen
 
 

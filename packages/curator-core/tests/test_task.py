@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import BaseStageAdapter, EmptyTask, NodeInfo, ProcessingStage, Task, WorkerMetadata
-from curator_core.task import RootNames, child_id, new_state, stamp, state_of
+from curator_core.tasks import RootNames, child_id, new_state, stamp, state_of
 
 
 @dataclass
@@ -279,7 +279,7 @@ def test_ids_of_workers_and_nodes_arrive_as_they_were():
 
 @given(st.text("0123456789abcdefA-", max_size=40))
 def test_any_worker_id_arrives_as_it_was(name):
-    from curator_core.history import Place
+    from curator_core._performance import Place
 
     place = Place.of("S", name, name)
     assert pickle.loads(pickle.dumps(place)) is place

@@ -130,7 +130,7 @@ class TestWhatIsWorthAnotherAttempt:
 
     def test_attempts_are_apart(self, monkeypatch):
         waited: list[float] = []
-        monkeypatch.setattr("curator_core.tries.time.sleep", waited.append)
+        monkeypatch.setattr("curator_core._adapter.retry.time.sleep", waited.append)
         run = Probe(self.stage(ValueError).with_(max_attempts=4, retry_delay_s=8.0))
         with pytest.raises(StageError):
             run(seen("0", "bad"))

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
-from curator_core.activity import Activity
-from curator_core.bottleneck import Evidence, Loner, StageEvidence, Team, judge
-from curator_core.ledger import Ledger
-from curator_core.plan import Plan
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
-from curator_core.run import Run
-from curator_core.settings import RunSettings
-from curator_core.verdict import TOO_SHORT, Verdict
+from curator_core._bottleneck.activity import Activity
+from curator_core._bottleneck.rules import Evidence, Loner, StageEvidence, Team, judge
+from curator_core._plan.plan import Plan
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._run.run import Run
+from curator_core._run.settings import RunSettings
+from curator_core._run.stage_totals import Ledger
+from curator_core.results import TOO_SHORT, Verdict
 
 START = 1_800_000_000_000_000_000
 _ERROR = ErrorInfo("ValueError", "no", "")
@@ -437,7 +437,7 @@ def test_in_process_the_sums_say_it_all(stages: list[OnPaper], kind: str, stage:
 
 
 def test_a_verdict_that_fails_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curator_core.run.judge", lambda evidence: 1 / 0)
+    monkeypatch.setattr("curator_core._run.run.judge", lambda evidence: 1 / 0)
     result = Pipeline("p", [Noop()]).run(LocalExecutor(), [Task(data=1)])
     assert len(result) == 1
     assert result.verdict.kind == "unclear"

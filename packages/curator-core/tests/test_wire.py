@@ -6,9 +6,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curator_core._reports.batch import BatchReport, ErrorInfo, Fallen, InputOutcome, Manifest, Outcomes, WorkerReport
+from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core.deadletter.payload import Payload
-from curator_core.report import BatchReport, ErrorInfo, Fallen, InputOutcome, Manifest, Outcomes, WorkerReport
-from curator_core.wire import pack_reports, unpack_reports
 
 names = st.text(max_size=8)
 numbers = st.integers(0, 2**62)

@@ -20,8 +20,9 @@ from opentelemetry.util._once import Once
 from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, ProcessingStage, RunResult, StagePerfStats, Task, processing_stage
-from curator_core.report import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
-from curator_otel import OTelObserver, configure, watch
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
+from curator_otel import OTelObserver, configure
+from curator_otel import _run_watcher as watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,9 +9,10 @@ import re
 import pytest
 
 from curator_core import Pipeline, Task, processing_stage
-from curator_core.verdict import Verdict
-from curator_otel import conventions, recover, replay
+from curator_core.results import Verdict
+from curator_otel import conventions, recover
 from curator_otel.conventions import ATTRIBUTES, EVENTS, METRICS, SPANS
+from curator_otel.offline import replay
 
 TYPES = {
     "string": str,

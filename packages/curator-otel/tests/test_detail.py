@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from curator_core import ConfigurationError, Pipeline, Task, processing_stage
-from curator_otel import OTelObserver, detail, render_tree
+from curator_otel import OTelObserver, render_tree
+from curator_otel._trace import detail
 
 
 def details_in(memory):

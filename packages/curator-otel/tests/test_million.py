@@ -14,7 +14,7 @@ PROGRAM = """
 import gc, json, sys
 from pathlib import Path
 from curator_core import RunResult
-from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
+from curator_core._reports.batch import BatchReport, Outcomes, RunInfo, StageInfo
 from curator_otel import OTelObserver, configure
 
 STAGES, WORKERS = 10, 64

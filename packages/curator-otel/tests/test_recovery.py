@@ -15,8 +15,9 @@ import pytest
 from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import ConfigurationError, DataError
-from curator_otel import OTelObserver, recover, render_tree, watch
-from curator_otel.snapshot import Snapshots
+from curator_otel import OTelObserver, recover, render_tree
+from curator_otel import _run_watcher as watch
+from curator_otel._state_file import Snapshots
 
 SECOND = 1_000_000_000
 

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from curator_core import ConfigurationError, DataError, StagePerfStats
-from curator_otel import Replayed, replay
+from curator_otel import Replayed
+from curator_otel.offline import replay
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND

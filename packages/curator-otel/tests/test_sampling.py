@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ConfigurationError
-from curator_core.report import ErrorInfo, InputOutcome, Outcomes
+from curator_core._reports.batch import ErrorInfo, InputOutcome, Outcomes
 from curator_otel import OTelObserver
 
 BOOM = ErrorInfo("ValueError", "boom", "")

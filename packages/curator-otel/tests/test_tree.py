@@ -10,7 +10,7 @@ import pytest
 from tests.waiting import DEADLINE_S
 
 from curator_core import DataError
-from curator_core.verdict import Verdict
+from curator_core.results import Verdict
 from curator_otel import OTelObserver, render_tree, slowest_stage
 
 

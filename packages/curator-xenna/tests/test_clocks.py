@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ProcessingStage, Task
-from curator_core.bundling import BundlePlan, Pace
-from curator_core.executor import RunResult
-from curator_core.plan import Plan
-from curator_core.report import BatchReport, InputOutcome, Outcomes, WorkerReport
-from curator_core.run import Run
-from curator_core.settings import RunSettings
+from curator_core._plan.plan import Plan
+from curator_core._reports.batch import BatchReport, InputOutcome, Outcomes, WorkerReport
+from curator_core._reports.wire import pack_reports
+from curator_core._run.executor import RunResult
+from curator_core._run.run import Run
+from curator_core._run.settings import RunSettings
+from curator_core._transport.bundles import BundlePlan, Pace
 from curator_core.testing import Recorder
-from curator_core.wire import pack_reports
-from curator_xenna.clocks import NodeClocks
-from curator_xenna.coordinator import Coordinator, Delivery, LateCoordinator, Work
-from curator_xenna.feed import ReportFeed
+from curator_xenna._session.clocks import NodeClocks
+from curator_xenna._session.coordinator import Coordinator, Delivery, LateCoordinator, Work
+from curator_xenna._session.report_reader import ReportFeed
 
 MS, S = 1_000_000, 1_000_000_000
 T0 = 1_700_000_000 * S

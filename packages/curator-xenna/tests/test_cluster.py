@@ -22,7 +22,7 @@ from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import ClusterError, ExecutorError, Pipeline, ProcessingStage, Task
 from curator_xenna import XennaExecutor
-from curator_xenna.cluster import _NEEDED_BY_XENNA
+from curator_xenna._cluster.ray_cluster import _NEEDED_BY_XENNA
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

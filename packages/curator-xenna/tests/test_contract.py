@@ -11,7 +11,7 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 import curator_xenna.adapter
 from curator_core import BaseStageAdapter, NodeInfo, Pipeline, ProcessingStage, Resources, Task, WorkerMetadata
-from curator_core.report import BatchReport
+from curator_core._reports.batch import BatchReport
 from curator_core.testing import Recorder
 from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_stage_adapter
 

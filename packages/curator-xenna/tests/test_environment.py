@@ -13,7 +13,7 @@ import pytest
 
 from curator_core import Pipeline, ProcessingStage, Resources, Task
 from curator_xenna import XennaConfig, XennaExecutor
-from curator_xenna.environment import StageEnvironment
+from curator_xenna._convert.runtime_env import StageEnvironment
 
 
 class Look(ProcessingStage[Task[str], Task[Any]]):

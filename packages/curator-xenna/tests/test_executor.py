@@ -12,7 +12,7 @@ import pytest
 from tests.waiting import wait_until
 
 from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, ResourcesError, RunObserver, Task
-from curator_core.report import BatchReport
+from curator_core._reports.batch import BatchReport
 from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import EmptyTask, ProcessingStage, Resources, ResourcesError, Task
-from curator_core.plan import Plan
+from curator_core._plan.plan import Plan
 from curator_xenna import XennaConfig
-from curator_xenna.fit import Fit, Placement, check_fit, fit
-from curator_xenna.nodes import Node
-from curator_xenna.resources import Gpu, Share
+from curator_xenna._cluster.nodes import Node
+from curator_xenna._convert.resources import Gpu, Share
+from curator_xenna._placement.placement import Fit, Placement, check_fit, fit
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 
@@ -92,8 +92,10 @@ def workers(found: Fit) -> list[int | None]:
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """A function that returns the logged lines."""
-    caplog.set_level(logging.INFO, "curator_xenna.fit")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "curator_xenna.fit"]
+    caplog.set_level(logging.INFO, "curator_xenna._placement.placement")
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "curator_xenna._placement.placement"
+    ]
 
 
 # --- step by step ---------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Task
-from curator_core.bundling import MAX_BUNDLE_BYTES, Bundle, BundlePlan
-from curator_xenna.inputs import InputQueue, Inputs, Tickets
+from curator_core._transport.bundles import MAX_BUNDLE_BYTES, Bundle, BundlePlan
+from curator_xenna._session.inputs import InputQueue, Inputs, Tickets
 
 MACHINE = BundlePlan(slots=4)  # two workers of two slots
 seconds = st.floats(1e-7, 5.0)

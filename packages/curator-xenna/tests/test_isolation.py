@@ -21,7 +21,7 @@ from curator_core import (
     Task,
     deadletter,
 )
-from curator_xenna import session
+from curator_xenna._session import session
 from curator_xenna.compat import HAS_DESTROY
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from curator_core import ProcessingStage, Resources, ResourcesError, StageDefinitionError, Task
-from curator_core.plan import Plan
-from curator_xenna.resources import CODEC_ENGINES, Gpu, Share, share_of
-from curator_xenna.translate import check_options
+from curator_core._plan.plan import Plan
+from curator_xenna._convert.resources import CODEC_ENGINES, Gpu, Share, share_of
+from curator_xenna._session.specification import check_options
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 L40S = Gpu("NVIDIA L40S", 48.3)

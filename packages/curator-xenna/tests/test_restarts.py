@@ -85,7 +85,7 @@ def survived(
     pipeline = Pipeline("mortal", [Twins(), Mortal(marks)])
     handler = logging.Handler()
     handler.emit = lambda record: notices.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("curator_xenna.deaths").addHandler(handler)
+    logging.getLogger("curator_xenna._session.deaths").addHandler(handler)
     return pipeline.run(executor, tasks, observers=[seen], on_error=DeadLetter(dead))
 
 
@@ -155,7 +155,7 @@ class DiesAfterItsReport(Light):
         self.worked = False
 
     def setup(self, worker_metadata: Any) -> None:
-        from curator_xenna.worker import WorkerLink
+        from curator_xenna._session.worker import WorkerLink
 
         send = WorkerLink.send
 

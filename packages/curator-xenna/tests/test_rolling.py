@@ -52,7 +52,7 @@ class Mortal(JsonlWriter):
     def setup(self, worker_metadata: Any) -> None:
         super().setup(worker_metadata)
         if self.moment == "after":
-            from curator_xenna.worker import WorkerLink
+            from curator_xenna._session.worker import WorkerLink
 
             send = WorkerLink.send
 

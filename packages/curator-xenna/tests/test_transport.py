@@ -18,7 +18,7 @@ from tests.pipelines import pipelines
 from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import DataError, Pipeline, ProcessingStage, Resources, Task
-from curator_core.plan import Plan
+from curator_core._plan.plan import Plan
 from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 

@@ -74,7 +74,7 @@ def ours() -> dict[str, float]:
         Task,
         WorkerMetadata,
     )
-    from curator_core.pickling import dumps
+    from curator_core._transport.pickling import dumps
 
     class Same(ProcessingStage[Task[Any], Task[Any]]):
         def process(self, task: Task[Any]) -> Task[Any]:
@@ -125,8 +125,8 @@ def _local_run(stage: Callable[[], Any]) -> float:
 
 def _accounts() -> dict[str, float]:
     """Return the megabytes that the driver uses for source tasks, which are named after their content."""
-    from curator_core.checkpoint.finished import EarlierRuns, record_of
-    from curator_core.sources import SourceAccounts
+    from curator_core._checkpoint.finished import EarlierRuns, record_of
+    from curator_core._run.source_progress import SourceAccounts
 
     accounts, before = SourceAccounts(last=2), _memory_mb()
     for number in range(SOURCE_TASKS):
@@ -142,10 +142,10 @@ def _accounts() -> dict[str, float]:
 def _held() -> dict[str, float]:
     """Return the megabytes that a driver uses for restarts: the source tasks, and the counts of each."""
     from curator_core import LocalExecutor, Plan, Task, processing_stage
-    from curator_core.report import BatchReport, Outcomes
-    from curator_core.run import Run
-    from curator_core.settings import RunSettings
-    from curator_core.task import new_state, stamp
+    from curator_core._reports.batch import BatchReport, Outcomes
+    from curator_core._run.run import Run
+    from curator_core._run.settings import RunSettings
+    from curator_core.tasks import new_state, stamp
 
     def named(number: int) -> Task[str]:
         task = Task(data=f"s3://bucket/videos/{number:030}.mp4")
@@ -179,7 +179,7 @@ def _telemetry_cost() -> float:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
-    from curator_core.report import BatchReport, Outcomes, RunInfo, StageInfo
+    from curator_core._reports.batch import BatchReport, Outcomes, RunInfo, StageInfo
     from curator_otel import OTelObserver
 
     observer = OTelObserver(TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False))

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from curator_core import RunObserver
 from curator_xenna import XennaExecutor
-from curator_xenna.cluster import _NEEDED_BY_XENNA
+from curator_xenna._cluster.ray_cluster import _NEEDED_BY_XENNA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

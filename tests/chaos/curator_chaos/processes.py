@@ -32,7 +32,7 @@ def worker_of(pid: int) -> int:
     """Return the worker of a stage: the process itself, or the parent of an isolated one; 0 if it has ended."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return process.ppid() if "curator_core.isolated" in " ".join(process.cmdline()) else pid
+        return process.ppid() if "curator_core._processes" in " ".join(process.cmdline()) else pid
     return 0
 
 

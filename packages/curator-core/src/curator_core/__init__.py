@@ -13,11 +13,15 @@ To read the source, start with these modules, in order: ``task``, ``stage``, ``p
 """
 
 from curator_core.__about__ import __version__
-from curator_core.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
-from curator_core.ambient import watch_all_runs
-from curator_core.batches import DocumentBatch, FileGroupTask
-from curator_core.checkpoint import Checkpoint
-from curator_core.composite import CompositeStage
+from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core._checkpoint import Checkpoint
+from curator_core._local.executor import LocalExecutor
+from curator_core._performance import StagePerfStats
+from curator_core._plan.plan import Plan
+from curator_core._reports.batch import BatchReport, RunObserver
+from curator_core._run.ambient import watch_all_runs
+from curator_core._run.executor import BaseExecutor, RunResult
+from curator_core._run.progress import ProgressBar
 from curator_core.deadletter import DeadLetter
 from curator_core.errors import (
     ClusterError,
@@ -39,17 +43,11 @@ from curator_core.errors import (
     TasksLostError,
     WorkerDiedError,
 )
-from curator_core.executor import BaseExecutor, RunResult
-from curator_core.local import LocalExecutor
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, current_work
-from curator_core.perf import StagePerfStats
 from curator_core.pipeline import Pipeline
-from curator_core.plan import Plan
-from curator_core.progress import ProgressBar
-from curator_core.report import BatchReport, RunObserver
 from curator_core.resources import Resources
-from curator_core.stage import ProcessingStage, processing_stage
-from curator_core.task import EmptyTask, Task
+from curator_core.stages import CompositeStage, ProcessingStage, processing_stage
+from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask, Task
 
 __all__ = [
     "LOG_FORMAT",

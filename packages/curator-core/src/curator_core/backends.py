@@ -14,8 +14,16 @@ are grouped by purpose:
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 """
 
-from curator_core.adapter import RunContext, is_isolated
-from curator_core.bundling import (
+from curator_core._adapter.adapter import RunContext, is_isolated
+from curator_core._adapter.chain import Chain
+from curator_core._guard.interrupts import become_worker
+from curator_core._plan.groups import Fusion, Group, group_stages
+from curator_core._plan.plan import StageView
+from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
+from curator_core._reports.wire import pack_reports, unpack_reports
+from curator_core._run.executor import empty_source, isolated_stages
+from curator_core._run.run import Run
+from curator_core._transport.bundles import (
     MAX_BUNDLE_BYTES,
     Bundle,
     BundlePlan,
@@ -25,19 +33,11 @@ from curator_core.bundling import (
     unbundled,
     within_bytes,
 )
-from curator_core.chain import Chain
+from curator_core._transport.exceptions import message_of
+from curator_core._transport.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
 from curator_core.errors import unknown_name
-from curator_core.exceptions import message_of
-from curator_core.executor import empty_source, isolated_stages
-from curator_core.failure import fail_batches, rebuild_error, stage_error
-from curator_core.fusion import Fusion, Group, group_stages
-from curator_core.interrupts import become_worker
 from curator_core.logs import RecordBuffer, mark_records, relay_records
-from curator_core.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
-from curator_core.plan import StageView
-from curator_core.run import Run
-from curator_core.task import digest
-from curator_core.wire import pack_reports, unpack_reports
+from curator_core.tasks import digest
 
 __all__ = [
     "MAX_BUNDLE_BYTES",

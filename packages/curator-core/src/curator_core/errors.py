@@ -32,12 +32,12 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
-from curator_core.guard import check_failure
+from curator_core._guard.user_code import check_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from curator_core.executor import RunResult
+    from curator_core._run.executor import RunResult
 
 __all__ = [
     "ClusterError",

@@ -6,23 +6,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from curator_core._local.executor import LocalExecutor
+from curator_core._plan.plan import Plan
+from curator_core._plan.sendable import check_sent
 from curator_core.errors import ExecutorError, PipelineError, nearest, unknown_name
-from curator_core.local import LocalExecutor
-from curator_core.plan import Plan
-from curator_core.sending import check_sent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-    from curator_core.checkpoint import Checkpoint
-    from curator_core.executor import BaseExecutor, RunResult
-    from curator_core.io.files import PathLike
-    from curator_core.report import RunObserver
-    from curator_core.settings import FailurePolicy
-    from curator_core.shard import ShardChoice
-    from curator_core.stage import ProcessingStage
-    from curator_core.task import Task
+    from curator_core._checkpoint import Checkpoint
+    from curator_core._files.paths import PathLike
+    from curator_core._reports.batch import RunObserver
+    from curator_core._run.executor import BaseExecutor, RunResult
+    from curator_core._run.settings import FailurePolicy
+    from curator_core._shard import ShardChoice
+    from curator_core.stages import ProcessingStage
+    from curator_core.tasks import Task
 
 __all__ = ["Pipeline", "find_installed"]
 

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import DataError, DocumentBatch, FileGroupTask, Task
-from curator_core.checkpoint.content import content_id, value_digest
+from curator_core._checkpoint.content import content_id, value_digest
 
 
 @dataclass
@@ -359,7 +359,7 @@ HASH_SEEDS = """if True:
     import datetime, enum, pathlib, uuid
     from dataclasses import dataclass
     from curator_core import Task
-    from curator_core.checkpoint.content import content_id
+    from curator_core._checkpoint.content import content_id
     class Colour(enum.Enum):
         RED = "red"
     class Thing:

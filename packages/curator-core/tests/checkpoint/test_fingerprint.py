@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Plan, ProcessingStage, Resources, Task, processing_stage
-from curator_core.checkpoint.fingerprint import difference, fingerprint, is_fingerprint
+from curator_core._checkpoint.fingerprint import difference, fingerprint, is_fingerprint
 
 
 class Filter(ProcessingStage[Task[str], Task[str]]):

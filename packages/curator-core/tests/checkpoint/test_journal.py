@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import DataError
-from curator_core.checkpoint.journal import Journal, read_journal
+from curator_core._checkpoint.journal import Journal, read_journal
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -157,7 +157,7 @@ def test_closing_twice_does_nothing(path):
 def test_what_a_killed_writer_had_synced_is_there(path, python):
     code = """if True:
         import sys
-        from curator_core.checkpoint.journal import Journal
+        from curator_core._checkpoint.journal import Journal
         journal = Journal(sys.argv[1], max_records=7, max_seconds=1e9)
         for number in range(100):
             journal.append({"id": f"task-{number}"})

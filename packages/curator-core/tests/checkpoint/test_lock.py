@@ -12,12 +12,12 @@ import time
 import pytest
 
 from curator_core import ConfigurationError, DataError
-from curator_core.checkpoint.holder import Holder
-from curator_core.checkpoint.lock import RunLock
+from curator_core._checkpoint.holder import Holder
+from curator_core._checkpoint.lock import RunLock
 
 HOLD = """if True:
     import sys
-    from curator_core.checkpoint.lock import RunLock
+    from curator_core._checkpoint.lock import RunLock
     RunLock(sys.argv[1], "theirs").acquire()
     print("held", flush=True)
     sys.stdin.read()
@@ -26,7 +26,7 @@ HOLD = """if True:
 FIGHT = """if True:
     import sys
     from curator_core import ConfigurationError
-    from curator_core.checkpoint.lock import RunLock
+    from curator_core._checkpoint.lock import RunLock
     for go in sys.stdin:
         lock = RunLock(sys.argv[1], sys.argv[2])
         try:
@@ -172,7 +172,7 @@ def test_where_nobody_knows_when_it_started_the_number_says_it(tmp_path, path, p
 def test_a_process_of_another_user_runs(python):
     code = """if True:
         import os, sys
-        from curator_core.checkpoint.holder import Holder
+        from curator_core._checkpoint.holder import Holder
         Holder.parse(Holder.here("").dump())  # loads modules that another user may not be able to read
         os.setuid(65534)
         try:
@@ -280,7 +280,7 @@ def test_it_is_released_after_an_error(tmp_path, path):
 def test_a_fork_of_the_holder_releases_nothing(tmp_path, path, python):
     code = """if True:
         import os, sys
-        from curator_core.checkpoint.lock import RunLock
+        from curator_core._checkpoint.lock import RunLock
         lock = RunLock(sys.argv[1], "ours")
         lock.acquire()
         if os.fork() == 0:

@@ -12,7 +12,7 @@ from curator_core.deadletter.letter import Letter
 from curator_core.deadletter.payload import pack_task
 from curator_core.deadletter.policy import DeadLetter
 from curator_core.deadletter.writer import LetterBox
-from curator_core.task import new_state, stamp
+from curator_core.tasks import new_state, stamp
 
 _NUMBERS = itertools.count()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curator_core import DocumentBatch, EmptyTask, FileGroupTask, Pipeline, Task, processing_stage
 from curator_core.deadletter.payload import pack_task, unpack
-from curator_core.task import new_state, stamp
+from curator_core.tasks import new_state, stamp
 
 LIMIT = 1 << 20
 
@@ -199,7 +199,7 @@ def test_classes_of_users_are_pickled(task):
 
 def test_the_class_is_named():
     assert pack_task(VideoTask(b""), LIMIT).task_class.endswith("test_payload.VideoTask")
-    assert pack_task(Task(data=1), LIMIT).task_class == "curator_core.task.Task"
+    assert pack_task(Task(data=1), LIMIT).task_class == "curator_core.tasks.Task"
 
 
 def test_id_and_notes_come_back_also_where_the_class_forgets_them():

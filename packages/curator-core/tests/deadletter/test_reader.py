@@ -249,8 +249,8 @@ def test_a_pickle_that_claims_to_be_json_is_not_executed(tmp_path, marker):
 @pytest.mark.parametrize(
     ("head", "cls"),
     [
-        (b"{}", "curator_core.task.Task"),
-        (b"[", "curator_core.task.Task"),
+        (b"{}", "curator_core.tasks.Task"),
+        (b"[", "curator_core.tasks.Task"),
         (b'{"data": 1, "dataset_name": "", "notes": null}', "os.system"),
         (b'{"data": 1, "dataset_name": "", "notes": null}', "DocumentBatch"),
     ],

@@ -14,14 +14,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from curator_core.io.atomic import atomic_file, create_file
+from curator_core._files.atomic import atomic_file, create_file
 
 CAN_BE_NAMELESS = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
 
 KILLED = """
 import os, signal, sys
 import fsspec
-from curator_core.io.atomic import atomic_file
+from curator_core._files.atomic import atomic_file
 with atomic_file(fsspec.filesystem("file"), sys.argv[1]) as stream:
     stream.write(b"half of it")
     stream.flush()

@@ -68,7 +68,7 @@ def test_what_exits_while_it_is_read_is_a_failure():
 
 
 def test_what_is_no_exception_is_the_failure_of_its_task(monkeypatch, children):
-    monkeypatch.setattr("curator_core.isolated.process._EXIT_S", 0.3)  # its thread does not end on its own
+    monkeypatch.setattr("curator_core._processes.process._EXIT_S", 0.3)  # its thread does not end on its own
 
     class Cancelling(ProcessingStage):
         isolated = True

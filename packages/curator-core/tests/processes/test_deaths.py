@@ -19,7 +19,7 @@ from curator_core import (
     WorkerDiedError,
     deadletter,
 )
-from curator_core.processes.flow import Flow
+from curator_core._local.scheduler import Flow
 from curator_core.testing import Journal
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -237,12 +237,12 @@ def test_a_set_up_that_kills_its_process_fails_with_the_stage():
 
 
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
-    from curator_core.adapter import RunContext
-    from curator_core.pickling import dumps
-    from curator_core.plan import read_stage
-    from curator_core.processes.parcels import Shelf
-    from curator_core.processes.stop import StopFlag
-    from curator_core.processes.worker import Assignment, Worker
+    from curator_core._adapter.adapter import RunContext
+    from curator_core._local.parcels import Shelf
+    from curator_core._local.stop import StopFlag
+    from curator_core._local.worker import Assignment, Worker
+    from curator_core._plan.plan import read_stage
+    from curator_core._transport.pickling import dumps
 
     definition = dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))
     shelf = Shelf(str(tmp_path), "test")

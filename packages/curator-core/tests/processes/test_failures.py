@@ -34,7 +34,7 @@ def test_a_failure_keeps_what_is_complete_and_tears_down_every_process(tmp_path)
     assert type(cause) is PickyError
     text = str(cause.__cause__)
     assert "in users_function" in text
-    assert "curator_core/attempt.py" not in text
+    assert "curator_core/_adapter/attempt.py" not in text
     lives = Counter(event.event for event in journal.read())
     assert lives == {"setup": 2, "teardown": 2}
     result = raised.value.result

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.waiting import DEADLINE_S
 
-from curator_core.pickling import dumps, loads
+from curator_core._transport.pickling import dumps, loads
 
 pytest.importorskip("loky")
 
@@ -136,7 +136,7 @@ def test_all_stages_of_a_worker_share_what_a_module_has(tmp_path):
 def test_a_lock_of_a_script_is_one_in_a_process_and_itself_at_home(tmp_path):
     script = """
         import subprocess, sys, threading
-        from curator_core.pickling import dumps, loads
+        from curator_core._transport.pickling import dumps, loads
 
         lock = threading.RLock()
 
@@ -144,7 +144,7 @@ def test_a_lock_of_a_script_is_one_in_a_process_and_itself_at_home(tmp_path):
             return lock
 
         assert loads(dumps(guarded))() is lock
-        there = "import sys; from curator_core.pickling import *"
+        there = "import sys; from curator_core._transport.pickling import *"
         there += "; a, b = (loads(bytes.fromhex(each))() for each in sys.argv[1:])"
         there += "; print(a is b, dumps(a).hex())"
         sent = [dumps(guarded).hex(), dumps(lambda: [lock][0]).hex()]

@@ -146,9 +146,9 @@ def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):
         """
         import threading
         from curator_core import LocalExecutor, Pipeline, Task, processing_stage
-        from curator_core.processes import crew
+        from curator_core._local import pool
 
-        crew._EXIT_S = 0.3
+        pool._EXIT_S = 0.3
 
         @processing_stage()
         def leave(task):

@@ -23,7 +23,7 @@ from curator_core import (
     ProcessingStage,
     Task,
 )
-from curator_core.processes.crew import Hand
+from curator_core._local.pool import Hand
 from curator_core.testing import Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -81,7 +81,7 @@ def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
 
 @given(st.binary(max_size=10_000))
 def test_what_is_posted_is_fetched(tmp_path_factory, data):
-    from curator_core.processes.parcels import Shelf, fetch
+    from curator_core._local.parcels import Shelf, fetch
 
     directory = tmp_path_factory.mktemp("shelf")
     for where in (directory, directory / "missing"):
@@ -90,7 +90,7 @@ def test_what_is_posted_is_fetched(tmp_path_factory, data):
 
 
 def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
-    from curator_core.processes.parcels import Shelf
+    from curator_core._local.parcels import Shelf
 
     for directory in (tmp_path, tmp_path / "missing"):
         given = tasks(*payloads())
@@ -107,8 +107,8 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
     st.integers(1, 4),
 )
 def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, unit):
-    from curator_core.bundling import BundlePlan
-    from curator_core.processes.parcels import Backlog, Shelf
+    from curator_core._local.parcels import Backlog, Shelf
+    from curator_core._transport.bundles import BundlePlan
 
     shelf = Shelf("/nowhere", "test")
     backlog = Backlog(BundlePlan(batch_size=unit), shelf)
@@ -146,8 +146,8 @@ def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
 
 
 def test_bundles_are_no_larger_than_they_may_be():
-    from curator_core.bundling import BundlePlan
-    from curator_core.processes.parcels import Backlog, Shelf
+    from curator_core._local.parcels import Backlog, Shelf
+    from curator_core._transport.bundles import BundlePlan
 
     shelf = Shelf("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
@@ -161,7 +161,7 @@ def test_bundles_are_no_larger_than_they_may_be():
 
 
 def test_parcels_of_tasks_that_do_not_know_their_size_are_split():
-    from curator_core.processes.parcels import Shelf
+    from curator_core._local.parcels import Shelf
 
     for data in ([{"text": letter * 1000} for letter in "abcdefg"], [bytes([n]) * 1000 for n in range(7)]):
         parcels = Shelf("/nowhere", "test", max_bytes=2500).pack(tasks(*data))

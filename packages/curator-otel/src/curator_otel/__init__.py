@@ -12,11 +12,11 @@ themselves. All names that are emitted are in `curator_otel.conventions`.
 
 from curator_otel.__about__ import __version__
 from curator_otel.observer import OTelObserver
-from curator_otel.perfetto import Drawn, to_perfetto
-from curator_otel.recovery import Recovered, recover
-from curator_otel.replay import Replayed, replay
-from curator_otel.setup import Telemetry, configure
-from curator_otel.tree import render_tree, slowest_stage
+from curator_otel.offline.perfetto import Drawn, to_perfetto
+from curator_otel.offline.recover import Recovered, recover
+from curator_otel.offline.replay import Replayed, replay
+from curator_otel.offline.tree import render_tree, slowest_stage
+from curator_otel.sdk.setup import Telemetry, configure
 
 __all__ = [
     "Drawn",

@@ -6,7 +6,7 @@
 This needs the extra ``curator-otel[instrument]`` and an exporter. The extra ``otlp`` has the exporter for OTLP over
 HTTP; select it with the option shown, because OpenTelemetry's distribution defaults to gRPC.
 ``opentelemetry-instrument`` sets up the SDK from the ``OTEL_*`` variables, and the SDK generates the ids with Python's
-`random`; `curator_otel.setup` is not involved. ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=curator`` turns the tracing of
+`random`; `curator_otel.sdk` is not involved. ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=curator`` turns the tracing of
 runs off.
 
 Processes that the program starts, including an executor's workers, inherit the instrumentation, and each sets up an

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns the reports of a run into OpenTelemetry spans and metrics, in the driver process.
 
-This uses only the OpenTelemetry API. The SDK, which the application sets up with `curator_otel.setup.configure` or in
+This uses only the OpenTelemetry API. The SDK, which the application sets up with `curator_otel.configure` or in
 any other way, exports the spans and metrics; without an SDK, nothing is written. Workers run no OpenTelemetry code: all
 data comes from the reports that they send anyway.
 """
@@ -19,9 +19,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from curator_core import ConfigurationError, RunObserver, RunStopped
 from curator_otel.__about__ import __version__
-from curator_otel.snapshot import Snapshots, check_directory
-from curator_otel.spans import TraceSettings
-from curator_otel.watch import RunWatch
+from curator_otel._run_watcher import RunWatch
+from curator_otel._state_file import Snapshots, check_directory
+from curator_otel._trace.spans import TraceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

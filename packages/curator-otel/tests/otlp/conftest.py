@@ -253,7 +253,7 @@ class Complaints(logging.Handler):
 def complaints(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Complaints]:
     """Let exporters send immediately, and handle what they log."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
-    heard, delivery = Complaints(), logging.getLogger("curator_otel.delivery")
+    heard, delivery = Complaints(), logging.getLogger("curator_otel.sdk.exporters")
     with caplog.at_level(logging.DEBUG, delivery.name):
         delivery.addHandler(heard)
         yield heard

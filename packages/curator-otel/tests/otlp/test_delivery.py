@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from tests.waiting import DEADLINE_S, wait_until
 
 from curator_otel import configure
-from curator_otel.delivery import WatchedExporter
+from curator_otel.sdk.exporters import WatchedExporter
 
 heeds_retry_after = pytest.mark.skipif(
     tuple(map(int, version("opentelemetry-exporter-otlp-proto-http").split(".")[:2])) < (1, 45),
@@ -24,7 +24,7 @@ heeds_retry_after = pytest.mark.skipif(
 
 def reports(caplog):
     """Return what was logged about data that did not arrive."""
-    return [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
+    return [record.getMessage() for record in caplog.records if record.name == "curator_otel.sdk.setup"]
 
 
 def patient(server, **settings):
@@ -147,7 +147,7 @@ def lose(endpoint, send, caplog, heard=None):
     assert sent.result.complete
     assert telemetry.dropped == sent.ended
     ours = [r for r in caplog.records if r.levelno > logging.DEBUG and r.name != "urllib3.connectionpool"]
-    assert [(r.name, r.levelno, r.exc_info) for r in ours] == [("curator_otel.setup", logging.WARNING, None)]
+    assert [(r.name, r.levelno, r.exc_info) for r in ours] == [("curator_otel.sdk.setup", logging.WARNING, None)]
     said = ours[0].getMessage()
     assert said.startswith(f"{sent.ended} spans ")
     assert f"did not reach {endpoint}/v1/traces; runs are unaffected (" in said

@@ -148,7 +148,7 @@ def test_unknown_certificate_is_refused(make_sink, tls, send, environ, complaint
         assert not sink.spans
         assert not sink.measured
     assert telemetry.dropped == sent.ended
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "curator_otel.setup"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "curator_otel.sdk.setup"]
     assert said.startswith(f"{sent.ended} spans ")
     assert f"did not reach {sink.url}/v1/traces" in said
     assert "CERTIFICATE_VERIFY_FAILED" in said

@@ -23,10 +23,10 @@ from curator_core.backends import (
     stage_error,
     unbundled,
 )
+from curator_xenna._convert.resources import share_of
+from curator_xenna._convert.runtime_env import StageEnvironment
+from curator_xenna._session.parcel import Parcel
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
-from curator_xenna.environment import StageEnvironment
-from curator_xenna.parcel import Parcel
-from curator_xenna.resources import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
     from curator_core.backends import BundlePlan, Group, StageView
-    from curator_xenna.inputs import InputQueue
-    from curator_xenna.resources import Share
-    from curator_xenna.worker import WorkerLink
+    from curator_xenna._convert.resources import Share
+    from curator_xenna._session.inputs import InputQueue
+    from curator_xenna._session.worker import WorkerLink
 
 __all__ = ["Role", "XennaStageAdapter", "create_group_adapter", "create_named_xenna_stage_adapter"]
 

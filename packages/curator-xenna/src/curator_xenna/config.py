@@ -46,7 +46,7 @@ class XennaConfig:
         object_store_memory: Bytes of shared memory for the embedded Ray's object store; None leaves it to Ray.
         dashboard: Whether to start the dashboard of the embedded Ray, which then takes longer to start.
         codec_engines: Hardware codec engines of each GPU model, such as ``{"H100": (7, 0)}`` (decoders,
-            encoders). Extends and overrides the built-in table in `curator_xenna.resources`.
+            encoders). Extends and overrides the built-in table in `curator_xenna._convert.resources`.
         verbose: Show Xenna's and Ray's own output, including status tables.
         log_to_driver: Show what workers print and log; None means the value of ``verbose``.
 

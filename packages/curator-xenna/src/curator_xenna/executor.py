@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from curator_core import Plan
     from curator_core.backends import Run, RunContext, StageView
-    from curator_xenna.cluster import Cluster
-    from curator_xenna.session import Session
+    from curator_xenna._cluster.ray_cluster import Cluster
+    from curator_xenna._session.session import Session
 
 __all__ = ["XennaExecutor"]
 
@@ -59,7 +59,7 @@ class XennaExecutor(BaseExecutor):
 
     def __enter__(self) -> Self:
         with _preserved_environment():
-            from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray, which an import must not
+            from curator_xenna._cluster.ray_cluster import Cluster  # noqa: PLC0415 - loads Ray, which an import must not
 
             self._kept = Cluster(self.config)
         return self
@@ -80,8 +80,8 @@ class XennaExecutor(BaseExecutor):
             self._run_plan(run, sources)
 
     def _run_plan(self, run: Run, sources: list[Any] | None) -> None:
+        from curator_xenna._session.specification import check_options  # noqa: PLC0415 - loads Xenna
         from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray
-        from curator_xenna.translate import check_options  # noqa: PLC0415 - loads Xenna
 
         check_options(run.plan.stages)
         if self.config.ignore_failures:
@@ -90,7 +90,7 @@ class XennaExecutor(BaseExecutor):
             self._run_on(cluster, run, sources)
 
     def _run_on(self, cluster: Cluster, run: Run, sources: list[Any] | None) -> None:
-        from curator_xenna.session import Session  # noqa: PLC0415 - loads Xenna
+        from curator_xenna._session.session import Session  # noqa: PLC0415 - loads Xenna
 
         views = run.plan.stages
         source_in_worker = sources is None and views[0].wants_a_worker
@@ -109,8 +109,8 @@ class XennaExecutor(BaseExecutor):
         self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, views, sources)
 
     def _check_fit(self, views: Sequence[StageView], cluster: Cluster) -> None:
-        from curator_xenna.fit import check_fit  # noqa: PLC0415 - imports modules that load Ray
-        from curator_xenna.session import nodes_for  # noqa: PLC0415 - loads Xenna
+        from curator_xenna._placement.placement import check_fit  # noqa: PLC0415 - imports modules that load Ray
+        from curator_xenna._session.session import nodes_for  # noqa: PLC0415 - loads Xenna
 
         if views:
             check_fit(views, nodes_for(views, cluster), self.config, has_source=False)
@@ -118,7 +118,7 @@ class XennaExecutor(BaseExecutor):
     @contextmanager
     def _cluster(self) -> Iterator[Cluster]:
         """Yield the cluster for a run, one run at a time; a cluster for this run only is not opened yet."""
-        from curator_xenna.cluster import Cluster  # noqa: PLC0415 - loads Ray
+        from curator_xenna._cluster.ray_cluster import Cluster  # noqa: PLC0415 - loads Ray
 
         if not _one_at_a_time.acquire(blocking=False):
             raise ExecutorError(

@@ -22,7 +22,7 @@ def main():
     warnings = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())
-    logging.getLogger("curator_xenna.cluster").addHandler(handler)
+    logging.getLogger("curator_xenna._cluster.ray_cluster").addHandler(handler)
     executor = XennaExecutor({"num_cpus": 64, "dashboard": True})
     said = {"size": len(Pipeline("joined", [Same()]).run(executor, [Task(data=n) for n in range(5)]))}
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import ray
 from ray.cluster_utils import Cluster
 
-from curator_xenna.cluster import _NEEDED_BY_XENNA
+from curator_xenna._cluster.ray_cluster import _NEEDED_BY_XENNA
 
 CPUS = 2  # per node
 

@@ -23,7 +23,8 @@ from raylets import CPUS, two_raylets
 from set_clocks import with_a_clock_behind
 
 from curator_core import ClusterError, Pipeline, ProcessingStage, Resources, Task
-from curator_xenna import XennaConfig, XennaExecutor, nodes
+from curator_xenna import XennaConfig, XennaExecutor
+from curator_xenna._cluster import nodes
 
 
 class Same(ProcessingStage):

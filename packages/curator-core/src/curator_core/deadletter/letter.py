@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from curator_core.deadletter.payload import Payload, PayloadKind
 from curator_core.errors import DataError
-from curator_core.task import digest
+from curator_core.tasks import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

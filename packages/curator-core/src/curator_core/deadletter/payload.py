@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from curator_core.batches import DocumentBatch, FileGroupTask
-from curator_core.exceptions import message_of
-from curator_core.guard import check_failure
-from curator_core.pickling import dump_parts, load_parts
-from curator_core.task import UNSEEN, EmptyTask, Task, new_state, stamp, state_of
+from curator_core._guard.user_code import check_failure
+from curator_core._transport.exceptions import message_of
+from curator_core._transport.pickling import dump_parts, load_parts
+from curator_core.tasks import UNSEEN, DocumentBatch, EmptyTask, FileGroupTask, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

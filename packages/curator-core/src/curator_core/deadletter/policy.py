@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from curator_core.io.files import PathLike
+    from curator_core._files.paths import PathLike
 
 __all__ = ["DeadLetter"]
 
@@ -44,7 +44,7 @@ class DeadLetter:
         max_bytes: int = _MAX_BYTES,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        from curator_core.io.files import absolute  # noqa: PLC0415 - who only imports this package reads no files
+        from curator_core._files.paths import absolute  # noqa: PLC0415 - who only imports this package reads no files
 
         values = {
             "path": absolute(path, "path"),

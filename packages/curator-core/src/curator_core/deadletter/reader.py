@@ -6,18 +6,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
+from curator_core._files.paths import absolute, filesystem, reading
+from curator_core._guard.user_code import check_failure
+from curator_core._transport.exceptions import message_of
 from curator_core.deadletter.letter import SUFFIX, Letter, damaged, decode, parse_header
 from curator_core.deadletter.payload import unpack
 from curator_core.errors import ConfigurationError, DataError, unknown_name
-from curator_core.exceptions import message_of
-from curator_core.guard import check_failure
-from curator_core.io.files import absolute, filesystem, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from curator_core.io.files import PathLike
-    from curator_core.task import Task
+    from curator_core._files.paths import PathLike
+    from curator_core.tasks import Task
 
 __all__ = ["load", "read"]
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from curator_core._files.atomic import atomic_file, atomic_file_in, is_local, open_directory
+from curator_core._files.paths import filesystem, writing
 from curator_core.deadletter.letter import encode, letter_path
 from curator_core.errors import CuratorError, DataError
-from curator_core.io.atomic import atomic_file, atomic_file_in, is_local, open_directory
-from curator_core.io.files import filesystem, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

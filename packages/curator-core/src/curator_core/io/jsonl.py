@@ -12,17 +12,15 @@ from datetime import date, datetime, time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from curator_core.batches import DocumentBatch, FileGroupTask
-from curator_core.composite import CompositeStage
+from curator_core._files.paths import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.errors import ConfigurationError, DataError, unknown_name
 from curator_core.io.compression import check_compression, chunks_of, compression_of
-from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size, lines_from
 from curator_core.io.records import RecordReader
 from curator_core.io.writer import Content, FileWriter
-from curator_core.stage import ProcessingStage
-from curator_core.task import EmptyTask
+from curator_core.stages import CompositeStage, ProcessingStage
+from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from fnmatch import translate
 from glob import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core.io.atomic import is_local
+from curator_core._files.atomic import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

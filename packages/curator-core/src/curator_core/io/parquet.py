@@ -6,23 +6,21 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from curator_core.batches import DocumentBatch, FileGroupTask
-from curator_core.composite import CompositeStage
+from curator_core._files.paths import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.errors import ConfigurationError, DataError, nearest, unknown_name
-from curator_core.io.files import PathLike, check_count, check_fields, filesystem, reading
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size
 from curator_core.io.writer import Content, FileWriter
-from curator_core.stage import ProcessingStage
-from curator_core.task import EmptyTask
+from curator_core.stages import CompositeStage, ProcessingStage
+from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
-    from curator_core.adapter import WorkerMetadata
-    from curator_core.arrow import BadRecord
+    from curator_core._adapter.adapter import WorkerMetadata
+    from curator_core._arrow import BadRecord
     from curator_core.io.settled import SettledSchema
 
 __all__ = ["ParquetReader", "ParquetReaderStage", "ParquetWriter"]
@@ -158,7 +156,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 
     def _columns(self, there: list[str], path: str) -> list[str] | None:
         """The columns to fetch from a file; None for all."""
-        from curator_core.arrow import check_names  # noqa: PLC0415 - an extra, as above
+        from curator_core._arrow import check_names  # noqa: PLC0415 - an extra, as above
 
         check_names(there, f" of {path}")
         if self._schema is not None:
@@ -307,7 +305,7 @@ class ParquetWriter(FileWriter):
 
     def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
         """The chosen columns, of the records that make a table, and the other records by number."""
-        from curator_core.arrow import check_names, table_of  # noqa: PLC0415 - an extra, as above
+        from curator_core._arrow import check_names, table_of  # noqa: PLC0415 - an extra, as above
         from curator_core.io.schema import unwritable  # noqa: PLC0415 - likewise
 
         fields, bad = self._fields, {}

@@ -8,15 +8,14 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from curator_core.batches import FileGroupTask
+from curator_core._files.atomic import is_local
+from curator_core._files.paths import PathLike, absolute, check_count, filesystem, parse_size, reading
 from curator_core.errors import ConfigurationError, DataError
-from curator_core.io.atomic import is_local
 from curator_core.io.compression import SUFFIXES, compression_of
-from curator_core.io.files import PathLike, absolute, check_count, filesystem, parse_size, reading
 from curator_core.io.listing import Found, LeftOut, list_files
 from curator_core.io.ranges import ranges_of
-from curator_core.stage import ProcessingStage
-from curator_core.task import EmptyTask
+from curator_core.stages import ProcessingStage
+from curator_core.tasks import EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from curator_core._files.atomic import create_file
+from curator_core._files.paths import reading, writing
 from curator_core.errors import DataError
-from curator_core.io.atomic import create_file
-from curator_core.io.files import reading, writing
 from curator_core.io.listing import SCHEMA_DIRECTORY
 from curator_core.io.schema import footer, from_footer
 

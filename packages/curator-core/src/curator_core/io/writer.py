@@ -7,19 +7,19 @@ import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from curator_core.batches import DocumentBatch, FileGroupTask
+from curator_core._files.atomic import atomic_file
+from curator_core._files.paths import PathLike, absolute, check_fields, filesystem, parse_size, writing
+from curator_core._files.staging import Staging
 from curator_core.errors import ConfigurationError, DataError, InputError
-from curator_core.io.atomic import atomic_file
-from curator_core.io.files import PathLike, absolute, check_fields, filesystem, parse_size, writing
-from curator_core.io.staging import Staging
-from curator_core.stage import ProcessingStage
+from curator_core.stages import ProcessingStage
+from curator_core.tasks import DocumentBatch, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from curator_core.adapter import WorkerMetadata
-    from curator_core.shard import Shard
+    from curator_core._adapter.adapter import WorkerMetadata
+    from curator_core._shard import Shard
 
 __all__ = ["Content", "FileWriter"]
 

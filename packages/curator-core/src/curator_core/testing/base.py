@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from curator_core._plan.plan import Plan
 from curator_core.errors import RunError
-from curator_core.plan import Plan
 from curator_core.testing.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from curator_core.adapter import OnError
-    from curator_core.executor import BaseExecutor, RunResult
-    from curator_core.report import RunObserver
-    from curator_core.task import Task
+    from curator_core._adapter.adapter import OnError
+    from curator_core._reports.batch import RunObserver
+    from curator_core._run.executor import BaseExecutor, RunResult
+    from curator_core.tasks import Task
 
 __all__ = ["ConformanceBase", "Seen"]
 

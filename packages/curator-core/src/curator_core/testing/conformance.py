@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from curator_core.stage import ProcessingStage
-from curator_core.task import Task
+from curator_core.stages import ProcessingStage
+from curator_core.tasks import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.failures import FailureConformance
 from curator_core.testing.recorder import Journal, Troublemaker
@@ -22,7 +22,7 @@ from curator_core.testing.stages import Checksum, Flaky, Numbers, Renew, Sieve, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from curator_core.executor import BaseExecutor
+    from curator_core._run.executor import BaseExecutor
 
 __all__ = ["ExecutorConformance"]
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from curator_core.errors import ContractError, StageError
-from curator_core.task import Task
+from curator_core.tasks import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.recorder import Journal
 from curator_core.testing.stages import Broken, BrokenSetup, Misbehaving, Record, Renew, Service, Unruly, WithColumns
 
 if TYPE_CHECKING:
-    from curator_core.executor import BaseExecutor
-    from curator_core.report import ErrorInfo
+    from curator_core._reports.batch import ErrorInfo
+    from curator_core._run.executor import BaseExecutor
 
 __all__ = ["FailureConformance"]
 

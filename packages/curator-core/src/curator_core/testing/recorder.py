@@ -8,10 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core.report import BatchReport, RunInfo, RunObserver, WorkerReport
+from curator_core._reports.batch import BatchReport, RunInfo, RunObserver, WorkerReport
 
 if TYPE_CHECKING:
-    from curator_core.executor import RunResult
+    from curator_core._run.executor import RunResult
 
 __all__ = ["Event", "Journal", "Recorder", "Troublemaker"]
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from curator_core import deadletter
-from curator_core.checkpoint import Checkpoint
+from curator_core._checkpoint import Checkpoint
+from curator_core._plan.plan import Plan
 from curator_core.deadletter import DeadLetter
 from curator_core.errors import FailureLimitError, StageError
-from curator_core.plan import Plan
-from curator_core.task import Task
+from curator_core.tasks import Task
 from curator_core.testing.base import ConformanceBase
 from curator_core.testing.stages import POISON, Filed, Fragile, Listing, Squares, Twice
 
 if TYPE_CHECKING:
-    from curator_core.executor import BaseExecutor, RunResult
+    from curator_core._run.executor import BaseExecutor, RunResult
 
 __all__ = ["ReliabilityConformance"]
 

@@ -14,16 +14,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curator_core.batches import FileGroupTask
 from curator_core.errors import CuratorError
-from curator_core.stage import ProcessingStage
-from curator_core.task import EmptyTask, Task
+from curator_core.stages import ProcessingStage
+from curator_core.tasks import EmptyTask, FileGroupTask, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from curator_core.adapter import NodeInfo, WorkerMetadata
+    from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
     from curator_core.testing.recorder import Journal
 
 __all__ = [

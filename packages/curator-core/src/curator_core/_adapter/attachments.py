@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a report that the driver keeps: tasks that failed for good, and files that were written."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from curator_core._reports.batch import Fallen, Manifest, Outcomes
+from curator_core._reports.failures import error_info
+from curator_core.tasks import FileGroupTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from curator_core._adapter.input_copies import Snapshot
+    from curator_core._reports.batch import OutcomeKind
+
+__all__ = ["fallen_of", "manifests_of"]
+
+
+def fallen_of(
+    errors: Mapping[int, BaseException], ids: Sequence[str], together: str, snapshot: Snapshot | None, max_bytes: int
+) -> tuple[Fallen, ...]:
+    """Return the tasks of a batch that failed for good, as the stage first received them.
+
+    Args:
+        errors: The error of each failed task, by its position in the batch.
+        ids: The ids of all inputs.
+        together: What the stage was doing if the tasks failed together; otherwise empty.
+        snapshot: The inputs of the batch; None if they do not pickle.
+        max_bytes: The largest payload to keep; a larger task is reported without its payload.
+    """
+    infos = {number: error_info(error, together or f"on task '{ids[number]}'") for number, error in errors.items()}
+    if snapshot is None:
+        return tuple(Fallen(number, info, None) for number, info in infos.items())
+    from curator_core.deadletter.payload import pack_task  # noqa: PLC0415 - kept failures are rare
+
+    tasks = snapshot.restore()
+    return tuple(Fallen(number, info, pack_task(tasks[number], max_bytes)) for number, info in infos.items())
+
+
+def manifests_of(
+    ids: Sequence[str], others: Mapping[int, tuple[OutcomeKind, int]], outputs: Sequence[Any]
+) -> tuple[Manifest, ...]:
+    """Return the files that the outputs of a batch name.
+
+    Args:
+        ids: The ids of the inputs.
+        others: The outcomes of the inputs that did not give exactly one task; see `Outcomes`.
+        outputs: The outputs, in order.
+    """
+    if not any(map(_is_whole, outputs)):
+        return ()
+    outcomes = Outcomes(tuple(ids), others)
+    made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
+    return tuple(
+        Manifest(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
+        for input_id, task in zip(made_of, outputs, strict=True)
+        if _is_whole(task)
+    )
+
+
+def _is_whole(task: Any) -> bool:
+    """Whether a task names files that were written; a task with a byte range names a file still to read."""
+    return isinstance(task, FileGroupTask) and task.byte_range is None

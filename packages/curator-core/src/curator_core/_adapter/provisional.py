@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that later stages make from those of a generator before the outcome of the generator's input is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from curator_core.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Self
+
+    from curator_core._adapter.adapter import Announce, BaseStageAdapter
+    from curator_core._reports.batch import BatchReport, WorkerReport
+
+__all__ = ["Announced", "Outputs", "Provisional"]
+
+
+class Outputs(Protocol):
+    """The list operations that collecting outputs needs: appending at the end, and deleting from an index on."""
+
+    def __len__(self) -> int: ...
+    def __iadd__(self, tasks: list[Any], /) -> Self: ...
+    def __delitem__(self, end: slice, /) -> None: ...
+
+
+class Provisional:
+    """A block in which the reports of some stages wait, and the outputs of these stages can be dropped again.
+
+    A source task counts as finished when none of its descendants is in flight, so the report of an input must
+    arrive before those of its outputs. The waiting reports are sent at the end of the block; if a signal ends it,
+    they are dropped, and a later run processes the input from the start.
+
+    Args:
+        adapters: The adapters of the stages.
+        outputs: Where the stages collect their outputs.
+        may_drop: Whether these outputs may be dropped.
+    """
+
+    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs, *, may_drop: bool) -> None:
+        self._outputs = outputs
+        self._count_before = len(outputs) if may_drop else 0
+        self._before = [(adapter, adapter.sink, adapter.sequence) for adapter in adapters]
+        self._reports: list[tuple[Callable[[Any], None], BatchReport | WorkerReport]] = []
+
+    def __enter__(self) -> Self:
+        for adapter, sink, _ in self._before:
+            adapter.sink = self._held_for(sink)
+        return self
+
+    def _held_for(self, sink: Callable[[Any], None]) -> Callable[[Any], None]:
+        hold = self._reports.append
+        return lambda report: hold((sink, report))
+
+    def take_back(self) -> None:
+        """Drop the waiting reports and the outputs: the input has failed or will be retried."""
+        self._reports.clear()
+        del self._outputs[self._count_before :]
+        for adapter, _, sequence in self._before:
+            adapter.sequence = sequence
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for adapter, sink, _sequence in self._before:
+            adapter.sink = sink
+        if kind is not None and not issubclass(kind, StageError):
+            return
+        for sink, report in self._reports:
+            sink(report)
+
+
+class Announced:
+    """The same in the driver, where reports of the outputs are counted at once, and subtracted if they are dropped.
+
+    Args:
+        announce: See `Run.announce`.
+        task_id: The id of the generator's input.
+        outputs: Where later stages collect their outputs.
+        may_drop: Whether these outputs may be dropped.
+    """
+
+    def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool) -> None:
+        self._outputs = outputs
+        self._count_before = len(outputs)
+        self._take_back = announce(task_id, may_drop=may_drop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take_back(self) -> None:
+        """Drop what was made from the outputs: the input has failed or will be retried."""
+        self._take_back()
+        del self._outputs[self._count_before :]
+
+    def __exit__(self, *_: object) -> None:
+        """Keep what was counted."""

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch with its retries: again after a failure, then in halves until the failing task is alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from curator_core._adapter.attempt import Attempt
+from curator_core._adapter.input_copies import Snapshot
+from curator_core._reports.failures import is_of
+from curator_core.errors import ProcessDiedError, StageTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core._adapter.adapter import BaseStageAdapter
+
+__all__ = ["Tries", "keeps_inputs", "wait_before_retry"]
+
+_COSTLY = (ProcessDiedError, StageTimeoutError)
+_MAX_DELAY_S = 30.0
+_MAX_DOUBLINGS = 60  # of the delay; many more would overflow a float
+
+
+def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
+    """Whether the inputs of a batch must be kept, to be restored if it fails.
+
+    Args:
+        adapter: The adapter of the stage.
+        count: How many inputs there are.
+    """
+    view, context = adapter.view, adapter.context
+    if view.max_attempts > 1 or context.letter_bytes is not None:
+        return True
+    # The tasks of a batch may fail because of something they share: one call, or the process that makes all calls.
+    share = view.batched or (view.concurrency > 0 and adapter.is_isolated)
+    return context.on_error == "skip" and share and count > 1
+
+
+class Tries:
+    """A batch, with retries after failures.
+
+    The whole batch is tried ``max_attempts`` times, for exceptions of ``retry_on``. If failures are skipped, it is then
+    split in half and each half is tried once, down to single tasks, which are tried ``max_attempts`` times, so that
+    only tasks that fail on their own are lost; if the batch has killed a process, all its tasks are tried individually
+    right away. Every attempt gets the inputs as the stage first received them, and leaves a report.
+
+    Args:
+        adapter: The adapter of the stage.
+        tasks: The inputs. If they do not pickle or unpickle, there is only one attempt.
+    """
+
+    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
+        self._adapter = adapter
+        self._tasks = tasks
+        self._snapshot = Snapshot.of(tasks, adapter.view.name)
+
+    def run(self) -> list[Any]:
+        """Return the outputs of the inputs that did not fail.
+
+        Raises:
+            StageError: The stage raised for good, and failures end the run.
+        """
+        if self._snapshot is None:
+            return self._adapter.run_attempt(Attempt(self._adapter, self._tasks, 1, last=True))
+        return self._try(self._snapshot, 1, self._adapter.view.max_attempts)
+
+    def _try(self, snapshot: Snapshot, number: int, limit: int) -> list[Any]:
+        """Return the outputs of some inputs, tried from one attempt number to another, and then in halves."""
+        adapter = self._adapter
+        while True:
+            attempt = Attempt(adapter, snapshot.restore(), number, last=number >= limit, snapshot=snapshot)
+            outputs = adapter.run_attempt(attempt)
+            if not attempt.comes_again:
+                return outputs
+            if number >= limit or not is_of(attempt.error, adapter.view.retry_on):
+                # A failure that costs a process and its setup must not be repeated in ever smaller halves.
+                parts = snapshot.singles() if isinstance(attempt.error, _COSTLY) else snapshot.halves()
+                return [task for part in parts for task in self._try_part(part, number + 1)]
+            wait_before_retry(adapter, number)
+            number += 1
+
+    def _try_part(self, part: Snapshot, number: int) -> list[Any]:
+        more = self._adapter.view.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
+        return self._try(part, number, number + more)
+
+
+def wait_before_retry(adapter: BaseStageAdapter, number: int) -> None:
+    """Wait after an attempt, for half to all of the delay, which doubles each time."""
+    delay = min(adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
+    if delay:
+        time.sleep(delay * _jitter())
+        adapter.clock.idle_since = time.perf_counter_ns()  # this was not a wait for input
+
+
+def _jitter() -> float:
+    """Return 0.5 to 1 at random, so that workers do not retry together; the user's seeded random state is not used."""
+    return 0.5 + int.from_bytes(os.urandom(4)) / 2**33

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A digest of what a value is made of: the same in every process, whatever the hash seed and wherever objects lie.
+
+Each part gives a digest, and a container's is made of those of its parts. What goes in bears a tag and its length, so
+that no two values run together. A value of a kind that is not known here is taken as pickle would take it, without
+being pickled: what it says of itself is walked in the same way.
+
+The digests are to be compared with those of earlier runs. They may differ where libraries, or their versions, differ.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from collections import OrderedDict
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import PurePath, PureWindowsPath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from curator_core._guard.user_code import check_failure
+from curator_core._transport.exceptions import message_of
+from curator_core.errors import DataError
+from curator_core.tasks import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["content_id", "qualified_name", "value_digest"]
+
+_DIGEST_BYTES = 16
+_HEX_DIGITS = 20
+_MAX_DEPTH = 100  # deeper than any data, and safe from the interpreter's own limit
+_PROTOCOL = 4  # of pickle: the last one that keeps buffers inside
+
+
+def content_id(task: Any) -> str:
+    """A name for a source task that has none of its own, made of its class and of what it holds.
+
+    The framework's state on it, and notes in its ``metadata``, do not count. Two tasks that hold the same have one id.
+
+    Returns:
+        ``c`` and 20 hex digits.
+
+    Raises:
+        DataError: It holds something that has no content to go by, such as an open file, or holds itself.
+    """
+    return "c" + value_digest(
+        task,
+        "task",
+        f"write get_deterministic_id() in class {type(task).__name__}, returning a name that is the same in every run",
+    )
+
+
+def value_digest(value: Any, name: str, hint: str | None = None) -> str:
+    """A digest of a value.
+
+    Args:
+        value: The value.
+        name: What an error calls it.
+        hint: What an error says of how to fix it.
+
+    Returns:
+        20 hex digits.
+
+    Raises:
+        DataError: Some part of it has no content to go by, or holds itself.
+    """
+    try:
+        return _Walk().digest(value).hex()[:_HEX_DIGITS]
+    except _Stuck as stuck:
+        raise DataError(
+            f"there is no telling what this holds: {stuck.reason}",
+            field=f"{name}{stuck.path}",
+            given=stuck.value,
+            expected="data that pickle could take, without circles",
+            hint=hint,
+        ) from stuck.__cause__
+
+
+def qualified_name(thing: Any) -> str:
+    """Module and name of a class or function."""
+    return f"{getattr(thing, '__module__', None) or ''}.{thing.__qualname__}"
+
+
+class _Stuck(Exception):  # noqa: N818 - it never leaves this module
+    """A part of a value cannot be walked.
+
+    Attributes:
+        reason: Why.
+        value: The part.
+        path: How to get to it from the value.
+    """
+
+    def __init__(self, reason: str, value: Any) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.value = value
+        self.path = ""
+
+
+class _Walk:
+    """One walk through a value."""
+
+    def __init__(self) -> None:
+        # By id: the object, so that it stays alive, and its digest. An object that is met while it has none yet
+        # holds itself.
+        self._seen: dict[int, tuple[Any, bytes | None]] = {}
+        self._depth = 0
+
+    def digest(self, value: Any) -> bytes:
+        """The digest of a value."""
+        scalar = _SCALARS.get(type(value))
+        if scalar is not None:
+            return _node(type(value).__name__, scalar(value))
+        known = self._seen.get(id(value))
+        if known is not None:
+            if known[1] is None:
+                raise _Stuck("it holds itself", value)
+            return known[1]
+        if self._depth == _MAX_DEPTH:
+            raise _Stuck(f"it is more than {_MAX_DEPTH} levels deep", value)
+        self._seen[id(value)] = value, None
+        self._depth += 1
+        found = self._digest_object(value)
+        self._depth -= 1
+        self._seen[id(value)] = value, found
+        return found
+
+    def _digest_object(self, value: Any) -> bytes:
+        walk = _CONTAINERS.get(type(value)) or _walker_of(value)
+        try:
+            return walk(self, value)
+        except _Stuck:
+            raise
+        except BaseException as exc:  # code of users, or of C libraries: it may raise anything
+            check_failure(exc)
+            raise _Stuck(message_of(exc) or type(exc).__name__, value) from exc
+
+    # --- containers -------------------------------------------------------------------------------------
+
+    def sequence(self, value: Any) -> bytes:
+        return _node(type(value).__name__, *self._parts(enumerate(value), "[{!r}]"))
+
+    def members(self, value: Any) -> bytes:
+        """A set, or what was derived from one."""
+        tag = qualified_name(type(value))
+        extra = self.digest(getattr(value, "__dict__", None))
+        return _node(tag, extra, *sorted(map(self.digest, value)))
+
+    def mapping(self, value: Any) -> bytes:
+        return _node("dict", *sorted(self._entries(value.items(), "[{!r}]")))
+
+    def dataclass(self, value: Any) -> bytes:
+        """A dataclass: its fields, and whatever else was set on it."""
+        return _node("dataclass", _class(value), *self._attributes(_fields_of(value)))
+
+    def choice(self, value: Any) -> bytes:
+        """A member of an enumeration is its name: its number may be `auto`. Some sums of flags have no name."""
+        return _node("enum", _class(value), self.digest(value.name if value.name is not None else value.value))
+
+    def path(self, value: PurePath) -> bytes:
+        return _node("path", b"windows" if isinstance(value, PureWindowsPath) else b"posix", _text(str(value)))
+
+    # --- what pickle would take -------------------------------------------------------------------------
+
+    def reduced(self, value: Any) -> bytes:
+        """Any other object."""
+        reducer = copyreg.dispatch_table.get(type(value))
+        found = reducer(value) if reducer is not None else value.__reduce_ex__(_PROTOCOL)
+        if isinstance(found, str):  # the name of something global
+            return _node("global", _text(getattr(value, "__module__", None) or ""), _text(found))
+        make, arguments, state, items, pairs, setter = (*found, None, None, None, None)[:6]
+        entries = self._entries(pairs or (), "[{!r}]")
+        return _node(
+            "object",
+            _class(value),
+            self.digest(make),
+            self.digest(arguments),
+            self._state(state),
+            _node("items", *self._parts(enumerate(items or ()), "[{!r}]")),
+            _node("pairs", *(entries if isinstance(value, OrderedDict) else sorted(entries))),
+            self.digest(setter),
+        )
+
+    def _state(self, state: Any) -> bytes:
+        """What `__getstate__` gives: mostly attributes, or a pair of these where a class has slots."""
+        slots: Any = None
+        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+            state, slots = state
+        parts = [
+            _node("attributes", *self._attributes(part.items())) if isinstance(part, dict) else self.digest(part)
+            for part in (state, slots)
+        ]
+        return _node("state", *parts)
+
+    # --- code -------------------------------------------------------------------------------------------
+
+    def function(self, value: FunctionType) -> bytes:
+        """A function is its name and what it has captured. What it does is not looked into."""
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        captured = [(name, part) for name, cell in cells for part in _contents(cell) if part is not value]
+        return _node(
+            "function",
+            _text(qualified_name(value)),
+            self.digest(value.__defaults__),
+            self.digest(value.__kwdefaults__),
+            *self._entries(captured, "'s variable {}"),
+        )
+
+    def method(self, value: Any) -> bytes:
+        """A bound method, or a function written in C, which is bound to its module."""
+        return _node("method", _text(value.__name__), self.digest(value.__self__))
+
+    def named(self, value: Any) -> bytes:
+        """A class or a module."""
+        if isinstance(value, ModuleType):
+            return _node("module", _text(value.__name__))
+        return _node("class", _text(qualified_name(value)))
+
+    # --- arrays and tables ------------------------------------------------------------------------------
+
+    def array(self, value: Any) -> bytes:
+        """A numpy array or scalar."""
+        kind = repr(value.dtype.descr).encode()
+        content = self.digest(value.tolist()) if value.dtype.hasobject else value.tobytes()
+        return _node("array", _class(value), kind, repr(value.shape).encode(), content)
+
+    def table(self, value: Any) -> bytes:
+        """What an Arrow table, batch or array says, and not how it lies in memory."""
+        pa = sys.modules["pyarrow"]
+        if isinstance(value, pa.RecordBatch):
+            table = pa.Table.from_batches([value])
+        else:
+            table = value if isinstance(value, pa.Table) else pa.table({"": value})
+        hashed = _Hashed()
+        with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), table.schema) as stream:
+            stream.write_table(_tidy(table))
+        return _node("table", _class(value), hashed.digest())
+
+    # --- parts ------------------------------------------------------------------------------------------
+
+    def _parts(self, items: Iterable[tuple[Any, Any]], path: str) -> Iterator[bytes]:
+        """The digest of each value; where there is none, how to get to it goes in front of the path."""
+        for name, value in items:
+            try:
+                yield self.digest(value)
+            except _Stuck as stuck:
+                stuck.path = path.format(name) + stuck.path
+                raise
+
+    def _entries(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Iterator[bytes]:
+        """The digests of each key and value."""
+        for pair in pairs:
+            yield self.digest(pair[0]) + next(self._parts([pair], path))
+
+    def _attributes(self, pairs: Iterable[tuple[Any, Any]]) -> list[bytes]:
+        return sorted(self._entries(pairs, ".{}"))
+
+
+class _Hashed:
+    """A file that keeps a digest of what is written to it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=_DIGEST_BYTES)
+        self.digest = self._hash.digest
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+def _node(tag: str, *parts: bytes) -> bytes:
+    name = tag.encode()
+    hashed = blake2b(len(name).to_bytes(8, "little") + name, digest_size=_DIGEST_BYTES)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part)
+    return hashed.digest()
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _class(value: Any) -> bytes:
+    return _text(qualified_name(type(value)))
+
+
+def _view(value: memoryview) -> bytes:
+    return f"{value.format} {value.shape} ".encode() + value.tobytes()
+
+
+def _contents(cell: Any) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # a variable that has no value yet
+        return []
+
+
+def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a dataclass holds: its fields, and what else was set on it, but for what it or we can make again."""
+    names = {field.name for field in fields(value)}
+    yield from ((name, getattr(value, name)) for name in names)
+    for name, held in getattr(value, "__dict__", {}).items():
+        is_cached = isinstance(getattr(type(value), name, None), cached_property)
+        is_framework = name == "_state" and isinstance(value, Task)
+        if name not in names and not is_cached and not is_framework:
+            yield name, held
+
+
+def _tidy(table: Any) -> Any:
+    """A copy in one chunk, without what lies beneath its nulls and beside its rows."""
+    pa = sys.modules["pyarrow"]
+    try:
+        copy = table.take(pa.array(range(len(table)), pa.int64()))
+    except pa.ArrowNotImplementedError:  # for some newer types
+        copy = pa.concat_tables([table, table.schema.empty_table()])
+    return copy.combine_chunks()
+
+
+def _walker_of(value: Any) -> Callable[[_Walk, Any], bytes]:
+    for kinds, walk in _KINDS:
+        if isinstance(value, kinds):
+            return walk
+    numpy, arrow = sys.modules.get("numpy"), sys.modules.get("pyarrow")
+    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+        return _Walk.array
+    if arrow is not None and isinstance(value, (arrow.Table, arrow.RecordBatch, arrow.Array, arrow.ChunkedArray)):
+        return _Walk.table
+    return _Walk.dataclass if is_dataclass(value) and not isinstance(value, _BUILTIN) else _Walk.reduced
+
+
+_SCALARS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"",
+    bool: lambda value: b"%d" % value,
+    int: lambda value: b"%x" % value,
+    float: lambda value: value.hex().encode(),
+    str: _text,
+    bytes: bytes,
+    bytearray: bytes,
+    memoryview: _view,
+}
+_CONTAINERS: dict[type, Callable[[_Walk, Any], bytes]] = {
+    list: _Walk.sequence,
+    tuple: _Walk.sequence,
+    dict: _Walk.mapping,
+    FunctionType: _Walk.function,
+}
+_KINDS: tuple[tuple[Any, Callable[[_Walk, Any], bytes]], ...] = (
+    ((set, frozenset), _Walk.members),
+    ((type, ModuleType), _Walk.named),
+    ((MethodType, BuiltinFunctionType), _Walk.method),
+    (Enum, _Walk.choice),
+    (PurePath, _Walk.path),
+)
+_BUILTIN = (
+    list,
+    tuple,
+    dict,
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+)  # what a dataclass of these holds is no field

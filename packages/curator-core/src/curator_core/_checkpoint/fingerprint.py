@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint remembers of the stages it was made with, to tell when they have changed.
+
+Values are never kept, since they may be secrets: only digests of them are. Code is not looked into: a stage's
+class and a function are known by their names, so that a change of what they do is not seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from curator_core._checkpoint.content import qualified_name, value_digest
+from curator_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from curator_core._plan.compiled import StageView
+
+__all__ = ["difference", "fingerprint", "is_fingerprint"]
+
+logger = logging.getLogger(__name__)
+
+# Say where, how fast and how often a stage runs, and not what comes out of it; a name is compared by itself.
+_NOT_COMPARED = frozenset({
+    "_metrics",
+    "batch_size",
+    "concurrency",
+    "fans_out",
+    "full_batches",
+    "fusible",
+    "isolated",
+    "max_attempts",
+    "name",
+    "num_workers",
+    "resources",
+    "retry_delay_s",
+    "retry_on",
+    "runtime_env",
+    "setup_timeout_s",
+    "timeout_s",
+    "xenna_stage_spec",
+})  # fmt: skip
+_UNKNOWN = ""  # in place of a digest, where there can be none
+
+
+def fingerprint(views: Sequence[StageView]) -> list[dict[str, Any]]:
+    """The stages as JSON values.
+
+    Returns:
+        For each stage a dict of ``name``, ``class`` (module and name), and ``settings``: by name, a digest of each
+        attribute of its own that has a say in what comes out. An attribute that cannot be walked, which the log tells,
+        has an empty one.
+    """
+    return [
+        {"name": view.name, "class": qualified_name(type(view.stage)), "settings": dict(_settings(view))}
+        for view in views
+    ]
+
+
+def is_fingerprint(value: Any) -> bool:
+    """Whether a JSON value has the form of what `fingerprint` gives."""
+    return isinstance(value, list) and all(map(_is_stage, value))
+
+
+def difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How two fingerprints differ, in words; empty where they are equal."""
+    before, after = ({stage["name"]: stage for stage in stages} for stages in (old, new))
+    # A stage of a new name in the place of one whose name is gone took its place.
+    placed = {
+        now["name"]: (place, was["name"])
+        for place, (was, now) in enumerate(zip(old, new, strict=False))
+        if was["name"] not in after and now["name"] not in before
+    }
+    replaced = {was for _, was in placed.values()}
+    found = []
+    for name, stage in after.items():
+        if name in placed:
+            place, was = placed[name]
+            found.append(f"stage {place} is '{name}', and was '{was}'")
+        elif name in before:
+            found += _changes(before[name], stage)
+        else:
+            found.append(f"stage '{name}' is new")
+    found += [f"stage '{name}' is gone" for name in before if name not in after and name not in replaced]
+    return found + _moves(before, after)
+
+
+def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    stage = f"stage '{now['name']}'"
+    if was["class"] != now["class"]:
+        yield f"{stage} is a {now['class']}, and was a {was['class']}"
+    before, after = was["settings"], now["settings"]
+    for name in sorted(before.keys() | after.keys()):
+        shown = name.lstrip("_") or name
+        if name not in before:
+            yield f"{stage}: {shown} is new"
+        elif name not in after:
+            yield f"{stage}: {shown} is gone"
+        elif before[name] != after[name]:
+            yield f"{stage}: {shown} has changed"
+
+
+def _moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    was = [name for name in before if name in after]
+    now = [name for name in after if name in before]
+    if was == now:
+        return []
+    return [f"the order of stages is {', '.join(now)}, and was {', '.join(was)}"]
+
+
+def _settings(view: StageView) -> Iterator[tuple[str, str]]:
+    for name, value in sorted(_configuration(view.stage).items()):
+        is_pythons_own = name.startswith("__") and name.endswith("__")  # such as __doc__
+        if name not in _NOT_COMPARED and not is_pythons_own:
+            yield name, _digest(value, name, view.name)
+
+
+def _configuration(stage: Any) -> dict[str, Any]:
+    """The attributes that a stage travels with."""
+    state = stage.__getstate__()
+    parts = state if isinstance(state, tuple) else (state,)  # a pair where a class has slots
+    if not all(part is None or isinstance(part, dict) for part in parts):
+        return {"state": state}  # in a form of its own
+    return {name: value for part in parts if part is not None for name, value in part.items()}
+
+
+def _digest(value: Any, name: str, stage: str) -> str:
+    try:
+        return value_digest(value, name)
+    except DataError as error:
+        logger.warning(
+            "stage '%s': a change of %s will not be noticed by the checkpoint: %s", stage, error.field, error.message
+        )
+        return _UNKNOWN
+
+
+def _is_stage(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"name", "class", "settings"}:
+        return False
+    settings = value["settings"]
+    names = isinstance(value["name"], str) and isinstance(value["class"], str)
+    return names and isinstance(settings, dict) and all(isinstance(digest, str) for digest in settings.values())

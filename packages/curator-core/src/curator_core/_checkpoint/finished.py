@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a journal records: the source tasks that are finished, and the files that hold several tasks.
+
+Finished source tasks are kept in as little memory as is enough for millions of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from curator_core._checkpoint.journal import read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["EarlierRuns", "record_of", "record_of_files", "written_in"]
+
+_ID, _FAILED, _OUTPUTS = "id", "failed", "outputs"
+_STAGED, _TASKS = "staged", "tasks"
+
+
+def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dict[str, Any]:
+    """The journal's record of a finished source task: what goes without saying is left out."""
+    record: dict[str, Any] = {_ID: source_id}
+    if failed:
+        record[_FAILED] = True
+    if outputs:
+        record[_OUTPUTS] = outputs
+    return record
+
+
+def record_of_files(label: str, tasks: list[Any]) -> dict[str, Any]:
+    """The journal's record of files that hold several tasks.
+
+    Args:
+        label: Of their staging directory.
+        tasks: For each task its source task, its id, and the paths that it gave.
+    """
+    return {_STAGED: label, _TASKS: tasks}
+
+
+def written_in(path: str) -> Iterator[tuple[str, list[Any]]]:
+    """The label and the tasks of each such record of a journal.
+
+    Raises:
+        DataError: While iterating: it cannot be read.
+    """
+    return ((record[_STAGED], record[_TASKS]) for record in read_journal(path) if _STAGED in record)
+
+
+class EarlierRuns(Mapping[str, "list[Any]"]):
+    """By the id of each source task that earlier runs have finished, the outputs that were recorded for it.
+
+    Most have none, and are members of a set. The outputs of others are kept as JSON, a fourth of what they take as
+    objects, and read where they are asked for.
+
+    Args:
+        retry_failed: Whether those that failed are left out.
+    """
+
+    def __init__(self, *, retry_failed: bool = False) -> None:
+        self._retry_failed = retry_failed
+        self._plain: set[str] = set()
+        self._with_outputs: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, path: str, *, retry_failed: bool = False) -> EarlierRuns:
+        """From a journal. Of two records of a source task the later one holds.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        finished = cls(retry_failed=retry_failed)
+        for record in read_journal(path):
+            finished.enter(record)
+        return finished
+
+    def enter(self, record: Mapping[str, Any]) -> None:
+        """Take in a record of the journal; one of another kind, which a later release may write, is left alone."""
+        source_id, outputs = record.get(_ID), record.get(_OUTPUTS)
+        if not isinstance(source_id, str):
+            return
+        self._with_outputs.pop(source_id, None)
+        self._plain.discard(source_id)
+        if self._retry_failed and record.get(_FAILED):
+            return
+        if outputs and isinstance(outputs, list):
+            self._with_outputs[source_id] = _as_json(outputs)
+        else:
+            self._plain.add(source_id)
+
+    def outputs(self) -> Iterator[tuple[str, list[Any]]]:
+        """Those that have outputs, and these."""
+        return ((source_id, self[source_id]) for source_id in self._with_outputs)
+
+    def __getitem__(self, source_id: str) -> list[Any]:
+        outputs = self._with_outputs.get(source_id)
+        if outputs is None:
+            if source_id in self._plain:
+                return []
+            raise KeyError(source_id)
+        from json import loads  # noqa: PLC0415 - as above
+
+        found: list[Any] = loads(outputs)
+        return found
+
+    def __contains__(self, source_id: object) -> bool:
+        return source_id in self._plain or source_id in self._with_outputs
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._plain
+        yield from self._with_outputs
+
+    def __len__(self) -> int:
+        return len(self._plain) + len(self._with_outputs)
+
+    def __repr__(self) -> str:
+        return f"<EarlierRuns: {len(self)} source tasks>"
+
+
+def _as_json(value: Any) -> str:
+    from json import dumps  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+
+    return dumps(value)

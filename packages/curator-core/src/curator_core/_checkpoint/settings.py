@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user says about the checkpoint of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from curator_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from curator_core._files.paths import PathLike
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run keeps what it has finished, and what the next one makes of that.
+
+    Attributes:
+        path: Directory on a local or network file system; made where it is missing. It becomes an absolute path.
+        accept_changes: Whether to go on where the stages are not those of the earlier runs. Source tasks that were
+            finished with the stages of then are skipped all the same.
+        retry_failed: Whether source tasks that failed in an earlier run are run again. Otherwise they count as
+            finished.
+
+    Raises:
+        ConfigurationError: The path is no path, or one of an object store; another value that is no bool.
+    """
+
+    path: PathLike
+    accept_changes: bool = False
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _directory(self.path))
+        for name in ("accept_changes", "retry_failed"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigurationError(
+                    "this setting of a checkpoint makes no sense", field=name, given=value, expected="True or False"
+                )
+
+
+def _directory(path: PathLike) -> str:
+    from curator_core._files.paths import absolute, is_url  # noqa: PLC0415 - loads readers and writers: few runs have a checkpoint
+
+    text = absolute(path, "path")
+    if is_url(text):
+        raise ConfigurationError(
+            "a checkpoint cannot be kept there: it is appended to and synced to disk, which needs a file system",
+            field="path",
+            given=text,
+            expected="a directory on a local or network file system",
+            hint="put the outputs on the object store, and the checkpoint on a disk",
+        )
+    return text

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage, read once and checked: nothing else reads the settings of a stage."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
+
+from curator_core._plan.fan_out import is_asynchronous, says_fan_out
+from curator_core._transport.pickling import copied
+from curator_core.errors import StageDefinitionError
+from curator_core.resources import Resources
+from curator_core.stages import ProcessingStage
+from curator_core.tasks import EmptyTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Fields", "StageView", "read_stage"]
+
+
+_COUNT = "a whole number, 1 or more"
+_CONCURRENCY = 32  # concurrent calls of an asynchronous stage by default
+_LIMIT = "None, or a number of seconds above 0"
+_CHOICE = "True, False, or None for the default"
+
+
+class Fields(NamedTuple):
+    """Task attributes and data columns that a stage needs or adds."""
+
+    attributes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """A stage as it was read when the plan was made.
+
+    Attributes:
+        index: Position in the plan.
+        name: Name of the stage.
+        class_name: Name of its class, which engines show.
+        stage: The user's stage. Executors run copies of it: see `fresh_stage`.
+        batched: Whether it implements ``process_batch``.
+        batch_size: How many tasks a batch has at most. A batch of an asynchronous stage has as many tasks as are
+            processed concurrently.
+        call_size: How many of them a call of ``process_batch`` receives at most.
+        concurrency: How many calls of an asynchronous stage may be in flight at once; 0 for other stages.
+        resources: The resources that one worker requests.
+        runtime_env: The runtime environment it declares, if any.
+        fusible: Whether it may share a worker with its neighbors; None if it does not declare this.
+        fans_out: Whether it makes many tasks from one, as declared or as its return annotation says.
+        full_batches: Whether its batches must be full, wherever the tasks come from.
+        max_attempts: How often a batch that raises is tried in total.
+        retry_on: The exceptions to retry.
+        retry_delay_s: Seconds before the second attempt.
+        timeout_s: Seconds that a call may take; None for no limit.
+        setup_timeout_s: Seconds that setup or teardown may take; None for no limit.
+        isolated: Whether it runs in its own process; None if the run decides.
+        num_workers: How many workers it requests; None leaves it to the executor.
+        needs: The fields that ``inputs()`` declares; None if it declares nothing.
+        adds: The fields that ``outputs()`` declares; None if it declares nothing.
+        engine_options: The options that ``xenna_stage_spec()`` returns.
+        is_committed: Whether the driver publishes the stage's files.
+    """
+
+    index: int
+    name: str
+    class_name: str
+    stage: ProcessingStage[Any, Any]
+    batched: bool
+    batch_size: int
+    call_size: int
+    concurrency: int
+    resources: Resources
+    runtime_env: Mapping[str, Any] | None = field(repr=False)  # its values may be secrets
+    fusible: bool | None
+    fans_out: bool
+    full_batches: bool
+    max_attempts: int
+    retry_on: tuple[type[BaseException], ...]
+    retry_delay_s: float
+    timeout_s: float | None
+    setup_timeout_s: float | None
+    isolated: bool | None
+    num_workers: int | None
+    needs: Fields | None
+    adds: Fields | None
+    engine_options: Mapping[str, Any]
+    is_committed: bool
+
+    def fresh_stage(self) -> ProcessingStage[Any, Any]:
+        """Return a copy to set up and run, so that the user's stage stays a definition."""
+        try:
+            return copy.deepcopy(self.stage)
+        except Exception:  # noqa: BLE001 - part of it cannot be copied, such as a module: that is shared
+            return copied(self.stage)  # type: ignore[no-any-return]  # as untyped as pickle
+
+    @property
+    def limit_by_process(self) -> str | None:
+        """The name of the time limit that requires a separate process; None if it has no such limit."""
+        if self.timeout_s is not None and not self.concurrency:  # a coroutine can be canceled
+            return "timeout_s"
+        return "setup_timeout_s" if self.setup_timeout_s is not None else None
+
+    @property
+    def wants_a_worker(self) -> bool:
+        """Whether it requests its own place to run, so that the driver must not run it."""
+        asks = (self.runtime_env is not None, self.num_workers is not None, bool(self.engine_options))
+        return self.resources != Resources() or any(asks)
+
+    @property
+    def may_be_source(self) -> bool:
+        """Whether its declarations allow it to begin a pipeline without initial tasks."""
+        declared = _declared_input(type(self.stage))
+        if declared is not None:
+            return declared is EmptyTask
+        return self.needs is None or self.needs == Fields()
+
+
+def read_stage(index: int, stage: Any) -> StageView:
+    """Read a stage once, and check each value.
+
+    Raises:
+        StageDefinitionError: The object is not a stage, or one of its settings is invalid.
+    """
+    if not isinstance(stage, ProcessingStage):
+        raise StageDefinitionError(
+            f"stage {index} is not a ProcessingStage",
+            field=f"stages[{index}]",
+            given=stage,
+            expected="an instance of a subclass of ProcessingStage",
+            hint="call the class" if isinstance(stage, type) else "decorate a function with @processing_stage()",
+        )
+    if type(stage).metrics is not ProcessingStage.metrics:
+        raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "rename it")
+    resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "an instance of Resources")
+    batched, call_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
+    concurrency = _read_concurrency(stage, batched=batched)
+    # A batch has as many tasks as can be processed concurrently; its report covers all of them.
+    batch_size = call_size * (concurrency or 1) if batched else max(call_size, concurrency)
+    fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
+    view = StageView(
+        index=index,
+        name=_read(stage, "name", _is_name, "a non-empty string on one line"),
+        class_name=type(stage).__name__,
+        stage=stage,
+        batched=batched,
+        batch_size=batch_size,
+        call_size=call_size,
+        concurrency=concurrency,
+        resources=resources,
+        runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with string keys"),
+        fusible=_read(stage, "fusible", _is_choice, _CHOICE),
+        fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
+        full_batches=batch_size > 1 and (batched and resources.requires_gpu if full is None else full),
+        max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
+        retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "an exception class, or a tuple of them")),
+        retry_delay_s=_read(stage, "retry_delay_s", _is_time, "a number of seconds, 0 or more"),
+        timeout_s=_read(stage, "timeout_s", _is_limit, _LIMIT),
+        setup_timeout_s=_read(stage, "setup_timeout_s", _is_limit, _LIMIT),
+        isolated=_read(stage, "isolated", _is_choice, _CHOICE),
+        num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
+        needs=_read_fields(stage, "inputs"),
+        adds=_read_fields(stage, "outputs"),
+        engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with string keys") or {},
+        is_committed=stage._is_committed,
+    )
+    if not view.batched and not _implements(stage, "process"):
+        raise StageDefinitionError(
+            "the stage has neither process() nor process_batch()",
+            stage=view.name,
+            field="process",
+            given=f"class {view.class_name} with neither method",
+            expected="process(self, task) or process_batch(self, tasks)",
+            hint=f"write one of the two in class {view.class_name}",
+        )
+    if view.isolated is False and (limit := view.limit_by_process):
+        hint = f"leave isolated unset, or remove {limit}"
+        raise _wrong(stage, "isolated", False, f"None or True, because {limit} kills a hanging process", hint)
+    return view
+
+
+def _implements(stage: Any, method: str) -> bool:
+    """Whether a stage overrides a method; a method set to None does not count, as with ``__hash__``."""
+    is_own = getattr(type(stage), method) is not getattr(ProcessingStage, method)
+    return is_own and getattr(stage, method) is not None
+
+
+def _read_concurrency(stage: Any, *, batched: bool) -> int:
+    """Return how many calls may be in flight at once; 0 if the stage is not asynchronous."""
+    asked: int | None = _read(stage, "concurrency", _is_count, _COUNT)
+    if is_asynchronous(stage, batched=batched):
+        return asked or _CONCURRENCY
+    if asked is not None:
+        method = "process_batch" if batched else "process"
+        hint = f"write async def {method}, or leave concurrency unset"
+        raise _wrong(stage, "concurrency", asked, "None for a stage whose calls are not coroutines", hint)
+    return 0
+
+
+def _declared_input(stage_class: type) -> Any:
+    """Return the class of tasks in ``ProcessingStage[X, Y]``; None if the stage does not declare it."""
+    for base in stage_class.__mro__:
+        for parent in vars(base).get("__orig_bases__", ()):
+            origin, arguments = get_origin(parent), get_args(parent)
+            if isinstance(origin, type) and issubclass(origin, ProcessingStage) and len(arguments) > 1:
+                taken = get_origin(arguments[0]) or arguments[0]
+                return None if taken is Any or isinstance(taken, TypeVar) else taken
+    return None
+
+
+def _read(stage: Any, field: str, valid: Callable[[Any], bool], expected: str) -> Any:
+    value = getattr(stage, field)
+    if field in ("num_workers", "xenna_stage_spec") and callable(value):  # methods, so that they can compute it
+        value = value()
+    if not valid(value):
+        value = list(value) if isinstance(value, Mapping) else value  # keys only: values may be secrets
+        raise _wrong(stage, field, value, expected, f"use with_({field}=…), or fix it in class {type(stage).__name__}")
+    # A copy: later changes by the caller to a dict of settings must not change the plan.
+    return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _wrong(stage: Any, field: str, value: Any, expected: str, hint: str) -> StageDefinitionError:
+    name = stage.name if isinstance(stage.name, str) and stage.name.strip() else type(stage).__name__
+    return StageDefinitionError("invalid setting", stage=name, field=field, given=value, expected=expected, hint=hint)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_choice(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or _is_positive(value)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _are_exceptions(value: Any) -> bool:
+    return all(isinstance(each, type) and issubclass(each, BaseException) for each in _as_tuple(value))
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_time(value) and value > 0)
+
+
+def _is_options(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+
+
+def _read_fields(stage: Any, method: str) -> Fields | None:
+    declared = getattr(stage, method)()
+    if declared is None:
+        return None
+    if isinstance(declared, tuple | list) and len(declared) == 2 and all(map(_are_names, declared)):
+        attributes, columns = declared
+        return Fields(tuple(attributes), tuple(columns))
+    raise StageDefinitionError(
+        f"invalid return value of {method}()",
+        stage=stage.name,
+        field=f"{method}()",
+        given=declared,
+        expected="a pair of lists of names: task attributes, data columns",
+        hint='return a pair such as (["data"], ["text"])',
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that holds one stage: started, asked, ended."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from curator_core._processes.channel import Answer, receive, send
+from curator_core._run.shutdown import signals_blocked
+from curator_core._transport.pickling import engines_cloudpickle
+
+if TYPE_CHECKING:
+    from curator_core._processes.channel import Call
+
+__all__ = ["DeadError", "LateError", "StageProcess"]
+
+_EXIT_S = 10.0  # for a process to end by itself
+_LOOK_S = 1.0  # after which it is looked whether it is still there
+# With this process's path, which engines change while it runs, and without its main module, which would run again.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core._processes.child import main; main(*{arguments!r})"
+
+
+class DeadError(Exception):
+    """The process has died.
+
+    Args:
+        how: In what way, in words.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class LateError(Exception):
+    """The process has not answered in time."""
+
+
+class StageProcess:
+    """A process that is started when this is made.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        waits_on, self._lifeline = os.pipe()
+        try:
+            arguments = (theirs.fileno(), waits_on, engines_cloudpickle(), logging.getLogger().getEffectiveLevel())
+            path = [str(entry) for entry in sys.path]
+            with signals_blocked():
+                self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
+                    [sys.executable, "-c", _PROGRAM.format(path=path, arguments=arguments)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno(), waits_on],
+                )
+        except BaseException:
+            self._socket.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(waits_on)
+        self._connection = Connection(os.dup(self._socket.fileno()))
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def ask(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """Have it call the stage.
+
+        Args:
+            call: The call.
+            timeout_s: How long that may take; None for as long as it takes.
+
+        Raises:
+            DeadError: It has died.
+            LateError: It has not answered in time. It is still at it.
+            Exception: The call does not pickle, or what came of it does not unpickle.
+        """
+        try:
+            send(self._connection, call)
+            self._await_answer(timeout_s)
+            message = receive(self._connection)
+        except (EOFError, ConnectionError) as exc:
+            raise DeadError(self._how_it_died()) from exc
+        answer: Answer = message.open()
+        return answer
+
+    def end(self, *, kill: bool) -> None:
+        """End it, and wait until it has ended."""
+        if kill:
+            self._process.kill()
+        else:
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork of the worker has a copy
+        try:
+            self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:  # something of the stage's holds it
+            self._process.kill()
+            self._process.wait()
+        self._connection.close()
+        self._socket.close()
+        os.close(self._lifeline)
+
+    def _await_answer(self, timeout_s: float | None) -> None:
+        waited_since, limit = time.monotonic(), math.inf if timeout_s is None else timeout_s
+        while not self._connection.poll(max(0.0, min(_LOOK_S, waited_since + limit - time.monotonic()))):
+            # Something that the stage has started may hold its end of the connection when it is no more.
+            if self._process.poll() is not None and not self._connection.poll():
+                raise EOFError
+            if time.monotonic() - waited_since >= limit:
+                raise LateError
+
+    def _how_it_died(self) -> str:
+        try:
+            status = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if status >= 0:
+            return f"exited with status {status}"
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the adapter calls in the place of a stage whose code runs in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from curator_core._calls.returned import Failed
+from curator_core._performance import StageMetrics
+from curator_core._processes.channel import Call, FailedCall
+from curator_core._processes.process import DeadError, LateError, StageProcess
+from curator_core._reports.failures import ForeignError, error_info
+from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
+from curator_core.logs import StageWork, current_work, relay, this_thread
+from curator_core.tasks import stamp, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
+    from curator_core._calls.async_calls import CallSettings
+    from curator_core._plan.compiled import StageView
+    from curator_core._processes.channel import Answer
+
+__all__ = ["IsolatedStage"]
+
+logger = logging.getLogger(__name__)
+
+_CANCELED_S = 5.0  # for calls that are late to end
+_AGAIN = "stage '%s': its process %s %s; another one tries once more"
+
+
+class IsolatedStage:
+    """Stands for a stage that is held by another process, which is replaced when it dies or hangs.
+
+    A call that kills the process raises, as one does that takes too long. Where its tasks would not be tried again, a
+    second process tries the call once more before that: much that kills a process, as the system's want of memory,
+    is not to be blamed on the task at hand.
+
+    Args:
+        view: The stage.
+        stage: What is to run there.
+        parts_batches: Whether the tasks of a batch that fails go alone then.
+
+    Attributes:
+        metrics: What the stage records.
+    """
+
+    def __init__(self, view: StageView, stage: Any, *, parts_batches: bool) -> None:
+        self.metrics = StageMetrics()
+        self._view = view
+        self._stage = stage
+        self._process: StageProcess | None = None
+        self._worker: WorkerMetadata | None = None  # that it is set up for
+        self._parts_batches = parts_batches
+
+    # --- as a stage ---------------------------------------------------------------------------------------
+
+    def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
+        """See `ProcessingStage`."""
+        self._set_up(Call("setup_on_node", (node_info, worker_metadata), _work()))
+
+    def setup(self, worker_metadata: WorkerMetadata) -> None:
+        """See `ProcessingStage`."""
+        self._set_up(Call("setup", (worker_metadata,), _work()))
+        self._worker = worker_metadata
+
+    def process(self, task: Any) -> Any:
+        """See `ProcessingStage`; a generator has been read to its end."""
+        return self._work_on("process", (task,), [task], self._view.timeout_s)
+
+    def process_batch(self, tasks: list[Any]) -> Any:
+        """See `ProcessingStage`."""
+        return self._work_on("process_batch", (tasks,), tasks, self._view.timeout_s)
+
+    def call_all(
+        self, arguments: Sequence[Any], work_of_calls: Sequence[StageWork], settings: CallSettings
+    ) -> list[Any]:
+        """Have an asynchronous stage called once for each argument; see `curator_core._calls.async_calls.call_all`.
+
+        Returns:
+            What each call gave, or a `Failed`.
+        """
+        batched = self._view.batched
+        tasks = [task for call in arguments for task in call] if batched else arguments
+        method = "process_batch" if batched else "process"
+        sent = (method, arguments, work_of_calls, settings)
+        results = self._work_on("call_all", sent, tasks, _limit(settings, len(arguments)))
+        return [_failed(each) if isinstance(each, FailedCall) else each for each in results]
+
+    def teardown(self) -> None:
+        """See `ProcessingStage`. Ends the process; one that has died had nothing more to give back."""
+        if self._process is None:
+            return
+        try:
+            self._ask(Call("teardown", (), _work()), self._view.setup_timeout_s)
+        finally:
+            self._end(kill=False)
+
+    def _set_up(self, call: Call) -> None:
+        try:
+            self._ask(call, self._view.setup_timeout_s)
+        except BaseException:
+            self._end(kill=True)  # nobody tears down what is not set up
+            raise
+
+    # --- the process --------------------------------------------------------------------------------------
+
+    def _work_on(self, method: str, arguments: tuple[Any, ...], tasks: Sequence[Any], timeout_s: float | None) -> Any:
+        call = Call(method, arguments, _work(), self.metrics.take())
+        self.metrics.go_on(call.metrics)  # should nothing come back
+        answer = self._ask_twice(call, timeout_s, comes_again=self._comes_again(len(tasks)))
+        for task, notes in zip(tasks, answer.notes, strict=False):
+            task_id, history, _ = state_of(task)
+            stamp(task, (task_id, history, notes))
+        return answer.value
+
+    def _comes_again(self, count: int) -> bool:
+        """Whether the tasks of a call that kills the process are tried again anyhow, alone or as they are."""
+        is_parted = count > 1 and self._parts_batches
+        return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
+
+    def _ask_twice(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:
+        try:
+            return self._ask(call, timeout_s)
+        except ProcessDiedError as exc:
+            if comes_again:
+                raise
+            logger.warning(_AGAIN, self._view.name, exc.how, _at(call.work))
+        return self._ask(call, timeout_s)
+
+    def _ask(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """Have the process call the stage, in a new one where there is none; what the stage raised is raised here."""
+        if self._process is None:
+            self._start()
+        answer = self._asked(call, timeout_s)
+        this_thread.post.elsewhere_ns += answer.cpu_ns
+        if answer.logs:
+            relay(answer.logs)
+        if answer.metrics:
+            self.metrics.go_on(answer.metrics)
+        self._raise_error(answer)
+        return answer
+
+    def _start(self) -> None:
+        """Start a process, and set it up where there was one before."""
+        self._process = StageProcess()
+        try:
+            self._raise_error(self._asked(Call("hold", (self._stage, self._view.retry_on))))
+            if self._worker is not None:
+                set_up = Call("setup", (self._worker,), StageWork(stage=self._view.name))
+                self._raise_error(self._asked(set_up, self._view.setup_timeout_s))
+        except Exception as exc:
+            self._end(kill=True)
+            if self._worker is None:
+                raise
+            info = error_info(exc)
+            raise StageError(
+                f"its new process cannot be set up: {info.type}: {info.message}",
+                stage=self._view.name,
+                expected="setup() to work as often as a process has died or was ended",
+                hint="give back in time what setup() takes, such as the memory of a GPU",
+            ) from exc
+
+    def _asked(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """What the process answers; it is ended where that is not an answer."""
+        process = self._process
+        assert process is not None  # noqa: S101 - whoever calls this has started it
+        try:
+            return process.ask(call, timeout_s)
+        except DeadError as exc:
+            self._end(kill=True)
+            raise self._died(exc, call) from None
+        except LateError:
+            self._end(kill=True)
+            raise self._timed_out(call, timeout_s) from None
+        except BaseException:  # what it was sent does not pickle, or Ctrl-C: what it would answer now is not wanted
+            self._end(kill=True)
+            raise
+
+    def _raise_error(self, answer: Answer) -> None:
+        if answer.error is not None:
+            raise ForeignError(answer.error, is_of_retry_on=answer.is_of_retry_on)
+
+    def _end(self, *, kill: bool) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(kill=kill)
+
+    def _died(self, exc: DeadError, call: Call) -> ProcessDiedError:
+        error = ProcessDiedError(
+            f"its process {exc.how} {_at(call.work) or f'in {call.method}()'}",
+            stage=self._view.name,
+            hint="what it wrote to stderr says where; a native library may have crashed, or memory run out",
+        )
+        error.how = exc.how
+        return error
+
+    def _timed_out(self, call: Call, limit: float | None) -> StageTimeoutError:
+        on_tasks = bool(call.work.batch_id)
+        name = "timeout_s" if on_tasks else "setup_timeout_s"
+        method = call.method if call.method != "call_all" else call.arguments[0]
+        return StageTimeoutError(
+            f"timed out after {limit:g} s {_at(call.work) or f'in {method}()'}; its process was killed",
+            stage=self._view.name,
+            field=name,
+            given=getattr(self._view, name),
+            expected=f"{method}() to return within that many seconds",
+            hint=f"raise {name} if it is only slow" + "; on_error='skip' leaves such tasks out" * on_tasks,
+        )
+
+
+def _limit(settings: CallSettings, calls: int) -> float | None:
+    """Seconds after which the process hangs: calls that are late are canceled there, if their code lets them."""
+    if settings.timeout_s is None:
+        return None
+    return (settings.timeout_s + 1.0) * math.ceil(calls / settings.concurrency) + _CANCELED_S
+
+
+def _failed(call: FailedCall) -> Failed:
+    if call.is_canceled:
+        from curator_core._calls.async_calls import CANCELED  # noqa: PLC0415 - asyncio, which few stages need
+
+        return CANCELED
+    return Failed(ForeignError(call.error, is_of_retry_on=call.is_of_retry_on))
+
+
+def _work() -> StageWork:
+    return current_work() or StageWork()
+
+
+def _at(work: StageWork) -> str:
+    if work.task_id:
+        return f"on task '{work.task_id}'"
+    return f"on batch {work.batch_id}" if work.batch_id else ""

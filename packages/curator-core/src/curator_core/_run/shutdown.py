@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run ends when a scheduler asks its process to: on SIGTERM, and on SIGUSR1 as a notice of preemption.
+
+Two things happen when one of these signals comes. Python calls the handler in the main thread, which raises
+`StopSignal` there, so that the run unwinds as after Ctrl-C. But Python calls it only between two bytecodes of the main
+thread, which may be in a call into C that takes an hour, or in code that catches everything. So a thread of the run
+learns of the signal as well, through the file descriptor that the C half of Python's signal handling writes to. It
+keeps the time: it has the exception raised again where that came to nothing, and ends the process at the deadline.
+
+Schedulers send a signal more than once. After the first one a repeat changes nothing, also when the run is over and the
+process is on its way out, where the default action would still kill it. That holds as long as the process may take to
+end, so that one whose user has caught the `RunStopped`, and which goes on, can be stopped again.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from curator_core._guard.interrupts import StopSignal
+from curator_core.errors import RunStopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+    from curator_core.results import RunResult
+
+__all__ = ["STOP_SIGNALS", "Shutdown", "leave_signals_to_driver", "signals_blocked"]
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_DRIVERS_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
+_FOR_STAGES = 0.7  # of the time: for stages to end what they are doing, and to tear down
+_FOR_MAIN_THREAD = 0.85  # of the time: after that the run's thread closes the accounts in its place
+_RETRY_S = 0.02  # after which the exception is raised again where it has not arrived
+
+
+class Shutdown:
+    """Whether a run has to end, and by when.
+
+    Args:
+        grace_s: Seconds from the signal to the end of the process.
+        engine: Top-level package whose signal handlers are replaced: an engine installs its own without being asked.
+        accounts: Code that the exception is not raised in. It is raised once that has returned.
+
+    Attributes:
+        grace_s: As given.
+        signal: The first signal that came; 0 for none.
+        result: What was done, once that is known.
+    """
+
+    def __init__(self, grace_s: float = 10.0, engine: str = "", accounts: CodeType | None = None) -> None:
+        self.grace_s = grace_s
+        self.signal = 0
+        self.result: RunResult | None = None
+        self._engine = engine
+        self._accounts = accounts
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+        self._is_raised = False
+        self._closing = threading.Lock()  # held by the thread that closes the accounts: nobody releases it
+        self._is_closing = threading.Event()
+        self._over = threading.Event()
+
+    # --- for the run --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def armed(self, last_words: Callable[[RunStopped], None]) -> Iterator[None]:
+        """Handle the signals inside the ``with`` block. Does nothing in a thread that is not the main one.
+
+        A signal for which the user has a handler is left to it.
+
+        Args:
+            last_words: Closes the accounts of the run, in another thread, where the main thread does not get to it.
+
+        Raises:
+            RunStopped: A signal came, whatever else was raised.
+        """
+        try:
+            with ExitStack() as given_back:
+                if threading.current_thread() is threading.main_thread():
+                    self._install(given_back, last_words)
+                yield
+        except BaseException as exc:
+            if not self.signal:
+                raise
+            raise self._stopped() from (None if isinstance(exc, KeyboardInterrupt) else exc)
+        if self.signal:  # all was done already; the process has to end all the same
+            raise self._stopped()
+
+    def check(self) -> None:
+        """Raise where a signal has come, and the exception was swallowed.
+
+        Raises:
+            StopSignal: A signal has come.
+        """
+        if self.signal:
+            raise StopSignal(self)
+
+    def close_accounts(self) -> None:
+        """The main thread closes the accounts now, and nothing is raised in it from here on."""
+        self._closing.acquire()
+        self._is_closing.set()
+
+    def reason(self, exc: BaseException) -> BaseException:
+        """Why the run ends: the signal if one came, and else the exception."""
+        return RunStopped(self.signal) if self.signal else exc
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that stages have to end what they are doing, and to tear down."""
+        if not self.signal:
+            return self.grace_s
+        return max(0.0, self._since + _FOR_STAGES * self.grace_s - time.monotonic())
+
+    def raise_again(self) -> None:
+        """The exception was swallowed by the interpreter, as in a ``__del__``."""
+        self._is_raised = False
+
+    # --- handlers -----------------------------------------------------------------------------------------
+
+    def _install(self, given_back: ExitStack, last_words: Callable[[RunStopped], None]) -> None:
+        found = {each: _unwrapped(signal.getsignal(each)) for each in STOP_SIGNALS}
+        self._before = {each: handler for each, handler in found.items() if self._is_free(handler)}
+        if not self._before:
+            return
+        _heed_forks_and_exit()
+        _armed.append(self)
+        for each in self._before:
+            signal.signal(each, self._handle)
+        given_back.callback(self._give_back)
+        reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        wakeup_before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        watch = threading.Thread(
+            target=self._watch, args=(reads, wakeup_before, last_words), name="curator-signals", daemon=True
+        )
+        watch.start()
+        given_back.callback(os.close, writes)
+        given_back.callback(watch.join)
+        given_back.callback(self._end_watch, writes)
+        given_back.callback(signal.set_wakeup_fd, wakeup_before)
+
+    def _end_watch(self, writes: int) -> None:
+        self._over.set()
+        # Where it is full there is enough to read; and a signal that came just now may have let the thread end already.
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(writes, b"\0")  # closing it is not enough: what a stage has forked may have a copy
+
+    def _is_free(self, handler: Any) -> bool:
+        if handler == signal.SIG_DFL:
+            return True
+        return bool(self._engine) and getattr(handler, "__module__", "").partition(".")[0] == self._engine
+
+    def _is_ours(self, number: int) -> bool:
+        return signal.getsignal(number) == self._handle
+
+    def _give_back(self) -> None:
+        if self in _armed:
+            _armed.remove(self)
+        ours = [each for each in self._before if self._is_ours(each)]  # a stage may have installed one of its own
+        for each in ours * 2:  # again, since the first signal may have come in between
+            before = self._before[each]
+            signal.signal(each, _Ending(before, self._since + self.grace_s) if self.signal else before)
+
+    def forget(self) -> None:
+        """React as before in a process that was forked off the run's: the run does not end with it."""
+        signal.set_wakeup_fd(-1)
+        self._give_back()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._note(number)
+        if self._is_raised or self._is_closing.is_set() or self._is_in_accounts(frame):
+            return
+        self._is_raised = True
+        raise StopSignal(self)
+
+    def _note(self, number: int) -> None:
+        if not self.signal:
+            self._since = time.monotonic()
+            self.signal = number
+
+    def _is_in_accounts(self, frame: FrameType | None) -> bool:
+        while frame is not None:
+            if frame.f_code is self._accounts:
+                return True
+            frame = frame.f_back
+        return False
+
+    # --- the thread ---------------------------------------------------------------------------------------
+
+    def _watch(self, reads: int, wakeup_before: int, last_words: Callable[[RunStopped], None]) -> None:
+        """Wait for a signal, until the run is over."""
+        try:
+            while (came := os.read(reads, 64)) and not self._over.is_set():
+                if wakeup_before >= 0:
+                    with suppress(OSError):
+                        os.write(wakeup_before, came)  # such as asyncio's
+                numbers = [number for number in came if number in self._before and self._is_ours(number)]
+                if numbers:
+                    self._note(numbers[0])
+                    self._keep_time(last_words)
+                    return
+        finally:
+            os.close(reads)
+
+    def _keep_time(self, last_words: Callable[[RunStopped], None]) -> None:
+        """See that the process ends in time."""
+        code = RunStopped(self.signal).code
+        deadline = threading.Timer(self._remaining(1), os._exit, (code,))
+        deadline.daemon = True
+        deadline.start()
+        while self._remaining(_FOR_MAIN_THREAD) and not self._is_closing.wait(_RETRY_S):
+            if not self._is_raised and self._is_ours(self.signal):
+                _thread.interrupt_main(signal.Signals(self.signal))
+        if self._closing.acquire(blocking=False):  # the main thread is still busy with something else
+            try:
+                self._end_for_main_thread(last_words)
+            finally:
+                os._exit(code)
+        self._over.wait()
+        deadline.cancel()
+
+    def _end_for_main_thread(self, last_words: Callable[[RunStopped], None]) -> None:
+        logger.error("the main thread did not end what it was doing: the process ends without teardown")
+        last_words(RunStopped(self.signal))
+        self._stopped()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+
+    def _remaining(self, share: float) -> float:
+        """Seconds until a share of the time is over."""
+        return max(0.0, self._since + share * self.grace_s - time.monotonic())
+
+    def _stopped(self) -> RunStopped:
+        """What the caller gets, which says nothing when it ends the process: so the summary goes to the log."""
+        stopped = RunStopped(self.signal)
+        stopped.result = self.result
+        if self.result is None:
+            logger.warning("%s before anything was done", stopped)
+        else:
+            logger.warning("%s; work done so far:\n%s", stopped, self.result.summary())
+        return stopped
+
+
+class _Ending:
+    """A handler for when a signal has ended a run: it does nothing until the time is over that the process has to end.
+
+    Args:
+        before: What the signal does after that.
+        until: When that is, by the monotonic clock.
+    """
+
+    def __init__(self, before: Any, until: float) -> None:
+        self.before = before
+        self._until = until
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_over:
+            signal.signal(number, self.before)
+            signal.raise_signal(number)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._until
+
+
+def _unwrapped(handler: Any) -> Any:
+    """A handler as it was before a signal ended a run."""
+    return handler.before if isinstance(handler, _Ending) else handler
+
+
+_armed: list[Shutdown] = []
+
+
+_forking = threading.local()
+
+
+@cache
+def _heed_forks_and_exit() -> None:
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    # The interpreter gives handlers back, and then takes itself apart, for which it may take a while.
+    for each in STOP_SIGNALS:
+        handler = signal.getsignal(each)
+        if isinstance(handler, _Ending):
+            signal.signal(each, handler.before if handler.is_over else signal.SIG_IGN)
+
+
+def _before_fork() -> None:
+    # A child that is sent a signal before it has forgotten the run would write to the pipe of its parent, or go on.
+    is_ours = bool(_armed) or any(isinstance(signal.getsignal(each), _Ending) for each in STOP_SIGNALS)
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if is_ours else None
+
+
+def _after_fork() -> None:
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
+    while _armed:
+        _armed[-1].forget()
+    for each in STOP_SIGNALS:
+        if isinstance(handler := signal.getsignal(each), _Ending):
+            signal.signal(each, handler.before)
+    _after_fork()
+
+
+# --- processes that a driver starts -----------------------------------------------------------------------
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start a process inside the ``with`` block: it hears the driver's signals once it asks to.
+
+    A scheduler sends them to all processes of a job, and a terminal sends Ctrl-C to all of its. One that is only just
+    starting would die of them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals_to_driver() -> None:
+    """Have this process go on when a signal comes that asks the run to end: the driver decides what becomes of it.
+
+    Programs that it starts react as usual, and so do processes that it forks, which `terminate` has to end.
+    """
+    for each in _DRIVERS_SIGNALS:
+        signal.signal(each, _go_on)  # not `SIG_IGN`, which programs would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DRIVERS_SIGNALS)
+    os.register_at_fork(after_in_child=_react_as_usual)
+
+
+def _go_on(signum: int, frame: Any) -> None:
+    """Do nothing."""
+
+
+def _react_as_usual() -> None:
+    for each in STOP_SIGNALS:
+        if signal.getsignal(each) is _go_on:
+            signal.signal(each, signal.SIG_DFL)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The progress of each source task and all its descendants. Made from reports alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from curator_core._reports.batch import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from curator_core._reports.batch import BatchReport, Manifest, OutcomeKind
+
+__all__ = ["Finished", "SourceAccounts"]
+
+_OUT: tuple[OutcomeKind, int] = ("out", 1)
+_PLACES = {"out": 0, "filtered": 1, "failed": 2}
+_OUT_PLACE = Tally._fields.index("out")
+
+
+class Finished(NamedTuple):
+    """A source task whose descendants have all been written, filtered, or failed.
+
+    Attributes:
+        source_id: The id of the source task.
+        failed: How many of its descendants failed.
+        manifests: The files that the last stage reports to have written.
+    """
+
+    source_id: str
+    failed: int
+    manifests: tuple[Manifest, ...]
+
+
+class _Open:
+    """A source task in progress."""
+
+    __slots__ = ("announced", "failed", "live", "manifests", "tallies")
+
+    def __init__(self) -> None:
+        self.live = 1  # does not include the outputs of announced tasks
+        self.announced = self.failed = 0
+        self.manifests: list[Manifest] = []
+        self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
+
+    def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
+        """Remember what was counted for the source task, in case it has to be subtracted."""
+        tally = self.tallies.get(stage)
+        if tally is None:
+            tally = self.tallies[stage] = [0, 0, 0, 0, 0]
+        tally[_PLACES[kind]] += 1
+        tally[_OUT_PLACE] += count
+
+
+class SourceAccounts:
+    """Counts, for each source task, how many of its descendants are still in flight.
+
+    A report says how many tasks each input gave. It arrives before the reports of these outputs, or the input has been
+    announced, so the count is zero only when nothing is left. Finished source tasks are forgotten: memory is
+    proportional to the unfinished ones. Add each report once.
+
+    Args:
+        last: Index of the last stage.
+        first: Index of the stage that receives the source tasks.
+
+    Attributes:
+        admitted: How many source tasks there are.
+        may_begin_again: Whether to remember what was counted for unfinished source tasks; set it before the first
+            report. It costs half a microsecond for each task and stage.
+    """
+
+    def __init__(self, last: int, first: int = 0) -> None:
+        self._last, self._first = last, first
+        self.may_begin_again = False
+        self._open: dict[str, _Open | None] = {}  # None: no report about it yet
+        self._announced: set[str] = set()
+        self.admitted = 0
+
+    def admit(self, source_id: str) -> None:
+        """Add a source task to process. One without an id is a source stage's own, and represents all its outputs."""
+        if not source_id:
+            self._first = 0
+        self.admitted += 1
+        if self._first <= self._last:  # otherwise there is no stage after the source
+            self._open[source_id] = None
+
+    def announce(self, task_id: str) -> Callable[[], None]:
+        """Record that the outputs of a task are passed on and may be reported before it: its source task is unfinished.
+
+        Returns:
+            A function that subtracts what was counted for its outputs until then. Nothing else may have been counted
+            in between.
+        """
+        source_id = self.source_of(task_id)
+        if source_id is None:
+            return lambda: None
+        known = self._open[source_id] = self._open[source_id] or _Open()
+        known.announced += 1
+        self._announced.add(task_id)
+        live, failed, num_manifests = known.live, known.failed, len(known.manifests)
+
+        def take_back() -> None:
+            known.live, known.failed = live, failed
+            del known.manifests[num_manifests:]
+
+        return take_back
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The ids of the source tasks that were admitted and are not finished, in order."""
+        return [*self._open]
+
+    def on_batch(self, report: BatchReport) -> Sequence[Finished]:
+        """Count a batch, and return the source tasks that it finishes."""
+        stage = report.stage_index
+        is_last = stage == self._last
+        ids, others = report.inputs.parts
+        counts_all = is_last or self.may_begin_again
+        if not (others or counts_all) or stage < self._first or report.is_retried:
+            return ()
+        manifests = _by_task(report.manifests) if report.manifests else {}
+        finished = []
+        for number in range(len(ids)) if counts_all else others:
+            task_id = ids[number]
+            source_id = task_id if task_id in self._open else self.source_of(task_id)
+            if source_id is None:
+                continue
+            kind, count = others.get(number, _OUT)
+            known = self._open[source_id]
+            if known is None:
+                if is_last and kind != "failed" and not manifests:  # it was the only descendant
+                    del self._open[source_id]
+                    finished.append(Finished(source_id, 0, ()))
+                    continue
+                known = self._open[source_id] = _Open()
+            if self.may_begin_again:
+                known.enter(stage, kind, count)
+            known.live += (0 if is_last else count) - 1
+            if task_id in self._announced:
+                self._announced.discard(task_id)
+                known.announced -= 1
+            known.failed += kind == "failed"
+            known.manifests += manifests.get(task_id, ())
+            if not (known.live or known.announced):
+                del self._open[source_id]
+                finished.append(Finished(source_id, known.failed, tuple(known.manifests)))
+        return finished
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The files that the last stage reports to have written for unfinished source tasks."""
+        return [manifest for known in self._open.values() if known for manifest in known.manifests]
+
+    def begin_again(self) -> dict[int, Tally]:
+        """Restart the unfinished source tasks, and return what was counted for them, by stage."""
+        totals: dict[int, Tally] = {}
+        for source_id, known in self._open.items():
+            for stage, tally in known.tallies.items() if known else ():
+                totals[stage] = totals.get(stage, Tally()).plus(Tally(*tally))
+            self._open[source_id] = None
+        return totals
+
+    def source_of(self, task_id: str) -> str | None:
+        """Return the source task that a task descends from; None if it is finished or was never admitted."""
+        ancestor, dot = task_id, "."
+        while dot:
+            if ancestor in self._open:
+                return ancestor
+            ancestor, dot, _ = ancestor.rpartition(".")
+        return "" if "" in self._open else None
+
+
+def _by_task(manifests: tuple[Manifest, ...]) -> dict[str, tuple[Manifest, ...]]:
+    found: dict[str, tuple[Manifest, ...]] = {}
+    for manifest in manifests:
+        found[manifest.input_id] = (*found.get(manifest.input_id, ()), manifest)
+    return found

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Translation of a plan to a Xenna specification. Pure: nothing here touches Ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from cosmos_xenna.pipelines import v1 as pipelines_v1
+
+from curator_core import StageDefinitionError
+from curator_core.backends import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curator_core.backends import StageView
+    from curator_xenna._placement.placement import Placement
+    from curator_xenna._session.inputs import Inputs
+    from curator_xenna.adapter import XennaStageAdapter
+    from curator_xenna.config import XennaConfig
+
+__all__ = ["check_options", "pipeline_spec"]
+
+# The adapter handles failures: Xenna would silently drop a batch, or pass mutated input to a retry.
+_OURS = {
+    "stage": "drop this option: the adapter sets the stage",
+    "num_workers": "override num_workers() or use with_(num_workers=…)",
+    "num_run_attempts_python": "use max_attempts, whose retries see the original input",
+    "ignore_failures": 'use on_error="skip", which counts failed tasks',
+}
+_EXTRA = ("is_spmd",)  # an option of Xenna's Resources
+
+
+def check_options(views: Sequence[StageView]) -> None:
+    """Check the options that stages return from ``xenna_stage_spec()``.
+
+    Raises:
+        StageDefinitionError: Xenna's ``StageSpec`` does not have an option, or a stage must not set it.
+    """
+    known = {field.name for field in attrs.fields(pipelines_v1.StageSpec)} - _OURS.keys() | set(_EXTRA)
+    for view in views:
+        for name, value in view.engine_options.items():
+            if name in _OURS:
+                raise StageDefinitionError(
+                    f"xenna_stage_spec() must not set {name}",
+                    stage=view.name,
+                    field=name,
+                    given=value,
+                    expected=f"one of {', '.join(sorted(known))}",
+                    hint=_OURS[name],
+                )
+            if name not in known:
+                details = unknown_name("option", name, known)
+                raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=view.name, **details)
+        per_node = view.engine_options.get("num_workers_per_node")
+        if per_node is not None and view.num_workers is not None:
+            raise StageDefinitionError(
+                "num_workers and num_workers_per_node are both set",
+                stage=view.name,
+                field="num_workers, num_workers_per_node",
+                given=(view.num_workers, per_node),
+                expected="at most one of the two",
+                hint="drop num_workers() or num_workers_per_node",
+            )
+
+
+def pipeline_spec(
+    adapters: Sequence[XennaStageAdapter],
+    placements: Sequence[Placement],
+    inputs: Inputs,
+    config: XennaConfig,
+    *,
+    streaming: bool,
+    cpu_share: float,
+    autoscale_interval_s: float,
+) -> pipelines_v1.PipelineSpec:
+    """Return the specification that Xenna runs.
+
+    Args:
+        adapters: One adapter for each group of stages.
+        placements: The resources of each group.
+        inputs: Items for the first group.
+        config: The executor's settings.
+        streaming: Whether all groups run at once.
+        cpu_share: The share of each node's CPUs to plan with; see `Cluster`.
+        autoscale_interval_s: Seconds between two decisions of the autoscaler.
+    """
+    quiet = pipelines_v1.VerbosityLevel.NONE
+    loud = pipelines_v1.VerbosityLevel.INFO if config.verbose else quiet
+    specific = pipelines_v1.StreamingSpecificSpec(
+        autoscale_interval_s=autoscale_interval_s,
+        max_queued_multiplier=config.max_queued_multiplier,
+        max_queued_lower_bound=config.max_queued_lower_bound,
+        executor_verbosity_level=loud,
+    )
+    optional: dict[str, Any] = {} if config.slots_per_actor is None else {"slots_per_actor": config.slots_per_actor}
+    xenna_config = pipelines_v1.PipelineConfig(
+        execution_mode=pipelines_v1.ExecutionMode.STREAMING if streaming else pipelines_v1.ExecutionMode.BATCH,
+        logging_interval_s=config.logging_interval,
+        cpu_allocation_percentage=cpu_share,
+        mode_specific=specific if streaming else None,
+        # The adapters handle failures; outputs go to the driver with the reports of the last stage.
+        num_run_attempts_python=1,
+        ignore_failures=False,
+        return_last_stage_outputs=False,
+        enable_work_stealing=True,  # an idle worker takes tasks that are queued for a busy one
+        actor_pool_verbosity_level=loud,
+        monitoring_verbosity_level=loud,
+        **optional,
+    )
+    stages = [_stage_spec(adapter, placement) for adapter, placement in zip(adapters, placements, strict=True)]
+    return pipelines_v1.PipelineSpec(input_data=inputs, stages=stages, config=xenna_config)
+
+
+def _stage_spec(adapter: XennaStageAdapter, placement: Placement) -> pipelines_v1.StageSpec[Any, Any]:
+    options = {name: value for name, value in placement.group.engine_options.items() if name not in _EXTRA}
+    if placement.workers is not None:
+        options.pop("num_workers_per_node", None)
+        options["num_workers"] = placement.workers
+    return pipelines_v1.StageSpec(adapter, **options)
