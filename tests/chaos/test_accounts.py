@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MACHINE = "packages/curator-core/tests/test_accounting_machine.py"
+MACHINE = "packages/curator-core/tests/run/test_accounting_machine.py"
 STEPS = 100_000
 DEADLINE_S = 3_000  # the test has its own time limit, which is shorter
 

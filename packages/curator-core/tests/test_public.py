@@ -164,7 +164,9 @@ def test_an_import_leaves_slow_parts_of_the_standard_library_alone():
 
 
 def test_an_import_leaves_the_accounts_of_runs_alone():
-    accounts = {f"curator_core.{name}" for name in ("_bottleneck.activity", "_bottleneck.rules", "_run.failure_log", "_run.run")}
+    accounts = {
+        f"curator_core.{name}" for name in ("_bottleneck.activity", "_bottleneck.rules", "_run.failure_log", "_run.run")
+    }
     assert accounts <= {module.__name__ for module in map(importlib.import_module, accounts)}
     assert not modules_of("import curator_core") & accounts
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executors on several processes, and stages for them.
+"""Stages that run in their own processes, and their data.
 
-Stages are created inside functions, so that they are pickled by value: a process that imports a test module would
-import pytest and hypothesis first.
+Each of these processes imports this module, so it must be light.
 """
 
 from __future__ import annotations
@@ -10,88 +9,127 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
-from tests.waiting import DEADLINE_S
-
-from curator_core import LocalExecutor, ProcessingStage, Task, processing_stage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from curator_core.testing import Journal
-
-pytest.importorskip("loky")
-
-TWO = LocalExecutor(workers=2)
-TWO_ONCE = LocalExecutor(workers=2, max_restarts=0)
+from curator_core import Pipeline, ProcessingStage, Task
 
 
-def stage(function: Any, **settings: Any) -> ProcessingStage:
-    return processing_stage(**{"name": "stage", **settings})(function)
+def run(*stages: Any, data: Any, **settings: Any) -> Any:
+    return Pipeline("p", list(stages)).run(initial_tasks=[Task(data=each) for each in data], **settings)
 
 
-def numbers(count: int) -> ProcessingStage:
-    def emit(task):
-        return (Task(data=number) for number in range(count))
+class Elsewhere(ProcessingStage[Task[Any], Task[Any]]):
+    """Returns the process that it runs in."""
 
-    return stage(emit, name="numbers")
+    isolated = True
 
-
-def living(journal: Journal, name: str, work: Any = lambda task: task, fails_in: str = "") -> ProcessingStage:
-    """Return a stage that records its lifecycle."""
-
-    class Living(ProcessingStage):
-        def note(self, event):
-            journal.write(self.name, event, "")
-            if event == fails_in:
-                raise ValueError(f"failed in {event}")
-
-        def setup(self, worker_metadata):
-            self.note("setup")
-
-        def process(self, task):
-            return work(task)
-
-        def teardown(self):
-            self.note("teardown")
-
-    return Living().with_(name=name)
+    def process(self, task: Task[Any]) -> Task[Any]:
+        return Task(data=os.getpid())
 
 
-def meeting(directory: Path) -> ProcessingStage:
-    """Return a stage whose tasks 0 and 1 wait for each other: they continue only in two concurrent processes."""
-    os.mkfifo(directory / "meeting")
-    where = str(directory / "meeting")
+class Deadly(ProcessingStage[Task[Any], Task[Any]]):
+    """Ends its process in the way that a task names."""
 
-    def meet(task):
-        if task.data in (0, 1):
-            signal.alarm(DEADLINE_S)  # kills the process
-            Path(where).open("rb" if task.data else "wb").close()
-            signal.alarm(0)
-        return Task(data=(task.data, os.getpid()))
+    isolated = True
 
-    return stage(meet, name="meet")
+    def process(self, task: Task[Any]) -> Task[Any]:
+        deadly(task.data)
+        return Task(data=task.data)
 
 
-def deadly(how: str) -> Callable[[], object]:
-    """Return a function that ends the process that calls it."""
-    return {
-        "exit": lambda: os._exit(3),
-        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-        "crash": lambda: ctypes.string_at(0),
-    }[how]
+class DeadlyBatches(ProcessingStage[Task[Any], Task[Any]]):
+    """Does the same for several tasks at once."""
+
+    isolated = True
+    batch_size = 8
+
+    def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
+        for task in tasks:
+            deadly(task.data)
+        return [Task(data=task.data) for task in tasks]
 
 
-def dies_once(mark: Path) -> Any:
-    """Return a function for a stage that exits its process at the first task 7."""
+def deadly(data: Any) -> None:
+    if data == "exits":
+        os._exit(3)
+    if data == "segfaults":
+        ctypes.string_at(0)
+    if data == "is killed by a signal without a name":
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)
+    if data == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if data == "hangs":
+        threading.Event().wait()
+    if data == "spins":
+        while True:
+            pass
+    if data == "raises":
+        raise ValueError("that is no good")
 
-    def work(task):
-        if task.data == 7 and not mark.exists():
-            mark.touch()
-            os._exit(1)
-        return Task(data=(task.data, os.getppid()))
 
-    return work
+class Recording(ProcessingStage[Task[Any], Task[Any]]):
+    """Records everything that a stage can record."""
+
+    batch_size = 2
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        self.metrics.add("calls")
+        self.metrics.set("last", str(task.data))
+        task.metadata["seen"] = task.data
+        if task.data == "forgets":
+            task.metadata.clear()
+        if task.data == "raises":
+            raise ValueError("no")
+        if task.data == "itself":
+            return task
+        if task.data == "many":
+            return (Task(data=number) for number in range(3))  # type: ignore[return-value]
+        return None if task.data == "drop" else Task(data=task.data)  # type: ignore[return-value]
+
+
+class UnfitError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Unlucky(ProcessingStage[Task[Any], Task[Any]]):
+    """Succeeds on the third call.
+
+    Args:
+        calls: File that counts the calls.
+        fail: Called in earlier calls.
+    """
+
+    retry_delay_s = 0.0
+
+    def __init__(self, calls: Path, fail: Any) -> None:
+        self.calls, self.fail = calls, fail
+
+    def process(self, task: Task[Any]) -> Task[Any]:
+        with self.calls.open("a") as calls:
+            calls.write("x")
+        if len(self.calls.read_text()) < 3:
+            self.fail()
+        return Task(data=task.data)
+
+
+def unfit() -> None:
+    raise UnfitError(3, "not fit to travel")
+
+
+class Exiting:
+    """Exits any process that unpickles it, except this one."""
+
+    def __reduce__(self):
+        return exit_elsewhere, (os.getpid(),)
+
+
+def exit_elsewhere(here: int) -> None:
+    if os.getpid() != here:
+        sys.exit("no")

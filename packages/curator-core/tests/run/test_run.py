@@ -32,7 +32,7 @@ from curator_core.io import JsonlWriter
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling, fail_at
 
-from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 
 @processing_stage()

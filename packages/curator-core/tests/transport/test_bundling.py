@@ -31,7 +31,7 @@ from curator_core._transport.bundles import (
 from curator_core._transport.pickling import dumps, loads
 from curator_core.tasks import new_state, stamp
 
-from .helpers import tasks as tasks_of  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks as tasks_of  # noqa: TID252 - no import can write this directory's name
 
 plans = st.builds(BundlePlan, batch_size=st.integers(1, 9), slots=st.integers(1, 8))
 seconds = st.floats(1e-7, 10.0)

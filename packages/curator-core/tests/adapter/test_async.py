@@ -31,7 +31,7 @@ from curator_core import (
 )
 from curator_core.testing import Recorder
 
-from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 EXECUTORS = pytest.mark.parametrize("executor", [LocalExecutor(), LocalExecutor(workers=2)], ids=["here", "workers"])
 ISOLATED = pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])

@@ -21,7 +21,7 @@ from curator_core._run.shutdown import Shutdown
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling
 
-from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

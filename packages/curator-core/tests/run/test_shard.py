@@ -22,7 +22,7 @@ from curator_core import (
     Task,
 )
 
-from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
 SGE = ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST")

@@ -21,7 +21,7 @@ from curator_core import (
 )
 from curator_core.testing import Recorder
 
-from .helpers import tasks  # noqa: TID252 - no import can write this directory's name
+from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
 
 
 class Count(ProcessingStage):
