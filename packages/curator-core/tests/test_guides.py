@@ -44,7 +44,7 @@ def test_settings_of_a_composite_stay_with_it() -> None:
             return [Calling(same, name="a"), Calling(same, name="b")]
 
     plan = Pipeline("p", [Pair().with_(batch_size=7, resources=Resources(cpus=3))]).compile()
-    assert [(view.name, view.batch_size, view.resources) for view in plan.stages] == [
+    assert [(compiled.name, compiled.batch_size, compiled.resources) for compiled in plan.stages] == [
         ("a", 1, Resources()),
         ("b", 1, Resources()),
     ]

@@ -255,7 +255,7 @@ def test_composites_nest():
     stages = [Pass().with_(name=name) for name in "abc"]
     nested = Of(stages[0], Of(Of(stages[1])), Of(stages[2]))
     assert decompose(nested) == stages
-    assert [view.name for view in Pipeline("p", [nested]).compile().stages] == ["a", "b", "c"]
+    assert [compiled.name for compiled in Pipeline("p", [nested]).compile().stages] == ["a", "b", "c"]
 
 
 def test_a_composite_of_one():

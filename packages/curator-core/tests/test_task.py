@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import BaseStageAdapter, EmptyTask, NodeInfo, ProcessingStage, Task, WorkerMetadata
-from curator_core.tasks import RootNames, child_id, new_state, stamp, state_of
+from curator_core.tasks import SourceIds, child_id, new_state, stamp, state_of
 
 
 @dataclass
@@ -167,7 +167,7 @@ def test_an_empty_task_has_nothing_in_it():
 
 
 def names_of(tasks) -> list[str]:
-    names = RootNames()
+    names = SourceIds()
     return [names.name(task) for task in tasks]
 
 
@@ -203,7 +203,7 @@ def test_the_ids_do_not_depend_on_the_order_of_other_names():
 
 
 def test_a_copy_names_from_the_same_point_on():
-    names = RootNames()
+    names = SourceIds()
     names.name(NamedTask(1, name="a"))
     dropped = names.copy()
     assert dropped.name(NamedTask(1, name="a")) == "a--2"
@@ -233,8 +233,8 @@ def test_no_descendant_has_the_id_of_a_stranger(names, path):
             root = child_id(root, index)
         return root
 
-    roots = names_of([NamedTask(1, name=name) for name in names])
-    everyone = roots + ([descendant(root) for root in roots] if path else [])
+    source_ids = names_of([NamedTask(1, name=name) for name in names])
+    everyone = source_ids + ([descendant(root) for root in source_ids] if path else [])
     assert len(set(everyone)) == len(everyone)
 
 

@@ -17,7 +17,7 @@ from tests.waiting import DEADLINE_S, wait_until
 from curator_core import ConfigurationError, DataError
 from curator_otel import OTelObserver, recover, render_tree
 from curator_otel import _run_watcher as watch
-from curator_otel._state_file import Snapshots
+from curator_otel._state_file import StateFile
 
 SECOND = 1_000_000_000
 
@@ -300,14 +300,14 @@ def test_snapshot_that_cannot_be_written_costs_nothing_else(memory, script, tmp_
 def test_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypatch):
     """If a file system does not respond, the trace is complete, and the file is removed once it is written."""
     hangs, goes_on = threading.Event(), threading.Event()
-    write = Snapshots.write
+    write = StateFile.write
 
     def slow(self, *args):
         hangs.set()
         goes_on.wait(DEADLINE_S)
         write(self, *args)
 
-    monkeypatch.setattr(Snapshots, "write", slow)
+    monkeypatch.setattr(StateFile, "write", slow)
     monkeypatch.setattr(watch, "TICK_S", 0.01)
     monkeypatch.setattr(watch, "_STOP_S", 0.1)
     observer = memory.observer(snapshots=tmp_path)

@@ -23,8 +23,8 @@ from curator_core._run.settings import RunSettings
 from curator_core._transport.bundles import BundlePlan, Pace
 from curator_core.testing import Recorder
 from curator_xenna._session.clocks import NodeClocks
-from curator_xenna._session.coordinator import Coordinator, Delivery, LateCoordinator, Work
-from curator_xenna._session.report_reader import ReportFeed
+from curator_xenna._session.coordinator import Coordinator, CoordinatorLink, Delivery, Work
+from curator_xenna._session.report_reader import ReportReader
 
 MS, S = 1_000_000, 1_000_000_000
 T0 = 1_700_000_000 * S
@@ -300,7 +300,7 @@ def feed_through(watch: Recorder, send: Callable[[Node, Node, Node], Any], behin
         return await coordinator.pull(0.0)
 
     run = Run(Plan.from_stages([Same()], fed=True), "by hand", [watch], RunSettings())
-    feed = ReportFeed(LateCoordinator(1, 0), run, Pace(BundlePlan()), NodeClocks(HOME))
+    feed = ReportReader(CoordinatorLink(1, 0), run, Pace(BundlePlan()), NodeClocks(HOME))
     with feed:
         for delivery in asyncio.run(gather()):
             feed.enter(delivery, [])

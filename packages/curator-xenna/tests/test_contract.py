@@ -199,4 +199,4 @@ def test_a_name_that_is_not_ascii_is_transliterated(name: str, shown: str) -> No
     stage = type(name, (Named,), {})()
     adapter = create_named_xenna_stage_adapter(stage)
     assert type(adapter).__name__ == shown
-    assert (adapter.view.name, adapter.view.class_name) == (name, name)
+    assert (adapter.compiled.name, adapter.compiled.class_name) == (name, name)

@@ -76,8 +76,8 @@ def test_small_groups_have_no_more_workers_than_an_embedded_rays_machine_has_cor
     stages: list[dict[str, Any]], cpus: int, expected: list[int | None]
 ) -> None:
     made = [Stage().with_(name=f"s{number}", **given) for number, given in enumerate(stages)]
-    views = Plan.from_stages(made, fed=True).stages
-    found = fit(views, machine(cpus), XennaConfig(), has_source=False, may_declare=True, cores=cpus)
+    stages = Plan.from_stages(made, fed=True).stages
+    found = fit(stages, machine(cpus), XennaConfig(), has_source=False, may_declare=True, cores=cpus)
     assert workers(found) == expected
 
 
@@ -221,11 +221,11 @@ def test_gpus_cannot_be_declared() -> None:
 def test_what_does_not_fit_is_told_beforehand(
     stages: list[dict[str, Any]], config: dict[str, Any], may_declare: bool
 ) -> None:
-    views = Plan.from_stages([Stage().with_(name=f"s{n}", **given) for n, given in enumerate(stages)], fed=True).stages
+    stages = Plan.from_stages([Stage().with_(name=f"s{n}", **given) for n, given in enumerate(stages)], fed=True).stages
     told = []
     for decide in (check_fit, partial(fit, may_declare=may_declare)):
         try:
-            decide(views, machine(2), XennaConfig(**config), has_source=False)
+            decide(stages, machine(2), XennaConfig(**config), has_source=False)
         except ResourcesError as error:
             told.append(str(error))
         else:
@@ -442,7 +442,7 @@ def test_any_cpu_pipeline_whose_largest_stage_fits_runs(
 ) -> None:
     found = fitted(machine(cpus), *stages, may_declare=may_declare, fuse=fuse)
     asked = sum(placement.least_cpus for placement in found.placements)
-    kept = [view.name for placement in found.placements for view in placement.group.stages]
+    kept = [compiled.name for placement in found.placements for compiled in placement.group.stages]
     assert kept == [f"s{number}" for number in range(len(stages))]
     assert found.streaming or not may_declare
     if found.streaming:

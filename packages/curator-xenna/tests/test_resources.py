@@ -79,7 +79,7 @@ class Stage(ProcessingStage[Task[int], Task[int]]):
         return task
 
 
-def views(*settings: dict[str, Any]) -> Any:
+def stages(*settings: dict[str, Any]) -> Any:
     return Plan.from_stages(Stage().with_(name=f"s{i}", **given) for i, given in enumerate(settings)).stages
 
 
@@ -94,14 +94,14 @@ def views(*settings: dict[str, Any]) -> Any:
 )
 def test_options_that_are_not_a_stages(options: dict[str, Any], says: str) -> None:
     with pytest.raises(StageDefinitionError, match=says) as caught:
-        check_options(views({"xenna_stage_spec": options}))
+        check_options(stages({"xenna_stage_spec": options}))
     assert caught.value.stage == "s0"
 
 
 def test_workers_said_twice() -> None:
     with pytest.raises(StageDefinitionError, match="both set"):
-        check_options(views({"num_workers": 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
+        check_options(stages({"num_workers": 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
 
 
 def test_options_that_are() -> None:
-    check_options(views({"xenna_stage_spec": {"slots_per_actor": 3, "over_provision_factor": 2.0, "is_spmd": True}}))
+    check_options(stages({"xenna_stage_spec": {"slots_per_actor": 3, "over_provision_factor": 2.0, "is_spmd": True}}))

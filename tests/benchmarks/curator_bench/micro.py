@@ -126,9 +126,9 @@ def _local_run(stage: Callable[[], Any]) -> float:
 def _accounts() -> dict[str, float]:
     """Return the megabytes that the driver uses for source tasks, which are named after their content."""
     from curator_core._checkpoint.finished import EarlierRuns, record_of
-    from curator_core._run.source_progress import SourceAccounts
+    from curator_core._run.source_progress import SourceProgress
 
-    accounts, before = SourceAccounts(last=2), _memory_mb()
+    accounts, before = SourceProgress(last=2), _memory_mb()
     for number in range(SOURCE_TASKS):
         accounts.admit(f"h{number:020x}")
     under_way = _memory_mb() - before

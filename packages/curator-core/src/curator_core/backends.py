@@ -4,7 +4,7 @@
 Write an executor with these names and those of `curator_core`; everything else may change without notice. The names
 are grouped by purpose:
 
-- The plan: `StageView`, and `Group`, the stages that share a worker, from `group_stages` and `Fusion`.
+- The plan: `CompiledStage`, and `StageGroup`, the stages that share a worker, from `group_stages` and `FusionLevel`.
 - The run: `Run` in the driver and `RunContext` on workers; `empty_source` and `isolated_stages` for a source in the
   driver.
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
@@ -17,8 +17,8 @@ are grouped by purpose:
 from curator_core._adapter.adapter import RunContext, is_isolated
 from curator_core._adapter.chain import Chain
 from curator_core._guard.interrupts import become_worker
-from curator_core._plan.groups import Fusion, Group, group_stages
-from curator_core._plan.plan import StageView
+from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
+from curator_core._plan.plan import CompiledStage
 from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
 from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core._run.executor import empty_source, isolated_stages
@@ -44,13 +44,13 @@ __all__ = [
     "Bundle",
     "BundlePlan",
     "Chain",
-    "Fusion",
-    "Group",
+    "CompiledStage",
+    "FusionLevel",
     "Pace",
     "RecordBuffer",
     "Run",
     "RunContext",
-    "StageView",
+    "StageGroup",
     "become_worker",
     "digest",
     "dump_parts",

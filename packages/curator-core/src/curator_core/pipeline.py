@@ -159,7 +159,7 @@ def _check_arguments(name: Any, stages: Any) -> None:
 
 def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
     """Return the plan from one of its stages on."""
-    names = [view.name for view in plan.stages]
+    names = [compiled.name for compiled in plan.stages]
     if name not in names:
         raise PipelineError(f"cannot start at unknown stage '{name}'", given=name, **unknown_name("stage", name, names))
     if initial_tasks is None:
@@ -170,7 +170,7 @@ def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
             expected="initial_tasks for the stage",
             hint="pass initial_tasks=curator_core.deadletter.load(path, stage=…)",
         )
-    stages = [view.stage for view in plan.stages[names.index(name) :]]
+    stages = [compiled.stage for compiled in plan.stages[names.index(name) :]]
     return Plan.from_stages(stages, plan.name, fed=True)
 
 

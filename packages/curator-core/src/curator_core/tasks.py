@@ -24,7 +24,7 @@ __all__ = [
     "DocumentBatch",
     "EmptyTask",
     "FileGroupTask",
-    "RootNames",
+    "SourceIds",
     "Task",
     "TaskState",
     "child_id",
@@ -171,7 +171,7 @@ def digest(text: str, size: int) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
-class RootNames:
+class SourceIds:
     """Assigns ids to the source tasks of a run, each one once.
 
     Args:
@@ -183,9 +183,9 @@ class RootNames:
         self._ordinal = 0
         self._times_seen: dict[str, int] = {}
 
-    def copy(self) -> RootNames:
+    def copy(self) -> SourceIds:
         """Return a copy, to be dropped if the tasks named with it are dropped."""
-        other = RootNames(by_content=self._by_content)
+        other = SourceIds(by_content=self._by_content)
         other._ordinal, other._times_seen = self._ordinal, self._times_seen.copy()
         return other
 

@@ -299,12 +299,12 @@ def test_what_a_plan_says_of_an_asynchronous_stage():
     async def ask(task):
         return task
 
-    (view,) = Pipeline("p", [ask]).compile().stages
-    assert (view.concurrency, view.batch_size, view.isolated) == (32, 32, None)
-    (view,) = Pipeline("p", [ask.with_(batch_size=100, concurrency=10)]).compile().stages
-    assert (view.concurrency, view.batch_size) == (10, 100)
-    (view,) = Pipeline("p", [Picky()]).compile().stages
-    assert (view.concurrency, view.batch_size, view.call_size) == (2, 8, 4)
+    (compiled,) = Pipeline("p", [ask]).compile().stages
+    assert (compiled.concurrency, compiled.batch_size, compiled.isolated) == (32, 32, None)
+    (compiled,) = Pipeline("p", [ask.with_(batch_size=100, concurrency=10)]).compile().stages
+    assert (compiled.concurrency, compiled.batch_size) == (10, 100)
+    (compiled,) = Pipeline("p", [Picky()]).compile().stages
+    assert (compiled.concurrency, compiled.batch_size, compiled.call_size) == (2, 8, 4)
 
 
 class Frail(ProcessingStage):

@@ -14,7 +14,7 @@ from tests.pipelines import pipelines
 from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageError, Task
 from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
 from curator_core._adapter.chain import Chain
-from curator_core._plan.groups import Fusion, group_stages
+from curator_core._plan.groups import FusionLevel, group_stages
 from curator_core._run.executor import BaseExecutor, empty_source
 from curator_core._run.run import Run
 from curator_core._transport.bundles import Bundle, unbundled
@@ -49,7 +49,7 @@ class Noting(ProcessingStage):
 
 
 def chain_of(*stages: ProcessingStage, sink: Any = lambda report: None, on_error: Any = "raise") -> Chain:
-    adapters = [BaseStageAdapter(view.stage, view) for view in Plan.from_stages(stages, fed=True).stages]
+    adapters = [BaseStageAdapter(compiled.stage, compiled) for compiled in Plan.from_stages(stages, fed=True).stages]
     for adapter in adapters:
         adapter.bind(RunContext(run_id="r", on_error=on_error), sink)
     return Chain(adapters)
@@ -104,7 +104,7 @@ class Numbers(ProcessingStage[EmptyTask, Task]):
 class InGroups(BaseExecutor):
     """Runs the groups one after the other, each on two workers in turns, on pickled bundles."""
 
-    def __init__(self, fusion: Fusion, sizes: list[int]) -> None:
+    def __init__(self, fusion: FusionLevel, sizes: list[int]) -> None:
         self.fusion, self.sizes = fusion, sizes
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
@@ -125,7 +125,7 @@ class InGroups(BaseExecutor):
         run.outputs += tasks
 
     def worker(self, run: Run, group: Any) -> Chain:
-        adapters = [BaseStageAdapter(view.fresh_stage(), view) for view in group.stages]
+        adapters = [BaseStageAdapter(compiled.fresh_stage(), compiled) for compiled in group.stages]
         for adapter in adapters:
             adapter.bind(run.context, run.report)
         chain = Chain(adapters)
@@ -156,7 +156,7 @@ def accounts(result: Any) -> list[Any]:
     in_groups,
     st.integers(0, 10),
     st.booleans(),
-    st.sampled_from(Fusion),
+    st.sampled_from(FusionLevel),
     st.lists(st.integers(1, 7), min_size=1, max_size=4),
 )
 def test_groups_over_bundles_give_what_one_worker_gives(stages, count, from_source, fusion, sizes):
@@ -178,9 +178,9 @@ def test_groups_over_bundles_give_what_one_worker_gives(stages, count, from_sour
 def test_one_bundle_for_each_group_makes_the_same_batches(stages, count):
     plan = Plan.from_stages([Numbers(count), *stages], fed=False)
     batches = []
-    for executor in (LocalExecutor(), InGroups(Fusion.OFF, [10_000]), InGroups(Fusion.FAN_OUTS, [10_000])):
+    for executor in (LocalExecutor(), InGroups(FusionLevel.OFF, [10_000]), InGroups(FusionLevel.FAN_OUTS, [10_000])):
         recorder = Recorder()
         executor.execute(plan, observers=[recorder], on_error="skip")
-        by_stage = [[r for r in recorder.batches if r.stage_name == view.name] for view in plan.stages]
+        by_stage = [[r for r in recorder.batches if r.stage_name == compiled.name] for compiled in plan.stages]
         batches.append([[(r.batch_id, r.inputs, sorted(r.parents)) for r in reports] for reports in by_stage])
     assert batches[0] == batches[1] == batches[2]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import FileGroupTask, Task
-from curator_core._adapter.input_copies import PlainTasks, Snapshot
+from curator_core._adapter.input_copies import InputCopies, PlainTasks
 from curator_core.tasks import new_state, stamp
 
 
@@ -102,9 +102,9 @@ def task_of(data: Any, notes: dict[str, Any] | None = None, **more: Any) -> Task
 @given(st.lists(st.builds(task_of, VALUES, NOTES, more=VALUES), max_size=4))
 def test_what_comes_back_is_what_a_pickle_gives(tasks):
     pickled = pickle.loads(pickle.dumps(tasks))
-    snapshot = Snapshot(tasks)
+    copies = InputCopies(tasks)
     for _ in range(2):
-        restored = snapshot.restore()
+        restored = copies.restore()
         assert restored == pickled
         assert [*map(repr, map(vars, restored))] == [*map(repr, map(vars, pickled))]  # 1 == True == 1.0
         assert not any(new is old for new, old in zip(restored, tasks, strict=True))
@@ -125,7 +125,7 @@ def test_what_comes_back_is_what_a_pickle_gives(tasks):
 )
 def test_texts_numbers_and_flat_collections_take_no_pickle(task):
     assert PlainTasks.of([task]) is not None
-    (restored,) = Snapshot([task]).restore()
+    (restored,) = InputCopies([task]).restore()
     assert type(restored) is type(task)
     assert restored == task
     assert restored.metadata == task.metadata
@@ -154,7 +154,7 @@ def test_all_else_takes_a_pickle(task):
 
 @pytest.mark.parametrize("kind", [Reduced, Stateful, Restored, Registered])
 def test_what_a_class_does_when_it_is_pickled_is_done(kind):
-    (restored,) = Snapshot([kind(data=1)]).restore()
+    (restored,) = InputCopies([kind(data=1)]).restore()
     assert restored.data == 2
 
 
@@ -164,7 +164,7 @@ def test_a_class_that_is_registered_later_is_pickled_from_then_on(monkeypatch):
 
     assert PlainTasks.of([Late(data=1)]) is not None
     monkeypatch.setitem(copyreg.dispatch_table, Late, lambda task: (Task, (task.data + 1,)))
-    (restored,) = Snapshot([Late(data=1)]).restore()
+    (restored,) = InputCopies([Late(data=1)]).restore()
     assert restored == Task(data=2)
 
 
@@ -172,16 +172,16 @@ def test_a_class_that_is_registered_later_is_pickled_from_then_on(monkeypatch):
     "task", [Forwarding(data={"a": 1}), Connection(":memory:")], ids=lambda task: type(task).__name__
 )
 def test_of_what_does_not_unpickle_there_is_no_snapshot(task, caplog):
-    assert Snapshot.of([task], "decode") is None
+    assert InputCopies.of([task], "decode") is None
     assert "stage 'decode' cannot be retried" in caplog.text
 
 
 def test_no_attempt_sees_what_another_did_to_a_collection():
     task = Clip(data="a", labels=["cat"])
     task.metadata["path"] = "a.mp4"
-    snapshot = Snapshot([task])
+    copies = InputCopies([task])
     for _ in range(3):
-        (restored,) = snapshot.restore()
+        (restored,) = copies.restore()
         assert (restored.labels, restored.metadata) == (["cat"], {"path": "a.mp4"})
         restored.labels.append("dog")
         restored.metadata.clear()
@@ -190,19 +190,19 @@ def test_no_attempt_sees_what_another_did_to_a_collection():
 
 def test_later_changes_of_a_flat_collection_are_not_seen():
     task = Task(data={"text": "a"})
-    snapshot = Snapshot([task])
+    copies = InputCopies([task])
     task.data["text"] = "b"
     task.dataset_name = "other"
-    (restored,) = snapshot.restore()
+    (restored,) = copies.restore()
     assert (restored.data, restored.dataset_name) == ({"text": "a"}, "")
 
 
 def test_tasks_that_share_a_collection_go_on_sharing_it():
     shared = [1]
-    first, second = Snapshot([Task(data=shared), Task(data=shared)]).restore()
+    first, second = InputCopies([Task(data=shared), Task(data=shared)]).restore()
     assert first.data is second.data
     assert first.data is not shared
-    (both,) = Snapshot([task_of(shared, more=shared)]).restore()
+    (both,) = InputCopies([task_of(shared, more=shared)]).restore()
     assert both.data is both.more
 
 
@@ -210,5 +210,5 @@ def test_classes_that_no_module_holds_need_no_name():
     class Local(Task[int]):
         pass
 
-    (restored,) = Snapshot([Local(data=1)]).restore()
+    (restored,) = InputCopies([Local(data=1)]).restore()
     assert type(restored) is Local

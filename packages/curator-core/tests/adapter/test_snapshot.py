@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from curator_core import DeadLetter, LocalExecutor, Pipeline, ProcessingStage, StageError, Task
-from curator_core._adapter.input_copies import Snapshot
+from curator_core._adapter.input_copies import InputCopies
 from curator_core._performance import Place
 from curator_core._transport.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
 from curator_core.tasks import new_state, stamp
@@ -40,10 +40,10 @@ class Moody:
         raise RuntimeError("not today")
 
 
-def snapshot_of(*data: Any) -> Snapshot:
-    snapshot = Snapshot.of([Task(data=one) for one in data], "s")
-    assert snapshot is not None
-    return snapshot
+def snapshot_of(*data: Any) -> InputCopies:
+    copies = InputCopies.of([Task(data=one) for one in data], "s")
+    assert copies is not None
+    return copies
 
 
 def address(table: pa.Table) -> int:
@@ -138,9 +138,9 @@ def test_what_pickles_is_said_to(value):
 
 def test_arrow_tables_are_views_of_the_same_memory():
     table = pa.table({"a": list(range(1000))})
-    snapshot = snapshot_of(table)
+    copies = snapshot_of(table)
     for _ in range(2):
-        (task,) = snapshot.restore()
+        (task,) = copies.restore()
         assert task.data == table
         assert address(task.data) == address(table)
 
@@ -323,9 +323,9 @@ def test_where_nothing_is_tried_again_nothing_is_pickled():
 def test_tasks_come_back_with_their_state(task_class):
     task = task_class(data=5)
     stamp(task, new_state("7.1", (HISTORY,), {"notes": [1]}))
-    snapshot = Snapshot([task])
+    copies = InputCopies([task])
     for _ in range(2):
-        (restored,) = snapshot.restore()
+        (restored,) = copies.restore()
         assert restored is not task
         assert restored == task
         assert (restored.task_id, restored.stage_perf, restored.metadata) == ("7.1", task.stage_perf, {"notes": [1]})
@@ -337,7 +337,7 @@ def test_tasks_that_do_not_pickle_keep_their_state():
     tasks = [Task(data=1), Task(data=Moody())]
     for number, task in enumerate(tasks):
         stamp(task, new_state(str(number)))
-    assert Snapshot.of(tasks, "s") is None
+    assert InputCopies.of(tasks, "s") is None
     assert [task.task_id for task in tasks] == ["0", "1"]
 
 
@@ -359,13 +359,13 @@ class Named(Task[str]):
 def test_classes_may_pickle_what_the_framework_knows():
     task = Named(data="")
     stamp(task, new_state("7", (HISTORY,), {"path": "a.mp4"}))
-    (restored,) = Snapshot([task]).restore()
+    (restored,) = InputCopies([task]).restore()
     assert restored.data == "7 a.mp4 1"
 
 
 def test_a_task_that_occurs_twice_stays_one_task():
     task = Task(data=[1])
-    first, second = Snapshot([task, task]).restore()
+    first, second = InputCopies([task, task]).restore()
     assert first is second
 
 

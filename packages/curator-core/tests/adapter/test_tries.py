@@ -156,7 +156,7 @@ class TestWhatIsKept:
     def test_a_task_as_it_first_came_with_its_own_error(self):
         run = self.probe(poisonous("b", "d"))
         run(*(seen(str(number), data, note=data) for number, data in enumerate("abcd")))
-        kept = [(report.inputs[each.number].task_id, each) for report in run.reports for each in report.fallen]
+        kept = [(report.inputs[each.number].task_id, each) for report in run.reports for each in report.failed_input]
         assert [(task_id, each.error.message) for task_id, each in kept] == [
             ("1", "poison: ['b']"),
             ("3", "poison: ['d']"),
@@ -170,7 +170,7 @@ class TestWhatIsKept:
     def test_tasks_that_fail_one_by_one_have_an_error_each(self):
         run = self.probe(Calling(fail_at("b", "d"), batch_size=4))
         run(*(seen(str(number), data) for number, data in enumerate("abcd")))
-        assert [(each.number, each.error.message, each.error.doing) for each in run.report.fallen] == [
+        assert [(each.number, each.error.message, each.error.doing) for each in run.report.failed_input] == [
             (1, "cannot work on b", "on task '1'"),
             (3, "cannot work on d", "on task '3'"),
         ]
@@ -182,16 +182,16 @@ class TestWhatIsKept:
 
         run = self.probe(Calling(spoil))
         run(seen("0", ["fresh"]))
-        assert unpack(run.report.fallen[0].payload).data == ["fresh"]
+        assert unpack(run.report.failed_input[0].payload).data == ["fresh"]
 
     def test_a_task_that_does_not_pickle_is_told_without(self):
         run = self.probe(Calling(fail_at("b")))
         task = seen("0", "b")
         task.payload = (n for n in range(3))
         run(task)
-        assert [each.payload for each in run.report.fallen] == [None]
+        assert [each.payload for each in run.report.failed_input] == [None]
 
     def test_nothing_is_kept_where_nothing_is_to_be(self):
         run = Probe(Calling(fail_at("b")), on_error="skip")
         run(seen("0", "b"))
-        assert run.report.fallen == ()
+        assert run.report.failed_input == ()

@@ -27,12 +27,12 @@ class Stage(ProcessingStage):
         return task
 
 
-def views(*stages):
+def compiled(*stages):
     return Plan.from_stages(stages or [Stage()]).stages
 
 
 def opened(path, *stages, run_id="run", **settings):
-    return OpenCheckpoint.open(Checkpoint(path, **settings), views(*stages), run_id)
+    return OpenCheckpoint.open(Checkpoint(path, **settings), compiled(*stages), run_id)
 
 
 @pytest.fixture

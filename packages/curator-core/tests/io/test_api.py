@@ -171,11 +171,11 @@ def test_parquet_without_pyarrow_names_the_extra_before_any_data_is_touched(stag
 
 def test_every_stage_pickles_and_is_named_after_its_class():
     plan = Plan.from_stages([JsonlReader("x"), JsonlWriter("y"), ParquetReaderStage(), ParquetWriter("z")])
-    assert [view.name for view in plan.stages] == [
+    assert [compiled.name for compiled in plan.stages] == [
         "FilePartitioningStage",
         "JsonlReaderStage",
         "JsonlWriter",
         "ParquetReaderStage",
         "ParquetWriter",
     ]
-    assert not any(view.wants_a_worker for view in plan.stages)
+    assert not any(compiled.wants_a_worker for compiled in plan.stages)

@@ -19,7 +19,7 @@ from curator_core import (
     WorkerDiedError,
     deadletter,
 )
-from curator_core._local.scheduler import Flow
+from curator_core._local.scheduler import Scheduler
 from curator_core.testing import Journal
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -129,7 +129,7 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
 
 def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
     """A task is in flight when another worker dies, and raises after that: it must not count as finished."""
-    noticed, wind_up = tmp_path / "noticed", Flow._wind_up
+    noticed, wind_up = tmp_path / "noticed", Scheduler._wind_up
 
     def wind_up_and_say_so(flow):
         noticed.touch()
@@ -144,7 +144,7 @@ def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, mon
             raise ValueError("beside it")
         return task
 
-    monkeypatch.setattr(Flow, "_wind_up", wind_up_and_say_so)
+    monkeypatch.setattr(Scheduler, "_wind_up", wind_up_and_say_so)
     with pytest.raises(StageError, match="beside it") as raised:
         Pipeline("p", [meeting(tmp_path), stage(work, name="work")]).run(TWO, tasks(0, 1))
     assert raised.value.result.accounting.restarts == 0
@@ -238,14 +238,14 @@ def test_a_set_up_that_kills_its_process_fails_with_the_stage():
 
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
     from curator_core._adapter.adapter import RunContext
-    from curator_core._local.parcels import Shelf
+    from curator_core._local.parcels import SharedFiles
     from curator_core._local.stop import StopFlag
     from curator_core._local.worker import Assignment, Worker
-    from curator_core._plan.plan import read_stage
+    from curator_core._plan.plan import compile_stage
     from curator_core._transport.pickling import dumps
 
-    definition = dumps((RunContext(), [read_stage(0, stage(lambda task: task))]))
-    shelf = Shelf(str(tmp_path), "test")
+    definition = dumps((RunContext(), [compile_stage(0, stage(lambda task: task))]))
+    shelf = SharedFiles(str(tmp_path), "test")
     StopFlag.create(str(tmp_path))
     worker = Worker("local-0", shelf, StopFlag(str(tmp_path)))
     with pytest.raises(WorkerDiedError, match="has a new process"):

@@ -23,7 +23,7 @@ from curator_core import (
     ProcessingStage,
     Task,
 )
-from curator_core._local.pool import Hand
+from curator_core._local.pool import WorkerProcess
 from curator_core.testing import Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -67,8 +67,8 @@ def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
         future.add_done_callback(lambda done: sent.append(len(pickle.dumps(done.result()))))
         return future
 
-    call = Hand.call
-    monkeypatch.setattr(Hand, "call", call_and_measure)
+    call = WorkerProcess.call
+    monkeypatch.setattr(WorkerProcess, "call", call_and_measure)
     ballast = bytes(100_000)
     same = stage(lambda task: (ballast, task)[1], name="same")
     result = Pipeline("p", [same, stage(lambda task: task, name="again", fusible=False)]).run(
@@ -81,20 +81,20 @@ def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
 
 @given(st.binary(max_size=10_000))
 def test_what_is_posted_is_fetched(tmp_path_factory, data):
-    from curator_core._local.parcels import Shelf, fetch
+    from curator_core._local.parcels import SharedFiles, fetch
 
     directory = tmp_path_factory.mktemp("shelf")
     for where in (directory, directory / "missing"):
-        assert fetch(Shelf(str(where), "me").post({"data": data})) == {"data": data}
+        assert fetch(SharedFiles(str(where), "me").post({"data": data})) == {"data": data}
     assert list(directory.iterdir()) == []
 
 
 def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
-    from curator_core._local.parcels import Shelf
+    from curator_core._local.parcels import SharedFiles
 
     for directory in (tmp_path, tmp_path / "missing"):
         given = tasks(*payloads())
-        (parcel,) = Shelf(str(directory), "test").pack(given)
+        (parcel,) = SharedFiles(str(directory), "test").pack(given)
         assert list(tmp_path.iterdir()) == ([tmp_path / "test-1"] if directory == tmp_path else [])
         opened = parcel.open()
         assert [plain(task.data) for task in opened] == [plain(task.data) for task in given]
@@ -107,10 +107,10 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
     st.integers(1, 4),
 )
 def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, unit):
-    from curator_core._local.parcels import Backlog, Shelf
+    from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._transport.bundles import BundlePlan
 
-    shelf = Shelf("/nowhere", "test")
+    shelf = SharedFiles("/nowhere", "test")
     backlog = Backlog(BundlePlan(batch_size=unit), shelf)
     added, taken = 0, []
     for count, packed in adds:
@@ -146,10 +146,10 @@ def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
 
 
 def test_bundles_are_no_larger_than_they_may_be():
-    from curator_core._local.parcels import Backlog, Shelf
+    from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._transport.bundles import BundlePlan
 
-    shelf = Shelf("/nowhere", "test", max_bytes=2500)
+    shelf = SharedFiles("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
         backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500, full=full), shelf)
         for _ in range(5):
@@ -161,10 +161,10 @@ def test_bundles_are_no_larger_than_they_may_be():
 
 
 def test_parcels_of_tasks_that_do_not_know_their_size_are_split():
-    from curator_core._local.parcels import Shelf
+    from curator_core._local.parcels import SharedFiles
 
     for data in ([{"text": letter * 1000} for letter in "abcdefg"], [bytes([n]) * 1000 for n in range(7)]):
-        parcels = Shelf("/nowhere", "test", max_bytes=2500).pack(tasks(*data))
+        parcels = SharedFiles("/nowhere", "test", max_bytes=2500).pack(tasks(*data))
         opened = [task.data for parcel in parcels for task in parcel.open()]
         assert opened == data
         assert len(parcels) >= 4

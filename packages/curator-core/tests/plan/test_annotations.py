@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from curator_core import ProcessingStage, Task, processing_stage
-from curator_core._plan.compiled import read_stage
+from curator_core._plan.compiled import compile_stage
 
 Clip = Task  # a user-defined name
 
@@ -104,7 +104,7 @@ def annotated(stage_class: type, annotation: Any) -> ProcessingStage:
 
 
 def fans_out(stage: ProcessingStage) -> bool:
-    return read_stage(0, stage).fans_out
+    return compile_stage(0, stage).fans_out
 
 
 def as_text(text: str) -> str:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tests.pipelines import pipelines
 
 from curator_core import EmptyTask, Plan, ProcessingStage, Resources, Task, processing_stage
-from curator_core._plan.groups import Fusion, Group, group_stages
+from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._transport.pickling import dumps, loads
 
 GPU = {"resources": Resources(gpus=0.5)}
 SHARED_GPU = {**GPU, "fusible": True}
-LEVELS = list(Fusion)
+LEVELS = list(FusionLevel)
 
 
 class Pass(ProcessingStage[Task, Task]):
@@ -45,12 +45,14 @@ def plan_of(*stages: dict[str, Any], source: bool = False) -> Plan:
     )
 
 
-def groups_of(*stages: dict[str, Any], fusion: Fusion = Fusion.EQUAL, source: bool = False) -> tuple[Group, ...]:
+def groups_of(
+    *stages: dict[str, Any], fusion: FusionLevel = FusionLevel.EQUAL, source: bool = False
+) -> tuple[StageGroup, ...]:
     plan = plan_of(*stages, source=source)
     return group_stages(plan.stages, fusion, has_source=plan.has_source)
 
 
-def names_of(groups: tuple[Group, ...]) -> list[str]:
+def names_of(groups: tuple[StageGroup, ...]) -> list[str]:
     return [group.name for group in groups]
 
 
@@ -192,11 +194,11 @@ def test_a_source_stands_alone(fusion):
     groups = groups_of({}, {}, fusion=fusion, source=True)
     assert groups[0].name == "read"
     assert groups[1].boundary == "'read' is a source"
-    assert len(groups) == (3 if fusion is Fusion.OFF else 2)
+    assert len(groups) == (3 if fusion is FusionLevel.OFF else 2)
 
 
 def test_with_fusion_off_each_stage_says_so():
-    groups = groups_of({}, {"fusible": True}, asking(cpus=2), fusion=Fusion.OFF)
+    groups = groups_of({}, {"fusible": True}, asking(cpus=2), fusion=FusionLevel.OFF)
     assert [group.boundary for group in groups] == ["", "fusion is off", "fusion is off"]
 
 
@@ -206,18 +208,18 @@ def test_with_fusion_off_each_stage_says_so():
 def test_a_group_asks_for_what_its_stages_ask():
     common = {"num_workers": 2, "runtime_env": {"pip": ["x"]}, "xenna_stage_spec": {"slots_per_actor": 3}}
     sizes = [asking(cpus=1), {**asking(cpus=3), "batch_size": 8}, {**asking(cpus=2), "batch_size": 3}]
-    (group,) = groups_of(*({**common, **size} for size in sizes), fusion=Fusion.UNEQUAL_CPUS)
+    (group,) = groups_of(*({**common, **size} for size in sizes), fusion=FusionLevel.UNEQUAL_CPUS)
     assert group.resources == Resources(cpus=3)
     assert (group.num_workers, group.runtime_env) == (2, {"pip": ["x"]})
     assert group.engine_options == {"slots_per_actor": 3}
     assert group.batch_size == 8
-    assert [view.batch_size for view in group.stages] == [1, 8, 3]
+    assert [compiled.batch_size for compiled in group.stages] == [1, 8, 3]
     assert not group.full_batches
 
 
 def test_a_group_of_gpu_stages_asks_for_their_gpu_once():
     two = {"resources": Resources(cpus=2, gpus=0.5), "fusible": True}
-    (group,) = groups_of(SHARED_GPU, two, fusion=Fusion.UNEQUAL_CPUS)
+    (group,) = groups_of(SHARED_GPU, two, fusion=FusionLevel.UNEQUAL_CPUS)
     assert group.resources == Resources(cpus=2, gpus=0.5)
 
 
@@ -256,9 +258,9 @@ def test_batches_are_full_on_gpus_and_where_it_is_declared(given, full):
 
 
 def test_a_stage_says_nothing_of_fusion_until_it_is_told():
-    view = Plan.from_stages([Pass()]).stages[0]
+    compiled = Plan.from_stages([Pass()]).stages[0]
     assert (Pass().fusible, Pass().fans_out, Pass().full_batches) == (None, None, None)
-    assert (view.fusible, view.fans_out, view.full_batches) == (None, False, False)
+    assert (compiled.fusible, compiled.fans_out, compiled.full_batches) == (None, False, False)
 
 
 @pytest.mark.parametrize("fusible", [None, True, False])
@@ -348,14 +350,14 @@ def test_every_grouping_keeps_all_stages_in_order(stages, source):
     for fusion in LEVELS:
         groups = group_stages(plan.stages, fusion, has_source=source)
         counts.append(len(groups))
-        assert tuple(view for group in groups for view in group.stages) == plan.stages
+        assert tuple(compiled for group in groups for compiled in group.stages) == plan.stages
         assert [group.index for group in groups] == list(range(len(groups)))
         assert [bool(group.boundary) for group in groups] == [False] + [True] * (len(groups) - 1)
         for group in groups:
-            assert group.resources.cpus == max(view.resources.cpus for view in group.stages)
+            assert group.resources.cpus == max(compiled.resources.cpus for compiled in group.stages)
             for field in ("num_workers", "runtime_env", "engine_options"):
-                assert {repr(getattr(view, field)) for view in group.stages} == {repr(getattr(group, field))}
-    assert counts[Fusion.OFF] == len(plan.stages)
+                assert {repr(getattr(compiled, field)) for compiled in group.stages} == {repr(getattr(group, field))}
+    assert counts[FusionLevel.OFF] == len(plan.stages)
     assert counts == sorted(counts, reverse=True)
-    assert plan.groups == group_stages(plan.stages, Fusion.EQUAL, has_source=source)
-    assert plan.explain().count("\n     | ") == counts[Fusion.EQUAL] - 1
+    assert plan.groups == group_stages(plan.stages, FusionLevel.EQUAL, has_source=source)
+    assert plan.explain().count("\n     | ") == counts[FusionLevel.EQUAL] - 1

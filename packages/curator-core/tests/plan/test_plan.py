@@ -287,14 +287,14 @@ def test_a_view_has_what_the_stage_says():
         num_workers=2,
         xenna_stage_spec={"slots_per_actor": 2},
     )
-    view = view_of(stage)
-    assert (view.index, view.name, view.class_name, view.batched) == (0, "S", "Columns", False)
-    assert (view.batch_size, view.resources, view.runtime_env) == (8, Resources(cpus=2), {"pip": ["x"]})
-    assert (view.fusible, view.max_attempts, view.num_workers) == (False, 3, 2)
-    assert (view.needs.attributes, view.needs.columns) == (("data",), ("text",))
-    assert (view.adds.attributes, view.adds.columns) == (("data",), ("language",))
-    assert view.engine_options == {"slots_per_actor": 2}
-    assert view.stage is stage
+    compiled = view_of(stage)
+    assert (compiled.index, compiled.name, compiled.class_name, compiled.batched) == (0, "S", "Columns", False)
+    assert (compiled.batch_size, compiled.resources, compiled.runtime_env) == (8, Resources(cpus=2), {"pip": ["x"]})
+    assert (compiled.fusible, compiled.max_attempts, compiled.num_workers) == (False, 3, 2)
+    assert (compiled.needs.attributes, compiled.needs.columns) == (("data",), ("text",))
+    assert (compiled.adds.attributes, compiled.adds.columns) == (("data",), ("language",))
+    assert compiled.engine_options == {"slots_per_actor": 2}
+    assert compiled.stage is stage
 
 
 def test_an_unset_batch_size_is_one():
@@ -349,9 +349,9 @@ def test_compiling_changes_no_stage():
 
 
 def test_a_fresh_stage_shares_nothing():
-    view = view_of(Holding([1]))
-    view.fresh_stage().held.append(2)
-    assert view.stage.held == [1]
+    compiled = view_of(Holding([1]))
+    compiled.fresh_stage().held.append(2)
+    assert compiled.stage.held == [1]
 
 
 def test_a_fresh_stage_shares_what_a_module_has():
@@ -362,12 +362,12 @@ def test_a_fresh_stage_shares_what_a_module_has():
 
 def test_a_plan_travels():
     plan = Plan.from_stages([Pass(), Both()], "p")
-    assert [view.name for view in loads(dumps(plan)).stages] == ["Pass", "Both"]
+    assert [compiled.name for compiled in loads(dumps(plan)).stages] == ["Pass", "Both"]
 
 
 def test_stages_come_in_order():
     plan = Plan.from_stages(iter([Pass().with_(name=name) for name in "cab"]))
-    assert [(view.index, view.name) for view in plan.stages] == [(0, "c"), (1, "a"), (2, "b")]
+    assert [(compiled.index, compiled.name) for compiled in plan.stages] == [(0, "c"), (1, "a"), (2, "b")]
 
 
 def test_describe_says_what_each_stage_needs_and_no_secrets():

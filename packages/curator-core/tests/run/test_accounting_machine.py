@@ -119,7 +119,7 @@ class Accounting(stateful.RuleBasedStateMachine):
             self.run.hold([*self.tasks.values()])
 
     def _named(self, prefix: str, numbers: Any) -> Any:
-        names = self.run.new_names()
+        names = self.run.new_source_ids()
         for number in numbers:
             yield seen(prefix + names.name(Task(number)), number)
 

@@ -23,7 +23,7 @@ from curator_core import (
 )
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
-from curator_core._run.stage_totals import Ledger, StageSummary
+from curator_core._run.stage_totals import StageSummary, StageTotals
 from curator_core.results import Accounting
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
@@ -136,8 +136,8 @@ def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport
 
 class TestLedger:
     @pytest.fixture
-    def ledger(self) -> Ledger:
-        return Ledger(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
+    def ledger(self) -> StageTotals:
+        return StageTotals(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
 
     def test_batches_add_up(self, ledger):
         ledger.on_batch(report(0, ("out", 3), ("filtered", 0), num_items=7, cpu_ns=5, idle_ns=1))

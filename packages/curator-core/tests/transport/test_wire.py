@@ -6,7 +6,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core._reports.batch import BatchReport, ErrorInfo, Fallen, InputOutcome, Manifest, Outcomes, WorkerReport
+from curator_core._reports.batch import (
+    BatchReport,
+    ErrorInfo,
+    FailedInput,
+    InputOutcome,
+    Outcomes,
+    WorkerReport,
+    WrittenFiles,
+)
 from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core.deadletter.payload import Payload
 
@@ -27,8 +35,8 @@ payloads = st.builds(
     numbers,
     names,
 )
-fallen = st.builds(Fallen, numbers, failures, st.none() | payloads)
-manifests = st.builds(Manifest, names, names, st.lists(names, max_size=2), names)
+failed_input = st.builds(FailedInput, numbers, failures, st.none() | payloads)
+written_files = st.builds(WrittenFiles, names, names, st.lists(names, max_size=2), names)
 batches = st.builds(
     BatchReport,
     run_id=names,
@@ -45,8 +53,8 @@ batches = st.builds(
     parents=st.lists(names, max_size=3).map(tuple),
     metrics=st.dictionaries(names, numbers | names, max_size=3),
     error=errors,
-    fallen=st.lists(fallen, max_size=2).map(tuple),
-    manifests=st.lists(manifests, max_size=2).map(tuple),
+    failed_input=st.lists(failed_input, max_size=2).map(tuple),
+    written_files=st.lists(written_files, max_size=2).map(tuple),
 )
 workers = st.builds(
     WorkerReport,

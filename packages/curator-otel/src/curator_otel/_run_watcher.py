@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from curator_core import BatchReport, RunResult
     from curator_core.observers import RunInfo, WorkerReport
-    from curator_otel._state_file import Snapshots
+    from curator_otel._state_file import StateFile
     from curator_otel._trace.spans import TraceSettings
 
-__all__ = ["RunWatch"]
+__all__ = ["RunWatcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _TICKS_A_SNAPSHOT = 2
 _STOP_S = 5.0  # how long to wait for the clock's thread, which an exporter or a file system may block
 
 
-class RunWatch:
+class RunWatcher:
     """Enters the reports of one run.
 
     A separate thread feeds the metrics and closes windows, so that they are exported even while no report arrives, and
@@ -56,7 +56,7 @@ class RunWatch:
         meter: Meter,
         parent: Context,
         settings: TraceSettings,
-        snapshots: Snapshots | None,
+        snapshots: StateFile | None,
         guarded: Callable[[Callable[[], None]], None],
     ) -> None:
         self._totals = [StageTotals() for _ in run.stages]

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-__all__ = ["Detail", "Snapshot", "Snapshots", "check_directory", "read_snapshot"]
+__all__ = ["Detail", "RunState", "StateFile", "check_directory", "read_state"]
 
 _VERSION = 1
 _SUFFIX = ".curator-trace.json"
 
 
-class Snapshots:
+class StateFile:
     """Writes the snapshot file of one run, which each snapshot replaces.
 
     Args:
@@ -106,7 +106,7 @@ class Detail(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RunState:
     """The content of a snapshot file.
 
     Attributes:
@@ -130,7 +130,7 @@ class Snapshot:
     details: list[Detail]
 
 
-def read_snapshot(path: str | PathLike[str]) -> Snapshot:
+def read_state(path: str | PathLike[str]) -> RunState:
     """Read the snapshot of a killed driver.
 
     Raises:
@@ -169,14 +169,14 @@ def _not_ours(path: str | PathLike[str], why: str) -> DataError:
     )
 
 
-def _parse(raw: dict[str, Any]) -> Snapshot:
+def _parse(raw: dict[str, Any]) -> RunState:
     run = dict(raw["run"])
     run["stages"] = tuple(StageInfo(*stage) for stage in run["stages"])
     state = raw["state"]
     stages = state["stages"]
     if not len(run["stages"]) == len(stages) == len(raw["totals"]) == len(state["left_out"]):
         raise ValueError("different numbers of stages")
-    return Snapshot(
+    return RunState(
         run=RunInfo(**run),
         settings=TraceSettings(*raw["settings"]),
         parent=TraceContextTextMapPropagator().extract(raw["parent"], context=NO_PARENT),

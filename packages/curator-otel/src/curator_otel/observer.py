@@ -19,8 +19,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from curator_core import ConfigurationError, RunObserver, RunStopped
 from curator_otel.__about__ import __version__
-from curator_otel._run_watcher import RunWatch
-from curator_otel._state_file import Snapshots, check_directory
+from curator_otel._run_watcher import RunWatcher
+from curator_otel._state_file import StateFile, check_directory
 from curator_otel._trace.spans import TraceSettings
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class OTelObserver(RunObserver):
         self._snapshots = check_directory(snapshots or os.environ.get("CURATOR_OTEL_SNAPSHOTS") or None)
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
-        self._runs: dict[str, RunWatch] = {}
+        self._runs: dict[str, RunWatcher] = {}
         self._complained = False
 
     def on_run_start(self, run: RunInfo) -> None:
@@ -92,13 +92,13 @@ class OTelObserver(RunObserver):
             return
         if self._tracer_provider is None:
             _warn_without_sdk()
-        self._runs[run.run_id] = RunWatch(
+        self._runs[run.run_id] = RunWatcher(
             run,
             trace.get_tracer(SCOPE, __version__, self._tracer_provider),
             metrics.get_meter(SCOPE, __version__, self._meter_provider),
             parent_context(os.environ),
             self._settings,
-            None if self._snapshots is None else Snapshots(self._snapshots),
+            None if self._snapshots is None else StateFile(self._snapshots),
             self._guarded,
         )
 

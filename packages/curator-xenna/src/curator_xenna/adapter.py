@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.backends import BundlePlan, Group, StageView
+    from curator_core.backends import BundlePlan, CompiledStage, StageGroup
     from curator_xenna._convert.resources import Share
     from curator_xenna._session.inputs import InputQueue
     from curator_xenna._session.worker import WorkerLink
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _EVERYTHING = 2**31 - 1
 _OF_THIS_PROCESS = ("_busy", "_chain", "_inputs")  # attributes that are not sent to workers
-_APART = ("processing_stage", "view", "_following")  # attributes that are sent in a separate pickle
+_APART = ("processing_stage", "compiled", "_following")  # attributes that are sent in a separate pickle
 _FINISH_S = 10.0  # how long a teardown waits for the running batch; Xenna allows 45 s for the whole teardown
 
 
@@ -90,16 +90,16 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._is_set_up = False
         self._busy = threading.RLock()  # held while the stage's code runs
 
-    def connect(self, views: Sequence[StageView], role: Role, inputs: InputQueue | None = None) -> None:
+    def connect(self, stages: Sequence[CompiledStage], role: Role, inputs: InputQueue | None = None) -> None:
         """Connect the adapter to a run.
 
         Args:
-            views: The stages of the group, as compiled by the plan; the first is this adapter's stage.
+            stages: The stages of the group, as compiled by the plan; the first is this adapter's stage.
             role: The adapter's part in the run.
             inputs: The queue of tasks for the first group; only set in the driver, and None for other groups.
         """
         self._role, self._share, self._inputs = role, role.share, inputs
-        self._hold(views)
+        self._hold(stages)
 
     # --- interface that Xenna calls -----------------------------------------------------------------------
 
@@ -107,8 +107,8 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
     def required_resources(self) -> Resources:
         """The stage's resources as Xenna `Resources`."""
         if self._share is None:  # Xenna's loop reads this 100 times a second, so translate only once
-            self._share = share_of(self.view.resources, (), self.view.name)
-        is_spmd = bool(self.view.engine_options.get("is_spmd"))
+            self._share = share_of(self.compiled.resources, (), self.compiled.name)
+        is_spmd = bool(self.compiled.engine_options.get("is_spmd"))
         return Resources(cpus=self._share.cpus, gpus=self._share.gpus, is_spmd=is_spmd)
 
     @property
@@ -116,12 +116,12 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         """The stage's batch size, 1 if unset. In a run, how many items Xenna passes in one call."""
         if self._inputs is not None and self._inputs.is_empty:
             return _EVERYTHING  # all unused tickets go in one batch
-        return self.view.batch_size if self._role is None else self._role.batch_size
+        return self.compiled.batch_size if self._role is None else self._role.batch_size
 
     @property
     def env_info(self) -> pipelines_v1.RuntimeEnv | None:
         """The stage's runtime environment; None if it declares none."""
-        declared = self.view.runtime_env
+        declared = self.compiled.runtime_env
         return None if declared is None else StageEnvironment(declared)
 
     # Xenna passes its own types to the two setup methods and counts their parameters, so both override
@@ -133,7 +133,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._enter(worker_metadata)
         node, worker = NodeInfo(node_info.node_id), _to_ours(worker_metadata)
         try:
-            with _exceptions_only(self.view.name):
+            with _exceptions_only(self.compiled.name):
                 for adapter in self._own_and_following():
                     adapter.setup_on_node(node, worker)
         except StageError:
@@ -145,7 +145,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._enter(worker_metadata)
         worker, ready = _to_ours(worker_metadata), list[Any]()
         try:
-            with _exceptions_only(self.view.name):
+            with _exceptions_only(self.compiled.name):
                 for adapter in self._own_and_following():
                     adapter.setup(worker)
                     ready.append(adapter)
@@ -170,7 +170,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             for adapter in self._chain.adapters:
                 adapter.bundle_id = unit if isinstance(tasks[0], Bundle) else ""
         try:
-            with self._busy, _exceptions_only(self.view.name):
+            with self._busy, _exceptions_only(self.compiled.name):
                 self._chain.run(given, outputs)
         except StageError:
             self._deliver(outputs, failed=True)
@@ -191,7 +191,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         given time to finish.
         """
         if not self._busy.acquire(timeout=_FINISH_S):
-            logger.warning("stage '%s' is still running and was not torn down", self.view.name)
+            logger.warning("stage '%s' is still running and was not torn down", self.compiled.name)
             return
         try:
             if not self._is_set_up:
@@ -205,10 +205,10 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
 
     # --- internals ----------------------------------------------------------------------------------------
 
-    def _hold(self, views: Sequence[StageView]) -> None:
+    def _hold(self, stages: Sequence[CompiledStage]) -> None:
         """Become the adapter of these stages."""
-        self.view, *rest = views
-        self._following = tuple(BaseStageAdapter(view.stage, view) for view in rest)
+        self.compiled, *rest = stages
+        self._following = tuple(BaseStageAdapter(compiled.stage, compiled) for compiled in rest)
         if (role := self._role) is not None:
             for adapter in (self, *self._following):
                 adapter.bind(role.context, role.link.collect)
@@ -233,7 +233,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             culprits = [task for task in outputs if not pickles(task)] if payload else []
             if not culprits:
                 raise
-            error = _cannot_travel(culprits[0], exc, self._chain.adapters[-1].view.name)
+            error = _cannot_travel(culprits[0], exc, self._chain.adapters[-1].compiled.name)
             spoilt = role.link.mark_failed({task.stage_perf[-1].batch_id for task in culprits}, error)
             good = [task for task in outputs if task.stage_perf[-1].batch_id not in spoilt]
             role.link.send(good, is_primary=self._is_primary)
@@ -262,8 +262,8 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         # The named class exists only in this process; each other process creates its own.
         state = {name: value for name, value in self.__dict__.items() if name not in (*_OF_THIS_PROCESS, *_APART)}
         # User code goes through core's pickler, which knows what must not leave this process.
-        views = [self.view, *(adapter.view for adapter in self._following)]
-        return _restore, (type(self).__name__, state, Parcel.of((self.processing_stage, views)))
+        stages = [self.compiled, *(adapter.compiled for adapter in self._following)]
+        return _restore, (type(self).__name__, state, Parcel.of((self.processing_stage, stages)))
 
 
 def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
@@ -275,7 +275,7 @@ def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
     return _named_class(type(stage).__name__)(stage)
 
 
-def create_group_adapter(group: Group) -> XennaStageAdapter:
+def create_group_adapter(group: StageGroup) -> XennaStageAdapter:
     """Return an adapter for stages that share a worker; its class has their names, joined by ``+``.
 
     Args:
@@ -299,12 +299,12 @@ def _in_ascii(name: str) -> str:
     return "".join(letter if letter.isascii() else "_" for letter in bare)
 
 
-def _restore(class_name: str, state: dict[str, Any], stages: Parcel) -> XennaStageAdapter:
+def _restore(class_name: str, state: dict[str, Any], parcel: Parcel) -> XennaStageAdapter:
     cls = _named_class(class_name)
     adapter = cls.__new__(cls)
     adapter.__dict__.update(state, _busy=threading.RLock(), _inputs=None)
-    adapter.processing_stage, views = stages.open()
-    adapter._hold(views)
+    adapter.processing_stage, stages = parcel.open()
+    adapter._hold(stages)
     return adapter
 
 

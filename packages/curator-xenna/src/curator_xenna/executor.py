@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core import Plan
-    from curator_core.backends import Run, RunContext, StageView
+    from curator_core.backends import CompiledStage, Run, RunContext
     from curator_xenna._cluster.ray_cluster import Cluster
     from curator_xenna._session.session import Session
 
@@ -69,7 +69,7 @@ class XennaExecutor(BaseExecutor):
             self._kept.close()
             self._kept = None
 
-    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+    def sent_stages(self, plan: Plan) -> Sequence[CompiledStage]:
         """See `BaseExecutor.sent_stages`: all stages except a source that runs in the driver."""
         stays = plan.has_source and not plan.stages[0].wants_a_worker
         return [*isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
@@ -92,28 +92,28 @@ class XennaExecutor(BaseExecutor):
     def _run_on(self, cluster: Cluster, run: Run, sources: list[Any] | None) -> None:
         from curator_xenna._session.session import Session  # noqa: PLC0415 - loads Xenna
 
-        views = run.plan.stages
-        source_in_worker = sources is None and views[0].wants_a_worker
+        stages = run.plan.stages
+        source_in_worker = sources is None and stages[0].wants_a_worker
         if sources is not None:
             run.fed = len(sources)
         elif source_in_worker:
             run.fed, sources = 1, [*run.admit([empty_source()])]
         else:
             # In the driver, so that the source's tasks are known here and no worker is started for a single task.
-            source, views = views[0], views[1:]
-            self._check_fit(views, cluster)  # before the source, which can take hours
+            source, stages = stages[0], stages[1:]
+            self._check_fit(stages, cluster)  # before the source, which can take hours
             run.fed, sources = 1, _run_source(run, source)
-        if not (views and sources):
+        if not (stages and sources):
             run.outputs += sources
             return
-        self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, views, sources)
+        self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, stages, sources)
 
-    def _check_fit(self, views: Sequence[StageView], cluster: Cluster) -> None:
+    def _check_fit(self, stages: Sequence[CompiledStage], cluster: Cluster) -> None:
         from curator_xenna._placement.placement import check_fit  # noqa: PLC0415 - imports modules that load Ray
         from curator_xenna._session.session import nodes_for  # noqa: PLC0415 - loads Xenna
 
-        if views:
-            check_fit(views, nodes_for(views, cluster), self.config, has_source=False)
+        if stages:
+            check_fit(stages, nodes_for(stages, cluster), self.config, has_source=False)
 
     @contextmanager
     def _cluster(self) -> Iterator[Cluster]:
@@ -137,7 +137,7 @@ class XennaExecutor(BaseExecutor):
                 _one_at_a_time.release()
 
     def _hold_sessions(
-        self, session: Callable[..., Session], run: Run, views: Sequence[StageView], inputs: list[Any]
+        self, session: Callable[..., Session], run: Run, stages: Sequence[CompiledStage], inputs: list[Any]
     ) -> None:
         """Run Xenna on the inputs, and again on those left unfinished because a worker died or tasks were lost."""
         config, restarts_left = self.config, self.config.max_restarts
@@ -147,7 +147,7 @@ class XennaExecutor(BaseExecutor):
             run.stop.check()  # a scheduler signals all processes of a job, which can also kill workers
             count, reason = len(inputs), "tasks were lost"
             try:
-                session(views=views, config=config, inputs=inputs).run()
+                session(stages=stages, config=config, inputs=inputs).run()
             except WorkerDiedError as exc:
                 if not restarts_left:
                     raise
@@ -159,23 +159,23 @@ class XennaExecutor(BaseExecutor):
             logger.warning(_AGAIN, reason, len(inputs), restarts_left)
             if not restarts_left or len(inputs) == count:
                 # A task that kills its worker must not take other tasks with it.
-                config, views = replace(config, bundle=False), [_alone(view, run.context) for view in views]
+                config, stages = replace(config, bundle=False), [_alone(compiled, run.context) for compiled in stages]
 
 
-def _alone(view: StageView, context: RunContext) -> StageView:
+def _alone(compiled: CompiledStage, context: RunContext) -> CompiledStage:
     """Limit a stage to one task per worker at a time if a crash in it kills the worker; leave other stages unchanged.
 
     Xenna gives up all tasks with which four workers died: the batch, and the tasks queued behind it in the same worker.
     """
-    if is_isolated(view, context):
-        return view
-    return replace(view, batch_size=1, engine_options={**view.engine_options, "slots_per_actor": 1})
+    if is_isolated(compiled, context):
+        return compiled
+    return replace(compiled, batch_size=1, engine_options={**compiled.engine_options, "slots_per_actor": 1})
 
 
-def _run_source(run: Run, view: StageView) -> list[Any]:
-    adapter = BaseStageAdapter(view.fresh_stage(), view)
+def _run_source(run: Run, compiled: CompiledStage) -> list[Any]:
+    adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
     adapter.bind(run.context, run.report)
-    adapter.roots = run.new_names()
+    adapter.source_ids = run.new_source_ids()
     worker = WorkerMetadata("driver")
     adapter.setup_on_node(NodeInfo("driver"), worker)
     adapter.setup(worker)

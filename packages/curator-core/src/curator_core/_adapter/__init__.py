@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one path of every batch: called, tried again, settled, reported."""
+"""Runs one batch through a stage: the call, retries, the settling of outputs, and the report."""

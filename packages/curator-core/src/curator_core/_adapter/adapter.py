@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from curator_core._adapter.attempt import Attempt
-from curator_core._adapter.input_copies import Snapshot
-from curator_core._adapter.retry import Tries, keeps_inputs
+from curator_core._adapter.input_copies import InputCopies
+from curator_core._adapter.retry import RetryingBatch, keeps_inputs
 from curator_core._adapter.source import SourceAttempt
-from curator_core._adapter.streamed import StreamedAttempt, StreamedTries
+from curator_core._adapter.streamed import RetryingStream, StreamedAttempt
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
 from curator_core._performance import Place
-from curator_core._plan.compiled import StageView, read_stage
+from curator_core._plan.compiled import CompiledStage, compile_stage
 from curator_core._reports.batch import BatchReport, ErrorInfo, WorkerReport
 from curator_core._reports.failures import error_info, stage_error
 from curator_core.logs import StageWork, at_work
-from curator_core.tasks import RootNames
+from curator_core.tasks import SourceIds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -76,7 +76,7 @@ class RunContext(NamedTuple):
         run_id: The id of the run.
         on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` counts failures and continues.
         letter_bytes: Size of the largest failed task to include in a report, in bytes; None to include none.
-        manifests_of: Index of the stage whose output files are reported; -1 for none.
+        written_files_of: Index of the stage whose output files are reported; -1 for none.
         collect: Whether the pipeline's outputs go to the driver.
         isolates: Whether stages run in separate processes unless they opt out, because one killed a worker.
         epoch: How often the engine was restarted within the run.
@@ -87,7 +87,7 @@ class RunContext(NamedTuple):
     run_id: str = ""
     on_error: OnError = "raise"
     letter_bytes: int | None = None
-    manifests_of: int = -1
+    written_files_of: int = -1
     collect: bool = True
     isolates: bool = False
     epoch: int = 0
@@ -113,11 +113,11 @@ class BaseStageAdapter:
 
     Args:
         processing_stage: The stage to run. The adapter sets it up and tears it down, so pass a copy.
-        view: The stage as the plan read it; None to read it now.
+        compiled: The stage as the plan read it; None to read it now.
 
     Attributes:
         processing_stage: The stage.
-        view: The stage, as it was read.
+        compiled: The stage, as it was read.
         context: The run that the adapter is part of.
         place: Stage name, worker id, and node id, as of the last call to ``setup`` or ``setup_on_node``.
         pid: The process id of the worker.
@@ -125,7 +125,7 @@ class BaseStageAdapter:
         startup_ns: How long setup took.
         clock: When its worker became idle. Stages that share a worker share the clock.
         bundle_id: The bundle that contained the current tasks; empty if they traveled individually.
-        roots: Names the tasks that begin a lineage if the stage is a source.
+        source_ids: Names the tasks that begin a lineage if the stage is a source.
         is_isolated: Whether the stage runs in a process of its own.
         sink: Called with each report.
         announce: Records that outputs are reported before their input; None outside the driver.
@@ -134,18 +134,18 @@ class BaseStageAdapter:
             or skipped.
     """
 
-    def __init__(self, processing_stage: Any, view: StageView | None = None) -> None:
+    def __init__(self, processing_stage: Any, compiled: CompiledStage | None = None) -> None:
         self.processing_stage = processing_stage
-        self.view = view if view is not None else read_stage(0, processing_stage)
+        self.compiled = compiled if compiled is not None else compile_stage(0, processing_stage)
         self.context = RunContext()
         self.sink: Callable[[BatchReport | WorkerReport], None] = _nowhere
-        self.place = Place.of(self.view.name, WorkerMetadata().worker_id, NodeInfo().node_id)
+        self.place = Place.of(self.compiled.name, WorkerMetadata().worker_id, NodeInfo().node_id)
         self.pid = os.getpid()
         self.sequence = 0
         self.startup_ns = 0
         self.clock = WorkerClock()
         self.bundle_id = ""
-        self.roots = RootNames()
+        self.source_ids = SourceIds()
         self.is_isolated = False
         self.streams = self.takes_back = False
         self.announce: Announce | None = None
@@ -177,12 +177,12 @@ class BaseStageAdapter:
         """
         self.context = context
         self.sink = sink
-        view = self.view
-        is_called_by_task = view.batch_size == 1 and not (view.batched or view.concurrency)
+        compiled = self.compiled
+        is_called_by_task = compiled.batch_size == 1 and not (compiled.batched or compiled.concurrency)
         # The report of the last stage names all files of its input.
-        is_last_of_files = context.manifests_of == view.index
-        self.streams = is_called_by_task and not is_last_of_files and not is_isolated(view, context)
-        self.takes_back = context.on_error == "skip" or view.max_attempts > 1
+        is_last_of_files = context.written_files_of == compiled.index
+        self.streams = is_called_by_task and not is_last_of_files and not is_isolated(compiled, context)
+        self.takes_back = context.on_error == "skip" or compiled.max_attempts > 1
         self.announce = announce
         self._keeps_input = keeps_inputs(self, 1)
 
@@ -190,7 +190,7 @@ class BaseStageAdapter:
     def parts_batches(self) -> bool:
         """Whether a batch that fails is split to retry its tasks separately."""
         # The ranks of an SPMD group must call the stage together, so a single rank must not split its batch.
-        return self.context.on_error == "skip" and not self.view.engine_options.get("is_spmd")
+        return self.context.on_error == "skip" and not self.compiled.engine_options.get("is_spmd")
 
     @property
     def worker_id(self) -> str:
@@ -204,11 +204,11 @@ class BaseStageAdapter:
 
     def move_to(self, worker_id: str, node_id: str) -> None:
         """Record the worker and node that the adapter runs on from now on."""
-        self.place, self.pid = Place.of(self.view.name, worker_id, node_id), os.getpid()
+        self.place, self.pid = Place.of(self.compiled.name, worker_id, node_id), os.getpid()
 
     def current_work(self) -> StageWork:
         """Return what the stage works on outside batches, for log records."""
-        return StageWork(self.context.run_id, self.view.name, worker_id=self.worker_id)
+        return StageWork(self.context.run_id, self.compiled.name, worker_id=self.worker_id)
 
     # --- the life of a worker ---------------------------------------------------------------------------
 
@@ -251,12 +251,14 @@ class BaseStageAdapter:
 
     def _isolate(self) -> None:
         """Move the stage to a process of its own if it needs one and does not have one yet."""
-        if not is_isolated(self.view, self.context):
+        if not is_isolated(self.compiled, self.context):
             return
         from curator_core._processes import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
 
         if not self.is_isolated:
-            self.processing_stage = IsolatedStage(self.view, self.processing_stage, parts_batches=self.parts_batches)
+            self.processing_stage = IsolatedStage(
+                self.compiled, self.processing_stage, parts_batches=self.parts_batches
+            )
             self.is_isolated = True
 
     def _guarded_setup(self, call: Callable[[], None]) -> None:
@@ -268,7 +270,7 @@ class BaseStageAdapter:
             check_failure(exc)
             took = time.perf_counter_ns() - start
             self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
-            raise stage_error(exc, self.view.name, _IN_SETUP)  # noqa: B904 - stage_error sets the cause
+            raise stage_error(exc, self.compiled.name, _IN_SETUP)  # noqa: B904 - stage_error sets the cause
         self.startup_ns += time.perf_counter_ns() - start
 
     def _call(self, method: Callable[[], Any]) -> None:
@@ -295,8 +297,8 @@ class BaseStageAdapter:
         self.sink(
             WorkerReport(
                 self.context.run_id,
-                self.view.index,
-                self.view.name,
+                self.compiled.index,
+                self.compiled.name,
                 self.worker_id,
                 self.node_id,
                 self.pid,
@@ -324,12 +326,12 @@ class BaseStageAdapter:
         """
         if not tasks:
             return []
-        if self.view.concurrency:
-            from curator_core._adapter.concurrent import Rounds  # noqa: PLC0415 - asyncio, which few stages need
+        if self.compiled.concurrency:
+            from curator_core._adapter.concurrent import RetryingCalls  # noqa: PLC0415 - asyncio, which few stages need
 
-            return Rounds(self, tasks).run()
+            return RetryingCalls(self, tasks).run()
         if keeps_inputs(self, len(tasks)):
-            return Tries(self, tasks).run()
+            return RetryingBatch(self, tasks).run()
         return self.run_attempt(Attempt(self, tasks, 1, last=True))
 
     def run_attempt(self, attempt: Attempt) -> list[Any]:
@@ -361,7 +363,7 @@ class BaseStageAdapter:
 
     def _raise_error(self, attempt: Attempt) -> None:
         if attempt.error is not None and not attempt.comes_again and self.context.on_error == "raise":
-            raise stage_error(attempt.error, self.view.name, attempt.doing)
+            raise stage_error(attempt.error, self.compiled.name, attempt.doing)
 
     def stream_one(self, task: Any, ahead: int) -> list[Any] | Generator[Any, None, None]:
         """Run one task through a stage that `streams`, passing on the outputs of a generator as they are made.
@@ -376,14 +378,14 @@ class BaseStageAdapter:
         Raises:
             StageError: See `process_batch`. Also raised while outputs are read.
         """
-        snapshot = Snapshot.of([task], self.view.name) if self._keeps_input else None
-        attempt = StreamedAttempt(self, task, snapshot=snapshot)
+        copies = InputCopies.of([task], self.compiled.name) if self._keeps_input else None
+        attempt = StreamedAttempt(self, task, copies=copies)
         del task  # frees it while its outputs are passed on
         outputs = attempt.execute()
         if attempt.generator is None and not attempt.comes_again:
             self.report_attempt(attempt)
             return outputs
-        return StreamedTries(self, attempt).run(ahead) if self.takes_back else self.read_streamed(attempt)
+        return RetryingStream(self, attempt).run(ahead) if self.takes_back else self.read_streamed(attempt)
 
     def read_streamed(self, attempt: StreamedAttempt) -> Generator[Any, None, None]:
         """Yield the outputs of an attempt, then report it."""
@@ -402,20 +404,20 @@ class BaseStageAdapter:
         Raises:
             StageError: See `process_batch`.
         """
-        view = self.view
-        is_limited = view.concurrency > 0 and view.timeout_s is not None
-        if view.batched or view.max_attempts > 1 or is_limited:  # what was passed on cannot be withdrawn
+        compiled = self.compiled
+        is_limited = compiled.concurrency > 0 and compiled.timeout_s is not None
+        if compiled.batched or compiled.max_attempts > 1 or is_limited:  # what was passed on cannot be withdrawn
             yield from self.process_batch([task])
             return
         yield from self.read_streamed(SourceAttempt(self, task))
 
 
-def is_isolated(view: StageView, context: RunContext) -> bool:
+def is_isolated(compiled: CompiledStage, context: RunContext) -> bool:
     """Whether a stage runs in a process of its own."""
-    if view.isolated is not None:
-        return view.isolated
+    if compiled.isolated is not None:
+        return compiled.isolated
     # The ranks of an SPMD group find each other through state that the engine set up in their own processes.
-    return view.limit_by_process is not None or (context.isolates and not view.engine_options.get("is_spmd"))
+    return compiled.limit_by_process is not None or (context.isolates and not compiled.engine_options.get("is_spmd"))
 
 
 def _nowhere(report: BatchReport | WorkerReport) -> None:

@@ -6,43 +6,43 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from curator_core._reports.batch import Fallen, Manifest, Outcomes
+from curator_core._reports.batch import FailedInput, Outcomes, WrittenFiles
 from curator_core._reports.failures import error_info
 from curator_core.tasks import FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core._adapter.input_copies import Snapshot
+    from curator_core._adapter.input_copies import InputCopies
     from curator_core._reports.batch import OutcomeKind
 
-__all__ = ["fallen_of", "manifests_of"]
+__all__ = ["failed_inputs", "written_files_of"]
 
 
-def fallen_of(
-    errors: Mapping[int, BaseException], ids: Sequence[str], together: str, snapshot: Snapshot | None, max_bytes: int
-) -> tuple[Fallen, ...]:
+def failed_inputs(
+    errors: Mapping[int, BaseException], ids: Sequence[str], together: str, copies: InputCopies | None, max_bytes: int
+) -> tuple[FailedInput, ...]:
     """Return the tasks of a batch that failed for good, as the stage first received them.
 
     Args:
         errors: The error of each failed task, by its position in the batch.
         ids: The ids of all inputs.
         together: What the stage was doing if the tasks failed together; otherwise empty.
-        snapshot: The inputs of the batch; None if they do not pickle.
+        copies: The inputs of the batch; None if they do not pickle.
         max_bytes: The largest payload to keep; a larger task is reported without its payload.
     """
     infos = {number: error_info(error, together or f"on task '{ids[number]}'") for number, error in errors.items()}
-    if snapshot is None:
-        return tuple(Fallen(number, info, None) for number, info in infos.items())
+    if copies is None:
+        return tuple(FailedInput(number, info, None) for number, info in infos.items())
     from curator_core.deadletter.payload import pack_task  # noqa: PLC0415 - kept failures are rare
 
-    tasks = snapshot.restore()
-    return tuple(Fallen(number, info, pack_task(tasks[number], max_bytes)) for number, info in infos.items())
+    tasks = copies.restore()
+    return tuple(FailedInput(number, info, pack_task(tasks[number], max_bytes)) for number, info in infos.items())
 
 
-def manifests_of(
+def written_files_of(
     ids: Sequence[str], others: Mapping[int, tuple[OutcomeKind, int]], outputs: Sequence[Any]
-) -> tuple[Manifest, ...]:
+) -> tuple[WrittenFiles, ...]:
     """Return the files that the outputs of a batch name.
 
     Args:
@@ -55,7 +55,7 @@ def manifests_of(
     outcomes = Outcomes(tuple(ids), others)
     made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
     return tuple(
-        Manifest(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
+        WrittenFiles(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
         for input_id, task in zip(made_of, outputs, strict=True)
         if _is_whole(task)
     )

@@ -7,7 +7,7 @@ import time
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.attachments import fallen_of, manifests_of
+from curator_core._adapter.attachments import failed_inputs, written_files_of
 from curator_core._adapter.checks import are_always_valid, check_count, check_output, check_task
 from curator_core._adapter.lineage import batch_id_of, histories_of, produced, with_row
 from curator_core._calls.returned import AT_REST, LISTS, Failed, read_out
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core._adapter.adapter import BaseStageAdapter
-    from curator_core._adapter.input_copies import Snapshot
+    from curator_core._adapter.input_copies import InputCopies
     from curator_core._performance import PerfRow
-    from curator_core._reports.batch import Fallen, Manifest, OutcomeKind
+    from curator_core._reports.batch import FailedInput, OutcomeKind, WrittenFiles
     from curator_core.tasks import TaskState
 
 __all__ = ["Attempt"]
@@ -46,7 +46,7 @@ class Attempt:
         tasks: The inputs.
         number: Number of the attempt, from 1.
         last: Whether a failure is final, unless the inputs fail together and can be split.
-        snapshot: Copies of the original inputs; None if they cannot be restored.
+        copies: Copies of the original inputs; None if they cannot be restored.
 
     Attributes:
         error: The first error, if there is one.
@@ -63,7 +63,7 @@ class Attempt:
     _start_unix = _start = _duration_ns = _cpu_ns = 0
     _pid = 0  # the process that executes the attempt
     _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of inputs that failed for good; replaced, never written to
-    _manifests: tuple[Manifest, ...] = ()
+    _manifests: tuple[WrittenFiles, ...] = ()
     _metrics: dict[str, float | str] = {}  # noqa: RUF012 - replaced, never written to
 
     def __init__(
@@ -73,21 +73,21 @@ class Attempt:
         number: int,
         *,
         last: bool,
-        snapshot: Snapshot | None = None,
+        copies: InputCopies | None = None,
     ) -> None:
         self.adapter = adapter
-        self.view = adapter.view
+        self.compiled = adapter.compiled
         self.tasks = tasks
         self.number = number
         self.last = last
-        self.snapshot = snapshot
+        self.copies = copies
         self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about; None if unknown
         self._isolates = last and adapter.context.on_error == "skip"  # a failed input then does not fail the others
         self._recorder = adapter.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
         self._histories = histories_of(self._states)
-        self._batch_id = batch_id_of(self.view.index, self._ids)
+        self._batch_id = batch_id_of(self.compiled.index, self._ids)
         self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of inputs without exactly one output
         self._entries: list[Any] = []  # one for each input that the stage has finished
         idle_since = adapter.clock.idle_since
@@ -100,7 +100,7 @@ class Attempt:
         before, post.caller = post.caller, self
         try:
             known = self._inspect()
-            if adapter.context.written and adapter.context.manifests_of == self.view.index:
+            if adapter.context.written and adapter.context.written_files_of == self.compiled.index:
                 known |= self._written()
             self._start_clock()
             try:
@@ -108,8 +108,8 @@ class Attempt:
             finally:
                 self._add_clock()
             outputs = self._settle(entries)
-            if adapter.context.manifests_of == self.view.index:
-                self._manifests = manifests_of(self._ids, self._outcomes, outputs)
+            if adapter.context.written_files_of == self.compiled.index:
+                self._manifests = written_files_of(self._ids, self._outcomes, outputs)
             return outputs
         except BaseException as exc:  # noqa: BLE001 - reported; the adapter raises it
             check_failure(exc, self._pid)
@@ -124,7 +124,7 @@ class Attempt:
 
         Raises the error instead if it ends the run.
         """
-        needs_check = self.view.needs is not None or not are_always_valid(self.tasks)
+        needs_check = self.compiled.needs is not None or not are_always_valid(self.tasks)
         try:
             self._num_items, self._in_bytes = measure(self.tasks)
             if not needs_check:
@@ -139,7 +139,7 @@ class Attempt:
             try:
                 num_items += task.num_items
                 in_bytes += task.num_bytes
-                check_task(task, self._ids[number], self.view)
+                check_task(task, self._ids[number], self.compiled)
             except BaseException as exc:
                 check_failure(exc)
                 if not self._isolates:
@@ -178,11 +178,11 @@ class Attempt:
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         stage: Any = self.adapter.processing_stage
         pid = self._pid
-        if self.view.batched:
+        if self.compiled.batched:
             returned = stage.process_batch(list(tasks)) if tasks else []
             if pid != this_process.pid:
                 leave_fork()
-            check_count(returned, len(tasks), self.view)
+            check_count(returned, len(tasks), self.compiled)
             entries += returned
             return
         process = stage.process
@@ -205,13 +205,13 @@ class Attempt:
         """Return what the stage works on, for log records."""
         adapter = self.adapter
         run_id, worker_id = adapter.context.run_id, adapter.place.worker_id
-        return StageWork(run_id, self.view.name, self._task_at_hand(), self._batch_id, worker_id)
+        return StageWork(run_id, self.compiled.name, self._task_at_hand(), self._batch_id, worker_id)
 
     def _task_at_hand(self) -> str:
         """Return the input that `_call_with` works on: the first one without an entry."""
         if len(self._ids) == 1:
             return self._ids[0]
-        if not self._start or self.view.batched:  # not called yet
+        if not self._start or self.compiled.batched:  # not called yet
             return ""
         ids, number = self._ids_called or self._ids, len(self._entries)
         return ids[number] if number < len(ids) else ""
@@ -260,9 +260,9 @@ class Attempt:
 
     def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
         longer = with_row(self._histories, row)
-        roots = self.adapter.roots
+        source_ids = self.adapter.source_ids
         if not all(self._ids):
-            self.adapter.roots = roots.copy()  # if this attempt fails, the next one reuses these names
+            self.adapter.source_ids = source_ids.copy()  # if this attempt fails, the next one reuses these names
         outputs: list[Any] = []
         try:
             for number, (given, parent, entry) in enumerate(zip(self.tasks, self._states, entries, strict=True)):
@@ -277,7 +277,7 @@ class Attempt:
                     self._outcomes[number] = outcome
             return self._weigh(outputs)
         except BaseException:
-            self.adapter.roots = roots
+            self.adapter.source_ids = source_ids
             raise
 
     def _settle_one(
@@ -318,12 +318,12 @@ class Attempt:
         for index, task in enumerate(made):
             known = state_of(task) if isinstance(task, Task) else None
             if known is None or (known is not parent and known[0]):  # neither the input nor a new task
-                check_output(task, parent_id, perf[-1], self.view)
+                check_output(task, parent_id, perf[-1], self.compiled)
             own = state_of(task)[2]
             if (notes or own) and (is_list or task is not given):
                 own = {**(notes or {}), **(own or {})}  # a separate dict, even if outputs of one task share theirs
             if not parent_id:
-                task_id = self.adapter.roots.name(task)
+                task_id = self.adapter.source_ids.name(task)
             else:
                 task_id = child_id(parent_id, first + index) if is_list else parent_id
             task.__dict__["_state"] = (task_id, perf, own)  # same as `stamp`, without a call per task
@@ -342,10 +342,10 @@ class Attempt:
 
     def _is_worth_another(self, exc: BaseException) -> bool:
         """Whether another attempt may succeed: a later one, or one with fewer tasks."""
-        if self.snapshot is None:
+        if self.copies is None:
             return False
         may_be_parted = len(self.tasks) > 1 and self.adapter.parts_batches
-        return may_be_parted or (not self.last and is_of(exc, self.view.retry_on))
+        return may_be_parted or (not self.last and is_of(exc, self.compiled.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
         self.error = exc
@@ -395,15 +395,15 @@ class Attempt:
         """End the attempt and return the report. The worker is idle from now on."""
         adapter, context = self.adapter, self.adapter.context
         self._start_unix = self._start_unix or time.time_ns()  # if the stage was not called
-        fallen: tuple[Fallen, ...] = ()
+        failed_input: tuple[FailedInput, ...] = ()
         if self._errors and context.letter_bytes is not None:
             together = self.doing if self._at is None else ""
-            fallen = fallen_of(self._errors, self._ids, together, self.snapshot, context.letter_bytes)
+            failed_input = failed_inputs(self._errors, self._ids, together, self.copies, context.letter_bytes)
         ready_unix_ns, ready_node_id, parents = produced(self._histories.values())
         report = BatchReport(  # positional arguments take half the time; this runs for each batch
             context.run_id,
-            self.view.index,
-            self.view.name,
+            self.compiled.index,
+            self.compiled.name,
             self._batch_id,
             adapter.place.worker_id,
             adapter.place.node_id,
@@ -427,7 +427,7 @@ class Attempt:
             self._num_items,
             self._metrics,
             None if self.error is None else error_info(self.error, self.doing),
-            fallen,
+            failed_input,
             self._manifests,
         )
         adapter.sequence += 1

@@ -50,7 +50,7 @@ class Chain:
         self.adapters = tuple(adapters)
         self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
-        sizes = [adapter.view.batch_size for adapter in adapters]
+        sizes = [adapter.compiled.batch_size for adapter in adapters]
         self._ahead = [_AHEAD * (max(sizes[number + 1 :], default=1) - 1) for number in range(len(sizes))]
         for adapter in self.adapters[1:]:
             adapter.clock = self.adapters[0].clock
@@ -101,7 +101,7 @@ class Chain:
             outputs += tasks
             return
         waiting = self._waiting
-        size = self.adapters[level].view.batch_size
+        size = self.adapters[level].compiled.batch_size
         for task in tasks:
             waiting[level].append(task)
             if len(waiting[level]) >= size:

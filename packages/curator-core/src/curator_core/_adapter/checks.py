@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core._performance import PerfRow
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
 
 __all__ = ["are_always_valid", "check_count", "check_output", "check_task"]
 
 
-def check_task(task: Any, task_id: str, view: StageView) -> None:
+def check_task(task: Any, task_id: str, compiled: CompiledStage) -> None:
     """Raise if a task is not valid, or lacks what the stage declares in ``inputs()``."""
-    if view.needs is not None:
-        for name in view.needs.attributes:
+    if compiled.needs is not None:
+        for name in compiled.needs.attributes:
             if not hasattr(task, name):
                 have = sorted(key for key in vars(task) if not key.startswith("_"))
-                raise _lacks(f"task '{task_id}' has no attribute '{name}'", name, have, view)
-        if view.needs.columns:
+                raise _lacks(f"task '{task_id}' has no attribute '{name}'", name, have, compiled)
+        if compiled.needs.columns:
             have = list(getattr(task, "columns", ()))
-            for name in view.needs.columns:
+            for name in compiled.needs.columns:
                 if name not in have:
-                    raise _lacks(f"task '{task_id}' has no column '{name}'", name, have, view)
+                    raise _lacks(f"task '{task_id}' has no column '{name}'", name, have, compiled)
     if not task.validate():
         raise InputError(
             f"task '{task_id}' is not valid",
-            stage=view.name,
+            stage=compiled.name,
             field="validate()",
             given=type(task),
             expected=f"a task whose {type(task).__name__}.validate() returns True",
@@ -53,10 +53,10 @@ def _is_always_valid(task_class: type) -> bool:
     return getattr(task_class, "validate", None) is Task.validate
 
 
-def _lacks(message: str, name: str, have: list[str], view: StageView) -> InputError:
+def _lacks(message: str, name: str, have: list[str], compiled: CompiledStage) -> InputError:
     return InputError(
         message,
-        stage=view.name,
+        stage=compiled.name,
         field=name,
         given=have,
         expected="the attributes and columns that the stage declares in inputs()",
@@ -64,7 +64,7 @@ def _lacks(message: str, name: str, have: list[str], view: StageView) -> InputEr
     )
 
 
-def check_count(entries: Any, expected: int, view: StageView) -> None:
+def check_count(entries: Any, expected: int, compiled: CompiledStage) -> None:
     """Raise unless ``process_batch`` returned a list with one entry for each input."""
     is_list = isinstance(entries, list | tuple)
     if is_list and len(entries) == expected:
@@ -73,7 +73,7 @@ def check_count(entries: Any, expected: int, view: StageView) -> None:
     returned = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}" if is_list else f"a {type(entries).__name__}"
     raise ContractError(
         f"process_batch returned {returned} for {expected} task{'s' * (expected != 1)}",
-        stage=view.name,
+        stage=compiled.name,
         field="process_batch",
         given=f"[{kinds}{', …' * (len(entries) > 8)}]" if is_list else type(entries),
         expected=f"a list of {expected}, one entry for each input: a task, a list of tasks, or None",
@@ -81,20 +81,20 @@ def check_count(entries: Any, expected: int, view: StageView) -> None:
     )
 
 
-def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> None:
+def check_output(task: Any, parent_id: str, row: PerfRow, compiled: CompiledStage) -> None:
     """Raise unless this is a task that was made from its input, in this batch, and returned only once.
 
     Args:
         task: The object that the stage returned.
         parent_id: Id of the input; empty for a source, whose tasks may come from anywhere.
         row: The row of this batch in the history of the tasks that the stage already returned.
-        view: The stage.
+        compiled: The stage.
     """
-    field = "process_batch" if view.batched else "process"
+    field = "process_batch" if compiled.batched else "process"
     if not isinstance(task, Task):
         raise ContractError(
             f"returned an object of type '{type(task).__name__}' where a task was expected",
-            stage=view.name,
+            stage=compiled.name,
             field=field,
             given=task,
             expected="a task, a list of tasks, or None for each input",
@@ -107,7 +107,7 @@ def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> No
     if perf and (perf[-1] is row or perf[0] is row):
         raise ContractError(
             "returned the same task object twice",
-            stage=view.name,
+            stage=compiled.name,
             field=field,
             given=f"task '{known_id}'",
             expected="a separate object for each output",
@@ -116,7 +116,7 @@ def check_output(task: Any, parent_id: str, row: PerfRow, view: StageView) -> No
     if parent_id:
         raise ContractError(
             f"returned task '{known_id}' as the output of task '{parent_id}'",
-            stage=view.name,
+            stage=compiled.name,
             field=field,
             given=f"task '{known_id}'",
             expected="an entry i made from input i, not from another input or in an earlier call",

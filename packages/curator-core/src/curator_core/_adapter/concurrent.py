@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core._adapter.attempt import Attempt
 from curator_core._adapter.checks import check_count
-from curator_core._adapter.input_copies import Snapshot
+from curator_core._adapter.input_copies import InputCopies
 from curator_core._adapter.lineage import batch_id_of
 from curator_core._adapter.retry import keeps_inputs, wait_before_retry
 from curator_core._calls.async_calls import CANCELED, CallSettings, call_all
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from curator_core._adapter.adapter import BaseStageAdapter
     from curator_core._reports.batch import BatchReport, OutcomeKind
 
-__all__ = ["ConcurrentAttempt", "Rounds"]
+__all__ = ["ConcurrentAttempt", "RetryingCalls"]
 
 
 class ConcurrentAttempt(Attempt):
@@ -36,7 +36,7 @@ class ConcurrentAttempt(Attempt):
         tasks: The inputs.
         number: Number of the attempt, from 1.
         last: Whether a failure is final, unless the inputs of a call can be split.
-        snapshot: Copies of the original inputs; None if they cannot be restored.
+        copies: Copies of the original inputs; None if they cannot be restored.
         call_size: Number of tasks per call.
 
     Attributes:
@@ -51,10 +51,10 @@ class ConcurrentAttempt(Attempt):
         number: int,
         *,
         last: bool,
-        snapshot: Snapshot | None,
+        copies: InputCopies | None,
         call_size: int,
     ) -> None:
-        super().__init__(adapter, tasks, number, last=last, snapshot=snapshot)
+        super().__init__(adapter, tasks, number, last=last, copies=copies)
         self._call_size = call_size
         self._ends_run = last and adapter.context.on_error != "skip"
         self._isolates = not self._ends_run
@@ -82,7 +82,7 @@ class ConcurrentAttempt(Attempt):
                 inputs=Outcomes.of(outcomes[number] for number in settled),
                 num_items=sum(self._sizes[number][0] for number in settled),
                 in_bytes=sum(self._sizes[number][1] for number in settled),
-                fallen=tuple(each._replace(number=places[each.number]) for each in report.fallen),
+                failed_input=tuple(each._replace(number=places[each.number]) for each in report.failed_input),
             )
             # The report above has the time of these inputs as well, because they share its calls.
             report = report._replace(
@@ -101,27 +101,27 @@ class ConcurrentAttempt(Attempt):
         number, error = next(iter(self._retried.items()))
         ids = [self._ids[number] for number in self._retried]
         return report._replace(
-            batch_id=batch_id_of(self.view.index, ids),
+            batch_id=batch_id_of(self.compiled.index, ids),
             inputs=Outcomes.of(InputOutcome(task_id, "retried", 0) for task_id in ids),
             num_items=sum(self._sizes[number][0] for number in self._retried),
             in_bytes=sum(self._sizes[number][1] for number in self._retried),
             error=error_info(error, f"on task '{self._ids[number]}'"),
-            fallen=(),
-            manifests=(),
+            failed_input=(),
+            written_files=(),
         )
 
     # --- calling the stage ------------------------------------------------------------------------------
 
     def _inspect(self) -> dict[int, Failed]:
         failed = super()._inspect()
-        if self.snapshot is not None:  # otherwise there is only one attempt, with a single report
+        if self.copies is not None:  # otherwise there is only one attempt, with a single report
             self._sizes = [(0, 0) if number in failed else _size_of(task) for number, task in enumerate(self.tasks)]
         return failed
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         if not tasks:
             return
-        size = self._call_size if self.view.batched else 1
+        size = self._call_size if self.compiled.batched else 1
         calls = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         results = self._call_all(calls)
         if self._ends_run:
@@ -137,9 +137,9 @@ class ConcurrentAttempt(Attempt):
 
     def _entries_of(self, call: Sequence[Any], result: Any) -> Sequence[Any]:
         """Return an entry for each input of a call."""
-        if self.view.batched and not isinstance(result, Failed):
+        if self.compiled.batched and not isinstance(result, Failed):
             try:
-                check_count(result, len(call), self.view)
+                check_count(result, len(call), self.compiled)
             except ContractError as exc:
                 if self._ends_run:
                     raise
@@ -151,16 +151,16 @@ class ConcurrentAttempt(Attempt):
 
     def _call_all(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the result of each call, a `Failed` if it failed."""
-        adapter, view = self.adapter, self.view
-        arguments = [list(call) for call in calls] if view.batched else [call[0] for call in calls]
+        adapter, compiled = self.adapter, self.compiled
+        arguments = [list(call) for call in calls] if compiled.batched else [call[0] for call in calls]
         work_of_calls = [self._work_on(call) for call in calls]
-        settings = CallSettings(view.concurrency, view.timeout_s, self._stops_at())
+        settings = CallSettings(compiled.concurrency, compiled.timeout_s, self._stops_at())
         stage = adapter.processing_stage
         if adapter.is_isolated:
             results: list[Any] = stage.call_all(arguments, work_of_calls, settings)
             return results
-        method = stage.process_batch if view.batched else stage.process
-        results, cpu_ns = adapter.loop.run(call_all(method, arguments, work_of_calls, settings, view.retry_on))
+        method = stage.process_batch if compiled.batched else stage.process
+        results, cpu_ns = adapter.loop.run(call_all(method, arguments, work_of_calls, settings, compiled.retry_on))
         this_thread.post.elsewhere_ns += cpu_ns
         return results
 
@@ -172,7 +172,7 @@ class ConcurrentAttempt(Attempt):
     def _work_on(self, call: Sequence[Any]) -> StageWork:
         adapter = self.adapter
         task_id = call[0].task_id if len(call) == 1 else ""
-        return StageWork(adapter.context.run_id, self.view.name, task_id, self._batch_id, adapter.place.worker_id)
+        return StageWork(adapter.context.run_id, self.compiled.name, task_id, self._batch_id, adapter.place.worker_id)
 
     def _task_at_hand(self) -> str:
         return self._ids[0] if len(self._ids) == 1 else ""  # otherwise several are in flight
@@ -180,10 +180,10 @@ class ConcurrentAttempt(Attempt):
     # --- failures ---------------------------------------------------------------------------------------
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
-        roots = self.adapter.roots
+        source_ids = self.adapter.source_ids
         outputs = super()._settle(entries)
         if self._retried and not all(self._ids):
-            self.adapter.roots = roots  # a source that is retried reuses these names
+            self.adapter.source_ids = source_ids  # a source that is retried reuses these names
         return outputs
 
     def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
@@ -196,11 +196,11 @@ class ConcurrentAttempt(Attempt):
 
     def _following(self, error: BaseException) -> list[int] | None:
         """Return the list of inputs to retry that a failed input belongs in; None if it failed for good."""
-        if self.snapshot is None:
+        if self.copies is None:
             return None
-        if not self.last and is_of(error, self.view.retry_on):
+        if not self.last and is_of(error, self.compiled.retry_on):
             return self.again
-        can_be_split = self.view.batched and self._call_size > 1 and self.adapter.parts_batches
+        can_be_split = self.compiled.batched and self._call_size > 1 and self.adapter.parts_batches
         return self.alone if can_be_split else None
 
     def _all_outcomes(self) -> Outcomes:
@@ -220,20 +220,20 @@ class _Round(NamedTuple):
 
     Attributes:
         places: Their positions in the batch.
-        snapshot: The inputs, as the stage first received them.
+        copies: The inputs, as the stage first received them.
         number: Number of the attempt.
         limit: Number of the last attempt.
         call_size: How many tasks each call receives.
     """
 
     places: Sequence[int]
-    snapshot: Snapshot
+    copies: InputCopies
     number: int
     limit: int
     call_size: int
 
 
-class Rounds:
+class RetryingCalls:
     """A batch whose inputs fail and are retried individually.
 
     An input is tried ``max_attempts`` times, for exceptions of ``retry_on``. If failures are skipped, the inputs of a
@@ -257,21 +257,21 @@ class Rounds:
         Raises:
             StageError: A call failed for good, and failures end the run.
         """
-        adapter, tasks, view = self._adapter, self._tasks, self._adapter.view
-        snapshot = Snapshot.of(tasks, view.name) if keeps_inputs(adapter, len(tasks)) else None
-        if snapshot is None:
-            attempt = ConcurrentAttempt(adapter, tasks, 1, last=True, snapshot=None, call_size=view.call_size)
+        adapter, tasks, compiled = self._adapter, self._tasks, self._adapter.compiled
+        copies = InputCopies.of(tasks, compiled.name) if keeps_inputs(adapter, len(tasks)) else None
+        if copies is None:
+            attempt = ConcurrentAttempt(adapter, tasks, 1, last=True, copies=None, call_size=compiled.call_size)
             return adapter.run_concurrently(attempt)
-        self._waiting = [_Round(range(len(tasks)), snapshot, 1, view.max_attempts, view.call_size)]
+        self._waiting = [_Round(range(len(tasks)), copies, 1, compiled.max_attempts, compiled.call_size)]
         while self._waiting:
             self._try(self._waiting.pop())
         return [task for outputs in self._outputs for task in outputs]
 
     def _try(self, this: _Round) -> None:
         adapter, last = self._adapter, this.number >= this.limit
-        tasks = this.snapshot.restore()
+        tasks = this.copies.restore()
         attempt = ConcurrentAttempt(
-            adapter, tasks, this.number, last=last, snapshot=this.snapshot, call_size=this.call_size
+            adapter, tasks, this.number, last=last, copies=this.copies, call_size=this.call_size
         )
         outputs = adapter.run_concurrently(attempt)
         if attempt.comes_again:
@@ -296,11 +296,11 @@ class Rounds:
 
     def _part_of(self, this: _Round, numbers: Sequence[int]) -> _Round:
         """Return some inputs of a round for the next attempt; each has all its attempts left."""
-        tasks = this.snapshot.restore()
+        tasks = this.copies.restore()
         return _Round(
             [this.places[number] for number in numbers],
-            Snapshot([tasks[number] for number in numbers]),
+            InputCopies([tasks[number] for number in numbers]),
             this.number + 1,
-            this.number + self._adapter.view.max_attempts,
+            this.number + self._adapter.compiled.max_attempts,
             this.call_size,
         )

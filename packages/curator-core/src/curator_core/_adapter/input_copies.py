@@ -16,13 +16,13 @@ from curator_core.tasks import Task, stamp, state_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PlainTasks", "Snapshot"]
+__all__ = ["InputCopies", "PlainTasks"]
 
 
 logger = logging.getLogger(__name__)
 
 
-class Snapshot:
+class InputCopies:
     """Tasks that can be restored repeatedly, each time as new objects.
 
     All attempts share Arrow tables and read-only arrays. The first attempt gets the original writable arrays, and
@@ -45,7 +45,7 @@ class Snapshot:
         self._first: list[Any] | None = self._load()  # now, because many objects pickle but do not unpickle
 
     @classmethod
-    def of(cls, tasks: Sequence[Any], stage: str) -> Snapshot | None:
+    def of(cls, tasks: Sequence[Any], stage: str) -> InputCopies | None:
         """Return a snapshot of tasks; None if they cannot be restored, so that they have only one attempt.
 
         Args:
@@ -64,14 +64,14 @@ class Snapshot:
         tasks, self._first = self._first, None
         return self._load() if tasks is None else tasks
 
-    def singles(self) -> list[Snapshot]:
+    def singles(self) -> list[InputCopies]:
         """Return a snapshot of each task."""
-        return [Snapshot([task]) for task in self.restore()]
+        return [InputCopies([task]) for task in self.restore()]
 
-    def halves(self) -> tuple[Snapshot, Snapshot]:
+    def halves(self) -> tuple[InputCopies, InputCopies]:
         """Return snapshots of the first and the second half of the tasks."""
         tasks, middle = self.restore(), self.count // 2
-        return Snapshot(tasks[:middle]), Snapshot(tasks[middle:])
+        return InputCopies(tasks[:middle]), InputCopies(tasks[middle:])
 
     def _load(self) -> list[Any]:
         tasks, notes = self._kept.load()

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from curator_core._adapter.attempt import Attempt
-from curator_core._adapter.input_copies import Snapshot
+from curator_core._adapter.input_copies import InputCopies
 from curator_core._reports.failures import is_of
 from curator_core.errors import ProcessDiedError, StageTimeoutError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curator_core._adapter.adapter import BaseStageAdapter
 
-__all__ = ["Tries", "keeps_inputs", "wait_before_retry"]
+__all__ = ["RetryingBatch", "keeps_inputs", "wait_before_retry"]
 
 _COSTLY = (ProcessDiedError, StageTimeoutError)
 _MAX_DELAY_S = 30.0
@@ -31,15 +31,15 @@ def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
         adapter: The adapter of the stage.
         count: How many inputs there are.
     """
-    view, context = adapter.view, adapter.context
-    if view.max_attempts > 1 or context.letter_bytes is not None:
+    compiled, context = adapter.compiled, adapter.context
+    if compiled.max_attempts > 1 or context.letter_bytes is not None:
         return True
     # The tasks of a batch may fail because of something they share: one call, or the process that makes all calls.
-    share = view.batched or (view.concurrency > 0 and adapter.is_isolated)
+    share = compiled.batched or (compiled.concurrency > 0 and adapter.is_isolated)
     return context.on_error == "skip" and share and count > 1
 
 
-class Tries:
+class RetryingBatch:
     """A batch, with retries after failures.
 
     The whole batch is tried ``max_attempts`` times, for exceptions of ``retry_on``. If failures are skipped, it is then
@@ -55,7 +55,7 @@ class Tries:
     def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
         self._adapter = adapter
         self._tasks = tasks
-        self._snapshot = Snapshot.of(tasks, adapter.view.name)
+        self._snapshot = InputCopies.of(tasks, adapter.compiled.name)
 
     def run(self) -> list[Any]:
         """Return the outputs of the inputs that did not fail.
@@ -65,31 +65,31 @@ class Tries:
         """
         if self._snapshot is None:
             return self._adapter.run_attempt(Attempt(self._adapter, self._tasks, 1, last=True))
-        return self._try(self._snapshot, 1, self._adapter.view.max_attempts)
+        return self._try(self._snapshot, 1, self._adapter.compiled.max_attempts)
 
-    def _try(self, snapshot: Snapshot, number: int, limit: int) -> list[Any]:
+    def _try(self, copies: InputCopies, number: int, limit: int) -> list[Any]:
         """Return the outputs of some inputs, tried from one attempt number to another, and then in halves."""
         adapter = self._adapter
         while True:
-            attempt = Attempt(adapter, snapshot.restore(), number, last=number >= limit, snapshot=snapshot)
+            attempt = Attempt(adapter, copies.restore(), number, last=number >= limit, copies=copies)
             outputs = adapter.run_attempt(attempt)
             if not attempt.comes_again:
                 return outputs
-            if number >= limit or not is_of(attempt.error, adapter.view.retry_on):
+            if number >= limit or not is_of(attempt.error, adapter.compiled.retry_on):
                 # A failure that costs a process and its setup must not be repeated in ever smaller halves.
-                parts = snapshot.singles() if isinstance(attempt.error, _COSTLY) else snapshot.halves()
+                parts = copies.singles() if isinstance(attempt.error, _COSTLY) else copies.halves()
                 return [task for part in parts for task in self._try_part(part, number + 1)]
             wait_before_retry(adapter, number)
             number += 1
 
-    def _try_part(self, part: Snapshot, number: int) -> list[Any]:
-        more = self._adapter.view.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
+    def _try_part(self, part: InputCopies, number: int) -> list[Any]:
+        more = self._adapter.compiled.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
         return self._try(part, number, number + more)
 
 
 def wait_before_retry(adapter: BaseStageAdapter, number: int) -> None:
     """Wait after an attempt, for half to all of the delay, which doubles each time."""
-    delay = min(adapter.view.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
+    delay = min(adapter.compiled.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
     if delay:
         time.sleep(delay * _jitter())
         adapter.clock.idle_since = time.perf_counter_ns()  # this was not a wait for input

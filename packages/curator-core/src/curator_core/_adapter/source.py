@@ -34,7 +34,7 @@ class SourceAttempt(StreamedAttempt):
     def _begin(self) -> Iterable[Any]:
         adapter = self.adapter
         returned = adapter.processing_stage.process(self.tasks[0])
-        if not self.view.concurrency:
+        if not self.compiled.concurrency:
             return as_iterable(returned)
         from curator_core._calls.async_calls import AsyncOutputs  # noqa: PLC0415 - asyncio, which few sources need
 

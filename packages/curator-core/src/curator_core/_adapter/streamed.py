@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from curator_core._adapter.adapter import BaseStageAdapter
-    from curator_core._adapter.input_copies import Snapshot
+    from curator_core._adapter.input_copies import InputCopies
     from curator_core._performance import PerfRow
 
-__all__ = ["TAKEN_BACK", "StreamedAttempt", "StreamedTries"]
+__all__ = ["TAKEN_BACK", "RetryingStream", "StreamedAttempt"]
 
 
 TAKEN_BACK = object()
@@ -39,7 +39,7 @@ class StreamedAttempt(Attempt):
         adapter: The adapter of the stage.
         task: The input.
         number: Number of the attempt, from 1.
-        snapshot: The input as the stage first received it; None if it cannot be restored, so that this attempt is the
+        copies: The input as the stage first received it; None if it cannot be restored, so that this attempt is the
             last.
 
     Attributes:
@@ -51,11 +51,11 @@ class StreamedAttempt(Attempt):
     has_ended = False
 
     def __init__(
-        self, adapter: BaseStageAdapter, task: Any, number: int = 1, *, snapshot: Snapshot | None = None
+        self, adapter: BaseStageAdapter, task: Any, number: int = 1, *, copies: InputCopies | None = None
     ) -> None:
-        last = snapshot is None or number >= adapter.view.max_attempts
-        tasks = [task] if snapshot is None else snapshot.restore()
-        super().__init__(adapter, tasks, number, last=last, snapshot=snapshot)
+        last = copies is None or number >= adapter.compiled.max_attempts
+        tasks = [task] if copies is None else copies.restore()
+        super().__init__(adapter, tasks, number, last=last, copies=copies)
         self._takes_back = adapter.takes_back
 
     def stream(self) -> Generator[Any, None, None]:
@@ -158,7 +158,7 @@ class StreamedAttempt(Attempt):
         return super()._settle(entries)
 
 
-class StreamedTries:
+class RetryingStream:
     """One input, tried ``max_attempts`` times for exceptions of ``retry_on``; outputs are passed on as they are made.
 
     Args:
@@ -203,7 +203,7 @@ class StreamedTries:
             if not attempt.comes_again:
                 return
             wait_before_retry(adapter, attempt.number)
-            attempt = StreamedAttempt(adapter, None, attempt.number + 1, snapshot=attempt.snapshot)
+            attempt = StreamedAttempt(adapter, None, attempt.number + 1, copies=attempt.copies)
             outputs = attempt.execute()
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stage held a run up, and why."""
+"""Finds the stage that limited a run, and explains why."""

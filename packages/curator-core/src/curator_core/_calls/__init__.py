@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of a stage's code, also of many at once, and what they return."""
+"""Calls of a stage's code: event loops, concurrent calls, and reading of returned generators."""

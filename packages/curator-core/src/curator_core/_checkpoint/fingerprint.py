@@ -16,7 +16,7 @@ from curator_core.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
 
 __all__ = ["difference", "fingerprint", "is_fingerprint"]
 
@@ -45,7 +45,7 @@ _NOT_COMPARED = frozenset({
 _UNKNOWN = ""  # in place of a digest, where there can be none
 
 
-def fingerprint(views: Sequence[StageView]) -> list[dict[str, Any]]:
+def fingerprint(stages: Sequence[CompiledStage]) -> list[dict[str, Any]]:
     """The stages as JSON values.
 
     Returns:
@@ -54,8 +54,8 @@ def fingerprint(views: Sequence[StageView]) -> list[dict[str, Any]]:
         has an empty one.
     """
     return [
-        {"name": view.name, "class": qualified_name(type(view.stage)), "settings": dict(_settings(view))}
-        for view in views
+        {"name": compiled.name, "class": qualified_name(type(compiled.stage)), "settings": dict(_settings(compiled))}
+        for compiled in stages
     ]
 
 
@@ -110,11 +110,11 @@ def _moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [f"the order of stages is {', '.join(now)}, and was {', '.join(was)}"]
 
 
-def _settings(view: StageView) -> Iterator[tuple[str, str]]:
-    for name, value in sorted(_configuration(view.stage).items()):
+def _settings(compiled: CompiledStage) -> Iterator[tuple[str, str]]:
+    for name, value in sorted(_configuration(compiled.stage).items()):
         is_pythons_own = name.startswith("__") and name.endswith("__")  # such as __doc__
         if name not in _NOT_COMPARED and not is_pythons_own:
-            yield name, _digest(value, name, view.name)
+            yield name, _digest(value, name, compiled.name)
 
 
 def _configuration(stage: Any) -> dict[str, Any]:

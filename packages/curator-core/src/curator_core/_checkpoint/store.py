@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core._checkpoint.settings import Checkpoint
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
     from curator_core._shard import Shard
 
 __all__ = ["OpenCheckpoint"]
@@ -49,13 +49,13 @@ class OpenCheckpoint:
 
     @classmethod
     def open(
-        cls, checkpoint: Checkpoint, views: Sequence[StageView], run_id: str, shard: Shard | None = None
+        cls, checkpoint: Checkpoint, stages: Sequence[CompiledStage], run_id: str, shard: Shard | None = None
     ) -> OpenCheckpoint:
         """Lock a checkpoint, compare it with the stages, and read it.
 
         Args:
             checkpoint: What the user says about it. Its directory is made where it is missing.
-            views: The stages of the plan.
+            stages: The stages of the plan.
             run_id: The run.
             shard: The run's part of the source, if it has only one.
 
@@ -64,12 +64,12 @@ class OpenCheckpoint:
                 a later release; or its path is no directory.
             DataError: A file in it cannot be read or written, or is no regular file.
         """
-        directory, stages = directory_of(checkpoint, shard), fingerprint(views)
+        directory, ours = directory_of(checkpoint, shard), fingerprint(stages)
         with ExitStack() as held:
             held.enter_context(RunLock(directory, run_id))
             journal_path = str(Path(directory) / "finished.jsonl")
             journal = held.enter_context(Journal(journal_path))
-            _settle_stages(str(Path(directory) / "pipeline.json"), stages, journal_path, checkpoint.accept_changes)
+            _settle_stages(str(Path(directory) / "pipeline.json"), ours, journal_path, checkpoint.accept_changes)
             finished = EarlierRuns.read(journal_path, retry_failed=checkpoint.retry_failed)
             logger.info("checkpoint %s: %d source tasks are finished", directory, len(finished))
             return cls(journal_path, journal, finished, held.pop_all())

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths of any file system, and files that appear at once or not at all."""
+"""Paths on any filesystem, atomic writes, and files that the driver publishes."""

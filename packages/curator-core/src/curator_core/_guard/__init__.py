@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What user code and signals may do to a run, and what protects it."""
+"""Protection from stage code that raises anything, forks, or swallows signals."""

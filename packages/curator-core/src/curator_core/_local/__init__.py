@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """`LocalExecutor` on several processes: `flow` is the driver's loop, `worker` the other side.
 
-A `station` is a group of stages as the driver sees it, a `crew` the processes, `parcels` what travels between them.
+A `queue` is a group of stages as the driver sees it, a `pool` the processes, `parcels` what travels between them.
 """

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core._adapter.chain import Chain
-from curator_core._plan.groups import Fusion, group_stages
+from curator_core._plan.groups import FusionLevel, group_stages
 from curator_core._run.executor import BaseExecutor, empty_source, isolated_stages
 from curator_core.errors import ExecutorError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from curator_core._plan.compiled import StageView
-    from curator_core._plan.groups import Group
+    from curator_core._plan.compiled import CompiledStage
+    from curator_core._plan.groups import StageGroup
     from curator_core._plan.plan import Plan
     from curator_core._run.run import Run
 
@@ -62,14 +62,14 @@ class LocalExecutor(BaseExecutor):
         self.bundle = bundle
         self.in_process = workers == 1
 
-    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+    def sent_stages(self, plan: Plan) -> Sequence[CompiledStage]:
         """See `BaseExecutor.sent_stages`: all but the source, which runs in the driver."""
         source, following = plan.stages[: plan.has_source], plan.stages[plan.has_source :]
         return super().sent_stages(plan) if self.in_process else [*isolated_stages(source), *following]
 
     def run_plan(self, run: Run, sources: list[Any] | None) -> None:
         """See `BaseExecutor.run_plan`."""
-        fusion = Fusion.EQUAL if self.fuse else Fusion.OFF
+        fusion = FusionLevel.EQUAL if self.fuse else FusionLevel.OFF
         groups = group_stages(run.plan.stages, fusion, has_source=sources is None) if self.workers > 1 else ()
         if sources is None and len(groups) > 1:
             self._run_from_source(run, groups)
@@ -82,7 +82,7 @@ class LocalExecutor(BaseExecutor):
             self._run_here(run, sources)
 
     def _run_here(self, run: Run, sources: list[Any] | None) -> None:
-        chain = Chain([self._adapter(run, view) for view in run.plan.stages], run.stop)
+        chain = Chain([self._adapter(run, compiled) for compiled in run.plan.stages], run.stop)
         chain.set_up(NodeInfo(), WorkerMetadata())
         try:
             if sources is None:
@@ -95,7 +95,7 @@ class LocalExecutor(BaseExecutor):
         finally:
             chain.tear_down()
 
-    def _run_from_source(self, run: Run, groups: Sequence[Group]) -> None:
+    def _run_from_source(self, run: Run, groups: Sequence[StageGroup]) -> None:
         source = self._adapter(run, run.plan.stages[0])
         alone = Chain([source])
         alone.set_up(NodeInfo(), WorkerMetadata())
@@ -111,7 +111,7 @@ class LocalExecutor(BaseExecutor):
     def _run_groups(
         self,
         run: Run,
-        groups: Sequence[Group],
+        groups: Sequence[StageGroup],
         tasks: Iterator[Any],
         total: int | None,
         source: BaseStageAdapter | None = None,
@@ -125,11 +125,11 @@ class LocalExecutor(BaseExecutor):
             total: How many tasks there are; None if a source makes them.
             source: That source.
         """
-        from curator_core._local.scheduler import Flow  # noqa: PLC0415 - multiprocessing, not needed for a run in this process
+        from curator_core._local.scheduler import Scheduler  # noqa: PLC0415 - multiprocessing, not needed for a run in this process
 
         made, restarts_left = tasks, self.max_restarts
         while True:
-            flow = Flow(run, groups, self.workers, tasks, total, bundle=self.bundle)
+            flow = Scheduler(run, groups, self.workers, tasks, total, bundle=self.bundle)
             try:
                 flow.go()
                 return
@@ -146,10 +146,10 @@ class LocalExecutor(BaseExecutor):
                 source.bind(run.context, run.report)  # its reports carry the new epoch
                 tasks = chain(again, made)
 
-    def _adapter(self, run: Run, view: StageView) -> BaseStageAdapter:
-        adapter = BaseStageAdapter(view.fresh_stage(), view)
+    def _adapter(self, run: Run, compiled: CompiledStage) -> BaseStageAdapter:
+        adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
         adapter.bind(run.context, run.report, run.announce)
-        adapter.roots = run.new_names()
+        adapter.source_ids = run.new_source_ids()
         return adapter
 
 

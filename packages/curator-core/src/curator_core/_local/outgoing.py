@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Self
 
-    from curator_core._local.parcels import Parcel, Shelf
+    from curator_core._local.parcels import Parcel, SharedFiles
 
 __all__ = ["Outgoing"]
 
@@ -20,12 +20,12 @@ class Outgoing:
     """As much of a list as a `Chain` needs. Memory holds what does not fill a parcel yet, however much is added.
 
     Args:
-        shelf: Packs them.
+        files: Packs them.
         size: How many are packed together; 0 where nobody wants any.
     """
 
-    def __init__(self, shelf: Shelf, size: int) -> None:
-        self._shelf = shelf
+    def __init__(self, files: SharedFiles, size: int) -> None:
+        self._files = files
         self._size = size
         self._parcels: list[Parcel] = []
         self._packed = 0
@@ -69,14 +69,14 @@ class Outgoing:
         """
         loose = self._loose
         parts = [loose[start : start + self._size] for start in range(0, len(loose), self._size or 1)]
-        last = [parcel for part in parts for parcel in self._shelf.pack(part)]
+        last = [parcel for part in parts for parcel in self._files.pack(part)]
         return [*self._parcels, *last]
 
     def _pack_first(self, count: int) -> None:
         if not (count and self._is_sendable):
             return
         try:
-            self._parcels += self._shelf.pack(self._loose[:count])
+            self._parcels += self._files.pack(self._loose[:count])
         except UnsendableError:  # what becomes of such tasks is decided when all are there
             self._is_sendable = False
             return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from curator_core._transport.bundles import BundlePlan
 
-__all__ = ["Backlog", "Parcel", "Posted", "Shelf", "UnsendableError", "fetch"]
+__all__ = ["Backlog", "Parcel", "Posted", "SharedFiles", "UnsendableError", "fetch"]
 
 _LARGE = 256 * 1024  # bytes from which a file in memory is faster than a pipe: 8 MB took 5 ms instead of 17 to 50
 _WHOLE = -1  # a size to read, where nobody has told it
@@ -28,7 +28,7 @@ _ATOMIC = select.PIPE_BUF - _ENVELOPE
 
 Posted: TypeAlias = bytes | str
 """Something pickled, on its way to another process; or the path of its file, where it is more than a pipe takes in one
-piece. See `Shelf.post`."""
+piece. See `SharedFiles.post`."""
 
 
 class UnsendableError(Exception):
@@ -49,8 +49,7 @@ class Parcel:
     Args:
         count: How many tasks.
         nbytes: How large they are.
-        parts: The pickle and its buffers; of a parcel that lies on a `Shelf` each one's size, and whether it may be
-            written to.
+        parts: The pickle and its buffers; if a file has them, the size of each, and whether it is writable.
         path: The file that has them, where they are large.
     """
 
@@ -81,7 +80,7 @@ class Parcel:
         return Parcel, (self.count, self.nbytes, self._parts, self._path)
 
 
-class Shelf:
+class SharedFiles:
     """Packs tasks; what is large goes into files of one directory, which the processes of a run share.
 
     Args:
@@ -135,7 +134,7 @@ class Shelf:
 
 
 def fetch(posted: Posted) -> Any:
-    """What `Shelf.post` was given. Only for what this project posted itself: unpickling runs code."""
+    """What `SharedFiles.post` was given. Only for what this project posted itself: unpickling runs code."""
     return loads(posted if isinstance(posted, bytes) else _read(posted, [(_WHOLE, True)])[0])
 
 
@@ -144,16 +143,16 @@ class Backlog:
 
     Args:
         plan: What bundles are to be like.
-        shelf: Packs tasks.
+        files: Packs tasks.
 
     Attributes:
         count: How many tasks wait.
         nbytes: How large those are that are packed.
     """
 
-    def __init__(self, plan: BundlePlan, shelf: Shelf) -> None:
+    def __init__(self, plan: BundlePlan, files: SharedFiles) -> None:
         self._plan = plan
-        self._shelf = shelf
+        self._files = files
         self._items: deque[Parcel | list[Any]] = deque()
         self.count = 0
         self.nbytes = 0
@@ -216,7 +215,7 @@ class Backlog:
         item = self._items[number]
         if isinstance(item, Parcel):
             return item
-        parcels = self._shelf.pack(item[:most])
+        parcels = self._files.pack(item[:most])
         del item[:most]
         if not item:
             del self._items[number]

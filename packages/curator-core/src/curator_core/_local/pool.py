@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from curator_core._local.parcels import Posted
 
-__all__ = ["Crew", "Event", "Hand"]
+__all__ = ["Event", "WorkerPool", "WorkerProcess"]
 
 _IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
 _OF_SHARED_MEMORY = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT)  # of sem_open(), which names no file
@@ -47,17 +47,17 @@ class Event(NamedTuple):
     """A call that has ended.
 
     Attributes:
-        hand: Whose it was.
+        process: Whose it was.
         job: What the driver calls it.
         future: Its result, a `worker.Reply`.
     """
 
-    hand: Hand
+    process: WorkerProcess
     job: Any
     future: Future[Posted]
 
 
-class Hand:
+class WorkerProcess:
     """A process of a run; started when it is first called.
 
     Args:
@@ -76,12 +76,12 @@ class Hand:
         self.held: deque[Any] = deque()
         self.groups: set[int] = set()
         self._arguments = (self.worker_id, lifeline, directory)
-        self._pool: Any = None
+        self._executor: Any = None
 
     @property
     def is_started(self) -> bool:
         """Whether there is a process."""
-        return self._pool is not None
+        return self._executor is not None
 
     def call(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
         """Call a function in the process, after what it is at.
@@ -90,9 +90,9 @@ class Hand:
             BrokenProcessPool: The process has died.
             ExecutorError: It cannot be started.
         """
-        if self._pool is None:
+        if self._executor is None:
             return self._start(function, *arguments)
-        future: Future[Posted] = self._pool.submit(function, *arguments)
+        future: Future[Posted] = self._executor.submit(function, *arguments)
         return future
 
     def _start(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
@@ -101,21 +101,21 @@ class Hand:
         try:
             environment = _environment()
             with _signals_blocked(), _standard_streams():
-                self._pool = loky.ProcessPoolExecutor(
+                self._executor = loky.ProcessPoolExecutor(
                     1, initializer=worker.begin, initargs=self._arguments, env=environment
                 )
-                future: Future[Posted] = self._pool.submit(function, *arguments)
+                future: Future[Posted] = self._executor.submit(function, *arguments)
         except OSError as exc:
             raise _not_started(self.worker_id, exc) from exc
         return future
 
     def dismiss(self, *, kill: bool) -> None:
         """End the process, and wait until it has ended."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, kill_workers=kill)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=kill)
 
 
-class Crew:
+class WorkerPool:
     """All processes of a run.
 
     Args:
@@ -123,7 +123,7 @@ class Crew:
         first: Number of the first one: none is called as one of an earlier crew of the run.
 
     Attributes:
-        hands: The processes.
+        processes: The processes.
         directory: Where large parcels lie.
     """
 
@@ -142,19 +142,21 @@ class Crew:
         # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
         self._stop = StopFlag(self.directory)
-        self.hands = [Hand(number, self._their_end, self.directory) for number in range(first, first + count)]
+        self.processes = [
+            WorkerProcess(number, self._their_end, self.directory) for number in range(first, first + count)
+        ]
         self._events: SimpleQueue[Event] = SimpleQueue()
 
     @property
     def is_busy(self) -> bool:
         """Whether anything has not ended."""
-        return any(hand.held for hand in self.hands)
+        return any(process.held for process in self.processes)
 
-    def submit(self, hand: Hand, job: Any, function: Callable[..., Posted], *arguments: Any) -> None:
+    def submit(self, process: WorkerProcess, job: Any, function: Callable[..., Posted], *arguments: Any) -> None:
         """Have a process call a function; an event says when it has ended.
 
         Args:
-            hand: The process.
+            process: The process.
             job: What to call it.
             function: One of `curator_core._local.worker`.
             *arguments: For the function.
@@ -163,9 +165,9 @@ class Crew:
             BrokenProcessPool: The process has died.
             ExecutorError: It cannot be started.
         """
-        future = hand.call(function, *arguments)
-        hand.held.append(job)
-        future.add_done_callback(lambda done: self._events.put(Event(hand, job, done)))
+        future = process.call(function, *arguments)
+        process.held.append(job)
+        future.add_done_callback(lambda done: self._events.put(Event(process, job, done)))
 
     def next_event(self, timeout: float | None) -> Event | None:
         """The next call that has ended; None where there is none in time.
@@ -177,23 +179,25 @@ class Crew:
             event = self._events.get(timeout != 0, timeout or None)
         except Empty:
             return None
-        event.hand.held.remove(event.job)
+        event.process.held.remove(event.job)
         return event
 
     def stop(self) -> None:
         """Ask all processes to end what they do, without waiting for it."""
         self._stop.set()
 
-    def dismiss(self, overdue: Sequence[Hand] = ()) -> None:
+    def dismiss(self, overdue: Sequence[WorkerProcess] = ()) -> None:
         """End all processes, and wait until they have ended.
 
         Args:
             overdue: Those that are to be killed, with all that they have started.
         """
         threads = [
-            threading.Thread(target=hand.dismiss, kwargs={"kill": hand in overdue}, name="curator-dismiss", daemon=True)
-            for hand in self.hands
-            if hand.is_started
+            threading.Thread(
+                target=process.dismiss, kwargs={"kill": process in overdue}, name="curator-dismiss", daemon=True
+            )
+            for process in self.processes
+            if process.is_started
         ]
         try:
             for thread in threads:

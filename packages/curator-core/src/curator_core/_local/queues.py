@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Literal
 
-    from curator_core._local.parcels import Parcel, Shelf
-    from curator_core._local.pool import Hand
+    from curator_core._local.parcels import Parcel, SharedFiles
+    from curator_core._local.pool import WorkerProcess
     from curator_core._local.worker import Reply
-    from curator_core._plan.groups import Group
+    from curator_core._plan.groups import StageGroup
 
-__all__ = ["Sent", "Station"]
+__all__ = ["GroupQueue", "InFlight"]
 
 _BUNDLE_S = 0.1  # of work in a bundle: some 200 times what a hop costs here
 _WORTH_S = 0.005  # less is not worth a hop
@@ -31,20 +31,20 @@ _MOST = 10_000  # tasks in a bundle, however short they are
 _PART = 8  # outputs that are packed together while nothing is known of how long the next group takes
 
 
-class Sent:
+class InFlight:
     """A bundle that is with a worker, or has come back and waits for those before it.
 
     Attributes:
-        station: Whose it is.
+        queue: Whose it is.
         count: How many tasks it has.
         seconds: How long it is expected to take.
         reply: What became of it.
     """
 
-    __slots__ = ("station", "count", "seconds", "reply")
+    __slots__ = ("queue", "count", "seconds", "reply")
 
-    def __init__(self, station: Station, count: int, seconds: float) -> None:
-        self.station = station
+    def __init__(self, queue: GroupQueue, count: int, seconds: float) -> None:
+        self.queue = queue
         self.count = count
         self.seconds = seconds
         self.reply: Reply | None = None
@@ -52,21 +52,21 @@ class Sent:
     def settle(self, reply: Reply) -> None:
         """It has come back."""
         self.reply = reply
-        self.station.observe(self, reply)
+        self.queue.observe(self, reply)
 
 
-class Station:
+class GroupQueue:
     """A group of stages, and its place in the flow of tasks. Tasks leave it in the order in which they came.
 
     Args:
         group: The group.
-        hands: The processes that may work for it.
-        shelf: Packs tasks.
+        processes: The processes that may work for it.
+        files: Packs tasks.
         bundle: Whether several batches are sent at once.
 
     Attributes:
         group: The group.
-        hands: The processes that may work for it.
+        processes: The processes that may work for it.
         plan: What its bundles are to be like.
         backlog: What waits.
         to_come: How many more tasks will; None where that is not known.
@@ -76,15 +76,17 @@ class Station:
         sent: How many bundles were sent.
     """
 
-    def __init__(self, group: Group, hands: Sequence[Hand], shelf: Shelf, *, bundle: bool) -> None:
+    def __init__(
+        self, group: StageGroup, processes: Sequence[WorkerProcess], files: SharedFiles, *, bundle: bool
+    ) -> None:
         self.group = group
-        self.hands = hands
-        self.plan = BundlePlan.of(group, len(hands))
-        self.backlog = Backlog(self.plan, shelf)
+        self.processes = processes
+        self.plan = BundlePlan.of(group, len(processes))
+        self.backlog = Backlog(self.plan, files)
         self.to_come: int | None = None
-        self.window: deque[Sent] = deque()
-        self.following: Station | None = None
-        has_set_up = any(_prepares_node(view.stage) for view in group.stages)
+        self.window: deque[InFlight] = deque()
+        self.following: GroupQueue | None = None
+        has_set_up = any(_prepares_node(compiled.stage) for compiled in group.stages)
         self.node: Literal["untouched", "in setup", "ready"] = "untouched" if has_set_up else "ready"
         self.sent = 0
         self._bundle = bundle
@@ -136,7 +138,7 @@ class Station:
         waiting = self.backlog.count
         if waiting < self.plan.batch_size:
             return False
-        slots = len(self.hands)
+        slots = len(self.processes)
         return waiting >= self.size * slots or self.backlog.nbytes >= self.plan.max_bytes * slots
 
     @property
@@ -163,22 +165,22 @@ class Station:
         """Whether nobody may work, or there is no place for what would come out."""
         if self.node == "in setup" or (self.following is not None and self.following.is_full):
             return True
-        too_many = len(self.window) >= _WINDOW * len(self.hands)
+        too_many = len(self.window) >= _WINDOW * len(self.processes)
         return too_many or self._held_bytes >= _HELD_BYTES
 
-    def next_hand(self, *, idle: bool) -> Hand | None:
+    def next_process(self, *, idle: bool) -> WorkerProcess | None:
         """The process to work next, if one has time: one that is set up, and of these the one with the least to do.
 
         Args:
             idle: Only such that have nothing to do.
         """
-        free = [hand for hand in self.hands if (not hand.held if idle else _has_time(hand))]
+        free = [process for process in self.processes if (not process.held if idle else _has_time(process))]
         index = self.group.index
-        return min(free, key=lambda hand: (index not in hand.groups, len(hand.held)), default=None)
+        return min(free, key=lambda process: (index not in process.groups, len(process.held)), default=None)
 
     # --- what happens -----------------------------------------------------------------------------------------
 
-    def take(self) -> tuple[Sent, list[Parcel]]:
+    def take(self) -> tuple[InFlight, list[Parcel]]:
         """The next bundle, to be sent.
 
         Raises:
@@ -190,12 +192,12 @@ class Station:
         self._tasks_packed += count
         self._bytes_packed += sum(parcel.nbytes for parcel in parcels)
         mean = self._pace.seconds_per_task
-        sent = Sent(self, count, math.inf if mean is None else mean * count)
+        sent = InFlight(self, count, math.inf if mean is None else mean * count)
         self.window.append(sent)
         self.sent += 1
         return sent, parcels
 
-    def observe(self, sent: Sent, reply: Reply) -> None:
+    def observe(self, sent: InFlight, reply: Reply) -> None:
         """Learn from what has come back."""
         self._pace.observe(sent.count, reply.seconds)
         self._held_bytes += _size_of(reply)
@@ -214,8 +216,8 @@ class Station:
                 yield from sent.reply.parcels
 
 
-def _has_time(hand: Hand) -> bool:
-    return not hand.held or sum(job.seconds for job in hand.held) < _AHEAD_S
+def _has_time(process: WorkerProcess) -> bool:
+    return not process.held or sum(job.seconds for job in process.held) < _AHEAD_S
 
 
 def _size_of(reply: Reply) -> int:

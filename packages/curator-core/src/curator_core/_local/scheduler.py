@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.user_code import check_failure
 from curator_core._local import worker
-from curator_core._local.parcels import Shelf, UnsendableError, fetch
-from curator_core._local.pool import Crew
-from curator_core._local.queues import Station
+from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
+from curator_core._local.pool import WorkerPool
+from curator_core._local.queues import GroupQueue
 from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import rebuild_error
 from curator_core._reports.wire import unpack_reports
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from curator_core._local.parcels import Parcel
-    from curator_core._local.pool import Event, Hand
-    from curator_core._local.queues import Sent
-    from curator_core._plan.groups import Group
+    from curator_core._local.pool import Event, WorkerProcess
+    from curator_core._local.queues import InFlight
+    from curator_core._plan.groups import StageGroup
     from curator_core._run.run import Run
     from curator_core.errors import CuratorError, StageError
 
-__all__ = ["Flow"]
+__all__ = ["Scheduler"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,24 +48,24 @@ _TELL_S = 1.0  # after a failure: when processes take longer to end, say what is
 
 
 class Call:
-    """What a process is called for besides bundles; see `Sent`.
+    """What a process is called for besides bundles; see `InFlight`.
 
     Args:
-        station: The group that it is for; None where it is for all.
+        queue: The group that it is for; None where it is for all.
     """
 
     seconds = math.inf
 
-    def __init__(self, station: Station | None = None) -> None:
-        self.station = station
+    def __init__(self, queue: GroupQueue | None = None) -> None:
+        self.queue = queue
 
     def settle(self, reply: worker.Reply) -> None:
         """It has been done."""
-        if self.station is not None and not reply.failed:
-            self.station.node = "ready"
+        if self.queue is not None and not reply.failed:
+            self.queue.node = "ready"
 
 
-class Flow:
+class Scheduler:
     """A run on several processes.
 
     Args:
@@ -83,7 +83,7 @@ class Flow:
     def __init__(
         self,
         run: Run,
-        groups: Sequence[Group],
+        groups: Sequence[StageGroup],
         workers: int,
         tasks: Iterator[Any],
         total: int | None,
@@ -95,14 +95,14 @@ class Flow:
         self._tasks = tasks
         self._definitions = {group.index: _definition(run, group) for group in groups}
         self._last_part = sys.maxsize if run.context.collect else 0
-        self._crew = Crew(workers, first=run.context.epoch * workers)
-        self._shelf = Shelf(self._crew.directory, "driver")
-        shares = _shares(groups, self._crew.hands)
+        self._pool = WorkerPool(workers, first=run.context.epoch * workers)
+        self._files = SharedFiles(self._pool.directory, "driver")
+        shares = _shares(groups, self._pool.processes)
         pairs = zip(groups, shares, strict=True)
-        self._stations = [Station(group, hands, self._shelf, bundle=bundle) for group, hands in pairs]
-        self._stations[0].to_come = total
-        for station, following in pairwise(self._stations):
-            station.following = following
+        self._queues = [GroupQueue(group, processes, self._files, bundle=bundle) for group, processes in pairs]
+        self._queues[0].to_come = total
+        for queue, following in pairwise(self._queues):
+            queue.following = following
 
     def go(self) -> None:
         """Run to the end, or to the first failure; afterwards there are no processes.
@@ -112,7 +112,7 @@ class Flow:
             WorkerDiedError: A process died, and nothing else went wrong: what is not finished can be worked on again.
             CuratorError: Something cannot travel between processes.
         """
-        overdue: Sequence[Hand] = self._crew.hands  # until they have been torn down
+        overdue: Sequence[WorkerProcess] = self._pool.processes  # until they have been torn down
         try:
             try:
                 self._work()
@@ -121,13 +121,13 @@ class Flow:
                 overdue = ()
             except BaseException as exc:
                 if not isinstance(exc, Exception):  # a signal; after a failure others finish what they have
-                    self._crew.stop()
+                    self._pool.stop()
                 overdue, worse = self._wind_up()
                 if worse is not None and isinstance(exc, WorkerDiedError):
                     raise worse from None  # it ends the run, which a process that died does not
                 raise
         finally:
-            self._crew.dismiss(overdue)
+            self._pool.dismiss(overdue)
 
     # --- the loop -----------------------------------------------------------------------------------------
 
@@ -139,18 +139,18 @@ class Flow:
             self._deal()
             if self._is_reading:
                 continue
-            if not self._crew.is_busy:
+            if not self._pool.is_busy:
                 return
             self._collect(wait=True)
 
     @property
     def _is_reading(self) -> bool:
-        first = self._stations[0]
+        first = self._queues[0]
         return first.to_come != 0 and not first.is_full
 
     def _read(self) -> None:
         """Read the source until enough is there, or for a while."""
-        first = self._stations[0]
+        first = self._queues[0]
         deadline = time.perf_counter() + _READ_S
         while self._is_reading and time.perf_counter() < deadline:
             task = next(self._tasks, None)
@@ -163,42 +163,42 @@ class Flow:
 
     def _deal(self) -> None:
         """Give work to who has time: to later groups first, so that tasks leave before others come in."""
-        for station, following in pairwise(self._stations):
-            if station.is_done:
+        for queue, following in pairwise(self._queues):
+            if queue.is_done:
                 following.to_come = 0
         for only_idle in (False, True):
-            for station in reversed(self._stations):
-                while station.has_bundle(any_size=only_idle):
-                    hand = station.next_hand(idle=only_idle)
-                    if hand is None:
+            for queue in reversed(self._queues):
+                while queue.has_bundle(any_size=only_idle):
+                    process = queue.next_process(idle=only_idle)
+                    if process is None:
                         break
-                    self._send(station, hand)
+                    self._send(queue, process)
 
-    def _send(self, station: Station, hand: Hand) -> None:
+    def _send(self, queue: GroupQueue, process: WorkerProcess) -> None:
         """Have a process work on a bundle, or prepare the node for the group first."""
-        group, following = station.group.index, station.following
+        group, following = queue.group.index, queue.following
         try:
-            if station.node == "untouched":
-                station.node = "in setup"
-                definition = self._shelf.post(self._definitions[group])
-                self._crew.submit(hand, Call(station), worker.prepare_node, group, definition)
+            if queue.node == "untouched":
+                queue.node = "in setup"
+                definition = self._files.post(self._definitions[group])
+                self._pool.submit(process, Call(queue), worker.prepare_node, group, definition)
                 return
-            sent, parcels = self._take(station)
+            sent, parcels = self._take(queue)
             assignment = worker.Assignment(
                 group=group,
-                definition=None if group in hand.groups else self._definitions[group],
-                bundle_id=f"{group}-{station.sent}",
+                definition=None if group in process.groups else self._definitions[group],
+                bundle_id=f"{group}-{queue.sent}",
                 parcels=parcels,
                 part_size=self._last_part if following is None else following.part_size,
             )
-            self._crew.submit(hand, sent, worker.work, self._shelf.post(assignment))
-            hand.groups.add(group)
+            self._pool.submit(process, sent, worker.work, self._files.post(assignment))
+            process.groups.add(group)
         except BrokenProcessPool as exc:
-            raise _died(hand, station, exc) from exc
+            raise _died(process, queue, exc) from exc
 
-    def _take(self, station: Station) -> tuple[Sent, list[Parcel]]:
+    def _take(self, queue: GroupQueue) -> tuple[InFlight, list[Parcel]]:
         try:
-            return station.take()
+            return queue.take()
         except UnsendableError as exc:
             raise self._unsendable(exc) from exc.__cause__
         except BaseException as exc:
@@ -206,7 +206,7 @@ class Flow:
             raise worker.unreadable("a task", "the driver", exc) from exc
 
     def _unsendable(self, exc: UnsendableError) -> CuratorError:
-        first = self._stations[0].group.stages[0]
+        first = self._queues[0].group.stages[0]
         if first.index > 0:
             return worker.unsendable(exc, self._run.plan.stages[0].name)
         where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
@@ -221,60 +221,60 @@ class Flow:
     # --- what comes back ----------------------------------------------------------------------------------
 
     def _collect(self, *, wait: bool) -> None:
-        event = self._crew.next_event(None if wait else 0)
+        event = self._pool.next_event(None if wait else 0)
         while event is not None:
             error = self._enter(event)
             if error is not None:
                 raise error
-            if event.job.station is not None:
-                self._hand_on(event.job.station)
-            event = self._crew.next_event(0)
+            if event.job.queue is not None:
+                self._hand_on(event.job.queue)
+            event = self._pool.next_event(0)
 
     def _enter(self, event: Event) -> BaseException | None:
         """Report what a process has reported, and keep what it has made; gives what ends the run, if that does."""
         try:
             reply: worker.Reply = fetch(event.future.result())
         except BrokenProcessPool as exc:
-            raise _died(event.hand, event.job.station, exc) from exc
+            raise _died(event.process, event.job.queue, exc) from exc
         event.job.settle(reply)
         reports = unpack_reports(reply.reports)
         for report in reports:
             self._run.report(report)
         return _failure(reports) if reply.failed else None
 
-    def _hand_on(self, station: Station) -> None:
+    def _hand_on(self, queue: GroupQueue) -> None:
         """Pass on what has come back, up to the first bundle that is still worked on."""
-        for parcel in station.leaving():
-            if station.following is not None:
-                station.following.backlog.add(parcel)
+        for parcel in queue.leaving():
+            if queue.following is not None:
+                queue.following.backlog.add(parcel)
             else:
                 self._run.outputs += _opened(parcel)
 
     # --- the end ------------------------------------------------------------------------------------------
 
     def _tear_down(self) -> None:
-        for hand in self._crew.hands:
-            if hand.is_started:
+        for process in self._pool.processes:
+            if process.is_started:
                 try:
-                    self._crew.submit(hand, Call(), worker.tear_down)
+                    self._pool.submit(process, Call(), worker.tear_down)
                 except BrokenProcessPool as exc:
-                    raise _died(hand, None, exc) from exc
-        while self._crew.is_busy:
+                    raise _died(process, None, exc) from exc
+        while self._pool.is_busy:
             self._collect(wait=True)
 
-    def _wind_up(self) -> tuple[list[Hand], BaseException | None]:
+    def _wind_up(self) -> tuple[list[WorkerProcess], BaseException | None]:
         """After a failure: tear down as far as processes answer, and keep what is complete.
 
         Returns:
             The processes that do not answer, and the first thing that went wrong meanwhile, deaths aside.
         """
-        asked: dict[Any, Hand] = {}
-        for hand in self._crew.hands:
-            if hand.is_started:
+        asked: dict[Any, WorkerProcess] = {}
+        for process in self._pool.processes:
+            if process.is_started:
                 call = Call()
                 with suppress(BrokenProcessPool):
-                    self._crew.submit(hand, call, worker.tear_down)
-                    asked[call] = hand
+                    self._pool.submit(process, call, worker.tear_down)
+                    asked[call] = process
         wrong: list[BaseException] = []
         try:
             left = self._run.stop.left_s
@@ -285,21 +285,21 @@ class Flow:
                 logger.warning("waiting up to %.1f s for workers to end what they do; Ctrl-C kills them now", left)
                 self._wait(asked, left, wrong)
         finally:
-            for parcel in self._stations[-1].complete():
+            for parcel in self._queues[-1].complete():
                 try:
                     self._run.outputs += _opened(parcel)
                 except DataError as exc:
                     wrong.append(exc)
         return [*asked.values()], next(iter(wrong), None)
 
-    def _wait(self, asked: dict[Any, Hand], seconds: float, wrong: list[BaseException]) -> None:
+    def _wait(self, asked: dict[Any, WorkerProcess], seconds: float, wrong: list[BaseException]) -> None:
         """Take what comes back, whatever it is, until the calls asked for have ended; removes those that have.
 
         It is these that count and not what the processes hold: Ctrl-C may have come between two lines that keep count.
         """
         deadline = time.monotonic() + seconds
         while asked and (left := deadline - time.monotonic()) > 0:
-            event = self._crew.next_event(left)
+            event = self._pool.next_event(left)
             if event is None:
                 continue
             asked.pop(event.job, None)
@@ -316,19 +316,19 @@ class Flow:
 # --- before the run -------------------------------------------------------------------------------------
 
 
-def _definition(run: Run, group: Group) -> bytes:
+def _definition(run: Run, group: StageGroup) -> bytes:
     """What a process needs to know of a group. Options of engines stay here: they may have secrets."""
-    views = [replace(view, runtime_env=None, engine_options={}) for view in group.stages]
-    return dumps((run.context._replace(group=group.index), views))
+    stages = [replace(compiled, runtime_env=None, engine_options={}) for compiled in group.stages]
+    return dumps((run.context._replace(group=group.index), stages))
 
 
-def _shares(groups: Sequence[Group], hands: Sequence[Hand]) -> list[list[Hand]]:
+def _shares(groups: Sequence[StageGroup], processes: Sequence[WorkerProcess]) -> list[list[WorkerProcess]]:
     """The processes that may work for each group: as many as it asks for, different ones for different groups."""
     shares, start = [], 0
     for group in groups:
-        wanted = min(group.num_workers or len(hands), len(hands))
-        shares.append([hands[(start + number) % len(hands)] for number in range(wanted)])
-        start += wanted % len(hands)
+        wanted = min(group.num_workers or len(processes), len(processes))
+        shares.append([processes[(start + number) % len(processes)] for number in range(wanted)])
+        start += wanted % len(processes)
     return shares
 
 
@@ -354,12 +354,12 @@ def _ends_run(report: Any) -> bool:
     return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 
-def _died(hand: Hand, station: Station | None, exc: BaseException) -> WorkerDiedError:
+def _died(process: WorkerProcess, queue: GroupQueue | None, exc: BaseException) -> WorkerDiedError:
     how = re.search(r"\{(\w+\(-?\d+\))\}", str(exc))  # loky says so: {SIGKILL(-9)}
-    when = "while it had work" if station else "in teardown"
+    when = "while it had work" if queue else "in teardown"
     return WorkerDiedError(
-        f"worker {hand.worker_id} died {f'by {how[1]} ' if how else ''}{when}",
-        stage=station.group.name if station else None,
+        f"worker {process.worker_id} died {f'by {how[1]} ' if how else ''}{when}",
+        stage=queue.group.name if queue else None,
         expected="processes that live until their work is done",
         hint="look for a crash in native code (its traceback is on stderr) or for the system's out-of-memory killer "
         "(dmesg); fewer workers need less memory",

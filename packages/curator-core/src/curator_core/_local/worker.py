@@ -13,7 +13,7 @@ from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerCloc
 from curator_core._adapter.chain import Chain
 from curator_core._guard.interrupts import become_worker
 from curator_core._local.outgoing import Outgoing
-from curator_core._local.parcels import Shelf, UnsendableError, fetch
+from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
 from curator_core._local.stop import StopFlag, StopWork
 from curator_core._reports.failures import fail_batches
 from curator_core._reports.wire import pack_reports
@@ -84,25 +84,25 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     leave_signals_to_driver()
     threading.Thread(target=_end_with_driver, args=(lifeline,), name="curator-lifeline", daemon=True).start()
     mark_records()
-    _workers[:] = [Worker(worker_id, Shelf(directory, worker_id), StopFlag(directory))]
+    _workers[:] = [Worker(worker_id, SharedFiles(directory, worker_id), StopFlag(directory))]
 
 
 def prepare_node(group: int, definition: Posted) -> Posted:
     """Call ``setup_on_node`` of all stages of a group; for what it is given see `Assignment`. Posts a `Reply`."""
     worker = _workers[0]
-    return worker.shelf.post(worker.prepare_node(group, fetch(definition)))
+    return worker.files.post(worker.prepare_node(group, fetch(definition)))
 
 
 def work(assignment: Posted) -> Posted:
     """Work on a bundle, given as an `Assignment`. Posts a `Reply`."""
     worker = _workers[0]
-    return worker.shelf.post(worker.work(fetch(assignment)))
+    return worker.files.post(worker.work(fetch(assignment)))
 
 
 def tear_down() -> Posted:
     """Tear down all stages that were set up here. Posts a `Reply`."""
     worker = _workers[0]
-    return worker.shelf.post(worker.tear_down())
+    return worker.files.post(worker.tear_down())
 
 
 def _end_with_driver(lifeline: Connection) -> None:
@@ -120,12 +120,12 @@ class Worker:
 
     Args:
         worker_id: Its name.
-        shelf: Packs outputs, and posts replies.
+        files: Packs outputs, and posts replies.
         stop: Whether the driver still wants what is worked on.
     """
 
-    def __init__(self, worker_id: str, shelf: Shelf, stop: StopFlag) -> None:
-        self.shelf = shelf
+    def __init__(self, worker_id: str, files: SharedFiles, stop: StopFlag) -> None:
+        self.files = files
         self._stop = stop
         self._metadata = WorkerMetadata(worker_id)
         self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
@@ -144,7 +144,7 @@ class Worker:
 
     def work(self, assignment: Assignment) -> Reply:
         """See `work`."""
-        outputs = Outgoing(self.shelf, assignment.part_size)
+        outputs = Outgoing(self.files, assignment.part_size)
         failed = False
         start = time.perf_counter()
         try:
@@ -177,10 +177,12 @@ class Worker:
         chain = self._made.get(group)
         if chain is None:
             try:
-                context, views = loads(definition)
+                context, stages = loads(definition)
             except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
-            chain = self._made[group] = Chain([BaseStageAdapter(view.stage, view) for view in views], self._stop)
+            chain = self._made[group] = Chain(
+                [BaseStageAdapter(compiled.stage, compiled) for compiled in stages], self._stop
+            )
             for adapter in chain.adapters:
                 adapter.bind(context, self._reports.append)
                 adapter.clock = self._clock
@@ -217,11 +219,11 @@ class Worker:
             return outputs.pack(), True
         except UnsendableError as exc:
             adapter = self._ready[assignment.group].adapters[-1]
-            error = unsendable(exc, adapter.view.name)
+            error = unsendable(exc, adapter.compiled.name)
             tasks = [*outputs]
             culprits = {_batch_of(task) for task in tasks if not pickles(task)}
             spoilt = fail_batches(self._reports, culprits, error)
-            good = Outgoing(self.shelf, assignment.part_size)
+            good = Outgoing(self.files, assignment.part_size)
             good += [task for task in tasks if _batch_of(task) not in spoilt]
             return good.pack(), adapter.context.on_error == "skip"
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline, compiled: decomposed, checked, each stage read once, grouped."""
+"""The compiled pipeline: expanded, checked, each stage read once, and grouped."""

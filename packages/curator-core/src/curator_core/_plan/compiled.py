@@ -19,7 +19,7 @@ from curator_core.tasks import EmptyTask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Fields", "StageView", "read_stage"]
+__all__ = ["CompiledStage", "Fields", "compile_stage"]
 
 
 _COUNT = "a whole number, 1 or more"
@@ -36,7 +36,7 @@ class Fields(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class StageView:
+class CompiledStage:
     """A stage as it was read when the plan was made.
 
     Attributes:
@@ -121,7 +121,7 @@ class StageView:
         return self.needs is None or self.needs == Fields()
 
 
-def read_stage(index: int, stage: Any) -> StageView:
+def compile_stage(index: int, stage: Any) -> CompiledStage:
     """Read a stage once, and check each value.
 
     Raises:
@@ -143,7 +143,7 @@ def read_stage(index: int, stage: Any) -> StageView:
     # A batch has as many tasks as can be processed concurrently; its report covers all of them.
     batch_size = call_size * (concurrency or 1) if batched else max(call_size, concurrency)
     fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
-    view = StageView(
+    compiled = CompiledStage(
         index=index,
         name=_read(stage, "name", _is_name, "a non-empty string on one line"),
         class_name=type(stage).__name__,
@@ -169,19 +169,19 @@ def read_stage(index: int, stage: Any) -> StageView:
         engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with string keys") or {},
         is_committed=stage._is_committed,
     )
-    if not view.batched and not _implements(stage, "process"):
+    if not compiled.batched and not _implements(stage, "process"):
         raise StageDefinitionError(
             "the stage has neither process() nor process_batch()",
-            stage=view.name,
+            stage=compiled.name,
             field="process",
-            given=f"class {view.class_name} with neither method",
+            given=f"class {compiled.class_name} with neither method",
             expected="process(self, task) or process_batch(self, tasks)",
-            hint=f"write one of the two in class {view.class_name}",
+            hint=f"write one of the two in class {compiled.class_name}",
         )
-    if view.isolated is False and (limit := view.limit_by_process):
+    if compiled.isolated is False and (limit := compiled.limit_by_process):
         hint = f"leave isolated unset, or remove {limit}"
         raise _wrong(stage, "isolated", False, f"None or True, because {limit} kills a hanging process", hint)
-    return view
+    return compiled
 
 
 def _implements(stage: Any, method: str) -> bool:

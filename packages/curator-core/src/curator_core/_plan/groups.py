@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
     from curator_core.resources import Resources
 
-__all__ = ["Fusion", "Group", "group_stages"]
+__all__ = ["FusionLevel", "StageGroup", "group_stages"]
 
 
-class Fusion(enum.IntEnum):
+class FusionLevel(enum.IntEnum):
     """How far stages are fused. Each level includes the ones before it."""
 
     OFF = 0
@@ -30,7 +30,7 @@ class Fusion(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StageGroup:
     """Stages that run in the same worker, one after the other.
 
     Attributes:
@@ -40,18 +40,18 @@ class Group:
     """
 
     index: int
-    stages: tuple[StageView, ...]
+    stages: tuple[CompiledStage, ...]
     boundary: str = ""
 
     @property
     def name(self) -> str:
         """The names of its stages, joined by ``+``."""
-        return "+".join(view.name for view in self.stages)
+        return "+".join(compiled.name for compiled in self.stages)
 
     @property
     def resources(self) -> Resources:
         """The resources that one worker needs: those of each stage, with the largest number of CPUs."""
-        return replace(self.stages[0].resources, cpus=max(view.resources.cpus for view in self.stages))
+        return replace(self.stages[0].resources, cpus=max(compiled.resources.cpus for compiled in self.stages))
 
     @property
     def num_workers(self) -> int | None:
@@ -71,7 +71,7 @@ class Group:
     @property
     def batch_size(self) -> int:
         """Its largest batch size: the number of tasks passed to a worker at once should be a multiple of it."""
-        return max(view.batch_size for view in self.stages)
+        return max(compiled.batch_size for compiled in self.stages)
 
     @property
     def full_batches(self) -> bool:
@@ -80,57 +80,59 @@ class Group:
 
 
 def group_stages(
-    views: Sequence[StageView], fusion: Fusion = Fusion.EQUAL, *, has_source: bool = False
-) -> tuple[Group, ...]:
+    stages: Sequence[CompiledStage], fusion: FusionLevel = FusionLevel.EQUAL, *, has_source: bool = False
+) -> tuple[StageGroup, ...]:
     """Group neighbors as far as they may share a worker.
 
     Args:
-        views: The stages.
+        stages: The stages.
         fusion: How far stages are fused.
         has_source: Whether the first stage is a source, which forms its own group because it has only one task.
     """
-    groups: list[Group] = []
-    for number, view in enumerate(views):
+    groups: list[StageGroup] = []
+    for number, compiled in enumerate(stages):
         if not groups:
-            groups.append(Group(0, (view,)))
+            groups.append(StageGroup(0, (compiled,)))
             continue
         before = groups[-1]
-        reason = f"'{before.name}' is a source" if has_source and number == 1 else _apart(before.stages, view, fusion)
+        reason = (
+            f"'{before.name}' is a source" if has_source and number == 1 else _apart(before.stages, compiled, fusion)
+        )
         if reason:
-            groups.append(Group(len(groups), (view,), reason))
+            groups.append(StageGroup(len(groups), (compiled,), reason))
         else:
-            groups[-1] = replace(before, stages=(*before.stages, view))
+            groups[-1] = replace(before, stages=(*before.stages, compiled))
     return tuple(groups)
 
 
-def _apart(group: Sequence[StageView], view: StageView, fusion: Fusion) -> str:
+def _apart(group: Sequence[CompiledStage], compiled: CompiledStage, fusion: FusionLevel) -> str:
     """Return why a stage cannot join the group before it; empty if it can."""
     last = group[-1]
-    if fusion is Fusion.OFF:
+    if fusion is FusionLevel.OFF:
         return "fusion is off"
-    for stage in (last, view):
+    for stage in (last, compiled):
         if stage.fusible is False:
             return f"'{stage.name}' sets fusible=False"
-    return _different_needs(last, view, fusion) or _spreads(last, view, fusion)
+    return _different_needs(last, compiled, fusion) or _spreads(last, compiled, fusion)
 
 
-def _different_needs(last: StageView, view: StageView, fusion: Fusion) -> str:
+def _different_needs(last: CompiledStage, compiled: CompiledStage, fusion: FusionLevel) -> str:
     for field in ("gpus", "gpu_memory_gb", "nvdecs", "nvencs", "entire_gpu", "cpus"):
-        asks, asked = getattr(view.resources, field), getattr(last.resources, field)
-        if asks != asked and not (field == "cpus" and fusion >= Fusion.UNEQUAL_CPUS):
-            return f"'{view.name}' asks for {field}={asks:g}, '{last.name}' for {asked:g}"
-    for stage in (last, view):
+        asks, asked = getattr(compiled.resources, field), getattr(last.resources, field)
+        if asks != asked and not (field == "cpus" and fusion >= FusionLevel.UNEQUAL_CPUS):
+            return f"'{compiled.name}' asks for {field}={asks:g}, '{last.name}' for {asked:g}"
+    for stage in (last, compiled):
         if stage.resources.requires_gpu and not stage.fusible:
             return f"'{stage.name}' asks for a GPU and does not set fusible=True"
     for field in ("num_workers", "runtime_env", "engine_options"):
-        if getattr(view, field) != getattr(last, field):
-            return f"'{view.name}' and '{last.name}' differ in {field}"  # no values: they may be secrets
+        if getattr(compiled, field) != getattr(last, field):
+            return f"'{compiled.name}' and '{last.name}' differ in {field}"  # no values: they may be secrets
     return ""
 
 
-def _spreads(last: StageView, view: StageView, fusion: Fusion) -> str:
-    if last.fans_out and fusion < Fusion.FAN_OUTS:
+def _spreads(last: CompiledStage, compiled: CompiledStage, fusion: FusionLevel) -> str:
+    if last.fans_out and fusion < FusionLevel.FAN_OUTS:
         return f"'{last.name}' fans out, so its outputs are redistributed"
-    if view.full_batches:
-        return f"'{view.name}' needs full batches, filled with tasks from any worker"
+    if compiled.full_batches:
+        return f"'{compiled.name}' needs full batches, filled with tasks from any worker"
     return ""

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curator_core._plan.compiled import Fields, StageView, read_stage
-from curator_core._plan.groups import Fusion, Group, group_stages
+from curator_core._plan.compiled import CompiledStage, Fields, compile_stage
+from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.sendable import check_copied
 from curator_core._transport.pickling import dumps
 from curator_core.errors import PipelineError
@@ -17,7 +17,7 @@ from curator_core.tasks import Task
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Fields", "Fusion", "Group", "Plan", "StageView", "dumps", "read_stage"]
+__all__ = ["CompiledStage", "Fields", "FusionLevel", "Plan", "StageGroup", "compile_stage", "dumps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Plan:
     """
 
     name: str
-    stages: tuple[StageView, ...]
+    stages: tuple[CompiledStage, ...]
     has_source: bool = False
 
     @classmethod
@@ -58,17 +58,17 @@ class Plan:
                 expected="at least one stage",
                 hint="call add_stage(…) before run()",
             )
-        views = tuple(read_stage(index, stage) for index, stage in enumerate(leaves))
-        _check_names(views)
-        _check_committed(views)
-        has_source = fed is False or (fed is None and views[0].may_be_source)
+        stages = tuple(compile_stage(index, stage) for index, stage in enumerate(leaves))
+        _check_names(stages)
+        _check_committed(stages)
+        has_source = fed is False or (fed is None and stages[0].may_be_source)
         if has_source:
-            _check_provided(views)
-        check_copied(views)
-        return cls(name=name, stages=views, has_source=has_source)
+            _check_provided(stages)
+        check_copied(stages)
+        return cls(name=name, stages=stages, has_source=has_source)
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[StageGroup, ...]:
         """The groups of stages that share a worker if everything fits the machine; executors may have to fuse more."""
         return group_stages(self.stages, has_source=self.has_source)
 
@@ -80,14 +80,16 @@ class Plan:
             if group.boundary:
                 lines.append(f"     | {group.boundary}")
             source = "  (source)" if self.has_source and group.index == 0 else ""
-            lines.append(f"  {group.index:02d} {' + '.join(view.name for view in group.stages)}{source}")
+            lines.append(f"  {group.index:02d} {' + '.join(compiled.name for compiled in group.stages)}{source}")
         return "\n".join(lines)
 
     def describe(self) -> str:
         """Describe each stage on one line: its class, resources, and settings."""
         lines = [f"{self.name}: {_count(len(self.stages), 'stage')}"]
-        width = max(len(view.name) for view in self.stages)
-        lines += [f"  {view.index:02d} {view.name:<{width}}  {_describe_view(view)}" for view in self.stages]
+        width = max(len(compiled.name) for compiled in self.stages)
+        lines += [
+            f"  {compiled.index:02d} {compiled.name:<{width}}  {_describe(compiled)}" for compiled in self.stages
+        ]
         return "\n".join(lines)
 
 
@@ -95,73 +97,73 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _check_names(views: Sequence[StageView]) -> None:
-    by_name: dict[str, StageView] = {}
-    for view in views:
-        other = by_name.setdefault(view.name, view)
-        if other is not view:
+def _check_names(stages: Sequence[CompiledStage]) -> None:
+    by_name: dict[str, CompiledStage] = {}
+    for compiled in stages:
+        other = by_name.setdefault(compiled.name, compiled)
+        if other is not compiled:
             raise PipelineError(
-                f"stages {other.index} and {view.index} have the same name",
-                stage=view.name,
+                f"stages {other.index} and {compiled.index} have the same name",
+                stage=compiled.name,
                 field="name",
-                given=view.name,
+                given=compiled.name,
                 expected="a unique name for each stage",
-                hint=f'use with_(name="{view.name}_2") on one of them',
+                hint=f'use with_(name="{compiled.name}_2") on one of them',
             )
 
 
-def _check_committed(views: Sequence[StageView]) -> None:
-    for view in views[:-1]:
-        if view.is_committed:
+def _check_committed(stages: Sequence[CompiledStage]) -> None:
+    for compiled in stages[:-1]:
+        if compiled.is_committed:
             raise PipelineError(
                 "target_size publishes files only after the run has counted their tasks: no later stage can read them",
-                stage=view.name,
+                stage=compiled.name,
                 field="target_size",
-                given=f"a stage after it: '{views[view.index + 1].name}'",
+                given=f"a stage after it: '{stages[compiled.index + 1].name}'",
                 expected="a writer with target_size as the last stage of the pipeline",
                 hint="read the files in a second run, with the outputs of this run as its initial tasks; or omit "
                 "target_size",
             )
 
 
-def _check_provided(views: Sequence[StageView]) -> None:
+def _check_provided(stages: Sequence[CompiledStage]) -> None:
     """Check that each stage gets the fields that it needs from the stages above it, if those declare what they add."""
     everyone = {name for name in dir(Task) if not name.startswith("_")} | {"data", "dataset_name"}
     attributes, columns = set(everyone), set[str]()
-    for view in views:
-        missing = _missing(view, attributes, columns)
+    for compiled in stages:
+        missing = _missing(compiled, attributes, columns)
         if missing:
             added = ", ".join(sorted((attributes - everyone) | columns)) or "none"
             raise PipelineError(
                 f"needs {' and '.join(map(repr, missing))}, which no earlier stage provides",
-                stage=view.name,
+                stage=compiled.name,
                 field="inputs()",
                 given=list(missing),
                 expected=f"a field that earlier stages declare in outputs(): {added}",
                 hint="add a stage that provides it before this one, or declare it in the outputs() of an earlier stage",
             )
-        if view.adds is None:
+        if compiled.adds is None:
             return  # this stage may add anything
-        attributes |= set(view.adds.attributes)
-        columns |= set(view.adds.columns)
+        attributes |= set(compiled.adds.attributes)
+        columns |= set(compiled.adds.columns)
 
 
-def _missing(view: StageView, attributes: set[str], columns: set[str]) -> list[str]:
-    if view.needs is None:
+def _missing(compiled: CompiledStage, attributes: set[str], columns: set[str]) -> list[str]:
+    if compiled.needs is None:
         return []
-    absent = [name for name in view.needs.attributes if name not in attributes]
-    return absent + [name for name in view.needs.columns if name not in columns]
+    absent = [name for name in compiled.needs.attributes if name not in attributes]
+    return absent + [name for name in compiled.needs.columns if name not in columns]
 
 
-def _describe_view(view: StageView) -> str:
-    wants = [f"cpus={view.resources.cpus:g}"]
+def _describe(compiled: CompiledStage) -> str:
+    wants = [f"cpus={compiled.resources.cpus:g}"]
     for name in ("gpus", "gpu_memory_gb", "nvdecs", "nvencs", "entire_gpu"):
-        amount = getattr(view.resources, name)
+        amount = getattr(compiled.resources, name)
         if amount:
             wants.append(f"{name}={amount:g}" if amount is not True else name)
-    wants.append(f"batch_size={view.batch_size}")
-    if view.num_workers is not None:
-        wants.append(f"num_workers={view.num_workers}")
-    if view.runtime_env is not None:
-        wants.append(f"runtime_env={sorted(view.runtime_env)}")  # names only: values may be secrets
-    return f"{view.class_name}({', '.join(wants)})"
+    wants.append(f"batch_size={compiled.batch_size}")
+    if compiled.num_workers is not None:
+        wants.append(f"num_workers={compiled.num_workers}")
+    if compiled.runtime_env is not None:
+        wants.append(f"runtime_env={sorted(compiled.runtime_env)}")  # names only: values may be secrets
+    return f"{compiled.class_name}({', '.join(wants)})"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
     from curator_core._calls.async_calls import CallSettings
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
     from curator_core._processes.channel import Answer
 
 __all__ = ["IsolatedStage"]
@@ -40,7 +40,7 @@ class IsolatedStage:
     is not to be blamed on the task at hand.
 
     Args:
-        view: The stage.
+        compiled: The stage.
         stage: What is to run there.
         parts_batches: Whether the tasks of a batch that fails go alone then.
 
@@ -48,9 +48,9 @@ class IsolatedStage:
         metrics: What the stage records.
     """
 
-    def __init__(self, view: StageView, stage: Any, *, parts_batches: bool) -> None:
+    def __init__(self, compiled: CompiledStage, stage: Any, *, parts_batches: bool) -> None:
         self.metrics = StageMetrics()
-        self._view = view
+        self._compiled = compiled
         self._stage = stage
         self._process: StageProcess | None = None
         self._worker: WorkerMetadata | None = None  # that it is set up for
@@ -69,11 +69,11 @@ class IsolatedStage:
 
     def process(self, task: Any) -> Any:
         """See `ProcessingStage`; a generator has been read to its end."""
-        return self._work_on("process", (task,), [task], self._view.timeout_s)
+        return self._work_on("process", (task,), [task], self._compiled.timeout_s)
 
     def process_batch(self, tasks: list[Any]) -> Any:
         """See `ProcessingStage`."""
-        return self._work_on("process_batch", (tasks,), tasks, self._view.timeout_s)
+        return self._work_on("process_batch", (tasks,), tasks, self._compiled.timeout_s)
 
     def call_all(
         self, arguments: Sequence[Any], work_of_calls: Sequence[StageWork], settings: CallSettings
@@ -83,7 +83,7 @@ class IsolatedStage:
         Returns:
             What each call gave, or a `Failed`.
         """
-        batched = self._view.batched
+        batched = self._compiled.batched
         tasks = [task for call in arguments for task in call] if batched else arguments
         method = "process_batch" if batched else "process"
         sent = (method, arguments, work_of_calls, settings)
@@ -95,13 +95,13 @@ class IsolatedStage:
         if self._process is None:
             return
         try:
-            self._ask(Call("teardown", (), _work()), self._view.setup_timeout_s)
+            self._ask(Call("teardown", (), _work()), self._compiled.setup_timeout_s)
         finally:
             self._end(kill=False)
 
     def _set_up(self, call: Call) -> None:
         try:
-            self._ask(call, self._view.setup_timeout_s)
+            self._ask(call, self._compiled.setup_timeout_s)
         except BaseException:
             self._end(kill=True)  # nobody tears down what is not set up
             raise
@@ -120,7 +120,7 @@ class IsolatedStage:
     def _comes_again(self, count: int) -> bool:
         """Whether the tasks of a call that kills the process are tried again anyhow, alone or as they are."""
         is_parted = count > 1 and self._parts_batches
-        return is_parted or (self._view.max_attempts > 1 and issubclass(ProcessDiedError, self._view.retry_on))
+        return is_parted or (self._compiled.max_attempts > 1 and issubclass(ProcessDiedError, self._compiled.retry_on))
 
     def _ask_twice(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:
         try:
@@ -128,7 +128,7 @@ class IsolatedStage:
         except ProcessDiedError as exc:
             if comes_again:
                 raise
-            logger.warning(_AGAIN, self._view.name, exc.how, _at(call.work))
+            logger.warning(_AGAIN, self._compiled.name, exc.how, _at(call.work))
         return self._ask(call, timeout_s)
 
     def _ask(self, call: Call, timeout_s: float | None = None) -> Answer:
@@ -148,10 +148,10 @@ class IsolatedStage:
         """Start a process, and set it up where there was one before."""
         self._process = StageProcess()
         try:
-            self._raise_error(self._asked(Call("hold", (self._stage, self._view.retry_on))))
+            self._raise_error(self._asked(Call("hold", (self._stage, self._compiled.retry_on))))
             if self._worker is not None:
-                set_up = Call("setup", (self._worker,), StageWork(stage=self._view.name))
-                self._raise_error(self._asked(set_up, self._view.setup_timeout_s))
+                set_up = Call("setup", (self._worker,), StageWork(stage=self._compiled.name))
+                self._raise_error(self._asked(set_up, self._compiled.setup_timeout_s))
         except Exception as exc:
             self._end(kill=True)
             if self._worker is None:
@@ -159,7 +159,7 @@ class IsolatedStage:
             info = error_info(exc)
             raise StageError(
                 f"its new process cannot be set up: {info.type}: {info.message}",
-                stage=self._view.name,
+                stage=self._compiled.name,
                 expected="setup() to work as often as a process has died or was ended",
                 hint="give back in time what setup() takes, such as the memory of a GPU",
             ) from exc
@@ -192,7 +192,7 @@ class IsolatedStage:
     def _died(self, exc: DeadError, call: Call) -> ProcessDiedError:
         error = ProcessDiedError(
             f"its process {exc.how} {_at(call.work) or f'in {call.method}()'}",
-            stage=self._view.name,
+            stage=self._compiled.name,
             hint="what it wrote to stderr says where; a native library may have crashed, or memory run out",
         )
         error.how = exc.how
@@ -204,9 +204,9 @@ class IsolatedStage:
         method = call.method if call.method != "call_all" else call.arguments[0]
         return StageTimeoutError(
             f"timed out after {limit:g} s {_at(call.work) or f'in {method}()'}; its process was killed",
-            stage=self._view.name,
+            stage=self._compiled.name,
             field=name,
-            given=getattr(self._view, name),
+            given=getattr(self._compiled, name),
             expected=f"{method}() to return within that many seconds",
             hint=f"raise {name} if it is only slow" + "; on_error='skip' leaves such tasks out" * on_tasks,
         )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch's report, and who reads it."""
+"""The report of a batch: its fields, its form in transit, and errors as data."""

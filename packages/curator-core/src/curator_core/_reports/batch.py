@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchReport",
     "ErrorInfo",
-    "Fallen",
+    "FailedInput",
     "InputOutcome",
-    "Manifest",
     "OutcomeKind",
     "Outcomes",
     "RunInfo",
@@ -31,6 +30,7 @@ __all__ = [
     "StageInfo",
     "Tally",
     "WorkerReport",
+    "WrittenFiles",
 ]
 
 OutcomeKind = Literal["out", "filtered", "failed", "retried"]
@@ -170,7 +170,7 @@ class ErrorInfo(NamedTuple):
     doing: str = ""
 
 
-class Manifest(NamedTuple):
+class WrittenFiles(NamedTuple):
     """Files that the last stage reports to have written, if the run keeps a checkpoint.
 
     Attributes:
@@ -186,7 +186,7 @@ class Manifest(NamedTuple):
     dataset_name: str
 
 
-class Fallen(NamedTuple):
+class FailedInput(NamedTuple):
     """An input that failed for good, kept if the run asks for it.
 
     Attributes:
@@ -232,8 +232,8 @@ class BatchReport(NamedTuple):
         num_items: Sum of ``num_items`` over the inputs.
         metrics: The metrics that the stage recorded through ``self.metrics``.
         error: Why inputs failed or are retried; None if none did.
-        fallen: The inputs that failed for good, if the run keeps them; empty for observers.
-        manifests: The files that the last stage wrote, if the run keeps a checkpoint.
+        failed_input: The inputs that failed for good, if the run keeps them; empty for observers.
+        written_files: The files that the last stage wrote, if the run keeps a checkpoint.
     """
 
     run_id: str
@@ -262,8 +262,8 @@ class BatchReport(NamedTuple):
     num_items: int = 0
     metrics: dict[str, float | str] = {}  # noqa: RUF012 - a NamedTuple default; shared and never written to
     error: ErrorInfo | None = None
-    fallen: tuple[Fallen, ...] = ()
-    manifests: tuple[Manifest, ...] = ()
+    failed_input: tuple[FailedInput, ...] = ()
+    written_files: tuple[WrittenFiles, ...] = ()
 
     @property
     def end_unix_ns(self) -> int:

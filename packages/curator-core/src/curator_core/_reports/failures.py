@@ -165,6 +165,6 @@ def fail_batches(reports: list[Any], batch_ids: Container[str], error: BaseExcep
     for number, report in enumerate(reports):
         if isinstance(report, BatchReport) and report.batch_id in batch_ids and not report.is_retried:
             failed = report.inputs.all_as("failed")
-            reports[number] = report._replace(inputs=failed, error=error_info(error), manifests=())
+            reports[number] = report._replace(inputs=failed, error=error_info(error), written_files=())
             found.add(report.batch_id)
     return found

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run: its settings, its source, its accounts, its end."""
+"""A run: executor base, settings, source, accounts, and shutdown."""

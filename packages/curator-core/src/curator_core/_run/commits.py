@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curator_core._checkpoint import OpenCheckpoint
     from curator_core._files.staging import Staging
     from curator_core._plan.plan import Plan
-    from curator_core._reports.batch import BatchReport, Manifest
+    from curator_core._reports.batch import BatchReport, WrittenFiles
     from curator_core._shard import Shard
 
 __all__ = ["Commits"]
@@ -55,13 +55,13 @@ class Commits:
             ConfigurationError: The directory has files of other runs, which may contain the same tasks.
             DataError: The directory cannot be read or written.
         """
-        *before, view = plan.stages
-        writer: Any = view.stage
+        *before, compiled = plan.stages
+        writer: Any = compiled.stage
         stage, staging = writer.staged(run_id, shard)
         commits = cls(staging, store)
         commits._take_over()
         staging.prepare()
-        return commits, replace(plan, stages=(*before, replace(view, stage=stage)))
+        return commits, replace(plan, stages=(*before, replace(compiled, stage=stage)))
 
     def _take_over(self) -> None:
         """Read from the journal which files earlier runs wrote, and make the directory match."""
@@ -90,7 +90,7 @@ class Commits:
         Raises:
             DataError: The journal cannot be written, or a file cannot be renamed.
         """
-        new = [manifest for manifest in report.manifests if manifest.input_id not in self.written]
+        new = [manifest for manifest in report.written_files if manifest.input_id not in self.written]
         urls = [url for manifest in new for url in manifest.paths]
         if not urls or report.is_retried:
             return
@@ -100,7 +100,7 @@ class Commits:
             )
         self._staging.publish(urls)
 
-    def begin_again(self, entered: Iterable[Manifest]) -> None:
+    def begin_again(self, entered: Iterable[WrittenFiles]) -> None:
         """Remember the files written for source tasks that begin again.
 
         Files written by earlier runs are kept, because the source may not have made their source tasks yet.

@@ -21,13 +21,13 @@ from curator_core._run.ambient import ambient_observers
 from curator_core.errors import ConfigurationError, CuratorError, ExecutorError
 from curator_core.logs import marked_records
 from curator_core.results import RunResult
-from curator_core.tasks import EmptyTask, RootNames, Task, new_state, stamp, state_of
+from curator_core.tasks import EmptyTask, SourceIds, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from curator_core._files.paths import PathLike
-    from curator_core._plan.compiled import StageView
+    from curator_core._plan.compiled import CompiledStage
     from curator_core._run.run import Run
     from curator_core._run.settings import FailurePolicy
     from curator_core._shard import ShardChoice
@@ -115,7 +115,9 @@ class BaseExecutor(ABC):
             return self._execute(run, initial_tasks, keep_ids=keep_ids)
 
     def _execute(self, run: Run, initial_tasks: Iterable[Any] | None, *, keep_ids: bool) -> RunResult:
-        sources = None if initial_tasks is None else _name_sources(initial_tasks, run.new_names(), keep_ids=keep_ids)
+        sources = (
+            None if initial_tasks is None else _name_sources(initial_tasks, run.new_source_ids(), keep_ids=keep_ids)
+        )
         with run.open():
             try:
                 sources = None if sources is None else [*run.admit(sources)]
@@ -130,7 +132,7 @@ class BaseExecutor(ABC):
             run.stop.close_accounts()
             return run.finish(None)
 
-    def sent_stages(self, plan: Plan) -> Sequence[StageView]:
+    def sent_stages(self, plan: Plan) -> Sequence[CompiledStage]:
         """Return the stages that leave this process, so they and everything that they use must be picklable.
 
         Args:
@@ -144,7 +146,7 @@ class BaseExecutor(ABC):
 
         An implementation moves every task through the adapters of the stages, passes every report to ``run.report``,
         adds the outputs to ``run.outputs``, and sets ``run.fed``. If it runs the first stage as a source itself, it
-        sets the ``roots`` of that stage's adapter to ``run.new_names()``, and passes the source's outputs through
+        sets ``source_ids`` of that stage's adapter to ``run.new_source_ids()``, and passes the source's outputs through
         ``run.admit`` before it processes them.
 
         Args:
@@ -154,9 +156,9 @@ class BaseExecutor(ABC):
         """
 
 
-def isolated_stages(views: Iterable[StageView]) -> list[StageView]:
+def isolated_stages(stages: Iterable[CompiledStage]) -> list[CompiledStage]:
     """Return the stages that run in a process of their own on every executor."""
-    return [view for view in views if is_isolated(view, RunContext())]
+    return [compiled for compiled in stages if is_isolated(compiled, RunContext())]
 
 
 def empty_source() -> EmptyTask:
@@ -168,7 +170,7 @@ def _checkpoint(given: Checkpoint | PathLike | None) -> Checkpoint | None:
     return given if given is None or isinstance(given, Checkpoint) else Checkpoint(given)
 
 
-def _name_sources(tasks: Iterable[Any], names: RootNames, *, keep_ids: bool) -> list[Any]:
+def _name_sources(tasks: Iterable[Any], names: SourceIds, *, keep_ids: bool) -> list[Any]:
     if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
         raise ConfigurationError(
             "initial_tasks is not a list of tasks",

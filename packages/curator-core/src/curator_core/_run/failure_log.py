@@ -10,17 +10,17 @@ from curator_core.errors import FailureLimitError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from curator_core._reports.batch import BatchReport, Fallen
+    from curator_core._reports.batch import BatchReport, FailedInput
     from curator_core._run.settings import RunSettings
-    from curator_core._run.stage_totals import Ledger
+    from curator_core._run.stage_totals import StageTotals
     from curator_core.deadletter import DeadLetter
 
-__all__ = ["Failures"]
+__all__ = ["FailureLog"]
 
 _ENOUGH = 100  # inputs that a stage must have before a share of them is meaningful
 
 
-class Failures:
+class FailureLog:
     """The failures of a run.
 
     Args:
@@ -33,7 +33,7 @@ class Failures:
         task_ids: By stage, the ids of the inputs that failed for good.
     """
 
-    def __init__(self, settings: RunSettings, ledger: Ledger, pipeline: str, trace_id: Callable[[], str]) -> None:
+    def __init__(self, settings: RunSettings, ledger: StageTotals, pipeline: str, trace_id: Callable[[], str]) -> None:
         self._limit = settings.max_failures
         self._ledger = ledger
         self._pipeline = pipeline
@@ -59,13 +59,13 @@ class Failures:
         """
         failed = [(number, outcome.task_id) for number, outcome in enumerate(report.inputs) if outcome.kind == "failed"]
         if not failed:  # from another rank, or from a worker that repeated finished work
-            return report._replace(fallen=())
+            return report._replace(failed_input=())
         self.task_ids.setdefault(report.stage_name, []).extend(task_id for _, task_id in failed)
         if self._box is not None:
-            kept = {fallen.number: fallen for fallen in report.fallen}
+            kept = {failed_input.number: failed_input for failed_input in report.failed_input}
             for number, task_id in failed:
                 self._write(report, task_id, kept.get(number))
-        return report._replace(fallen=())
+        return report._replace(failed_input=())
 
     def wait(self) -> None:
         """Wait until all letters are written.
@@ -119,12 +119,12 @@ class Failures:
             self._box.remove(stage, task_id)
         self._withdrawn.clear()
 
-    def _write(self, report: BatchReport, task_id: str, fallen: Fallen | None) -> None:
+    def _write(self, report: BatchReport, task_id: str, failed_input: FailedInput | None) -> None:
         from curator_core.deadletter.letter import Letter  # noqa: PLC0415 - failures are rare
         from curator_core.deadletter.payload import Payload  # noqa: PLC0415 - failures are rare
 
-        error = report.error if fallen is None else fallen.error
-        payload = None if fallen is None else fallen.payload
+        error = report.error if failed_input is None else failed_input.error
+        payload = None if failed_input is None else failed_input.payload
         letter = Letter(
             task_id=task_id,
             stage=report.stage_name,

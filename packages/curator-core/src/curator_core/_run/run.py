@@ -17,13 +17,13 @@ from curator_core._guard.interrupts import StopSignal
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
 from curator_core._run.commits import Commits
-from curator_core._run.failure_log import Failures
+from curator_core._run.failure_log import FailureLog
 from curator_core._run.shutdown import Shutdown
-from curator_core._run.source_progress import SourceAccounts
-from curator_core._run.stage_totals import Ledger
+from curator_core._run.source_progress import SourceProgress
+from curator_core._run.stage_totals import StageTotals
 from curator_core.errors import PipelineError, RunStopped, TasksLostError
 from curator_core.results import Accounting, RunResult, RunState, Verdict
-from curator_core.tasks import FileGroupTask, RootNames, new_state, stamp, state_of
+from curator_core.tasks import FileGroupTask, SourceIds, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,7 +71,7 @@ class Run:
             run_id=os.urandom(16).hex(),  # not from `random`: a user's seeded sequence is not disturbed
             on_error="raise" if settings.on_error == "raise" else "skip",
             letter_bytes=None if letters is None else letters.max_bytes,
-            manifests_of=-1 if settings.checkpoint is None else last,
+            written_files_of=-1 if settings.checkpoint is None else last,
             collect=settings.collect,
         )
         self.plan = plan
@@ -83,9 +83,9 @@ class Run:
         self._elsewhere = 0  # source tasks of other shards
         self._store: OpenCheckpoint | None = None
         self._commits: Commits | None = None
-        self._ledger = Ledger(plan)
-        self._sources = SourceAccounts(last, first=1 if plan.has_source else 0)
-        self._failures = Failures(settings, self._ledger, plan.name, self._trace_id)
+        self._ledger = StageTotals(plan)
+        self._sources = SourceProgress(last, first=1 if plan.has_source else 0)
+        self._failures = FailureLog(settings, self._ledger, plan.name, self._trace_id)
         self._resumed: list[str] = []
         self._held: dict[str, Any] = {}
         # In one process the totals are sufficient, and a report should cost next to nothing.
@@ -120,7 +120,7 @@ class Run:
 
     def _open_commits(self) -> Commits:
         commits, self.plan = Commits.open(self.plan, self.context.run_id, self._shard, self._store)
-        self.context = self.context._replace(manifests_of=len(self.plan.stages) - 1, written=commits.written)
+        self.context = self.context._replace(written_files_of=len(self.plan.stages) - 1, written=commits.written)
         return commits
 
     def close_anyway(self, ended_by: BaseException) -> None:
@@ -137,9 +137,9 @@ class Run:
             if str(exc) != str(ended_by):
                 ended_by.add_note(f"and {what}: {exc}")
 
-    def new_names(self) -> RootNames:
+    def new_source_ids(self) -> SourceIds:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""
-        return RootNames(by_content=self._checkpoint is not None or self._shard is not None)
+        return SourceIds(by_content=self._checkpoint is not None or self._shard is not None)
 
     def admit(self, tasks: Iterable[Any]) -> Generator[Any, None, None]:
         """Yield the source tasks to process: those of this shard that no earlier run with this checkpoint finished.
@@ -169,7 +169,7 @@ class Run:
 
     def start(self, num_source_tasks: int | None) -> None:
         """Tell the observers that the run begins."""
-        stages = tuple(StageInfo(view.index, view.name, view.class_name) for view in self.plan.stages)
+        stages = tuple(StageInfo(compiled.index, compiled.name, compiled.class_name) for compiled in self.plan.stages)
         info = RunInfo(
             run_id=self.context.run_id,
             pipeline_name=self.plan.name,
@@ -188,7 +188,7 @@ class Run:
             self._ledger.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)
-            if self._commits is not None and report.manifests:
+            if self._commits is not None and report.written_files:
                 self._commits.enter(report, self._sources.source_of)
             finished = self._sources.on_batch(report)
             if finished:
@@ -252,7 +252,7 @@ class Run:
         """
         self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
         if self._commits is not None:
-            self._commits.begin_again(self._sources.manifests)
+            self._commits.begin_again(self._sources.written_files)
             self.context = self.context._replace(written=self._commits.written)
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
@@ -282,7 +282,7 @@ class Run:
         skips = skips and not self.stop.signal
         for each in finished:
             if skips or not each.failed:
-                outputs = [[made.task_id, made.paths, made.dataset_name] for made in each.manifests if made.paths]
+                outputs = [[made.task_id, made.paths, made.dataset_name] for made in each.written_files if made.paths]
                 self._store.finish(each.source_id, failed=each.failed > 0, outputs=outputs or None)
         self._store.write()
 

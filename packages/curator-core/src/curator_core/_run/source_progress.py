@@ -10,9 +10,9 @@ from curator_core._reports.batch import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from curator_core._reports.batch import BatchReport, Manifest, OutcomeKind
+    from curator_core._reports.batch import BatchReport, OutcomeKind, WrittenFiles
 
-__all__ = ["Finished", "SourceAccounts"]
+__all__ = ["Finished", "SourceProgress"]
 
 _OUT: tuple[OutcomeKind, int] = ("out", 1)
 _PLACES = {"out": 0, "filtered": 1, "failed": 2}
@@ -25,23 +25,23 @@ class Finished(NamedTuple):
     Attributes:
         source_id: The id of the source task.
         failed: How many of its descendants failed.
-        manifests: The files that the last stage reports to have written.
+        written_files: The files that the last stage reports to have written.
     """
 
     source_id: str
     failed: int
-    manifests: tuple[Manifest, ...]
+    written_files: tuple[WrittenFiles, ...]
 
 
 class _Open:
     """A source task in progress."""
 
-    __slots__ = ("announced", "failed", "live", "manifests", "tallies")
+    __slots__ = ("announced", "failed", "live", "written_files", "tallies")
 
     def __init__(self) -> None:
         self.live = 1  # does not include the outputs of announced tasks
         self.announced = self.failed = 0
-        self.manifests: list[Manifest] = []
+        self.written_files: list[WrittenFiles] = []
         self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
 
     def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
@@ -53,7 +53,7 @@ class _Open:
         tally[_OUT_PLACE] += count
 
 
-class SourceAccounts:
+class SourceProgress:
     """Counts, for each source task, how many of its descendants are still in flight.
 
     A report says how many tasks each input gave. It arrives before the reports of these outputs, or the input has been
@@ -98,11 +98,11 @@ class SourceAccounts:
         known = self._open[source_id] = self._open[source_id] or _Open()
         known.announced += 1
         self._announced.add(task_id)
-        live, failed, num_manifests = known.live, known.failed, len(known.manifests)
+        live, failed, num_manifests = known.live, known.failed, len(known.written_files)
 
         def take_back() -> None:
             known.live, known.failed = live, failed
-            del known.manifests[num_manifests:]
+            del known.written_files[num_manifests:]
 
         return take_back
 
@@ -119,7 +119,7 @@ class SourceAccounts:
         counts_all = is_last or self.may_begin_again
         if not (others or counts_all) or stage < self._first or report.is_retried:
             return ()
-        manifests = _by_task(report.manifests) if report.manifests else {}
+        written_files = _by_task(report.written_files) if report.written_files else {}
         finished = []
         for number in range(len(ids)) if counts_all else others:
             task_id = ids[number]
@@ -129,7 +129,7 @@ class SourceAccounts:
             kind, count = others.get(number, _OUT)
             known = self._open[source_id]
             if known is None:
-                if is_last and kind != "failed" and not manifests:  # it was the only descendant
+                if is_last and kind != "failed" and not written_files:  # it was the only descendant
                     del self._open[source_id]
                     finished.append(Finished(source_id, 0, ()))
                     continue
@@ -141,16 +141,16 @@ class SourceAccounts:
                 self._announced.discard(task_id)
                 known.announced -= 1
             known.failed += kind == "failed"
-            known.manifests += manifests.get(task_id, ())
+            known.written_files += written_files.get(task_id, ())
             if not (known.live or known.announced):
                 del self._open[source_id]
-                finished.append(Finished(source_id, known.failed, tuple(known.manifests)))
+                finished.append(Finished(source_id, known.failed, tuple(known.written_files)))
         return finished
 
     @property
-    def manifests(self) -> list[Manifest]:
+    def written_files(self) -> list[WrittenFiles]:
         """The files that the last stage reports to have written for unfinished source tasks."""
-        return [manifest for known in self._open.values() if known for manifest in known.manifests]
+        return [manifest for known in self._open.values() if known for manifest in known.written_files]
 
     def begin_again(self) -> dict[int, Tally]:
         """Restart the unfinished source tasks, and return what was counted for them, by stage."""
@@ -171,8 +171,8 @@ class SourceAccounts:
         return "" if "" in self._open else None
 
 
-def _by_task(manifests: tuple[Manifest, ...]) -> dict[str, tuple[Manifest, ...]]:
-    found: dict[str, tuple[Manifest, ...]] = {}
-    for manifest in manifests:
+def _by_task(written_files: tuple[WrittenFiles, ...]) -> dict[str, tuple[WrittenFiles, ...]]:
+    found: dict[str, tuple[WrittenFiles, ...]] = {}
+    for manifest in written_files:
         found[manifest.input_id] = (*found.get(manifest.input_id, ()), manifest)
     return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import BatchReport, Tally, WorkerReport
 
-__all__ = ["Ledger", "StageSummary"]
+__all__ = ["StageSummary", "StageTotals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class _StageAccount:
         )
 
 
-class Ledger:
+class StageTotals:
     """The totals of a run, by stage. Memory does not grow with the number of tasks.
 
     Args:
@@ -200,22 +200,22 @@ class Ledger:
     def summaries(self) -> tuple[StageSummary, ...]:
         """Return the totals of each stage so far."""
         pairs = zip(self._views, self._accounts, strict=True)
-        return tuple(account.summary(view.name) for view, account in pairs)
+        return tuple(account.summary(compiled.name) for compiled, account in pairs)
 
     def stage_evidence(self) -> list[StageEvidence]:
         """Return the evidence about each stage for the verdict."""
         return [
             StageEvidence(
-                name=view.name,
+                name=compiled.name,
                 batches=account.batches + account.retried,
                 busy_ns=account.process_ns,
                 cpu_ns=account.cpu_ns,
                 failed_ns=account.failed_ns,
                 setup_ns=account.startup_ns // max(1, account.workers),
-                is_source=self._has_source and view.index == 0,
-                on_gpu=view.resources.requires_gpu,
+                is_source=self._has_source and compiled.index == 0,
+                on_gpu=compiled.resources.requires_gpu,
             )
-            for view, account in zip(self._views, self._accounts, strict=True)
+            for compiled, account in zip(self._views, self._accounts, strict=True)
         ]
 
     def evidence(self) -> Evidence:
@@ -239,8 +239,8 @@ class Ledger:
         """
         findings = []
         came, before = fed, "the input"
-        for view, account in zip(self._views, self._accounts, strict=True):
-            name = view.name
+        for compiled, account in zip(self._views, self._accounts, strict=True):
+            name = compiled.name
             went_in = account.passed + account.filtered + account.failed
             if went_in != came:
                 findings.append(
@@ -249,6 +249,6 @@ class Ledger:
                     else f"{went_in - came} more tasks reached '{name}' than the {came} from {before}"
                 )
             came, before = account.out, f"'{name}'"
-            if view.index == 0 and self._has_source:
+            if compiled.index == 0 and self._has_source:
                 came -= skipped
         return findings

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that crosses a process: pickles, exceptions, arrays, bundles."""
+"""Objects that cross a process boundary: pickles, exceptions, arrays, and bundles."""

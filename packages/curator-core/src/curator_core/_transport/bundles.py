@@ -21,7 +21,7 @@ from curator_core._transport.sizes import bytes_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from curator_core._plan.groups import Group
+    from curator_core._plan.groups import StageGroup
 
 __all__ = [
     "MAX_BUNDLE_BYTES",
@@ -80,7 +80,7 @@ class BundlePlan:
     full: bool = False
 
     @classmethod
-    def of(cls, group: Group, slots: int, max_bytes: int = MAX_BUNDLE_BYTES) -> BundlePlan:
+    def of(cls, group: StageGroup, slots: int, max_bytes: int = MAX_BUNDLE_BYTES) -> BundlePlan:
         """Return the rules for a group with this number of slots and maximum size."""
         # If batches must be full, only those of the first stage count: later stages may have partial ones.
         unit = group.stages[0].batch_size if group.full_batches else group.batch_size

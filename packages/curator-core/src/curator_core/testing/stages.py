@@ -366,9 +366,9 @@ class Checksum(ProcessingStage[Task[Any], Task[Any]]):
 
     def process(self, task: Task[Any]) -> Task[Any]:
         """A new task around the same payload."""
-        view = memoryview(task.data).cast("B")
-        self.metrics.set("bytes", view.nbytes)
-        task.metadata.setdefault("checksums", []).append(sum(view[::4096]))
+        compiled = memoryview(task.data).cast("B")
+        self.metrics.set("bytes", compiled.nbytes)
+        task.metadata.setdefault("checksums", []).append(sum(compiled[::4096]))
         return Task(data=task.data)
 
 

@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
-from curator_otel._state_file import read_snapshot
+from curator_otel._state_file import read_state
 from curator_otel._trace.spans import RunTrace
 from curator_otel.observer import SCOPE
 
@@ -60,7 +60,7 @@ def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | N
     Raises:
         DataError: The file cannot be read, is not a snapshot, or belongs to a run that is still in progress.
     """
-    found = read_snapshot(path)
+    found = read_state(path)
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
     written = RunTrace(tracer, found.run, found.totals, found.parent, found.settings, found.ids)
     for index, windows in enumerate(found.windows):

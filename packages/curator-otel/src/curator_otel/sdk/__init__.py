@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the OpenTelemetry SDK up for programs that have not done so."""
+"""Sets up the OpenTelemetry SDK for programs that have not done so."""

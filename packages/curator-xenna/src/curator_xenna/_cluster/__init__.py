@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Ray that a run works on: started or joined, its nodes, and what is cleaned up there."""
+"""The Ray cluster of a run: connection, nodes, and cleanup."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources and runtime environments of a stage, as Xenna and Ray have them."""
+"""A stage's resources and runtime environment in Xenna's terms."""

@@ -15,13 +15,13 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from curator_core import ResourcesError
-from curator_core.backends import Fusion, group_stages
+from curator_core.backends import FusionLevel, group_stages
 from curator_xenna._convert.resources import Share, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.backends import Group, StageView
+    from curator_core.backends import CompiledStage, StageGroup
     from curator_xenna._cluster.nodes import Node
     from curator_xenna.config import XennaConfig
 
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 _ROUNDING = 1e-6  # tolerance for sums of fractions such as thirds and sevenths
 _PLENTY = 1_000_000  # CPUs
 _STEPS = {
-    Fusion.UNEQUAL_CPUS: "stages that request different numbers of CPUs share workers",
-    Fusion.FAN_OUTS: "stages share workers even across stages that fan out",
+    FusionLevel.UNEQUAL_CPUS: "stages that request different numbers of CPUs share workers",
+    FusionLevel.FAN_OUTS: "stages share workers even across stages that fan out",
 }
 
 
@@ -47,7 +47,7 @@ class Placement:
         workers: The number of workers; None leaves it to Xenna's autoscaler.
     """
 
-    group: Group
+    group: StageGroup
     share: Share
     workers: int | None
 
@@ -78,7 +78,7 @@ class Fit:
 
 
 def fit(
-    views: Sequence[StageView],
+    stages: Sequence[CompiledStage],
     nodes: Sequence[Node],
     config: XennaConfig,
     *,
@@ -89,7 +89,7 @@ def fit(
     """Find a way to run stages on a cluster.
 
     Args:
-        views: The stages that run on Xenna.
+        stages: The stages that run on Xenna.
         nodes: The nodes of the cluster.
         config: The executor's settings.
         has_source: Whether the first stage is a source, which gets only one task.
@@ -102,7 +102,7 @@ def fit(
         ResourcesError: The stages do not fit. The error has a table of what each stage requests and what the cluster
             has.
     """
-    chosen = _choose(views, nodes, config, has_source, may_declare, cores)
+    chosen = _choose(stages, nodes, config, has_source, may_declare, cores)
     for placement in chosen.placements:
         asked = asked_workers(placement.group, len(nodes))
         if asked is not None and asked != placement.workers:
@@ -116,7 +116,7 @@ def fit(
 
 
 def _choose(
-    views: Sequence[StageView],
+    stages: Sequence[CompiledStage],
     nodes: Sequence[Node],
     config: XennaConfig,
     has_source: bool,
@@ -125,8 +125,8 @@ def _choose(
 ) -> Fit:
     levels = _levels(config)
 
-    def place(level: Fusion, *, streaming: bool = True) -> tuple[Placement, ...]:
-        return _place(views, nodes, config, level, has_source=has_source, cores=cores, streaming=streaming)
+    def place(level: FusionLevel, *, streaming: bool = True) -> tuple[Placement, ...]:
+        return _place(stages, nodes, config, level, has_source=has_source, cores=cores, streaming=streaming)
 
     one_by_one = place(levels[0], streaming=False)
     _check_each(one_by_one, nodes)  # a group that does not fit alone does not fit at all
@@ -148,48 +148,48 @@ def _choose(
     return Fit(one_by_one, streaming=False)
 
 
-def _tell_fusion(levels: Sequence[Fusion], tried: Sequence[Sequence[Placement]]) -> None:
+def _tell_fusion(levels: Sequence[FusionLevel], tried: Sequence[Sequence[Placement]]) -> None:
     """Log which fusion levels, up to the last one tried, reduced the number of groups."""
     for level, before, after in zip(levels[1:], tried, tried[1:], strict=False):
         if len(after) < len(before):
             logger.info("streaming does not fit: %s", _STEPS[level])
 
 
-def check_fit(views: Sequence[StageView], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool) -> None:
+def check_fit(stages: Sequence[CompiledStage], nodes: Sequence[Node], config: XennaConfig, *, has_source: bool) -> None:
     """Raise the error that `fit` would raise, without deciding anything: a check before slow work, such as a source.
 
     Raises:
         ResourcesError: A stage does not fit even if it has the cluster to itself.
     """
     level = _levels(config)[0]
-    placements = _place(views, nodes, config, level, has_source=has_source, cores=None, streaming=False)
+    placements = _place(stages, nodes, config, level, has_source=has_source, cores=None, streaming=False)
     _check_each(placements, nodes)
 
 
-def _levels(config: XennaConfig) -> list[Fusion]:
+def _levels(config: XennaConfig) -> list[FusionLevel]:
     """Return the permitted fusion levels, the normal one first."""
-    return [Fusion.EQUAL, Fusion.UNEQUAL_CPUS, Fusion.FAN_OUTS] if config.fuse else [Fusion.OFF]
+    return [FusionLevel.EQUAL, FusionLevel.UNEQUAL_CPUS, FusionLevel.FAN_OUTS] if config.fuse else [FusionLevel.OFF]
 
 
 def _place(
-    views: Sequence[StageView],
+    stages: Sequence[CompiledStage],
     nodes: Sequence[Node],
     config: XennaConfig,
-    level: Fusion,
+    level: FusionLevel,
     *,
     has_source: bool,
     cores: int | None,
     streaming: bool,
 ) -> tuple[Placement, ...]:
     """Place the groups at a fusion level, with numbers of workers within their limits."""
-    placements = _placements(group_stages(views, level, has_source=has_source), nodes, config, has_source)
+    placements = _placements(group_stages(stages, level, has_source=has_source), nodes, config, has_source)
     limit = config.max_workers_per_stage
     limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
     return _limited(placements, nodes, limits, streaming)
 
 
 def _placements(
-    groups: Sequence[Group], nodes: Sequence[Node], config: XennaConfig, has_source: bool
+    groups: Sequence[StageGroup], nodes: Sequence[Node], config: XennaConfig, has_source: bool
 ) -> tuple[Placement, ...]:
     gpus = [gpu for node in nodes for gpu in node.gpus]
     placements = []
@@ -202,7 +202,7 @@ def _placements(
     return tuple(placements)
 
 
-def asked_workers(group: Group, num_nodes: int) -> int | None:
+def asked_workers(group: StageGroup, num_nodes: int) -> int | None:
     """Return the number of workers that a group requests; None if it leaves that to the autoscaler."""
     per_node = group.engine_options.get("num_workers_per_node")
     return group.num_workers if per_node is None else math.ceil(per_node * num_nodes)

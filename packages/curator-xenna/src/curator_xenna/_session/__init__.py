@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run on Xenna: what it is fed, its workers, their reports, and why it ended."""
+"""One run on Xenna: inputs, workers, reports, and the reason for an early end."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from curator_xenna._session.parcel import Parcel
 
-__all__ = ["Coordinator", "Delivery", "LateCoordinator", "Work", "WorkerEntry"]
+__all__ = ["Coordinator", "CoordinatorLink", "Delivery", "Work", "WorkerEntry"]
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class Coordinator:
                     return
 
 
-class LateCoordinator:
+class CoordinatorLink:
     """A run's coordinator, which is started on the driver's node when it is first sent to a worker.
 
     For a new driver, Ray starts one process for each CPU in advance, and Xenna waits for the first two actors that it

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from curator_core.backends import Group
+    from curator_core.backends import StageGroup
     from curator_xenna._session.coordinator import WorkerEntry
 
 __all__ = ["DeathNotices"]
@@ -34,7 +34,7 @@ class DeathNotices:
 
     _ended: ClassVar[set[tuple[int, str]]] = set()  # processes and nodes of workers whose run is over
 
-    def __init__(self, groups: Sequence[Group], ask_workers: Callable[[], Iterable[WorkerEntry]]) -> None:
+    def __init__(self, groups: Sequence[StageGroup], ask_workers: Callable[[], Iterable[WorkerEntry]]) -> None:
         self._groups = groups
         self._ask_workers = ask_workers
         self._said = set[str]()

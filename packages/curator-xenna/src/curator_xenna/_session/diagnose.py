@@ -17,9 +17,9 @@ from curator_xenna.compat import WORKER_DEATHS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from curator_core.backends import Group
+    from curator_core.backends import StageGroup
     from curator_xenna._session.coordinator import WorkerEntry
-    from curator_xenna._session.report_reader import ReportFeed
+    from curator_xenna._session.report_reader import ReportReader
 
 __all__ = ["explain", "explain_loss"]
 
@@ -36,7 +36,7 @@ _CRASHED = "WORKER_DIED"  # Ray's reason for an actor that died without being ki
 
 
 def explain(
-    broken: Exception | None, feed: ReportFeed, workers: Sequence[WorkerEntry], groups: Sequence[Group]
+    broken: Exception | None, feed: ReportReader, workers: Sequence[WorkerEntry], groups: Sequence[StageGroup]
 ) -> CuratorError:
     """Return the stage's own error if there is one, otherwise an error that names the worker that died.
 
@@ -71,7 +71,7 @@ def explain(
     return error
 
 
-def _unread(broken: Exception, text: str, groups: Sequence[Group]) -> ClusterError | None:
+def _unread(broken: Exception, text: str, groups: Sequence[StageGroup]) -> ClusterError | None:
     """Return the error of a worker that could not unpickle its stages or a task, which a new worker cannot either."""
     for cause in _causes(broken):
         is_creation = getattr(cause, "actor_init_failed", False)
@@ -99,7 +99,7 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-def explain_loss(lost: Sequence[str], workers: Sequence[WorkerEntry], groups: Sequence[Group]) -> RunError | None:
+def explain_loss(lost: Sequence[str], workers: Sequence[WorkerEntry], groups: Sequence[StageGroup]) -> RunError | None:
     """Return an error for the worker whose crash lost tasks, if Xenna continued without them; None if none crashed.
 
     Xenna 0.5 gives up a batch after it has killed four workers, and can then end the run as if it had succeeded.
@@ -125,7 +125,7 @@ def _has_crashed(death_cause: Mapping[str, Any]) -> bool:
     return context.get("reason") == _CRASHED or bool(death_cause.get("oom_context"))
 
 
-def _worker_died(dead: WorkerEntry | None, groups: Sequence[Group], and_then: str = "") -> RunError:
+def _worker_died(dead: WorkerEntry | None, groups: Sequence[StageGroup], and_then: str = "") -> RunError:
     who = f"worker {dead.worker_id} (process {dead.pid} on node {dead.node_id[:8]}) died" if dead else "a worker died"
     return WorkerDiedError(
         f"{who} while it had work{and_then}",

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from curator_core.backends import Pace, Run
     from curator_xenna._session.clocks import NodeClocks
-    from curator_xenna._session.coordinator import Delivery, LateCoordinator
+    from curator_xenna._session.coordinator import CoordinatorLink, Delivery
     from curator_xenna._session.parcel import Parcel
 
-__all__ = ["ReportFeed"]
+__all__ = ["ReportReader"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _PULL_S = 0.5
 _MAX_WAITING = 8  # deliveries that were fetched but not yet entered; their outputs are still in Ray's memory
 
 
-class ReportFeed:
+class ReportReader:
     """Passes reports and outputs from the coordinator to the run while Xenna occupies the main thread.
 
     One thread fetches the deliveries, so that workers wait no longer than necessary. Another thread enters them into
@@ -51,7 +51,7 @@ class ReportFeed:
     """
 
     def __init__(
-        self, coordinator: LateCoordinator, run: Run, pace: Pace, clocks: NodeClocks, *, shows_output: bool = False
+        self, coordinator: CoordinatorLink, run: Run, pace: Pace, clocks: NodeClocks, *, shows_output: bool = False
     ) -> None:
         self._coordinator = coordinator
         self._run = run

@@ -15,11 +15,11 @@ from curator_core.backends import BundlePlan
 from curator_xenna._cluster.cleanup import actors_of_this_job, end_workers
 from curator_xenna._placement.placement import fit
 from curator_xenna._session.clocks import NodeClocks
-from curator_xenna._session.coordinator import LateCoordinator
+from curator_xenna._session.coordinator import CoordinatorLink
 from curator_xenna._session.deaths import DeathNotices
 from curator_xenna._session.diagnose import explain, explain_loss
 from curator_xenna._session.inputs import InputQueue, Inputs, Tickets
-from curator_xenna._session.report_reader import ReportFeed
+from curator_xenna._session.report_reader import ReportReader
 from curator_xenna._session.specification import pipeline_spec
 from curator_xenna._session.worker import WorkerLink
 from curator_xenna.adapter import Role, create_group_adapter
@@ -28,7 +28,7 @@ from curator_xenna.compat import hear_raylet, quiet_xenna, with_uploaded_directo
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from curator_core.backends import Run, StageView
+    from curator_core.backends import CompiledStage, Run
     from curator_xenna._cluster.nodes import Node
     from curator_xenna._cluster.ray_cluster import Cluster
     from curator_xenna._placement.placement import Fit, Placement
@@ -44,9 +44,9 @@ _INTERVAL_S = 180.0  # Xenna's default
 _INTERVAL_EMBEDDED_S = 5.0
 
 
-def nodes_for(views: Sequence[StageView], cluster: Cluster) -> list[Node]:
+def nodes_for(stages: Sequence[CompiledStage], cluster: Cluster) -> list[Node]:
     """Return the nodes that a cluster has for stages; opens the cluster unless they are known before it starts."""
-    if cluster.is_embedded and not any(view.resources.requires_gpu for view in views):
+    if cluster.is_embedded and not any(compiled.resources.requires_gpu for compiled in stages):
         return [cluster.machine()]
     cluster.open()
     return cluster.nodes()
@@ -58,7 +58,7 @@ class Session:
     Args:
         cluster: The cluster; opened here, closed by the caller.
         run: The run.
-        views: The stages that run on Xenna.
+        stages: The stages that run on Xenna.
         config: The executor's settings.
         inputs: The tasks for the first stage; the list is emptied.
         has_source: Whether the first stage is a source, which gets only one task.
@@ -69,7 +69,7 @@ class Session:
         cluster: Cluster,
         run: Run,
         *,
-        views: Sequence[StageView],
+        stages: Sequence[CompiledStage],
         config: XennaConfig,
         inputs: list[Any],
         has_source: bool,
@@ -77,7 +77,7 @@ class Session:
         self._config = config
         self._cluster = cluster
         self._run = run
-        self._views = views
+        self._views = stages
         self._inputs = inputs
         self._has_source = has_source
 
@@ -93,7 +93,7 @@ class Session:
         earlier = actors_of_this_job()
         bundled = self._inputs if self._config.bundle else []
         queue = InputQueue(bundled, self._bundle_plan(fitted.placements[0]))
-        coordinator = LateCoordinator(len(fitted.placements), len(self._inputs))
+        coordinator = CoordinatorLink(len(fitted.placements), len(self._inputs))
         if not is_first:
             coordinator.get()
         adapters = self._adapters(coordinator, fitted, queue)
@@ -109,7 +109,7 @@ class Session:
         self._inputs.clear()  # in place, so that no reference to the list keeps tasks that the queue has sent
         home = ray.get_runtime_context().get_node_id()  # also the coordinator's node
         shows_output = self._config.shows_worker_output
-        feed = ReportFeed(coordinator, self._run, queue.pace, NodeClocks(home), shows_output=shows_output)
+        feed = ReportReader(coordinator, self._run, queue.pace, NodeClocks(home), shows_output=shows_output)
         groups = [placement.group for placement in fitted.placements]
         notices = DeathNotices(groups, lambda: _ask_workers(coordinator))
         broken: Exception | None = None
@@ -153,7 +153,7 @@ class Session:
         cluster.open(fitted.cpus)
         return fitted
 
-    def _adapters(self, coordinator: LateCoordinator, fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
+    def _adapters(self, coordinator: CoordinatorLink, fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
         adapters = []
         placements = fitted.placements
         for number, placement in enumerate(placements):
@@ -168,8 +168,8 @@ class Session:
             )
             adapter = create_group_adapter(group)
             first, *following = group.stages  # all with the same environment, so it is uploaded only once
-            views = [replace(first, runtime_env=_portable(first)), *following]
-            adapter.connect(views, role, queue if number == 0 and self._config.bundle else None)
+            stages = [replace(first, runtime_env=_portable(first)), *following]
+            adapter.connect(stages, role, queue if number == 0 and self._config.bundle else None)
             adapters.append(adapter)
         return adapters
 
@@ -198,23 +198,23 @@ class Session:
         return _INTERVAL_EMBEDDED_S if self._cluster.is_ours else _INTERVAL_S
 
 
-def _portable(view: StageView) -> Mapping[str, Any] | None:
-    if view.runtime_env is None:
+def _portable(compiled: CompiledStage) -> Mapping[str, Any] | None:
+    if compiled.runtime_env is None:
         return None
     try:
-        return with_uploaded_directories(view.runtime_env)
+        return with_uploaded_directories(compiled.runtime_env)
     except Exception as exc:
         raise StageDefinitionError(
             f"the runtime environment cannot be sent to the workers: {exc}",
-            stage=view.name,
+            stage=compiled.name,
             field="runtime_env",
-            given=sorted(view.runtime_env),  # names only: values may be secrets
+            given=sorted(compiled.runtime_env),  # names only: values may be secrets
             expected="a Ray runtime environment whose directories exist",
             hint="correct working_dir or py_modules",
         ) from exc
 
 
-def _ask_workers(coordinator: LateCoordinator) -> list[WorkerEntry]:
+def _ask_workers(coordinator: CoordinatorLink) -> list[WorkerEntry]:
     if coordinator.started is None:
         return []
     try:

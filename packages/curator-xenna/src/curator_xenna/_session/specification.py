@@ -14,7 +14,7 @@ from curator_core.backends import unknown_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core.backends import StageView
+    from curator_core.backends import CompiledStage
     from curator_xenna._placement.placement import Placement
     from curator_xenna._session.inputs import Inputs
     from curator_xenna.adapter import XennaStageAdapter
@@ -32,19 +32,19 @@ _OURS = {
 _EXTRA = ("is_spmd",)  # an option of Xenna's Resources
 
 
-def check_options(views: Sequence[StageView]) -> None:
+def check_options(stages: Sequence[CompiledStage]) -> None:
     """Check the options that stages return from ``xenna_stage_spec()``.
 
     Raises:
         StageDefinitionError: Xenna's ``StageSpec`` does not have an option, or a stage must not set it.
     """
     known = {field.name for field in attrs.fields(pipelines_v1.StageSpec)} - _OURS.keys() | set(_EXTRA)
-    for view in views:
-        for name, value in view.engine_options.items():
+    for compiled in stages:
+        for name, value in compiled.engine_options.items():
             if name in _OURS:
                 raise StageDefinitionError(
                     f"xenna_stage_spec() must not set {name}",
-                    stage=view.name,
+                    stage=compiled.name,
                     field=name,
                     given=value,
                     expected=f"one of {', '.join(sorted(known))}",
@@ -52,14 +52,14 @@ def check_options(views: Sequence[StageView]) -> None:
                 )
             if name not in known:
                 details = unknown_name("option", name, known)
-                raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=view.name, **details)
-        per_node = view.engine_options.get("num_workers_per_node")
-        if per_node is not None and view.num_workers is not None:
+                raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=compiled.name, **details)
+        per_node = compiled.engine_options.get("num_workers_per_node")
+        if per_node is not None and compiled.num_workers is not None:
             raise StageDefinitionError(
                 "num_workers and num_workers_per_node are both set",
-                stage=view.name,
+                stage=compiled.name,
                 field="num_workers, num_workers_per_node",
-                given=(view.num_workers, per_node),
+                given=(compiled.num_workers, per_node),
                 expected="at most one of the two",
                 hint="drop num_workers() or num_workers_per_node",
             )

@@ -21,7 +21,7 @@ from curator_core.backends import (
     relay_records,
     use_cloudpickle,
 )
-from curator_xenna._session.coordinator import Delivery, LateCoordinator, Work, WorkerEntry
+from curator_xenna._session.coordinator import CoordinatorLink, Delivery, Work, WorkerEntry
 from curator_xenna._session.parcel import Parcel
 from curator_xenna._session.worker_logs import log_buffer
 
@@ -50,7 +50,7 @@ class WorkerLink:
         last: The index of the group's last stage.
     """
 
-    def __init__(self, coordinator: ActorHandle[Any] | LateCoordinator, group: int, first: int, last: int) -> None:
+    def __init__(self, coordinator: ActorHandle[Any] | CoordinatorLink, group: int, first: int, last: int) -> None:
         self._coordinator: Any = coordinator
         self._group, self._first, self._last = group, first, last
         self._waiting: list[BatchReport | WorkerReport] = []
@@ -62,7 +62,7 @@ class WorkerLink:
 
     def __reduce__(self) -> tuple[Any, ...]:
         coordinator = self._coordinator
-        if isinstance(coordinator, LateCoordinator):
+        if isinstance(coordinator, CoordinatorLink):
             coordinator = coordinator.get()
         return WorkerLink, (coordinator, self._group, self._first, self._last)
 
