@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ProcessingStage, Task
+from curator_core._plan.bundles import BundlePlan, Pace
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, InputOutcome, Outcomes, WorkerReport
 from curator_core._reports.wire import pack_reports
-from curator_core._run.executor import RunResult
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
-from curator_core._transport.bundles import BundlePlan, Pace
+from curator_core.results import RunResult
 from curator_core.testing import Recorder
 from curator_xenna._session.clocks import NodeClocks
 from curator_xenna._session.coordinator import Coordinator, CoordinatorLink, Delivery, Work

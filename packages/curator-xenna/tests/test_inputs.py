@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Task
-from curator_core._transport.bundles import MAX_BUNDLE_BYTES, Bundle, BundlePlan
+from curator_core._plan.bundles import MAX_BUNDLE_BYTES, Bundle, BundlePlan
 from curator_xenna._session.inputs import InputQueue, Inputs, Tickets
 
 MACHINE = BundlePlan(slots=4)  # two workers of two slots

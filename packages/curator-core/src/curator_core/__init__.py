@@ -13,14 +13,14 @@ To read the source, start with these modules, in order: ``task``, ``stage``, ``p
 """
 
 from curator_core.__about__ import __version__
-from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._checkpoint import Checkpoint
 from curator_core._local.executor import LocalExecutor
 from curator_core._performance import StagePerfStats
 from curator_core._plan.plan import Plan
-from curator_core._reports.batch import BatchReport, RunObserver
-from curator_core._run.ambient import watch_all_runs
-from curator_core._run.executor import BaseExecutor, RunResult
+from curator_core._reports.batch import BatchReport
+from curator_core._reports.observers import RunObserver, watch_all_runs
+from curator_core._run.executor import BaseExecutor
 from curator_core._run.progress import ProgressBar
 from curator_core.deadletter import DeadLetter
 from curator_core.errors import (
@@ -46,7 +46,8 @@ from curator_core.errors import (
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, current_work
 from curator_core.pipeline import Pipeline
 from curator_core.resources import Resources
-from curator_core.stages import CompositeStage, ProcessingStage, processing_stage
+from curator_core.results import RunResult
+from curator_core.stages import CompositeStage, NodeInfo, ProcessingStage, WorkerMetadata, processing_stage
 from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask, Task
 
 __all__ = [

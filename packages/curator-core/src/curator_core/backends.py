@@ -14,16 +14,11 @@ are grouped by purpose:
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 """
 
-from curator_core._adapter.adapter import RunContext, is_isolated
+from curator_core._adapter.adapter import is_isolated
 from curator_core._adapter.chain import Chain
+from curator_core._adapter.worker_state import RunContext
 from curator_core._guard.interrupts import become_worker
-from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
-from curator_core._plan.plan import CompiledStage
-from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
-from curator_core._reports.wire import pack_reports, unpack_reports
-from curator_core._run.executor import empty_source, isolated_stages
-from curator_core._run.run import Run
-from curator_core._transport.bundles import (
+from curator_core._plan.bundles import (
     MAX_BUNDLE_BYTES,
     Bundle,
     BundlePlan,
@@ -33,6 +28,12 @@ from curator_core._transport.bundles import (
     unbundled,
     within_bytes,
 )
+from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
+from curator_core._plan.plan import CompiledStage
+from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
+from curator_core._reports.wire import pack_reports, unpack_reports
+from curator_core._run.executor import empty_source, isolated_stages
+from curator_core._run.run import Run
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
 from curator_core.errors import unknown_name

@@ -37,7 +37,7 @@ from curator_core._guard.user_code import check_failure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from curator_core._run.executor import RunResult
+    from curator_core.results import RunResult
 
 __all__ = [
     "ClusterError",

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from curator_core._checkpoint import Checkpoint
     from curator_core._files.paths import PathLike
-    from curator_core._reports.batch import RunObserver
-    from curator_core._run.executor import BaseExecutor, RunResult
+    from curator_core._reports.observers import RunObserver
+    from curator_core._run.executor import BaseExecutor
     from curator_core._run.settings import FailurePolicy
     from curator_core._shard import ShardChoice
+    from curator_core.results import RunResult
     from curator_core.stages import ProcessingStage
     from curator_core.tasks import Task
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from curator_core._run.stage_totals import StageSummary
 
-__all__ = ["TOO_SHORT", "Accounting", "RunResult", "RunState", "Verdict", "VerdictKind"]
+__all__ = ["TOO_SHORT", "Accounting", "RunResult", "RunState", "StageSummary", "Verdict", "VerdictKind"]
 
 
 RunState: TypeAlias = Literal["complete", "failed", "interrupted", "terminated", "preempted"]
@@ -23,6 +23,85 @@ _IDS_LIMIT = 5  # source tasks that the summary names
 _ACCOUNTS = "no tasks lost: in = passed + filtered + failed in each stage, and each output went into the next stage"
 _RESUMED = ", except those that an earlier run finished"
 _ELSEWHERE = ", except those of other shards"
+
+
+VerdictKind = Literal["busy", "equal", "waits", "retries", "transport", "skew", "setup", "too_short", "unclear"]
+"""The bottleneck of a run: a busy stage, several equally busy stages, a stage that waits for something other than a
+CPU, failed attempts, transport between stages, one batch, setup; or unknown, because the run was too short or the cause
+is unclear."""
+
+
+class Verdict(NamedTuple):
+    """Where the time of a run went.
+
+    Attributes:
+        kind: The kind of bottleneck.
+        stage: The stage to look at; empty if there is no single one.
+        busy_ratio: Share of the run's time in which the workers of that stage were busy, 0 to 1.
+        reason: The explanation, in words.
+        advice: What to change; empty if nothing is known to help.
+    """
+
+    kind: VerdictKind
+    stage: str = ""
+    busy_ratio: float = 0.0
+    reason: str = ""
+    advice: str = ""
+
+    def __str__(self) -> str:
+        said = f"bottleneck: {self.reason}" if self.stage else self.reason
+        return f"{said}; {self.advice}" if self.advice else said
+
+
+TOO_SHORT = Verdict("too_short", reason="run too short to find a bottleneck")
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """Totals of one stage in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
+
+    Attributes:
+        name: Name of the stage.
+        batches: Batches that ended, not counting retried attempts.
+        tasks_in: Input tasks.
+        tasks_passed: Inputs that gave at least one task.
+        tasks_out: Output tasks; more than passed if the stage fans out.
+        tasks_filtered: Inputs that the stage dropped.
+        tasks_failed: Inputs lost to an error.
+        attempts_retried: Attempts that raised and were retried.
+        items: Sum of ``num_items`` over the inputs.
+        process_s: Seconds in the stage's code, over all workers.
+        cpu_s: Seconds of CPU time of the working threads.
+        idle_s: Seconds that workers waited for input.
+        startup_s: Seconds of setup, over all workers.
+        workers: Workers that were set up.
+        first_start_unix_ns: When its first batch began; 0 if it had none.
+        last_end_unix_ns: When its last batch ended.
+        first_error: Its first failure, as ``ValueError: …``; empty if it had none.
+    """
+
+    name: str
+    batches: int = 0
+    tasks_in: int = 0
+    tasks_passed: int = 0
+    tasks_out: int = 0
+    tasks_filtered: int = 0
+    tasks_failed: int = 0
+    attempts_retried: int = 0
+    items: int = 0
+    process_s: float = 0.0
+    cpu_s: float = 0.0
+    idle_s: float = 0.0
+    startup_s: float = 0.0
+    workers: int = 0
+    first_start_unix_ns: int = 0
+    last_end_unix_ns: int = 0
+    first_error: str = ""
+
+    @property
+    def items_per_s(self) -> float:
+        """Items per second of work in the stage; 0 if it did no work."""
+        return self.items / self.process_s if self.process_s else 0.0
 
 
 class Accounting(NamedTuple):
@@ -201,34 +280,3 @@ def _shown_offsets(offsets: Mapping[str, float]) -> str:
     shown = [f"node {node_id[:8]} by {seconds:+.3f} s" for node_id, seconds in largest[:_NODES_LIMIT]]
     left = len(largest) - len(shown)
     return ", ".join(shown) + (f", and {left} more" if left else "")
-
-
-VerdictKind = Literal["busy", "equal", "waits", "retries", "transport", "skew", "setup", "too_short", "unclear"]
-"""The bottleneck of a run: a busy stage, several equally busy stages, a stage that waits for something other than a
-CPU, failed attempts, transport between stages, one batch, setup; or unknown, because the run was too short or the cause
-is unclear."""
-
-
-class Verdict(NamedTuple):
-    """Where the time of a run went.
-
-    Attributes:
-        kind: The kind of bottleneck.
-        stage: The stage to look at; empty if there is no single one.
-        busy_ratio: Share of the run's time in which the workers of that stage were busy, 0 to 1.
-        reason: The explanation, in words.
-        advice: What to change; empty if nothing is known to help.
-    """
-
-    kind: VerdictKind
-    stage: str = ""
-    busy_ratio: float = 0.0
-    reason: str = ""
-    advice: str = ""
-
-    def __str__(self) -> str:
-        said = f"bottleneck: {self.reason}" if self.stage else self.reason
-        return f"{said}; {self.advice}" if self.advice else said
-
-
-TOO_SHORT = Verdict("too_short", reason="run too short to find a bottleneck")

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from curator_core._performance import StageMetrics
@@ -20,13 +21,45 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
 
-__all__ = ["CompositeStage", "FunctionStage", "ProcessingStage", "decompose", "processing_stage"]
+__all__ = [
+    "CompositeStage",
+    "FunctionStage",
+    "NodeInfo",
+    "ProcessingStage",
+    "WorkerMetadata",
+    "decompose",
+    "processing_stage",
+]
 
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """The machine that a worker runs on.
+
+    Attributes:
+        node_id: The engine's id for the node.
+    """
+
+    node_id: str = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMetadata:
+    """The worker that a stage runs in.
+
+    Attributes:
+        worker_id: The engine's id for the worker.
+        allocation: The resources that the engine allocated to the worker, as the engine describes them; None if it
+            allocates none.
+    """
+
+    worker_id: str = "local"
+    allocation: Any = None
 
 
 class _ClassName:

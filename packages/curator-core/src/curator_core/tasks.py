@@ -15,6 +15,8 @@ from curator_core._performance import stats_of
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
     from curator_core._performance import PerfRow, StagePerfStats
@@ -175,17 +177,17 @@ class SourceIds:
     """Assigns ids to the source tasks of a run, each one once.
 
     Args:
-        by_content: Whether a task without its own name is named by its content instead of its position.
+        content_id: Names a task without its own name by its content; None names it by its position.
     """
 
-    def __init__(self, *, by_content: bool = False) -> None:
-        self._by_content = by_content
+    def __init__(self, content_id: Callable[[Any], str] | None = None) -> None:
+        self._content_id = content_id
         self._ordinal = 0
         self._times_seen: dict[str, int] = {}
 
     def copy(self) -> SourceIds:
         """Return a copy, to be dropped if the tasks named with it are dropped."""
-        other = SourceIds(by_content=self._by_content)
+        other = SourceIds(self._content_id)
         other._ordinal, other._times_seen = self._ordinal, self._times_seen.copy()
         return other
 
@@ -197,11 +199,9 @@ class SourceIds:
         ordinal, self._ordinal = self._ordinal, self._ordinal + 1
         name = task.get_deterministic_id()
         if name is None:
-            if not self._by_content:
+            if self._content_id is None:
                 return str(ordinal)
-            from curator_core._checkpoint.content import content_id  # noqa: PLC0415 - for runs with a checkpoint
-
-            name = content_id(task)
+            name = self._content_id(task)
         name = str(name)
         if not re.fullmatch(_READABLE_ID, name):
             name = f"h{digest(name, 10)}"

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from tests.pipelines import pipelines
 
 from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageError, Task
-from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, RunContext, WorkerMetadata
+from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
+from curator_core._adapter.worker_state import RunContext
+from curator_core._plan.bundles import Bundle, unbundled
 from curator_core._plan.groups import FusionLevel, group_stages
 from curator_core._run.executor import BaseExecutor, empty_source
 from curator_core._run.run import Run
-from curator_core._transport.bundles import Bundle, unbundled
 from curator_core._transport.pickling import dumps, loads
+from curator_core.stages import NodeInfo, WorkerMetadata
 from curator_core.tasks import new_state, stamp
 from curator_core.testing import Recorder
 

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from curator_core import EmptyTask, FileGroupTask, Pipeline, RunObserver, processing_stage
-from curator_core._transport.bundles import BundlePlan, within_bytes
+from curator_core._plan.bundles import BundlePlan, within_bytes
 from curator_core.io import (
     FilePartitioningStage,
     JsonlReader,

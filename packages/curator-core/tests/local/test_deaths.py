@@ -237,7 +237,7 @@ def test_a_set_up_that_kills_its_process_fails_with_the_stage():
 
 
 def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
-    from curator_core._adapter.adapter import RunContext
+    from curator_core._adapter.worker_state import RunContext
     from curator_core._local.parcels import SharedFiles
     from curator_core._local.stop import StopFlag
     from curator_core._local.worker import Assignment, Worker

@@ -108,7 +108,7 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
 )
 def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, unit):
     from curator_core._local.parcels import Backlog, SharedFiles
-    from curator_core._transport.bundles import BundlePlan
+    from curator_core._plan.bundles import BundlePlan
 
     shelf = SharedFiles("/nowhere", "test")
     backlog = Backlog(BundlePlan(batch_size=unit), shelf)
@@ -147,7 +147,7 @@ def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
 
 def test_bundles_are_no_larger_than_they_may_be():
     from curator_core._local.parcels import Backlog, SharedFiles
-    from curator_core._transport.bundles import BundlePlan
+    from curator_core._plan.bundles import BundlePlan
 
     shelf = SharedFiles("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):

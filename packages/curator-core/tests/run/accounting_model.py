@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from curator_core._run.stage_totals import StageSummary
+from curator_core.results import StageSummary
 
 DRIVER = "(driver)"  # the source id of the source stage's own task, if the stage runs in the driver
 

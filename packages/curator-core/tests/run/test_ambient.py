@@ -10,7 +10,7 @@ from tests.waiting import DEADLINE_S
 
 from curator_core import ExecutorError, LocalExecutor, Pipeline, ProcessingStage, RunObserver, Task, watch_all_runs
 from curator_core._plan.plan import Plan
-from curator_core._run.ambient import ambient_observers
+from curator_core._reports.observers import ambient_observers
 from curator_core.testing import Recorder
 
 

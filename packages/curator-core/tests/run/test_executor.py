@@ -23,8 +23,8 @@ from curator_core import (
 )
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
-from curator_core._run.stage_totals import StageSummary, StageTotals
-from curator_core.results import Accounting
+from curator_core._run.stage_totals import StageTotals
+from curator_core.results import Accounting, StageSummary
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
 

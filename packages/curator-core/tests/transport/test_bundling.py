@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import Plan, ProcessingStage, Task
-from curator_core._transport.bundles import (
+from curator_core._plan.bundles import (
     HOP_S,
     MAX_BUNDLE_BYTES,
     TARGET_S,

@@ -9,103 +9,32 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from curator_core._adapter.attempt import Attempt
 from curator_core._adapter.input_copies import InputCopies
 from curator_core._adapter.retry import RetryingBatch, keeps_inputs
 from curator_core._adapter.source import SourceAttempt
 from curator_core._adapter.streamed import RetryingStream, StreamedAttempt
+from curator_core._adapter.worker_state import Announce, RunContext, WorkerClock
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
 from curator_core._performance import Place
 from curator_core._plan.compiled import CompiledStage, compile_stage
 from curator_core._reports.batch import BatchReport, ErrorInfo, WorkerReport
 from curator_core._reports.failures import error_info, stage_error
 from curator_core.logs import StageWork, at_work
+from curator_core.stages import NodeInfo, WorkerMetadata
 from curator_core.tasks import SourceIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from curator_core._adapter.concurrent import ConcurrentAttempt
     from curator_core._calls.event_loop import EventLoop
 
-__all__ = ["BaseStageAdapter", "NodeInfo", "OnError", "RunContext", "WorkerMetadata", "is_isolated"]
+__all__ = ["BaseStageAdapter", "is_isolated"]
 
 _IN_SETUP, _IN_TEARDOWN = "in setup", "in teardown"
-
-OnError: TypeAlias = Literal["raise", "skip"]
-
-
-class Announce(Protocol):
-    """See `Run.announce`."""
-
-    def __call__(self, task_id: str, *, may_drop: bool) -> Callable[[], None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """The machine that a worker runs on.
-
-    Attributes:
-        node_id: The engine's id for the node.
-    """
-
-    node_id: str = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerMetadata:
-    """The worker that a stage runs in.
-
-    Attributes:
-        worker_id: The engine's id for the worker.
-        allocation: The resources that the engine allocated to the worker, as the engine describes them; None if it
-            allocates none.
-    """
-
-    worker_id: str = "local"
-    allocation: Any = None
-
-
-class RunContext(NamedTuple):
-    """What an adapter needs to know about its run.
-
-    Attributes:
-        run_id: The id of the run.
-        on_error: ``"raise"`` ends the run at the first failure; ``"skip"`` counts failures and continues.
-        letter_bytes: Size of the largest failed task to include in a report, in bytes; None to include none.
-        written_files_of: Index of the stage whose output files are reported; -1 for none.
-        collect: Whether the pipeline's outputs go to the driver.
-        isolates: Whether stages run in separate processes unless they opt out, because one killed a worker.
-        epoch: How often the engine was restarted within the run.
-        group: Index of the group of stages that the adapter belongs to.
-        written: Tasks whose outputs are already in files of the last stage, and the output paths of each.
-    """
-
-    run_id: str = ""
-    on_error: OnError = "raise"
-    letter_bytes: int | None = None
-    written_files_of: int = -1
-    collect: bool = True
-    isolates: bool = False
-    epoch: int = 0
-    group: int = 0
-    written: Mapping[str, list[str]] = {}  # shared and never written to
-
-
-class WorkerClock:
-    """Keeps the time since which a worker is idle.
-
-    Attributes:
-        idle_since: Time since which the worker waits, in nanoseconds of ``time.perf_counter_ns``; 0 before setup.
-    """
-
-    __slots__ = ("idle_since",)
-
-    def __init__(self) -> None:
-        self.idle_since = 0
 
 
 class BaseStageAdapter:

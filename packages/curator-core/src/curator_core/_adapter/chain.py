@@ -13,8 +13,9 @@ from curator_core.errors import StageError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+    from curator_core._adapter.adapter import BaseStageAdapter
     from curator_core._adapter.provisional import Outputs
+    from curator_core.stages import NodeInfo, WorkerMetadata
 
 __all__ = ["Chain"]
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from curator_core._adapter.adapter import Announce, BaseStageAdapter
+    from curator_core._adapter.adapter import BaseStageAdapter
+    from curator_core._adapter.worker_state import Announce
     from curator_core._reports.batch import BatchReport, WorkerReport
 
 __all__ = ["Announced", "Outputs", "Provisional"]

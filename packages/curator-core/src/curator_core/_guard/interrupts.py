@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from curator_core._run.shutdown import Shutdown
+    from collections.abc import Callable, Iterator
 
 __all__ = ["StopSignal", "become_worker", "ends_run", "heard_interrupts"]
 
@@ -29,12 +27,14 @@ class StopSignal(KeyboardInterrupt):
     again. A `SystemExit` raised in a stage is a failure of the stage.
 
     Args:
-        shutdown: The shutdown of the run that the signal ends.
+        number: The signal.
+        not_delivered: To be called if Python swallowed the exception.
     """
 
-    def __init__(self, shutdown: Shutdown) -> None:
-        super().__init__(f"stopped by {signal.Signals(shutdown.signal).name}")
-        self.shutdown = shutdown
+    def __init__(self, number: int, not_delivered: Callable[[], None]) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+        self.not_delivered = not_delivered
 
 
 def become_worker() -> None:
@@ -70,7 +70,7 @@ def heard_interrupts() -> Iterator[None]:
 
     def tell(unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, StopSignal):
-            unraisable.exc_value.shutdown.raise_again()
+            unraisable.exc_value.not_delivered()
         elif issubclass(unraisable.exc_type, KeyboardInterrupt):
             # Not at once: it would be raised in this hook, and swallowed here too.
             again.append(threading.Timer(_AGAIN_AFTER_S, _thread.interrupt_main))

@@ -8,11 +8,12 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerMetadata
+from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
 from curator_core._plan.groups import FusionLevel, group_stages
 from curator_core._run.executor import BaseExecutor, empty_source, isolated_stages
 from curator_core.errors import ExecutorError, WorkerDiedError
+from curator_core.stages import NodeInfo, WorkerMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core._guard.user_code import check_failure
-from curator_core._transport.bundles import MAX_BUNDLE_BYTES, in_batches
+from curator_core._plan.bundles import MAX_BUNDLE_BYTES, in_batches
 from curator_core._transport.pickling import dump_parts, dumps, load_parts, loads, pickles
 from curator_core._transport.sizes import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core._transport.bundles import BundlePlan
+    from curator_core._plan.bundles import BundlePlan
 
 __all__ = ["Backlog", "Parcel", "Posted", "SharedFiles", "UnsendableError", "fetch"]
 

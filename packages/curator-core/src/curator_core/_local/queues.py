@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from curator_core._local.parcels import Backlog
-from curator_core._transport.bundles import BundlePlan, Pace
+from curator_core._plan.bundles import BundlePlan, Pace
 from curator_core.stages import ProcessingStage
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core._adapter.adapter import BaseStageAdapter, NodeInfo, WorkerClock, WorkerMetadata
+from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
+from curator_core._adapter.worker_state import WorkerClock
 from curator_core._guard.interrupts import become_worker
 from curator_core._local.outgoing import Outgoing
 from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
@@ -22,6 +23,7 @@ from curator_core._transport.exceptions import message_of
 from curator_core._transport.pickling import find_unpicklable, loads, pickles
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
 from curator_core.logs import mark_records
+from curator_core.stages import NodeInfo, WorkerMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -87,9 +87,7 @@ class Plan:
         """Describe each stage on one line: its class, resources, and settings."""
         lines = [f"{self.name}: {_count(len(self.stages), 'stage')}"]
         width = max(len(compiled.name) for compiled in self.stages)
-        lines += [
-            f"  {compiled.index:02d} {compiled.name:<{width}}  {_describe(compiled)}" for compiled in self.stages
-        ]
+        lines += [f"  {compiled.index:02d} {compiled.name:<{width}}  {_describe(compiled)}" for compiled in self.stages]
         return "\n".join(lines)
 
 

@@ -19,10 +19,10 @@ from curator_core.tasks import stamp, state_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
     from curator_core._calls.async_calls import CallSettings
     from curator_core._plan.compiled import CompiledStage
     from curator_core._processes.channel import Answer
+    from curator_core.stages import NodeInfo, WorkerMetadata
 
 __all__ = ["IsolatedStage"]
 

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
-    from curator_core._run.executor import RunResult
     from curator_core.deadletter.payload import Payload
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "OutcomeKind",
     "Outcomes",
     "RunInfo",
-    "RunObserver",
     "StageInfo",
     "Tally",
     "WorkerReport",
@@ -337,28 +335,3 @@ class RunInfo(NamedTuple):
     stages: tuple[StageInfo, ...]
     start_unix_ns: int
     num_source_tasks: int | None = None
-
-
-class RunObserver:
-    """Watches a run through its reports. Override the methods that you need.
-
-    Calls come from one thread at a time, in the driver process, in the order in which reports arrive. An
-    exception in an observer never reaches the run: it is logged, and the only later call is `on_run_end`.
-    """
-
-    def on_run_start(self, run: RunInfo) -> None:
-        """Called when the run begins; nothing has been set up yet."""
-
-    def on_batch(self, report: BatchReport) -> None:
-        """Called when a batch, or one attempt at it, has ended."""
-
-    def on_worker(self, report: WorkerReport) -> None:
-        """Called when a worker was set up, failed in setup, or ended."""
-
-    def trace_of(self, run_id: str) -> str:
-        """Return the trace that it writes for a run that has begun, as 32 hex digits; empty if it writes none."""
-        del run_id
-        return ""
-
-    def on_run_end(self, result: "RunResult", error: BaseException | None) -> None:
-        """Called once when the run is over, even after an error or Ctrl-C."""

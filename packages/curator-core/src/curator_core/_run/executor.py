@@ -11,16 +11,15 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import RunContext, is_isolated
+from curator_core._adapter.adapter import is_isolated
+from curator_core._adapter.worker_state import RunContext
 from curator_core._checkpoint.settings import Checkpoint
 from curator_core._guard.interrupts import heard_interrupts
 from curator_core._plan.plan import Plan
 from curator_core._plan.sendable import check_sent
-from curator_core._reports.batch import RunObserver
-from curator_core._run.ambient import ambient_observers
+from curator_core._reports.observers import RunObserver, ambient_observers
 from curator_core.errors import ConfigurationError, CuratorError, ExecutorError
 from curator_core.logs import marked_records
-from curator_core.results import RunResult
 from curator_core.tasks import EmptyTask, SourceIds, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
     from curator_core._run.settings import FailurePolicy
     from curator_core._shard import ShardChoice
     from curator_core.errors import RunStopped
+    from curator_core.results import RunResult
 
-__all__ = ["BaseExecutor", "RunResult"]
+__all__ = ["BaseExecutor", "empty_source", "isolated_stages"]
 
 
 class BaseExecutor(ABC):

@@ -6,13 +6,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from curator_core._reports.batch import RunObserver
+from curator_core._reports.observers import RunObserver
 
 if TYPE_CHECKING:
     from typing import TextIO
 
     from curator_core._reports.batch import BatchReport, RunInfo
-    from curator_core._run.executor import RunResult
+    from curator_core.results import RunResult
 
 __all__ = ["ProgressBar"]
 

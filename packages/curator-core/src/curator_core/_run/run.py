@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import RunContext
+from curator_core._adapter.worker_state import RunContext
 from curator_core._bottleneck.activity import Activity
 from curator_core._bottleneck.rules import judge
 from curator_core._guard.interrupts import StopSignal
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from curator_core._checkpoint import Checkpoint, OpenCheckpoint
     from curator_core._plan.plan import Plan
-    from curator_core._reports.batch import RunObserver, WorkerReport
+    from curator_core._reports.batch import WorkerReport
+    from curator_core._reports.observers import RunObserver
     from curator_core._run.settings import RunSettings
     from curator_core._run.source_progress import Finished
     from curator_core._shard import Shard
@@ -139,7 +140,11 @@ class Run:
 
     def new_source_ids(self) -> SourceIds:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""
-        return SourceIds(by_content=self._checkpoint is not None or self._shard is not None)
+        if self._checkpoint is None and self._shard is None:
+            return SourceIds()
+        from curator_core._checkpoint.content import content_id  # noqa: PLC0415 - for runs with a checkpoint
+
+        return SourceIds(content_id)
 
     def admit(self, tasks: Iterable[Any]) -> Generator[Any, None, None]:
         """Yield the source tasks to process: those of this shard that no earlier run with this checkpoint finished.
@@ -397,7 +402,7 @@ class _Uncollected(list[Any]):
 def _state_after(error: BaseException | None) -> RunState:
     """Return the state of a run that ended with an error, or without one."""
     if isinstance(error, StopSignal):  # of an outer run that this one is part of
-        error = error.shutdown.reason(error)
+        error = RunStopped(error.number)
     if isinstance(error, RunStopped):
         return error.state
     if error is None:

@@ -106,7 +106,7 @@ class Shutdown:
             StopSignal: A signal has come.
         """
         if self.signal:
-            raise StopSignal(self)
+            raise StopSignal(self.signal, self.raise_again)
 
     def close_accounts(self) -> None:
         """The main thread closes the accounts now, and nothing is raised in it from here on."""
@@ -184,7 +184,7 @@ class Shutdown:
         if self._is_raised or self._is_closing.is_set() or self._is_in_accounts(frame):
             return
         self._is_raised = True
-        raise StopSignal(self)
+        raise StopSignal(self.signal, self.raise_again)
 
     def _note(self, number: int) -> None:
         if not self.signal:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curator_core._bottleneck.rules import Evidence, StageEvidence, Team
+from curator_core.results import StageSummary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,55 +14,7 @@ if TYPE_CHECKING:
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import BatchReport, Tally, WorkerReport
 
-__all__ = ["StageSummary", "StageTotals"]
-
-
-@dataclass(frozen=True, slots=True)
-class StageSummary:
-    """Totals of one stage in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
-
-    Attributes:
-        name: Name of the stage.
-        batches: Batches that ended, not counting retried attempts.
-        tasks_in: Input tasks.
-        tasks_passed: Inputs that gave at least one task.
-        tasks_out: Output tasks; more than passed if the stage fans out.
-        tasks_filtered: Inputs that the stage dropped.
-        tasks_failed: Inputs lost to an error.
-        attempts_retried: Attempts that raised and were retried.
-        items: Sum of ``num_items`` over the inputs.
-        process_s: Seconds in the stage's code, over all workers.
-        cpu_s: Seconds of CPU time of the working threads.
-        idle_s: Seconds that workers waited for input.
-        startup_s: Seconds of setup, over all workers.
-        workers: Workers that were set up.
-        first_start_unix_ns: When its first batch began; 0 if it had none.
-        last_end_unix_ns: When its last batch ended.
-        first_error: Its first failure, as ``ValueError: …``; empty if it had none.
-    """
-
-    name: str
-    batches: int = 0
-    tasks_in: int = 0
-    tasks_passed: int = 0
-    tasks_out: int = 0
-    tasks_filtered: int = 0
-    tasks_failed: int = 0
-    attempts_retried: int = 0
-    items: int = 0
-    process_s: float = 0.0
-    cpu_s: float = 0.0
-    idle_s: float = 0.0
-    startup_s: float = 0.0
-    workers: int = 0
-    first_start_unix_ns: int = 0
-    last_end_unix_ns: int = 0
-    first_error: str = ""
-
-    @property
-    def items_per_s(self) -> float:
-        """Items per second of work in the stage; 0 if it did no work."""
-        return self.items / self.process_s if self.process_s else 0.0
+__all__ = ["StageTotals"]
 
 
 class _StageAccount:

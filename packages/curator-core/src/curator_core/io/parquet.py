@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from curator_core._adapter.adapter import WorkerMetadata
     from curator_core._arrow import BadRecord
     from curator_core.io.settled import SettledSchema
+    from curator_core.stages import WorkerMetadata
 
 __all__ = ["ParquetReader", "ParquetReaderStage", "ParquetWriter"]
 

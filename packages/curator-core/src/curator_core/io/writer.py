@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from curator_core._adapter.adapter import WorkerMetadata
     from curator_core._shard import Shard
+    from curator_core.stages import WorkerMetadata
 
 __all__ = ["Content", "FileWriter"]
 

@@ -12,9 +12,10 @@ from curator_core.testing.recorder import Recorder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from curator_core._adapter.adapter import OnError
-    from curator_core._reports.batch import RunObserver
-    from curator_core._run.executor import BaseExecutor, RunResult
+    from curator_core._adapter.worker_state import OnError
+    from curator_core._reports.observers import RunObserver
+    from curator_core._run.executor import BaseExecutor
+    from curator_core.results import RunResult
     from curator_core.tasks import Task
 
 __all__ = ["ConformanceBase", "Seen"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import BaseStageAdapter, RunContext
+from curator_core._adapter.adapter import BaseStageAdapter
+from curator_core._adapter.worker_state import RunContext
 from curator_core.stages import ProcessingStage
 from curator_core.tasks import Task, new_state, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from curator_core._adapter.adapter import OnError
+    from curator_core._adapter.worker_state import OnError
     from curator_core._reports.batch import BatchReport
 
 __all__ = ["Calling", "CallingBatches", "Probe", "fail_at", "seen"]

@@ -8,10 +8,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core._reports.batch import BatchReport, RunInfo, RunObserver, WorkerReport
+from curator_core._reports.observers import RunObserver
 
 if TYPE_CHECKING:
-    from curator_core._run.executor import RunResult
+    from curator_core._reports.batch import BatchReport, RunInfo, WorkerReport
+    from curator_core.results import RunResult
 
 __all__ = ["Event", "Journal", "Recorder", "Troublemaker"]
 

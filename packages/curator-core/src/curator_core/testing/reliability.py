@@ -19,7 +19,8 @@ from curator_core.testing.base import ConformanceBase
 from curator_core.testing.stages import POISON, Filed, Fragile, Listing, Squares, Twice
 
 if TYPE_CHECKING:
-    from curator_core._run.executor import BaseExecutor, RunResult
+    from curator_core._run.executor import BaseExecutor
+    from curator_core.results import RunResult
 
 __all__ = ["ReliabilityConformance"]
 

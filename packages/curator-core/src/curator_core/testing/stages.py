@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from curator_core._adapter.adapter import NodeInfo, WorkerMetadata
+    from curator_core.stages import NodeInfo, WorkerMetadata
     from curator_core.testing.recorder import Journal
 
 __all__ = [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observers that watch every run of this process without being passed to it.
+"""Observers of runs, and those that watch every run of this process without being passed to it.
 
-They are for tools that are switched on from outside a program, such as ``opentelemetry-instrument``. A program that
+The latter are for tools that are enabled from outside a program, such as ``opentelemetry-instrument``. A program that
 creates its own observers passes them to the run instead.
 """
 
@@ -10,13 +10,41 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from curator_core._reports.batch import RunObserver
 from curator_core.errors import ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ambient_observers", "watch_all_runs"]
+    from curator_core._reports.batch import BatchReport, RunInfo, WorkerReport
+    from curator_core.results import RunResult
+
+__all__ = ["RunObserver", "ambient_observers", "watch_all_runs"]
+
+
+class RunObserver:
+    """Watches a run through its reports. Override the methods that you need.
+
+    Calls come from one thread at a time, in the driver process, in the order in which reports arrive. An
+    exception in an observer never reaches the run: it is logged, and the only later call is `on_run_end`.
+    """
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Called when the run begins; nothing has been set up yet."""
+
+    def on_batch(self, report: BatchReport) -> None:
+        """Called when a batch, or one attempt at it, has ended."""
+
+    def on_worker(self, report: WorkerReport) -> None:
+        """Called when a worker was set up, failed in setup, or ended."""
+
+    def trace_of(self, run_id: str) -> str:
+        """Return the trace that it writes for a run that has begun, as 32 hex digits; empty if it writes none."""
+        del run_id
+        return ""
+
+    def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
+        """Called once when the run is over, even after an error or Ctrl-C."""
+
 
 _lock = threading.Lock()
 
