@@ -247,7 +247,7 @@ def test_a_source_may_go_on_in_another_thread(caplog):
 def test_observers_are_not_in_a_stage():
     asked = []
     probe = Probe(Living())
-    probe.adapter.bind(probe.adapter.context, lambda report: asked.append(current_work()))
+    probe.adapter.bind(probe.adapter.state.context, lambda report: asked.append(current_work()))
     probe.adapter.setup_on_node(NodeInfo(), WorkerMetadata())
     probe.adapter.setup(WorkerMetadata())
     probe(seen("0"))

@@ -171,7 +171,7 @@ def test_a_function_becomes_a_stage():
     assert isinstance(increase, ProcessingStage)
     assert (increase.name, increase.batch_size) == ("increased", 4)
     assert type(increase).__name__ == "increase"
-    assert increase.__doc__ == "Adds one."
+    assert increase.__doc__ == "Add one."
     assert run(increase, increase.with_(name="again")) == [3, 4]
 
 

@@ -14,9 +14,8 @@ are grouped by purpose:
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 """
 
-from curator_core._adapter.adapter import is_isolated
 from curator_core._adapter.chain import Chain
-from curator_core._adapter.worker_state import RunContext
+from curator_core._adapter.worker_state import RunContext, is_isolated
 from curator_core._guard.interrupts import become_worker
 from curator_core._plan.bundles import (
     MAX_BUNDLE_BYTES,

@@ -172,7 +172,7 @@ def test_a_report_of_a_batch():
 def test_a_batch_id_follows_from_stage_and_inputs():
     def id_of(*ids: str, index: int = 0) -> str:
         run = Probe(CallingBatches(lambda tasks: tasks))
-        run.adapter.compiled = dataclasses.replace(run.adapter.compiled, index=index)
+        run.adapter.state.compiled = dataclasses.replace(run.adapter.compiled, index=index)
         run(*map(seen, ids))
         return run.report.batch_id
 

@@ -85,7 +85,7 @@ def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
 def test_stages_of_a_worker_share_a_clock():
     # Otherwise each stage would count as idle while the others work.
     chain = chain_of(*(Noting(name, []) for name in "abc"))
-    assert len({id(adapter.clock) for adapter in chain.adapters}) == 1
+    assert len({id(adapter.state.clock) for adapter in chain.adapters}) == 1
 
 
 # --- groups one after the other -------------------------------------------------------------------------

@@ -150,7 +150,7 @@ class TestWhatIsWorthAnotherAttempt:
 class TestWhatIsKept:
     def probe(self, stage: ProcessingStage) -> Probe:
         run = Probe(stage)
-        run.adapter.context = run.adapter.context._replace(on_error="skip", letter_bytes=10**6)
+        run.adapter.state.context = run.adapter.state.context._replace(on_error="skip", letter_bytes=10**6)
         return run
 
     def test_a_task_as_it_first_came_with_its_own_error(self):

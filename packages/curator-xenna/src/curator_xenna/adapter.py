@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _EVERYTHING = 2**31 - 1
 _OF_THIS_PROCESS = ("_busy", "_chain", "_inputs")  # attributes that are not sent to workers
-_APART = ("processing_stage", "compiled", "_following")  # attributes that are sent in a separate pickle
+_APART = ("state", "_following")  # attributes that are sent in a separate pickle
 _FINISH_S = 10.0  # how long a teardown waits for the running batch; Xenna allows 45 s for the whole teardown
 
 
@@ -99,7 +99,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             inputs: The queue of tasks for the first group; only set in the driver, and None for other groups.
         """
         self._role, self._share, self._inputs = role, role.share, inputs
-        self._hold(stages)
+        self._hold(self.processing_stage, stages)
 
     # --- interface that Xenna calls -----------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         if role is not None:
             unit = role.link.begin(given)
             for adapter in self._chain.adapters:
-                adapter.bundle_id = unit if isinstance(tasks[0], Bundle) else ""
+                adapter.state.bundle_id = unit if isinstance(tasks[0], Bundle) else ""
         try:
             with self._busy, _exceptions_only(self.compiled.name):
                 self._chain.run(given, outputs)
@@ -205,9 +205,10 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
 
     # --- internals ----------------------------------------------------------------------------------------
 
-    def _hold(self, stages: Sequence[CompiledStage]) -> None:
+    def _hold(self, processing_stage: Any, stages: Sequence[CompiledStage]) -> None:
         """Become the adapter of these stages."""
-        self.compiled, *rest = stages
+        first, *rest = stages
+        BaseStageAdapter.__init__(self, processing_stage, first)
         self._following = tuple(BaseStageAdapter(compiled.stage, compiled) for compiled in rest)
         if (role := self._role) is not None:
             for adapter in (self, *self._following):
@@ -237,7 +238,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
             spoilt = role.link.mark_failed({task.stage_perf[-1].batch_id for task in culprits}, error)
             good = [task for task in outputs if task.stage_perf[-1].batch_id not in spoilt]
             role.link.send(good, is_primary=self._is_primary)
-            if self.context.on_error == "raise" and not failed:
+            if self.state.context.on_error == "raise" and not failed:
                 raise error from exc
             return None
 
@@ -246,7 +247,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self._is_primary = worker_metadata.rank in (None, 0)
         node_id = worker_metadata.allocation.node
         for adapter in self._chain.adapters:
-            adapter.move_to(worker_metadata.worker_id, node_id)
+            adapter.state.move_to(worker_metadata.worker_id, node_id)
         if self._role is not None:
             self._role.link.enter(worker_metadata.worker_id, node_id)
 
@@ -303,8 +304,7 @@ def _restore(class_name: str, state: dict[str, Any], parcel: Parcel) -> XennaSta
     cls = _named_class(class_name)
     adapter = cls.__new__(cls)
     adapter.__dict__.update(state, _busy=threading.RLock(), _inputs=None)
-    adapter.processing_stage, stages = parcel.open()
-    adapter._hold(stages)
+    adapter._hold(*parcel.open())
     return adapter
 
 

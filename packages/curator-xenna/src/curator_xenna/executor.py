@@ -175,7 +175,7 @@ def _alone(compiled: CompiledStage, context: RunContext) -> CompiledStage:
 def _run_source(run: Run, compiled: CompiledStage) -> list[Any]:
     adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
     adapter.bind(run.context, run.report)
-    adapter.source_ids = run.new_source_ids()
+    adapter.state.source_ids = run.new_source_ids()
     worker = WorkerMetadata("driver")
     adapter.setup_on_node(NodeInfo("driver"), worker)
     adapter.setup(worker)

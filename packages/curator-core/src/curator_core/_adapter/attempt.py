@@ -13,7 +13,7 @@ from curator_core._adapter.lineage import batch_id_of, histories_of, produced, w
 from curator_core._calls.returned import AT_REST, LISTS, Failed, read_out
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
 from curator_core._reports.batch import BatchReport, Outcomes
-from curator_core._reports.failures import error_info, is_of
+from curator_core._reports.failures import error_info, is_of, stage_error
 from curator_core._transport.sizes import measure
 from curator_core.logs import StageWork, this_thread
 from curator_core.tasks import UNSEEN, FileGroupTask, Task, child_id, state_of
@@ -21,8 +21,8 @@ from curator_core.tasks import UNSEEN, FileGroupTask, Task, child_id, state_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core._adapter.adapter import BaseStageAdapter
     from curator_core._adapter.input_copies import InputCopies
+    from curator_core._adapter.worker_state import WorkerState
     from curator_core._performance import PerfRow
     from curator_core._reports.batch import FailedInput, OutcomeKind, WrittenFiles
     from curator_core.tasks import TaskState
@@ -42,7 +42,7 @@ class Attempt:
     """One attempt at one batch.
 
     Args:
-        adapter: The adapter of the stage to call.
+        state: The worker.
         tasks: The inputs.
         number: Number of the attempt, from 1.
         last: Whether a failure is final, unless the inputs fail together and can be split.
@@ -68,39 +68,62 @@ class Attempt:
 
     def __init__(
         self,
-        adapter: BaseStageAdapter,
+        state: WorkerState,
         tasks: Sequence[Any],
         number: int,
         *,
         last: bool,
         copies: InputCopies | None = None,
     ) -> None:
-        self.adapter = adapter
-        self.compiled = adapter.compiled
+        self.state = state
+        self.compiled = state.compiled
         self.tasks = tasks
         self.number = number
         self.last = last
         self.copies = copies
         self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about; None if unknown
-        self._isolates = last and adapter.context.on_error == "skip"  # a failed input then does not fail the others
-        self._recorder = adapter.processing_stage.metrics
+        self._isolates = last and state.context.on_error == "skip"  # a failed input then does not fail the others
+        self._recorder = state.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
         self._histories = histories_of(self._states)
         self._batch_id = batch_id_of(self.compiled.index, self._ids)
         self._outcomes: dict[int, tuple[OutcomeKind, int]] = {}  # of inputs without exactly one output
         self._entries: list[Any] = []  # one for each input that the stage has finished
-        idle_since = adapter.clock.idle_since
+        idle_since = state.clock.idle_since
         self._idle_ns = time.perf_counter_ns() - idle_since if idle_since else 0
+
+    def run(self) -> list[Any]:
+        """Execute the attempt, and report it.
+
+        Raises:
+            StageError: It failed for good, and failures end the run.
+        """
+        outputs = self.execute()
+        self.report()
+        return outputs
+
+    def report(self) -> None:
+        """Report the attempt after `execute`.
+
+        Raises:
+            StageError: See `run`.
+        """
+        self.state.sink(self.close())
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self.error is not None and not self.comes_again and self.state.context.on_error == "raise":
+            raise stage_error(self.error, self.compiled.name, self.doing)
 
     def execute(self) -> list[Any]:
         """Run the batch and return the outputs; none if it failed, in which case `error` says why."""
-        adapter, entries, self._pid = self.adapter, self._entries, this_process.pid
+        state, entries, self._pid = self.state, self._entries, this_process.pid
         post = this_thread.post
         before, post.caller = post.caller, self
         try:
             known = self._inspect()
-            if adapter.context.written and adapter.context.written_files_of == self.compiled.index:
+            if state.context.written and state.context.written_files_of == self.compiled.index:
                 known |= self._written()
             self._start_clock()
             try:
@@ -108,7 +131,7 @@ class Attempt:
             finally:
                 self._add_clock()
             outputs = self._settle(entries)
-            if adapter.context.written_files_of == self.compiled.index:
+            if state.context.written_files_of == self.compiled.index:
                 self._manifests = written_files_of(self._ids, self._outcomes, outputs)
             return outputs
         except BaseException as exc:  # noqa: BLE001 - reported; the adapter raises it
@@ -151,7 +174,7 @@ class Attempt:
 
     def _written(self) -> dict[int, Any]:
         """Return by position the outputs of inputs already in published files, which the stage must not see again."""
-        written = self.adapter.context.written
+        written = self.state.context.written
         return {
             number: FileGroupTask([*written[task_id]], self.tasks[number].dataset_name)
             for number, task_id in enumerate(self._ids)
@@ -176,7 +199,7 @@ class Attempt:
         entries += [known.get(number) or next(following) for number in range(len(self.tasks))]
 
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
-        stage: Any = self.adapter.processing_stage
+        stage: Any = self.state.processing_stage
         pid = self._pid
         if self.compiled.batched:
             returned = stage.process_batch(list(tasks)) if tasks else []
@@ -203,8 +226,8 @@ class Attempt:
 
     def current_work(self) -> StageWork:
         """Return what the stage works on, for log records."""
-        adapter = self.adapter
-        run_id, worker_id = adapter.context.run_id, adapter.place.worker_id
+        state = self.state
+        run_id, worker_id = state.context.run_id, state.place.worker_id
         return StageWork(run_id, self.compiled.name, self._task_at_hand(), self._batch_id, worker_id)
 
     def _task_at_hand(self) -> str:
@@ -260,9 +283,9 @@ class Attempt:
 
     def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
         longer = with_row(self._histories, row)
-        source_ids = self.adapter.source_ids
+        source_ids = self.state.source_ids
         if not all(self._ids):
-            self.adapter.source_ids = source_ids.copy()  # if this attempt fails, the next one reuses these names
+            self.state.source_ids = source_ids.copy()  # if this attempt fails, the next one reuses these names
         outputs: list[Any] = []
         try:
             for number, (given, parent, entry) in enumerate(zip(self.tasks, self._states, entries, strict=True)):
@@ -277,7 +300,7 @@ class Attempt:
                     self._outcomes[number] = outcome
             return self._weigh(outputs)
         except BaseException:
-            self.adapter.source_ids = source_ids
+            self.state.source_ids = source_ids
             raise
 
     def _settle_one(
@@ -323,7 +346,7 @@ class Attempt:
             if (notes or own) and (is_list or task is not given):
                 own = {**(notes or {}), **(own or {})}  # a separate dict, even if outputs of one task share theirs
             if not parent_id:
-                task_id = self.adapter.source_ids.name(task)
+                task_id = self.state.source_ids.name(task)
             else:
                 task_id = child_id(parent_id, first + index) if is_list else parent_id
             task.__dict__["_state"] = (task_id, perf, own)  # same as `stamp`, without a call per task
@@ -344,7 +367,7 @@ class Attempt:
         """Whether another attempt may succeed: a later one, or one with fewer tasks."""
         if self.copies is None:
             return False
-        may_be_parted = len(self.tasks) > 1 and self.adapter.parts_batches
+        may_be_parted = len(self.tasks) > 1 and self.state.splits_batches
         return may_be_parted or (not self.last and is_of(exc, self.compiled.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
@@ -378,22 +401,22 @@ class Attempt:
         post.elsewhere_ns = 0
 
     def _perf_row(self) -> PerfRow:
-        adapter = self.adapter
+        state = self.state
         return (
-            adapter.place,
+            state.place,
             self._duration_ns,
             self._idle_ns,
             self._in_bytes,
             self._num_items,
             self._metrics,
             self._start_unix,
-            adapter.startup_ns if adapter.sequence == 0 else 0,
+            state.startup_ns if state.sequence == 0 else 0,
             self._batch_id,
         )
 
     def close(self) -> BatchReport:
         """End the attempt and return the report. The worker is idle from now on."""
-        adapter, context = self.adapter, self.adapter.context
+        state, context = self.state, self.state.context
         self._start_unix = self._start_unix or time.time_ns()  # if the stage was not called
         failed_input: tuple[FailedInput, ...] = ()
         if self._errors and context.letter_bytes is not None:
@@ -405,20 +428,20 @@ class Attempt:
             self.compiled.index,
             self.compiled.name,
             self._batch_id,
-            adapter.place.worker_id,
-            adapter.place.node_id,
-            adapter.pid,
-            adapter.sequence,
+            state.place.worker_id,
+            state.place.node_id,
+            state.pid,
+            state.sequence,
             self._start_unix,
             self._duration_ns,
             Outcomes(tuple(self._ids), self._outcomes),
             context.epoch,
             context.group,
             self.number,
-            adapter.bundle_id,
+            state.bundle_id,
             self._cpu_ns,
             self._idle_ns,
-            0 if adapter.sequence else adapter.startup_ns,
+            0 if state.sequence else state.startup_ns,
             ready_unix_ns,
             ready_node_id,
             parents,
@@ -430,6 +453,6 @@ class Attempt:
             failed_input,
             self._manifests,
         )
-        adapter.sequence += 1
-        adapter.clock.idle_since = time.perf_counter_ns()
+        state.sequence += 1
+        state.clock.idle_since = time.perf_counter_ns()
         return report

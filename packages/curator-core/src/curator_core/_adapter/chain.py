@@ -54,7 +54,7 @@ class Chain:
         sizes = [adapter.compiled.batch_size for adapter in adapters]
         self._ahead = [_AHEAD * (max(sizes[number + 1 :], default=1) - 1) for number in range(len(sizes))]
         for adapter in self.adapters[1:]:
-            adapter.clock = self.adapters[0].clock
+            adapter.state.clock = self.adapters[0].state.clock
 
     def set_up(self, node: NodeInfo | None, worker: WorkerMetadata) -> None:
         """Set up all stages in order. If one fails, tear down those before it.
@@ -129,7 +129,7 @@ class Chain:
 
     def _read(self, level: int, made: Generator[Any, None, None], task_id: str, outputs: Outputs) -> None:
         """Read a generator of the previous stage, whose outputs may be withdrawn."""
-        if self.adapters[level - 1].takes_back:
+        if self.adapters[level - 1].state.takes_back:
             self._work_off(level, outputs)  # outputs of other inputs must not share a batch with those
         with self._following(level, task_id, outputs) as following, closing(made):
             for task in made:
@@ -152,6 +152,7 @@ class Chain:
 
     def _following(self, level: int, task_id: str, outputs: Outputs) -> Announced | Provisional:
         generating = self.adapters[level - 1]
+        takes_back = generating.state.takes_back
         if generating.announce is not None:
-            return Announced(generating.announce, task_id, outputs, may_drop=generating.takes_back)
-        return Provisional(self.adapters[level:], outputs, may_drop=generating.takes_back)
+            return Announced(generating.announce, task_id, outputs, may_drop=takes_back)
+        return Provisional([each.state for each in self.adapters[level:]], outputs, may_drop=takes_back)

@@ -22,7 +22,7 @@ from curator_core.logs import StageWork, this_thread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from curator_core._adapter.adapter import BaseStageAdapter
+    from curator_core._adapter.worker_state import WorkerState
     from curator_core._reports.batch import BatchReport, OutcomeKind
 
 __all__ = ["ConcurrentAttempt", "RetryingCalls"]
@@ -32,7 +32,7 @@ class ConcurrentAttempt(Attempt):
     """One attempt at one batch, with one task per call, or ``call_size`` tasks per call of ``process_batch``.
 
     Args:
-        adapter: The adapter of the stage to call.
+        state: The worker.
         tasks: The inputs.
         number: Number of the attempt, from 1.
         last: Whether a failure is final, unless the inputs of a call can be split.
@@ -46,7 +46,7 @@ class ConcurrentAttempt(Attempt):
 
     def __init__(
         self,
-        adapter: BaseStageAdapter,
+        state: WorkerState,
         tasks: Sequence[Any],
         number: int,
         *,
@@ -54,9 +54,9 @@ class ConcurrentAttempt(Attempt):
         copies: InputCopies | None,
         call_size: int,
     ) -> None:
-        super().__init__(adapter, tasks, number, last=last, copies=copies)
+        super().__init__(state, tasks, number, last=last, copies=copies)
         self._call_size = call_size
-        self._ends_run = last and adapter.context.on_error != "skip"
+        self._ends_run = last and state.context.on_error != "skip"
         self._isolates = not self._ends_run
         self._sizes: list[tuple[int, int]] = []  # items and bytes of each input, before the calls
         self._retried: dict[int, BaseException] = {}
@@ -68,7 +68,13 @@ class ConcurrentAttempt(Attempt):
         following = iter(outputs)
         return [[next(following) for _ in range(outcome.count)] for outcome in self._all_outcomes()]
 
-    def reports(self) -> Iterator[BatchReport]:
+    def report(self) -> None:
+        """See `Attempt.report`."""
+        for report in self._reports():
+            self.state.sink(report)
+        self._raise_error()
+
+    def _reports(self) -> Iterator[BatchReport]:
         """End the attempt and yield its reports: one of the inputs that are done, and one of those to retry."""
         report = super().close()
         if not self._retried:
@@ -86,7 +92,7 @@ class ConcurrentAttempt(Attempt):
             )
             # The report above has the time of these inputs as well, because they share its calls.
             report = report._replace(
-                sequence=self.adapter.sequence,
+                sequence=self.state.sequence,
                 duration_ns=0,
                 cpu_ns=0,
                 idle_ns=0,
@@ -94,7 +100,7 @@ class ConcurrentAttempt(Attempt):
                 metrics={},
                 out_bytes=0,
             )
-            self.adapter.sequence += 1
+            self.state.sequence += 1
         yield self._report_of_retried(report)
 
     def _report_of_retried(self, report: BatchReport) -> BatchReport:
@@ -151,28 +157,28 @@ class ConcurrentAttempt(Attempt):
 
     def _call_all(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the result of each call, a `Failed` if it failed."""
-        adapter, compiled = self.adapter, self.compiled
+        state, compiled = self.state, self.compiled
         arguments = [list(call) for call in calls] if compiled.batched else [call[0] for call in calls]
         work_of_calls = [self._work_on(call) for call in calls]
         settings = CallSettings(compiled.concurrency, compiled.timeout_s, self._stops_at())
-        stage = adapter.processing_stage
-        if adapter.is_isolated:
+        stage = state.processing_stage
+        if state.is_isolated:
             results: list[Any] = stage.call_all(arguments, work_of_calls, settings)
             return results
         method = stage.process_batch if compiled.batched else stage.process
-        results, cpu_ns = adapter.loop.run(call_all(method, arguments, work_of_calls, settings, compiled.retry_on))
+        results, cpu_ns = state.loop.run(call_all(method, arguments, work_of_calls, settings, compiled.retry_on))
         this_thread.post.elsewhere_ns += cpu_ns
         return results
 
     def _stops_at(self) -> Any:
         if self._ends_run:
             return "all"
-        return "none" if self.adapter.context.on_error == "skip" else "final"
+        return "none" if self.state.context.on_error == "skip" else "final"
 
     def _work_on(self, call: Sequence[Any]) -> StageWork:
-        adapter = self.adapter
+        state = self.state
         task_id = call[0].task_id if len(call) == 1 else ""
-        return StageWork(adapter.context.run_id, self.compiled.name, task_id, self._batch_id, adapter.place.worker_id)
+        return StageWork(state.context.run_id, self.compiled.name, task_id, self._batch_id, state.place.worker_id)
 
     def _task_at_hand(self) -> str:
         return self._ids[0] if len(self._ids) == 1 else ""  # otherwise several are in flight
@@ -180,10 +186,10 @@ class ConcurrentAttempt(Attempt):
     # --- failures ---------------------------------------------------------------------------------------
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
-        source_ids = self.adapter.source_ids
+        source_ids = self.state.source_ids
         outputs = super()._settle(entries)
         if self._retried and not all(self._ids):
-            self.adapter.source_ids = source_ids  # a source that is retried reuses these names
+            self.state.source_ids = source_ids  # a source that is retried reuses these names
         return outputs
 
     def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
@@ -200,7 +206,7 @@ class ConcurrentAttempt(Attempt):
             return None
         if not self.last and is_of(error, self.compiled.retry_on):
             return self.again
-        can_be_split = self.compiled.batched and self._call_size > 1 and self.adapter.parts_batches
+        can_be_split = self.compiled.batched and self._call_size > 1 and self.state.splits_batches
         return self.alone if can_be_split else None
 
     def _all_outcomes(self) -> Outcomes:
@@ -241,12 +247,12 @@ class RetryingCalls:
     inputs of a batch that kills a process, one after the other.
 
     Args:
-        adapter: The adapter of the stage.
+        state: The worker.
         tasks: The inputs. If they do not pickle or unpickle, there is only one attempt.
     """
 
-    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
-        self._adapter = adapter
+    def __init__(self, state: WorkerState, tasks: Sequence[Any]) -> None:
+        self._state = state
         self._tasks = tasks
         self._outputs: list[list[Any]] = [[] for _ in tasks]  # of each input
         self._waiting: list[_Round] = []
@@ -257,38 +263,36 @@ class RetryingCalls:
         Raises:
             StageError: A call failed for good, and failures end the run.
         """
-        adapter, tasks, compiled = self._adapter, self._tasks, self._adapter.compiled
-        copies = InputCopies.of(tasks, compiled.name) if keeps_inputs(adapter, len(tasks)) else None
+        state, tasks, compiled = self._state, self._tasks, self._state.compiled
+        copies = InputCopies.of(tasks, compiled.name) if keeps_inputs(state, len(tasks)) else None
         if copies is None:
-            attempt = ConcurrentAttempt(adapter, tasks, 1, last=True, copies=None, call_size=compiled.call_size)
-            return adapter.run_concurrently(attempt)
+            attempt = ConcurrentAttempt(state, tasks, 1, last=True, copies=None, call_size=compiled.call_size)
+            return attempt.run()
         self._waiting = [_Round(range(len(tasks)), copies, 1, compiled.max_attempts, compiled.call_size)]
         while self._waiting:
             self._try(self._waiting.pop())
         return [task for outputs in self._outputs for task in outputs]
 
     def _try(self, this: _Round) -> None:
-        adapter, last = self._adapter, this.number >= this.limit
+        state, last = self._state, this.number >= this.limit
         tasks = this.copies.restore()
-        attempt = ConcurrentAttempt(
-            adapter, tasks, this.number, last=last, copies=this.copies, call_size=this.call_size
-        )
-        outputs = adapter.run_concurrently(attempt)
+        attempt = ConcurrentAttempt(state, tasks, this.number, last=last, copies=this.copies, call_size=this.call_size)
+        outputs = attempt.run()
         if attempt.comes_again:
             self._try_all_again(this)
             return
         for place, made in zip(this.places, attempt.by_input(outputs), strict=True):
             self._outputs[place] = made
         if attempt.again:
-            wait_before_retry(adapter, this.number)
+            wait_before_retry(state, this.number)
             self._waiting.append(self._part_of(this, attempt.again)._replace(limit=this.limit))
         if attempt.alone:
             self._waiting.append(self._part_of(this, attempt.alone)._replace(call_size=1))
 
     def _try_all_again(self, this: _Round) -> None:
         """Retry all inputs after a failure beyond a single call, such as the death of the process of all calls."""
-        if len(this.places) == 1 or not self._adapter.parts_batches:
-            wait_before_retry(self._adapter, this.number)
+        if len(this.places) == 1 or not self._state.splits_batches:
+            wait_before_retry(self._state, this.number)
             self._waiting.append(this._replace(number=this.number + 1))
             return
         following = [self._part_of(this, [number])._replace(call_size=1) for number in range(len(this.places))]
@@ -301,6 +305,6 @@ class RetryingCalls:
             [this.places[number] for number in numbers],
             InputCopies([tasks[number] for number in numbers]),
             this.number + 1,
-            this.number + self._adapter.compiled.max_attempts,
+            this.number + self._state.compiled.max_attempts,
             this.call_size,
         )

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from curator_core._adapter.adapter import BaseStageAdapter
-    from curator_core._adapter.worker_state import Announce
+    from curator_core._adapter.worker_state import Announce, WorkerState
     from curator_core._reports.batch import BatchReport, WorkerReport
 
 __all__ = ["Announced", "Outputs", "Provisional"]
@@ -34,20 +33,20 @@ class Provisional:
     they are dropped, and a later run processes the input from the start.
 
     Args:
-        adapters: The adapters of the stages.
+        states: The stages' workers.
         outputs: Where the stages collect their outputs.
         may_drop: Whether these outputs may be dropped.
     """
 
-    def __init__(self, adapters: Sequence[BaseStageAdapter], outputs: Outputs, *, may_drop: bool) -> None:
+    def __init__(self, states: Sequence[WorkerState], outputs: Outputs, *, may_drop: bool) -> None:
         self._outputs = outputs
         self._count_before = len(outputs) if may_drop else 0
-        self._before = [(adapter, adapter.sink, adapter.sequence) for adapter in adapters]
+        self._before = [(state, state.sink, state.sequence) for state in states]
         self._reports: list[tuple[Callable[[Any], None], BatchReport | WorkerReport]] = []
 
     def __enter__(self) -> Self:
-        for adapter, sink, _ in self._before:
-            adapter.sink = self._held_for(sink)
+        for state, sink, _ in self._before:
+            state.sink = self._held_for(sink)
         return self
 
     def _held_for(self, sink: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -58,12 +57,12 @@ class Provisional:
         """Drop the waiting reports and the outputs: the input has failed or will be retried."""
         self._reports.clear()
         del self._outputs[self._count_before :]
-        for adapter, _, sequence in self._before:
-            adapter.sequence = sequence
+        for state, _, sequence in self._before:
+            state.sequence = sequence
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for adapter, sink, _sequence in self._before:
-            adapter.sink = sink
+        for state, sink, _sequence in self._before:
+            state.sink = sink
         if kind is not None and not issubclass(kind, StageError):
             return
         for sink, report in self._reports:

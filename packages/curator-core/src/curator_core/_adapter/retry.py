@@ -15,7 +15,7 @@ from curator_core.errors import ProcessDiedError, StageTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curator_core._adapter.adapter import BaseStageAdapter
+    from curator_core._adapter.worker_state import WorkerState
 
 __all__ = ["RetryingBatch", "keeps_inputs", "wait_before_retry"]
 
@@ -24,18 +24,18 @@ _MAX_DELAY_S = 30.0
 _MAX_DOUBLINGS = 60  # of the delay; many more would overflow a float
 
 
-def keeps_inputs(adapter: BaseStageAdapter, count: int) -> bool:
+def keeps_inputs(state: WorkerState, count: int) -> bool:
     """Whether the inputs of a batch must be kept, to be restored if it fails.
 
     Args:
-        adapter: The adapter of the stage.
+        state: The worker.
         count: How many inputs there are.
     """
-    compiled, context = adapter.compiled, adapter.context
+    compiled, context = state.compiled, state.context
     if compiled.max_attempts > 1 or context.letter_bytes is not None:
         return True
     # The tasks of a batch may fail because of something they share: one call, or the process that makes all calls.
-    share = compiled.batched or (compiled.concurrency > 0 and adapter.is_isolated)
+    share = compiled.batched or (compiled.concurrency > 0 and state.is_isolated)
     return context.on_error == "skip" and share and count > 1
 
 
@@ -48,14 +48,14 @@ class RetryingBatch:
     right away. Every attempt gets the inputs as the stage first received them, and leaves a report.
 
     Args:
-        adapter: The adapter of the stage.
+        state: The worker.
         tasks: The inputs. If they do not pickle or unpickle, there is only one attempt.
     """
 
-    def __init__(self, adapter: BaseStageAdapter, tasks: Sequence[Any]) -> None:
-        self._adapter = adapter
+    def __init__(self, state: WorkerState, tasks: Sequence[Any]) -> None:
+        self._state = state
         self._tasks = tasks
-        self._snapshot = InputCopies.of(tasks, adapter.compiled.name)
+        self._copies = InputCopies.of(tasks, state.compiled.name)
 
     def run(self) -> list[Any]:
         """Return the outputs of the inputs that did not fail.
@@ -63,36 +63,36 @@ class RetryingBatch:
         Raises:
             StageError: The stage raised for good, and failures end the run.
         """
-        if self._snapshot is None:
-            return self._adapter.run_attempt(Attempt(self._adapter, self._tasks, 1, last=True))
-        return self._try(self._snapshot, 1, self._adapter.compiled.max_attempts)
+        if self._copies is None:
+            return Attempt(self._state, self._tasks, 1, last=True).run()
+        return self._try(self._copies, 1, self._state.compiled.max_attempts)
 
     def _try(self, copies: InputCopies, number: int, limit: int) -> list[Any]:
         """Return the outputs of some inputs, tried from one attempt number to another, and then in halves."""
-        adapter = self._adapter
+        state = self._state
         while True:
-            attempt = Attempt(adapter, copies.restore(), number, last=number >= limit, copies=copies)
-            outputs = adapter.run_attempt(attempt)
+            attempt = Attempt(state, copies.restore(), number, last=number >= limit, copies=copies)
+            outputs = attempt.run()
             if not attempt.comes_again:
                 return outputs
-            if number >= limit or not is_of(attempt.error, adapter.compiled.retry_on):
+            if number >= limit or not is_of(attempt.error, state.compiled.retry_on):
                 # A failure that costs a process and its setup must not be repeated in ever smaller halves.
                 parts = copies.singles() if isinstance(attempt.error, _COSTLY) else copies.halves()
                 return [task for part in parts for task in self._try_part(part, number + 1)]
-            wait_before_retry(adapter, number)
+            wait_before_retry(state, number)
             number += 1
 
     def _try_part(self, part: InputCopies, number: int) -> list[Any]:
-        more = self._adapter.compiled.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
+        more = self._state.compiled.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
         return self._try(part, number, number + more)
 
 
-def wait_before_retry(adapter: BaseStageAdapter, number: int) -> None:
+def wait_before_retry(state: WorkerState, number: int) -> None:
     """Wait after an attempt, for half to all of the delay, which doubles each time."""
-    delay = min(adapter.compiled.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
+    delay = min(state.compiled.retry_delay_s * 2 ** min(number - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
     if delay:
         time.sleep(delay * _jitter())
-        adapter.clock.idle_since = time.perf_counter_ns()  # this was not a wait for input
+        state.clock.idle_since = time.perf_counter_ns()  # this was not a wait for input
 
 
 def _jitter() -> float:

@@ -11,7 +11,7 @@ from curator_core._calls.returned import as_iterable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from curator_core._adapter.adapter import BaseStageAdapter
+    from curator_core._adapter.worker_state import WorkerState
 
 __all__ = ["SourceAttempt"]
 
@@ -24,18 +24,18 @@ class SourceAttempt(StreamedAttempt):
 
     has_ended = True
 
-    def __init__(self, adapter: BaseStageAdapter, task: Any) -> None:
-        super().__init__(adapter, task)
+    def __init__(self, state: WorkerState, task: Any) -> None:
+        super().__init__(state, task)
         self._takes_back = False
 
     def _end_with(self, exc: BaseException) -> None:
         self._blame(exc)
 
     def _begin(self) -> Iterable[Any]:
-        adapter = self.adapter
-        returned = adapter.processing_stage.process(self.tasks[0])
+        state = self.state
+        returned = state.processing_stage.process(self.tasks[0])
         if not self.compiled.concurrency:
             return as_iterable(returned)
         from curator_core._calls.async_calls import AsyncOutputs  # noqa: PLC0415 - asyncio, which few sources need
 
-        return AsyncOutputs(returned, adapter.loop, self.current_work())
+        return AsyncOutputs(returned, state.loop, self.current_work())

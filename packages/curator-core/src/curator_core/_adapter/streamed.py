@@ -19,8 +19,8 @@ from curator_core.logs import this_thread
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from curator_core._adapter.adapter import BaseStageAdapter
     from curator_core._adapter.input_copies import InputCopies
+    from curator_core._adapter.worker_state import WorkerState
     from curator_core._performance import PerfRow
 
 __all__ = ["TAKEN_BACK", "RetryingStream", "StreamedAttempt"]
@@ -36,7 +36,7 @@ class StreamedAttempt(Attempt):
     """One attempt at one input; if the stage returns a generator, its outputs are read one by one.
 
     Args:
-        adapter: The adapter of the stage.
+        state: The worker.
         task: The input.
         number: Number of the attempt, from 1.
         copies: The input as the stage first received it; None if it cannot be restored, so that this attempt is the
@@ -50,13 +50,24 @@ class StreamedAttempt(Attempt):
     generator: Iterator[Any] | None = None
     has_ended = False
 
-    def __init__(
-        self, adapter: BaseStageAdapter, task: Any, number: int = 1, *, copies: InputCopies | None = None
-    ) -> None:
-        last = copies is None or number >= adapter.compiled.max_attempts
+    def __init__(self, state: WorkerState, task: Any, number: int = 1, *, copies: InputCopies | None = None) -> None:
+        last = copies is None or number >= state.compiled.max_attempts
         tasks = [task] if copies is None else copies.restore()
-        super().__init__(adapter, tasks, number, last=last, copies=copies)
-        self._takes_back = adapter.takes_back
+        super().__init__(state, tasks, number, last=last, copies=copies)
+        self._takes_back = state.takes_back
+
+    def read(self) -> Generator[Any, None, None]:
+        """Yield the outputs of a generator after `execute`, then report the attempt.
+
+        Raises:
+            StageError: See `run`.
+        """
+        try:
+            yield from self.stream()
+        finally:
+            if self.has_ended:
+                self.state.sink(self.close())
+        self._raise_error()
 
     def stream(self) -> Generator[Any, None, None]:
         """Yield the outputs one by one, and `TAKEN_BACK` after them if a failure means that they do not count.
@@ -141,7 +152,7 @@ class StreamedAttempt(Attempt):
     def _call_with(self, tasks: Sequence[Any], entries: list[Any]) -> None:
         if not tasks:  # the stage must not see it
             return
-        entry = self.adapter.processing_stage.process(tasks[0])
+        entry = self.state.processing_stage.process(tasks[0])
         if self._pid != this_process.pid:
             leave_fork()
         if entry.__class__ not in AT_REST:
@@ -153,7 +164,7 @@ class StreamedAttempt(Attempt):
 
     def _settle(self, entries: Sequence[Any]) -> list[Any]:
         if self.generator is not None:
-            self.adapter.clock.idle_since = time.perf_counter_ns()
+            self.state.clock.idle_since = time.perf_counter_ns()
             return []
         return super()._settle(entries)
 
@@ -162,12 +173,12 @@ class RetryingStream:
     """One input, tried ``max_attempts`` times for exceptions of ``retry_on``; outputs are passed on as they are made.
 
     Args:
-        adapter: The adapter of the stage.
+        state: The worker.
         attempt: The first attempt, after `execute`.
     """
 
-    def __init__(self, adapter: BaseStageAdapter, attempt: StreamedAttempt) -> None:
-        self._adapter = adapter
+    def __init__(self, state: WorkerState, attempt: StreamedAttempt) -> None:
+        self._state = state
         self._attempt = attempt
 
     def run(self, ahead: int) -> list[Any] | Generator[Any, None, None]:
@@ -193,17 +204,17 @@ class RetryingStream:
         return first
 
     def _made(self) -> Generator[Any, None, None]:
-        adapter, attempt, outputs = self._adapter, self._attempt, list[Any]()
+        state, attempt, outputs = self._state, self._attempt, list[Any]()
         while True:
             if attempt.generator is not None:
-                yield from adapter.read_streamed(attempt)
+                yield from attempt.read()
             else:
-                adapter.report_attempt(attempt)
+                attempt.report()
                 yield from outputs
             if not attempt.comes_again:
                 return
-            wait_before_retry(adapter, attempt.number)
-            attempt = StreamedAttempt(adapter, None, attempt.number + 1, copies=attempt.copies)
+            wait_before_retry(state, attempt.number)
+            attempt = StreamedAttempt(state, None, attempt.number + 1, copies=attempt.copies)
             outputs = attempt.execute()
 
 

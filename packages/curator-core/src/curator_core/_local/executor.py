@@ -150,7 +150,7 @@ class LocalExecutor(BaseExecutor):
     def _adapter(self, run: Run, compiled: CompiledStage) -> BaseStageAdapter:
         adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
         adapter.bind(run.context, run.report, run.announce)
-        adapter.source_ids = run.new_source_ids()
+        adapter.state.source_ids = run.new_source_ids()
         return adapter
 
 

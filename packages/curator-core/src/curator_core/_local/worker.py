@@ -187,7 +187,7 @@ class Worker:
             )
             for adapter in chain.adapters:
                 adapter.bind(context, self._reports.append)
-                adapter.clock = self._clock
+                adapter.state.clock = self._clock
         return chain
 
     def _set_up(self, assignment: Assignment) -> Chain:
@@ -204,7 +204,7 @@ class Worker:
             )
         chain = self._ready[group]
         for adapter in chain.adapters:
-            adapter.bundle_id = assignment.bundle_id
+            adapter.state.bundle_id = assignment.bundle_id
         return chain
 
     # --- tasks --------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Worker:
             spoilt = fail_batches(self._reports, culprits, error)
             good = Outgoing(self.files, assignment.part_size)
             good += [task for task in tasks if _batch_of(task) not in spoilt]
-            return good.pack(), adapter.context.on_error == "skip"
+            return good.pack(), adapter.state.context.on_error == "skip"
 
 
 def _batch_of(task: Any) -> str:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import is_isolated
-from curator_core._adapter.worker_state import RunContext
+from curator_core._adapter.worker_state import RunContext, is_isolated
 from curator_core._checkpoint.settings import Checkpoint
 from curator_core._guard.interrupts import heard_interrupts
 from curator_core._plan.plan import Plan
