@@ -14,7 +14,8 @@ To read the source, start with these modules, in order: ``task``, ``stage``, ``p
 
 from curator_core.__about__ import __version__
 from curator_core._adapter.adapter import BaseStageAdapter
-from curator_core._checkpoint import Checkpoint
+from curator_core._checkpoint.settings import Checkpoint
+from curator_core._dead_letter import DeadLetter
 from curator_core._local.executor import LocalExecutor
 from curator_core._performance import StagePerfStats
 from curator_core._plan.plan import Plan
@@ -22,7 +23,6 @@ from curator_core._reports.batch import BatchReport
 from curator_core._reports.observers import RunObserver, watch_all_runs
 from curator_core._run.executor import BaseExecutor
 from curator_core._run.progress import ProgressBar
-from curator_core.deadletter import DeadLetter
 from curator_core.errors import (
     ClusterError,
     ConfigurationError,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-    from curator_core._checkpoint import Checkpoint
+    from curator_core._checkpoint.settings import Checkpoint
     from curator_core._files.paths import PathLike
     from curator_core._reports.observers import RunObserver
     from curator_core._run.executor import BaseExecutor

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ConfigurationError, DataError, Plan, ProcessingStage
-from curator_core._checkpoint import Checkpoint, OpenCheckpoint
 from curator_core._checkpoint.finished import EarlierRuns, record_of
+from curator_core._checkpoint.settings import Checkpoint
+from curator_core._checkpoint.store import OpenCheckpoint
 
 OUTPUTS = [{"path": "out/0.jsonl", "records": 3}]
 
@@ -137,7 +138,8 @@ def test_a_directory_behind_a_link_is_the_users_choice(tmp_path, path):
 def test_sync_makes_it_safe_before_the_end(path, python):
     code = """if True:
         import sys
-        from curator_core._checkpoint import Checkpoint, OpenCheckpoint
+        from curator_core._checkpoint.settings import Checkpoint
+        from curator_core._checkpoint.store import OpenCheckpoint
         checkpoint = OpenCheckpoint.open(Checkpoint(sys.argv[1], accept_changes=True), (), "theirs")
         checkpoint.finish("a")
         checkpoint.sync()

@@ -8,9 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from curator_core._dead_letter import DeadLetter
 from curator_core.deadletter.letter import Letter
 from curator_core.deadletter.payload import pack_task
-from curator_core.deadletter.policy import DeadLetter
 from curator_core.deadletter.writer import LetterBox
 from curator_core.tasks import new_state, stamp
 

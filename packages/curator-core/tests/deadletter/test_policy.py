@@ -75,20 +75,10 @@ def test_bad_arguments(field, arguments):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("module", ["curator_core.deadletter", "curator_core.deadletter.payload"])
-def test_what_is_imported_with_the_package_is_light(module):
+@pytest.mark.parametrize("module", ["curator_core", "curator_core._dead_letter"])
+def test_the_policy_is_imported_without_readers_and_writers(module):
     code = f"import sys; before = {{*sys.modules}}; import {module}; print(*{{*sys.modules}} - before)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(shown.stdout.split())
     assert module in loaded
     assert not loaded & {"json", "hashlib", "concurrent.futures", "pickle", "fsspec", "cloudpickle", "curator_core.io"}
-
-
-def test_the_rest_is_found_when_it_is_asked_for():
-    from curator_core import deadletter
-    from curator_core.deadletter.reader import load
-
-    assert deadletter.load is load
-    assert dir(deadletter) == ["DeadLetter", "Letter", "load", "read"]
-    with pytest.raises(AttributeError, match="lead"):
-        deadletter.lead  # noqa: B018 - tests that it does not exist

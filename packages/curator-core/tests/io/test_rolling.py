@@ -34,7 +34,7 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
-from curator_core._checkpoint import Checkpoint
+from curator_core._checkpoint.settings import Checkpoint
 from curator_core.io import JsonlReaderStage, JsonlWriter, ParquetReader, ParquetReaderStage, ParquetWriter
 
 pq = pytest.importorskip("pyarrow.parquet")

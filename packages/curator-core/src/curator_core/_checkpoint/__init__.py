@@ -10,21 +10,3 @@ nothing: all of it is JSON.
 
 Read it in this order: ``settings``, ``journal``, ``lock``, ``content``, ``fingerprint``, ``store``.
 """
-
-from typing import TYPE_CHECKING, Any
-
-from curator_core._checkpoint.settings import Checkpoint
-
-if TYPE_CHECKING:
-    from curator_core._checkpoint.store import OpenCheckpoint
-
-__all__ = ["Checkpoint", "OpenCheckpoint"]
-
-
-def __getattr__(name: str) -> Any:
-    # What reads and writes files comes when it is asked for: the settings are imported with the package.
-    if name == "OpenCheckpoint":
-        from curator_core._checkpoint.store import OpenCheckpoint  # noqa: PLC0415 - see above
-
-        return OpenCheckpoint
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,9 +21,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from curator_core._guard.signals import signals_blocked
 from curator_core._local import worker
 from curator_core._local.stop import StopFlag
-from curator_core._run.shutdown import signals_blocked
 from curator_core.errors import ExecutorError
 
 if TYPE_CHECKING:

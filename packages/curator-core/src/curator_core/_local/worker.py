@@ -13,12 +13,12 @@ from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
 from curator_core._adapter.worker_state import WorkerClock
 from curator_core._guard.interrupts import become_worker
+from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._local.outgoing import Outgoing
 from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
 from curator_core._local.stop import StopFlag, StopWork
 from curator_core._reports.failures import fail_batches
 from curator_core._reports.wire import pack_reports
-from curator_core._run.shutdown import leave_signals_to_driver
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.pickling import find_unpicklable, loads, pickles
 from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._calls.returned import Failed, read_out
 from curator_core._guard.interrupts import become_worker
+from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
 from curator_core._processes.channel import Answer, Call, CallValues, FailedCall, Message, receive, send
 from curator_core._reports.failures import error_info
-from curator_core._run.shutdown import leave_signals_to_driver
 from curator_core._transport.exceptions import is_a
 from curator_core._transport.pickling import pickles, use_cloudpickle
 from curator_core.logs import LOG_FORMAT, RecordBuffer, StageLogFilter, StageWork, at_work, mark_records

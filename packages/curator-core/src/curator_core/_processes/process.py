@@ -14,8 +14,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from curator_core._guard.signals import signals_blocked
 from curator_core._processes.channel import Answer, receive, send
-from curator_core._run.shutdown import signals_blocked
 from curator_core._transport.pickling import engines_cloudpickle
 
 if TYPE_CHECKING:

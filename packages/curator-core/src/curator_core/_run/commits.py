@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Self
 
-    from curator_core._checkpoint import OpenCheckpoint
+    from curator_core._checkpoint.store import OpenCheckpoint
     from curator_core._files.staging import Staging
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import BatchReport, WrittenFiles

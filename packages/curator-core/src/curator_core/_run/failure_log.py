@@ -10,10 +10,10 @@ from curator_core.errors import FailureLimitError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from curator_core._dead_letter import DeadLetter
     from curator_core._reports.batch import BatchReport, FailedInput
     from curator_core._run.settings import RunSettings
     from curator_core._run.stage_totals import StageTotals
-    from curator_core.deadletter import DeadLetter
 
 __all__ = ["FailureLog"]
 

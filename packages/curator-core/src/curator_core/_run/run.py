@@ -28,7 +28,8 @@ from curator_core.tasks import FileGroupTask, SourceIds, new_state, stamp, state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from curator_core._checkpoint import Checkpoint, OpenCheckpoint
+    from curator_core._checkpoint.settings import Checkpoint
+    from curator_core._checkpoint.store import OpenCheckpoint
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import WorkerReport
     from curator_core._reports.observers import RunObserver
@@ -411,7 +412,7 @@ def _state_after(error: BaseException | None) -> RunState:
 
 
 def _opened(checkpoint: Checkpoint, plan: Plan, run_id: str, shard: Shard | None) -> OpenCheckpoint:
-    from curator_core._checkpoint import OpenCheckpoint  # noqa: PLC0415 - only for runs with a checkpoint
+    from curator_core._checkpoint.store import OpenCheckpoint  # noqa: PLC0415 - only for runs with a checkpoint
 
     return OpenCheckpoint.open(checkpoint, plan.stages, run_id, shard)
 

@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from curator_core.deadletter.policy import DeadLetter
+from curator_core._dead_letter import DeadLetter
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from curator_core._checkpoint import Checkpoint
+    from curator_core._checkpoint.settings import Checkpoint
     from curator_core._shard import Shard
 
 __all__ = ["FailurePolicy", "RunSettings"]

@@ -27,6 +27,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.interrupts import StopSignal
+from curator_core._guard.signals import STOP_SIGNALS
 from curator_core.errors import RunStopped
 
 if TYPE_CHECKING:
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 
     from curator_core.results import RunResult
 
-__all__ = ["STOP_SIGNALS", "Shutdown", "leave_signals_to_driver", "signals_blocked"]
+__all__ = ["Shutdown"]
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_DRIVERS_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 _FOR_STAGES = 0.7  # of the time: for stages to end what they are doing, and to tear down
 _FOR_MAIN_THREAD = 0.85  # of the time: after that the run's thread closes the accounts in its place
 _RETRY_S = 0.02  # after which the exception is raised again where it has not arrived
@@ -321,41 +320,3 @@ def _after_fork_in_child() -> None:
         if isinstance(handler := signal.getsignal(each), _Ending):
             signal.signal(each, handler.before)
     _after_fork()
-
-
-# --- processes that a driver starts -----------------------------------------------------------------------
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Start a process inside the ``with`` block: it hears the driver's signals once it asks to.
-
-    A scheduler sends them to all processes of a job, and a terminal sends Ctrl-C to all of its. One that is only just
-    starting would die of them.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def leave_signals_to_driver() -> None:
-    """Have this process go on when a signal comes that asks the run to end: the driver decides what becomes of it.
-
-    Programs that it starts react as usual, and so do processes that it forks, which `terminate` has to end.
-    """
-    for each in _DRIVERS_SIGNALS:
-        signal.signal(each, _go_on)  # not `SIG_IGN`, which programs would inherit
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DRIVERS_SIGNALS)
-    os.register_at_fork(after_in_child=_react_as_usual)
-
-
-def _go_on(signum: int, frame: Any) -> None:
-    """Do nothing."""
-
-
-def _react_as_usual() -> None:
-    for each in STOP_SIGNALS:
-        if signal.getsignal(each) is _go_on:
-            signal.signal(each, signal.SIG_DFL)

@@ -10,26 +10,8 @@
 A letter is one line of JSON, then the task as it came into the stage. Nothing in it is executed unless it is trusted.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from curator_core.deadletter.policy import DeadLetter
-
-if TYPE_CHECKING:
-    from curator_core.deadletter.letter import Letter
-    from curator_core.deadletter.reader import load, read
+from curator_core._dead_letter import DeadLetter
+from curator_core.deadletter.letter import Letter
+from curator_core.deadletter.reader import load, read
 
 __all__ = ["DeadLetter", "Letter", "load", "read"]
-
-_ELSEWHERE = {"Letter": "letter", "load": "reader", "read": "reader"}
-
-
-def __getattr__(name: str) -> Any:
-    # What reads and writes files comes when it is asked for: the policy is imported with the package.
-    if name in _ELSEWHERE:
-        return getattr(import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__

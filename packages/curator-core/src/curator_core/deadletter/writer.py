@@ -17,9 +17,9 @@ from curator_core.errors import CuratorError, DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from curator_core._dead_letter import DeadLetter
     from curator_core.deadletter.letter import Letter
     from curator_core.deadletter.payload import Payload
-    from curator_core.deadletter.policy import DeadLetter
 
 __all__ = ["LetterBox"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from curator_core import deadletter
-from curator_core._checkpoint import Checkpoint
+from curator_core._checkpoint.settings import Checkpoint
+from curator_core._dead_letter import DeadLetter
 from curator_core._plan.plan import Plan
-from curator_core.deadletter import DeadLetter
 from curator_core.errors import FailureLimitError, StageError
 from curator_core.tasks import Task
 from curator_core.testing.base import ConformanceBase
