@@ -6,8 +6,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +139,14 @@ def test_every_name_that_a_module_offers_is_there(name):
     assert inspect.getdoc(module)
     for offered in getattr(module, "__all__", ()):
         assert hasattr(module, offered)
+
+
+def test_the_reading_order_names_modules_of_about_the_size_it_gives():
+    listed = re.findall(r"^    (\S+\.py) +(\d+)", inspect.getdoc(curator_core), re.MULTILINE)
+    assert len(listed) == 10
+    for name, lines in listed:
+        text = (Path(curator_core.__file__).parent / name).read_text(encoding="utf-8")
+        assert text.count("\n") == pytest.approx(int(lines), rel=0.1), name
 
 
 def modules_of(statement: str) -> set[str]:

@@ -9,7 +9,18 @@
 
     result = Pipeline("shout", [upper]).run(initial_tasks=[Task(data="hello")])
 
-To read the source, start with these modules, in order: ``task``, ``stage``, ``plan``, ``adapter``, ``executor``.
+To read the source, start with these modules, in this order:
+
+    tasks.py                    330 lines   tasks, and the framework's state on them
+    stages.py                   400         what users write
+    _plan/compiled.py           290         a stage, read once
+    _plan/plan.py               170         a pipeline, compiled
+    _reports/batch.py           340         what every batch leaves behind
+    _adapter/worker_state.py    150         a stage on a worker
+    _adapter/adapter.py         240         the one path of every batch
+    _adapter/attempt.py         460         one attempt at one batch: call, settle, report
+    _run/executor.py            250         what all executors have in common
+    _run/run.py                 430         a run and its accounts
 """
 
 from curator_core.__about__ import __version__
