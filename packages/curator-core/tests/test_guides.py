@@ -24,7 +24,6 @@ from curator_core import (
     deadletter,
     processing_stage,
 )
-from curator_core._run.executor import empty_source
 from curator_core.io import FilePartitioningStage, JsonlReader, JsonlWriter, ParquetReader, ParquetWriter
 from curator_core.testing.probe import Calling, fail_at
 
@@ -180,10 +179,14 @@ def test_files_keep_their_ids_with_a_checkpoint_and_other_sources_have_ids_by_co
 
 def test_a_checkpoint_needs_a_source_in_the_driver(tmp_path) -> None:
     class RunsItElsewhere(BaseExecutor):
-        """Admits the source's own task, like an executor whose workers run the source."""
+        """Leaves the source to a worker."""
 
-        def run_plan(self, run, sources):
-            run.outputs += run.admit([empty_source()])
+        def runs_source(self, plan):
+            return False
+
+        def run_plan(self, run):
+            with run.source() as tasks:
+                run.collect(tasks)
 
     with pytest.raises(PipelineError, match="the source runs on a worker") as raised:
         Pipeline("p", [Calling(same)]).run(RunsItElsewhere(), checkpoint=tmp_path)

@@ -22,69 +22,69 @@ SABOTEURS = """
 
 
     class WithBatchesOfTheirOwn(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             for view in run.plan.stages:
                 object.__setattr__(view, "batch_size", 1000)
-            super().run_plan(run, sources)
+            super().run_plan(run)
 
 
     class Losing(LocalExecutor):
-        def run_plan(self, run, sources):
-            super().run_plan(run, sources)
+        def run_plan(self, run):
+            super().run_plan(run)
             del run.outputs[:1]
 
 
     class Hushing(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             report, seen = run.report, []
             run.report = lambda r: seen.append(r) or (report(r) if len(seen) % 7 else None)
-            super().run_plan(run, sources)
+            super().run_plan(run)
 
 
     class Repeating(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             report = run.report
             run.report = lambda r: (report(r), report(r))
-            super().run_plan(run, sources)
+            super().run_plan(run)
 
 
     class Forgetting(LocalExecutor):
-        def run_plan(self, run, sources):
-            super().run_plan(run, sources)
+        def run_plan(self, run):
+            super().run_plan(run)
             for task in run.outputs:
                 stamp(task, (state_of(task)[0], (), None))
 
 
     class Untidy(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             teardown, BaseStageAdapter.teardown = BaseStageAdapter.teardown, lambda self: None
             try:
-                super().run_plan(run, sources)
+                super().run_plan(run)
             finally:
                 BaseStageAdapter.teardown = teardown
 
 
     class Unprepared(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             prepare, BaseStageAdapter.setup_on_node = BaseStageAdapter.setup_on_node, lambda self, node, worker: None
             try:
-                super().run_plan(run, sources)
+                super().run_plan(run)
             finally:
                 BaseStageAdapter.setup_on_node = prepare
 
 
     class Shuffling(LocalExecutor):
-        def run_plan(self, run, sources):
-            super().run_plan(run, sources)
+        def run_plan(self, run):
+            super().run_plan(run)
             run.outputs.reverse()
 
 
     class UsingTheCallersStages(LocalExecutor):
-        def run_plan(self, run, sources):
+        def run_plan(self, run):
             kind = type(run.plan.stages[0])
             fresh, kind.fresh_stage = kind.fresh_stage, lambda self: self.stage
             try:
-                super().run_plan(run, sources)
+                super().run_plan(run)
             finally:
                 kind.fresh_stage = fresh
 

@@ -20,7 +20,7 @@ To read the source, start with these modules, in this order:
     _adapter/adapter.py         240         the one path of every batch
     _adapter/attempt.py         460         one attempt at one batch: call, settle, report
     _run/executor.py            250         what all executors have in common
-    _run/run.py                 430         a run and its accounts
+    _run/run.py                 500         a run and its accounts
 """
 
 from curator_core.__about__ import __version__

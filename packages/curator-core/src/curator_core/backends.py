@@ -5,8 +5,7 @@ Write an executor with these names and those of `curator_core`; everything else 
 are grouped by purpose:
 
 - The plan: `CompiledStage`, and `StageGroup`, the stages that share a worker, from `group_stages` and `FusionLevel`.
-- The run: `Run` in the driver and `RunContext` on workers; `empty_source` and `isolated_stages` for a source in the
-  driver.
+- The run: `Run` in the driver, and `RunContext` on workers.
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
   travel between workers.
 - Transport: `dump_parts`, `load_parts`, `pack_reports`, and `unpack_reports` carry objects between processes.
@@ -31,7 +30,6 @@ from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.plan import CompiledStage
 from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
 from curator_core._reports.wire import pack_reports, unpack_reports
-from curator_core._run.executor import empty_source, isolated_stages
 from curator_core._run.run import Run
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
@@ -54,13 +52,11 @@ __all__ = [
     "become_worker",
     "digest",
     "dump_parts",
-    "empty_source",
     "estimated_bytes",
     "fail_batches",
     "find_unpicklable",
     "group_stages",
     "is_isolated",
-    "isolated_stages",
     "load_parts",
     "mark_records",
     "message_of",

@@ -17,7 +17,7 @@ from curator_core._adapter.chain import Chain
 from curator_core._adapter.worker_state import RunContext
 from curator_core._plan.bundles import Bundle, unbundled
 from curator_core._plan.groups import FusionLevel, group_stages
-from curator_core._run.executor import BaseExecutor, empty_source
+from curator_core._run.executor import BaseExecutor
 from curator_core._run.run import Run
 from curator_core._transport.pickling import dumps, loads
 from curator_core.stages import NodeInfo, WorkerMetadata
@@ -109,22 +109,19 @@ class InGroups(BaseExecutor):
     def __init__(self, fusion: FusionLevel, sizes: list[int]) -> None:
         self.fusion, self.sizes = fusion, sizes
 
-    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
+    def run_plan(self, run: Run) -> None:
         groups = group_stages(run.plan.stages, self.fusion, has_source=run.plan.has_source)
-        run.fed = 1 if sources is None else len(sources)
-        tasks = sources or []
-        for group in groups:
+        with run.source() as source:
+            tasks = [*source]
+        for group in groups[run.runs_source :]:
             workers = [self.worker(run, group) for _ in range(2)]
-            if sources is None and group.index == 0:
-                tasks = [*workers[0].adapters[0].process_source(empty_source())]
-            else:
-                made: list[Any] = []
-                for worker, bundle in zip(cycle(workers), self.bundles(tasks), strict=False):
-                    worker.run(unbundled([bundle]), made)
-                tasks = made
+            made: list[Any] = []
+            for worker, bundle in zip(cycle(workers), self.bundles(tasks), strict=False):
+                worker.run(unbundled([bundle]), made)
+            tasks = made
             for worker in workers:
                 worker.tear_down()
-        run.outputs += tasks
+        run.collect(tasks)
 
     def worker(self, run: Run, group: Any) -> Chain:
         adapters = [BaseStageAdapter(compiled.fresh_stage(), compiled) for compiled in group.stages]

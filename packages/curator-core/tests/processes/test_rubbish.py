@@ -25,7 +25,7 @@ def test_retry_on_knows_exceptions_that_do_not_unpickle(tmp_path, isolated, retr
     result = run(stage, data=["a"], on_error="skip", observers=[recorder])
     assert len((tmp_path / "calls").read_text()) == calls
     assert len(result) == (calls == 3)
-    assert recorder.batches[0].error.type.endswith("isolated.stages.UnfitError")
+    assert recorder.batches[0].error.type.endswith("processes.stages.UnfitError")
     assert recorder.batches[0].error.doing == "on task '0'"
 
 

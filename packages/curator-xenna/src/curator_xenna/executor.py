@@ -6,30 +6,27 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curator_core import BaseExecutor, BaseStageAdapter, ExecutorError, NodeInfo, WorkerDiedError, WorkerMetadata
-from curator_core.backends import empty_source, is_isolated, isolated_stages
+from curator_core import BaseExecutor, ExecutorError
+from curator_core.backends import is_isolated
 from curator_xenna.config import XennaConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
     from curator_core import Plan
     from curator_core.backends import CompiledStage, Run, RunContext
     from curator_xenna._cluster.ray_cluster import Cluster
-    from curator_xenna._session.session import Session
 
 __all__ = ["XennaExecutor"]
 
 logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
-_AGAIN = "%s: restarting Xenna with the %d unfinished source tasks; restarts left: %d"
 _THEIR_VARIABLES = ("RAY_", "CUDA_", "PYTHONBREAKPOINT")
 
 
@@ -69,17 +66,17 @@ class XennaExecutor(BaseExecutor):
             self._kept.close()
             self._kept = None
 
-    def sent_stages(self, plan: Plan) -> Sequence[CompiledStage]:
-        """See `BaseExecutor.sent_stages`: all stages except a source that runs in the driver."""
-        stays = plan.has_source and not plan.stages[0].wants_a_worker
-        return [*isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
+    def runs_source(self, plan: Plan) -> bool:
+        """See `BaseExecutor.runs_source`: unless the source requests what only a worker has."""
+        # In the driver, the source's tasks are known there, and no worker is started for a single task.
+        return not plan.stages[0].wants_a_worker
 
-    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
+    def run_plan(self, run: Run) -> None:
         """See `BaseExecutor.run_plan`."""
         with _preserved_environment():
-            self._run_plan(run, sources)
+            self._run_plan(run)
 
-    def _run_plan(self, run: Run, sources: list[Any] | None) -> None:
+    def _run_plan(self, run: Run) -> None:
         from curator_xenna._session.specification import check_options  # noqa: PLC0415 - loads Xenna
         from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray
 
@@ -87,26 +84,14 @@ class XennaExecutor(BaseExecutor):
         if self.config.ignore_failures:
             run.context = run.context._replace(on_error="skip")
         with own_signal_handlers(), self._cluster() as cluster:
-            self._run_on(cluster, run, sources)
-
-    def _run_on(self, cluster: Cluster, run: Run, sources: list[Any] | None) -> None:
-        from curator_xenna._session.session import Session  # noqa: PLC0415 - loads Xenna
-
-        stages = run.plan.stages
-        source_in_worker = sources is None and stages[0].wants_a_worker
-        if sources is not None:
-            run.fed = len(sources)
-        elif source_in_worker:
-            run.fed, sources = 1, [*run.admit([empty_source()])]
-        else:
-            # In the driver, so that the source's tasks are known here and no worker is started for a single task.
-            source, stages = stages[0], stages[1:]
-            self._check_fit(stages, cluster)  # before the source, which can take hours
-            run.fed, sources = 1, _run_source(run, source)
-        if not (stages and sources):
-            run.outputs += sources
-            return
-        self._hold_sessions(partial(Session, cluster, run, has_source=source_in_worker), run, stages, sources)
+            if run.runs_source:
+                self._check_fit(run.stages, cluster)  # before the source, which can take hours
+            with run.source() as tasks:
+                inputs = list(tasks)
+            if run.stages and inputs:
+                self._hold_sessions(cluster, run, inputs)
+            else:
+                run.collect(inputs)
 
     def _check_fit(self, stages: Sequence[CompiledStage], cluster: Cluster) -> None:
         from curator_xenna._placement.placement import check_fit  # noqa: PLC0415 - imports modules that load Ray
@@ -136,30 +121,28 @@ class XennaExecutor(BaseExecutor):
             finally:
                 _one_at_a_time.release()
 
-    def _hold_sessions(
-        self, session: Callable[..., Session], run: Run, stages: Sequence[CompiledStage], inputs: list[Any]
-    ) -> None:
+    def _hold_sessions(self, cluster: Cluster, run: Run, inputs: list[Any]) -> None:
         """Run Xenna on the inputs, and again on those left unfinished because a worker died or tasks were lost."""
-        config, restarts_left = self.config, self.config.max_restarts
-        if restarts_left:
-            run.hold(inputs)
-        while inputs:
+        from curator_xenna._session.session import Session  # noqa: PLC0415 - loads Xenna
+
+        config, stages, count_before = self.config, run.stages, None
+        for attempt in run.attempts(inputs, config.max_restarts):
             run.stop.check()  # a scheduler signals all processes of a job, which can also kill workers
-            count, reason = len(inputs), "tasks were lost"
-            try:
-                session(stages=stages, config=config, inputs=inputs).run()
-            except WorkerDiedError as exc:
-                if not restarts_left:
-                    raise
-                reason = exc.message
-            if not (run.has_unfinished and restarts_left):
-                return
-            restarts_left -= 1
-            inputs = run.begin_again()
-            logger.warning(_AGAIN, reason, len(inputs), restarts_left)
-            if not restarts_left or len(inputs) == count:
+            if count_before is not None and (not attempt.restarts_left or attempt.count == count_before):
                 # A task that kills its worker must not take other tasks with it.
-                config, stages = replace(config, bundle=False), [_alone(compiled, run.context) for compiled in stages]
+                config = replace(config, bundle=False)
+                stages = tuple(_alone(compiled, run.context) for compiled in stages)
+            count_before = attempt.count
+            with attempt:
+                session = Session(
+                    cluster,
+                    run,
+                    stages=stages,
+                    config=config,
+                    inputs=list(attempt.tasks),
+                    has_source=run.plan.has_source and not run.runs_source,
+                )
+                session.run()
 
 
 def _alone(compiled: CompiledStage, context: RunContext) -> CompiledStage:
@@ -170,20 +153,6 @@ def _alone(compiled: CompiledStage, context: RunContext) -> CompiledStage:
     if is_isolated(compiled, context):
         return compiled
     return replace(compiled, batch_size=1, engine_options={**compiled.engine_options, "slots_per_actor": 1})
-
-
-def _run_source(run: Run, compiled: CompiledStage) -> list[Any]:
-    adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
-    adapter.bind(run.context, run.report)
-    adapter.state.source_ids = run.new_source_ids()
-    worker = WorkerMetadata("driver")
-    adapter.setup_on_node(NodeInfo("driver"), worker)
-    adapter.setup(worker)
-    try:
-        with closing(run.admit(adapter.process_source(empty_source()))) as made:
-            return list(made)
-    finally:
-        adapter.teardown()
 
 
 @contextmanager

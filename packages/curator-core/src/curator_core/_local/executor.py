@@ -3,31 +3,21 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
 from curator_core._plan.groups import FusionLevel, group_stages
-from curator_core._run.executor import BaseExecutor, empty_source, isolated_stages
-from curator_core.errors import ExecutorError, WorkerDiedError
+from curator_core._run.executor import BaseExecutor
+from curator_core.errors import ExecutorError
 from curator_core.stages import NodeInfo, WorkerMetadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterable
 
-    from curator_core._plan.compiled import CompiledStage
-    from curator_core._plan.groups import StageGroup
-    from curator_core._plan.plan import Plan
     from curator_core._run.run import Run
 
 __all__ = ["LocalExecutor"]
-
-logger = logging.getLogger(__name__)
-
-_AGAIN = "%s: restarting with %d unfinished source tasks; restarts left: %d"
 
 
 class LocalExecutor(BaseExecutor):
@@ -63,95 +53,35 @@ class LocalExecutor(BaseExecutor):
         self.bundle = bundle
         self.in_process = workers == 1
 
-    def sent_stages(self, plan: Plan) -> Sequence[CompiledStage]:
-        """See `BaseExecutor.sent_stages`: all but the source, which runs in the driver."""
-        source, following = plan.stages[: plan.has_source], plan.stages[plan.has_source :]
-        return super().sent_stages(plan) if self.in_process else [*isolated_stages(source), *following]
-
-    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
+    def run_plan(self, run: Run) -> None:
         """See `BaseExecutor.run_plan`."""
-        fusion = FusionLevel.EQUAL if self.fuse else FusionLevel.OFF
-        groups = group_stages(run.plan.stages, fusion, has_source=sources is None) if self.workers > 1 else ()
-        if sources is None and len(groups) > 1:
-            self._run_from_source(run, groups)
-        elif sources is not None and groups:
-            run.fed = len(sources)
-            if self.max_restarts:
-                run.hold(sources)
-            self._run_groups(run, groups, iter(sources), len(sources))
-        else:
-            self._run_here(run, sources)
+        with run.source("local") as tasks:
+            if self.in_process or not run.stages:
+                self._run_here(run, tasks)
+            else:
+                self._run_in_processes(run, tasks if run.initial_tasks is None else run.initial_tasks)
 
-    def _run_here(self, run: Run, sources: list[Any] | None) -> None:
-        chain = Chain([self._adapter(run, compiled) for compiled in run.plan.stages], run.stop)
+    def _run_here(self, run: Run, tasks: Generator[Any, None, None]) -> None:
+        chain = Chain([run.adapter(compiled) for compiled in run.stages], run.stop)
         chain.set_up(NodeInfo(), WorkerMetadata())
         try:
-            if sources is None:
-                run.fed = 1
-                with closing(run.admit(chain.adapters[0].process_source(empty_source()))) as made:
-                    chain.run(made, run.outputs, level=1)
-            else:
-                run.fed = len(sources)
-                chain.run(sources, run.outputs)
+            with closing(tasks):  # the source ends before the stages that it feeds
+                chain.run(tasks, run.outputs)
         finally:
             chain.tear_down()
 
-    def _run_from_source(self, run: Run, groups: Sequence[StageGroup]) -> None:
-        source = self._adapter(run, run.plan.stages[0])
-        alone = Chain([source])
-        alone.set_up(NodeInfo(), WorkerMetadata())
-        try:
-            run.fed = 1
-            if self.max_restarts:
-                run.hold()
-            with closing(run.admit(source.process_source(empty_source()))) as made:
-                self._run_groups(run, groups[1:], made, None, source)
-        finally:
-            alone.tear_down()
+    def _run_in_processes(self, run: Run, tasks: Iterable[Any]) -> None:
+        from curator_core._local.scheduler import Scheduler  # noqa: PLC0415 - multiprocessing, not needed in one process
 
-    def _run_groups(
-        self,
-        run: Run,
-        groups: Sequence[StageGroup],
-        tasks: Iterator[Any],
-        total: int | None,
-        source: BaseStageAdapter | None = None,
-    ) -> None:
-        """Process tasks in worker processes; if one dies, restart them with the unfinished source tasks.
-
-        Args:
-            run: The run.
-            groups: The groups of stages, without the source.
-            tasks: The tasks for the first group, as they are made.
-            total: How many tasks there are; None if a source makes them.
-            source: That source.
-        """
-        from curator_core._local.scheduler import Scheduler  # noqa: PLC0415 - multiprocessing, not needed for a run in this process
-
-        made, restarts_left = tasks, self.max_restarts
-        while True:
-            flow = Scheduler(run, groups, self.workers, tasks, total, bundle=self.bundle)
-            try:
-                flow.go()
-                return
-            except WorkerDiedError as exc:
-                if flow.has_worked or not restarts_left:
-                    raise
-                reason = exc.message
-            restarts_left -= 1
-            again = run.begin_again()
-            logger.warning(_AGAIN, reason, len(again), restarts_left)
-            if source is None:
-                tasks, total = iter(again), len(again)
-            else:
-                source.bind(run.context, run.report)  # its reports carry the new epoch
-                tasks = chain(again, made)
-
-    def _adapter(self, run: Run, compiled: CompiledStage) -> BaseStageAdapter:
-        adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
-        adapter.bind(run.context, run.report, run.announce)
-        adapter.state.source_ids = run.new_source_ids()
-        return adapter
+        fusion = FusionLevel.EQUAL if self.fuse else FusionLevel.OFF
+        groups = group_stages(run.plan.stages, fusion, has_source=run.runs_source)[run.runs_source :]
+        for attempt in run.attempts(tasks, self.max_restarts):
+            with attempt:
+                scheduler = Scheduler(run, groups, self.workers, attempt.tasks, attempt.count, bundle=self.bundle)
+                try:
+                    scheduler.go()
+                finally:
+                    attempt.is_done = scheduler.has_worked
 
 
 def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:

@@ -248,7 +248,7 @@ class Scheduler:
             if queue.following is not None:
                 queue.following.backlog.add(parcel)
             else:
-                self._run.outputs += _opened(parcel)
+                self._run.collect(_opened(parcel))
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class Scheduler:
         finally:
             for parcel in self._queues[-1].complete():
                 try:
-                    self._run.outputs += _opened(parcel)
+                    self._run.collect(_opened(parcel))
                 except DataError as exc:
                     wrong.append(exc)
         return [*asked.values()], next(iter(wrong), None)

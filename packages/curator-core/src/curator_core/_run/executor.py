@@ -19,7 +19,7 @@ from curator_core._plan.sendable import check_sent
 from curator_core._reports.observers import RunObserver, ambient_observers
 from curator_core.errors import ConfigurationError, CuratorError, ExecutorError
 from curator_core.logs import marked_records
-from curator_core.tasks import EmptyTask, SourceIds, Task, new_state, stamp, state_of
+from curator_core.tasks import SourceIds, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from curator_core.errors import RunStopped
     from curator_core.results import RunResult
 
-__all__ = ["BaseExecutor", "empty_source", "isolated_stages"]
+__all__ = ["BaseExecutor"]
 
 
 class BaseExecutor(ABC):
@@ -109,7 +109,15 @@ class BaseExecutor(ABC):
         plan = replace(plan, has_source=initial_tasks is None)  # a plan made without this knowledge has only guessed
         check_sent(self.sent_stages(plan))
         watching = (*_check_observers(observers), *ambient_observers(observers))
-        run = Run(plan, type(self).__name__, watching, settings, in_process=self.in_process, engine=self.engine)
+        run = Run(
+            plan,
+            type(self).__name__,
+            watching,
+            settings,
+            in_process=self.in_process,
+            runs_source=self.runs_source(plan),
+            engine=self.engine,
+        )
         with run.stop.armed(partial(_give_up, run)):
             return self._execute(run, initial_tasks, keep_ids=keep_ids)
 
@@ -119,10 +127,10 @@ class BaseExecutor(ABC):
         )
         with run.open():
             try:
-                sources = None if sources is None else [*run.admit(sources)]
+                sources = run.initial_tasks = None if sources is None else [*run.admit(sources)]
                 run.start(None if sources is None else len(sources))
                 with marked_records(), heard_interrupts():
-                    self.run_plan(run, sources)
+                    self.run_plan(run)
                 run.settle()
             except BaseException as exc:
                 run.stop.close_accounts()
@@ -137,32 +145,32 @@ class BaseExecutor(ABC):
         Args:
             plan: The plan; ``has_source`` is False if it is run with initial tasks.
         """
-        return isolated_stages(plan.stages) if self.in_process else plan.stages
+        stays = len(plan.stages) if self.in_process else plan.has_source and self.runs_source(plan)
+        return [*_isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
+
+    def runs_source(self, plan: Plan) -> bool:
+        """Whether the driver runs the source of a plan; otherwise the source's one task goes to a worker.
+
+        Args:
+            plan: A plan with a source.
+        """
+        return True
 
     @abstractmethod
-    def run_plan(self, run: Run, sources: list[Any] | None) -> None:
-        """Run ``run.plan``.
+    def run_plan(self, run: Run) -> None:
+        """Move the tasks of ``run.source()`` through ``run.stages``, and collect the outputs of the last one.
 
-        An implementation moves every task through the adapters of the stages, passes every report to ``run.report``,
-        adds the outputs to ``run.outputs``, and sets ``run.fed``. If it runs the first stage as a source itself, it
-        sets ``source_ids`` of that stage's adapter to ``run.new_source_ids()``, and passes the source's outputs through
-        ``run.admit`` before it processes them.
+        Each batch goes through the adapter of its stage: `Run.adapter` for stages in this thread; elsewhere, a
+        `BaseStageAdapter` bound to ``run.context``, whose reports are passed to ``run.report``.
 
         Args:
             run: The run.
-            sources: The named source tasks; None if the first stage is a source, which is given the task from
-                `empty_source`.
         """
 
 
-def isolated_stages(stages: Iterable[CompiledStage]) -> list[CompiledStage]:
+def _isolated_stages(stages: Iterable[CompiledStage]) -> list[CompiledStage]:
     """Return the stages that run in a process of their own on every executor."""
     return [compiled for compiled in stages if is_isolated(compiled, RunContext())]
-
-
-def empty_source() -> EmptyTask:
-    """Return the task for a source stage. It has no id, so that the source's outputs begin lineages."""
-    return EmptyTask()
 
 
 def _checkpoint(given: Checkpoint | PathLike | None) -> Checkpoint | None:

@@ -10,12 +10,14 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from curator_core._adapter.worker_state import RunContext
+from curator_core._adapter.adapter import BaseStageAdapter
+from curator_core._adapter.worker_state import RunContext, WorkerClock
 from curator_core._bottleneck.activity import Activity
 from curator_core._bottleneck.rules import judge
 from curator_core._guard.interrupts import StopSignal
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
+from curator_core._run.attempts import attempts
 from curator_core._run.commits import Commits
 from curator_core._run.failure_log import FailureLog
 from curator_core._run.shutdown import Shutdown
@@ -23,16 +25,19 @@ from curator_core._run.source_progress import SourceProgress
 from curator_core._run.stage_totals import StageTotals
 from curator_core.errors import PipelineError, RunStopped, TasksLostError
 from curator_core.results import Accounting, RunResult, RunState, Verdict
-from curator_core.tasks import FileGroupTask, SourceIds, new_state, stamp, state_of
+from curator_core.stages import NodeInfo, WorkerMetadata
+from curator_core.tasks import EmptyTask, FileGroupTask, SourceIds, new_state, stamp, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from curator_core._checkpoint.settings import Checkpoint
     from curator_core._checkpoint.store import OpenCheckpoint
+    from curator_core._plan.compiled import CompiledStage
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import WorkerReport
     from curator_core._reports.observers import RunObserver
+    from curator_core._run.attempts import RunAttempt
     from curator_core._run.settings import RunSettings
     from curator_core._run.source_progress import Finished
     from curator_core._shard import Shard
@@ -53,6 +58,8 @@ class Run:
         plan: The plan that is run.
         context: The context that adapters are bound to.
         outputs: The output tasks so far.
+        initial_tasks: The tasks that the run was given, named and admitted; None if it has a source.
+        runs_source: Whether the driver runs the source; otherwise its one task goes to a worker.
         fed: Tasks handed to the first stage so far.
         clock_offsets: As in `RunResult`, from an executor whose workers are on several nodes.
         stop: Whether the run has to end.
@@ -66,6 +73,7 @@ class Run:
         settings: RunSettings,
         *,
         in_process: bool = False,
+        runs_source: bool = True,
         engine: str = "",
     ) -> None:
         letters, last = settings.letters, len(plan.stages) - 1
@@ -78,6 +86,8 @@ class Run:
         )
         self.plan = plan
         self.outputs: list[Any] = [] if settings.collect else _Uncollected()
+        self.initial_tasks: list[Any] | None = None
+        self.runs_source = plan.has_source and runs_source
         self.fed = 0
         self.clock_offsets: dict[str, float] = {}
         self._checkpoint = settings.checkpoint
@@ -90,6 +100,8 @@ class Run:
         self._failures = FailureLog(settings, self._ledger, plan.name, self._trace_id)
         self._resumed: list[str] = []
         self._held: dict[str, Any] = {}
+        self._clock = WorkerClock()
+        self._source: BaseStageAdapter | None = None
         # In one process the totals are sufficient, and a report should cost next to nothing.
         self._activity = None if in_process else Activity(len(plan.stages))
         self._observers = tuple(observers)
@@ -138,6 +150,68 @@ class Run:
         except Exception as exc:  # noqa: BLE001 - added as a note
             if str(exc) != str(ended_by):
                 ended_by.add_note(f"and {what}: {exc}")
+
+    # --- for executors ------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[CompiledStage, ...]:
+        """The stages that process the tasks from `source`."""
+        return self.plan.stages[self.runs_source :]
+
+    @contextmanager
+    def source(self, worker_id: str = "driver") -> Iterator[Generator[Any, None, None]]:
+        """Yield the tasks for `stages`, named and admitted: initial tasks, or those that the source makes meanwhile.
+
+        The source is torn down at the end of the block.
+
+        Args:
+            worker_id: The name of the worker that is the driver, in reports.
+
+        Raises:
+            StageError: The source raised, and failures end the run; also raised while tasks are read.
+            PipelineError: See `admit`.
+        """
+        if self.initial_tasks is not None:
+            self.fed = len(self.initial_tasks)
+            yield (task for task in self.initial_tasks)
+            return
+        self.fed = 1
+        if not self.runs_source:
+            yield self.admit([EmptyTask()])
+            return
+        self._source = adapter = self.adapter(self.plan.stages[0])
+        adapter.setup_on_node(NodeInfo(worker_id), WorkerMetadata(worker_id))
+        adapter.setup(WorkerMetadata(worker_id))
+        try:
+            with closing(self.admit(adapter.process_source(EmptyTask()))) as made:
+                yield made
+        finally:
+            adapter.teardown()
+
+    def adapter(self, compiled: CompiledStage) -> BaseStageAdapter:
+        """Return an adapter for a stage that runs in this thread, bound to the run, with its own copy of the stage."""
+        adapter = BaseStageAdapter(compiled.fresh_stage(), compiled)
+        adapter.bind(self.context, self.report, self.announce)
+        adapter.state.source_ids = self.new_source_ids()
+        adapter.state.clock = self._clock  # a stage is not idle while this thread runs another one
+        return adapter
+
+    def collect(self, tasks: Iterable[Any]) -> None:
+        """Add outputs of the last stage to the result."""
+        self.outputs += tasks
+
+    def attempts(self, tasks: Iterable[Any], max_restarts: int) -> Iterator[RunAttempt]:
+        """Yield attempts at source tasks: after the death of a worker, or the loss of tasks, at the unfinished ones.
+
+            for attempt in run.attempts(tasks, max_restarts=3):
+                with attempt:
+                    process(attempt.tasks)
+
+        Args:
+            tasks: The source tasks: a list, or an iterator if a source makes them meanwhile.
+            max_restarts: How many attempts may follow the first one. The driver keeps unfinished tasks for them.
+        """
+        return attempts(self, tasks, max_restarts)
 
     def new_source_ids(self) -> SourceIds:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""
@@ -260,6 +334,8 @@ class Run:
         if self._commits is not None:
             self._commits.begin_again(self._sources.written_files)
             self.context = self.context._replace(written=self._commits.written)
+        if self._source is not None:
+            self._source.bind(self.context, self.report)  # its reports belong to the next epoch
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
         for stage, tally in self._sources.begin_again().items():

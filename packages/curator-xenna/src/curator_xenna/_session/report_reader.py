@@ -158,7 +158,7 @@ class ReportReader:
                 self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        self._run.outputs += outputs
+        self._run.collect(outputs)
 
     def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
         if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
