@@ -10,9 +10,8 @@ import pytest
 
 from curator_core import Pipeline, Task, processing_stage
 from curator_core.results import Verdict
-from curator_otel import conventions, recover
+from curator_otel import conventions, recover, replay
 from curator_otel.conventions import ATTRIBUTES, EVENTS, METRICS, SPANS
-from curator_otel.offline import replay
 
 TYPES = {
     "string": str,

@@ -246,7 +246,7 @@ def test_spoilt_snapshot_is_refused_and_nothing_written(begin, memory, script, t
 def test_missing_snapshot_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         recover(tmp_path / "none.json")
-    with pytest.raises(DataError, match="no snapshot of a run"):
+    with pytest.raises(DataError, match="not a snapshot of a run"):
         recover("a\0b")
 
 

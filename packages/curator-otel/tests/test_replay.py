@@ -9,8 +9,7 @@ import time
 import pytest
 
 from curator_core import ConfigurationError, DataError, StagePerfStats
-from curator_otel import Replayed
-from curator_otel.offline import replay
+from curator_otel import Replayed, replay
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from curator_core import StagePerfStats
-from curator_otel.offline import replay
+from curator_otel import replay
 
 SECOND = 1_000_000_000
 
