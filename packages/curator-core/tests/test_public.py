@@ -69,6 +69,7 @@ FOR_EXECUTORS = [
     "BundlePlan",
     "Chain",
     "CompiledStage",
+    "FailurePolicy",
     "FusionLevel",
     "Pace",
     "RecordBuffer",

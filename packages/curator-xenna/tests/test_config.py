@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core import ExecutorError
+from curator_core import DeadLetter, ExecutorError
 from curator_xenna import XennaConfig, XennaExecutor
 
 NEMO_KEYS = {
@@ -121,3 +121,11 @@ def test_public_names() -> None:
     assert all(getattr(curator_xenna, name) for name in curator_xenna.__all__)
     with pytest.raises(AttributeError):
         curator_xenna.XennaStage  # noqa: B018
+
+
+def test_ignore_failures_skips_failures_unless_the_run_keeps_them() -> None:
+    executor = XennaExecutor({"ignore_failures": True})
+    assert executor.failure_policy("raise") == "skip"
+    letters = DeadLetter("/dead")
+    assert executor.failure_policy(letters) is letters
+    assert XennaExecutor().failure_policy("raise") == "raise"

@@ -31,6 +31,7 @@ from curator_core._plan.plan import CompiledStage
 from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
 from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core._run.run import Run
+from curator_core._run.settings import FailurePolicy
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
 from curator_core.errors import unknown_name
@@ -43,6 +44,7 @@ __all__ = [
     "BundlePlan",
     "Chain",
     "CompiledStage",
+    "FailurePolicy",
     "FusionLevel",
     "Pace",
     "RecordBuffer",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from curator_core import Plan
-    from curator_core.backends import CompiledStage, Run, RunContext
+    from curator_core.backends import CompiledStage, FailurePolicy, Run, RunContext
     from curator_xenna._cluster.ray_cluster import Cluster
 
 __all__ = ["XennaExecutor"]
@@ -66,6 +66,10 @@ class XennaExecutor(BaseExecutor):
             self._kept.close()
             self._kept = None
 
+    def failure_policy(self, on_error: FailurePolicy) -> FailurePolicy:
+        """See `BaseExecutor.failure_policy`: with ``ignore_failures``, failures are skipped instead of raised."""
+        return "skip" if self.config.ignore_failures and on_error == "raise" else on_error
+
     def runs_source(self, plan: Plan) -> bool:
         """See `BaseExecutor.runs_source`: unless the source requests what only a worker has."""
         # In the driver, the source's tasks are known there, and no worker is started for a single task.
@@ -81,8 +85,6 @@ class XennaExecutor(BaseExecutor):
         from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray
 
         check_options(run.plan.stages)
-        if self.config.ignore_failures:
-            run.context = run.context._replace(on_error="skip")
         with own_signal_handlers(), self._cluster() as cluster:
             if run.runs_source:
                 self._check_fit(run.stages, cluster)  # before the source, which can take hours

@@ -98,7 +98,7 @@ class BaseExecutor(ABC):
         from curator_core._shard import read_shard  # noqa: PLC0415 - see above
 
         settings = RunSettings(
-            on_error=on_error,
+            on_error=self.failure_policy(on_error),
             max_failures=max_failures,
             checkpoint=_checkpoint(checkpoint),
             collect=collect,
@@ -147,6 +147,14 @@ class BaseExecutor(ABC):
         """
         stays = len(plan.stages) if self.in_process else plan.has_source and self.runs_source(plan)
         return [*_isolated_stages(plan.stages[:stays]), *plan.stages[stays:]]
+
+    def failure_policy(self, on_error: FailurePolicy) -> FailurePolicy:
+        """Return the failure policy for a run, which a setting of the executor may override.
+
+        Args:
+            on_error: The policy that the run was given.
+        """
+        return on_error
 
     def runs_source(self, plan: Plan) -> bool:
         """Whether the driver runs the source of a plan; otherwise the source's one task goes to a worker.
