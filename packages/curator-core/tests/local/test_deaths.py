@@ -37,7 +37,7 @@ def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, h
         return task
 
     stages = [meeting(tmp_path), living(journal, "work", work)]
-    with pytest.raises(WorkerDiedError, match=r"died by .* while it had work") as raised:
+    with pytest.raises(WorkerDiedError, match=r"died with .* while it had work") as raised:
         Pipeline("p", stages).run(TWO_ONCE, tasks(*range(10)))
     assert raised.value.stage == "meet+work"
     assert says in str(raised.value)
@@ -73,7 +73,7 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
     source, worked = result.stages
     assert (worked.tasks_in, worked.tasks_out) == (count, count)
     assert (source.tasks_out, source.attempts_retried) == (count, 0)
-    assert "died by EXIT(1) while it had work: restarting with" in caplog.text
+    assert "died with EXIT(1) while it had work: restarting with" in caplog.text
     assert "restarts left: 2" in caplog.text
 
 
@@ -129,11 +129,11 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
 
 def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
     """A task is in flight when another worker dies, and raises after that: it must not count as finished."""
-    noticed, wind_up = tmp_path / "noticed", Scheduler._wind_up
+    noticed, shut_down = tmp_path / "noticed", Scheduler._shut_down
 
-    def wind_up_and_say_so(flow):
+    def shut_down_and_say_so(scheduler):
         noticed.touch()
-        return wind_up(flow)
+        return shut_down(scheduler)
 
     def work(task):
         number, _ = task.data
@@ -144,7 +144,7 @@ def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, mon
             raise ValueError("beside it")
         return task
 
-    monkeypatch.setattr(Scheduler, "_wind_up", wind_up_and_say_so)
+    monkeypatch.setattr(Scheduler, "_shut_down", shut_down_and_say_so)
     with pytest.raises(StageError, match="beside it") as raised:
         Pipeline("p", [meeting(tmp_path), stage(work, name="work")]).run(TWO, tasks(0, 1))
     assert raised.value.result.accounting.restarts == 0
@@ -245,13 +245,13 @@ def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_
     from curator_core._transport.pickling import dumps
 
     definition = dumps((RunContext(), [compile_stage(0, stage(lambda task: task))]))
-    shelf = SharedFiles(str(tmp_path), "test")
+    files = SharedFiles(str(tmp_path), "test")
     StopFlag.create(str(tmp_path))
-    worker = Worker("local-0", shelf, StopFlag(str(tmp_path)))
+    worker = Worker("local-0", files, StopFlag(str(tmp_path)))
     with pytest.raises(WorkerDiedError, match="has a new process"):
-        worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1))
-    assert worker.work(Assignment(0, definition, "0-1", shelf.pack(tasks(1)), 1)).failed is False
-    assert worker.work(Assignment(0, None, "0-1", shelf.pack(tasks(1)), 1)).failed is False
+        worker.work(Assignment(0, None, "0-1", files.pack(tasks(1)), 1))
+    assert worker.work(Assignment(0, definition, "0-1", files.pack(tasks(1)), 1)).failed is False
+    assert worker.work(Assignment(0, None, "0-1", files.pack(tasks(1)), 1)).failed is False
 
 
 def test_loky_replaces_no_process_that_has_grown():

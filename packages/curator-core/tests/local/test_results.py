@@ -176,8 +176,8 @@ def test_a_pipeline_inside_a_stage_on_processes_of_its_own():
 
 
 def test_a_source_runs_only_so_far_ahead(monkeypatch):
-    monkeypatch.setattr("curator_core._local.queues._WINDOW", 2)
-    monkeypatch.setattr("curator_core._local.queues._MOST", 8)
+    monkeypatch.setattr("curator_core._local.queues._MAX_WINDOW", 2)
+    monkeypatch.setattr("curator_core._local.queues._MAX_BUNDLE", 8)
     made, ahead = 0, []
 
     class Watch(RunObserver):

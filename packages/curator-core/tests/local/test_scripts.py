@@ -217,9 +217,9 @@ def _own_shared_memory():
 @pytest.mark.parametrize(
     ("options", "temporary", "error", "hint"),
     [
-        ("size=32k", None, r"its semaphores cannot be made in /dev/shm: No space left", "--shm-size"),
-        ("ro", None, "its semaphores cannot be made in /dev/shm: Read-only file system", "workers=1"),
-        ("ro", "/nowhere", "there is no place for what processes share: .*'/nowhere/", "set TMPDIR"),
+        ("size=32k", None, r"its semaphores cannot be created in /dev/shm: No space left", "--shm-size"),
+        ("ro", None, "its semaphores cannot be created in /dev/shm: Read-only file system", "workers=1"),
+        ("ro", "/nowhere", "no space for the files that processes share: .*'/nowhere/", "set TMPDIR"),
     ],
     ids=["full", "read-only", "nowhere"],
 )

@@ -81,11 +81,11 @@ def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
 
 @given(st.binary(max_size=10_000))
 def test_what_is_posted_is_fetched(tmp_path_factory, data):
-    from curator_core._local.parcels import SharedFiles, fetch
+    from curator_core._local.parcels import SharedFiles, from_pipe
 
-    directory = tmp_path_factory.mktemp("shelf")
+    directory = tmp_path_factory.mktemp("files")
     for where in (directory, directory / "missing"):
-        assert fetch(SharedFiles(str(where), "me").post({"data": data})) == {"data": data}
+        assert from_pipe(SharedFiles(str(where), "me").to_pipe({"data": data})) == {"data": data}
     assert list(directory.iterdir()) == []
 
 
@@ -110,14 +110,14 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
     from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._plan.bundles import BundlePlan
 
-    shelf = SharedFiles("/nowhere", "test")
-    backlog = Backlog(BundlePlan(batch_size=unit), shelf)
+    files = SharedFiles("/nowhere", "test")
+    backlog = Backlog(BundlePlan(batch_size=unit), files)
     added, taken = 0, []
     for count, packed in adds:
         new = tasks(*range(added, added + count))
         added += count
         if packed:
-            backlog.add(*shelf.pack(new))
+            backlog.add(*files.pack(new))
         else:
             for task in new:
                 backlog.add_task(task)
@@ -149,9 +149,9 @@ def test_bundles_are_no_larger_than_they_may_be():
     from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._plan.bundles import BundlePlan
 
-    shelf = SharedFiles("/nowhere", "test", max_bytes=2500)
+    files = SharedFiles("/nowhere", "test", max_bytes=2500)
     for full, counts in ((False, [2, 2, 1]), (True, [4, 1])):
-        backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500, full=full), shelf)
+        backlog = Backlog(BundlePlan(batch_size=4, max_bytes=2500, full=full), files)
         for _ in range(5):
             backlog.add_task(Task(data=bytes(1000)))
         taken = []

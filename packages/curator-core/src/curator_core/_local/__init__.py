@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`LocalExecutor` on several processes: `flow` is the driver's loop, `worker` the other side.
+"""`LocalExecutor` on several processes of this machine.
 
-A `queue` is a group of stages as the driver sees it, a `pool` the processes, `parcels` what travels between them.
+`scheduler` is the loop in the driver, and `worker` runs in the processes of a `pool`. `queues` has the queue of each
+group of stages, `parcels` packs the tasks that travel between processes, `outgoing` those that a worker makes, and
+`stop` asks processes to stop.
 """

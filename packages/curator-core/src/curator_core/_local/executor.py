@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a plan in this process, as the reference for other executors, or in several processes of this machine."""
+"""The executor for this machine: runs a plan in the calling process, or in several worker processes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class LocalExecutor(BaseExecutor):
     batch per stage, however many tasks the source emits, and the outputs.
 
     With more workers, stages run in that many processes (extra ``parallel``), and the source runs in the calling
-    thread. Tasks must then pickle. The processes start when the run has work for them, and end with it. If one dies,
-    all of them restart with the unfinished source tasks, and the outputs made after that come last.
+    thread. Tasks must then be picklable. The processes start when the run has work for them, and end with it. If one
+    dies, all of them restart with the unfinished source tasks, and the outputs made after that come last.
 
     Args:
-        workers: How many processes may work at once; 1 uses only the calling process.
+        workers: Maximum number of processes; 1 uses only the calling process.
         max_restarts: How often the processes may restart in a run. For this, the driver keeps each source task until
             it is finished; 0 keeps none.
         fuse: Whether neighboring stages share a process; see `Plan.explain`. Has no effect with one worker.
@@ -43,8 +43,8 @@ class LocalExecutor(BaseExecutor):
     """
 
     def __init__(self, workers: int = 1, max_restarts: int = 3, *, fuse: bool = True, bundle: bool = True) -> None:
-        _check_count("workers", workers, least=1, hint="use os.cpu_count() for all cores")
-        _check_count("max_restarts", max_restarts, least=0, hint="use 0 to end the run when a process dies")
+        _check_count("workers", workers, least=1, hint="pass os.cpu_count() to use all cores")
+        _check_count("max_restarts", max_restarts, least=0, hint="pass 0 to end the run when a process dies")
         if workers > 1:
             _check_installed(workers)
         self.workers = workers
@@ -79,7 +79,7 @@ class LocalExecutor(BaseExecutor):
             with attempt:
                 scheduler = Scheduler(run, groups, self.workers, attempt.tasks, attempt.count, bundle=self.bundle)
                 try:
-                    scheduler.go()
+                    scheduler.run()
                 finally:
                     attempt.is_done = scheduler.has_worked
 
@@ -104,5 +104,5 @@ def _check_installed(workers: int) -> None:
             field="workers",
             given=workers,
             expected="curator-core with its extra 'parallel'",
-            hint="python -m pip install 'curator-core[parallel]', or use workers=1",
+            hint="pip install 'curator-core[parallel]', or pass workers=1",
         )

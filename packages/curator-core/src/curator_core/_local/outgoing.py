@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs of a worker, packed for the next one while more of them are made."""
+"""Outputs of a worker, packed for the next group of stages while more of them are made."""
 
 from __future__ import annotations
 
@@ -17,68 +17,70 @@ __all__ = ["Outgoing"]
 
 
 class Outgoing:
-    """As much of a list as a `Chain` needs. Memory holds what does not fill a parcel yet, however much is added.
+    """The part of the list interface that a `Chain` needs for its outputs.
+
+    However many tasks are added, only those that do not fill a parcel yet stay in memory.
 
     Args:
-        files: Packs them.
-        size: How many are packed together; 0 where nobody wants any.
+        files: Packs the tasks.
+        parcel_size: Number of tasks to pack together; 0 to discard all tasks, because nothing uses them.
     """
 
-    def __init__(self, files: SharedFiles, size: int) -> None:
+    def __init__(self, files: SharedFiles, parcel_size: int) -> None:
         self._files = files
-        self._size = size
+        self._parcel_size = parcel_size
         self._parcels: list[Parcel] = []
-        self._packed = 0
-        self._loose: list[Any] = []
+        self._num_packed = 0
+        self._unpacked: list[Any] = []
         self._is_sendable = True
 
     def __len__(self) -> int:
-        """Return how many there are; whoever asks may drop what is added from there on, so a parcel ends there."""
-        self._pack_first(len(self._loose))
-        return self._packed + len(self._loose)
+        """Return the number of tasks. The caller may drop tasks added from here on, so a parcel ends here."""
+        self._pack_first(len(self._unpacked))
+        return self._num_packed + len(self._unpacked)
 
     def __iadd__(self, tasks: Sequence[Any]) -> Self:
-        if self._size:
-            self._loose += tasks
-            while self._is_sendable and len(self._loose) >= self._size:
-                self._pack_first(self._size)
+        if self._parcel_size:
+            self._unpacked += tasks
+            while self._is_sendable and len(self._unpacked) >= self._parcel_size:
+                self._pack_first(self._parcel_size)
         return self
 
     def __iter__(self) -> Iterator[Any]:
-        """Take all tasks out."""
-        parcels, self._parcels, self._packed = self._parcels, [], 0
-        loose, self._loose = self._loose, []
+        """Remove all tasks, and yield them."""
+        parcels, self._parcels, self._num_packed = self._parcels, [], 0
+        unpacked, self._unpacked = self._unpacked, []
         for parcel in parcels:
             yield from parcel.open()
-        yield from loose
+        yield from unpacked
 
     def __delitem__(self, end: slice) -> None:
-        """Drop the tasks from one on, unread: ``del outgoing[count:]``, with a length that was asked for."""
+        """Drop the last tasks without reading them: ``del outgoing[count:]``, where `count` is an earlier length."""
         count: int = end.start
-        while self._packed > count:
+        while self._num_packed > count:
             parcel = self._parcels.pop()
-            self._packed -= parcel.count
+            self._num_packed -= parcel.count
             parcel.discard()
-        del self._loose[count - self._packed :]
+        del self._unpacked[count - self._num_packed :]
 
     def pack(self) -> list[Parcel]:
-        """Pack what is left, and return all parcels.
+        """Pack the remaining tasks, and return all parcels.
 
         Raises:
-            UnsendableError: A task does not pickle. All of them are still here.
+            UnsendableError: A task does not pickle. No task is lost: iterating still yields all of them.
         """
-        loose = self._loose
-        parts = [loose[start : start + self._size] for start in range(0, len(loose), self._size or 1)]
-        last = [parcel for part in parts for parcel in self._files.pack(part)]
+        unpacked, size = self._unpacked, self._parcel_size
+        slices = [unpacked[start : start + size] for start in range(0, len(unpacked), size or 1)]
+        last = [parcel for tasks in slices for parcel in self._files.pack(tasks)]
         return [*self._parcels, *last]
 
     def _pack_first(self, count: int) -> None:
         if not (count and self._is_sendable):
             return
         try:
-            self._parcels += self._files.pack(self._loose[:count])
-        except UnsendableError:  # what becomes of such tasks is decided when all are there
+            self._parcels += self._files.pack(self._unpacked[:count])
+        except UnsendableError:  # `pack` raises it again, when all tasks are there
             self._is_sendable = False
             return
-        del self._loose[:count]
-        self._packed += count
+        del self._unpacked[:count]
+        self._num_packed += count

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks packed for another process of this machine, and what waits to be sent."""
+"""Tasks packed for another process of this machine, and the backlog of tasks that wait to be sent."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from curator_core._plan.bundles import BundlePlan
 
-__all__ = ["Backlog", "Parcel", "Posted", "SharedFiles", "UnsendableError", "fetch"]
+__all__ = ["Backlog", "Parcel", "PipeMessage", "SharedFiles", "UnsendableError", "from_pipe"]
 
 _LARGE = 256 * 1024  # bytes from which a file in memory is faster than a pipe: 8 MB took 5 ms instead of 17 to 50
-_WHOLE = -1  # a size to read, where nobody has told it
-_ENVELOPE = 400  # bytes: what loky puts around a message, with something to spare
+_WHOLE = -1  # size to read if the size of the file is unknown
+_ENVELOPE = 400  # bytes that loky adds to a message, with a safety margin
 _ATOMIC = select.PIPE_BUF - _ENVELOPE
 
-Posted: TypeAlias = bytes | str
-"""Something pickled, on its way to another process; or the path of its file, where it is more than a pipe takes in one
-piece. See `SharedFiles.post`."""
+PipeMessage: TypeAlias = bytes | str
+"""A pickled value to send through a pipe, or the path of the file that contains it if a pipe cannot take it in one
+write. See `SharedFiles.to_pipe`."""
 
 
 class UnsendableError(Exception):
-    """A task does not pickle; what it raised is the cause.
+    """A task does not pickle. The exception from pickling it is the cause.
 
     Args:
         task: The task.
@@ -44,13 +44,13 @@ class UnsendableError(Exception):
 
 
 class Parcel:
-    """Some tasks, pickled. Whoever hands it on need not know what is in it, and copies nothing that is large.
+    """Pickled tasks. A process that passes a parcel on does not unpickle it, and copies no large data.
 
     Args:
-        count: How many tasks.
-        nbytes: How large they are.
-        parts: The pickle and its buffers; if a file has them, the size of each, and whether it is writable.
-        path: The file that has them, where they are large.
+        count: Number of tasks.
+        nbytes: Their size in bytes.
+        parts: The pickle and its buffers; for a parcel in a file, the size of each, and whether it is read-only.
+        path: The file that contains them if they are large; empty if they are in `parts`.
     """
 
     __slots__ = ("count", "nbytes", "_parts", "_path")
@@ -62,92 +62,96 @@ class Parcel:
         self._path = path
 
     def open(self) -> list[Any]:
-        """The tasks. A parcel can be opened once: its file is gone then.
+        """Return the tasks. Call it once: it removes the parcel's file.
 
         Raises:
-            Exception: They cannot be unpickled here.
+            Exception: The tasks cannot be unpickled in this process.
         """
         head, *buffers = _read(self._path, self._parts) if self._path else self._parts
         tasks: list[Any] = load_parts(head, buffers)
         return tasks
 
     def discard(self) -> None:
-        """Remove its file, unread."""
+        """Remove the parcel's file without reading it."""
         if self._path:
-            os.unlink(self._path)  # noqa: PTH108 - see `_written`
+            os.unlink(self._path)  # noqa: PTH108 - see `_try_to_write`
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Parcel, (self.count, self.nbytes, self._parts, self._path)
 
 
 class SharedFiles:
-    """Packs tasks; what is large goes into files of one directory, which the processes of a run share.
+    """Packs tasks, and puts large data into files of a directory that the processes of a run share.
 
     Args:
-        directory: The directory; it should be in memory.
-        owner: Who packs here, as the names of its files begin.
-        max_bytes: No parcel is larger than this, unless a single task is.
+        directory: The directory, preferably in memory.
+        owner: Name of the process that packs. The names of its files begin with it.
+        max_bytes: Maximum size of a parcel. Only a single task may exceed it.
     """
 
     def __init__(self, directory: str, owner: str, max_bytes: int = MAX_BUNDLE_BYTES) -> None:
         self._prefix = f"{directory}/{owner}-"
         self._max_bytes = max_bytes
-        self._stored = 0
+        self._num_files = 0
 
     def pack(self, tasks: Sequence[Any]) -> list[Parcel]:
-        """Pack tasks: into one parcel, unless they are too large for that.
+        """Pack tasks into one parcel, or into several if one would be too large.
 
         Raises:
-            UnsendableError: One of them does not pickle.
+            UnsendableError: A task does not pickle.
         """
         is_one = len(tasks) == 1
         if is_one or bytes_of(tasks) <= self._max_bytes:
             parts = _dumped(tasks)
             nbytes = sum(part.nbytes for part in parts)
             if is_one or nbytes <= self._max_bytes:
-                return [self._store(len(tasks), nbytes, parts)]
+                return [self._parcel(len(tasks), nbytes, parts)]
         middle = len(tasks) // 2
         return [*self.pack(tasks[:middle]), *self.pack(tasks[middle:])]
 
-    def post(self, thing: Any) -> Posted:
-        """Make something ready for a pipe, for `fetch` at its other end.
+    def to_pipe(self, value: Any) -> PipeMessage:
+        """Pickle a value to send through a pipe; `from_pipe` returns it at the other end.
 
-        A process that is killed in the middle of a message leaves half of one, and loky waits for the other half for
-        ever: its own end of the pipe, for writing, keeps the pipe open. So what does not go in one piece goes by file.
+        A process that is killed while it writes a message leaves half of it in the pipe, and loky waits forever for
+        the other half, because loky's own write end keeps the pipe open. So a message that is too long for one atomic
+        write goes into a file.
         """
-        pickled = dumps(thing)
+        pickled = dumps(value)
         if len(pickled) <= _ATOMIC:
             return pickled
-        return self._put_down([memoryview(pickled)]) or pickled
+        return self._write([memoryview(pickled)]) or pickled
 
-    def _put_down(self, parts: Sequence[memoryview]) -> str:
-        """The path of a new file of these parts; empty where there is no room for one."""
-        self._stored += 1
-        path = f"{self._prefix}{self._stored}"
-        return path if _written(path, parts) else ""
+    def _write(self, parts: Sequence[memoryview]) -> str:
+        """Write the parts to a new file and return its path; return an empty string if there is no space for it."""
+        self._num_files += 1
+        path = f"{self._prefix}{self._num_files}"
+        return path if _try_to_write(path, parts) else ""
 
-    def _store(self, count: int, nbytes: int, parts: Sequence[memoryview]) -> Parcel:
-        if nbytes >= _LARGE and (path := self._put_down(parts)):
+    def _parcel(self, count: int, nbytes: int, parts: Sequence[memoryview]) -> Parcel:
+        if nbytes >= _LARGE and (path := self._write(parts)):
             return Parcel(count, nbytes, [(part.nbytes, part.readonly) for part in parts], path)
-        # Copies, so that nothing is sent that somebody writes to in the meantime.
+        # Copies, because the user's code may write to the buffers before they are sent.
         return Parcel(count, nbytes, [bytes(part) if part.readonly else bytearray(part) for part in parts])
 
 
-def fetch(posted: Posted) -> Any:
-    """What `SharedFiles.post` was given. Only for what this project posted itself: unpickling runs code."""
-    return loads(posted if isinstance(posted, bytes) else _read(posted, [(_WHOLE, True)])[0])
+def from_pipe(message: PipeMessage) -> Any:
+    """Return the value given to `SharedFiles.to_pipe`.
+
+    Only for messages from processes of the same run: unpickling runs code.
+    """
+    return loads(message if isinstance(message, bytes) else _read(message, [(_WHOLE, True)])[0])
 
 
 class Backlog:
-    """What waits for the workers of a group of stages, in order: tasks, or parcels of them.
+    """The pending tasks of a group of stages, in order: parcels, and tasks that are not packed yet.
 
     Args:
-        plan: What bundles are to be like.
+        plan: The rules for bundle sizes.
         files: Packs tasks.
 
     Attributes:
-        count: How many tasks wait.
-        nbytes: How large those are that are packed.
+        count: Number of pending tasks.
+        nbytes: Total size of those that are packed, in bytes.
     """
 
     def __init__(self, plan: BundlePlan, files: SharedFiles) -> None:
@@ -158,13 +162,13 @@ class Backlog:
         self.nbytes = 0
 
     def add(self, parcel: Parcel) -> None:
-        """Add a parcel at the end."""
+        """Append a parcel."""
         self._items.append(parcel)
         self.count += parcel.count
         self.nbytes += parcel.nbytes
 
     def add_task(self, task: Any) -> None:
-        """Add a task at the end."""
+        """Append a task."""
         last = self._items[-1] if self._items else None
         if isinstance(last, list):
             last.append(task)
@@ -173,11 +177,13 @@ class Backlog:
         self.count += 1
 
     def take(self, size: int) -> list[Parcel]:
-        """The first tasks, packed: as many, or fewer where they are large; whole batches where there are enough.
+        """Remove the first `size` tasks and return them packed.
+
+        There are fewer if they are large or if that keeps batches whole.
 
         Raises:
-            UnsendableError: One does not pickle.
-            Exception: What is in a parcel that is to be split cannot be unpickled here.
+            UnsendableError: A task does not pickle.
+            Exception: A parcel has to be split, and cannot be unpickled in this process.
         """
         count = in_batches(self._fitting(min(size, self.count)), self.count, self._plan)
         taken: list[Parcel] = []
@@ -187,10 +193,10 @@ class Backlog:
         return taken
 
     def _fitting(self, size: int) -> int:
-        """How many tasks, of so many, a bundle may have by their bytes; at least one."""
+        """Return how many of the first `size` tasks fit in a bundle by bytes; at least one."""
         count = nbytes = number = 0
         while count < size:
-            parcel = self._parcel(number, size - count)
+            parcel = self._packed(number, size - count)
             nbytes += parcel.nbytes
             if count and nbytes > self._plan.max_bytes:
                 break
@@ -198,25 +204,25 @@ class Backlog:
             number += 1
         return min(count, size)
 
-    def _pop(self, most: int) -> Parcel:
-        """The first parcel, or one of so many tasks that were in it."""
-        parcel = self._parcel(0, most)
-        if parcel.count > most:
+    def _pop(self, limit: int) -> Parcel:
+        """Remove and return the first parcel, or a parcel of its first `limit` tasks if it has more."""
+        parcel = self._packed(0, limit)
+        if parcel.count > limit:
             self._items[0] = parcel.open()
             self.nbytes -= parcel.nbytes
-            parcel = self._parcel(0, most)
+            parcel = self._packed(0, limit)
         self._items.popleft()
         self.count -= parcel.count
         self.nbytes -= parcel.nbytes
         return parcel
 
-    def _parcel(self, number: int, most: int) -> Parcel:
-        """An item; where it is tasks that are not packed, so many of them are now."""
+    def _packed(self, number: int, limit: int) -> Parcel:
+        """Return an item as a parcel. If it is a list of tasks, pack its first `limit` tasks."""
         item = self._items[number]
         if isinstance(item, Parcel):
             return item
-        parcels = self._files.pack(item[:most])
-        del item[:most]
+        parcels = self._files.pack(item[:limit])
+        del item[:limit]
         if not item:
             del self._items[number]
         for parcel in reversed(parcels):
@@ -226,7 +232,7 @@ class Backlog:
 
 
 def _dumped(tasks: Sequence[Any]) -> list[memoryview]:
-    """Tasks as a pickle and its buffers."""
+    """Return the pickle of tasks, followed by its buffers."""
     try:
         head, buffers = dump_parts(tasks)
     except BaseException as exc:
@@ -238,8 +244,8 @@ def _dumped(tasks: Sequence[Any]) -> list[memoryview]:
     return [memoryview(part) for part in (head, *buffers)]
 
 
-def _written(path: str, parts: Sequence[memoryview]) -> bool:
-    """Write parts into a file; False where there is no room for it, as in containers with little shared memory."""
+def _try_to_write(path: str, parts: Sequence[memoryview]) -> bool:
+    """Write parts to a file; return False if there is no space for it, as in containers with little shared memory."""
     try:
         with open(path, "xb") as file:  # noqa: PTH123 - a Path for each parcel costs as much as the file
             file.writelines(parts)
@@ -250,13 +256,13 @@ def _written(path: str, parts: Sequence[memoryview]) -> bool:
 
 
 def _read(path: str, sizes: Sequence[tuple[int, bool]]) -> list[Any]:
-    """Read a file's parts, and remove it.
+    """Read a file's parts and remove the file.
 
-    The file is read and not mapped, since a mapping would hold a file descriptor for as long as an array lives.
+    The file is not mapped, because a mapping would keep a file descriptor open for as long as an array lives.
     """
     parts: list[Any] = []
-    with open(path, "rb") as file:  # noqa: PTH123 - see `_written`
-        os.unlink(path)  # noqa: PTH108 - see `_written`
+    with open(path, "rb") as file:  # noqa: PTH123 - see `_try_to_write`
+        os.unlink(path)  # noqa: PTH108 - see `_try_to_write`
         for size, readonly in sizes:
             if readonly:
                 parts.append(file.read(size))

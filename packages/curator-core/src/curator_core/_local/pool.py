@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a run, through loky; imported only where a run asks for some.
+"""The processes of a run, started by loky; imported only by runs that need them.
 
-Each process is an executor of its own, with one worker. So the driver says who gets what, a process that dies takes no
-other along, and each can be told to tear down.
+Each process is a loky executor with one worker. So the driver chooses the process for each bundle, a process that dies
+does not end the others, and each can be asked to tear down.
 """
 
 from __future__ import annotations
@@ -31,72 +31,72 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from multiprocessing.connection import Connection
 
-    from curator_core._local.parcels import Posted
+    from curator_core._local.parcels import PipeMessage
 
 __all__ = ["Event", "WorkerPool", "WorkerProcess"]
 
-_IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file of a known name: a directory is made in it
+_IN_MEMORY = "/dev/shm"  # noqa: S108 - not a file with a predictable name: a directory is created in it
 _OF_SHARED_MEMORY = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT)  # of sem_open(), which names no file
-_FOLDER = "folder"  # as loky calls what it is to remove
-_EXIT_S = 10.0  # for processes to exit by themselves
+_FOLDER = "folder"  # loky's name for this type of resource to remove
+_EXIT_S = 10.0  # for processes to exit on their own
 _NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
-"""loky replaces a process that has grown by 300 MB, between two calls; a stage may well have loaded a model."""
+"""Between two calls, loky replaces a process that has grown by 300 MB; a stage that loads a model does that."""
 
 
 class Event(NamedTuple):
-    """A call that has ended.
+    """The end of a call in a process.
 
     Attributes:
-        process: Whose it was.
-        job: What the driver calls it.
-        future: Its result, a `worker.Reply`.
+        process: The process.
+        job: The driver's object for the call; see `WorkerPool.submit`.
+        future: The result of the call, a `worker.Reply`.
     """
 
     process: WorkerProcess
     job: Any
-    future: Future[Posted]
+    future: Future[PipeMessage]
 
 
 class WorkerProcess:
-    """A process of a run; started when it is first called.
+    """A process of a run. It starts at the first call.
 
     Args:
-        number: Its number.
-        lifeline: As for `curator_core._local.worker.begin`.
-        directory: Likewise.
+        number: Number of the process.
+        lifeline: See `curator_core._local.worker.begin`.
+        directory: See `curator_core._local.worker.begin`.
 
     Attributes:
-        worker_id: Its name.
-        held: What it was called for and has not ended, as the driver calls it; the first one is under way.
-        groups: The groups of stages that it has had work of.
+        worker_id: The worker's id.
+        jobs: The calls that have not ended, in order; the process works on the first one.
+        groups: The groups of stages that it was sent bundles of.
     """
 
     def __init__(self, number: int, lifeline: Connection, directory: str) -> None:
         self.worker_id = f"local-{number}"
-        self.held: deque[Any] = deque()
+        self.jobs: deque[Any] = deque()
         self.groups: set[int] = set()
         self._arguments = (self.worker_id, lifeline, directory)
         self._executor: Any = None
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a process."""
+        """Whether the process was started."""
         return self._executor is not None
 
-    def call(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
-        """Call a function in the process, after what it is at.
+    def call(self, function: Callable[..., PipeMessage], *arguments: Any) -> Future[PipeMessage]:
+        """Call a function in the process, after the calls that have not ended.
 
         Raises:
             BrokenProcessPool: The process has died.
-            ExecutorError: It cannot be started.
+            ExecutorError: The process cannot be started.
         """
         if self._executor is None:
             return self._start(function, *arguments)
-        future: Future[Posted] = self._executor.submit(function, *arguments)
+        future: Future[PipeMessage] = self._executor.submit(function, *arguments)
         return future
 
-    def _start(self, function: Callable[..., Posted], *arguments: Any) -> Future[Posted]:
-        import loky  # noqa: PLC0415 - an extra: this module can be read without
+    def _start(self, function: Callable[..., PipeMessage], *arguments: Any) -> Future[PipeMessage]:
+        import loky  # noqa: PLC0415 - an extra: this module can be imported without it
 
         try:
             environment = _environment()
@@ -104,12 +104,12 @@ class WorkerProcess:
                 self._executor = loky.ProcessPoolExecutor(
                     1, initializer=worker.begin, initargs=self._arguments, env=environment
                 )
-                future: Future[Posted] = self._executor.submit(function, *arguments)
+                future: Future[PipeMessage] = self._executor.submit(function, *arguments)
         except OSError as exc:
             raise _not_started(self.worker_id, exc) from exc
         return future
 
-    def dismiss(self, *, kill: bool) -> None:
+    def end(self, *, kill: bool) -> None:
         """End the process, and wait until it has ended."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, kill_workers=kill)
@@ -119,12 +119,12 @@ class WorkerPool:
     """All processes of a run.
 
     Args:
-        count: How many there may be.
-        first: Number of the first one: none is called as one of an earlier crew of the run.
+        count: Maximum number of processes.
+        first: Number of the first one, so that no process shares its id with one of an earlier pool of the run.
 
     Attributes:
         processes: The processes.
-        directory: Where large parcels lie.
+        directory: The directory for large parcels.
     """
 
     def __init__(self, count: int, first: int = 0) -> None:
@@ -134,12 +134,12 @@ class WorkerPool:
                 self.directory = _shared_directory()
         except OSError as exc:
             raise ExecutorError(
-                f"there is no place for what processes share: {exc}",
+                f"no space for the files that processes share: {exc}",
                 field="workers",
-                expected=f"room in {_IN_MEMORY}, or in the temporary directory",
-                hint="make room there, set TMPDIR to another directory, or use workers=1",
+                expected=f"free space in {_IN_MEMORY} or in the temporary directory",
+                hint="free up space there, set TMPDIR to another directory, or pass workers=1",
             ) from exc
-        # Nothing is ever sent. Processes end when the driver's end is closed, be it because the driver was killed.
+        # Nothing is ever sent. Processes end when the driver's end is closed, even if the driver was killed.
         self._their_end, self._our_end = multiprocessing.Pipe(duplex=False)
         self._stop = StopFlag(self.directory)
         self.processes = [
@@ -149,53 +149,51 @@ class WorkerPool:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything has not ended."""
-        return any(process.held for process in self.processes)
+        """Whether a process has jobs."""
+        return any(process.jobs for process in self.processes)
 
-    def submit(self, process: WorkerProcess, job: Any, function: Callable[..., Posted], *arguments: Any) -> None:
-        """Have a process call a function; an event says when it has ended.
+    def submit(self, process: WorkerProcess, job: Any, function: Callable[..., PipeMessage], *arguments: Any) -> None:
+        """Call a function in a process; an event follows when the call has ended.
 
         Args:
             process: The process.
-            job: What to call it.
+            job: The driver's object for the call. It is in the event.
             function: One of `curator_core._local.worker`.
-            *arguments: For the function.
+            *arguments: The arguments of the function.
 
         Raises:
             BrokenProcessPool: The process has died.
-            ExecutorError: It cannot be started.
+            ExecutorError: The process cannot be started.
         """
         future = process.call(function, *arguments)
-        process.held.append(job)
+        process.jobs.append(job)
         future.add_done_callback(lambda done: self._events.put(Event(process, job, done)))
 
     def next_event(self, timeout: float | None) -> Event | None:
-        """The next call that has ended; None where there is none in time.
+        """Return the next call that has ended; None after a timeout.
 
         Args:
-            timeout: How long to wait, in seconds; None waits for ever.
+            timeout: How long to wait, in seconds; None to wait forever.
         """
         try:
             event = self._events.get(timeout != 0, timeout or None)
         except Empty:
             return None
-        event.process.held.remove(event.job)
+        event.process.jobs.remove(event.job)
         return event
 
     def stop(self) -> None:
-        """Ask all processes to end what they do, without waiting for it."""
+        """Ask all processes to stop their current work, without waiting for it."""
         self._stop.set()
 
-    def dismiss(self, overdue: Sequence[WorkerProcess] = ()) -> None:
+    def end(self, overdue: Sequence[WorkerProcess] = ()) -> None:
         """End all processes, and wait until they have ended.
 
         Args:
-            overdue: Those that are to be killed, with all that they have started.
+            overdue: Those to kill, with all processes that they have started.
         """
         threads = [
-            threading.Thread(
-                target=process.dismiss, kwargs={"kill": process in overdue}, name="curator-dismiss", daemon=True
-            )
+            threading.Thread(target=process.end, kwargs={"kill": process in overdue}, name="curator-end", daemon=True)
             for process in self.processes
             if process.is_started
         ]
@@ -204,7 +202,7 @@ class WorkerPool:
                 thread.start()
             _join(threads, _EXIT_S)
         finally:
-            self._our_end.close()  # whoever is still there, since a thread of a stage keeps it, ends now
+            self._our_end.close()  # ends processes that a thread of a stage has kept alive
             _join(threads, _EXIT_S)
             self._their_end.close()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -213,9 +211,9 @@ class WorkerPool:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """As `signals_blocked`, also where loky's and Python's trackers are not running yet.
+    """Do what `signals_blocked` does, even if the resource trackers of loky and Python are not running yet.
 
-    Loky would start these, and unblock Ctrl-C and SIGTERM when it has. They ignore both, and keep SIGUSR1 blocked.
+    Loky would start them, and then unblock Ctrl-C and SIGTERM. They ignore both, and keep SIGUSR1 blocked.
     """
     with signals_blocked():
         _tracker().ensure_running()
@@ -225,53 +223,54 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _check_working_directory() -> None:
-    """Raise where processes could not be started in this directory."""
+    """Raise an error if processes cannot be started in the working directory."""
     try:
         Path.cwd()
     except FileNotFoundError as exc:
         raise ExecutorError(
             "the working directory has been removed",
             field="workers",
-            expected="a directory to start processes in",
-            hint="change to one that is there (os.chdir), or use workers=1",
+            expected="an existing directory to start processes in",
+            hint="change to an existing directory with os.chdir, or pass workers=1",
         ) from exc
 
 
 def _not_started(worker_id: str, exc: OSError) -> ExecutorError:
-    """The error for a process that cannot be started, for want of shared memory or of something else."""
+    """Return the error for a process that cannot be started, for lack of shared memory or for another reason."""
     problem = f"the process of worker {worker_id} cannot be started: "
     if exc.errno in _OF_SHARED_MEMORY and exc.filename is None:
         return ExecutorError(
-            f"{problem}its semaphores cannot be made in {_IN_MEMORY}: {exc.strerror}",
+            f"{problem}its semaphores cannot be created in {_IN_MEMORY}: {exc.strerror}",
             field="workers",
-            expected=f"{_IN_MEMORY}, writable, with 32 KiB of room for each worker",
-            hint="make room there (in a container: docker run --shm-size), use fewer workers, or use workers=1",
+            expected=f"a writable {_IN_MEMORY} with 32 KiB of free space for each worker",
+            hint="free up space there (in a container: docker run --shm-size), pass fewer workers, or pass workers=1",
         )
     return ExecutorError(
         f"{problem}{exc}",
         field="workers",
-        expected="a number of processes that the machine allows, and ten open files for each",
-        hint="use fewer workers, or raise the limits (ulimit -n, ulimit -u)",
+        expected="as many processes as the machine allows, with ten open files each",
+        hint="pass fewer workers, or raise the limits (ulimit -n, ulimit -u)",
     )
 
 
 def _environment() -> dict[str, str]:
-    """Variables for a process."""
-    # Loky has crashes written to stderr, unless this variable is there; a process without stderr would die of it.
+    """Return environment variables for a process."""
+    # Loky enables writing crashes to stderr unless this variable is set. A process without stderr would die of that.
     return {**_NO_RECYCLING, **({"PYTHONFAULTHANDLER": ""} if sys.stderr is None else {})}
 
 
 @contextmanager
 def _standard_streams() -> Iterator[None]:
-    """Stand in for standard streams that are closed, as a daemon's are: a process cannot be started without them.
+    """Replace closed standard streams, such as those of a daemon: a process cannot be started without them.
 
-    Loky flushes what `sys` has, and gives the process the descriptors 0 to 2, whatever has come to be open there.
+    Loky flushes the streams in `sys`, and passes the descriptors 0 to 2 to the process, whatever they have been
+    reused for.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one. It stays, for processes yet to start
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one. Stays open for later processes
     with ExitStack() as made:
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:
@@ -281,16 +280,16 @@ def _standard_streams() -> Iterator[None]:
 
 
 def _shared_directory() -> str:
-    """A directory for large parcels, in memory where that can be."""
+    """Create a directory for large parcels, in memory if possible, and return its path."""
     name = f"curator-{os.getpid()}-{os.urandom(6).hex()}"
     try:
-        return _made(f"{_IN_MEMORY}/{name}")
-    except OSError:  # there is no such place, or it is not ours to write to
-        return _made(f"{tempfile.gettempdir()}/{name}")
+        return _create(f"{_IN_MEMORY}/{name}")
+    except OSError:  # it does not exist, or is not writable
+        return _create(f"{tempfile.gettempdir()}/{name}")
 
 
-def _made(path: str) -> str:
-    _tracker().register(path, _FOLDER)  # first: whenever this process is killed, loky's removes what is there
+def _create(path: str) -> str:
+    _tracker().register(path, _FOLDER)  # first, so that loky's tracker removes it whenever this process is killed
     try:
         Path(path).mkdir(mode=0o700)
         StopFlag.create(path)
@@ -302,8 +301,8 @@ def _made(path: str) -> str:
 
 
 def _tracker() -> Any:
-    """Loky's process that outlives this one, and removes what is registered with it."""
-    from loky.backend import resource_tracker  # noqa: PLC0415 - as above
+    """Return loky's resource tracker. Its process outlives this one, and removes the resources registered with it."""
+    from loky.backend import resource_tracker  # noqa: PLC0415 - an extra, like loky above
 
     return resource_tracker
 

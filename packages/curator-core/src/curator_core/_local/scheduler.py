@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run on several processes of this machine, as the driver sees it; `worker` has the other side.
+"""A run on several processes of this machine, in the driver; `worker` is the code in the processes.
 
-One loop, in the calling thread, reads the source, hands bundles to processes, and takes what comes back: reports at
-once, outputs in the order of the source.
+One loop, in the calling thread, reads the source, sends bundles to processes, and handles their replies: reports
+immediately, outputs in the order of the source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.user_code import check_failure
 from curator_core._local import worker
-from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
+from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
 from curator_core._local.pool import WorkerPool
 from curator_core._local.queues import GroupQueue
 from curator_core._reports.batch import BatchReport
@@ -43,15 +43,16 @@ __all__ = ["Scheduler"]
 
 logger = logging.getLogger(__name__)
 
-_READ_S = 0.02  # the source is read for so long before somebody looks what else there is to do
-_TELL_S = 1.0  # after a failure: when processes take longer to end, say what is waited for
+_READ_S = 0.02  # how long the source is read before the loop does something else
+_QUIET_S = 1.0  # after a failure: how long processes may take to stop before a warning says what the run waits for
+_WAITING = "waiting up to %.1f s for workers to finish their current work; Ctrl-C kills them now"
 
 
-class Call:
-    """What a process is called for besides bundles; see `InFlight`.
+class LifecycleCall:
+    """A job of a process that is not a bundle: the setup of the node, or teardown. See `InFlight` for bundles.
 
     Args:
-        queue: The group that it is for; None where it is for all.
+        queue: The queue of the group to set up; None for teardown, which covers all groups.
     """
 
     seconds = math.inf
@@ -60,24 +61,24 @@ class Call:
         self.queue = queue
 
     def settle(self, reply: worker.Reply) -> None:
-        """It has been done."""
+        """Record the reply."""
         if self.queue is not None and not reply.failed:
             self.queue.node = "ready"
 
 
 class Scheduler:
-    """A run on several processes.
+    """Runs a plan on several processes.
 
     Args:
         run: The run.
         groups: Its groups of stages, without the source.
-        workers: How many processes there may be.
+        workers: Maximum number of processes.
         tasks: The tasks for the first group, as they are made.
-        total: How many they are; None where that is not known.
-        bundle: Whether several batches go to a process at once.
+        total: Number of these tasks; None if unknown.
+        bundle: Whether several batches are sent to a process at once.
 
     Attributes:
-        has_worked: Whether all of them have been worked on.
+        has_worked: Whether all tasks are processed.
     """
 
     def __init__(
@@ -94,49 +95,49 @@ class Scheduler:
         self._run = run
         self._tasks = tasks
         self._definitions = {group.index: _definition(run, group) for group in groups}
-        self._last_part = sys.maxsize if run.context.collect else 0
+        self._last_parcel_size = sys.maxsize if run.context.collect else 0
         self._pool = WorkerPool(workers, first=run.context.epoch * workers)
         self._files = SharedFiles(self._pool.directory, "driver")
         shares = _shares(groups, self._pool.processes)
         pairs = zip(groups, shares, strict=True)
         self._queues = [GroupQueue(group, processes, self._files, bundle=bundle) for group, processes in pairs]
-        self._queues[0].to_come = total
+        self._queues[0].upcoming = total
         for queue, following in pairwise(self._queues):
             queue.following = following
 
-    def go(self) -> None:
-        """Run to the end, or to the first failure; afterwards there are no processes.
+    def run(self) -> None:
+        """Process all tasks, or end at the first failure. All processes have ended afterward.
 
         Raises:
-            StageError: A stage raised, and the run is to end at that.
-            WorkerDiedError: A process died, and nothing else went wrong: what is not finished can be worked on again.
-            CuratorError: Something cannot travel between processes.
+            StageError: A stage raised, and failures end the run.
+            WorkerDiedError: A process died, and nothing else failed: the unfinished tasks can be processed again.
+            CuratorError: A stage, a task, or an output cannot be sent between processes.
         """
-        overdue: Sequence[WorkerProcess] = self._pool.processes  # until they have been torn down
+        overdue: Sequence[WorkerProcess] = self._pool.processes  # until they have torn down
         try:
             try:
-                self._work()
+                self._process_all()
                 self.has_worked = True
                 self._tear_down()
                 overdue = ()
             except BaseException as exc:
-                if not isinstance(exc, Exception):  # a signal; after a failure others finish what they have
+                if not isinstance(exc, Exception):  # a signal; after a failure, processes finish their current work
                     self._pool.stop()
-                overdue, worse = self._wind_up()
+                overdue, worse = self._shut_down()
                 if worse is not None and isinstance(exc, WorkerDiedError):
-                    raise worse from None  # it ends the run, which a process that died does not
+                    raise worse from None  # it ends the run, while a dead process only restarts it
                 raise
         finally:
-            self._pool.dismiss(overdue)
+            self._pool.end(overdue)
 
     # --- the loop -----------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _process_all(self) -> None:
         while True:
-            self._run.stop.check()  # the source may have swallowed what the signal raised
+            self._run.stop.check()  # the source may have swallowed the exception that the signal raised
             self._collect(wait=False)
-            self._read()
-            self._deal()
+            self._read_source()
+            self._dispatch()
             if self._is_reading:
                 continue
             if not self._pool.is_busy:
@@ -146,26 +147,26 @@ class Scheduler:
     @property
     def _is_reading(self) -> bool:
         first = self._queues[0]
-        return first.to_come != 0 and not first.is_full
+        return first.upcoming != 0 and not first.is_full
 
-    def _read(self) -> None:
-        """Read the source until enough is there, or for a while."""
+    def _read_source(self) -> None:
+        """Read the source until the first queue is full, or for a while."""
         first = self._queues[0]
         deadline = time.perf_counter() + _READ_S
         while self._is_reading and time.perf_counter() < deadline:
             task = next(self._tasks, None)
             if task is None:
-                first.to_come = 0
+                first.upcoming = 0
                 return
             first.backlog.add_task(task)
-            if first.to_come is not None:
-                first.to_come -= 1
+            if first.upcoming is not None:
+                first.upcoming -= 1
 
-    def _deal(self) -> None:
-        """Give work to who has time: to later groups first, so that tasks leave before others come in."""
+    def _dispatch(self) -> None:
+        """Send bundles to processes that have time: of later groups first, so that tasks leave before others enter."""
         for queue, following in pairwise(self._queues):
             if queue.is_done:
-                following.to_come = 0
+                following.upcoming = 0
         for only_idle in (False, True):
             for queue in reversed(self._queues):
                 while queue.has_bundle(any_size=only_idle):
@@ -175,28 +176,28 @@ class Scheduler:
                     self._send(queue, process)
 
     def _send(self, queue: GroupQueue, process: WorkerProcess) -> None:
-        """Have a process work on a bundle, or prepare the node for the group first."""
+        """Send a bundle to a process, or have it prepare the node for the group if that has not been done."""
         group, following = queue.group.index, queue.following
         try:
             if queue.node == "untouched":
                 queue.node = "in setup"
-                definition = self._files.post(self._definitions[group])
-                self._pool.submit(process, Call(queue), worker.prepare_node, group, definition)
+                definition = self._files.to_pipe(self._definitions[group])
+                self._pool.submit(process, LifecycleCall(queue), worker.prepare_node, group, definition)
                 return
-            sent, parcels = self._take(queue)
+            in_flight, parcels = self._take_bundle(queue)
             assignment = worker.Assignment(
                 group=group,
                 definition=None if group in process.groups else self._definitions[group],
-                bundle_id=f"{group}-{queue.sent}",
+                bundle_id=f"{group}-{queue.num_sent}",
                 parcels=parcels,
-                part_size=self._last_part if following is None else following.part_size,
+                parcel_size=self._last_parcel_size if following is None else following.parcel_size,
             )
-            self._pool.submit(process, sent, worker.work, self._files.post(assignment))
+            self._pool.submit(process, in_flight, worker.work, self._files.to_pipe(assignment))
             process.groups.add(group)
         except BrokenProcessPool as exc:
             raise _died(process, queue, exc) from exc
 
-    def _take(self, queue: GroupQueue) -> tuple[InFlight, list[Parcel]]:
+    def _take_bundle(self, queue: GroupQueue) -> tuple[InFlight, list[Parcel]]:
         try:
             return queue.take()
         except UnsendableError as exc:
@@ -214,26 +215,26 @@ class Scheduler:
             f"an initial task cannot be sent to another process: {exc.__cause__}",
             field=where,
             given=culprit,
-            expected="tasks that pickle",
-            hint="keep locks, files and connections out of tasks, or run with workers=1",
+            expected="tasks that can be pickled",
+            hint="keep locks, files, and connections out of tasks, or pass workers=1",
         )
 
-    # --- what comes back ----------------------------------------------------------------------------------
+    # --- replies ------------------------------------------------------------------------------------------
 
     def _collect(self, *, wait: bool) -> None:
         event = self._pool.next_event(None if wait else 0)
         while event is not None:
-            error = self._enter(event)
+            error = self._handle(event)
             if error is not None:
                 raise error
             if event.job.queue is not None:
-                self._hand_on(event.job.queue)
+                self._forward(event.job.queue)
             event = self._pool.next_event(0)
 
-    def _enter(self, event: Event) -> BaseException | None:
-        """Report what a process has reported, and keep what it has made; gives what ends the run, if that does."""
+    def _handle(self, event: Event) -> BaseException | None:
+        """Pass on the reports of a reply, and record its outputs. Return the error if one ends the run."""
         try:
-            reply: worker.Reply = fetch(event.future.result())
+            reply: worker.Reply = from_pipe(event.future.result())
         except BrokenProcessPool as exc:
             raise _died(event.process, event.job.queue, exc) from exc
         event.job.settle(reply)
@@ -242,9 +243,9 @@ class Scheduler:
             self._run.report(report)
         return _failure(reports) if reply.failed else None
 
-    def _hand_on(self, queue: GroupQueue) -> None:
-        """Pass on what has come back, up to the first bundle that is still worked on."""
-        for parcel in queue.leaving():
+    def _forward(self, queue: GroupQueue) -> None:
+        """Move the outputs of a group to the next group, up to the first bundle that is still worked on."""
+        for parcel in queue.pop_outputs():
             if queue.following is not None:
                 queue.following.backlog.add(parcel)
             else:
@@ -256,74 +257,75 @@ class Scheduler:
         for process in self._pool.processes:
             if process.is_started:
                 try:
-                    self._pool.submit(process, Call(), worker.tear_down)
+                    self._pool.submit(process, LifecycleCall(), worker.tear_down)
                 except BrokenProcessPool as exc:
                     raise _died(process, None, exc) from exc
         while self._pool.is_busy:
             self._collect(wait=True)
 
-    def _wind_up(self) -> tuple[list[WorkerProcess], BaseException | None]:
-        """After a failure: tear down as far as processes answer, and keep what is complete.
+    def _shut_down(self) -> tuple[list[WorkerProcess], BaseException | None]:
+        """After a failure, tear down the processes that respond, and collect the outputs that are complete.
 
         Returns:
-            The processes that do not answer, and the first thing that went wrong meanwhile, deaths aside.
+            The processes that do not respond, and the first error meanwhile other than the death of a process.
         """
-        asked: dict[Any, WorkerProcess] = {}
+        pending: dict[Any, WorkerProcess] = {}
         for process in self._pool.processes:
             if process.is_started:
-                call = Call()
+                call = LifecycleCall()
                 with suppress(BrokenProcessPool):
                     self._pool.submit(process, call, worker.tear_down)
-                    asked[call] = process
-        wrong: list[BaseException] = []
+                    pending[call] = process
+        errors: list[BaseException] = []
         try:
             left = self._run.stop.left_s
-            silent = min(_TELL_S, left / 2)
-            self._wait(asked, silent, wrong)
-            if asked:
-                left -= silent
-                logger.warning("waiting up to %.1f s for workers to end what they do; Ctrl-C kills them now", left)
-                self._wait(asked, left, wrong)
+            quiet = min(_QUIET_S, left / 2)
+            self._wait(pending, quiet, errors)
+            if pending:
+                left -= quiet
+                logger.warning(_WAITING, left)
+                self._wait(pending, left, errors)
         finally:
-            for parcel in self._queues[-1].complete():
+            for parcel in self._queues[-1].finished_outputs():
                 try:
                     self._run.collect(_opened(parcel))
                 except DataError as exc:
-                    wrong.append(exc)
-        return [*asked.values()], next(iter(wrong), None)
+                    errors.append(exc)
+        return [*pending.values()], next(iter(errors), None)
 
-    def _wait(self, asked: dict[Any, WorkerProcess], seconds: float, wrong: list[BaseException]) -> None:
-        """Take what comes back, whatever it is, until the calls asked for have ended; removes those that have.
+    def _wait(self, pending: dict[Any, WorkerProcess], seconds: float, errors: list[BaseException]) -> None:
+        """Handle all replies until the pending calls have ended; remove those that have ended.
 
-        It is these that count and not what the processes hold: Ctrl-C may have come between two lines that keep count.
+        It waits for these calls, and not until no process has jobs: Ctrl-C may have come between two lines that
+        update the jobs.
         """
         deadline = time.monotonic() + seconds
-        while asked and (left := deadline - time.monotonic()) > 0:
+        while pending and (left := deadline - time.monotonic()) > 0:
             event = self._pool.next_event(left)
             if event is None:
                 continue
-            asked.pop(event.job, None)
+            pending.pop(event.job, None)
             try:
-                error = self._enter(event)
+                error = self._handle(event)
             except WorkerDiedError:
                 continue
-            except Exception as exc:  # noqa: BLE001 - raised where nothing worse has ended the run
+            except Exception as exc:  # noqa: BLE001 - raised if only the death of a process has ended the run
                 error = exc
             if error is not None:
-                wrong.append(error)
+                errors.append(error)
 
 
 # --- before the run -------------------------------------------------------------------------------------
 
 
 def _definition(run: Run, group: StageGroup) -> bytes:
-    """What a process needs to know of a group. Options of engines stay here: they may have secrets."""
+    """Return what a process needs to know of a group, without the options of engines: they may contain secrets."""
     stages = [replace(compiled, runtime_env=None, engine_options={}) for compiled in group.stages]
     return dumps((run.context._replace(group=group.index), stages))
 
 
 def _shares(groups: Sequence[StageGroup], processes: Sequence[WorkerProcess]) -> list[list[WorkerProcess]]:
-    """The processes that may work for each group: as many as it asks for, different ones for different groups."""
+    """Return the processes for each group: as many as it asks for, and different ones for different groups."""
     shares, start = [], 0
     for group in groups:
         wanted = min(group.num_workers or len(processes), len(processes))
@@ -332,7 +334,7 @@ def _shares(groups: Sequence[StageGroup], processes: Sequence[WorkerProcess]) ->
     return shares
 
 
-# --- when it fails --------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------
 
 
 def _opened(parcel: Parcel) -> list[Any]:
@@ -344,23 +346,23 @@ def _opened(parcel: Parcel) -> list[Any]:
 
 
 def _failure(reports: Sequence[Any]) -> StageError:
-    """The error of a stage, from the last report that has one."""
+    """Return the error of a stage, from the last report that has one."""
     failed = [report for report in reports if report.error is not None and _ends_run(report)]
     return rebuild_error(failed[-1].error, failed[-1].stage_name)
 
 
 def _ends_run(report: Any) -> bool:
-    """Whether a failure is for good: of a batch that is not tried again, or of a setup; not that of a teardown."""
+    """Whether a failure ends the run: of a batch that is not retried, or of a setup, but not of a teardown."""
     return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 
 def _died(process: WorkerProcess, queue: GroupQueue | None, exc: BaseException) -> WorkerDiedError:
-    how = re.search(r"\{(\w+\(-?\d+\))\}", str(exc))  # loky says so: {SIGKILL(-9)}
+    how = re.search(r"\{(\w+\(-?\d+\))\}", str(exc))  # in loky's message, such as {SIGKILL(-9)}
     when = "while it had work" if queue else "in teardown"
     return WorkerDiedError(
-        f"worker {process.worker_id} died {f'by {how[1]} ' if how else ''}{when}",
+        f"worker {process.worker_id} died {f'with {how[1]} ' if how else ''}{when}",
         stage=queue.group.name if queue else None,
         expected="processes that live until their work is done",
-        hint="look for a crash in native code (its traceback is on stderr) or for the system's out-of-memory killer "
+        hint="check for a crash in native code (its traceback is on stderr) or the system's out-of-memory killer "
         "(dmesg); fewer workers need less memory",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a driver asks its processes to stop between two batches, or two outputs of a generator."""
+"""How a driver asks its processes to stop between two batches, or between two outputs of a generator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAME = "stop"
 
 
 class StopWork(BaseException):
-    """The driver wants no more of what this process is at; no stage raises it."""
+    """The driver wants this process to stop its current work. No stage raises it."""
 
 
 class StopFlag:
-    """A byte that the processes of a run share: reading it costs nothing, so that it can be read for each batch.
+    """A byte that the processes of a run share. Reading it costs next to nothing, so it is read before each batch.
 
     Args:
-        directory: What `create` was given.
+        directory: The directory given to `create`.
     """
 
     def __init__(self, directory: str) -> None:
@@ -28,12 +28,12 @@ class StopFlag:
 
     @staticmethod
     def create(directory: str) -> None:
-        """Make the file behind the flag.
+        """Create the file for the flag.
 
         Raises:
-            OSError: There is no room for it.
+            OSError: There is no space for it.
         """
-        Path(directory, _NAME).write_bytes(b"\0")  # written: memory behind a hole would fail when it is first used
+        Path(directory, _NAME).write_bytes(b"\0")  # written, because a hole in the file would fail at its first use
 
     def set(self) -> None:
         """Ask all processes to stop."""
@@ -41,14 +41,14 @@ class StopFlag:
 
     @property
     def signal(self) -> int:
-        """Whether that was asked; 0 for no."""
+        """Whether the processes are asked to stop; 0 for no."""
         return self._shared[0]
 
     def check(self) -> None:
-        """Raise where that was asked.
+        """Raise `StopWork` if the driver asked the processes to stop.
 
         Raises:
-            StopWork: It was.
+            StopWork: It did.
         """
         if self.signal:
             raise StopWork

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in a process of `LocalExecutor`: the stages of each group, set up when its first tasks come."""
+"""The code that runs in a process of `LocalExecutor`: the stages of each group, set up when its first tasks arrive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curator_core._adapter.worker_state import WorkerClock
 from curator_core._guard.interrupts import become_worker
 from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._local.outgoing import Outgoing
-from curator_core._local.parcels import SharedFiles, UnsendableError, fetch
+from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
 from curator_core._local.stop import StopFlag, StopWork
 from curator_core._reports.failures import fail_batches
 from curator_core._reports.wire import pack_reports
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
-    from curator_core._local.parcels import Parcel, Posted
+    from curator_core._local.parcels import Parcel, PipeMessage
     from curator_core._reports.batch import BatchReport, WorkerReport
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
 
 
 class Assignment(NamedTuple):
-    """A bundle to work on, as it is sent to a process.
+    """A bundle, as it is sent to a process to work on.
 
     Attributes:
-        group: The group of stages.
-        definition: The run's context and the stages, pickled, where the process has had none of this group yet.
-        bundle_id: Its name, for reports.
+        group: Index of the group of stages.
+        definition: The run's context and the stages of the group, pickled; None if the process already has them.
+        bundle_id: Id of the bundle, for reports.
         parcels: The tasks.
-        part_size: How many outputs are to be packed together; 0 where nobody wants them.
+        parcel_size: Number of outputs to pack together; 0 if nothing uses the outputs.
     """
 
     group: int
     definition: bytes | None
     bundle_id: str
     parcels: Sequence[Parcel]
-    part_size: int
+    parcel_size: int
 
 
 class Reply(NamedTuple):
-    """What a process has done.
+    """The result of a call in a process.
 
     Attributes:
         reports: Reports of batches and workers, pickled.
-        parcels: The outputs, in order; those that were complete where it failed.
-        seconds: How long it took, without setup.
-        failed: Whether the run ends at the last of the reports with an error.
+        parcels: The outputs, in order; after a failure, those that were complete.
+        seconds: How long the work took, without setup.
+        failed: Whether the last report with an error ends the run.
     """
 
     reports: bytes
@@ -69,18 +69,18 @@ class Reply(NamedTuple):
     failed: bool = False
 
 
-# --- what the driver calls ------------------------------------------------------------------------------
+# --- calls from the driver ------------------------------------------------------------------------------
 
-_workers: list[Worker] = []  # one: a process is a worker of one run
+_workers: list[Worker] = []  # one entry: a process is a worker of one run
 
 
 def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
-    """Make this process a worker; called once, when it starts.
+    """Make this process a worker. Called once, when the process starts.
 
     Args:
-        worker_id: Its name.
-        lifeline: Ends when the driver does.
-        directory: Where large parcels lie.
+        worker_id: The worker's id.
+        lifeline: A connection that closes when the driver ends.
+        directory: The directory for large parcels.
     """
     become_worker()
     leave_signals_to_driver()
@@ -89,26 +89,26 @@ def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
     _workers[:] = [Worker(worker_id, SharedFiles(directory, worker_id), StopFlag(directory))]
 
 
-def prepare_node(group: int, definition: Posted) -> Posted:
-    """Call ``setup_on_node`` of all stages of a group; for what it is given see `Assignment`. Posts a `Reply`."""
+def prepare_node(group: int, definition: PipeMessage) -> PipeMessage:
+    """Call ``setup_on_node`` of all stages of a group, and return a `Reply`. See `Assignment` for the arguments."""
     worker = _workers[0]
-    return worker.files.post(worker.prepare_node(group, fetch(definition)))
+    return worker.files.to_pipe(worker.prepare_node(group, from_pipe(definition)))
 
 
-def work(assignment: Posted) -> Posted:
-    """Work on a bundle, given as an `Assignment`. Posts a `Reply`."""
+def work(assignment: PipeMessage) -> PipeMessage:
+    """Work on the bundle of an `Assignment`, and return a `Reply`."""
     worker = _workers[0]
-    return worker.files.post(worker.work(fetch(assignment)))
+    return worker.files.to_pipe(worker.work(from_pipe(assignment)))
 
 
-def tear_down() -> Posted:
-    """Tear down all stages that were set up here. Posts a `Reply`."""
+def tear_down() -> PipeMessage:
+    """Tear down all stages that were set up in this process, and return a `Reply`."""
     worker = _workers[0]
-    return worker.files.post(worker.tear_down())
+    return worker.files.to_pipe(worker.tear_down())
 
 
 def _end_with_driver(lifeline: Connection) -> None:
-    """End this process when the driver is no more: nobody would ever give it work, or end it."""
+    """End this process when the driver has ended, because nothing else would."""
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
     os._exit(1)
@@ -121,22 +121,22 @@ class Worker:
     """The stages of a run in one process.
 
     Args:
-        worker_id: Its name.
-        files: Packs outputs, and posts replies.
-        stop: Whether the driver still wants what is worked on.
+        worker_id: The worker's id.
+        files: Packs outputs and replies.
+        stop: Whether the driver has asked this process to stop.
     """
 
     def __init__(self, worker_id: str, files: SharedFiles, stop: StopFlag) -> None:
         self.files = files
         self._stop = stop
         self._metadata = WorkerMetadata(worker_id)
-        self._clock = WorkerClock()  # of all groups: the worker is not idle while it works for another one
-        self._made: dict[int, Chain] = {}
-        self._ready: dict[int, Chain] = {}
+        self._clock = WorkerClock()  # shared by all groups: while it works for one, the worker is not idle
+        self._chains: dict[int, Chain] = {}
+        self._ready: dict[int, Chain] = {}  # those that are set up
         self._reports: list[BatchReport | WorkerReport] = []
 
     def prepare_node(self, group: int, definition: bytes) -> Reply:
-        """See `prepare_node`."""
+        """See the function `prepare_node`."""
         try:
             for adapter in self._chain(group, definition).adapters:
                 adapter.setup_on_node(NodeInfo(), self._metadata)
@@ -145,8 +145,8 @@ class Worker:
         return Reply(self._take_reports())
 
     def work(self, assignment: Assignment) -> Reply:
-        """See `work`."""
-        outputs = Outgoing(self.files, assignment.part_size)
+        """See the function `work`."""
+        outputs = Outgoing(self.files, assignment.parcel_size)
         failed = False
         start = time.perf_counter()
         try:
@@ -154,7 +154,7 @@ class Worker:
             chain = self._set_up(assignment)
             start = time.perf_counter()
             chain.run(self._open(assignment), outputs)
-        except StopWork:  # reports and outputs of what was finished before count
+        except StopWork:  # the work finished before it counts, with its reports and outputs
             pass
         except StageError:
             failed = True
@@ -162,27 +162,27 @@ class Worker:
         return Reply(self._take_reports(), parcels, time.perf_counter() - start, failed or not all_good)
 
     def tear_down(self) -> Reply:
-        """See `tear_down`."""
+        """See the function `tear_down`."""
         while self._ready:
             self._ready.pop(max(self._ready)).tear_down()
         return Reply(self._take_reports())
 
     def _take_reports(self) -> bytes:
         reports = pack_reports(self._reports)
-        self._reports.clear()  # the list stays: the adapters have it
+        self._reports.clear()  # not a new list, because the adapters append to this one
         return reports
 
     # --- stages -------------------------------------------------------------------------------------------
 
     def _chain(self, group: int, definition: bytes) -> Chain:
-        """The stages of a group, which may not be set up yet."""
-        chain = self._made.get(group)
+        """Return the stages of a group, which may not be set up yet."""
+        chain = self._chains.get(group)
         if chain is None:
             try:
                 context, stages = loads(definition)
             except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
-            chain = self._made[group] = Chain(
+            chain = self._chains[group] = Chain(
                 [BaseStageAdapter(compiled.stage, compiled) for compiled in stages], self._stop
             )
             for adapter in chain.adapters:
@@ -198,9 +198,9 @@ class Worker:
             self._ready[group] = chain
         elif group not in self._ready:
             raise WorkerDiedError(
-                f"worker {self._metadata.worker_id} has a new process, and what its stages had in memory is gone",
+                f"worker {self._metadata.worker_id} has a new process, and the state of its stages is lost",
                 expected="a process that lives as long as the run",
-                hint="run with fewer workers, or with workers=1",
+                hint="pass fewer workers, or workers=1",
             )
         chain = self._ready[group]
         for adapter in chain.adapters:
@@ -216,7 +216,10 @@ class Worker:
             raise unreadable("a task", f"worker {self._metadata.worker_id}", exc) from exc
 
     def _pack(self, outputs: Outgoing, assignment: Assignment) -> tuple[list[Parcel], bool]:
-        """The outputs as parcels, and whether all of them could be packed, or the run goes on without."""
+        """Return the outputs as parcels, and whether the run can continue.
+
+        If an output does not pickle, its batch fails. The run then continues only if it skips failures.
+        """
         try:
             return outputs.pack(), True
         except UnsendableError as exc:
@@ -224,24 +227,24 @@ class Worker:
             error = unsendable(exc, adapter.compiled.name)
             tasks = [*outputs]
             culprits = {_batch_of(task) for task in tasks if not pickles(task)}
-            spoilt = fail_batches(self._reports, culprits, error)
-            good = Outgoing(self.files, assignment.part_size)
-            good += [task for task in tasks if _batch_of(task) not in spoilt]
+            failed = fail_batches(self._reports, culprits, error)
+            good = Outgoing(self.files, assignment.parcel_size)
+            good += [task for task in tasks if _batch_of(task) not in failed]
             return good.pack(), adapter.state.context.on_error == "skip"
 
 
 def _batch_of(task: Any) -> str:
-    """The batch that made a task."""
+    """Return the id of the batch that made a task."""
     batch_id: str = task.stage_perf[-1].batch_id
     return batch_id
 
 
 def unsendable(exc: UnsendableError, stage: str) -> ContractError:
-    """The error for a task that does not pickle.
+    """Return the error for an output that does not pickle.
 
     Args:
-        exc: What packing it raised.
-        stage: The stage that made it.
+        exc: The exception from packing the task.
+        stage: Name of the stage that made it.
     """
     where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
     return ContractError(
@@ -249,21 +252,21 @@ def unsendable(exc: UnsendableError, stage: str) -> ContractError:
         stage=stage,
         field=where,
         given=culprit,
-        expected="tasks that pickle",
-        hint="keep locks, files and connections in the stage, out of tasks; or run with workers=1",
+        expected="tasks that can be pickled",
+        hint="keep locks, files, and connections in the stage, not in tasks, or pass workers=1",
     )
 
 
 def unreadable(what: str, reader: str, exc: BaseException) -> DataError:
-    """The error for something that pickles, and does not unpickle on the other side.
+    """Return the error for a stage or task that was pickled, but cannot be unpickled in the process that gets it.
 
     Args:
-        what: A stage, or a task.
-        reader: Who cannot read it.
-        exc: What unpickling raised.
+        what: A stage, a task, or an output.
+        reader: The process.
+        exc: The exception from unpickling.
     """
     return DataError(
         f"{what} cannot be read by {reader}: {type(exc).__name__}: {message_of(exc)}",
         expected="classes that pickle and unpickle, from modules that every process can import",
-        hint="move the class into a module on sys.path, or look at its __reduce__ and __setstate__",
+        hint="move the class into a module on sys.path, or check its __reduce__ and __setstate__",
     )
