@@ -81,7 +81,8 @@ def test_one_that_is_killed_by_chance_tries_once_more(tmp_path, caplog):
 
     assert len(run(KilledOnce(), data=["a"])) == 1
     assert (
-        "stage 'KilledOnce': its process exited with status 1 on task '0'; another one tries once more" in caplog.text
+        "stage 'KilledOnce': its process exited with status 1 on task '0'; retrying once in a new process"
+        in caplog.text
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages between a worker and the process that holds its stage."""
+"""Messages between a worker and the process of an isolated stage."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Answer", "Call", "CallValues", "FailedCall", "Message", "receive", "
 
 
 class Call(NamedTuple):
-    """What the process is to do.
+    """A request to the process.
 
     Attributes:
-        method: Of the stage; ``"hold"`` gives it the stage, and the exceptions of its ``retry_on``, and ``"call_all"``
-            has an asynchronous one called several times.
-        arguments: What it is given.
-        work: What the worker is at, for log records.
-        metrics: What has been recorded of the batch so far.
+        method: The stage's method to call. Two names are not methods: ``"load"`` sends the stage, and the exceptions of
+            its ``retry_on``; ``"call_all"`` calls an asynchronous stage several times.
+        arguments: The arguments of the method.
+        work: What the worker is working on, for log records.
+        metrics: The metrics recorded for the batch so far.
     """
 
     method: str
@@ -36,12 +36,12 @@ class Call(NamedTuple):
 
 
 class FailedCall(NamedTuple):
-    """Stands where the value of one of several calls would be.
+    """A failure in place of the value of one of several calls.
 
     Attributes:
-        error: What the stage raised.
-        is_of_retry_on: Whether that is of its ``retry_on``.
-        is_canceled: Whether it was canceled because another one failed.
+        error: The exception that the stage raised.
+        is_of_retry_on: Whether it matches the stage's ``retry_on``.
+        is_canceled: Whether the call was canceled because another one failed.
     """
 
     error: ErrorInfo
@@ -50,20 +50,20 @@ class FailedCall(NamedTuple):
 
 
 class CallValues(list[Any]):
-    """What several calls gave: values, and a `FailedCall` for each that failed."""
+    """The results of several calls: the value of each, or a `FailedCall` if it failed."""
 
 
 class Answer(NamedTuple):
-    """What came of it.
+    """The result of a call.
 
     Attributes:
-        value: What the stage returned; a generator was read to its end. Of several calls `CallValues`.
-        error: What it raised instead, if it did.
-        is_of_retry_on: Whether that is of its ``retry_on``.
-        notes: What tasks that it was given say in their ``metadata`` afterwards; None where they say nothing.
-        metrics: What has been recorded of the batch until now.
-        cpu_ns: CPU time of the thread that called it, where it was work on tasks.
-        logs: What was logged meanwhile at WARNING and above.
+        value: The value that the stage returned, with a generator read into a list; `CallValues` for several calls.
+        error: The exception that the stage raised; None if it returned.
+        is_of_retry_on: Whether that exception matches the stage's ``retry_on``.
+        notes: The ``metadata`` of each task after the call, None for a task without any; empty if no task has any.
+        metrics: The metrics recorded for the batch so far.
+        cpu_ns: CPU time of the thread that called the stage, in nanoseconds; 0 if the call was not given tasks.
+        logs: Records of WARNING and above that were logged meanwhile.
     """
 
     value: Any = None
@@ -76,10 +76,10 @@ class Answer(NamedTuple):
 
 
 class Message:
-    """A message that has come and is not opened yet: that runs code of users.
+    """A received message that is not unpickled yet, because that runs user code.
 
     Args:
-        head: Its pickle.
+        head: The pickle.
         buffers: The large buffers that were sent beside it.
     """
 
@@ -88,10 +88,10 @@ class Message:
         self._buffers = buffers
 
     def open(self) -> Any:
-        """What was sent; arrays in it can be written to where they could be before.
+        """Return the value that was sent; arrays in it are writable if they were writable before.
 
         Raises:
-            BaseException: It does not unpickle.
+            BaseException: It cannot be unpickled.
         """
         return load_parts(self._head, self._buffers)
 
@@ -100,7 +100,7 @@ def send(connection: Connection, message: Any) -> None:
     """Send a message; large buffers go beside its pickle and are not copied into it.
 
     Raises:
-        OSError: There is nobody at the other end.
+        OSError: The other end is closed.
         Exception: The message does not pickle; nothing has been sent.
     """
     head, buffers = dump_parts(message)
@@ -110,11 +110,11 @@ def send(connection: Connection, message: Any) -> None:
 
 
 def receive(connection: Connection) -> Message:
-    """The next message.
+    """Return the next message.
 
     Raises:
-        EOFError: There is nobody at the other end, and nothing more to come.
-        OSError: Likewise, in the middle of a message.
+        EOFError: The other end is closed, and all messages have been received.
+        OSError: The other end was closed in the middle of a message.
     """
     first = connection.recv_bytes()
     count = int.from_bytes(first[:4], "little")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in the process that holds a stage."""
+"""The code that runs in the process of an isolated stage."""
 
 from __future__ import annotations
 
@@ -39,31 +39,32 @@ __all__ = ["main"]
 
 _ON_TASKS = ("process", "process_batch", "call_all")
 _warnings = RecordBuffer()
-_EXIT_S = 10.0  # for threads of the stage's to end, once nobody has work for it
+_EXIT_S = 10.0  # for the stage's threads to end after the connection is closed
 
 
 def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int) -> None:
-    """Do what comes through a connection, until it is closed.
+    """Answer the calls from a connection until it is closed.
 
     Args:
-        fd: The connection.
-        lifeline: A pipe that nothing is sent through, and whose other end closes when the worker is no more.
-        engines_cloudpickle: What the worker pickles with, where that is an engine's own copy of cloudpickle.
-        log_level: The worker's.
+        fd: File descriptor of the connection.
+        lifeline: File descriptor of a pipe that nothing is sent through. Its other end closes when the worker ends.
+        engines_cloudpickle: Name of the engine's own copy of cloudpickle that the worker pickles with; None if it uses
+            the plain one.
+        log_level: Log level of the worker.
     """
     become_worker()
     leave_signals_to_driver()
-    faulthandler.enable()  # says where in a stage's code it crashed
+    faulthandler.enable()  # prints where in a stage's code the process crashed
     for each in (fd, lifeline):
-        os.set_inheritable(each, False)  # what the stage starts is not to hold them open
-    _die_with(lifeline)
-    with suppress(OSError):  # not Linux; where memory runs out, the kernel takes this one and not the worker
+        os.set_inheritable(each, False)  # processes that the stage starts must not keep them open
+    _die_with_worker(lifeline)
+    with suppress(OSError):  # not Linux; if memory runs out, the kernel kills this process, not the worker
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     _log_to_stderr(log_level)
     mark_records()
     try:
         _serve(Connection(fd), engines_cloudpickle)
-    except BaseException:  # noqa: BLE001 - threads of the stage's would keep a process that answers to nobody
+    except BaseException:  # noqa: BLE001 - the stage's threads would keep a process alive that answers no calls
         traceback.print_exc()
         _flush()
         os._exit(1)
@@ -73,25 +74,25 @@ def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int
 def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
     messages: SimpleQueue[Message | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), name="curator-calls", daemon=True).start()
-    holder = _Holder()
-    while (message := messages.get()) is not None:  # in the main thread, as a stage may well expect
-        answer = holder.answer(message)
+    runner = _StageRunner()
+    while (message := messages.get()) is not None:  # in the main thread, which some stages require
+        answer = runner.answer(message)
         if warnings := _warnings.take():
             answer = answer._replace(logs=warnings)
-        if engines_cloudpickle in sys.modules:  # classes that came by way of it have to go back the same way
+        if engines_cloudpickle in sys.modules:  # classes that it pickled must be sent back by the same copy
             use_cloudpickle(sys.modules[engines_cloudpickle])
             engines_cloudpickle = None
         try:
             send(connection, answer)
         except OSError:
             return
-        except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
-            send(connection, _sendable(answer, exc))
+        except BaseException as exc:  # noqa: BLE001 - pickling runs user code
+            send(connection, _without_unsendable(answer, exc))
 
 
-def _sendable(answer: Answer, exc: BaseException) -> Answer:
-    """The answer without what does not pickle: all of it, or those of several calls that are the reason."""
-    error = error_info(exc, "what it returned cannot be sent")
+def _without_unsendable(answer: Answer, exc: BaseException) -> Answer:
+    """Return an answer with an error in place of its value, or of those values of several calls that do not pickle."""
+    error = error_info(exc, "while its return value was pickled")
     if not isinstance(answer.value, CallValues):
         return Answer(error=error, metrics=answer.metrics, cpu_ns=answer.cpu_ns)
     values = CallValues(value if pickles(value) else FailedCall(error, is_of_retry_on=False) for value in answer.value)
@@ -99,16 +100,16 @@ def _sendable(answer: Answer, exc: BaseException) -> Answer:
 
 
 def _listen(connection: Connection, messages: SimpleQueue[Message | None]) -> None:
-    """Take messages in a thread: that there will be no more is to be heard while the stage is busy, too."""
+    """Receive messages in a thread, which notices a closed connection even while the stage is busy."""
     with suppress(EOFError, OSError):
         while True:
             messages.put(receive(connection))
     messages.put(None)
 
 
-def _die_with(lifeline: int) -> None:
-    """Have the kernel end this process when the worker is no more, also where C code holds the interpreter."""
-    with suppress(OSError, AttributeError):  # where there is no such thing, it ends when its stage returns
+def _die_with_worker(lifeline: int) -> None:
+    """Make the kernel end this process when the worker ends, even while C code blocks the interpreter."""
+    with suppress(OSError, AttributeError):  # if not supported, this process ends when its stage returns
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
@@ -130,27 +131,27 @@ def _flush() -> None:
             stream.flush()
 
 
-class _Holder:
-    """Holds the stage."""
+class _StageRunner:
+    """Calls the stage as the worker asks."""
 
     def __init__(self) -> None:
         self._stage: ProcessingStage[Any, Any] | None = None
         self._retry_on: tuple[type[BaseException], ...] = ()
         self._work = StageWork()
         self._loop: EventLoop | None = None
-        self._loop_ns = 0  # CPU time of the event loop's thread in the call at hand
+        self._loop_ns = 0  # CPU time of the event loop's thread in the current call
 
     def current_work(self) -> StageWork:
-        """What the stage is at, for log records."""
+        """Return what the stage is working on, for log records."""
         return self._work
 
     def answer(self, message: Message) -> Answer:
-        """Do what is asked."""
+        """Make the call that a message asks for."""
         try:
             call: Call = message.open()
-        except BaseException as exc:  # noqa: BLE001 - raised in the worker; so is what a stage raises
+        except BaseException as exc:  # noqa: BLE001 - the worker raises it, as it does an exception of the stage
             return Answer(error=error_info(exc))
-        if call.method == "hold":
+        if call.method == "load":
             self._stage, self._retry_on = call.arguments
             return Answer()
         stage: Any = self._stage
@@ -162,7 +163,7 @@ class _Holder:
         try:
             with at_work(self):
                 value = self._call_all(stage, *call.arguments) if call.method == "call_all" else self._call(stage, call)
-        except BaseException as exc:  # noqa: BLE001 - as above
+        except BaseException as exc:  # noqa: BLE001 - see above
             check_failure(exc, pid)
             error, is_of_retry_on = error_info(exc), is_a(exc, self._retry_on)
         if pid != this_process.pid:
@@ -191,28 +192,28 @@ class _Holder:
         work_of_calls: Sequence[StageWork],
         settings: CallSettings,
     ) -> CallValues:
-        from curator_core._calls.async_calls import CANCELED, call_all  # noqa: PLC0415 - as above
+        from curator_core._calls.async_calls import CANCELED, call_all  # noqa: PLC0415 - see `_call`
 
         calls = call_all(getattr(stage, method), arguments, work_of_calls, settings, self._retry_on)
         results, self._loop_ns = self._event_loop().run(calls)
         return CallValues(
-            self._told(each.error, is_canceled=each is CANCELED) if isinstance(each, Failed) else each
+            self._failed_call(each.error, is_canceled=each is CANCELED) if isinstance(each, Failed) else each
             for each in results
         )
 
-    def _told(self, error: BaseException, *, is_canceled: bool) -> FailedCall:
+    def _failed_call(self, error: BaseException, *, is_canceled: bool) -> FailedCall:
         return FailedCall(error_info(error), is_a(error, self._retry_on), is_canceled)
 
     def _event_loop(self) -> EventLoop:
         if self._loop is None:
-            from curator_core._calls.event_loop import EventLoop  # noqa: PLC0415 - as above
+            from curator_core._calls.event_loop import EventLoop  # noqa: PLC0415 - see `_call`
 
             self._loop = EventLoop()
         return self._loop
 
 
 def _notes(given: Any) -> list[dict[str, Any] | None]:
-    """The notes on the tasks that a call was about; empty where there are none, which is the usual case."""
+    """Return the ``metadata`` of each task that a call was given; an empty list, the usual case, if none has any."""
     tasks = given if isinstance(given, list) else [given]
     if tasks and isinstance(tasks[0], list):  # of several calls of process_batch()
         tasks = [task for call in tasks for task in call]

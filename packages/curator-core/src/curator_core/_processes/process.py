@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that holds one stage: started, asked, ended."""
+"""A process with one stage: start it, call the stage in it, end it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadError", "LateError", "StageProcess"]
 
-_EXIT_S = 10.0  # for a process to end by itself
-_LOOK_S = 1.0  # after which it is looked whether it is still there
-# With this process's path, which engines change while it runs, and without its main module, which would run again.
+_EXIT_S = 10.0  # for a process to exit on its own
+_POLL_S = 1.0  # between two checks that the process is alive
+# Uses this process's `sys.path`, which engines change at run time, but not its main module, which would run again.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from curator_core._processes.child import main; main(*{arguments!r})"
 
 
@@ -33,7 +33,7 @@ class DeadError(Exception):
     """The process has died.
 
     Args:
-        how: In what way, in words.
+        how: How it died, such as "was killed by SIGSEGV".
     """
 
     def __init__(self, how: str) -> None:
@@ -42,27 +42,27 @@ class DeadError(Exception):
 
 
 class LateError(Exception):
-    """The process has not answered in time."""
+    """The process has not answered within the time limit."""
 
 
 class StageProcess:
-    """A process that is started when this is made.
+    """A process with one stage. Creating this object starts it.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        waits_on, self._lifeline = os.pipe()
+        lifeline, self._lifeline = os.pipe()
         try:
-            arguments = (theirs.fileno(), waits_on, engines_cloudpickle(), logging.getLogger().getEffectiveLevel())
+            arguments = (theirs.fileno(), lifeline, engines_cloudpickle(), logging.getLogger().getEffectiveLevel())
             path = [str(entry) for entry in sys.path]
             with signals_blocked():
-                self._process = subprocess.Popen(  # noqa: S603 - this Python, and a text of ours
+                self._process = subprocess.Popen(  # noqa: S603 - this Python, with our own code
                     [sys.executable, "-c", _PROGRAM.format(path=path, arguments=arguments)],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno(), waits_on],
+                    pass_fds=[theirs.fileno(), lifeline],
                 )
         except BaseException:
             self._socket.close()
@@ -70,25 +70,25 @@ class StageProcess:
             raise
         finally:
             theirs.close()
-            os.close(waits_on)
+            os.close(lifeline)
         self._connection = Connection(os.dup(self._socket.fileno()))
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id."""
         return self._process.pid
 
     def ask(self, call: Call, timeout_s: float | None = None) -> Answer:
-        """Have it call the stage.
+        """Call the stage in the process, and return the answer.
 
         Args:
             call: The call.
-            timeout_s: How long that may take; None for as long as it takes.
+            timeout_s: Time limit, in seconds; None for no limit.
 
         Raises:
-            DeadError: It has died.
-            LateError: It has not answered in time. It is still at it.
-            Exception: The call does not pickle, or what came of it does not unpickle.
+            DeadError: The process has died.
+            LateError: The process has not answered within the time limit. It continues with the call.
+            Exception: The call does not pickle, or the answer cannot be unpickled.
         """
         try:
             send(self._connection, call)
@@ -100,14 +100,14 @@ class StageProcess:
         return answer
 
     def end(self, *, kill: bool) -> None:
-        """End it, and wait until it has ended."""
+        """End the process, and wait until it has ended."""
         if kill:
             self._process.kill()
         else:
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork of the worker has a copy
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough if a fork of the worker has a copy
         try:
             self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:  # something of the stage's holds it
+        except subprocess.TimeoutExpired:  # something that the stage started keeps it alive
             self._process.kill()
             self._process.wait()
         self._connection.close()
@@ -116,8 +116,8 @@ class StageProcess:
 
     def _await_answer(self, timeout_s: float | None) -> None:
         waited_since, limit = time.monotonic(), math.inf if timeout_s is None else timeout_s
-        while not self._connection.poll(max(0.0, min(_LOOK_S, waited_since + limit - time.monotonic()))):
-            # Something that the stage has started may hold its end of the connection when it is no more.
+        while not self._connection.poll(max(0.0, min(_POLL_S, waited_since + limit - time.monotonic()))):
+            # A process that the stage started may keep its end of the connection open after it has died.
             if self._process.poll() is not None and not self._connection.poll():
                 raise EOFError
             if time.monotonic() - waited_since >= limit:

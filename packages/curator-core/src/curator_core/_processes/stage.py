@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the adapter calls in the place of a stage whose code runs in a process of its own."""
+"""The object that the adapter calls in place of an isolated stage, whose code runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ __all__ = ["IsolatedStage"]
 
 logger = logging.getLogger(__name__)
 
-_CANCELED_S = 5.0  # for calls that are late to end
-_AGAIN = "stage '%s': its process %s %s; another one tries once more"
+_CANCELED_S = 5.0  # for calls that exceed their time limit to be canceled
+_RETRYING = "stage '%s': its process %s %s; retrying once in a new process"
 
 
 class IsolatedStage:
-    """Stands for a stage that is held by another process, which is replaced when it dies or hangs.
+    """Stands for a stage in another process, which is replaced if it dies or hangs.
 
-    A call that kills the process raises, as one does that takes too long. Where its tasks would not be tried again, a
-    second process tries the call once more before that: much that kills a process, as the system's want of memory,
-    is not to be blamed on the task at hand.
+    A call that kills the process, or exceeds its time limit, raises. If the tasks of a call that killed the process
+    would not be retried, a new process retries the call once before this raises: the task is not always to blame, for
+    example if the system ran out of memory.
 
     Args:
-        compiled: The stage.
-        stage: What is to run there.
-        parts_batches: Whether the tasks of a batch that fails go alone then.
+        compiled: The stage as the plan read it.
+        stage: The stage to run in the process.
+        parts_batches: Whether a batch that fails is split to retry its tasks separately.
 
     Attributes:
-        metrics: What the stage records.
+        metrics: The metrics that the stage records.
     """
 
     def __init__(self, compiled: CompiledStage, stage: Any, *, parts_batches: bool) -> None:
@@ -53,7 +53,7 @@ class IsolatedStage:
         self._compiled = compiled
         self._stage = stage
         self._process: StageProcess | None = None
-        self._worker: WorkerMetadata | None = None  # that it is set up for
+        self._worker: WorkerMetadata | None = None  # the worker that the stage is set up for; None before setup
         self._parts_batches = parts_batches
 
     # --- as a stage ---------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class IsolatedStage:
         self._worker = worker_metadata
 
     def process(self, task: Any) -> Any:
-        """See `ProcessingStage`; a generator has been read to its end."""
+        """See `ProcessingStage`. A generator is returned as a list of its outputs."""
         return self._work_on("process", (task,), [task], self._compiled.timeout_s)
 
     def process_batch(self, tasks: list[Any]) -> Any:
@@ -78,20 +78,20 @@ class IsolatedStage:
     def call_all(
         self, arguments: Sequence[Any], work_of_calls: Sequence[StageWork], settings: CallSettings
     ) -> list[Any]:
-        """Have an asynchronous stage called once for each argument; see `curator_core._calls.async_calls.call_all`.
+        """Call an asynchronous stage once for each argument; see `curator_core._calls.async_calls.call_all`.
 
         Returns:
-            What each call gave, or a `Failed`.
+            The result of each call, a `Failed` if it failed.
         """
         batched = self._compiled.batched
-        tasks = [task for call in arguments for task in call] if batched else arguments
+        tasks = [task for batch in arguments for task in batch] if batched else arguments
         method = "process_batch" if batched else "process"
-        sent = (method, arguments, work_of_calls, settings)
-        results = self._work_on("call_all", sent, tasks, _limit(settings, len(arguments)))
+        request = (method, arguments, work_of_calls, settings)
+        results = self._work_on("call_all", request, tasks, _limit(settings, len(arguments)))
         return [_failed(each) if isinstance(each, FailedCall) else each for each in results]
 
     def teardown(self) -> None:
-        """See `ProcessingStage`. Ends the process; one that has died had nothing more to give back."""
+        """See `ProcessingStage`. Ends the process; if it has died already, there is nothing to release."""
         if self._process is None:
             return
         try:
@@ -103,39 +103,39 @@ class IsolatedStage:
         try:
             self._ask(call, self._compiled.setup_timeout_s)
         except BaseException:
-            self._end(kill=True)  # nobody tears down what is not set up
+            self._end(kill=True)  # a stage whose setup failed is not torn down
             raise
 
     # --- the process --------------------------------------------------------------------------------------
 
     def _work_on(self, method: str, arguments: tuple[Any, ...], tasks: Sequence[Any], timeout_s: float | None) -> Any:
         call = Call(method, arguments, _work(), self.metrics.take())
-        self.metrics.go_on(call.metrics)  # should nothing come back
-        answer = self._ask_twice(call, timeout_s, comes_again=self._comes_again(len(tasks)))
+        self.metrics.go_on(call.metrics)  # in case no answer arrives
+        answer = self._ask_with_retry(call, timeout_s, comes_again=self._comes_again(len(tasks)))
         for task, notes in zip(tasks, answer.notes, strict=False):
             task_id, history, _ = state_of(task)
             stamp(task, (task_id, history, notes))
         return answer.value
 
     def _comes_again(self, count: int) -> bool:
-        """Whether the tasks of a call that kills the process are tried again anyhow, alone or as they are."""
-        is_parted = count > 1 and self._parts_batches
-        return is_parted or (self._compiled.max_attempts > 1 and issubclass(ProcessDiedError, self._compiled.retry_on))
+        """Whether the adapter retries the tasks of a call that kills the process, separately or together."""
+        is_split = count > 1 and self._parts_batches
+        return is_split or (self._compiled.max_attempts > 1 and issubclass(ProcessDiedError, self._compiled.retry_on))
 
-    def _ask_twice(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:
+    def _ask_with_retry(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:
         try:
             return self._ask(call, timeout_s)
         except ProcessDiedError as exc:
             if comes_again:
                 raise
-            logger.warning(_AGAIN, self._compiled.name, exc.how, _at(call.work))
+            logger.warning(_RETRYING, self._compiled.name, exc.how, _where(call.work))
         return self._ask(call, timeout_s)
 
     def _ask(self, call: Call, timeout_s: float | None = None) -> Answer:
-        """Have the process call the stage, in a new one where there is none; what the stage raised is raised here."""
+        """Call the stage in its process, started first if there is none. Raise the exception that the stage raised."""
         if self._process is None:
             self._start()
-        answer = self._asked(call, timeout_s)
+        answer = self._answer_to(call, timeout_s)
         this_thread.post.elsewhere_ns += answer.cpu_ns
         if answer.logs:
             relay(answer.logs)
@@ -145,13 +145,13 @@ class IsolatedStage:
         return answer
 
     def _start(self) -> None:
-        """Start a process, and set it up where there was one before."""
+        """Start a process, and call setup in it if it replaces an earlier one."""
         self._process = StageProcess()
         try:
-            self._raise_error(self._asked(Call("hold", (self._stage, self._compiled.retry_on))))
+            self._raise_error(self._answer_to(Call("load", (self._stage, self._compiled.retry_on))))
             if self._worker is not None:
                 set_up = Call("setup", (self._worker,), StageWork(stage=self._compiled.name))
-                self._raise_error(self._asked(set_up, self._compiled.setup_timeout_s))
+                self._raise_error(self._answer_to(set_up, self._compiled.setup_timeout_s))
         except Exception as exc:
             self._end(kill=True)
             if self._worker is None:
@@ -160,14 +160,15 @@ class IsolatedStage:
             raise StageError(
                 f"its new process cannot be set up: {info.type}: {info.message}",
                 stage=self._compiled.name,
-                expected="setup() to work as often as a process has died or was ended",
-                hint="give back in time what setup() takes, such as the memory of a GPU",
+                expected="a setup() that works again after a process died or was killed",
+                hint="make setup() cope with what a dead process leaves behind, such as files, "
+                "or GPU memory that is not freed yet",
             ) from exc
 
-    def _asked(self, call: Call, timeout_s: float | None = None) -> Answer:
-        """What the process answers; it is ended where that is not an answer."""
+    def _answer_to(self, call: Call, timeout_s: float | None = None) -> Answer:
+        """Return the process's answer. If there is none, kill the process and raise an error."""
         process = self._process
-        assert process is not None  # noqa: S101 - whoever calls this has started it
+        assert process is not None  # noqa: S101 - the callers have started it
         try:
             return process.ask(call, timeout_s)
         except DeadError as exc:
@@ -176,7 +177,7 @@ class IsolatedStage:
         except LateError:
             self._end(kill=True)
             raise self._timed_out(call, timeout_s) from None
-        except BaseException:  # what it was sent does not pickle, or Ctrl-C: what it would answer now is not wanted
+        except BaseException:  # such as a call that does not pickle, or Ctrl-C: any later answer is unwanted
             self._end(kill=True)
             raise
 
@@ -191,9 +192,9 @@ class IsolatedStage:
 
     def _died(self, exc: DeadError, call: Call) -> ProcessDiedError:
         error = ProcessDiedError(
-            f"its process {exc.how} {_at(call.work) or f'in {call.method}()'}",
+            f"its process {exc.how} {_where(call.work) or f'in {call.method}()'}",
             stage=self._compiled.name,
-            hint="what it wrote to stderr says where; a native library may have crashed, or memory run out",
+            hint="see its stderr for the location; a native library may have crashed, or the system ran out of memory",
         )
         error.how = exc.how
         return error
@@ -201,19 +202,23 @@ class IsolatedStage:
     def _timed_out(self, call: Call, limit: float | None) -> StageTimeoutError:
         on_tasks = bool(call.work.batch_id)
         name = "timeout_s" if on_tasks else "setup_timeout_s"
+        given = getattr(self._compiled, name)
         method = call.method if call.method != "call_all" else call.arguments[0]
         return StageTimeoutError(
-            f"timed out after {limit:g} s {_at(call.work) or f'in {method}()'}; its process was killed",
+            f"timed out after {limit:g} s {_where(call.work) or f'in {method}()'}; its process was killed",
             stage=self._compiled.name,
             field=name,
-            given=getattr(self._compiled, name),
-            expected=f"{method}() to return within that many seconds",
-            hint=f"raise {name} if it is only slow" + "; on_error='skip' leaves such tasks out" * on_tasks,
+            given=given,
+            expected=f"a {method}() that returns within {given:g} s",
+            hint=f"raise {name} if the stage is just slow" + ", or pass on_error='skip' to skip such tasks" * on_tasks,
         )
 
 
 def _limit(settings: CallSettings, calls: int) -> float | None:
-    """Seconds after which the process hangs: calls that are late are canceled there, if their code lets them."""
+    """Return after how many seconds the process counts as hanging.
+
+    It cancels calls that exceed their own time limit, if their code allows that.
+    """
     if settings.timeout_s is None:
         return None
     return (settings.timeout_s + 1.0) * math.ceil(calls / settings.concurrency) + _CANCELED_S
@@ -231,7 +236,7 @@ def _work() -> StageWork:
     return current_work() or StageWork()
 
 
-def _at(work: StageWork) -> str:
+def _where(work: StageWork) -> str:
     if work.task_id:
         return f"on task '{work.task_id}'"
     return f"on batch {work.batch_id}" if work.batch_id else ""
