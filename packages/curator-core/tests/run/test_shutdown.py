@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals of schedulers to this process during a run; `processes/test_stops.py` tests whole scripts."""
+"""Signals of schedulers to this process during a run; `local/test_stops.py` tests whole scripts."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def heard_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread gets Ctrl-C
         return
-    told_before = sys.unraisablehook
+    hook_before = sys.unraisablehook
     again: list[threading.Timer] = []
 
-    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+    def on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, StopSignal):
             unraisable.exc_value.not_delivered()
         elif issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -77,9 +77,9 @@ def heard_interrupts() -> Iterator[None]:
             again[-1].daemon = True
             again[-1].start()
         else:
-            told_before(unraisable)
+            hook_before(unraisable)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = on_unraisable
     try:
         yield
         if any(timer.is_alive() for timer in again):  # the block finished before the interrupt was raised again
@@ -87,5 +87,5 @@ def heard_interrupts() -> Iterator[None]:
     finally:
         for timer in again:
             timer.cancel()
-        if sys.unraisablehook is tell:
-            sys.unraisablehook = told_before
+        if sys.unraisablehook is on_unraisable:
+            sys.unraisablehook = hook_before

@@ -20,10 +20,10 @@ _DRIVERS_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start a process inside the ``with`` block: it hears the driver's signals once it asks to.
+    """Block the driver's signals inside the ``with`` block, to start a process that unblocks them when it is ready.
 
-    A scheduler sends them to all processes of a job, and a terminal sends Ctrl-C to all of its. One that is only just
-    starting would die of them.
+    A scheduler sends signals to all processes of a job, and a terminal sends Ctrl-C to all of its processes. A process
+    that is just starting would die of them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
     try:
@@ -33,21 +33,21 @@ def signals_blocked() -> Iterator[None]:
 
 
 def leave_signals_to_driver() -> None:
-    """Have this process go on when a signal comes that asks the run to end: the driver decides what becomes of it.
+    """Ignore signals that ask the run to end in this process, because its driver decides when it ends.
 
-    Programs that it starts react as usual, and so do processes that it forks, which `terminate` has to end.
+    Programs that it starts react to the signals as usual, and so do its forks, because `terminate` must end them.
     """
     for each in _DRIVERS_SIGNALS:
-        signal.signal(each, _go_on)  # not `SIG_IGN`, which programs would inherit
+        signal.signal(each, _ignore)  # not `SIG_IGN`, which programs would inherit
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _DRIVERS_SIGNALS)
     os.register_at_fork(after_in_child=_react_as_usual)
 
 
-def _go_on(signum: int, frame: Any) -> None:
+def _ignore(signum: int, frame: Any) -> None:
     """Do nothing."""
 
 
 def _react_as_usual() -> None:
     for each in STOP_SIGNALS:
-        if signal.getsignal(each) is _go_on:
+        if signal.getsignal(each) is _ignore:
             signal.signal(each, signal.SIG_DFL)

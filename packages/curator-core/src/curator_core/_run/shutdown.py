@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run ends when a scheduler asks its process to: on SIGTERM, and on SIGUSR1 as a notice of preemption.
 
-Two things happen when one of these signals comes. Python calls the handler in the main thread, which raises
-`StopSignal` there, so that the run unwinds as after Ctrl-C. But Python calls it only between two bytecodes of the main
-thread, which may be in a call into C that takes an hour, or in code that catches everything. So a thread of the run
-learns of the signal as well, through the file descriptor that the C half of Python's signal handling writes to. It
-keeps the time: it has the exception raised again where that came to nothing, and ends the process at the deadline.
+Such a signal is handled in two places. Python calls the handler in the main thread, which raises `StopSignal` there, so
+that the run unwinds as it does after Ctrl-C. But Python calls handlers only between two bytecodes of the main thread,
+which may be in a C call that takes an hour, or in code that catches everything. So a thread of the run learns of the
+signal as well, through the file descriptor that the C half of Python's signal handling writes to. This thread keeps the
+time: it causes the exception to be raised again if it was swallowed, and ends the process at the deadline.
 
-Schedulers send a signal more than once. After the first one a repeat changes nothing, also when the run is over and the
-process is on its way out, where the default action would still kill it. That holds as long as the process may take to
-end, so that one whose user has caught the `RunStopped`, and which goes on, can be stopped again.
+Schedulers send a signal more than once. After the first one, a repeat has no effect, even if the run is over and the
+process is exiting, when the default action would still kill it. This lasts only until the grace period is over, so that
+a process whose user catches the `RunStopped` and continues can be stopped again.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = ["Shutdown"]
 
 logger = logging.getLogger(__name__)
 
-_FOR_STAGES = 0.7  # of the time: for stages to end what they are doing, and to tear down
-_FOR_MAIN_THREAD = 0.85  # of the time: after that the run's thread closes the accounts in its place
-_RETRY_S = 0.02  # after which the exception is raised again where it has not arrived
+_FOR_STAGES = 0.7  # share of the grace period for stages to finish their current work and to tear down
+_FOR_MAIN_THREAD = 0.85  # share of the grace period after which the run's thread closes the accounts in its place
+_RETRY_S = 0.02  # after which the exception is raised again if it has not arrived
 
 
 class Shutdown:
@@ -50,13 +50,14 @@ class Shutdown:
 
     Args:
         grace_s: Seconds from the signal to the end of the process.
-        engine: Top-level package whose signal handlers are replaced: an engine installs its own without being asked.
-        accounts: Code that the exception is not raised in. It is raised once that has returned.
+        engine: Top-level package of an engine that installs signal handlers on its own. The run replaces them.
+        accounts: Code of a function that the exception does not interrupt, because it updates the run's accounts. The
+            exception is raised after it has returned.
 
     Attributes:
-        grace_s: As given.
-        signal: The first signal that came; 0 for none.
-        result: What was done, once that is known.
+        grace_s: Seconds from the signal to the end of the process.
+        signal: The first signal that arrived; 0 for none.
+        result: The work done so far; None until it is known.
     """
 
     def __init__(self, grace_s: float = 10.0, engine: str = "", accounts: CodeType | None = None) -> None:
@@ -68,7 +69,7 @@ class Shutdown:
         self._since = 0.0
         self._before: dict[int, Any] = {}
         self._is_raised = False
-        self._closing = threading.Lock()  # held by the thread that closes the accounts: nobody releases it
+        self._closing = threading.Lock()  # taken by the thread that closes the accounts, and never released
         self._is_closing = threading.Event()
         self._over = threading.Event()
 
@@ -76,15 +77,15 @@ class Shutdown:
 
     @contextmanager
     def armed(self, last_words: Callable[[RunStopped], None]) -> Iterator[None]:
-        """Handle the signals inside the ``with`` block. Does nothing in a thread that is not the main one.
+        """Handle the signals inside the ``with`` block. Has no effect outside of the main thread.
 
-        A signal for which the user has a handler is left to it.
+        If the user has a handler for a signal, that handler stays.
 
         Args:
-            last_words: Closes the accounts of the run, in another thread, where the main thread does not get to it.
+            last_words: Closes the accounts of the run, in another thread, if the main thread does not do it in time.
 
         Raises:
-            RunStopped: A signal came, whatever else was raised.
+            RunStopped: A signal arrived, whatever else was raised.
         """
         try:
             with ExitStack() as given_back:
@@ -95,36 +96,36 @@ class Shutdown:
             if not self.signal:
                 raise
             raise self._stopped() from (None if isinstance(exc, KeyboardInterrupt) else exc)
-        if self.signal:  # all was done already; the process has to end all the same
+        if self.signal:  # the run was already complete, but the process still has to end
             raise self._stopped()
 
     def check(self) -> None:
-        """Raise where a signal has come, and the exception was swallowed.
+        """Raise `StopSignal` if a signal has arrived, in case the exception was swallowed.
 
         Raises:
-            StopSignal: A signal has come.
+            StopSignal: A signal has arrived.
         """
         if self.signal:
             raise StopSignal(self.signal, self.raise_again)
 
     def close_accounts(self) -> None:
-        """The main thread closes the accounts now, and nothing is raised in it from here on."""
+        """Record that the main thread closes the accounts now. From here on, nothing is raised in it."""
         self._closing.acquire()
         self._is_closing.set()
 
     def reason(self, exc: BaseException) -> BaseException:
-        """Why the run ends: the signal if one came, and else the exception."""
+        """Return why the run ends: a `RunStopped` if a signal has arrived, otherwise the exception."""
         return RunStopped(self.signal) if self.signal else exc
 
     @property
     def left_s(self) -> float:
-        """Seconds that stages have to end what they are doing, and to tear down."""
+        """Seconds left for stages to finish their current work and to tear down."""
         if not self.signal:
             return self.grace_s
         return max(0.0, self._since + _FOR_STAGES * self.grace_s - time.monotonic())
 
     def raise_again(self) -> None:
-        """The exception was swallowed by the interpreter, as in a ``__del__``."""
+        """Raise the exception again soon, because the interpreter swallowed it, for example in a ``__del__``."""
         self._is_raised = False
 
     # --- handlers -----------------------------------------------------------------------------------------
@@ -153,9 +154,9 @@ class Shutdown:
 
     def _end_watch(self, writes: int) -> None:
         self._over.set()
-        # Where it is full there is enough to read; and a signal that came just now may have let the thread end already.
+        # If the pipe is full, the thread wakes up anyway. It may have ended already if a signal has just arrived.
         with suppress(BlockingIOError, BrokenPipeError):
-            os.write(writes, b"\0")  # closing it is not enough: what a stage has forked may have a copy
+            os.write(writes, b"\0")  # closing is not enough: a fork of a stage may have a copy
 
     def _is_free(self, handler: Any) -> bool:
         if handler == signal.SIG_DFL:
@@ -168,13 +169,13 @@ class Shutdown:
     def _give_back(self) -> None:
         if self in _armed:
             _armed.remove(self)
-        ours = [each for each in self._before if self._is_ours(each)]  # a stage may have installed one of its own
-        for each in ours * 2:  # again, since the first signal may have come in between
+        ours = [each for each in self._before if self._is_ours(each)]  # a stage may have installed its own
+        for each in ours * 2:  # twice, because the first signal may have arrived in between
             before = self._before[each]
             signal.signal(each, _Ending(before, self._since + self.grace_s) if self.signal else before)
 
     def forget(self) -> None:
-        """React as before in a process that was forked off the run's: the run does not end with it."""
+        """Restore the handlers in a fork of the run's process, because the run does not end with the fork."""
         signal.set_wakeup_fd(-1)
         self._give_back()
 
@@ -200,12 +201,12 @@ class Shutdown:
     # --- the thread ---------------------------------------------------------------------------------------
 
     def _watch(self, reads: int, wakeup_before: int, last_words: Callable[[RunStopped], None]) -> None:
-        """Wait for a signal, until the run is over."""
+        """Wait for a signal until the run is over."""
         try:
             while (came := os.read(reads, 64)) and not self._over.is_set():
                 if wakeup_before >= 0:
                     with suppress(OSError):
-                        os.write(wakeup_before, came)  # such as asyncio's
+                        os.write(wakeup_before, came)  # for example to asyncio
                 numbers = [number for number in came if number in self._before and self._is_ours(number)]
                 if numbers:
                     self._note(numbers[0])
@@ -215,7 +216,7 @@ class Shutdown:
             os.close(reads)
 
     def _keep_time(self, last_words: Callable[[RunStopped], None]) -> None:
-        """See that the process ends in time."""
+        """Ensure that the process ends before the deadline."""
         code = RunStopped(self.signal).code
         deadline = threading.Timer(self._remaining(1), os._exit, (code,))
         deadline.daemon = True
@@ -223,7 +224,7 @@ class Shutdown:
         while self._remaining(_FOR_MAIN_THREAD) and not self._is_closing.wait(_RETRY_S):
             if not self._is_raised and self._is_ours(self.signal):
                 _thread.interrupt_main(signal.Signals(self.signal))
-        if self._closing.acquire(blocking=False):  # the main thread is still busy with something else
+        if self._closing.acquire(blocking=False):  # the main thread is still stuck
             try:
                 self._end_for_main_thread(last_words)
             finally:
@@ -232,7 +233,7 @@ class Shutdown:
         deadline.cancel()
 
     def _end_for_main_thread(self, last_words: Callable[[RunStopped], None]) -> None:
-        logger.error("the main thread did not end what it was doing: the process ends without teardown")
+        logger.error("the main thread did not return in time: the process exits without teardown")
         last_words(RunStopped(self.signal))
         self._stopped()
         for stream in (sys.stdout, sys.stderr):
@@ -240,26 +241,26 @@ class Shutdown:
                 stream.flush()
 
     def _remaining(self, share: float) -> float:
-        """Seconds until a share of the time is over."""
+        """Return the seconds until a share of the grace period is over."""
         return max(0.0, self._since + share * self.grace_s - time.monotonic())
 
     def _stopped(self) -> RunStopped:
-        """What the caller gets, which says nothing when it ends the process: so the summary goes to the log."""
+        """Return the exception for the caller. It prints nothing when it ends the process, so log the summary here."""
         stopped = RunStopped(self.signal)
         stopped.result = self.result
         if self.result is None:
-            logger.warning("%s before anything was done", stopped)
+            logger.warning("%s before any work was done", stopped)
         else:
             logger.warning("%s; work done so far:\n%s", stopped, self.result.summary())
         return stopped
 
 
 class _Ending:
-    """A handler for when a signal has ended a run: it does nothing until the time is over that the process has to end.
+    """A handler for the time after a signal has ended a run: it ignores signals until the grace period is over.
 
     Args:
-        before: What the signal does after that.
-        until: When that is, by the monotonic clock.
+        before: The handler to restore after that.
+        until: The end of the grace period, by the monotonic clock.
     """
 
     def __init__(self, before: Any, until: float) -> None:
@@ -273,12 +274,12 @@ class _Ending:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Whether the grace period is over."""
         return time.monotonic() >= self._until
 
 
 def _unwrapped(handler: Any) -> Any:
-    """A handler as it was before a signal ended a run."""
+    """Return the handler that was installed before a signal ended a run."""
     return handler.before if isinstance(handler, _Ending) else handler
 
 
@@ -295,7 +296,7 @@ def _heed_forks_and_exit() -> None:
 
 
 def _at_exit() -> None:
-    # The interpreter gives handlers back, and then takes itself apart, for which it may take a while.
+    # The interpreter restores handlers at exit, and then finalizes, which may take a while.
     for each in STOP_SIGNALS:
         handler = signal.getsignal(each)
         if isinstance(handler, _Ending):
@@ -303,7 +304,7 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
-    # A child that is sent a signal before it has forgotten the run would write to the pipe of its parent, or go on.
+    # A child that gets a signal before it has forgotten the run would write to its parent's pipe, or ignore the signal.
     is_ours = bool(_armed) or any(isinstance(signal.getsignal(each), _Ending) for each in STOP_SIGNALS)
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if is_ours else None
 
