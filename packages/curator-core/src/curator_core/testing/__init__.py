@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every executor has to pass; needs the extra ``testing``.
+"""Tests that every executor must pass. Requires the extra ``testing``.
 
     import pytest
     from curator_core.testing import ExecutorConformance
@@ -11,14 +11,14 @@
             with MyExecutor() as executor:
                 yield executor
 
-That is all: the tests come with the base class. They make few runs, since a run may start processes, and look
-at each from many sides. A test that an executor cannot pass may be overridden only by one that is marked
-``@pytest.mark.xfail(reason=…)``; anything else is refused when the class is defined.
+That is all: the base class contains the tests. They share a few runs, because a run may start processes, and each test
+checks one aspect of a run. A test that an executor cannot pass can be overridden only by a test marked
+``@pytest.mark.xfail(reason=…)``; any other override raises an error when the class is defined.
 """
 
 import pytest
 
-# Before the modules are imported: so that their asserts show what they compared.
+# Before the modules are imported, so that their assertions show the compared values.
 pytest.register_assert_rewrite(
     "curator_core.testing.conformance", "curator_core.testing.failures", "curator_core.testing.reliability"
 )

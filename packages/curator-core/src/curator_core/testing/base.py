@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the kit runs pipelines, and how it guards its tests."""
+"""The base class of the kit: runs pipelines, and prevents overriding its tests."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["ConformanceBase", "Seen"]
 
 
 class Seen(NamedTuple):
-    """A run and what was seen of it.
+    """A run and what was observed.
 
     Attributes:
-        result: Its result; that of the error where it failed.
-        recorder: What an observer was told.
-        error: What it failed with.
+        result: The result of the run; for a failed run, the result attached to its error.
+        recorder: Everything that an observer received.
+        error: The error that ended the run; None if it did not fail.
     """
 
     result: RunResult
@@ -35,19 +35,19 @@ class Seen(NamedTuple):
     error: RunError | None = None
 
     def stage(self, name: str) -> Any:
-        """The summary of a stage."""
+        """Return the summary of a stage."""
         return next(summary for summary in self.result.stages if summary.name == name)
 
     def ids(self) -> list[str]:
-        """The ids of the outputs, sorted."""
+        """Return the ids of the outputs, sorted."""
         return sorted(task.task_id for task in self.result)
 
 
 class ConformanceBase:
-    """What the groups of tests have in common.
+    """The base class of all groups of tests.
 
     Attributes:
-        ordered: Whether outputs come in the order of the inputs. Set it in the subclass.
+        ordered: Whether the executor returns outputs in the order of the inputs. Set it in the subclass.
     """
 
     ordered = False
@@ -58,8 +58,8 @@ class ConformanceBase:
             contract = next((base for base in cls.__mro__[1:] if name in vars(base)), None)
             if name.startswith("test_") and contract is not None and not _fails_for_a_reason(test):
                 raise TypeError(
-                    f"{cls.__name__}.{name} overrides a test of {contract.__name__}; an executor that cannot pass "
-                    "it may override it only with one marked @pytest.mark.xfail(reason=…)"
+                    f"{cls.__name__}.{name} overrides a test of {contract.__name__}: an executor that cannot pass "
+                    "a test can override it only with a test marked @pytest.mark.xfail(reason=…)"
                 )
 
     @staticmethod
@@ -71,7 +71,7 @@ class ConformanceBase:
         observers: Sequence[RunObserver] = (),
         on_error: OnError = "raise",
     ) -> Seen:
-        """Run stages to the end, or to their failure."""
+        """Run stages to the end, or until they fail."""
         recorder = Recorder()
         plan = Plan.from_stages(stages, "conformance")
         error = None
@@ -79,17 +79,17 @@ class ConformanceBase:
             result: Any = executor.execute(plan, tasks, observers=[*observers, recorder], on_error=on_error)
         except RunError as exc:
             error, result = exc, exc.result
-        assert result is not None, "a failed run has a result too: what was done until then"
+        assert result is not None, "a failed run has a result too: the work done so far"
         return Seen(result, recorder, error)
 
     @staticmethod
     def check_accounts(seen: Seen) -> None:
-        """Every task is accounted for, in the summaries and in the reports they are made from."""
+        """Check that every task is accounted for, in the summaries and in the reports that they are computed from."""
         before = None
         for summary in seen.result.stages:
             assert summary.tasks_in == summary.tasks_passed + summary.tasks_filtered + summary.tasks_failed
             if before is not None:
-                assert summary.tasks_in == before.tasks_out, f"lost between '{before.name}' and '{summary.name}'"
+                assert summary.tasks_in == before.tasks_out, f"tasks lost between '{before.name}' and '{summary.name}'"
             before = summary
             final = [report for report in seen.recorder.final() if report.stage_name == summary.name]
             kinds = [outcome.kind for report in final for outcome in report.inputs]

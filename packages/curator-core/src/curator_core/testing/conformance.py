@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every executor has to do with pipelines that go well; `failures` has the others."""
+"""Tests with pipelines that succeed; `failures` has those that fail."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["ExecutorConformance"]
 
 _TREES: list[Any] = [5, [1, 2], [3], [], None, [[4, 6], [7], []], -2, -3, [None, 8], 9, [[-1, 10]], [[11]], 12]
 _PAYLOAD_BYTES = 8_000_000
-_CLOCK_SLACK_NS = 60 * 10**9  # between the clocks of machines: this tells times from nonsense, no more
+_CLOCK_SLACK_NS = 60 * 10**9  # between the clocks of machines: enough to recognize invalid times
 
 
 class WorkingConformance(ConformanceBase):
-    """One pipeline that does everything at once, run twice, and what it must leave behind."""
+    """Checks of one pipeline that does everything at once and runs twice."""
 
     stage_names = ("Renew", "Split", "Resplit", "Flaky", "Sieve")
 
@@ -41,17 +41,17 @@ class WorkingConformance(ConformanceBase):
     @pytest.fixture(scope="class")
     @classmethod
     def journal(cls, tmp_path_factory: pytest.TempPathFactory) -> Journal:
-        """Where the first stage of `busy` writes down its life."""
+        """The journal in which the first stage of `busy` records its life cycle."""
         directory: Path = tmp_path_factory.mktemp("journal")
         return Journal(directory)
 
     @pytest.fixture(scope="class")
     @classmethod
     def caller(cls, journal: Journal) -> dict[str, list[Any]]:
-        """What the caller holds of `busy`: the tasks and the stages, to be as they were afterwards."""
+        """The caller's tasks and stages of `busy`, which the run must not modify."""
         tasks = [Task(data=tree, dataset_name="trees") for tree in _TREES]
         for number, task in enumerate(tasks):
-            if number != 1:  # one without notes: these are the same to executors
+            if number != 1:  # one task without metadata: executors must handle both
                 task.metadata["origin"] = number
         return {
             "tasks": tasks,
@@ -61,13 +61,13 @@ class WorkingConformance(ConformanceBase):
     @pytest.fixture(scope="class")
     @classmethod
     def busy(cls, executor: BaseExecutor, caller: dict[str, list[Any]]) -> Seen:
-        """The run, watched also by an observer that fails at everything."""
+        """The run, with an additional observer that fails in every method."""
         return cls.run(executor, caller["stages"], caller["tasks"], observers=[Troublemaker()])
 
     @pytest.fixture(scope="class")
     @classmethod
     def again(cls, executor: BaseExecutor, caller: dict[str, list[Any]]) -> Seen:
-        """The same once more, with other batch sizes, and without writing into the journal."""
+        """The same pipeline again, with other batch sizes and without a journal."""
         stages = [Renew(), *caller["stages"][1:]]
         sizes = (1, 4, 2, 3, 1)
         resized = [stage.with_(batch_size=size) for stage, size in zip(stages, sizes, strict=True)]
@@ -156,7 +156,7 @@ class WorkingConformance(ConformanceBase):
             assert report.idle_ns >= 0
             assert (report.startup_ns > 0) == (report.sequence == 0)
             assert report.num_items >= 0
-            assert report.in_bytes == report.out_bytes == 0  # what these tasks hold does not know its size
+            assert report.in_bytes == report.out_bytes == 0  # the data of these tasks has no known size
             assert (report.error is None) == all(outcome.kind != "retried" for outcome in report.inputs)
             if report.stage_index == 0:
                 assert (report.parents, report.ready_unix_ns, report.ready_node_id) == ((), 0, "")
@@ -166,7 +166,7 @@ class WorkingConformance(ConformanceBase):
                 assert report.ready_unix_ns > 0
                 assert report.ready_node_id
         items = {report.stage_name: report.num_items for report in busy.recorder.of("Sieve")}
-        assert items, "every stage reports"
+        assert items, "the stage sent no reports"
 
     def test_items_are_those_of_the_inputs(self, busy: Seen) -> None:
         assert busy.stage("Renew").items == sum(len(tree) if isinstance(tree, list) else 1 for tree in _TREES)
@@ -288,12 +288,12 @@ class WorkingConformance(ConformanceBase):
 
 
 class EdgeConformance(ConformanceBase):
-    """Sources, emptiness, and large payloads."""
+    """Tests with sources, empty inputs and outputs, and large payloads."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def sourced(cls, executor: BaseExecutor) -> Seen:
-        """A source whose tasks name themselves, and a stage that no module holds, with a lambda inside."""
+        """A source whose tasks name themselves, and a stage of a local class that contains a lambda."""
 
         class Local(ProcessingStage[Task[int], Task[int]]):
             def __init__(self, function: Any) -> None:
@@ -345,7 +345,12 @@ class EdgeConformance(ConformanceBase):
         assert {report.num_out for report in seen.recorder.of("Sieve")} == {0}
 
     def check_nothing_came_out(self, seen: Seen, stages: list[tuple[str, int, int]]) -> None:
-        """The run is good, and empty; stages are given with what came in and what they dropped."""
+        """Check that the run succeeded without outputs.
+
+        Args:
+            seen: The run.
+            stages: For each stage its name, and how many tasks it was given and dropped.
+        """
         assert seen.error is None
         assert seen.result.complete
         assert list(seen.result) == []
@@ -356,7 +361,7 @@ class EdgeConformance(ConformanceBase):
     @pytest.fixture(scope="class")
     @classmethod
     def heavy(cls, executor: BaseExecutor) -> Seen:
-        """Payloads of 8 MB through two stages."""
+        """A run of payloads of 8 MB through two stages."""
         tasks = [Task(data=data) for data in _payloads()]
         return cls.run(executor, [Checksum(), Checksum().with_(name="Recheck")], tasks)
 
@@ -380,20 +385,20 @@ class EdgeConformance(ConformanceBase):
 def _payloads() -> list[Any]:
     payloads: list[Any] = [bytes([number]) * _PAYLOAD_BYTES for number in range(3)]
     if importlib.util.find_spec("numpy"):
-        import numpy as np  # noqa: PLC0415 - not a requirement: where it is there, arrays must travel too
+        import numpy as np  # noqa: PLC0415 - optional: if it is installed, arrays are sent as well
 
         array = np.arange(_PAYLOAD_BYTES // 8, dtype=np.int64)
-        array.flags.writeable = False  # as arrays arrive from another process
+        array.flags.writeable = False  # like arrays that arrive from another process
         payloads.append(array)
     return payloads
 
 
 class ExecutorConformance(WorkingConformance, EdgeConformance, FailureConformance, ReliabilityConformance):
-    """All that an executor has to do. Subclass it and supply the fixture ``executor``.
+    """All tests that an executor must pass. Subclass it and define the fixture ``executor``.
 
-    The fixture's scope is ``class`` or wider; it gives a `BaseExecutor`, which is used for all runs, one after the
-    other. About two dozen pipelines are run.
+    The fixture has the scope ``class`` or a wider one, and returns a `BaseExecutor`. The tests use it for about two
+    dozen runs, one after the other.
 
     Attributes:
-        ordered: Whether outputs come in the order of the inputs.
+        ordered: Whether the executor returns outputs in the order of the inputs.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every executor has to do with pipelines that fail."""
+"""Tests with pipelines that fail."""
 
 from __future__ import annotations
 
@@ -32,20 +32,18 @@ _SKIPPED = [
     Record(data="forks"),
     *(Record(data=fault) for fault in ("is down", "is down for once", "never answers")),
 ]
-
-
 _FAILING = ("Misbehaving", "WithColumns", "Broken", "Unruly", "Service")
 
 
 class FailureConformance(ConformanceBase):
-    """A run that is to end at its first failure, and one that is to go on."""
+    """Checks of a run that ends at its first failure, and of one that skips failures."""
 
     # --- ending at a failure ----------------------------------------------------------------------------
 
     @pytest.fixture(scope="class")
     @classmethod
     def failed_journal(cls, tmp_path_factory: pytest.TempPathFactory) -> Journal:
-        """Where the first stage of `failed` writes down its life."""
+        """The journal in which the first stage of `failed` records its life cycle."""
         return Journal(tmp_path_factory.mktemp("failed"))
 
     @pytest.fixture(scope="class")
@@ -110,12 +108,12 @@ class FailureConformance(ConformanceBase):
         assert seen.error.hint is not None
         assert seen.stage("Misbehaving").tasks_failed == 1
 
-    # --- going on ---------------------------------------------------------------------------------------
+    # --- skipping failures ------------------------------------------------------------------------------
 
     @pytest.fixture(scope="class")
     @classmethod
     def skipped(cls, executor: BaseExecutor) -> Seen:
-        """A run with all that can be wrong, which is to go on."""
+        """A run with every kind of failure, all of which are skipped."""
         stages = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly(), Service()]
         return cls.run(executor, stages, _SKIPPED, on_error="skip")
 
@@ -150,7 +148,7 @@ class FailureConformance(ConformanceBase):
         assert says in error.message
 
     def test_an_output_of_another_input_is_refused(self, skipped: Seen) -> None:
-        # Two tasks are such; the one that came later was given what the earlier one had been.
+        # There are two such tasks: the stage returned the earlier one as the output of the later one.
         ids = [str(number) for number, task in enumerate(_SKIPPED) if task.data == "foreign"]
         outcomes = skipped.recorder.outcomes("Misbehaving")
         (refused,) = [task_id for task_id in ids if outcomes[task_id] == ("failed", 0)]
@@ -218,6 +216,6 @@ def _error_of(seen: Seen, stage: str, task_id: str) -> ErrorInfo:
 
 
 def _shown(error: BaseException | None) -> str:
-    """What Python prints for an error that nobody catches."""
+    """Return the text that Python prints for an uncaught error."""
     assert error is not None
     return "".join(traceback.format_exception(error))

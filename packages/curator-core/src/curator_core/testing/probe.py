@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage under test, without an executor around it."""
+"""Helpers to test a stage without an executor."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Calling", "CallingBatches", "Probe", "fail_at", "seen"]
 
 
 class Calling(ProcessingStage[Any, Any]):
-    """Does with each task what a function says.
+    """A stage that calls a function with each task.
 
     Args:
-        function: What ``process`` is to do.
-        **settings: As for `ProcessingStage.with_`.
+        function: The function.
+        **settings: See `ProcessingStage.with_`.
     """
 
     def __init__(self, function: Callable[[Any], Any], **settings: Any) -> None:
@@ -32,22 +32,22 @@ class Calling(ProcessingStage[Any, Any]):
         vars(self).update(settings)
 
     def process(self, task: Any) -> Any:
-        """What the function says."""
+        """Return the result of the function."""
         return self.function(task)
 
 
 class CallingBatches(Calling):
-    """Does with each batch what a function says."""
+    """A stage that calls a function with each batch."""
 
     batch_size = 8
 
     def process_batch(self, tasks: list[Any]) -> Any:
-        """What the function says."""
+        """Return the result of the function."""
         return self.function(tasks)
 
 
 def fail_at(*bad: Any) -> Callable[[Any], Any]:
-    """For `Calling`: raises a `ValueError` at some data, and gives back other tasks as they are."""
+    """Return a function for `Calling` that raises `ValueError` for the given data and returns other tasks unchanged."""
 
     def work(task: Any) -> Any:
         if task.data in bad:
@@ -58,11 +58,11 @@ def fail_at(*bad: Any) -> Callable[[Any], Any]:
 
 
 class Probe:
-    """An adapter around a stage, to be called with tasks, and what it reported.
+    """An adapter around a stage, with the reports that it makes. Call it with the tasks of a batch.
 
     Args:
         stage: The stage.
-        on_error: What failures do.
+        on_error: How to handle failures.
     """
 
     def __init__(self, stage: ProcessingStage[Any, Any], on_error: OnError = "raise") -> None:
@@ -81,12 +81,12 @@ class Probe:
         return report  # type: ignore[no-any-return]
 
     def kinds(self) -> list[tuple[str, int]]:
-        """What became of the inputs of the last batch."""
+        """Return the outcomes of the inputs of the last batch."""
         return [(outcome.kind, outcome.count) for outcome in self.reports[-1].inputs]
 
 
 def seen(task_id: str, data: Any = None, **metadata: Any) -> Task[Any]:
-    """A task as it is inside a pipeline."""
+    """Return a task as it is inside a pipeline."""
     task = Task(data=data)
     stamp(task, new_state(task_id, metadata=metadata or None))
     return task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the conformance kit watches a run with."""
+"""Observers and a journal to watch a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Event", "Journal", "Recorder", "Troublemaker"]
 
 
 class Recorder(RunObserver):
-    """Keeps all that an observer is told.
+    """An observer that keeps everything that it receives.
 
     Attributes:
-        run: What it was told at the start.
-        batches: The reports, in the order of arrival.
-        workers: The workers' reports, likewise.
-        ends: The result and the error, once for each time the end was told.
+        run: The information from the start of the run.
+        batches: The reports of batches, in the order of arrival.
+        workers: The reports of workers, in the order of arrival.
+        ends: The result and the error, for each call of `on_run_end`.
     """
 
     def __init__(self) -> None:
@@ -34,53 +34,53 @@ class Recorder(RunObserver):
         self.ends: list[tuple[RunResult, BaseException | None]] = []
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Keep it."""
+        """Keep the information about the run."""
         self.run = run
 
     def on_batch(self, report: BatchReport) -> None:
-        """Keep it."""
+        """Keep the report."""
         self.batches.append(report)
 
     def on_worker(self, report: WorkerReport) -> None:
-        """Keep it."""
+        """Keep the report."""
         self.workers.append(report)
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """Keep both."""
+        """Keep the result and the error."""
         self.ends.append((result, error))
 
     def of(self, stage: str) -> list[BatchReport]:
-        """The reports of one stage."""
+        """Return the reports of one stage."""
         return [report for report in self.batches if report.stage_name == stage]
 
     def final(self) -> list[BatchReport]:
-        """The reports that say what became of their inputs: all but those of attempts that were retried."""
+        """Return the reports of final attempts, without those of attempts that were retried."""
         return [r for r in self.batches if not r.is_retried]
 
     def outcomes(self, stage: str) -> dict[str, tuple[str, int]]:
-        """What became of each input of a stage: kind and count, by task id."""
+        """Return the outcome of each input of a stage: kind and count, by task id."""
         final = [r for r in self.final() if r.stage_name == stage]
         return {outcome.task_id: (outcome.kind, outcome.count) for r in final for outcome in r.inputs}
 
 
 class Troublemaker(RunObserver):
-    """An observer that fails at everything."""
+    """An observer that fails in every method."""
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Raises."""
-        raise ValueError("an observer failed at the start, as it was made to")
+        """Raise an error."""
+        raise ValueError("this observer always fails at the start")
 
     def on_batch(self, report: BatchReport) -> None:
-        """Raises."""
-        raise ValueError("an observer failed at a batch, as it was made to")
+        """Raise an error."""
+        raise ValueError("this observer always fails at a batch")
 
     def on_worker(self, report: WorkerReport) -> None:
-        """Raises."""
-        raise ValueError("an observer failed at a worker, as it was made to")
+        """Raise an error."""
+        raise ValueError("this observer always fails at a worker")
 
     def on_run_end(self, result: RunResult, error: BaseException | None) -> None:
-        """Raises."""
-        raise ValueError("an observer failed at the end, as it was made to")
+        """Raise an error."""
+        raise ValueError("this observer always fails at the end")
 
 
 class Event(NamedTuple):
@@ -90,7 +90,7 @@ class Event(NamedTuple):
         stage: Name of the stage.
         event: What happened.
         who: The worker or node.
-        pid: The process.
+        pid: The process id.
     """
 
     stage: str
@@ -100,17 +100,17 @@ class Event(NamedTuple):
 
 
 class Journal:
-    """A file that stages write their lives into, from whatever process they run in.
+    """A file in which stages record the events of their life cycle, from any process.
 
     Args:
-        directory: Where it is; every worker must see the same one.
+        directory: The directory of the file, which all workers must share.
     """
 
     def __init__(self, directory: Path | str) -> None:
         self.path = Path(directory) / "journal"
 
     def write(self, stage: str, event: str, who: str) -> None:
-        """Add a line. Lines of all processes stand in the order in which they were written."""
+        """Append a line. The lines of all processes are in the order in which they were written."""
         handle = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
         try:
             os.write(handle, f"{stage}\t{event}\t{who}\t{os.getpid()}\n".encode())
@@ -118,14 +118,14 @@ class Journal:
             os.close(handle)
 
     def read(self) -> list[Event]:
-        """All lines so far."""
+        """Return all lines so far."""
         if not self.path.exists():
             return []
         rows = [line.split("\t") for line in self.path.read_text().splitlines()]
         return [Event(stage, event, who, int(pid)) for stage, event, who, pid in rows]
 
     def lives(self) -> dict[tuple[str, str, int], list[str]]:
-        """What happened to each worker, in order; by stage, worker and process."""
+        """Return the events of each worker, in order, by stage, worker, and process id."""
         found: dict[tuple[str, str, int], list[str]] = defaultdict(list)
         for stage, event, who, pid in self.read():
             if event != "setup_on_node":

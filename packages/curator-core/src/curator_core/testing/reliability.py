@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every executor has to do so that nothing is lost: part failing batches, keep what failed, and resume."""
+"""Tests that no work is lost: failing batches are split, failed tasks are kept, and runs resume."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Resumed(NamedTuple):
     """Three runs with one checkpoint.
 
     Attributes:
-        files: Where they wrote.
-        dead: Where the second one kept what failed.
-        before: What was written when the first one had failed.
-        after: What was written when the second one had ended.
-        second: Its result.
-        third: The last one's result.
+        files: The directory that they wrote to.
+        dead: The directory in which the second run kept failed tasks.
+        before: The numbers in the files after the first run failed.
+        after: The numbers in the files after the second run ended.
+        second: The result of the second run.
+        third: The result of the third run.
     """
 
     files: Path
@@ -49,21 +49,21 @@ class Resumed(NamedTuple):
 
 
 class ReliabilityConformance(ConformanceBase):
-    """Runs in which some of the work fails, or was done before."""
+    """Checks of runs in which some of the work fails, or was done by an earlier run."""
 
     # --- failures ---------------------------------------------------------------------------------------
 
     @pytest.fixture(scope="class")
     @classmethod
     def letters(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Where `poisoned` puts what fails."""
+        """The directory in which `poisoned` keeps failed tasks."""
         directory: Path = tmp_path_factory.mktemp("letters")
         return directory
 
     @pytest.fixture(scope="class")
     @classmethod
     def poisoned(cls, executor: BaseExecutor, letters: Path) -> RunResult:
-        """A run of whole batches, some of which have poison in them."""
+        """A run of whole batches, some of which contain poison."""
         tasks = [Task(data=number) for number in range(_COUNT)]
         return executor.execute([Squares()], tasks, on_error=DeadLetter(letters))
 
@@ -83,7 +83,7 @@ class ReliabilityConformance(ConformanceBase):
         for letter in read:
             assert (letter.stage, letter.run_id) == ("Squares", poisoned.run_id)
             assert letter.error_type == "ValueError"
-            assert letter.error_message == f"poison: [{letter.task_id}]"  # its own, and not that of the batch
+            assert letter.error_message == f"poison: [{letter.task_id}]"  # its own error, not that of the batch
             assert "raise ValueError" in letter.error_traceback
             assert letter.worker_id
             assert letter.node_id
@@ -128,7 +128,7 @@ class ReliabilityConformance(ConformanceBase):
     @pytest.fixture(scope="class")
     @classmethod
     def resumed(cls, executor: BaseExecutor, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
-        """Three runs with one checkpoint: one that fails at 9, one that keeps 9, and one that has one number more."""
+        """Three runs with one checkpoint: the first fails at 9, the second keeps 9, the third has one more number."""
         directory: Path = tmp_path_factory.mktemp("resumed")
         files, dead, checkpoint = (directory / name for name in ("files", "dead", "checkpoint"))
         numbers = [*range(12)]
@@ -144,7 +144,7 @@ class ReliabilityConformance(ConformanceBase):
     def test_a_run_goes_on_where_one_before_it_ended(self, resumed: Resumed) -> None:
         both = {*range(12), *(number + 100 for number in range(12))}
         assert set(resumed.after) == both - _BROKEN
-        # What one source task gave may be written again where another part of it was not, and nothing else is.
+        # An output may be written again only if another output of the same source task was not written.
         repeated = [number for number, times in Counter(resumed.after).items() if times > 1]
         done = {number % 100 for number in resumed.before} - {number % 100 for number in repeated}
         assert len(resumed.second.accounting.resumed) >= len(done) - 1
@@ -173,7 +173,7 @@ class ReliabilityConformance(ConformanceBase):
 
 
 def _changed(path: Path) -> Checkpoint:
-    """The checkpoint, whichever numbers the source lists and the writer refuses: they are settings of stages."""
+    """Return the checkpoint, for stages whose settings have changed: their numbers are settings."""
     return Checkpoint(path, accept_changes=True)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages and tasks that the conformance kit runs.
+"""The stages and tasks of the conformance kit.
 
-They live in an importable module, so that workers in other processes unpickle them by reference.
+They are in an importable module, so that workers in other processes unpickle them by reference.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ POISON = frozenset({3, 11, 12})  # the numbers that `Squares` cannot work on
 
 
 class SampleError(Exception):
-    """What the sample stages raise. It takes two arguments, as exceptions do that pickle and do not unpickle."""
+    """The exception of the sample stages. With its two arguments, it pickles but does not unpickle."""
 
     def __init__(self, reason: str, code: int) -> None:
         super().__init__(f"{reason} (code {code})")
@@ -64,71 +64,71 @@ class SampleError(Exception):
 
 @dataclass
 class Named(Task[Any]):
-    """A task that names itself by content."""
+    """A task that has its own deterministic id."""
 
     name: str | None = None
 
     def get_deterministic_id(self) -> str | None:
-        """The name it was given."""
+        """Return the name from the constructor."""
         return self.name
 
 
 @dataclass
 class Record(Task[Any]):
-    """A task with columns, and an opinion about its own validity.
+    """A task with columns that can be declared invalid.
 
     Attributes:
         columns: Names of its columns.
-        valid: What ``validate()`` says.
+        valid: The result of ``validate()``.
     """
 
     columns: tuple[str, ...] = ("text",)
     valid: bool = True
 
     def validate(self) -> bool:
-        """What it was told to say."""
+        """Return the value from the constructor."""
         return self.valid
 
 
 class SamplePanicError(BaseException):
-    """An exception that is no `Exception`, as Rust extensions raise when they panic."""
+    """An exception that is not an `Exception`, such as Rust extensions raise when they panic."""
 
     def __init__(self, reason: str, code: int) -> None:
         super().__init__(f"{reason} (code {code})")
 
 
 class FatalError(Exception):
-    """One that would end the process which unpickles it, or asks what it says."""
+    """An exception that ends a process that unpickles it, and raises `SystemExit` if its message is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (7,)
 
     def __str__(self) -> str:
-        raise SystemExit("what it says")
+        raise SystemExit("the message was read")
 
 
 class Renew(ProcessingStage[Task[Any], Task[Any]]):
-    """Makes a brand-new task of each task, batch by batch, and writes its own life into a journal."""
+    """Makes a new task from each task, batch by batch, and records its life cycle in a journal."""
 
     batch_size = 3
 
     def __init__(self, journal: Journal | None = None, extra: Any = None) -> None:
         self.journal = journal
-        self.extra = extra  # anything: a lambda, say
+        self.extra = extra  # anything, such as a lambda
         self.worker_id = ""
 
     def setup_on_node(self, node_info: NodeInfo, worker_metadata: WorkerMetadata) -> None:
-        """Write it down."""
+        """Record the event."""
         del worker_metadata
         self._note("setup_on_node", node_info.node_id)
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Write it down."""
+        """Record the event."""
         self.worker_id = worker_metadata.worker_id
         self._note("setup", self.worker_id)
 
     def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
-        """A new task with the same data for each."""
+        """Return a new task with the same data for each task."""
         self._note("process", self.worker_id)
         self.metrics.set("seen", len(tasks))
         self.metrics.add("tasks", len(tasks))
@@ -137,7 +137,7 @@ class Renew(ProcessingStage[Task[Any], Task[Any]]):
             return [Task(data=task.data) for task in tasks]
 
     def teardown(self) -> None:
-        """Write it down."""
+        """Record the event."""
         self._note("teardown", self.worker_id)
 
     def _note(self, event: str, who: str) -> None:
@@ -146,10 +146,10 @@ class Renew(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Split(ProcessingStage[Task[Any], Task[Any]]):
-    """Fans out where the data is a list, also a list of one or of none; drops None; lets the rest pass."""
+    """Fans out if the data is a list, even an empty one or one of a single element; drops None; passes the rest."""
 
     def process(self, task: Task[Any]) -> Task[Any] | list[Task[Any]] | None:
-        """Each element becomes a task of its own."""
+        """Return a task for each element of a list."""
         if task.data is None:
             return None
         if isinstance(task.data, list):
@@ -158,7 +158,7 @@ class Split(ProcessingStage[Task[Any], Task[Any]]):
 
 
 def grow(tree: Any, task_id: str, levels: int) -> list[tuple[str, Any]]:
-    """The model of `Split`: ids and data of what comes of a tree after so many splits."""
+    """Model `Split`: return the ids and data of the tasks that a tree becomes after `levels` splits."""
     if levels == 0:
         return [(task_id, tree)]
     if tree is None:
@@ -169,7 +169,7 @@ def grow(tree: Any, task_id: str, levels: int) -> list[tuple[str, Any]]:
 
 
 class Flaky(ProcessingStage[Task[Any], Task[Any]]):
-    """Fails its first two attempts at every batch, after spoiling the inputs."""
+    """Fails its first two attempts at every batch, and modifies the inputs before."""
 
     batch_size = 2
     max_attempts = 3
@@ -179,7 +179,7 @@ class Flaky(ProcessingStage[Task[Any], Task[Any]]):
         self.attempts: Counter[str] = Counter()
 
     def process_batch(self, tasks: list[Task[Any]]) -> list[Task[Any]]:
-        """The tasks as they are, at the third attempt."""
+        """Return the tasks unchanged at the third attempt."""
         key = " ".join(task.task_id for task in tasks)
         self.attempts[key] += 1
         self.metrics.set("attempt", self.attempts[key])
@@ -192,22 +192,22 @@ class Flaky(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Sieve(ProcessingStage[Task[Any], Task[Any]]):
-    """Drops negative numbers, half of them by None and half by an empty list."""
+    """Drops negative numbers: odd ones with None, and even ones with an empty list."""
 
     batch_size = 4
 
     def process(self, task: Task[Any]) -> Task[Any] | list[Task[Any]] | None:
-        """Numbers from 0 up pass."""
+        """Return the task if its number is 0 or more."""
         if task.data >= 0:
             return task
         return None if task.data % 2 else []
 
 
 class Numbers(ProcessingStage[EmptyTask, Named]):
-    """A source that emits numbers, lazily; names of its own where they are given.
+    """A source that lazily emits numbers, some with names.
 
     Args:
-        count: How many.
+        count: How many numbers.
         names: Names of the first ones.
     """
 
@@ -216,18 +216,18 @@ class Numbers(ProcessingStage[EmptyTask, Named]):
         self.names = names
 
     def process(self, task: EmptyTask) -> Iterator[Named]:
-        """The numbers from 0 up."""
+        """Yield the numbers from 0."""
         if not isinstance(task, EmptyTask):
-            raise TypeError(f"a source is given an EmptyTask, and not {task!r}")
+            raise TypeError(f"a source must be given an EmptyTask, not {task!r}")
         for number in range(self.count):
             yield Named(data=number, name=self.names[number] if number < len(self.names) else None)
 
 
 class Broken(ProcessingStage[Task[Any], Task[Any]]):
-    """Raises on one task.
+    """Raises for one task.
 
     Args:
-        bad: The data at which it raises.
+        bad: The data of that task.
     """
 
     batch_size = 2
@@ -236,7 +236,7 @@ class Broken(ProcessingStage[Task[Any], Task[Any]]):
         self.bad = bad
 
     def process(self, task: Task[Any]) -> Task[Any]:
-        """The task, unless it is the bad one."""
+        """Return a new task, unless it is the bad one."""
         if task.data == self.bad:
             try:
                 self._deep_inside()
@@ -252,21 +252,21 @@ class BrokenSetup(ProcessingStage[Task[Any], Task[Any]]):
     """Raises in setup."""
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Raises."""
+        """Raise an error."""
         raise SamplePanicError(f"no model for {type(worker_metadata).__name__}", 3)
 
     def process(self, task: Task[Any]) -> Task[Any]:
-        """Never gets here."""
+        """Return the task; never called."""
         return task
 
 
 class Unruly(ProcessingStage[Task[Any], Task[Any]]):
-    """Leaves `process` in the way that the data names; tasks whose data is no such way pass."""
+    """Leaves `process` in the way that the data of a task names; other tasks pass."""
 
     FAULTS = ("panics", "is cancelled", "exits", "raises what ends processes")
 
     def process(self, task: Task[Any]) -> Task[Any]:
-        """The task, or nothing at all: a task that says "forks" comes out once, whatever its child does."""
+        """Return the task, unless its data names a fault. A task that forks comes out once, whatever its child does."""
         match task.data:
             case "panics":
                 raise SamplePanicError("index out of bounds", 5)
@@ -287,7 +287,7 @@ class Unruly(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Service(ProcessingStage[Task[Any], Task[Any]]):
-    """Stands for one that asks a service, which is what the data says: it may be down, for once or for good."""
+    """An asynchronous stage that calls a service. The data says whether the service is down, and for how long."""
 
     concurrency = 4
     max_attempts = 2
@@ -299,13 +299,13 @@ class Service(ProcessingStage[Task[Any], Task[Any]]):
         self.loop: Any = None
 
     async def setup(self, worker_metadata: WorkerMetadata) -> None:  # type: ignore[override]  # may be a coroutine
-        """Remember where it was."""
+        """Remember the event loop."""
         self.loop = asyncio.get_running_loop()
 
-    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # as `setup`
-        """The task, unless the service does not answer."""
+    async def process(self, task: Task[Any]) -> Task[Any]:  # type: ignore[override]  # see `setup`
+        """Return a new task, unless the service fails."""
         if asyncio.get_running_loop() is not self.loop:
-            raise RuntimeError("called on another loop than it was set up on")
+            raise RuntimeError("called on another event loop than setup")
         await asyncio.sleep(0)
         if task.data == "never answers":
             await asyncio.Event().wait()
@@ -316,7 +316,7 @@ class Service(ProcessingStage[Task[Any], Task[Any]]):
 
 
 class Misbehaving(ProcessingStage[Task[Any], Task[Any]]):
-    """Breaks the contract in the way that the data names; tasks whose data is no such way pass."""
+    """Breaks the contract in the way that the data of a task names; other tasks pass."""
 
     FAULTS = ("too few", "too many", "no list", "wrong entry", "wrong entry in a list", "same object twice", "foreign")
 
@@ -324,11 +324,11 @@ class Misbehaving(ProcessingStage[Task[Any], Task[Any]]):
         self.kept: Task[Any] | None = None
 
     def num_workers(self) -> int:
-        """One, so that a task that it keeps is there for the next one."""
+        """Return 1, so that a task that it keeps is still there for the next one."""
         return 1
 
     def process_batch(self, tasks: list[Task[Any]]) -> Any:
-        """One entry for a batch of one, and it is wrong."""
+        """Return a wrong result for a batch of one task, if its data names a fault."""
         (task,) = tasks
         wrong: dict[str, Any] = {
             "too few": [],
@@ -339,44 +339,44 @@ class Misbehaving(ProcessingStage[Task[Any], Task[Any]]):
             "same object twice": [[task, task]],
         }
         if task.data == "foreign":
-            # Two tasks say so, and they may come in either order: the later one is given the earlier one's output.
+            # There are two such tasks, in either order: the earlier one is returned as the output of the later one.
             foreign, self.kept = self.kept or task, task
             return [foreign]
         return wrong.get(task.data, [task])
 
 
 class WithColumns(ProcessingStage[Record, Record]):
-    """Needs an attribute and a column, which are checked before it is called."""
+    """Requires an attribute and a column, which are checked before it is called."""
 
     batch_size = 4
 
     def inputs(self) -> tuple[list[str], list[str]]:
-        """The attribute ``valid`` and the column ``text``."""
+        """Return what it requires: the attribute ``valid`` and the column ``text``."""
         return ["valid"], ["text"]
 
     def process(self, task: Record) -> Record:
-        """The task; raises if it should never have come here."""
+        """Return the task; raise an error if it does not meet the requirements."""
         if not task.valid or "text" not in task.columns:
-            raise CuratorError("the executor let a task through that the stage must not see", stage=self.name)
+            raise CuratorError("the executor passed a task that the stage must not see", stage=self.name)
         return task
 
 
 class Checksum(ProcessingStage[Task[Any], Task[Any]]):
-    """Passes a large payload on and notes a checksum of it; it never writes into the payload."""
+    """Passes on a large payload, and adds its checksum to the metadata. It never writes to the payload."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
-        """A new task around the same payload."""
-        compiled = memoryview(task.data).cast("B")
-        self.metrics.set("bytes", compiled.nbytes)
-        task.metadata.setdefault("checksums", []).append(sum(compiled[::4096]))
+        """Return a new task with the same payload."""
+        payload = memoryview(task.data).cast("B")
+        self.metrics.set("bytes", payload.nbytes)
+        task.metadata.setdefault("checksums", []).append(sum(payload[::4096]))
         return Task(data=task.data)
 
 
 class Squares(ProcessingStage[Task[int], Task[int]]):
-    """Squares whole batches, and raises where one of them is poison; spoils what it is given first.
+    """Squares whole batches, and raises if one number is poison. Modifies its inputs first.
 
     Args:
-        poison: The data that it cannot work on.
+        poison: The numbers that it cannot work on.
     """
 
     batch_size = 8
@@ -385,7 +385,7 @@ class Squares(ProcessingStage[Task[int], Task[int]]):
         self.poison = poison
 
     def process_batch(self, tasks: list[Task[int]]) -> list[Task[int]]:
-        """A new task for each."""
+        """Return a new task for each task."""
         numbers = [task.data for task in tasks]
         for task in tasks:
             task.data = -1
@@ -396,13 +396,13 @@ class Squares(ProcessingStage[Task[int], Task[int]]):
 
 
 class Fragile(ProcessingStage[Task[str], Task[str]]):
-    """Ends the process that it is in, or never returns, where a task says so; in a process of its own."""
+    """Ends its process, or never returns, if a task says so. Because of its time limit, it has its own process."""
 
     batch_size = 2
-    timeout_s = 3.0  # far more than the others take, also on a machine that is busy
+    timeout_s = 3.0  # far more than the other tasks take, even on a busy machine
 
     def process_batch(self, tasks: list[Task[str]]) -> list[Task[str]]:
-        """A new task for each."""
+        """Return a new task for each task."""
         data = [task.data for task in tasks]
         if "dies" in data:
             os._exit(1)
@@ -412,11 +412,11 @@ class Fragile(ProcessingStage[Task[str], Task[str]]):
 
 
 class Filed(ProcessingStage[Task[int], FileGroupTask]):
-    """Writes each task to a file named after its id, and notes how often it did; raises at some.
+    """Writes each task to a file named after its id, one line each time; raises for some.
 
     Args:
-        directory: Where to.
-        broken: The data that it raises at.
+        directory: The directory to write to.
+        broken: The data of tasks for which it raises.
     """
 
     def __init__(self, directory: Path, broken: frozenset[int] = frozenset()) -> None:
@@ -424,39 +424,39 @@ class Filed(ProcessingStage[Task[int], FileGroupTask]):
         self.broken = broken
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Make the directory."""
+        """Create the directory."""
         del worker_metadata
         self.directory.mkdir(exist_ok=True)
 
     def process(self, task: Task[int]) -> FileGroupTask:
-        """The file."""
+        """Append a line to the file, and return its path."""
         if task.data in self.broken:
             raise ValueError(f"cannot write {task.data}")
         path = self.directory / f"{task.task_id}.txt"
-        with path.open("a") as stream:  # once more where it is run once more
+        with path.open("a") as stream:  # a line for each time that the task is processed
             stream.write(f"{task.data}\n")
         return FileGroupTask([str(path)])
 
 
 class Listing(ProcessingStage[EmptyTask, Task[int]]):
-    """A source.
+    """A source that emits a list of numbers.
 
     Args:
-        numbers: What it lists.
+        numbers: The numbers.
     """
 
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers
 
     def process(self, task: EmptyTask) -> Iterator[Task[int]]:
-        """A task for each number."""
+        """Return a task for each number, lazily."""
         del task
         return (Task(data=number) for number in self.numbers)
 
 
 class Twice(ProcessingStage[Task[int], Task[int]]):
-    """Makes two tasks of each."""
+    """Makes two tasks from each task."""
 
     def process(self, task: Task[int]) -> list[Task[int]]:
-        """Itself, and one of a hundred more."""
+        """Return the number, and the number plus 100."""
         return [Task(data=task.data), Task(data=task.data + 100)]
