@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import nox
@@ -39,6 +40,7 @@ nox.options.sessions = [
 ROOT = Path(__file__).parent
 PACKAGES = ("curator-core", "curator-xenna", "curator-otel")
 SOURCES = [f"packages/{name}/src" for name in PACKAGES]
+INCLUDE = ["--include=*.py", "--include=*.md"]
 
 # How the packages are installed. Core is installed by path whenever another package needs it, so that none of our
 # packages is ever requested from an index.
@@ -161,6 +163,9 @@ def lint(session: nox.Session) -> None:
     fix = "--fix" in session.posargs
     session.run("ruff", "format", *([] if fix else ["--check", "--diff"]), ".")
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    # Phrases that a translation leaves behind, in what users read; grep succeeds if it finds one.
+    phrases = "|".join(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["curator"]["banned-phrases"])
+    session.run("grep", "-rnwEi", *INCLUDE, phrases, *SOURCES, "docs", "README.md", external=True, success_codes=[1])
 
 
 @nox.session

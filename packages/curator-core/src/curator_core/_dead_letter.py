@@ -30,7 +30,7 @@ class DeadLetter:
         storage_options: Options of the fsspec filesystem; not shown, since they may hold secrets.
 
     Raises:
-        ConfigurationError: An argument makes no sense.
+        ConfigurationError: An argument is invalid.
     """
 
     path: str
@@ -58,7 +58,7 @@ def _check_bytes(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ConfigurationError(
-        "this is no number of bytes",
+        "invalid number of bytes",
         field="max_bytes",
         given=value,
         expected="a whole number, 0 or more",
