@@ -27,7 +27,7 @@ def test_no_room_for_the_writer(executor, long_scene, tell):
     failed = scene.run(job, file_limit=WRITER_LIMIT)
     assert "DataError" in (failed["error"], failed["cause"])
     assert "EFBIG" in failed["message"]
-    assert "make room" in failed["message"]
+    assert "free up space" in failed["message"]
     nothing_runs()
     assert temporary_files(scene) == []
     assert contents(scene.out).items() <= scene.source.written.items()
@@ -42,7 +42,7 @@ def test_no_room_for_the_checkpoint(executor, scene, tell):
     failed = scene.run(replace(job, driver_limit=CHECKPOINT_LIMIT))
     assert failed["error"] == "DataError"
     assert "finished.jsonl" in failed["message"]
-    assert "make room" in failed["message"]
+    assert "free up space" in failed["message"]
     nothing_runs()
     assert temporary_files(scene) == []
     holds(scene, scene.run(job))
@@ -72,7 +72,7 @@ def test_the_disk_is_full(executor, scene, tell):
         failed = scene.run(job)
         assert "DataError" in (failed["error"], failed["cause"])
         assert "ENOSPC" in failed["message"]
-        assert "make room" in failed["message"]
+        assert "free up space" in failed["message"]
         nothing_runs()
         assert temporary_files(scene) == []
         assert contents(scene.out).items() <= scene.source.written.items()

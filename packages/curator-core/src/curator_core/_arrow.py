@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records to Arrow tables and back, without losing anything in silence. Import it where pyarrow is needed: it loads it.
+"""Converts records to Arrow tables and back, without silently losing anything.
 
-pyarrow by itself cuts off the time of a date, the nanoseconds of pandas and all but one of several columns of one name.
-It takes ``b"x"`` and ``"x"`` in a dict for one key, and crashes on what is nested too deep. Where a value has no form
-it does not say in which record.
+This module imports pyarrow, so import it only where pyarrow is needed.
+
+On its own, pyarrow drops the time of a date, the nanoseconds of pandas, and all but one of several columns with the
+same name. It treats ``b"x"`` and ``"x"`` as the same key of a dict, and crashes on values that are nested too deep. If
+it cannot convert a value, it does not name the record.
 """
 
 from __future__ import annotations
@@ -23,34 +25,34 @@ __all__ = ["FAILURES", "BadRecord", "check_names", "join_types", "records_of", "
 
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _LONG = 16  # values
-_NESTED = (dict, list, tuple, set, frozenset)  # what pyarrow looks into
-_MAX_DEPTH = 100  # deeper than any data; at some thousands pyarrow runs out of stack or memory
-_DATED = (datetime, date, timedelta)  # a datetime is a date as well
-_TIMES = ("date", "time", "duration")  # in the names of types; in that of a column it costs time and nothing else
+_NESTED = (dict, list, tuple, set, frozenset)  # types whose elements pyarrow converts
+_MAX_DEPTH = 100  # deeper than any data; at several thousand levels, pyarrow runs out of stack or memory
+_DATED = (datetime, date, timedelta)  # datetime first, because a datetime is also a date
+_TIMES = ("date", "time", "duration")  # found in the names of types; a match in a field's name only costs time
 
 FAILURES = (pa.ArrowException, ValueError, TypeError, OverflowError, LookupError)
-"""What pyarrow raises where a value cannot be converted: Arrow's own errors, and those of Python that it passes on."""
+"""What pyarrow raises if it cannot convert a value: Arrow's own errors, and Python's errors that it passes on."""
 
 
 class BadRecord(NamedTuple):
     """Why a record cannot be converted.
 
     Attributes:
-        number: Which record, counted from 0.
-        column: The column; "data" where it is the record as a whole.
-        why: What is wrong, to come after "record 3".
-        value: What is there.
-        expected: What would have been right.
+        number: Index of the record, from 0.
+        column: The column; "data" if the record as a whole is wrong.
+        why: What is wrong, as the continuation of "record 3".
+        value: The wrong value.
+        expected: Description of a correct value.
     """
 
     number: int
     column: str
     why: str
     value: Any
-    expected: str = "values of one type in each column: text, numbers, dates, bytes, lists or dicts of those"
+    expected: str = "values of one type in each column: text, numbers, dates, bytes, or lists or dicts of these"
 
     def error(self, what: str, hint: str) -> DataError:
-        """The error that says so, after what could not be done."""
+        """Return an error whose message begins with what could not be done."""
         message = f"{what}: record {self.number} {self.why}"
         return DataError(message, field=self.column, given=self.value, expected=self.expected, hint=hint)
 
@@ -60,15 +62,15 @@ def table_of(
     known: Mapping[str, pa.DataType] | None = None,
     unwritable: Callable[[pa.Field], str] = lambda _: "",
 ) -> tuple[pa.Table, dict[int, BadRecord]]:
-    """The records that make a table, and those that do not.
+    """Convert records to a table, and return those that do not fit separately.
 
     Args:
-        records: Dicts; a column that one lacks is null in it.
-        known: Types of columns that earlier records have settled.
-        unwritable: Why a column cannot be written where the table goes to; empty where it can.
+        records: Dicts; a column that is missing in a record is null.
+        known: Types of columns that earlier records have settled on.
+        unwritable: Returns why the destination cannot store a column; empty if it can.
 
     Returns:
-        A table of the good records, and the bad ones by number: those that do not go together with the ones before.
+        A table of the good records, and the bad ones by number: those that are incompatible with the records before.
     """
     fine: set[str] = set()
     bad = {number: found for number, record in enumerate(records) if (found := _misshapen(number, record, fine))}
@@ -88,30 +90,30 @@ def table_of(
 
 
 def records_of(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table as dicts.
+    """Return the rows of a table as dicts.
 
     Raises:
-        DataError: A value has no form in Python, or two columns have one name.
+        DataError: Python cannot represent a value, or two columns have the same name.
     """
     check_names(table.column_names)
     try:
         rows: list[dict[str, Any]] = table.to_pylist()
     except FAILURES as exc:
         raise _no_python_form(table).error(
-            "the table does not make records", "convert the column before this stage, or leave it out"
+            "the table cannot be converted to records", "convert or drop the column before this stage"
         ) from exc
     return rows
 
 
 def check_names(names: Sequence[str], of: str = "") -> None:
-    """See to it that no two columns have the same name.
+    """Check that no two columns have the same name.
 
     Args:
         names: The columns.
-        of: What they are columns of, for the message.
+        of: A phrase for the message that says what they are columns of.
 
     Raises:
-        DataError: Two have.
+        DataError: Two columns have the same name.
     """
     seen: set[str] = set()
     for name in names:
@@ -120,28 +122,28 @@ def check_names(names: Sequence[str], of: str = "") -> None:
                 f"several columns{of} are called '{name}': each record, from record 0 on, would lose one of them",
                 field=name,
                 given=list(names),
-                expected="names that differ",
-                hint="rename one of them, with pyarrow.Table.rename_columns",
+                expected="unique names",
+                hint="rename one of them with pyarrow.Table.rename_columns",
             )
         seen.add(name)
 
 
 @lru_cache(maxsize=1024)
 def join_types(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    """The type that values of both have a place in, as pyarrow's promotion "permissive" finds it.
+    """Return the common type of two types, according to pyarrow's promotion "permissive".
 
     Raises:
         ValueError: There is none.
     """
     if left == right:
         return left
-    if pa.types.is_dictionary(left) != pa.types.is_dictionary(right):  # for pyarrow they have nothing in common
+    if pa.types.is_dictionary(left) != pa.types.is_dictionary(right):  # pyarrow does not unify these
         left, right = _decoded(left), _decoded(right)
     schemas = [pa.schema([("", left)]), pa.schema([("", right)])]
     try:
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException as exc:
-        raise ValueError(f"{right} and {left} have no type in common") from exc
+        raise ValueError(f"{right} and {left} have no common type") from exc
 
 
 def _decoded(kind: pa.DataType) -> pa.DataType:
@@ -149,19 +151,21 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
 
 
 def _misshapen(number: int, record: Any, fine: set[str]) -> BadRecord | None:
-    """What is wrong with a record's form. Names of columns that have been found fine are added to the set."""
+    """Return what is wrong with the form of a record. Valid column names are added to ``fine``."""
     if not isinstance(record, dict):
         return BadRecord(number, "data", f"is of type {type(record).__name__}", record, "a dict for each record")
     for name in record:
         if name not in fine:
             if why := _unfit(name):
-                return BadRecord(number, str(name), f"has a column whose name {why}", name, "text as names of columns")
+                return BadRecord(
+                    number, str(name), f"has a column whose name {why}", name, "column names that are text"
+                )
             fine.add(name)
     return None
 
 
 def _unfit(name: Any) -> str:
-    """Why something cannot name a column; empty where it can."""
+    """Return why a value cannot be the name of a column; empty if it can."""
     if not isinstance(name, str):
         return "is not text"
     try:
@@ -177,7 +181,7 @@ def _sift(
     bad: dict[int, BadRecord],
     unwritable: Callable[[pa.Field], str],
 ) -> tuple[pa.Table, dict[int, BadRecord]]:
-    """As `table_of`, one record after the other: a type grows with the good records and not with the bad ones."""
+    """Do the same as `table_of` one record at a time, so that only good records promote the type of a column."""
     for number, record in enumerate(records):
         if number not in bad:
             found = _grown(number, record, types, unwritable)
@@ -185,13 +189,13 @@ def _sift(
                 bad[number] = found
             else:
                 types.update(found)
-    for number, record in enumerate(records):  # a large integer, where the column turned out to hold fractions
+    for number, record in enumerate(records):  # such as a large integer in a column that later became fractions
         for name, value in record.items() if number not in bad else ():
             try:
                 pa.array([value], types[name])
             except FAILURES as exc:
                 bad[number] = BadRecord(
-                    number, name, f"has a value in column '{name}' that is no {types[name]}: {exc}", value
+                    number, name, f"has a value in column '{name}' that does not fit {types[name]}: {exc}", value
                 )
                 break
     good = [record for number, record in enumerate(records) if number not in bad]
@@ -205,26 +209,26 @@ def _grown(
     types: Mapping[str, pa.DataType],
     unwritable: Callable[[pa.Field], str],
 ) -> dict[str, pa.DataType] | BadRecord:
-    """The types of a record's columns with its own values in them, or why that cannot be."""
+    """Return the types of a record's columns after promotion to fit its values, or why they do not fit."""
     found = {}
     for name, value in record.items():
         before = types.get(name, pa.null())
         try:
             kind = _kind(value, before)
         except FAILURES as exc:
-            return BadRecord(number, name, f"has a value in column '{name}' that Arrow has no form for: {exc}", value)
+            return BadRecord(number, name, f"has a value in column '{name}' that Arrow cannot represent: {exc}", value)
         try:
             found[name] = join_types(before, kind)
         except ValueError:
             why = f"has a value of type {kind} in column '{name}' of type {before}"
-            return BadRecord(number, name, why, value, f"{before}, or what can be promoted with it")
+            return BadRecord(number, name, why, value, f"{before}, or a type that can be promoted with it")
         if reason := unwritable(pa.field(name, found[name])):
             return BadRecord(number, name, f"has a value in column '{name}' that cannot be written: {reason}", value)
     return found
 
 
 def _kind(value: Any, before: pa.DataType) -> pa.DataType:
-    """The type of a value: the one before where that has room for it as it is."""
+    """Return the type of a value: the previous type if the value fits it unchanged."""
     if pa.types.is_map(before) or (pa.types.is_integer(before) and isinstance(value, int)):
         try:
             pa.array([value], before)
@@ -236,13 +240,13 @@ def _kind(value: Any, before: pa.DataType) -> pa.DataType:
 
 
 def _array(values: Sequence[Any], known: Mapping[str, pa.DataType] | None = None, name: str = "") -> pa.Array:
-    """An array of the type that is in the values.
+    """Convert values to an array of their type.
 
     Raises:
-        Exception: One of `FAILURES`: they do not make an array that has all that is in them.
+        Exception: One of `FAILURES`: an array cannot represent the values without loss.
     """
     kind = (known or {}).get(name)
-    if kind is not None and pa.types.is_map(kind):  # they look like dicts or lists
+    if kind is not None and pa.types.is_map(kind):  # values of maps look like dicts or lists
         return pa.array(values, kind)
     _check_nested(values)
     array = pa.array(values)
@@ -262,12 +266,12 @@ def _array(values: Sequence[Any], known: Mapping[str, pa.DataType] | None = None
 
 
 def _check_nested(values: Collection[Any], depth: int = 0) -> None:
-    """See whether pyarrow may be given what is in lists and dicts.
+    """Check that pyarrow can convert the contents of lists and dicts safely.
 
     Raises:
-        ValueError: It may not.
+        ValueError: It cannot.
     """
-    if len(values) > _LONG and _PLAIN.issuperset(map(type, values)):  # one pass in C, as over embeddings
+    if len(values) > _LONG and _PLAIN.issuperset(map(type, values)):  # one fast pass in C, for example over embeddings
         return
     for value in values:
         kind = type(value)
@@ -285,7 +289,7 @@ def _check_nested(values: Collection[Any], depth: int = 0) -> None:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What is in lists and dicts, and where."""
+    """Yield the values in lists and dicts, at any depth, each after its path."""
     if isinstance(value, dict):
         for name, held in value.items():
             yield from _leaves(held, f"{path}.{name}")
@@ -297,9 +301,9 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _time(value: Any) -> tuple[str, bool, bool]:
-    """What pyarrow must not mix: the kind of a time, whether it has a time zone, and whether it has nanoseconds."""
+    """Return the kind of a time, and whether it has a time zone and nanoseconds: pyarrow must not mix these."""
     kind = next(kind.__name__ for kind in _DATED if isinstance(value, kind))
-    nanoseconds = getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)  # as pandas has them
+    nanoseconds = getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)  # attributes of pandas types
     return kind, getattr(value, "tzinfo", None) is not None, bool(nanoseconds)
 
 
@@ -309,8 +313,8 @@ def _no_python_form(table: pa.Table) -> BadRecord:
             try:
                 value.as_py()
             except FAILURES as exc:
-                why = f"has a value in column '{name}' that Python has no form for: {exc}"
+                why = f"has a value in column '{name}' that Python cannot represent: {exc}"
                 return BadRecord(
-                    number, name, why, value, f"values that Python's own types can hold, not all {column.type} can"
+                    number, name, why, value, f"values of {column.type} that Python's own types can represent"
                 )
     return BadRecord(0, "data", "cannot be converted", table.schema, "an intact table")

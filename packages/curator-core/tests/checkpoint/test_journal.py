@@ -89,7 +89,7 @@ def test_an_empty_journal_has_no_records(path):
 
 
 def test_one_that_is_not_there_cannot_be_read(path):
-    with pytest.raises(DataError, match="not there") as caught:
+    with pytest.raises(DataError, match="does not exist") as caught:
         read(path)
     assert caught.value.field == str(path)
 
@@ -277,7 +277,7 @@ def test_a_full_disk_loses_nothing(path, room_for):
             journal.sync()
         journal.append({"id": "while it is full"})
     assert (caught.value.field, path.stat().st_size) == (str(path), synced + 100)
-    assert "make room" in caught.value.hint
+    assert "free up space" in caught.value.hint
     journal.close()
     found, dropped = read(path)
     assert dropped == 1

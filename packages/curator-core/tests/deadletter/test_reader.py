@@ -357,7 +357,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, fail):
     (tmp_path / "S" / "1.letter").symlink_to(tmp_path / "gone")
     error = refused(tmp_path)
     assert error.field == str(tmp_path / "S" / "1.letter")
-    assert "not there" in error.message
+    assert "does not exist" in error.message
 
 
 def test_links_between_directories_are_not_followed(tmp_path, fail):

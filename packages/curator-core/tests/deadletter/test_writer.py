@@ -281,7 +281,7 @@ def test_no_room(tmp_path, room_for):
         with pytest.raises(DataError):
             box.close()
     assert "errno 27, EFBIG" in error.message
-    assert "make room" in error.hint
+    assert "free up space" in error.hint
     assert files(tmp_path) == ["S/0.letter"]
 
 

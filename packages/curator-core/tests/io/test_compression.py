@@ -141,7 +141,7 @@ def test_a_last_line_without_newline_counts_if_it_is_complete(tmp_path, data_err
         path.write_bytes(COMPRESS[suffix](lines(1, 2) + cut_off))
         for on_bad_line in ("raise", "skip"):
             error = data_error(JsonlReader(path, on_bad_line=on_bad_line))
-            assert error.message.startswith("the file is truncated: line 3, its last, has no newline")
+            assert error.message.startswith("the file is truncated: its last line, line 3, has no newline")
             assert error.field == str(path)
     path.write_bytes(COMPRESS[suffix](lines(1) + b"broken\n" + lines(2)))
     assert read(path, on_bad_line="skip") == [1, 2]
@@ -185,7 +185,7 @@ def test_an_archive_of_one_file_is_compressed_text_and_any_other_an_error(tmp_pa
     for count, files in ((2, {"x": lines(1), "y": lines(2)}), (0, {})):
         path.write_bytes(zipped(**files))
         error = data_error(JsonlReader(path))
-        assert error.message.startswith(f"the archive holds {count} files")
+        assert error.message.startswith(f"the archive contains {count} files")
         assert f"zip://*.jsonl::{path}" in error.hint
     path.write_bytes(zipped(x=lines(*range(1000)))[:-5])
     error = data_error(JsonlReader(path, on_bad_line="skip"))

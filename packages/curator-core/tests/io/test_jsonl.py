@@ -124,13 +124,13 @@ def test_another_encoding(tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"a": 1', "line 3 is no JSON: Expecting ',' delimiter at character 8"),
-        ("not json at all", "line 3 is no JSON"),
-        ('{"a": 1} {"b": 2}', "line 3 is no JSON: Extra data at character 10"),
-        ("[1, 2]", "line 3 is JSON, but no object"),
-        ("17", "line 3 is JSON, but no object"),
-        ('{"a": ' + "[" * 100_000, "line 3 cannot be read as JSON"),
-        ('{"a": ' + "1" * 5_000 + "}", "line 3 cannot be read as JSON"),
+        ('{"a": 1', "line 3 is not JSON: Expecting ',' delimiter at character 8"),
+        ("not json at all", "line 3 is not JSON"),
+        ('{"a": 1} {"b": 2}', "line 3 is not JSON: Extra data at character 10"),
+        ("[1, 2]", "line 3 is JSON, but not an object"),
+        ("17", "line 3 is JSON, but not an object"),
+        ('{"a": ' + "[" * 100_000, "line 3 cannot be parsed as JSON"),
+        ('{"a": ' + "1" * 5_000 + "}", "line 3 cannot be parsed as JSON"),
     ],
 )
 def test_a_broken_line(tmp_path, data_error, line, problem):
@@ -159,15 +159,13 @@ def test_skipped_lines_are_counted_and_logged(tmp_path, caplog):
     assert [record["a"] for record in batch.data] == [1, 2, 3]
     assert sum(counts) == 2
     assert batch.stage_perf[1].custom_metrics == {"skipped_lines": 2}
-    assert f"{tmp_path}/a.jsonl: 2 broken lines left out, the first is line 2" in caplog.text
+    assert f"{tmp_path}/a.jsonl: broken lines skipped: 2; the first one is line 2" in caplog.text
 
 
 def test_a_broken_last_line_without_newline_is_told_of_as_it_may_be_a_truncated_file(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\nbroken\n{"a": 2')
     assert read(tmp_path, on_bad_line="skip") == [[{"a": 1}]]
-    assert (
-        "2 broken lines left out, the first is line 2; the last line is one of them and has no newline" in caplog.text
-    )
+    assert "skipped: 2; the first one is line 2; the last line is one of them and has no newline" in caplog.text
 
 
 JSON_ARRAY = b'[\n  {"a": 1},\n  {"a": 2}\n]\n'
@@ -177,18 +175,18 @@ RECORDS_OF_TWO = b'{"a": 1}\n{"a": 2}\n'
 @pytest.mark.parametrize(
     ("content", "problem", "hint"),
     [
-        (RECORDS_OF_TWO.replace(b"\n", b"\r"), "line 1 is several lines, with carriage returns", "tr '\\r' '\\n'"),
-        (b"{}\nbroken\r{}\r\n", "line 2 is several lines, with carriage returns", "tr '\\r' '\\n'"),
+        (RECORDS_OF_TWO.replace(b"\n", b"\r"), "line 1 consists of several lines, separated", "tr '\\r' '\\n'"),
+        (b"{}\nbroken\r{}\r\n", "line 2 consists of several lines, separated", "tr '\\r' '\\n'"),
         (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', "line 2 begins with a byte order mark", "encoding='utf-8-sig'"),
-        (b'{"a": 1}\xef\xbb\xbf{"a": 2}\n', "line 1 is of two files that were joined", "with a newline between"),
-        (b'{}\n{"a": \xef\xbb\xbf{"a": 2}\n', "line 2 is of two files that were joined", "with a newline between"),
-        (b"\xef\xbb\xbf" + JSON_ARRAY, "line 1 begins a value that goes on in the next lines", "JSON array"),
+        (b'{"a": 1}\xef\xbb\xbf{"a": 2}\n', "line 1 belongs to two concatenated files", "with a newline between"),
+        (b'{}\n{"a": \xef\xbb\xbf{"a": 2}\n', "line 2 belongs to two concatenated files", "with a newline between"),
+        (b"\xef\xbb\xbf" + JSON_ARRAY, "line 1 begins a value that continues on the next lines", "JSON array"),
         (
             b'\xef\xbb\xbf \n[{"a": 1}\n,{"a": 2}]\n',
-            "line 2 begins a value that goes on in the next lines",
+            "line 2 begins a value that continues on the next lines",
             "JSON array",
         ),
-        (b'{\n "a": [\n{}\n]\n}\n', "line 1 begins a value that goes on in the next lines", "several lines each"),
+        (b'{\n "a": [\n{}\n]\n}\n', "line 1 begins a value that continues on the next lines", "span several lines"),
     ],
     ids=["CR", "CR inside", "mark", "joined", "cut and joined", "array", "array behind a blank line", "object"],
 )
@@ -263,10 +261,10 @@ def test_a_file_gone_between_listing_and_reading(tmp_path, data_error, memory_ur
     (tmp_path / "a.jsonl").write_text("{}")
     for where, path in ((tmp_path, tmp_path / "a.jsonl"), (memory_url, None)):
         error = data_error(FilePartitioningStage(where), lose, JsonlReaderStage())
-        assert error.message == "the file is not there"
+        assert error.message == "the file does not exist"
         assert error.field.endswith("a.jsonl")
         assert path is None or error.field == str(path)
-        assert "from listing to reading" in error.expected
+        assert "between listing and reading" in error.expected
     assert not list(tmp_path.iterdir())
 
 
@@ -310,16 +308,16 @@ def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
     [
         (math.nan, "not JSON compliant"),
         ({"deep": [math.inf]}, "not JSON compliant"),
-        (b"bytes", "a bytes has no form in JSON"),
-        ({1, 2}, "a set has no form in JSON"),
-        (object(), "a object has no form in JSON"),
+        (b"bytes", "type bytes has no JSON equivalent"),
+        ({1, 2}, "type set has no JSON equivalent"),
+        (object(), "type object has no JSON equivalent"),
         ({(1, 2): 3}, "keys must be"),
     ],
 )
 def test_a_value_that_json_has_no_form_for(tmp_path, data_error, value, problem):
     batch = DocumentBatch([{"a": 1, "b": 2}, {"a": 1, "b": value}])
     error = data_error(JsonlWriter(tmp_path), initial_tasks=[batch])
-    assert error.message.startswith("record 1 has a value that JSON has no form for")
+    assert error.message.startswith("record 1 has a value that JSON cannot represent")
     assert problem in error.message
     assert error.field == "b"
     assert list(tmp_path.iterdir()) == []
@@ -327,7 +325,7 @@ def test_a_value_that_json_has_no_form_for(tmp_path, data_error, value, problem)
 
 def test_a_key_that_json_has_no_form_for(tmp_path, data_error):
     error = data_error(JsonlWriter(tmp_path), initial_tasks=[DocumentBatch([{(1, 2): 3}])])
-    assert "record 0 has no form in JSON" in error.message
+    assert "record 0 cannot be represented in JSON" in error.message
 
 
 def test_nan_where_it_is_wanted(tmp_path):

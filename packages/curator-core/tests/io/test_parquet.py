@@ -146,7 +146,7 @@ def test_files_of_a_group_that_differ_in_type(tmp_path, data_error):
     write(tmp_path / "a.parquet", n=[1])
     write(tmp_path / "b.parquet", n=["one"])
     error = data_error(ParquetReader(tmp_path, files_per_partition=2))
-    assert "do not make one table" in error.message
+    assert "do not form one table" in error.message
     assert "a.parquet" in error.given
     assert "files_per_partition=1" in error.hint
 
@@ -154,7 +154,7 @@ def test_files_of_a_group_that_differ_in_type(tmp_path, data_error):
 def test_a_file_gone_between_listing_and_reading(tmp_path, data_error):
     group = FileGroupTask([str(tmp_path / "gone.parquet")])
     error = data_error(ParquetReaderStage(), initial_tasks=[group])
-    assert error.message == "the file is not there"
+    assert error.message == "the file does not exist"
     assert error.field == str(tmp_path / "gone.parquet")
 
 

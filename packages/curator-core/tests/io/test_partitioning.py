@@ -52,8 +52,8 @@ def test_directories_that_a_glob_matches_are_left_out_with_a_word(tmp_path, capl
         fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
         fs.pipe(f"{tmp_path}/{name}", b"")
     assert names(f"{scheme}{tmp_path}/*.txt") == ["2025.txt"]
-    assert "left out of the listing: directories, whose files the pattern does not ask for: 1" in caplog.text
-    with pytest.raises(DataError, match=r"directories, whose files the pattern does not ask for: 1 \(such as .*/01\)"):
+    assert "skipped while listing files: directories whose files do not match the pattern: 1" in caplog.text
+    with pytest.raises(DataError, match=r"directories whose files do not match the pattern: 1 \(such as .*/01\)"):
         groups(f"{scheme}{tmp_path}/days/*")
     caplog.clear()
     assert len(groups(f"{scheme}{tmp_path}/**")) == 3
@@ -97,7 +97,7 @@ def test_what_is_called_like_a_wildcard_hides_nothing_in_silence(tmp_path, caplo
         fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
         fs.pipe(f"{root}/{name}", b"")
     assert names(f"{scheme}{root}/*.txt") == [star.rpartition("/")[2]]
-    assert "itself the name of a file or directory: 1" in caplog.text
+    assert "the exact name of a file or directory: 1" in caplog.text
     assert f"{root}/b.txt" in caplog.text
 
 
@@ -189,10 +189,10 @@ def test_what_a_listing_leaves_out_is_counted_and_logged_once(tmp_path, caplog):
     source = FilePartitioningStage([tmp_path / "in", f"{tmp_path}/in/**"], file_extensions=[".jsonl"])
     result = Pipeline("p", [source]).run()
     assert [task.data[0].rpartition("/")[2] for task in result] == ["a.jsonl", "b.jsonl.gz"]
-    (logged,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    (logged,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert logged == (
-        f"left out of the listing: hidden: 2 (such as {tmp_path}/in/.e.jsonl), "
-        f"links that lead nowhere: 2 (such as {tmp_path}/in/g.jsonl), "
+        f"skipped while listing files: broken links: 2 (such as {tmp_path}/in/g.jsonl), "
+        f"hidden: 2 (such as {tmp_path}/in/.e.jsonl), "
         f"neither files nor directories: 1 (such as {tmp_path}/in/i.jsonl), "
         f"with other extensions: 2 (such as {tmp_path}/in/c.txt)"
     )
@@ -202,7 +202,7 @@ def test_what_a_listing_leaves_out_is_counted_and_logged_once(tmp_path, caplog):
         "b.jsonl.gz",
         "c.txt",
     ]
-    assert "left out" not in caplog.text
+    assert "skipped" not in caplog.text
 
 
 def test_what_is_left_out_is_told_where_nothing_else_is_there(tmp_path, data_error):
@@ -278,7 +278,7 @@ def test_a_filesystem_that_is_not_local(memory_url, caplog):
     for name in ("b.txt", "a.txt", "d/c.txt", "_schema/000001"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
     assert names(memory_url) == ["a.txt", "b.txt", "c.txt"]
-    assert "left out" not in caplog.text  # internal files of writers do not count
+    assert "skipped" not in caplog.text  # internal files of writers do not count
     for name in (".hidden", ".git/x.txt", "_temporary/x.txt"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
     root = memory_url.replace("memory://", "memory:///")
@@ -309,7 +309,7 @@ def test_a_path_where_nothing_is(tmp_path, data_error, path):
     make(tmp_path, "a.txt")
     (tmp_path / "empty").mkdir()
     error = data_error(FilePartitioningStage([tmp_path, tmp_path / path]))
-    assert "no files here" in error.message
+    assert "no files found" in error.message
     assert error.field == str(tmp_path / path)
 
 

@@ -69,7 +69,7 @@ def test_a_broken_line_of_a_range_is_named_by_where_it_is(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     content = b'{"a": "' + b"x" * 3000 + b'"}\n' + b'{"a": 1}\n' * 200
     for broken, problem in (
-        (b"broken\n", "is no JSON"),
+        (b"broken\n", "is not JSON"),
         (b'{"a": "\xff"}\n', "is not utf-8: byte 0xff at offset 4817"),
     ):
         path.write_bytes(content + broken + b'{"a": 1}\n' * 200)
@@ -77,7 +77,7 @@ def test_a_broken_line_of_a_range_is_named_by_where_it_is(tmp_path, data_error):
         assert error.message.startswith(f"the line at byte {len(content)} {problem}")
         assert error.field == str(path)
     path.write_bytes(b"broken\n" + content)
-    assert data_error(JsonlReader(path, split="1kB")).message.startswith("line 1 is no JSON")
+    assert data_error(JsonlReader(path, split="1kB")).message.startswith("line 1 is not JSON")
 
 
 def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_path):
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_from_its_middle_is_not_split(tmp_path, data_error):
     assert source(f"zip://*.jsonl::{tmp_path}/x.zip", split=10)[0][1] is None
     assert len(read(JsonlReader(tmp_path / "odd.bin", compression="gzip", split=10))[0]) == 50
     error = data_error(FilePartitioningStage(tmp_path / "odd.bin", split=10), JsonlReaderStage(compression="gzip"))
-    assert error.message.startswith("a range of a file that is compressed with gzip")
+    assert error.message.startswith("cannot read a byte range of a file compressed with gzip")
     assert "split=None" in error.hint
 
 

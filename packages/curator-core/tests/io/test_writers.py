@@ -170,7 +170,7 @@ def test_no_room(tmp_path, data_error, make, room_for):
         error = data_error(make(tmp_path), initial_tasks=[DocumentBatch(BIG)])
     assert "errno 27, EFBIG" in error.message
     assert error.field.startswith(f"{tmp_path}/0.")
-    assert "make room" in error.hint
+    assert "free up space" in error.hint
     assert contents(tmp_path) == before  # the earlier file is intact, and there is no other
     gc.collect()  # files that are still open must not raise warnings when they are collected
 
@@ -255,7 +255,7 @@ def test_a_failed_task_fails_alone(tmp_path):
 
 
 def test_a_writer_outside_a_pipeline_says_that_it_needs_ids(tmp_path):
-    with pytest.raises(DataError, match="no id that can name a file"):
+    with pytest.raises(DataError, match="id cannot be a file name"):
         JsonlWriter(tmp_path).process(DocumentBatch([{"a": 1}]))
 
 

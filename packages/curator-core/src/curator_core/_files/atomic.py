@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear under their names once they are complete, or not at all."""
+"""Writes files that appear under their names when they are complete, or not at all."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["atomic_file", "atomic_file_in", "create_file", "is_local", "open_dir
 
 logger = logging.getLogger(__name__)
 
-_NAME_LIMIT = 64  # characters of the final name in a temporary one, which must not outgrow what a name may be
-_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # of disks that have none
-_OPEN_FILES = "/proc/self/fd"  # where Linux shows them: the way to give a name to one that has none
-_TO_NAME = getattr(os, "O_PATH", os.O_RDONLY)  # what is in the directory need not be readable, where Linux is asked
+_NAME_LIMIT = 64  # characters of the final name in a temporary name, which must not exceed the limit on names
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # disks without hard links
+_OPEN_FILES = "/proc/self/fd"  # lists open files on Linux, and gives a path to a file that has no name
+_TO_NAME = getattr(os, "O_PATH", os.O_RDONLY)  # on Linux, the directory need not be readable
 
 
 @contextmanager
 def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
-    """A file that appears under its name once it is complete, or not at all.
+    """Open a file that appears under its name when it is complete, or not at all.
 
-    On local disks it has no name before, where the system can do that: nothing is left of it when its writer is
-    killed. Elsewhere it is written under another name in the same directory, one that begins with a dot, and then
-    renamed; object stores, which cannot rename, copy it on their side. It replaces a file of that name, and a symbolic
-    link, which is not followed. Where anything fails, nothing is left behind.
+    On local disks, the file has no name until then, if the system supports that, so nothing remains if its writer is
+    killed. Elsewhere, it is written under a name that begins with a dot in the same directory, and then renamed; object
+    stores, which cannot rename, copy it on the server side. It replaces an existing file, or a symbolic link, which is
+    not followed. If anything fails, nothing remains.
 
     Args:
         fs: The fsspec filesystem.
-        path: The final name, as the filesystem writes it.
+        path: The final name, in the form that the filesystem uses.
     """
     parent, _, name = path.rpartition("/")
     if is_local(fs):
@@ -53,11 +53,11 @@ def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
-    """As `atomic_file`, in a directory of a local disk that is open already.
+    """Do the same as `atomic_file`, in an open directory of a local disk.
 
     Args:
-        directory: What `open_directory` gives.
-        name: The final name in it.
+        directory: The descriptor from `open_directory`.
+        name: The final name in the directory.
     """
     temporary, nameless = _temporary(name), _open_nameless(directory)
     try:
@@ -76,37 +76,38 @@ def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
 
 
 def rename_file(fs: Any, source: str, target: str) -> None:
-    """Give a file another name, in place of a file that has it; object stores copy on their side.
+    """Rename a file, and replace an existing one; object stores copy on the server side.
 
     Args:
         fs: The fsspec filesystem.
-        source: The name that it has, as the filesystem writes it.
-        target: The one that it gets.
+        source: The current name, in the form that the filesystem uses.
+        target: The new name.
     """
-    from fsspec import AbstractFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+    from fsspec import AbstractFileSystem  # noqa: PLC0415 - fsspec is loaded: there is a filesystem
 
     if is_local(fs):
-        os.replace(source, target)  # noqa: PTH105 - paths are plain text here, as fsspec has them
+        os.replace(source, target)  # noqa: PTH105 - paths are plain strings here, as in fsspec
     elif type(fs).mv is not AbstractFileSystem.mv:
         fs.mv(source, target)
-    else:  # as its mv would, but that takes the paths for patterns, which a directory's name may look like
+    else:  # fsspec's own mv does the same, but treats paths as patterns, and the name of a directory may look like one
         fs.cp_file(source, target)
         fs.rm_file(source)
 
 
 def create_file(fs: Any, path: str, content: bytes) -> bool:
-    """Make a small file, complete from the start, unless there is one of that name.
+    """Create a small file that is complete from the start, unless a file with that name exists.
 
-    Of several that make it at the same moment one succeeds, where the filesystem can promise that: local disks with
-    hard links can, and object stores whose fsspec package can create a file exclusively. Elsewhere the last one stays.
+    If several callers create it at the same moment, only one succeeds, if the filesystem can guarantee that: local
+    disks with hard links can, and object stores whose fsspec package can create files exclusively. Elsewhere, the last
+    caller wins.
 
     Args:
         fs: The fsspec filesystem.
-        path: The final name, as the filesystem writes it.
-        content: What is in it.
+        path: The final name, in the form that the filesystem uses.
+        content: The content of the file.
 
     Returns:
-        Whether it was made; False where there was one.
+        Whether the file was created; False if it existed.
     """
     try:
         if is_local(fs):
@@ -118,7 +119,7 @@ def create_file(fs: Any, path: str, content: bytes) -> bool:
         return False
     except (OSError, ValueError, NotImplementedError) as exc:
         fs.invalidate_cache()
-        if fs.exists(path):  # object stores have errors of their own for that
+        if fs.exists(path):  # object stores raise their own errors for that
             return False
         if isinstance(exc, OSError) and exc.errno not in _NO_LINKS:
             raise
@@ -141,11 +142,11 @@ def _create_local(path: str, content: bytes) -> None:
 
 @contextmanager
 def open_directory(path: str, *, below: int | None = None) -> Iterator[int]:
-    """A directory of a local disk, to make files in: it stays this one, whatever is put in its place meanwhile.
+    """Open a directory of a local disk to create files in; it stays the same one even if its path is replaced.
 
     Args:
-        path: Where it is.
-        below: An open directory that it is in, by name: a symbolic link in its place is an error.
+        path: The path of the directory.
+        below: An open directory that contains it under the name ``path``; a symbolic link is then an error.
     """
     follows = 0 if below is None else os.O_NOFOLLOW
     descriptor = os.open(path, _TO_NAME | os.O_DIRECTORY | follows, dir_fd=below)
@@ -156,7 +157,7 @@ def open_directory(path: str, *, below: int | None = None) -> Iterator[int]:
 
 
 def _path_of(directory: int) -> str:
-    """Where an open directory is, for a message; a dot where the system does not tell."""
+    """Return the path of an open directory, for a message; a dot if unknown."""
     try:
         return str(Path(_OPEN_FILES, str(directory)).readlink())
     except OSError:
@@ -164,24 +165,24 @@ def _path_of(directory: int) -> str:
 
 
 def is_local(fs: Any) -> bool:
-    """Whether a filesystem is that of this machine's disks."""
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - it is loaded: there is a filesystem
+    """Whether a filesystem is the one of this machine's disks."""
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - fsspec is loaded: there is a filesystem
 
     return isinstance(fs, LocalFileSystem)
 
 
 def _temporary(name: str) -> str:
-    # Random, so that two attempts at the same task never write into one file.
+    # Random, so that two attempts at the same task never write to the same file.
     return f".{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
 
 
 def _open_nameless(directory: int) -> BinaryIO | None:
-    """A file of a directory without a name; None where the system or the file system knows no such thing."""
+    """Open a file without a name in a directory; None if the operating system or the file system cannot do that."""
     if not (hasattr(os, "O_TMPFILE") and Path(_OPEN_FILES).is_dir()):
         return None
     try:
         descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o666, dir_fd=directory)  # less the umask, as any file
-    except OSError:  # what is wrong with the directory, if that is it, the attempt with a name will say
+    except OSError:  # if the directory is the problem, creating a file with a name raises the error
         return None
     return os.fdopen(descriptor, "wb")
 
@@ -191,10 +192,10 @@ def _open_new(directory: int, name: str) -> BinaryIO:
 
 
 def _name(descriptor: int, directory: int, temporary: str, name: str) -> None:
-    """Give a file its name; where that is taken, by way of another, since only renaming replaces a file."""
+    """Give a file its name; if the name is taken, through a temporary one, because only renaming replaces a file."""
     source = f"{_OPEN_FILES}/{descriptor}"
     try:
-        os.link(source, name, dst_dir_fd=directory)  # with a directory the link in /proc is followed
+        os.link(source, name, dst_dir_fd=directory)  # with dst_dir_fd, the link in /proc is followed
     except FileExistsError:
         os.link(source, temporary, dst_dir_fd=directory)
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -205,5 +206,5 @@ def _remove(remove: Callable[[str], None], path: str) -> None:
         remove(path)
     except FileNotFoundError:
         return
-    except Exception:  # the error that led here is the one to show
+    except Exception:  # logged only, so that the error that led here is raised
         logger.warning("a temporary file could not be removed: %s", path, exc_info=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths, streams and their errors: what readers and writers share. One way for local and remote files."""
+"""Paths, streams, and their errors, shared by readers and writers, for local and remote files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _LOCAL_SCHEMES = ("file://", "local://")
-_URL = re.compile(r"\w[\w+.-]+://")  # one letter is a drive for fsspec
+_URL = re.compile(r"\w[\w+.-]+://")  # fsspec treats a single letter as a drive
 _CHAINED = re.compile(r"([a-z]+)::")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -39,52 +39,52 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def absolute(path: Any, field: str) -> str:
-    """A local path made absolute here and now, since a worker may run in another directory. URLs stay.
+    """Make a local path absolute now, because a worker may run in another directory. URLs stay as they are.
 
     Raises:
-        ConfigurationError: It is not a path, or cannot be one on this machine.
+        ConfigurationError: It is not a path, or not a valid one on this machine.
     """
     text = _checked(path, field)
     for scheme in _LOCAL_SCHEMES:
         text = text.removeprefix(scheme)
     if is_url(text):
         return text
-    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib expands `./~name` as well, which is a file
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib also expands `./~name`, which is a file
     if expanded.startswith("~"):
-        hint = "give the whole path, or ./~name where the name begins with a tilde"
-        raise _not_a_path("no home directory of this user is known", field, path, hint)
+        hint = "pass the whole path, or ./~name if the name begins with a tilde"
+        raise _not_a_path("the home directory of this user is unknown", field, path, hint)
     try:
         return str(Path(expanded).absolute())
     except FileNotFoundError as exc:
-        hint = "change to a directory that exists, or give an absolute path"
+        hint = "change to a directory that exists, or pass an absolute path"
         raise _not_a_path("the working directory has been removed", field, path, hint) from exc
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is an fsspec URL: it begins with ``proto://``, or with ``proto::`` where that is a protocol.
+    """Whether a path is an fsspec URL: it begins with ``proto://``, or with ``proto::`` if that is a known protocol.
 
-    Elsewhere ``://`` and ``::`` are part of a local name, as in ``run::1.jsonl``.
+    Elsewhere, ``://`` and ``::`` are part of a local name, as in ``run::1.jsonl``.
     """
     chained = _CHAINED.match(path)
     if chained is None:
         return _URL.match(path) is not None
-    from fsspec.registry import known_implementations, registry  # noqa: PLC0415 - as below
+    from fsspec.registry import known_implementations, registry  # noqa: PLC0415 - see `filesystem`
 
     return "://" in path or chained[1] in {*known_implementations, *registry}
 
 
 def _checked(path: Any, field: str) -> str:
-    """A path as text that the operating system takes."""
+    """Return a path as text that the operating system accepts."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise _not_a_path("not a path", field, path, "give a str or a pathlib.Path")
+        raise _not_a_path("not a path", field, path, "pass a str or a pathlib.Path")
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError as exc:
         hint = "decode names that are not Unicode with os.fsdecode"
         raise _not_a_path(f"the path cannot be encoded: {exc.reason}", field, path, hint) from exc
     if b"\0" in encoded:
-        raise _not_a_path("a path cannot have a NUL character", field, path, "remove the character")
+        raise _not_a_path("a path cannot contain a NUL character", field, path, "remove the character")
     return text
 
 
@@ -94,16 +94,16 @@ def _not_a_path(problem: str, field: str, given: Any, hint: str) -> Configuratio
 
 
 def filesystem(path: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The filesystem of a path, and the path as that filesystem writes it.
+    """Return the filesystem of a path, and the path in the form that the filesystem uses.
 
     Raises:
-        ConfigurationError: It cannot be a path, or no filesystem is known or installed for the URL.
+        ConfigurationError: The path is invalid, or no filesystem is known or installed for the URL.
     """
     from fsspec.core import url_to_fs  # noqa: PLC0415 - 30 ms that a pipeline without files need not pay
 
     text = absolute(path, "path")
     try:
-        if not is_url(text):  # fsspec would take `::` in a local name apart
+        if not is_url(text):  # fsspec would split a local name at `::`
             return url_to_fs("/", **storage_options)[0], text
         fs, inner = url_to_fs(text, **storage_options)
     except (ImportError, ValueError) as exc:
@@ -118,28 +118,28 @@ def filesystem(path: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn an error of the operating system while reading into a `DataError` that names the file."""
+    """Convert an error of the operating system while reading to a `DataError` that names the file."""
     try:
         yield
     except FileNotFoundError as exc:
         raise DataError(
-            "the file is not there",
+            "the file does not exist",
             field=path,
-            expected="a file that stays where it is from listing to reading",
-            hint="see what moves or deletes files there while the pipeline runs, and run it again",
+            expected="a file that is not moved or deleted between listing and reading",
+            hint="find out what moves or deletes files there while the pipeline runs, and run it again",
         ) from exc
     except OSError as exc:
         raise DataError(
             f"the file cannot be read: {_describe(exc)}",
             field=path,
-            expected="a file that is intact and that this user may read",
-            hint="see to its permissions, or make it again",
+            expected="an intact file that this user may read",
+            hint="check its permissions, or create it again",
         ) from exc
 
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Turn an error of the operating system while writing into a `DataError` that names the file."""
+    """Convert an error of the operating system while writing to a `DataError` that names the file."""
     try:
         yield
     except OSError as exc:
@@ -147,10 +147,10 @@ def writing(path: str) -> Iterator[None]:
         raise DataError(
             f"the file cannot be written: {_describe(exc)}",
             field=path,
-            expected="a directory that this user may write to, with room for the file",
-            hint="make room there, or write elsewhere; what was written before is complete"
+            expected="a directory that this user may write to, with space for the file",
+            hint="free up space there, or write elsewhere; files that were already written are complete"
             if no_room
-            else "see to the permissions of the directory, or write elsewhere",
+            else "check the permissions of the directory, or write elsewhere",
         ) from exc
 
 
@@ -161,7 +161,7 @@ def _describe(exc: OSError) -> str:
 
 
 def check_count(field: str, value: Any) -> int | None:
-    """A count, 1 or more, or None.
+    """Return the value if it is a count of 1 or more, or None.
 
     Raises:
         ConfigurationError: It is something else.
@@ -169,7 +169,7 @@ def check_count(field: str, value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ConfigurationError(
-        "this is no count",
+        "invalid count",
         field=field,
         given=value,
         expected="None, or a whole number, 1 or more",
@@ -177,7 +177,7 @@ def check_count(field: str, value: Any) -> int | None:
 
 
 def parse_size(field: str, value: Any) -> int | None:
-    """Return bytes: of a number, or of text such as ``"64MiB"``; None for None.
+    """Return a size in bytes, from a number or from text such as ``"64MiB"``; None for None.
 
     Raises:
         ConfigurationError: It is something else.
@@ -190,7 +190,7 @@ def parse_size(field: str, value: Any) -> int | None:
     elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ConfigurationError(
-        "this is no size",
+        "invalid size",
         field=field,
         given=value,
         expected="a number of bytes, or text such as '64MiB' or '1.5 GB'",
@@ -198,7 +198,7 @@ def parse_size(field: str, value: Any) -> int | None:
 
 
 def check_fields(value: Any) -> list[str] | None:
-    """Names of columns, or None for all of them.
+    """Return the value if it is a list of column names, or None for all columns.
 
     Raises:
         ConfigurationError: It is something else.
@@ -208,9 +208,9 @@ def check_fields(value: Any) -> list[str] | None:
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return list(value)
     raise ConfigurationError(
-        "these are no names of columns",
+        "invalid column names",
         field="fields",
         given=value,
         expected="None for all columns, or a list of at least one name",
-        hint=f"write [{value!r}]" if isinstance(value, str) else None,
+        hint=f"pass [{value!r}]" if isinstance(value, str) else None,
     )

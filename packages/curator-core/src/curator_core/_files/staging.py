@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files that hold several tasks wait until the driver publishes them.
+"""Staged files: files with several tasks that the driver publishes.
 
-A worker or a driver that dies leaves files behind whose tasks are done again, grouped differently. So a worker writes
+If a worker or the driver dies, it leaves files whose tasks are processed again, grouped differently. So a worker writes
 to a directory of the run, ``_staging-…`` in the target directory, and the driver renames the files that it has counted.
-Readers of data sets pass over directories whose name begins with an underscore, and a staged file has no extension for
-a pattern to match.
+Readers of data sets skip directories whose name begins with an underscore, and a staged file has no extension that a
+pattern could match.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Staging:
 
     Args:
         path: The directory, or its URL.
-        extension: What the names of files end in.
+        extension: Extension of the files.
         storage_options: Options of the fsspec filesystem.
-        run_id: The run.
-        shard: The run's part of the source, where other runs write their parts to the same directory.
+        run_id: The id of the run.
+        shard: The run's shard of the source, if the runs of other shards write to the same directory.
 
     Attributes:
-        label: What the name of the run's own directory ends in; no other run's does.
+        label: The end of the name of the run's own directory, which is unique.
     """
 
     def __init__(
@@ -58,35 +58,35 @@ class Staging:
     # --- on workers ---------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the directories.
+        """Create the directories.
 
         Raises:
-            DataError: They cannot be made.
+            DataError: They cannot be created.
         """
         with writing(self._url):
             fs, directory = self._place()
             fs.makedirs(f"{directory}/{_STAGING}{self.label}", exist_ok=True)
 
     def url_of(self, ids: Iterable[str]) -> str:
-        """Return where a file of these tasks, in this order, is published: its name is a hash of their ids."""
+        """Return the URL under which a file of these tasks is published: its name is a hash of their ids, in order."""
         return f"{self._url}/{self._prefix}{digest(chr(0).join(ids), _DIGEST_BYTES)}{self._extension}"
 
     def create(self, url: str) -> AbstractContextManager[BinaryIO]:
         """Create a file in the staging directory."""
-        # Whole or not at all here as well: a worker that was given up for dead may write the same file again.
+        # Atomic here too: a worker that is considered dead but still runs may write the same file.
         fs, directory = self._place()
         return atomic_file(fs, self._staged(directory, self.label, _name(url)))
 
     # --- in the driver ------------------------------------------------------------------------------------
 
     def check_alone(self, ours: Mapping[str, Collection[str]]) -> None:
-        """Raise if something in the directory may hold the same tasks.
+        """Check that nothing else in the directory may contain the same tasks.
 
         Args:
-            ours: By the label of each earlier run with the same checkpoint, the files that were counted.
+            ours: The files that were counted, by the label of each earlier run with the same checkpoint.
 
         Raises:
-            ConfigurationError: There are other files, or another run writes there, or was killed while it did.
+            ConfigurationError: There are other files, or another run is writing there, or was killed while writing.
         """
         fs, directory = self._place()
         counted = {_name(url) for urls in ours.values() for url in urls}
@@ -96,15 +96,15 @@ class Staging:
                 continue
             if name.endswith(self._extension) and name not in counted:
                 raise ConfigurationError(
-                    "the directory has files of another run, which may hold the same tasks",
+                    "the directory has files of another run, which may contain the same tasks",
                     field="target_size",
                     given=f"{self._url}/{name}",
-                    expected=f"no files in {self._extension} but those of runs with the same checkpoint",
-                    hint="write to a new directory, or remove the files; a run can be resumed if it has a checkpoint",
+                    expected=f"no {self._extension} files except those of runs with the same checkpoint",
+                    hint="write to a new directory, or remove the files; only runs with a checkpoint can be resumed",
                 )
             if label != name and label not in ours:
                 raise ConfigurationError(
-                    "another run writes to the directory, or was killed while it did",
+                    "another run is writing to the directory, or was killed while writing",
                     field="target_size",
                     given=f"{self._url}/{name}",
                     expected="one run at a time, or one for each shard of a source",
@@ -112,10 +112,10 @@ class Staging:
                 )
 
     def recover(self, ours: Mapping[str, Collection[str]]) -> None:
-        """Finish earlier runs with the same checkpoint that were killed: publish what was counted, remove the rest.
+        """Publish the counted files of earlier runs with the same checkpoint that were killed, and remove the rest.
 
         Args:
-            ours: As for `check_alone`.
+            ours: See `check_alone`.
 
         Raises:
             DataError: A file cannot be renamed or removed.
@@ -130,7 +130,7 @@ class Staging:
         """Give staged files their final names.
 
         Raises:
-            DataError: One of them is not there, or cannot be renamed.
+            DataError: One of them does not exist, or cannot be renamed.
         """
         self._rename(self.label, urls)
 
@@ -138,7 +138,7 @@ class Staging:
         """Remove staged files that were not published.
 
         Raises:
-            DataError: It cannot be removed.
+            DataError: They cannot be removed.
         """
         self._remove(self.label)
 
@@ -152,24 +152,25 @@ class Staging:
                     rename_file(fs, self._staged(directory, label, _name(url)), f"{directory}/{_name(url)}")
                 except FileNotFoundError as exc:
                     raise DataError(
-                        "the driver does not find a file that a worker has written",
+                        "the driver cannot find a file that a worker wrote",
                         field=url,
                         expected="a directory that the driver and all workers see",
-                        hint="write to a file system that they share; without target_size each node may have its own",
+                        hint="write to a shared file system, or omit target_size to let each node use its own",
                     ) from exc
 
     def _remove(self, label: str) -> None:
         fs, directory = self._place()
         staged = f"{directory}/{_STAGING}{label}"
         with writing(self._url), suppress(FileNotFoundError):
-            fs.rm(staged if is_local(fs) else escape(staged), recursive=True)  # elsewhere it is taken for a glob
+            # Filesystems that are not local treat the path as a glob.
+            fs.rm(staged if is_local(fs) else escape(staged), recursive=True)
 
     def _place(self) -> tuple[Any, str]:
         fs, directory = filesystem(self._url, self._storage_options)
         return fs, directory.rstrip("/")
 
     def _names(self, fs: Any, directory: str) -> set[str]:
-        """What is in a directory."""
+        """Return the names in a directory."""
         with reading(self._url):
             fs.invalidate_cache()
             try:

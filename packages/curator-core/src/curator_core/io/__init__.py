@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in, files out: stages that list, read and write files, local ones and those behind fsspec URLs.
+"""Stages that list, read, and write files: local ones, and those behind fsspec URLs.
 
     from curator_core import Pipeline
     from curator_core.io import JsonlReader, JsonlWriter

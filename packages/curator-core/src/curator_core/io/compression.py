@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed streams, read to the end that their format marks. An end of data before it is an error.
+"""Decompression that detects truncated files: data that ends before its format's end marker is an error.
 
-Not by way of `fsspec.compression`: of the packages that it wraps, some take the end of data for the end of a stream,
-read the first of several streams only, or ignore what comes after it. Which formats it knows depends on what is
-installed. Here all formats go through one loop, and are known by name whether or not they can be read.
+`fsspec.compression` does not do that: some of the packages that it wraps treat the end of the data as the end of the
+stream, read only the first of several streams, or ignore what follows it. Also, the formats that it knows depend on
+what is installed. Here all formats go through one loop, and are known by name even if they cannot be read.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "check_compression", "chunks_of", "compression_of"]
 
 _CHUNK = 1 << 20  # bytes read at once
-_COMPRESSED_CHUNK = 1 << 16  # of a compressed file: it may become a thousand times as long
-_LONGEST_WINDOW = 31  # log2 of bytes: crawls are published as `zstd --long=31`, which has to be asked for
+_COMPRESSED_CHUNK = 1 << 16  # bytes read at once from a compressed file: they may decompress to 1,000 times as many
+_LONGEST_WINDOW = 31  # log2 of bytes: crawls are published as `zstd --long=31`, which must be allowed explicitly
 
 
 def _zstd() -> Any:
-    """A decompressor of one zstd frame, by whichever package is there."""
+    """Return a decompressor of one zstd frame, from whichever package is installed."""
     try:
         import backports.zstd as zstd  # noqa: PLC0415 - an extra
     except ImportError:
-        import zstandard  # noqa: PLC0415 - what many have installed already
+        import zstandard  # noqa: PLC0415 - many environments have it already
 
         return zstandard.ZstdDecompressor(max_window_size=1 << _LONGEST_WINDOW).decompressobj()
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _LONGEST_WINDOW})
@@ -43,16 +43,17 @@ def _lz4() -> Any:
     return lz4.frame.LZ4FrameDecompressor()
 
 
-# For each format a function that makes a decompressor of one member of a file: with `decompress`, `eof`, `unused_data`.
+# For each format, a function that creates a decompressor of one member of a file: it has `decompress`, `eof`, and
+# `unused_data`.
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     "bz2": bz2.BZ2Decompressor,
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),  # of itself it takes zeros for an empty stream of `lzma`
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),  # by default it treats zeros as an empty `lzma` stream
     "lzma": lzma.LZMADecompressor,
     "zstd": _zstd,
     "lz4": _lz4,
 }
-_PADDED = ("gzip", "xz")  # their members may have zeros after them
+_PADDED = ("gzip", "xz")  # zeros may follow their members
 _FORMATS = (*_DECOMPRESSORS, "zip")
 
 SUFFIXES = {
@@ -64,11 +65,11 @@ SUFFIXES = {
     ".lz4": "lz4",
     ".zip": "zip",
 }
-"""Which compression a file's name says, by its end in lower case."""
+"""Compressions by file extension, in lower case."""
 
 
 def check_compression(value: Any) -> str | None:
-    """A compression's name, ``"infer"``, or None.
+    """Return the value if it is the name of a compression, ``"infer"``, or None.
 
     Raises:
         ConfigurationError: It is something else.
@@ -80,22 +81,22 @@ def check_compression(value: Any) -> str | None:
 
 
 def compression_of(name: str) -> str | None:
-    """The compression that a file's name says; None where it says none."""
+    """Return the compression that the extension of a file indicates; None if it indicates none."""
     _, dot, last = name.lower().rpartition(".")
     return SUFFIXES.get(dot + last)
 
 
 def chunks_of(stream: Any, compression: str | None, path: str) -> Iterator[bytes]:
-    """The content of a file in chunks, decompressed; of all its members, where it has several.
+    """Yield the decompressed content of a file in chunks, including all members if it has several.
 
     Args:
-        stream: The file as it is stored, open for reading.
-        compression: A name of `SUFFIXES`, or None.
-        path: What errors call it.
+        stream: The file, open for reading.
+        compression: A compression in `SUFFIXES`, or None.
+        path: The name of the file in errors.
 
     Raises:
         ConfigurationError: The package that reads this compression is not installed.
-        DataError: The file is not compressed like that, is damaged, or ends before its last member does.
+        DataError: The file has another compression, is damaged, or ends before its last member ends.
     """
     if compression is None:
         return iter(lambda: stream.read(_CHUNK), b"")
@@ -115,12 +116,12 @@ def _decompressed(stream: Any, compression: str, path: str) -> Iterator[bytes]:
                 member = _new(compression, path)
             try:
                 content = member.decompress(data)
-            except Exception as exc:  # each package has errors of its own
+            except Exception as exc:  # each package has its own errors
                 raise _damaged(str(exc) or type(exc).__name__, path) from exc
             yield content
             data = member.unused_data if member.eof else b""
     if not member.eof:
-        raise _damaged("truncated: it ends before the compressed data do", path)
+        raise _damaged("truncated: it ends before the compressed data ends", path)
 
 
 def _new(compression: str, path: str) -> Any:
@@ -128,7 +129,7 @@ def _new(compression: str, path: str) -> Any:
         return _DECOMPRESSORS[compression]()
     except ImportError as exc:
         raise ConfigurationError(
-            f"reading {compression} needs a package that does not import here: {exc}",
+            f"reading {compression} needs a package that cannot be imported: {exc}",
             field=path,
             expected="the extra 'compression'",
             hint="pip install 'curator-core[compression]'",
@@ -136,7 +137,7 @@ def _new(compression: str, path: str) -> Any:
 
 
 def _unzipped(stream: Any, path: str) -> Iterator[bytes]:
-    """The one file of an archive."""
+    """Yield the content of the only file of an archive."""
     try:
         with ZipFile(stream) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -144,16 +145,16 @@ def _unzipped(stream: Any, path: str) -> Iterator[bytes]:
                 with archive.open(names[0]) as file:
                     yield from iter(lambda: file.read(_CHUNK), b"")
                 return
-    except OSError:  # of the file itself
+    except OSError:  # the file itself cannot be read
         raise
     except Exception as exc:
         raise _damaged(str(exc) or type(exc).__name__, path) from exc
     raise DataError(
-        f"the archive holds {len(names)} files, and only one can be read as compressed text",
+        f"the archive contains {len(names)} files, but compressed text must be a single file",
         field=path,
         given=names,
         expected="an archive of one file",
-        hint=f"read those in the archive: 'zip://*.jsonl::{path}'",
+        hint=f"read the files in the archive: 'zip://*.jsonl::{path}'",
     )
 
 
@@ -161,6 +162,6 @@ def _damaged(problem: str, path: str) -> DataError:
     return DataError(
         f"the file cannot be decompressed: {problem}",
         field=path,
-        expected="a complete file, compressed as its name says",
-        hint="copy or make the file again, or give compression=… where its name misleads",
+        expected="a complete file, compressed as its name indicates",
+        hint="copy or create the file again, or pass compression=… if its name is misleading",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: one JSON object a line."""
+"""JSON Lines: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -34,28 +34,27 @@ _COMPRESSIONS = {"gzip": ".gz", "bz2": ".bz2", "xz": ".xz"}
 
 
 class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
-    """Reads the JSON Lines files of a group: records as dicts.
+    """Reads the JSON Lines files of a group, with records as dicts.
 
-    Blank lines and a byte order mark at the start are passed over. A group without records gives no task, and
-    counts as filtered. A compressed file is read to the end that its format marks, through all members or frames
-    that it has; one that ends before is an error. Of a task with a byte range the lines are read that start in it.
+    Blank lines and a byte order mark at the start are ignored. A group without records emits no task, and counts as
+    filtered. All members or frames of a compressed file are read; a truncated file is an error. For a task with a byte
+    range, the lines that begin in the range are read.
 
     Args:
-        fields: Which fields of a record to keep, those it has; None for all.
-        records_per_batch: How many records a task holds at the most; it may hold those of several files of a
-            group. None makes one task of each group, which keeps the group's id.
-        on_bad_line: ``"raise"``, or ``"skip"`` to leave out a line that is no JSON object or not in the
-            encoding. Skipped lines are counted in the metric ``skipped_lines``. What is wrong with more than a line is
-            an error all the same: a file of which no line is good, one that is truncated in compression, or a line
-            that is several records.
-        encoding: Of the text; one in which a newline is one byte, so not UTF-16 or UTF-32.
-        compression: ``"infer"`` goes by the file's name; or ``"gzip"``, ``"bz2"``, ``"xz"``, ``"lzma"``, ``"zip"`` (of
-            one file), ``"zstd"`` or ``"lz4"`` (extra ``compression``); or None.
+        fields: Fields of a record to keep, if it has them; None for all.
+        records_per_batch: Maximum number of records in a task, which may combine several files of a group. None creates
+            one task per group, which keeps the group's id.
+        on_bad_line: ``"raise"``, or ``"skip"`` to skip a line that is not a JSON object or not in the encoding. The
+            metric ``skipped_lines`` counts skipped lines. If more than a line is broken, that is an error anyway: a
+            file without a single good line, a truncated compressed file, or a line that contains several records.
+        encoding: Encoding of the text. A newline must be one byte, so UTF-16 and UTF-32 are not supported.
+        compression: ``"infer"`` depends on the file's name; or ``"gzip"``, ``"bz2"``, ``"xz"``, ``"lzma"``, ``"zip"``
+            (with one file), ``"zstd"`` or ``"lz4"`` (extra ``compression``); or None.
         storage_options: Options of the fsspec filesystem.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
-        DataError: A file is gone, cannot be read or decompressed, or is truncated, or a line is broken. Raised while
+        ConfigurationError: An argument is invalid.
+        DataError: A file is missing, cannot be read or decompressed, or is truncated, or a line is broken. Raised while
             the pipeline runs.
     """
 
@@ -70,7 +69,7 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
     ) -> None:
         if on_bad_line not in ("raise", "skip"):
             raise ConfigurationError(
-                "there is no such way with broken lines",
+                "invalid value for on_bad_line",
                 field="on_bad_line",
                 given=on_bad_line,
                 expected="'raise' or 'skip'",
@@ -83,11 +82,11 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         self._storage_options = dict(storage_options or {})
 
     def inputs(self) -> tuple[list[str], list[str]]:
-        """Paths, in ``data``."""
+        """Return the inputs: paths in ``data``."""
         return ["data"], []
 
     def outputs(self) -> tuple[list[str], list[str]] | None:
-        """The chosen fields; nothing is known beforehand where all are taken."""
+        """Return the selected fields; None if all are read, because these are not known in advance."""
         return None if self._fields is None else (["data"], self._fields)
 
     def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
@@ -125,25 +124,25 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
     """Lists JSON Lines files and reads them: `FilePartitioningStage`, then `JsonlReaderStage`.
 
-    Use the two by themselves to give them settings (``with_``), or to list files your own way.
+    Use the two stages directly to change their settings (``with_``), or to list files in another way.
 
     Args:
-        file_paths: Files, directories, globs and fsspec URLs.
-        files_per_partition: Files a group at the most; 1 where neither this nor ``blocksize`` is given.
-        blocksize: Bytes a group at the most, as stored: a number, or text such as ``"64MiB"``.
-        fields: Which fields of a record to keep; None for all.
-        records_per_batch: Records a task at the most; None makes one task of each group.
+        file_paths: Files, directories, globs, and fsspec URLs.
+        files_per_partition: Maximum number of files in a group; 1 if neither this nor ``blocksize`` is given.
+        blocksize: Maximum size of a group in bytes, as stored: a number, or text such as ``"64MiB"``.
+        fields: Fields of a record to keep; None for all.
+        records_per_batch: Maximum number of records in a task; None creates one task per group.
         on_bad_line: ``"raise"`` or ``"skip"``.
-        encoding: Of the text.
-        compression: ``"infer"`` goes by the file's name.
-        file_extensions: Which files to take from directories and globs.
+        encoding: Encoding of the text.
+        compression: ``"infer"`` depends on the file's name.
+        file_extensions: Files to take from directories and globs.
         storage_options: Options of the fsspec filesystem.
-        split: Bytes a task at the most of a file that is not compressed: a larger one becomes several tasks, each
-            with the lines that start in its range. None reads each file in one task.
+        split: Maximum number of bytes in a task of a file that is not compressed: a larger file becomes several tasks,
+            each with the lines that begin in its range. None reads each file in one task.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
-        DataError: As `FilePartitioningStage` and `JsonlReaderStage` raise it while the pipeline runs.
+        ConfigurationError: An argument is invalid.
+        DataError: See `FilePartitioningStage` and `JsonlReaderStage`. Raised while the pipeline runs.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
         storage_options: Mapping[str, Any] | None = None,
         split: int | str | None = DEFAULT_SPLIT,
     ) -> None:
-        if compression not in ("infer", None):  # whatever the names say
+        if compression not in ("infer", None):  # compressed, whatever the names of the files indicate
             split = None
         self._partitioning = FilePartitioningStage(
             file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
@@ -168,33 +167,33 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
         self._reader = JsonlReaderStage(fields, records_per_batch, on_bad_line, encoding, compression, storage_options)
 
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
-        """The two stages."""
+        """Return the two stages."""
         return [self._partitioning, self._reader]
 
 
 class JsonlWriter(FileWriter):
-    """Writes each task's records to a JSON Lines file in UTF-8, called after the task's id; or several tasks to one.
+    """Writes each task's records to a JSON Lines file in UTF-8 named after the task's id, or several tasks to one file.
 
-    Writing the same task twice gives the same file, byte for byte. A file appears when it is complete.
-    Pipelines whose tasks may have the same ids need a directory each.
+    Writing the same task twice creates the same file, byte for byte. A file appears when it is complete.
+    Pipelines whose tasks may have the same ids need separate directories.
 
-    Numbers and arrays of numpy are written as plain ones, dates and times in ISO 8601.
+    Numpy numbers and arrays are written as JSON numbers and arrays, dates and times in ISO 8601.
 
     Args:
-        path: Directory or fsspec URL to write to; made where it is missing.
+        path: Directory or fsspec URL to write to; created if missing.
         fields: Columns to write; None for all.
-        compression: None, ``"gzip"``, ``"bz2"`` or ``"xz"``; the names end in ``.gz`` and so on.
-        allow_nan: Whether to write NaN and infinities as Python does. JSON has no such numbers, and most
-            readers other than Python's fail on them.
+        compression: None, ``"gzip"``, ``"bz2"``, or ``"xz"``; file names end in ``.gz`` and so on.
+        allow_nan: Whether to write NaN and infinities as Python does. They are not valid JSON, and most readers other
+            than Python's fail on them.
         storage_options: Options of the fsspec filesystem.
-        target_size: Bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of about this
-            size, as written; see `ParquetWriter`. None: a file a task.
+        target_size: A number of bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of
+            about this size, as written; see `ParquetWriter`. None for one file per task.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, when a run with a target size begins, the directory has files
+        ConfigurationError: An argument is invalid; or, when a run with a target size begins, the directory has files
             of another run.
-        DataError: The directory or a file cannot be written, or a value has no form in JSON. Raised while
-            the pipeline runs.
+        DataError: The directory or a file cannot be written, or JSON cannot represent a value. Raised while the
+            pipeline runs.
     """
 
     def __init__(
@@ -208,7 +207,7 @@ class JsonlWriter(FileWriter):
     ) -> None:
         if compression is not None and compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
-            raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
+            raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
         extension = f".jsonl{_COMPRESSIONS.get(compression or '', '')}"
         super().__init__(path, extension, fields, storage_options, target_size)
         self._compression = compression
@@ -237,17 +236,17 @@ def _check_range(info: Mapping[str, Any], byte_range: tuple[int, int], compressi
     check_size(info.get("size"), byte_range[1], path)
     if compression is not None:
         raise DataError(
-            f"a range of a file that is compressed with {compression} cannot be read",
+            f"cannot read a byte range of a file compressed with {compression}",
             field=path,
             given=byte_range,
             expected="a task of the whole file",
-            hint="give FilePartitioningStage split=None",
+            hint="pass split=None to FilePartitioningStage",
         )
 
 
 def _check_encoding(encoding: str) -> str:
     try:
-        # In UTF-16 a newline's byte is part of other characters as well, so lines could not be told apart.
+        # In UTF-16, the byte of a newline is also part of other characters, so it does not separate lines.
         if b"\n".decode(encoding) == "\n":
             return codecs.lookup(encoding).name
     except (LookupError, TypeError, UnicodeError):
@@ -267,11 +266,11 @@ def _compressed(stream: BinaryIO, compression: str | None) -> Iterator[Any]:
         yield stream
         return
     if compression == "gzip":
-        # No name and no time in the header: the same records give the same bytes.
+        # Without a name and a time in the header, the same records give the same bytes.
         with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as out:
             yield out
         return
-    from fsspec.compression import compr  # noqa: PLC0415 - it is loaded: there is a filesystem
+    from fsspec.compression import compr  # noqa: PLC0415 - fsspec is loaded: there is a filesystem
 
     with compr[compression](stream, mode="wb") as out:
         yield out
@@ -282,18 +281,18 @@ def _encode(encoder: json.JSONEncoder, record: dict[str, Any]) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Half a surrogate pair, as crawled pages have them: as an escape it comes back as what it was.
+        # An unpaired surrogate, as found in crawled pages: written as an escape, it is read back unchanged.
         text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
         return text.encode("ascii")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows of what it does not: a numpy number or array, a date."""
+    """Return the JSON equivalent of a value that the encoder does not support: a numpy number or array, or a date."""
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+    raise TypeError(f"type {type(value).__name__} has no JSON equivalent")
 
 
 def _no_json_form(encoder: Any, record: dict[str, Any], number: int, exc: Exception) -> DataError:
@@ -302,16 +301,16 @@ def _no_json_form(encoder: Any, record: dict[str, Any], number: int, exc: Except
             encoder.encode(value)
         except (TypeError, ValueError, RecursionError) as inner:
             return DataError(
-                f"record {number} has a value that JSON has no form for: {inner}",
+                f"record {number} has a value that JSON cannot represent: {inner}",
                 field=str(name),
                 given=value,
-                expected="text, numbers, true, false, null, and lists and objects of those",
-                hint="convert or drop the column before this stage, or write Parquet; NaN: allow_nan=True",
+                expected="text, numbers, true, false, null, and lists and objects of these",
+                hint="convert or drop the column before this stage, or write Parquet; for NaN, pass allow_nan=True",
             )
     return DataError(
-        f"record {number} has no form in JSON: {exc}",
+        f"record {number} cannot be represented in JSON: {exc}",
         field="data",
         given=record,
-        expected="text as names of columns",
+        expected="column names that are text",
         hint="rename the columns before this stage",
     )

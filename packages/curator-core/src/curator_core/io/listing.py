@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files there are at a path: below a directory, or as a glob says. What is left out is counted."""
+"""Lists the files at a path, which may be a file, a directory, or a glob, and counts what it skips."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_DIRECTORY", "Found", "LeftOut", "list_files"]
 
 SCHEMA_DIRECTORY = "_schema"
-"""Where `ParquetWriter` keeps the schema of a directory's files: not data, and not reported as left out."""
+"""Where `ParquetWriter` stores the schema of a directory's files. It is not data, and not reported as skipped."""
 
-_DIRECTORIES = "directories, whose files the pattern does not ask for"
-_BESIDE_NAME = "matched by a path that is itself the name of a file or directory"
+_DIRECTORIES = "directories whose files do not match the pattern"
+_BESIDE_NAME = "matches of a path that is also the exact name of a file or directory"
 _MAGIC = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Found(NamedTuple):
-    """A file.
+    """A file that was found.
 
     Attributes:
-        name: Its path, as the filesystem writes it.
-        size: In bytes; None where it is not known.
-        real: Its path without links, which tells whether two names are one file.
-        is_linked: Whether a link led to it from the place that was named.
-        is_divisible: Whether it can be read from any place in it, at no more cost than from its start.
+        name: Its path, in the form that the filesystem uses.
+        size: Its size in bytes; None if unknown.
+        real: Its path with links resolved, which shows whether two names are the same file.
+        is_linked: Whether it was reached through a link below the given path.
+        is_divisible: Whether reading from any offset costs no more than reading from the start.
     """
 
     name: str
@@ -48,22 +48,22 @@ class Found(NamedTuple):
 
     @property
     def rank(self) -> tuple[bool, bool, str]:
-        """The name of a file that has the lowest is the one to go by: its own rather than a link's."""
+        """The sort key that chooses among the names of a file: the lowest is its own name rather than a link's."""
         return self.is_linked, self.name != self.real, self.name
 
 
 class LeftOut:
-    """What a listing leaves out, by the reason why."""
+    """The names that a listing skips, with the reasons."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}  # by name
 
     def add(self, reason: str, name: str) -> None:
-        """Note a name."""
+        """Add a skipped name."""
         self._reasons[name] = reason
 
     def discard(self, names: Iterable[str]) -> None:
-        """Forget what was found in another way."""
+        """Remove names that were found in another way."""
         for name in names:
             self._reasons.pop(name, None)
 
@@ -78,15 +78,15 @@ class LeftOut:
 
 
 def list_files(fs: Any, path: str, left_out: LeftOut) -> Iterator[Found]:
-    """The files at a path: itself, or what is below it or matches it; but for hidden ones, where it does not name them.
+    """Yield the file at a path, or the files below it or that match it. Hidden files are skipped unless named in full.
 
     Args:
         fs: The fsspec filesystem.
-        path: A file or directory, or else a glob, as the filesystem writes it.
-        left_out: Counts what is left out.
+        path: A file, a directory, or a glob, in the form that the filesystem uses.
+        left_out: Records what is skipped.
 
     Raises:
-        OSError: What is there cannot be listed.
+        OSError: A directory cannot be listed.
     """
     local = is_local(fs)
     if fs.isfile(path):
@@ -100,15 +100,15 @@ def list_files(fs: Any, path: str, left_out: LeftOut) -> Iterator[Found]:
         return
     else:
         with suppress(FileNotFoundError):
-            fs.info(path)  # isfile and isdir say no where they may not look: this one says why
-    if "*" in path:  # who wrote it may not know of what is called so
+            fs.info(path)  # isfile and isdir return False if they lack permission, but this one raises
+    if "*" in path:  # users may not know that a file or directory has this exact name
         for file in _globbed(fs, path, LeftOut()):
             if file.name != path:
                 left_out.add(_BESIDE_NAME, file.name)
 
 
 def _globbed(fs: Any, path: str, left_out: LeftOut) -> Iterable[Found]:
-    """What a glob matches. It may begin with directories that look like one, as ``data [2024]/*.txt``."""
+    """List what a glob matches. It may begin with directories whose names look like globs: ``data [2024]/*.txt``."""
     root, pattern = _split(fs, path)
     if is_local(fs):
         return _LocalSearch(root or "/", pattern, left_out)
@@ -116,7 +116,7 @@ def _globbed(fs: Any, path: str, left_out: LeftOut) -> Iterable[Found]:
 
 
 def _split(fs: Any, path: str) -> tuple[str, str]:
-    """The directory that a glob starts from, and the pattern below it."""
+    """Return the directory that a glob starts from, and the pattern below it."""
     *directories, _ = path.split("/")
     root: list[str] = []
     for name in directories:
@@ -127,7 +127,7 @@ def _split(fs: Any, path: str) -> tuple[str, str]:
 
 
 def _found(fs: Any, infos: Mapping[str, Any], root: str, left_out: LeftOut) -> Iterator[Found]:
-    """What fsspec's own search gives, without what is hidden below the root."""
+    """Yield the files that fsspec's own search found, except for hidden ones below the root."""
     searched = {name.rpartition("/")[0] for name in infos}
     for name, info in infos.items():
         *directories, last = name.removeprefix(root).split("/")
@@ -140,7 +140,7 @@ def _found(fs: Any, infos: Mapping[str, Any], root: str, left_out: LeftOut) -> I
         if last.startswith(".") or any(_is_hidden_directory(part) for part in directories):
             left_out.add("hidden", name)
         elif info["type"] != "file" and fs.isdir(name):
-            left_out.add("linked directories, which only local disks are searched through", name)
+            left_out.add("links to directories, which are followed only on local disks", name)
         else:
             yield Found(info["name"], info.get("size"), info["name"])
 
@@ -150,34 +150,35 @@ def _is_hidden_directory(name: str) -> bool:
 
 
 class _LocalSearch:
-    """Iterates over the files below a local directory that a pattern matches, through links as well.
+    """Iterates over the files below a local directory that match a pattern, and follows links.
 
-    fsspec's own search does not follow links to directories, and leaves out what it may not list, both in silence.
-    Here a directory is read once for each state of the pattern that it is reached in, so links may lead in circles.
-    Links come last, so that what can be reached without them is found under its own name.
+    fsspec's own search silently skips links to directories, and directories that it has no permission to list. This
+    search reads a directory once for each state of the pattern in which it is reached, so links may be circular. Links
+    are followed last, so that files that can be reached without them are found under their own names.
     """
 
     def __init__(self, root: str, pattern: str, left_out: LeftOut) -> None:
         self._root = root.rstrip("/")
         self._real_root = os.path.realpath(root).rstrip("/")
-        # `**` stands for any directories, and at the end for any files below them. Others match themselves as well.
+        # `**` matches any number of directories, and at the end any files below them. Other parts also match a name
+        # that equals them literally.
         parts = pattern.split("/")
         self._parts = [None if p == "**" else re.compile(rf"{translate(p)}|{re.escape(p)}\Z") for p in parts]
         self._left_out = left_out
         self._seen: set[tuple[int, int, frozenset[int]]] = set()
-        self._links: deque[tuple[str, frozenset[int]]] = deque()  # to directories that are still to be searched
+        self._links: deque[tuple[str, frozenset[int]]] = deque()  # linked directories that were not searched yet
 
     def __iter__(self) -> Iterator[Found]:
-        with suppress(FileNotFoundError, NotADirectoryError):  # the root of a glob need not be there
-            os.stat(self._root or "/")  # noqa: PTH116 - paths are plain text here, as fsspec has them
+        with suppress(FileNotFoundError, NotADirectoryError):  # the root of a glob may not exist
+            os.stat(self._root or "/")  # noqa: PTH116 - paths are plain strings here, as in fsspec
             self._links.append(("", self._closure({0})))
-        is_linked = False  # the root itself is not a link, whatever it is: it was named
+        is_linked = False  # the root never counts as a link, because it was named
         while self._links:
             yield from self._search(*self._links.popleft(), is_linked=is_linked)
             is_linked = True
 
     def _search(self, relative: str, states: frozenset[int], *, is_linked: bool) -> Iterator[Found]:
-        """Search a directory, and all below it but for links to others."""
+        """Search a directory and its subdirectories, except for linked ones."""
         stack = [(relative, states)]
         while stack:
             relative, states = stack.pop()
@@ -198,8 +199,8 @@ class _LocalSearch:
                         (self._links if entry.is_symlink() else stack).append((name, below))
 
     def _entries(self, path: str, states: frozenset[int]) -> list[os.DirEntry[str]]:
-        """What is in a directory; nothing where it was looked for the same before."""
-        info = os.stat(path)  # noqa: PTH116 - as above
+        """Return the entries of a directory; none if it was already searched in the same state."""
+        info = os.stat(path)  # noqa: PTH116 - paths are plain strings here, as in fsspec
         key = (info.st_dev, info.st_ino, states)
         if key in self._seen:
             return []
@@ -211,7 +212,7 @@ class _LocalSearch:
         if entry.name.startswith("."):
             reason = "hidden"
         elif info is None and entry.is_symlink():
-            reason = "links that lead nowhere"
+            reason = "broken links"
         elif info is not None and not stat.S_ISREG(info.st_mode):
             reason = "neither files nor directories"
         else:
@@ -224,19 +225,19 @@ class _LocalSearch:
         real = os.path.realpath(path) if is_linked else f"{self._real_root}{name}"
         return Found(path, info and info.st_size, real, is_linked)
 
-    # --- the pattern: how many of its parts are matched, in all ways that there are -----------------------
+    # --- the pattern: a state is a number of matched parts, and a set of states has all possible ones -----
 
     def _closure(self, states: set[int]) -> frozenset[int]:
-        """The states, with those after a `**` that stands for no directory."""
+        """Return the states and those after a `**`, which may match no directory at all."""
         last = len(self._parts) - 1
         for state in sorted(states):
             while state < last and self._parts[state] is None:
-                state += 1  # noqa: PLW2901 - the loop goes on from there
+                state += 1  # noqa: PLW2901 - the inner loop continues from the new state
                 states.add(state)
         return frozenset(states)
 
     def _step(self, states: frozenset[int], directory: str) -> frozenset[int]:
-        """The states below a directory; none where nothing there can match."""
+        """Return the states below a directory; none if nothing there can match."""
         after = set()
         for state in states:
             part = self._parts[state]
@@ -252,7 +253,7 @@ class _LocalSearch:
 
 
 def _follow(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What an entry is, or is a link to; None where that is not there."""
+    """Return the status of an entry, or of the target of a link; None if it does not exist."""
     try:
         return entry.stat()
     except OSError as exc:

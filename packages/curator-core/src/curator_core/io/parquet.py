@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet, by pyarrow: the extra ``parquet``."""
+"""Parquet, with pyarrow: the extra ``parquet``."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ logger = logging.getLogger(__name__)
 
 _NOT_WRITTEN = "the records cannot be written as Parquet"
 _MEND = (
-    "convert or drop the column before this stage, declare it in schema=…, or give on_bad_record='skip' to leave such "
-    "records out and count them"
+    "convert or drop the column before this stage, declare it in schema=…, or pass on_bad_record='skip' to skip and "
+    "count such records"
 )
 _EXTENSIONS = (".parquet", ".pq")
 _COMPRESSIONS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
 
 class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
-    """Reads the Parquet files of a group: records as an Arrow table.
+    """Reads the Parquet files of a group, with records as an Arrow table.
 
-    Of a task with a byte range those row groups are read that begin in it.
+    For a task with a byte range, the row groups that begin in the range are read.
 
-    Files of one group may lack columns that others have (null there), and differ in types where pyarrow's promotion
-    "permissive" finds one for both: integers and fractions, string and large_string, units of time. A group without
-    records gives no task, and counts as filtered. Names of directories are not read as columns.
+    The files of a group may have different schemas. A column that is missing in one of them is null there, and types
+    are promoted as by pyarrow's "permissive": integers and fractions, string and large_string, units of time. A group
+    without records emits no task, and counts as filtered. Names of directories are not read as columns.
 
     Args:
-        fields: Which columns to read; None for all. The others are not even fetched.
-        records_per_batch: How many records a task holds at the most; it may hold those of several files of a
-            group. None makes one task of each group, which keeps the group's id.
+        fields: Columns to read; None for all. The others are not even fetched.
+        records_per_batch: Maximum number of records in a task, which may combine several files of a group. None creates
+            one task per group, which keeps the group's id.
         storage_options: Options of the fsspec filesystem.
-        schema: Columns and types of all tasks: a ``pyarrow.Schema``, or a dict of types by name, each one of pyarrow's
-            or the name of a simple one. A column that a file lacks is null, and one that the schema lacks is not read.
-            None: those of the files.
-        on_bad_record: ``"raise"``, or ``"skip"`` to leave out a record that does not fit the schema. Skipped records
-            are counted in the metric ``skipped_records``.
+        schema: Columns and types of all tasks: a ``pyarrow.Schema``, or a dict from column names to types, each a
+            pyarrow type or the name of a simple one. A column that is missing in a file is null, and a column that is
+            missing in the schema is not read. None for the columns and types of the files.
+        on_bad_record: ``"raise"``, or ``"skip"`` to skip a record that does not fit the schema. The metric
+            ``skipped_records`` counts skipped records.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, in setup, pyarrow is not installed.
-        DataError: A file is gone, no Parquet, or without a chosen column, or a record does not fit the schema. Raised
-            while the pipeline runs.
+        ConfigurationError: An argument is invalid; or, in setup, pyarrow is not installed.
+        DataError: A file is missing, is not Parquet, or lacks a selected column, or a record does not fit the schema.
+            Raised while the pipeline runs.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         self._skip = _check_on_bad_record(on_bad_record)
 
     def inputs(self) -> tuple[list[str], list[str]]:
-        """Paths, in ``data``."""
+        """Return the inputs: paths in ``data``."""
         return ["data"], []
 
     def outputs(self) -> tuple[list[str], list[str]] | None:
-        """The chosen columns; nothing is known beforehand where all are taken."""
+        """Return the selected columns; None if all are read, because these are not known in advance."""
         chosen = self._fields if self._schema is None else list(self._schema.names)
         return None if chosen is None else (["data"], chosen)
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Load pyarrow, before any data is touched."""
+        """Import pyarrow, before any data is read."""
         del worker_metadata
         _pyarrow(self.name)
 
@@ -115,7 +115,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                     f"the file cannot be read as Parquet: {exc}",
                     field=path,
                     expected="a complete Parquet file",
-                    hint="make the file again, or leave it out of the paths",
+                    hint="create the file again, or exclude it from the paths",
                 ) from exc
 
     def _open(self, path: str, byte_range: tuple[int, int] | None) -> Any:
@@ -125,7 +125,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         return fs.open(inner, "rb")
 
     def _tables(self, file: Any, groups: list[int], columns: list[str] | None) -> Iterator[pa.Table]:
-        if not groups:  # older releases of pyarrow fail at that
+        if not groups:  # older releases of pyarrow cannot read an empty list of row groups
             yield file.schema_arrow.empty_table()
         elif self._records_per_batch is None:
             yield file.read_row_groups(groups, columns=columns)
@@ -136,7 +136,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
                 yield pa.Table.from_batches([batch])
 
     def _formed(self, table: pa.Table, path: str, start: int) -> pa.Table:
-        """Rows of a file, from row ``start`` on, as the schema or the chosen columns have them."""
+        """Convert rows of a file, from row ``start`` on, to the schema or the selected columns."""
         if self._schema is None:
             return table if self._fields is None else table.select(self._fields)
         from curator_core.io.schema import conform, without  # noqa: PLC0415 - an extra: this module imports without it
@@ -145,31 +145,31 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         bad = set()
         for record in wrong:
             if not self._skip:
-                what, hint = f"{path} does not fit the schema", "convert the file, or give another schema=…"
+                what, hint = f"{path} does not fit the schema", "convert the file, or pass another schema=…"
                 raise record._replace(number=start + record.number).error(what, hint)
             bad.add(record.number)
         if not bad:
             return formed
         self.metrics.add("skipped_records", len(bad))
-        logger.warning("%s: %d records left out, the first is record %d", path, len(bad), start + min(bad))
+        logger.warning("%s: records skipped: %d; the first one is record %d", path, len(bad), start + min(bad))
         return self._formed(without(table, bad), path, start)
 
     def _columns(self, there: list[str], path: str) -> list[str] | None:
-        """The columns to fetch from a file; None for all."""
-        from curator_core._arrow import check_names  # noqa: PLC0415 - an extra, as above
+        """Return the columns to fetch from a file; None for all."""
+        from curator_core._arrow import check_names  # noqa: PLC0415 - an extra, see `_formed`
 
         check_names(there, f" of {path}")
         if self._schema is not None:
             return [name for name in self._schema.names if name in there]
         for name in self._fields or ():
-            if name not in there:  # pyarrow would leave it out in silence
+            if name not in there:  # pyarrow would silently skip it
                 close = nearest(name, there)
                 raise DataError(
                     f"the file has no column '{name}'",
                     field=path,
                     given=there,
                     expected=f"the columns {', '.join(self._fields or ())}",
-                    hint=f"did you mean '{close}'?" if close else "correct fields=[…], or leave the file out",
+                    hint=f"did you mean '{close}'?" if close else "correct fields=[…], or exclude the file",
                 )
         return self._fields
 
@@ -177,24 +177,24 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
 class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
     """Lists Parquet files and reads them: `FilePartitioningStage`, then `ParquetReaderStage`.
 
-    Use the two by themselves to give them settings (``with_``), or to list files your own way.
+    Use the two stages directly to change their settings (``with_``), or to list files in another way.
 
     Args:
-        file_paths: Files, directories, globs and fsspec URLs.
-        files_per_partition: Files a group at the most; 1 where neither this nor ``blocksize`` is given.
-        blocksize: Bytes a group at the most, as stored: a number, or text such as ``"64MiB"``.
-        fields: Which columns to read; None for all.
-        records_per_batch: Records a task at the most; None makes one task of each group.
-        file_extensions: Which files to take from directories and globs.
+        file_paths: Files, directories, globs, and fsspec URLs.
+        files_per_partition: Maximum number of files in a group; 1 if neither this nor ``blocksize`` is given.
+        blocksize: Maximum size of a group in bytes, as stored: a number, or text such as ``"64MiB"``.
+        fields: Columns to read; None for all.
+        records_per_batch: Maximum number of records in a task; None creates one task per group.
+        file_extensions: Files to take from directories and globs.
         storage_options: Options of the fsspec filesystem.
-        split: Bytes a task at the most, as stored: a larger file becomes several tasks, each with the row groups that
-            begin in its range; a row group is never divided. None reads each file in one task.
+        split: Maximum number of bytes in a task, as stored: a larger file becomes several tasks, each with the row
+            groups that begin in its range; a row group is never split. None reads each file in one task.
         schema: Columns and types of all tasks; None for those of the files.
-        on_bad_record: ``"raise"`` or ``"skip"``, where a record does not fit the schema.
+        on_bad_record: ``"raise"`` or ``"skip"``, for a record that does not fit the schema.
 
     Raises:
-        ConfigurationError: A setting makes no sense.
-        DataError: As `FilePartitioningStage` and `ParquetReaderStage` raise it while the pipeline runs.
+        ConfigurationError: An argument is invalid.
+        DataError: See `FilePartitioningStage` and `ParquetReaderStage`. Raised while the pipeline runs.
     """
 
     def __init__(
@@ -216,40 +216,41 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         self._reader = ParquetReaderStage(fields, records_per_batch, storage_options, schema, on_bad_record)
 
     def decompose(self) -> list[ProcessingStage[Any, Any]]:
-        """The two stages."""
+        """Return the two stages."""
         return [self._partitioning, self._reader]
 
 
 class ParquetWriter(FileWriter):
-    """Writes each task's records to a Parquet file, called after the task's id; or several tasks to one.
+    """Writes each task's records to a Parquet file named after the task's id, or several tasks to one file.
 
-    The files of a directory form one data set. With a ``schema`` they all have it. Without one they keep to what the
-    run has settled on, kept in the directory below ``_schema``: a file has all columns that are known when it is
-    written, and a type is promoted, as pyarrow's "permissive" does, where a later task needs that. The last of the
-    versions in ``_schema`` fits all files.
+    The files of a directory form one data set. With a ``schema``, all of them have that schema. Without one, the run
+    settles on a schema as it writes, and stores its versions in the directory below ``_schema``: a file has all columns
+    known when it is written, and if a later task needs another type, the type is promoted as by pyarrow's "permissive".
+    The last version in ``_schema`` fits all files.
 
-    Writing the same task twice with the same schema and pyarrow gives the same file, byte for byte. A file appears
-    when it is complete. Pipelines whose tasks may have the same ids need a directory each.
+    Writing the same task twice with the same schema and pyarrow creates the same file, byte for byte. A file appears
+    when it is complete. Pipelines whose tasks may have the same ids need separate directories.
 
     Args:
-        path: Directory or fsspec URL to write to; made where it is missing.
+        path: Directory or fsspec URL to write to; created if missing.
         fields: Columns to write; None for all.
-        compression: ``"snappy"``, ``"gzip"``, ``"brotli"``, ``"lz4"``, ``"zstd"`` or ``"none"``.
+        compression: ``"snappy"``, ``"gzip"``, ``"brotli"``, ``"lz4"``, ``"zstd"``, or ``"none"``.
         storage_options: Options of the fsspec filesystem.
-        schema: Columns and types of all files: a ``pyarrow.Schema``, or a dict of types by name, each one of pyarrow's
-            or the name of a simple one. A column that a task lacks is null. None: what the run settles on.
-        on_bad_record: ``"raise"``, or ``"skip"`` to leave out a record that does not fit the schema or has no form
-            in Arrow or Parquet. Skipped records are counted in the metric ``skipped_records``.
-        target_size: Bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of about this
-            size, as written, which is estimated from what the worker has written before. A larger task has a file of
-            its own. ``with_(batch_size=…)`` says how many tasks a worker puts together at once (64). It must be the
-            last stage. None: a file a task.
+        schema: Columns and types of all files: a ``pyarrow.Schema``, or a dict from column names to types, each a
+            pyarrow type or the name of a simple one. A column that is missing in a task is null. None for the schema
+            that the run settles on.
+        on_bad_record: ``"raise"``, or ``"skip"`` to skip a record that does not fit the schema or that Arrow or Parquet
+            cannot represent. The metric ``skipped_records`` counts skipped records.
+        target_size: A number of bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of
+            about this size, as written, which a worker estimates from the files it wrote before. A larger task gets its
+            own file. ``with_(batch_size=…)`` sets how many tasks a worker combines at once (default: 64). The writer
+            must be the last stage. None for one file per task.
 
     Raises:
-        ConfigurationError: A setting makes no sense; or, in setup, pyarrow is not installed; or, when a run with a
-            target size begins, the directory has files of another run.
-        DataError: The directory or a file cannot be written, or a record has no form in Parquet or does not fit the
-            schema. Raised while the pipeline runs.
+        ConfigurationError: An argument is invalid; or, in setup, pyarrow is not installed; or, when a run with a target
+            size begins, the directory has files of another run.
+        DataError: The directory or a file cannot be written, or Parquet cannot represent a record, or the record does
+            not fit the schema. Raised while the pipeline runs.
     """
 
     def __init__(
@@ -264,7 +265,7 @@ class ParquetWriter(FileWriter):
     ) -> None:
         if compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
-            raise ConfigurationError("there is no such compression", **{**known, "field": "compression"})
+            raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
         super().__init__(path, ".parquet", fields, storage_options, target_size)
         self._compression = compression
         self._schema = _check_schema(schema, self._fields, self.name)
@@ -272,24 +273,24 @@ class ParquetWriter(FileWriter):
         self._settled: SettledSchema | None = None
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Load pyarrow, and make the directory.
+        """Import pyarrow, and create the directory.
 
         Raises:
             ConfigurationError: pyarrow is not installed.
-            DataError: The directory cannot be made.
+            DataError: The directory cannot be created.
         """
         _pyarrow(self.name)
         super().setup(worker_metadata)
 
     def _content(self, task: DocumentBatch) -> Content:
-        """The records as a table that goes together with those of all other tasks."""
+        """Return the records as a table whose schema is compatible with the tables of all other tasks."""
         from curator_core.io.schema import conform, merge, without  # noqa: PLC0415 - an extra: this module imports without it
 
         if not task.num_items:
             return Content(None, 0, 0)
         settled = self._settled_schema()
         table, skipped = self._table(task, self._schema or settled.look())
-        numbers = [number for number in range(task.num_items) if number not in skipped]  # of the table's rows
+        numbers = [number for number in range(task.num_items) if number not in skipped]  # the record of each row
         while True:
             schema = self._schema or merge(settled.schema, table.schema)
             fitted, wrong = conform(table, schema)
@@ -304,9 +305,9 @@ class ParquetWriter(FileWriter):
         return Content(fitted, len(fitted), fitted.nbytes, fitted.schema)
 
     def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
-        """The chosen columns, of the records that make a table, and the other records by number."""
-        from curator_core._arrow import check_names, table_of  # noqa: PLC0415 - an extra, as above
-        from curator_core.io.schema import unwritable  # noqa: PLC0415 - likewise
+        """Return the selected columns of the records that form a table, and the other records by number."""
+        from curator_core._arrow import check_names, table_of  # noqa: PLC0415 - an extra, see `_content`
+        from curator_core.io.schema import unwritable  # noqa: PLC0415 - an extra, see `_content`
 
         fields, bad = self._fields, {}
         if isinstance(task.data, list):
@@ -322,7 +323,7 @@ class ParquetWriter(FileWriter):
         return table, bad
 
     def _bad(self, found: Iterable[BadRecord]) -> dict[int, BadRecord]:
-        """The bad records by number; an error at the first one, unless they are skipped."""
+        """Return the bad records by number, or raise an error for the first one unless they are skipped."""
         bad: dict[int, BadRecord] = {}
         for record in found:
             if not self._skip:
@@ -336,7 +337,7 @@ class ParquetWriter(FileWriter):
         first = min(skipped)
         self.metrics.add("skipped_records", len(skipped))
         logger.warning(
-            "task %s: %d records left out, the first is record %d: it %s",
+            "task %s: records skipped: %d; the first one, record %d, %s",
             task.task_id,
             len(skipped),
             first,
@@ -345,11 +346,11 @@ class ParquetWriter(FileWriter):
 
     @property
     def _settled_hint(self) -> str:
-        return f"types are those that the files there have settled on, in {self._path.rstrip('/')}/_schema"
+        return f"the existing files have settled on the types in {self._path.rstrip('/')}/_schema"
 
     def _settled_schema(self) -> SettledSchema:
         if self._settled is None:
-            from curator_core.io.settled import SettledSchema  # noqa: PLC0415 - an extra, as above
+            from curator_core.io.settled import SettledSchema  # noqa: PLC0415 - an extra, see `_content`
 
             self._settled = SettledSchema(*filesystem(self._path, self._storage_options), self._path)
         return self._settled
@@ -366,7 +367,7 @@ class ParquetWriter(FileWriter):
                 f"{_NOT_WRITTEN}: {exc}",
                 field="data",
                 given=table.schema,
-                expected="values that Parquet has a form for",
+                expected="values that Parquet can represent",
                 hint="convert or drop the column before this stage",
             ) from exc
 
@@ -376,10 +377,10 @@ def _chosen(record: Any, fields: Sequence[str]) -> Any:
 
 
 def _check_schema(schema: Any, fields: list[str] | None, stage: str) -> pa.Schema | None:
-    """The schema of the chosen fields, or None where none is given.
+    """Return the schema of the selected fields; None if no schema is given.
 
     Raises:
-        ConfigurationError: It is no schema, or lacks one of the fields; or pyarrow is not installed.
+        ConfigurationError: It is not a schema, or lacks one of the fields; or pyarrow is not installed.
     """
     if schema is None:
         return None
@@ -390,30 +391,30 @@ def _check_schema(schema: Any, fields: list[str] | None, stage: str) -> pa.Schem
 
 
 def _check_on_bad_record(value: Any) -> bool:
-    """Whether bad records are skipped.
+    """Return whether bad records are skipped.
 
     Raises:
-        ConfigurationError: It is neither of the two.
+        ConfigurationError: The value is neither ``"raise"`` nor ``"skip"``.
     """
     if value not in ("raise", "skip"):
         raise ConfigurationError(
-            "there is no such way with bad records", field="on_bad_record", given=value, expected="'raise' or 'skip'"
+            "invalid value for on_bad_record", field="on_bad_record", given=value, expected="'raise' or 'skip'"
         )
     return bool(value == "skip")
 
 
 def _pyarrow(stage: str) -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet.
+    """Return the modules pyarrow and pyarrow.parquet.
 
     Raises:
         ConfigurationError: They are not installed.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra: this module imports without it
-        import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
+        import pyarrow.parquet as pq  # noqa: PLC0415 - an extra: this module imports without it
     except ImportError as exc:
         raise ConfigurationError(
-            f"Parquet needs pyarrow, which does not import here: {exc}",
+            f"Parquet needs pyarrow, which cannot be imported: {exc}",
             stage=stage,
             expected="the extra 'parquet'",
             hint="pip install 'curator-core[parquet]'",
@@ -422,7 +423,7 @@ def _pyarrow(stage: str) -> tuple[Any, Any]:
 
 
 def _row_groups(metadata: Any, byte_range: tuple[int, int] | None) -> list[int]:
-    """Which row groups to read: all, or those that begin in a range."""
+    """Return the row groups to read: all, or those that begin in a range."""
     groups = range(metadata.num_row_groups)
     if byte_range is None:
         return list(groups)
@@ -431,7 +432,7 @@ def _row_groups(metadata: Any, byte_range: tuple[int, int] | None) -> list[int]:
 
 
 def _begins(group: Any) -> int:
-    """Where a row group begins: at the first page of its first column, which may be that of a dictionary."""
+    """Return the offset of a row group: that of the first page of its first column, which may be a dictionary page."""
     if not group.num_columns:
         return 0
     column = group.column(0)
@@ -439,14 +440,14 @@ def _begins(group: Any) -> int:
 
 
 def _join(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
-    """One table of several, whose types are promoted where they differ.
+    """Concatenate tables, and promote types that differ.
 
     Raises:
-        DataError: They cannot be.
+        DataError: Types cannot be promoted.
     """
-    import pyarrow as pa  # noqa: PLC0415 - it is loaded: there are tables
+    import pyarrow as pa  # noqa: PLC0415 - pyarrow is loaded: there are tables
 
-    from curator_core.io.schema import conform, grow  # noqa: PLC0415 - an extra, as above
+    from curator_core.io.schema import conform, grow  # noqa: PLC0415 - an extra: this module imports without it
 
     if len(tables) == 1:
         return tables[0]
@@ -457,14 +458,14 @@ def _join(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
         formed = [conform(table, schema) for table in tables]
         for record in (record for _, wrong in formed for record in wrong):
             raise record.error(
-                "the files of one group do not make one table", "read each by itself with files_per_partition=1"
+                "the files of one group do not form one table", "read each file separately with files_per_partition=1"
             )
         tables = [table for table, _ in formed]
     return pa.concat_tables(tables, promote_options="default")  # their metadata may differ
 
 
 def _resize(tables: Iterable[pa.Table], size: int, paths: Sequence[str]) -> Iterator[pa.Table]:
-    """The same records in tables of ``size``, the last one smaller."""
+    """Yield the same records in tables of ``size`` records; the last one may be smaller."""
     waiting: list[pa.Table] = []
     rows = 0
     for table in tables:
@@ -480,8 +481,8 @@ def _resize(tables: Iterable[pa.Table], size: int, paths: Sequence[str]) -> Iter
 
 
 def _compact(table: pa.Table) -> pa.Table:
-    """The table without memory of others: a slice keeps, and pickles, all that it was cut from."""
-    import pyarrow as pa  # noqa: PLC0415 - it is loaded: there are tables
+    """Copy a table that is a small part of its memory: a slice keeps, and pickles, everything it was cut from."""
+    import pyarrow as pa  # noqa: PLC0415 - pyarrow is loaded: there are tables
 
     if table.get_total_buffer_size() <= 2 * table.nbytes:
         return table

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files there are, in groups."""
+"""The source that lists files and groups them."""
 
 from __future__ import annotations
 
@@ -26,36 +26,34 @@ logger = logging.getLogger(__name__)
 
 
 class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
-    """A source: lists files and hands them on in groups, sorted by name.
+    """A source that lists files and emits them in groups, sorted by name.
 
-    The order, the groups and so the ids of the tasks are the same for the same files, in whatever order the
-    filesystem lists them. Directories are searched with all that is below them, through links as well. In what is
-    listed, names that begin with a dot are passed over, and so are directories whose name begins with an underscore:
-    unfinished output of other programs is kept in such places. What a listing leaves out (hidden names, other
-    extensions, links that lead nowhere, directories that match a pattern) is logged in one warning, and counted in the
-    metric ``files_left_out``.
+    The order of files, the groups, and therefore the ids of the tasks are the same for the same files, in whatever
+    order the filesystem lists them. Directories are searched recursively, and links are followed. Names that begin with
+    a dot and directories whose name begins with an underscore are skipped, because other programs keep unfinished
+    output there. One warning lists what was skipped (hidden names, other extensions, broken links, directories that
+    match a pattern), and the metric ``files_left_out`` counts it.
 
-    The names of all files are in memory at once; the tasks are made one by one.
+    The names of all files are in memory at once; the tasks are created one by one.
 
     Args:
-        file_paths: Files, directories, globs (``*``, ``**``, ``?``, ``[ab]``) and fsspec URLs of such, one or
-            several. A file or directory whose name looks like a glob is taken by its name. A file that is found twice,
-            under its own name or by links, is taken once.
-        files_per_partition: How many files a group holds at the most. 1 where neither this nor ``blocksize``
-            is given.
-        blocksize: How many bytes a group holds at the most, as stored: a number, or text such as ``"64MiB"``.
-            A file that is larger makes a group of its own, or is split.
-        file_extensions: Which files to take from directories and globs, such as ``[".jsonl"]``; None for
-            all. A compressed file goes by the extension before: ``a.jsonl.gz`` is one of those. A file that
-            is named in full is taken whatever its name.
+        file_paths: Files, directories, globs (``*``, ``**``, ``?``, ``[ab]``), and fsspec URLs of these, one or
+            several. An existing file or directory whose name looks like a glob is used under that exact name. A file
+            that is found more than once, under its own name or through links, is listed once.
+        files_per_partition: Maximum number of files in a group; 1 if neither this nor ``blocksize`` is given.
+        blocksize: Maximum size of a group in bytes, as stored: a number, or text such as ``"64MiB"``. A larger file
+            forms its own group, or is split.
+        file_extensions: Files to take from directories and globs, such as ``[".jsonl"]``; None for all. The extension
+            of a compression is ignored: ``a.jsonl.gz`` is one of these files. A file that is named in full is always
+            taken.
         storage_options: Options of the fsspec filesystem, such as ``{"anon": True}``.
-        split: How many bytes of one file a task holds at the most. A larger file that is not compressed becomes several
-            tasks with a ``byte_range`` each, for stages that go by it, as the readers of this module do. Not more
-            than ``blocksize``, where that is given as well. None for tasks of whole files.
+        split: Maximum number of bytes of one file in a task. A larger file that is not compressed becomes several
+            tasks, each with a ``byte_range``, for stages that respect it, such as the readers of this module. Limited
+            to ``blocksize``, if that is given as well. None for tasks of whole files.
 
     Raises:
-        ConfigurationError: A setting makes no sense, or there is no filesystem for a URL.
-        DataError: At one of the paths there is nothing to read. Raised while the pipeline runs.
+        ConfigurationError: An argument is invalid, or there is no filesystem for a URL.
+        DataError: One of the paths has nothing to read. Raised while the pipeline runs.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         paths = [given] if is_one else list(given)
         if not paths:
             raise ConfigurationError(
-                "no paths are given", field="file_paths", given=file_paths, expected="at least one path"
+                "no paths were given", field="file_paths", given=file_paths, expected="at least one path"
             )
         self._paths = [absolute(path, f"file_paths[{number}]") for number, path in enumerate(paths)]
         self._max_files = check_count("files_per_partition", files_per_partition)
@@ -86,11 +84,11 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         self._storage_options = dict(storage_options or {})
 
     def outputs(self) -> tuple[list[str], list[str]]:
-        """The paths, in ``data``."""
+        """Return the outputs: paths in ``data``."""
         return ["data"], []
 
     def process(self, task: EmptyTask) -> Iterator[FileGroupTask]:
-        """List the files and group them; ``task`` is not looked at, but for its dataset name."""
+        """List and group the files. Of ``task``, only the dataset name is used."""
         left_out = LeftOut()
         found: dict[str, Found] = {}
         for path in self._paths:
@@ -99,13 +97,13 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         left_out.discard(file.name for file in found.values())
         if left_out:
             self.metrics.add("files_left_out", len(left_out))
-            logger.warning("left out of the listing: %s", left_out)
+            logger.warning("skipped while listing files: %s", left_out)
         for group in self._group(sorted(found.values())):
             paths, ranges = [file.name for file in group], self._ranges(group[0])
             yield from (FileGroupTask(paths, task.dataset_name, byte_range) for byte_range in ranges)
 
     def _ranges(self, file: Found) -> Iterable[tuple[int, int] | None]:
-        """The ranges that a file is split into; None stands for all of it."""
+        """Return the ranges that a file is split into; None means the whole file."""
         if self._split is None or not self._is_split(file):
             return [None]
         return ranges_of(file.size or 0, self._split)
@@ -119,7 +117,7 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
         group: list[Found] = []
         size = 0
         for file in files:
-            # What a server does not tell the size of is taken for a whole block.
+            # A file whose size the server does not report counts as a whole block.
             file_size = (self._max_bytes or 0) if file.size is None else file.size
             full = len(group) == self._max_files
             overfull = self._max_bytes is not None and size + file_size > self._max_bytes
@@ -134,7 +132,7 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
     def _list(self, path: str, left_out: LeftOut) -> list[Found]:
         with reading(path):
             fs, inner = filesystem(path, self._storage_options)
-            fs.invalidate_cache()  # an earlier run in this process may have left a listing behind
+            fs.invalidate_cache()  # it may contain a listing of an earlier run in this process
             listed = list(list_files(fs, inner, left_out))
         wanted = [file for file in listed if file.name == inner or self._has_extension(file.name)]
         if not wanted:
@@ -161,15 +159,15 @@ class FilePartitioningStage(ProcessingStage[EmptyTask, FileGroupTask]):
                 f"none of the {len(listed)} files found has the right extension",
                 field=path,
                 given=min(listed),
-                expected=f"names that end in {wanted}, or in one of those and a compression such as .gz",
-                hint="correct the path, or give file_extensions=[…]",
+                expected=f"names that end in {wanted}, or in one of these and a compression such as .gz",
+                hint="correct the path, or pass file_extensions=[…]",
             )
         return DataError(
-            "there are no files here",
+            "no files found",
             field=path,
             given=str(left_out) or path,
-            expected="a file, a directory with files in it, or a glob that matches files",
-            hint="correct the path; ** in a glob stands for any number of directories",
+            expected="a file, a directory that contains files, or a glob that matches files",
+            hint="correct the path; ** in a glob matches any number of directories",
         )
 
 
@@ -180,10 +178,10 @@ def _is_archive(fs: Any) -> bool:
 
 
 def _url(fs: Any, name: str, given: str) -> str:
-    """A path that can be opened without knowing the filesystem: absolute where local, else a URL.
+    """Return a path that can be opened without knowing the filesystem: absolute if local, otherwise a URL.
 
     Raises:
-        DataError: There is no such URL.
+        DataError: The name cannot be part of a URL.
     """
     if is_local(fs):
         return name
@@ -192,8 +190,8 @@ def _url(fs: Any, name: str, given: str) -> str:
             "the name of this file cannot be part of a URL",
             field=given,
             given=name,
-            expected="names without '::', which fsspec takes for the seam between two URLs",
-            hint="rename the file, or leave it out of the paths",
+            expected="names without '::', which fsspec treats as the separator of two URLs",
+            hint="rename the file, or exclude it from the paths",
         )
     _, chained, rest = given.partition("::")  # zip://*.jsonl::s3://bucket/archive.zip
     return f"{fs.unstrip_protocol(name)}{chained}{rest}"
@@ -205,9 +203,9 @@ def _check_extensions(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, str) and value and all(isinstance(e, str) and e.startswith(".") for e in value):
         return tuple(extension.lower() for extension in value)
     raise ConfigurationError(
-        "these are no file extensions",
+        "invalid file extensions",
         field="file_extensions",
         given=value,
-        expected="None, or a list of texts that begin with a dot",
-        hint="for example ['.jsonl', '.json']",
+        expected="None, or a list of strings that begin with a dot",
+        hint="for example, pass ['.jsonl', '.json']",
     )

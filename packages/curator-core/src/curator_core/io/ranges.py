@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large files in ranges of bytes. A line, or a row group, belongs to the range that its first byte is in."""
+"""Byte ranges of large files. A line, or a row group, belongs to the range that contains its first byte."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _CHUNK = 1 << 20  # bytes read at once
 
 
 def ranges_of(size: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Ranges of `limit` bytes, the last one smaller.
+    """Yield ranges of `limit` bytes; the last one may be smaller.
 
-    Not of equal sizes: so the ranges of a file stay what they are, but for the last, when something is appended to it.
+    The file is not divided equally, so that appending to it does not change its ranges, except for the last one.
     """
     return ((start, min(start + limit, size)) for start in range(0, size, limit))
 
 
 def check_size(size: int | None, stop: int, path: str) -> None:
-    """See that a file still has the range that it is to be read in.
+    """Check that a file still contains the range to read.
 
     Raises:
-        DataError: It has become smaller.
+        DataError: The file has become smaller.
     """
     if size is not None and size < stop:
         raise DataError(
             "the file is smaller than when it was listed",
             field=path,
             given=f"{size:,} bytes",
-            expected=f"at least {stop:,} bytes: a file that stays as it is from listing to reading",
-            hint="see what changes files there while the pipeline runs, and run it again",
+            expected=f"at least {stop:,} bytes: a file that does not change between listing and reading",
+            hint="find out what changes files there while the pipeline runs, and run it again",
         )
 
 
 def lines_from(stream: Any, start: int, stop: int) -> tuple[int, Iterator[bytes]]:
-    """Where the first line begins that starts in a range, and the file's content from there, in chunks.
+    """Return the offset of the first line that begins in a range, and the file's content from there, in chunks.
 
     Args:
         stream: The file, open for reading.
-        start: Where the range begins.
-        stop: Where it ends. Where no line starts before, the content is empty.
+        start: Offset at which the range begins.
+        stop: Offset at which the range ends. If no line begins in the range, the content is empty.
     """
     if not start:
         return 0, _chunks(stream)
-    position = start - 1  # a newline there ends the line before
+    position = start - 1  # a newline there ends the previous line
     _go_to(stream, position)
     while position < stop - 1 and (chunk := stream.read(_CHUNK)):
         newline = chunk.find(b"\n", 0, stop - 1 - position)
@@ -69,7 +69,7 @@ def _chunks(stream: Any, first: bytes = b"") -> Iterator[bytes]:
 
 
 def _go_to(stream: Any, position: int) -> None:
-    """Seek; read up to there where the stream cannot, as those of simple HTTP servers."""
+    """Seek to a position, or read up to it if the stream cannot seek, as with simple HTTP servers."""
     try:
         stream.seek(position)
     except (ValueError, NotImplementedError):  # io.UnsupportedOperation is a ValueError

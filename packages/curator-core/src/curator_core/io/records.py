@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of one JSON Lines file, and what is wrong where a line is not one.
+"""The records of one JSON Lines file, and errors that explain broken lines and files.
 
-A broken line may be left out where the user says so. But some of what looks like one broken line is something else: the
-end of a truncated file, many lines that end otherwise, a file in another format. Leaving that out would lose records
-that nobody knows of, so it is an error in any case.
+Broken lines can be skipped. But some files only look as if they had one broken line: they are truncated, have other
+line endings, or are in another format. Skipping that line would silently lose other records, so it is always an error.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordReader", "lines_of"]
 
-_SPACE = " \t\r\n"  # as JSON has it
+_SPACE = " \t\r\n"  # what JSON treats as whitespace
 _BOM = "\ufeff"  # the byte order mark
-_SHOWN = 80  # characters of a broken line that its error shows
-_SEAM = re.compile(f"[\r{_BOM}]")  # what a line may have between records, where it is several
+_SHOWN = 80  # characters of a broken line that an error shows
+_SEAM = re.compile(f"[\r{_BOM}]")  # may separate the records of a line that contains several
 
-# How files of other kinds begin, and what to do with them.
-_CONVERT = "it looks like {}: convert the file to UTF-8, with one JSON object on each line"
-_COMPRESSED = "it looks compressed with {0}: give compression='{0}', or name the file accordingly"
+# How files in other formats begin, and what to do with them.
+_CONVERT = "the file looks like {}: convert it to UTF-8, with one JSON object per line"
+_COMPRESSED = "the file looks like {0}: pass compression='{0}', or give the file a matching extension"
 _BEGINNINGS = (
     (b"\xff\xfe\0\0", _CONVERT.format("UTF-32")),
     (b"\0\0\xfe\xff", _CONVERT.format("UTF-32")),
@@ -39,27 +38,27 @@ _BEGINNINGS = (
     (b"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
     (b"\x04\x22\x4d\x18", _COMPRESSED.format("lz4")),
     (b"PK\x03\x04", _COMPRESSED.format("zip")),
-    (b"PAR1", "it looks like Parquet: use ParquetReader"),
-    (b"[", "it looks like a JSON array: write one object on each line, for example with jq -c '.[]'"),
+    (b"PAR1", "the file looks like Parquet: use ParquetReader"),
+    (b"[", "the file looks like a JSON array: write one object per line, for example with jq -c '.[]'"),
 )
-_SPREAD = "it looks like objects that take several lines each: write each on one, for example with jq -c ."
-_CR_ONLY = "its lines end in a carriage return alone: convert them, for example with tr '\\r' '\\n'"
-_MARKED = "remove it, or give encoding='utf-8-sig', which passes over one at the start of any line"
-_JOINED = "join the files with a newline between them, and without their byte order marks"
+_SPREAD = "the objects seem to span several lines: write each on one line, for example with jq -c ."
+_CR_ONLY = "the lines end in a lone carriage return: convert them, for example with tr '\\r' '\\n'"
+_MARKED = "remove it, or pass encoding='utf-8-sig', which ignores a byte order mark at the start of any line"
+_JOINED = "concatenate the files with a newline between them and without byte order marks"
 
 
 class RecordReader:
     """Reads the records of one JSON Lines file.
 
     Args:
-        path: The file, as errors name it.
-        encoding: Of the text.
-        fields: Which fields of a record to keep; None for all.
-        skip: Whether to leave out broken lines.
-        compressed: Whether the file is stored compressed.
+        path: The name of the file in errors.
+        encoding: The encoding of the text.
+        fields: The fields of a record to keep; None for all.
+        skip: Whether to skip broken lines.
+        compressed: Whether the file is compressed.
 
     Attributes:
-        skipped: How many broken lines were left out.
+        skipped: How many broken lines were skipped.
     """
 
     def __init__(self, path: str, encoding: str, fields: Sequence[str] | None, *, skip: bool, compressed: bool) -> None:
@@ -68,25 +67,25 @@ class RecordReader:
         self._fields = fields
         self._skip = skip
         self._compressed = compressed
-        self._start = 0  # where the first line begins
-        self._number = 0  # of the line at hand, counted from there
-        self._offset = 0  # where it begins
-        self._end = 0  # of what has been taken from the file
+        self._start = 0  # offset of the first line
+        self._number = 0  # number of the current line, counted from there
+        self._offset = 0  # offset of the current line
+        self._end = 0  # offset up to which the file was read
         self._has_records = False
         self._first_skipped: tuple[DataError, str, bytes] | None = None
-        self._is_cut_off = False  # whether the last line was left out, and has no newline
+        self._is_cut_off = False  # whether the last line was skipped and has no newline
         self.skipped = 0
 
     def read(self, chunks: Iterable[bytes], start: int = 0, stop: float = inf) -> Iterator[dict[str, Any]]:
-        """The records in the content of the file.
+        """Yield the records in the content of the file.
 
         Args:
             chunks: The content.
-            start: Where in the file it begins; a line begins there.
-            stop: Lines that begin there or later are another's.
+            start: Offset of the content in the file, which must be the start of a line.
+            stop: Lines that begin at this offset or later are not read.
 
         Raises:
-            DataError: A line is broken, and is not to be left out; or the file is not JSON Lines, or is truncated.
+            DataError: A line is broken and must not be skipped, or the file is not JSON Lines or is truncated.
         """
         self._start = self._offset = self._end = start
         for line in lines_of(self._counted(chunks)):
@@ -106,10 +105,10 @@ class RecordReader:
             raise self._no_line_is_good(*self._first_skipped)
 
     def describe_skipped(self) -> str:
-        """Which lines were left out, for a log."""
+        """Return a description of the skipped lines, for a log."""
         first = self._first_skipped[1] if self._first_skipped else "unknown"
         cut_off = "; the last line is one of them and has no newline: the file may be truncated"
-        return f"{self.skipped} broken lines left out, the first is {first}{cut_off if self._is_cut_off else ''}"
+        return f"broken lines skipped: {self.skipped}; the first one is {first}{cut_off if self._is_cut_off else ''}"
 
     def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -121,7 +120,7 @@ class RecordReader:
         return f"the line at byte {self._offset}" if self._start else f"line {self._number}"
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
-        """The record of a line; None for a blank one."""
+        """Return the record of a line; None for a blank line."""
         try:
             text = line.decode(self._encoding)
             if not self._offset:
@@ -132,20 +131,20 @@ class RecordReader:
         except UnicodeDecodeError as exc:
             raise self._not_in_encoding(exc) from exc
         except json.JSONDecodeError as exc:
-            raise self._broken(f"is no JSON: {exc.msg} at character {exc.pos + 1}", line, text) from exc
-        except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, 5,000 brackets
-            raise self._broken(f"cannot be read as JSON: {exc}", line, text) from exc
+            raise self._broken(f"is not JSON: {exc.msg} at character {exc.pos + 1}", line, text) from exc
+        except (ValueError, RecursionError) as exc:  # a number of 5,000 digits, 5,000 nested brackets
+            raise self._broken(f"cannot be parsed as JSON: {exc}", line, text) from exc
         if not isinstance(record, dict):
-            raise self._broken("is JSON, but no object", line, text)
+            raise self._broken("is JSON, but not an object", line, text)
         if self._fields is None:
             return record
         return {name: record[name] for name in self._fields if name in record}
 
     def _leave_out(self, exc: DataError, line: bytes) -> None:
-        """Count a line that is broken.
+        """Skip and count a broken line.
 
         Raises:
-            DataError: It is not to be left out, or it is more than a broken line.
+            DataError: Broken lines must not be skipped, or more than this line is broken.
         """
         fault = self._fault_of_file(exc, line)
         if fault is not None:
@@ -156,10 +155,10 @@ class RecordReader:
         self._first_skipped = self._first_skipped or (exc, self._where, line[:_SHOWN])
         self._is_cut_off = self._is_last_without_newline(line)
 
-    # --- what is wrong ----------------------------------------------------------------------------------
+    # --- errors -----------------------------------------------------------------------------------------
 
     def _fault_of_file(self, exc: DataError, line: bytes) -> DataError | None:
-        """The error where a line is broken because the file is: leaving it out would lose more than a line."""
+        """Return the error if the whole file is broken, so that skipping the line would lose more than the line."""
         cause = exc.__cause__
         unreadable = isinstance(cause, UnicodeDecodeError | json.JSONDecodeError)
         if unreadable and self._compressed and self._is_last_without_newline(line):
@@ -171,7 +170,7 @@ class RecordReader:
             return self._several(text)
         begins = text.strip(_SPACE)
         if self._is_first_content and (begins == "{" or begins[0] == "["):
-            return self._fault(f"{self._where} begins a value that goes on in the next lines", text, _hint(line))
+            return self._fault(f"{self._where} begins a value that continues on the next lines", text, _hint(line))
         return None
 
     @property
@@ -183,20 +182,18 @@ class RecordReader:
 
     def _several(self, text: str) -> DataError:
         if text.startswith(_BOM):
-            return self._fault(
-                f"{self._where} begins with a byte order mark, as in files that were joined", text, _MARKED
-            )
+            return self._fault(f"{self._where} begins with a byte order mark, as in concatenated files", text, _MARKED)
         if _BOM in text:
             return self._fault(
-                f"{self._where} is of two files that were joined, the second with a byte order mark", text, _JOINED
+                f"{self._where} belongs to two concatenated files, the second with a byte order mark", text, _JOINED
             )
-        return self._fault(f"{self._where} is several lines, with carriage returns between them", text, _CR_ONLY)
+        return self._fault(f"{self._where} consists of several lines, separated by carriage returns", text, _CR_ONLY)
 
     def _truncated(self, line: bytes) -> DataError:
         return self._fault(
-            f"the file is truncated: {self._where}, its last, has no newline and is not complete JSON",
+            f"the file is truncated: its last line, {self._where}, has no newline and is not complete JSON",
             line,
-            "make the file again from its source; what compressed it was given a part of the text only",
+            "create the file again from its source; its text was truncated before it was compressed",
         )
 
     def _no_line_is_good(self, first: DataError, _: str, line: bytes) -> DataError:
@@ -208,7 +205,7 @@ class RecordReader:
             problem,
             field=self._path,
             given=given[:_SHOWN],
-            expected="one JSON object on each line, and a newline between lines",
+            expected="one JSON object per line, with a newline between lines",
             hint=hint,
         )
 
@@ -217,8 +214,8 @@ class RecordReader:
             f"{self._where} {problem}",
             field=self._path,
             given=text[:_SHOWN],
-            expected="one JSON object on each line",
-            hint=self._hint(line) or "mend the line, or give on_bad_line='skip' to leave such lines out and count them",
+            expected="one JSON object per line",
+            hint=self._hint(line) or "fix the line, or pass on_bad_line='skip' to skip and count such lines",
         )
 
     def _not_in_encoding(self, exc: UnicodeDecodeError) -> DataError:
@@ -230,7 +227,7 @@ class RecordReader:
             given=exc.object[start : exc.start + _SHOWN // 2],
             expected=f"text in {self._encoding}",
             hint=self._hint(exc.object)
-            or "convert the file, or give its encoding=…; on_bad_line='skip' leaves such lines out",
+            or "convert the file, or pass its encoding=…; on_bad_line='skip' skips such lines",
         )
 
     def _hint(self, line: bytes) -> str | None:
@@ -238,8 +235,8 @@ class RecordReader:
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines in chunks of a file, without their newlines; a last one that has none counts as well."""
-    pending: list[bytes] = []  # of one long line, joined once
+    """Yield the lines in chunks of a file, without newlines, including a last line that has none."""
+    pending: list[bytes] = []  # pieces of one line, which may be long: joined once
     for chunk in chunks:
         first, *rest = chunk.split(b"\n")
         pending.append(first)
@@ -260,7 +257,7 @@ def _is_object(text: str) -> bool:
 
 
 def _hint(line: bytes) -> str | None:
-    """What to do about a file that has this line where its first record should be, where that is plain to see."""
+    """Return what to do about a file with this line instead of its first record; None if its format is unknown."""
     text = line.removeprefix(_BOM.encode()).strip()
     for beginning, hint in _BEGINNINGS:
         if text.startswith(beginning):

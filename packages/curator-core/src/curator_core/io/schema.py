@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas of Arrow tables: what `schema=` says, what two schemas make together, and tables brought to one.
+"""Schemas of Arrow tables: reading `schema=`, merging schemas, and converting tables to a schema.
 
-Import it where pyarrow is needed: it loads it.
+This module imports pyarrow, so import it only where pyarrow is needed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 __all__ = ["as_schema", "conform", "footer", "from_footer", "grow", "merge", "unwritable", "without"]
 
-_EXPECTED = "a pyarrow.Schema, or a dict of types by name, such as {'text': 'string', 'n': pyarrow.int64()}"
+_EXPECTED = "a pyarrow.Schema, or a dict from names to types, such as {'text': 'string', 'n': pyarrow.int64()}"
 
 
 def as_schema(value: Any, fields: Sequence[str] | None = None) -> pa.Schema:
-    """A schema as it was given, Arrow's own or a mapping of names to types, and of that the chosen columns.
+    """Return the given fields of a schema, which is a pyarrow.Schema or a mapping from names to types.
 
     Raises:
-        ConfigurationError: It is something else, has a name twice, or a type that Parquet does not have; or it lacks
-            one of the columns.
+        ConfigurationError: It is something else, has a duplicate name or a type that Parquet does not support, or
+            lacks one of the fields.
     """
     if isinstance(value, pa.Schema):
         schema = value
     elif hasattr(value, "items"):
         schema = pa.schema([_field(name, kind) for name, kind in value.items()])
     else:
-        raise ConfigurationError("this is no schema", field="schema", given=value, expected=_EXPECTED)
+        raise ConfigurationError("not a schema", field="schema", given=value, expected=_EXPECTED)
     if not schema.names or len(set(schema.names)) < len(schema.names):
         raise ConfigurationError(
-            "the schema has no columns, or one of them twice", field="schema", given=schema.names, expected=_EXPECTED
+            "the schema has no columns, or duplicate ones", field="schema", given=schema.names, expected=_EXPECTED
         )
     for name in fields or ():
         if name not in schema.names:
@@ -49,19 +49,19 @@ def as_schema(value: Any, fields: Sequence[str] | None = None) -> pa.Schema:
     for field in schema:
         if why := unwritable(field):
             raise ConfigurationError(
-                f"Parquet has no form for a column of the schema: {why}",
+                f"a column of the schema cannot be written as Parquet: {why}",
                 field=f"schema['{field.name}']",
                 given=field.type,
-                expected="a type that Parquet has",
+                expected="a type that Parquet supports",
             )
     return _stored(schema if fields is None else map(schema.field, fields), schema.metadata)
 
 
 def merge(settled: pa.Schema | None, new: pa.Schema) -> pa.Schema:
-    """The schema that tables of both have a place in, in the order of the first.
+    """Return the schema that fits tables of both schemas, in the order of the first.
 
-    Where the types of a column have nothing in common, that of the first stays: `conform` says which records that
-    leaves out. Where Parquet has no form for a new one, it is null, likewise.
+    If the types of a column have nothing in common, that of the first is kept, and if Parquet does not support the type
+    of a new column, the column is null: `conform` reports the records that do not fit.
     """
     if settled is None:
         return _stored(map(_writable, new))
@@ -74,10 +74,10 @@ def merge(settled: pa.Schema | None, new: pa.Schema) -> pa.Schema:
 
 
 def grow(schemas: Sequence[pa.Schema], paths: Sequence[str]) -> pa.Schema:
-    """The schema that tables of several files have a place in.
+    """Return the schema that fits the tables of several files.
 
     Raises:
-        DataError: There is none, since the types of a column have nothing in common.
+        DataError: There is none, because the types of a column have nothing in common.
     """
     grown = schemas[0].remove_metadata()
     for schema in schemas[1:]:
@@ -87,27 +87,27 @@ def grow(schemas: Sequence[pa.Schema], paths: Sequence[str]) -> pa.Schema:
                 join_types(merged.field(field.name).type, field.type)
             except ValueError as exc:
                 raise DataError(
-                    f"the files of one group do not make one table: column '{field.name}': {exc}",
+                    f"the files of one group do not form one table: column '{field.name}': {exc}",
                     field=field.name,
                     given=list(paths),
-                    expected="types that can be promoted to one, for a column in all files of a group",
-                    hint="convert the odd ones, or read each by itself with files_per_partition=1",
+                    expected="for each column, types that can be promoted to a common type in all files of a group",
+                    hint="convert the files that differ, or read each file separately with files_per_partition=1",
                 ) from exc
         grown = merged
     return grown
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, Iterator[BadRecord]]:
-    """A table with the columns and types of a schema.
+    """Convert a table to the columns and types of a schema.
 
-    A column that the table lacks is null. Values are converted where the types have something in common and nothing
-    of the value is lost.
+    A column that the table lacks is null. Values are converted if the types have something in common and nothing of the
+    value is lost.
 
     Returns:
-        The table, and the records that cannot be converted, by row. Where there are any the table is the one given.
+        The table, and the records that cannot be converted, by row. If there are any, the table is the given one.
 
     Raises:
-        DataError: The table has two columns of one name.
+        DataError: The table has two columns with the same name.
     """
     check_names(table.column_names)
     there = set(table.column_names)
@@ -126,28 +126,28 @@ def conform(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, Iterator[BadR
 
 
 def without(table: pa.Table, rows: Container[int]) -> pa.Table:
-    """A table without some of its rows."""
+    """Return a table without some of its rows."""
     return table.take(pa.array([row for row in range(len(table)) if row not in rows], pa.int64()))
 
 
 def footer(schema: pa.Schema) -> bytes:
-    """A Parquet file without records, which holds the schema."""
+    """Return a Parquet file with the schema and without records."""
     stream = io.BytesIO()
     pq.write_metadata(schema, stream)
     return stream.getvalue()
 
 
 def from_footer(content: bytes) -> pa.Schema:
-    """The schema in a Parquet file.
+    """Return the schema in a Parquet file.
 
     Raises:
-        Exception: An OSError or one of Arrow's, where it is no Parquet file.
+        Exception: An OSError or an Arrow error, if it is not a Parquet file.
     """
     return pq.read_schema(pa.BufferReader(content))
 
 
 def _stored(fields: Iterable[pa.Field], metadata: Any = None) -> pa.Schema:
-    """A schema as Parquet gives it back: it has no seconds, but milliseconds, and a table must fit those."""
+    """Return a schema as Parquet reads it back, with milliseconds instead of seconds: tables must fit this one."""
     given = list(fields)
     stored = from_footer(footer(pa.schema(given)))
     return pa.schema([old if old.type == new.type else new for old, new in zip(given, stored, strict=True)], metadata)
@@ -158,21 +158,21 @@ def _field(name: Any, kind: Any) -> pa.Field:
         return pa.field(name, pa.type_for_alias(kind) if isinstance(kind, str) else kind)
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(
-            f"there is no such type: {exc}",
+            f"unknown type: {exc}",
             field=f"schema[{name!r}]",
             given=kind,
             expected="a pyarrow.DataType, or the name of a simple one: 'string', 'int64', 'double', 'timestamp[us]' …",
-            hint="take pyarrow's functions for others: pyarrow.list_(pyarrow.string())",
+            hint="use the functions of pyarrow for other types: pyarrow.list_(pyarrow.string())",
         ) from exc
 
 
 @lru_cache(maxsize=1024)
 def unwritable(field: pa.Field) -> str:
-    """Why Parquet has no form for a column; empty where it has."""
+    """Return why Parquet cannot store a column; empty if it can."""
     if why := _unsound(field.type):
         return why
     try:
-        from_footer(footer(pa.schema([field])))  # what is nested too deep is written, and cannot be read
+        from_footer(footer(pa.schema([field])))  # types nested too deep can be written, but not read
     except (*FAILURES, OSError) as exc:
         return str(exc)
     return ""
@@ -181,10 +181,10 @@ def unwritable(field: pa.Field) -> str:
 def _unsound(kind: pa.DataType) -> str:
     inner = [kind.field(number) for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
     if pa.types.is_struct(kind) and not inner:
-        return "a dict without keys has no form in Parquet"
+        return "Parquet does not support dicts without keys"
     names = [field.name for field in inner]
     if len(set(names)) < len(names):
-        return f"{kind} has two fields of one name"
+        return f"{kind} has two fields with the same name"
     if hasattr(kind, "value_type"):
         return _unsound(kind.value_type)
     return next(filter(None, (_unsound(field.type) for field in inner)), "")
@@ -211,13 +211,13 @@ def _has_values(column: pa.ChunkedArray) -> bool:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """The column in the field's type.
+    """Convert a column to the field's type.
 
     Raises:
-        Exception: One of `FAILURES`: a value has no place there, or the types have nothing in common.
+        Exception: One of `FAILURES`: a value does not fit, or the types have nothing in common.
     """
     if not field.nullable and column.null_count:
-        raise ValueError("no null may be there")
+        raise ValueError("nulls are not allowed")
     if column.type == field.type:
         return column
     if not _has_values(column):
@@ -226,7 +226,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         raise ValueError("it cannot be converted without loss")
     try:
         cast = column.cast(field.type)
-    except (pa.ArrowTypeError, pa.ArrowNotImplementedError):  # older pyarrows cast no struct to one with more fields
+    except (pa.ArrowTypeError, pa.ArrowNotImplementedError):  # older pyarrows cannot add fields to a struct
         cast = pa.chunked_array([pa.array(column.to_pylist(), field.type)])
     fractions = pa.types.is_floating(field.type) and pa.types.is_floating(column.type)
     if fractions and pc.sum(pc.is_inf(cast)) != pc.sum(pc.is_inf(column)):
@@ -235,7 +235,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 
 def _has_room(kind: pa.DataType, target: pa.DataType) -> bool:
-    """Whether the values of a type may have a place in another: the types are related, and it has all the fields."""
+    """Whether values of a type may fit another one: the types are related, and the other has all fields."""
     try:
         joined = join_types(kind, target)
     except ValueError:
@@ -244,7 +244,7 @@ def _has_room(kind: pa.DataType, target: pa.DataType) -> bool:
 
 
 def _fields(kind: pa.DataType, path: str = "") -> set[str]:
-    """The fields of structs in a type, at any depth."""
+    """Return the fields of structs in a type, at any depth."""
     if pa.types.is_struct(kind):
         inner = {f"{path}.{kind.field(number).name}": kind.field(number).type for number in range(kind.num_fields)}
         return set(inner).union(*(_fields(held, name) for name, held in inner.items()))
@@ -274,7 +274,7 @@ def _misfit(row: int, column: pa.ChunkedArray, field: pa.Field, exc: Exception) 
 
 
 def _failing(column: pa.ChunkedArray, field: pa.Field, start: int) -> Iterator[tuple[int, Exception]]:
-    """The rows whose values cannot be cast, found by halving."""
+    """Yield the rows whose values cannot be cast, found by splitting the column in half."""
     try:
         _cast(column, field)
     except FAILURES as exc:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema that the writers of a directory have settled on, whichever processes they run in, now and in later runs.
+"""The schema that all writers of a directory settle on, in all processes, and in this and later runs.
 
-It is kept in the directory, in numbered versions: ``_schema/000001`` is that of the first shard, and each promotion
-makes the next one. A version is never changed. Who wants to promote creates the file that follows the last one it has
-seen; only one of several can, and the others look again at what that one has settled. So versions are in one line, and
-each has a place for the records of all before it.
+The directory stores it in numbered versions: ``_schema/000001`` is the schema of the first file, and each promotion
+creates the next version. A version never changes. To promote, a writer creates the version after the last one it has
+seen; only one of several writers succeeds, and the others read that version and build on it. So the versions form one
+sequence, and each fits the records of all previous versions.
 
-Each is a Parquet file without records, so that any tool can read the schema. Readers of data sets pass over
+Each version is a Parquet file without records, so that any tool can read the schema. Readers of data sets skip
 directories whose name begins with an underscore.
 """
 
@@ -31,11 +31,11 @@ class SettledSchema:
 
     Args:
         fs: The fsspec filesystem.
-        directory: The directory, as the filesystem writes it.
-        url: The same, for messages.
+        directory: The directory, in the form that the filesystem uses.
+        url: The URL of the directory, for messages.
 
     Attributes:
-        schema: What was settled when it was last looked at; None before the first shard.
+        schema: The settled schema when it was last read; None before the first file.
     """
 
     def __init__(self, fs: Any, directory: str, url: str) -> None:
@@ -46,7 +46,7 @@ class SettledSchema:
         self.schema: pa.Schema | None = None
 
     def look(self) -> pa.Schema | None:
-        """See what is settled by now.
+        """Read new versions, and return the settled schema.
 
         Raises:
             DataError: It cannot be read.
@@ -56,10 +56,10 @@ class SettledSchema:
         return self.schema
 
     def promote(self, schema: pa.Schema) -> bool:
-        """Settle on a schema that has a place for all that `schema` has a place for.
+        """Settle on a new schema, which must fit all records that fit the attribute `schema`.
 
         Returns:
-            False where others have settled on something else meanwhile: `schema` is that now.
+            False if other writers have settled on another schema in the meantime, which is the attribute `schema` now.
 
         Raises:
             DataError: It cannot be written.
@@ -69,7 +69,7 @@ class SettledSchema:
         content = footer(schema)
         with writing(self._name(self._version + 1)):
             with suppress(FileExistsError):
-                # Only this one: an output directory that somebody removes meanwhile must not come back empty.
+                # Not its parents: an output directory that is removed during the run must not reappear empty.
                 self._fs.mkdir(self._directory, create_parents=False)
             created = create_file(self._fs, f"{self._directory}/{self._version + 1:06}", content)
         if created:
@@ -94,9 +94,9 @@ class SettledSchema:
             self.schema = from_footer(content)
         except (pa.ArrowException, OSError) as exc:
             raise DataError(
-                f"the schema of the shards in this directory cannot be read: {exc}",
+                f"the settled schema of this directory cannot be read: {exc}",
                 field=self._name(self._version + 1),
                 expected="a Parquet file without records, as it was written",
-                hint="remove this file and those with higher numbers: what is missing is settled anew",
+                hint="remove this file and those with higher numbers: the next run settles on a schema again",
             ) from exc
         self._version += 1

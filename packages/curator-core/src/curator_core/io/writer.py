@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the writers have in common: where tasks go, and that a file is there as a whole or not at all."""
+"""The base class of writers: it names the files of tasks, and writes each file completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["Content", "FileWriter"]
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_TASKS_AT_ONCE = 64  # to be put together in files: a default between small files and too much memory
+_TASKS_AT_ONCE = 64  # tasks that may share files: a compromise between small files and too much memory
 
 
 class Content(NamedTuple):
-    """The records of a task as they go into a file.
+    """The records of a task in the form in which they are written to a file.
 
     Attributes:
-        data: The records, in the writer's own form.
-        records: How many they are.
-        nbytes: Their size in that form.
-        schema: What all records of a file have in common; None where that is nothing.
+        data: The records, in the writer's format.
+        records: Number of records.
+        nbytes: Their size in that format.
+        schema: The schema, which all records of a file must share; None if the format has no schemas.
     """
 
     data: Any
@@ -44,17 +44,18 @@ class Content(NamedTuple):
 
 
 class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
-    """Writes each task's records to a file named after the task's id; or several tasks to a file of about a size.
+    """Writes each task's records to a file named after the task's id, or several tasks to one file of a target size.
 
-    With a size the stage takes tasks in batches, and a file holds tasks of one batch: nothing is held back between
-    calls. A file is named after the ids of its tasks, and is published when the driver has counted them; see `Staging`.
+    With a target size, the stage takes tasks in batches, and a file contains tasks of one batch: nothing is kept
+    between calls. A file is named after the ids of its tasks, and is published when the driver has counted them; see
+    `Staging`.
 
     Args:
-        path: Directory or fsspec URL to write to; made where it is missing.
-        extension: What file names end in.
+        path: Directory or fsspec URL to write to; created if missing.
+        extension: Extension of the files.
         fields: Columns to write; None for all.
         storage_options: Options of the fsspec filesystem.
-        target_size: Bytes a file, about; None for a file a task.
+        target_size: Approximate size of a file in bytes; None for one file per task.
     """
 
     def __init__(
@@ -70,19 +71,19 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         self._fields = check_fields(fields)
         self._storage_options = dict(storage_options or {})
         self._target_size = parse_size("target_size", target_size)
-        self._staging: Staging | None = None  # of a run, where there is a target size
+        self._staging: Staging | None = None  # set for a run with a target size
         self._bytes_given = self._bytes_made = 0
         if self._target_size is None:
-            self.process_batch = None  # type: ignore[method-assign,assignment]  # tasks come one by one
+            self.process_batch = None  # type: ignore[method-assign,assignment]  # tasks are passed one by one
         else:
             self.batch_size, self.full_batches = _TASKS_AT_ONCE, True
 
     def inputs(self) -> tuple[list[str], list[str]]:
-        """Records, with the columns to write."""
+        """Return the inputs: records in ``data``, with the columns to write."""
         return ["data"], self._fields or []
 
     def outputs(self) -> tuple[list[str], list[str]]:
-        """The path, in ``data``."""
+        """Return the outputs: the path in ``data``."""
         return ["data"], []
 
     @property
@@ -90,22 +91,22 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         return self._target_size is not None
 
     def staged(self, run_id: str, shard: Shard | None) -> tuple[Self, Staging]:
-        """Return this stage for one run, and where its files wait for the driver.
+        """Return a copy of this stage for one run, and the staged files that the driver publishes.
 
         Args:
-            run_id: The run.
-            shard: The run's part of the source.
+            run_id: The id of the run.
+            shard: The run's shard of the source.
         """
         stage = self.with_()
         stage._staging = Staging(self._path, self._extension, self._storage_options, run_id, shard)
         return stage, stage._staging
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
-        """Make the directory.
+        """Create the directory.
 
         Raises:
-            ConfigurationError: There is a target size, and no run whose driver publishes the files.
-            DataError: It cannot be made.
+            ConfigurationError: There is a target size, but no run whose driver publishes the files.
+            DataError: The directory cannot be created.
         """
         del worker_metadata
         if self._is_committed:
@@ -119,10 +120,10 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         """Write one task's records, replacing the file of an earlier attempt or run.
 
         Returns:
-            The path of the file. None for a task without records: it leaves no file, and counts as filtered.
+            The path of the file. None for a task without records, which writes no file and counts as filtered.
 
         Raises:
-            DataError: The file cannot be written, or the records have no form in it.
+            DataError: The file cannot be written, or its format cannot represent the records.
         """
         name = self._name(task)
         content = self._content(task)
@@ -136,14 +137,14 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         return FileGroupTask([url], task.dataset_name)
 
     def process_batch(self, tasks: list[DocumentBatch]) -> Sequence[FileGroupTask | None]:
-        """Write the records of tasks, in order, to as many files as their size asks for.
+        """Write the records of tasks, in order, to as many files as their size requires.
 
         Returns:
-            For the first task of a file its path, and for the others no path, so that each file is named once. None for
-            a task without records.
+            For the first task of a file, the file's path, and for the others no path, so that each file is named once.
+            None for a task without records.
 
         Raises:
-            DataError: A file cannot be written, or the records of a task have no form in it.
+            DataError: A file cannot be written, or its format cannot represent the records of a task.
         """
         outputs: list[FileGroupTask | None] = [None] * len(tasks)
         for group in self._files_of(tasks):
@@ -157,7 +158,7 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         return outputs
 
     def _files_of(self, tasks: Sequence[DocumentBatch]) -> Iterator[dict[int, Content]]:
-        """What goes into each file: contents by the number of their task."""
+        """Yield the contents of each file, by the index of their task."""
         limit, group = self._target_size or 0, dict[int, Content]()
         nbytes, schema = 0, None
         for number, task in enumerate(tasks):
@@ -175,11 +176,11 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
 
     @property
     def _ratio(self) -> float:
-        """How large what is written is, as this worker has seen it so far, beside what it is made of."""
+        """The size of files relative to the size of their contents, in this worker so far."""
         return self._bytes_made / self._bytes_given if self._bytes_given else 1.0
 
     def _fill(self, stream: BinaryIO, contents: Sequence[Content]) -> int:
-        """Write a file, and count what is in it; gives its size."""
+        """Write a file, count its records, and return its size."""
         self._write(contents, stream)
         size = stream.tell()
         self.metrics.add("bytes_written", size)
@@ -188,21 +189,21 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
 
     @abstractmethod
     def _content(self, task: DocumentBatch) -> Content:
-        """The records of a task as they go into a file; some may be left out, and counted."""
+        """Return the records of a task as they are written; some may be skipped and counted."""
 
     @abstractmethod
     def _write(self, contents: Sequence[Content], stream: BinaryIO) -> None:
-        """Write the records of some tasks, which have one schema; the stream stays open."""
+        """Write the records of tasks that share a schema; the stream stays open."""
 
     def _staged_files(self) -> Staging:
         if self._staging is None:
             raise ConfigurationError(
-                "files of several tasks are published by the driver of a run, and there is none",
+                "files of several tasks need a run whose driver publishes them, but there is no run",
                 stage=self.name,
                 field="target_size",
                 given=self._target_size,
-                expected="a run of Pipeline.run() or of an executor, with this stage as its last",
-                hint="run the writer in a pipeline, or leave out target_size",
+                expected="a run of Pipeline.run() or of an executor, with this stage as the last one",
+                hint="run the writer in a pipeline, or omit target_size",
             )
         return self._staging
 
@@ -214,15 +215,15 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
                 field="process",
                 given=task,
                 expected="a DocumentBatch",
-                hint="put a stage before this one that makes DocumentBatch(data=[{…}, …]) of it",
+                hint="add a stage before this one that converts it to DocumentBatch(data=[{…}, …])",
             )
         if _SAFE_NAME.fullmatch(task.task_id):
             return f"{task.task_id}{self._extension}"
         raise DataError(
-            "the task has no id that can name a file",
+            "the task's id cannot be a file name",
             stage=self.name,
             field="task_id",
             given=task.task_id,
-            expected="letters, digits, and _ . - after the first",
-            hint="run the writer in a pipeline: that gives tasks their ids",
+            expected="letters, digits, and the characters _ . -, with no dot at the start",
+            hint="run the writer in a pipeline, which gives tasks their ids",
         )
