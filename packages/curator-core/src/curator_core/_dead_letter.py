@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The failure policy that users write: where dead letters go, and how large one may be."""
+"""The failure policy that users write: where to write dead letters, and how large one may be."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, init=False)
 class DeadLetter:
-    """Sets tasks that fail for good aside as files, and goes on: ``pipeline.run(on_error=DeadLetter("dead/"))``.
+    """Keeps tasks that fail for good as files, and continues: ``pipeline.run(on_error=DeadLetter("dead/"))``.
 
-    Each failure leaves one file, ``<stage>/<task id>.letter``. `curator_core.deadletter.read` tells what failed and
-    why, `curator_core.deadletter.load` gives the tasks back.
+    Each failure writes one file, ``<stage>/<task id>.letter``. `curator_core.deadletter.read` returns what failed and
+    why, `curator_core.deadletter.load` returns the tasks.
 
     Args:
-        path: Directory or fsspec URL to write to; made where it is missing.
-        max_bytes: A task that takes more bytes is not kept: its letter says only what failed, and why. 0 keeps none.
-        storage_options: Options of the fsspec filesystem; not shown, since they may hold secrets.
+        path: Directory or fsspec URL to write to; created if missing.
+        max_bytes: Size above which a task is not stored: its letter only says what failed, and why. 0 stores no tasks.
+        storage_options: Options of the fsspec filesystem; never shown, because they may contain secrets.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -44,14 +44,14 @@ class DeadLetter:
         max_bytes: int = _MAX_BYTES,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        from curator_core._files.paths import absolute  # noqa: PLC0415 - who only imports this package reads no files
+        from curator_core._files.paths import absolute  # noqa: PLC0415 - importing this package needs no files
 
         values = {
             "path": absolute(path, "path"),
             "max_bytes": _check_bytes(max_bytes),
             "storage_options": _check_options(storage_options),
         }
-        self.__dict__.update(values)  # frozen, so not by assignment
+        self.__dict__.update(values)  # a frozen dataclass does not allow assignment
 
 
 def _check_bytes(value: Any) -> int:
@@ -62,7 +62,7 @@ def _check_bytes(value: Any) -> int:
         field="max_bytes",
         given=value,
         expected="a whole number, 0 or more",
-        hint="64 << 20 is 64 MiB, the default; 0 keeps no tasks, only what became of them",
+        hint="pass 64 << 20 for 64 MiB, the default, or 0 to store only the failures and not the tasks",
     )
 
 
@@ -72,9 +72,9 @@ def _check_options(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return dict(value)
     raise ConfigurationError(
-        "these are no options of a filesystem",
+        "invalid options of a filesystem",
         field="storage_options",
-        given=type(value),  # not the value: there may be secrets in it
+        given=type(value),  # not the value, because it may contain secrets
         expected="None, or a dict of options by name",
-        hint='write {"key": …, "secret": …}, as for fsspec.open',
+        hint='pass {"key": …, "secret": …}, as for fsspec.open',
     )

@@ -91,7 +91,7 @@ def test_of_long_texts_the_middle_is_left_out():
         assert 60_000 < len(shown.encode()) < 64_200
         assert shown.startswith("the first line\nää")
         assert shown.endswith("ää\nthe last line")
-        assert "\n… 136,029 bytes left out …\n" in shown
+        assert "\n… 136,029 bytes omitted …\n" in shown
 
 
 # --- damage ---------------------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def test_a_payload_of_another_letter_is_found():
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "first line is not complete"),
-        (b"\n", "first line is not complete"),
+        (b"", "first line is incomplete"),
+        (b"\n", "first line is incomplete"),
         (b"PK\x03\x04\n", "not JSON"),
         (b"\xff\xfe\n", "not JSON"),
         (b"[" * 100_000 + b"\n", "not JSON"),
-        (b"5\n", "not that of a letter"),
-        (b"[]\n", "not that of a letter"),
-        (b'{"format": "png"}\n', "not that of a letter"),
+        (b"5\n", "not the header of a letter"),
+        (b"[]\n", "not the header of a letter"),
+        (b'{"format": "png"}\n', "not the header of a letter"),
         (b'{"format": "curator dead letter"}\n', "'task_id' is missing"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_first_line_that_says_strange_things(field, value):
 def test_a_letter_of_a_later_version():
     header = json.loads(encode(LETTER, PICKLE)[0])
     message = refused(json.dumps({**header, "version": 2}).encode() + b"\n")
-    assert message == "this dead letter is of version 2, which is not known here"
+    assert message == "unknown version 2 of a dead letter"
 
 
 def test_what_a_later_writer_adds_is_passed_over():

@@ -258,7 +258,7 @@ def test_what_is_too_large_is_not_kept(task):
     payload = pack_task(task, 900)
     assert (payload.kind, payload.head, payload.buffers, payload.task_id) == ("none", b"", (), "5")
     assert payload.size >= 1000
-    assert f"takes {payload.size:,} bytes, and max_bytes is 900" in payload.note
+    assert f"takes {payload.size:,} bytes, but max_bytes is 900" in payload.note
 
 
 def test_what_is_far_too_large_is_not_even_pickled():
@@ -286,7 +286,7 @@ def test_what_does_not_pickle_is_not_kept(data, reason):
     stamp(task, new_state("5"))
     payload = pack_task(task, LIMIT)
     assert (payload.kind, payload.task_id, payload.head) == ("none", "5", b"")
-    assert f"does not pickle: {reason}" in payload.note
+    assert f"cannot be pickled: {reason}" in payload.note
     assert task.task_id == "5"
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dead letter: what is known of a failure, and the form of the file that has it.
+"""Dead letters: the details of a failure, and the format of their files.
 
-The file is one line of JSON (``head -1 x.letter | python -m json.tool``), then the parts of the payload one after the
-other, as long as ``parts`` in that line says. The line ends in a checksum of all else. It finds damage, not malice.
+A file is one line of JSON (``head -1 x.letter | python -m json.tool``), followed by the concatenated parts of the
+payload, whose lengths are in ``parts`` in that line. The line ends with a checksum of everything else, which detects
+damage, not malice.
 """
 
 from __future__ import annotations
@@ -28,40 +29,40 @@ SUFFIX = ".letter"
 
 _FORMAT = "curator dead letter"
 _VERSION = 1
-_MAX_TEXT = 64_000  # bytes of a traceback or message; the middle of a longer one is left out
+_MAX_TEXT = 64_000  # bytes of a traceback or message; the middle of a longer one is omitted
 _DIGEST_SIZE = 16  # bytes
 _SEAL = b', "checksum": "'
-# Names that are kept as they are. What is altered has a "~" in it: the two never meet.
+# Names that are used unchanged. A changed name contains "~", so the two never collide.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _UNSAFE = re.compile(r"\W+", re.ASCII)
-_KEPT_OF_NAME = 64  # characters of an unsafe name, for people
+_KEPT_OF_NAME = 64  # characters of an unsafe name to keep, so that people recognize it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Letter:
-    """What is known of a task that failed for good.
+    """The details of a task that failed for good.
 
     Attributes:
-        task_id: The task.
-        stage: Name of the stage that it failed in.
+        task_id: The id of the task.
+        stage: Name of the stage in which it failed.
         stage_index: Position of the stage in the plan, from 0.
-        attempts: How often the stage was tried.
+        attempts: Number of attempts.
         error_type: Qualified name of the exception's class.
-        error_message: What the exception said.
-        error_traceback: Its formatted traceback, as in `ErrorInfo`; up to 64 kB, beginning and end.
-        error_doing: What the stage was at, as in `ErrorInfo`.
-        worker_id: The worker that the last attempt ran in.
-        node_id: Its node.
-        pid: Its process.
-        run_id: The run.
-        trace_id: The trace that the run wrote; empty where it wrote none.
+        error_message: Message of the exception.
+        error_traceback: Its formatted traceback, as in `ErrorInfo`; beginning and end, up to 64 kB.
+        error_doing: What the stage was doing, as in `ErrorInfo`.
+        worker_id: The id of the worker of the last attempt.
+        node_id: The id of the worker's node.
+        pid: The process id of the worker.
+        run_id: The id of the run.
+        trace_id: The id of the run's trace; empty if there is none.
         pipeline: Name of the pipeline.
-        failed_at: When it failed, in Unix seconds.
-        task_class: The task's class, with the module.
-        payload_kind: How the task is kept: ``"json"``, ``"pickle"``, or ``"none"``.
-        payload_bytes: Bytes that the task takes, also where it is too large to be kept.
-        payload_note: Why it is not kept.
-        version: Of the file's form.
+        failed_at: Time of the failure, in Unix seconds.
+        task_class: The task's class, with its module.
+        payload_kind: How the task is stored: ``"json"``, ``"pickle"``, or ``"none"``.
+        payload_bytes: Size of the task in bytes, even if it is too large to be stored.
+        payload_note: Why the task is not stored.
+        version: Version of the file format.
     """
 
     task_id: str
@@ -87,14 +88,14 @@ class Letter:
 
     @property
     def failed_at_utc(self) -> str:
-        """When it failed, as ISO 8601 text in UTC."""
+        """Time of the failure, as ISO 8601 text in UTC."""
         return datetime.fromtimestamp(self.failed_at, UTC).isoformat(timespec="milliseconds")
 
 
 def letter_path(stage: str, task_id: str) -> str:
-    """Where the letter of a task and stage is, below the directory of dead letters: always at the same place.
+    """Return the fixed path of the letter of a task and stage, below the directory of dead letters.
 
-    Two names that differ have two places. None leads out of the directory.
+    Different names have different paths, and no path leads out of the directory.
     """
     return f"{_safe(stage)}/{_safe(task_id)}{SUFFIX}"
 
@@ -109,10 +110,10 @@ def _safe(name: str) -> str:
 
 
 def encode(letter: Letter, payload: Payload) -> list[bytes | memoryview]:
-    """The file of a letter, in parts to be written one after the other.
+    """Return the file of a letter, in parts to write one after the other.
 
     Args:
-        letter: What is known; what it says of the payload is taken from the payload.
+        letter: The details of the failure; those about the payload are taken from the payload.
         payload: The task.
     """
     letter = _filled_in(letter, payload)
@@ -141,13 +142,13 @@ def _filled_in(letter: Letter, payload: Payload) -> Letter:
 
 
 def _cut(text: str) -> str:
-    """A text without its middle where it is long: how it began and how it ended say the most."""
+    """Shorten a long text by omitting its middle, because the beginning and the end are the most informative."""
     data = text.encode(errors="backslashreplace")
     if len(data) <= _MAX_TEXT:
         return text
     first, last = data[: _MAX_TEXT // 4], data[-_MAX_TEXT * 3 // 4 :]
     left_out = len(data) - len(first) - len(last)
-    return f"{first.decode(errors='ignore')}\n… {left_out:,} bytes left out …\n{last.decode(errors='ignore')}"
+    return f"{first.decode(errors='ignore')}\n… {left_out:,} bytes omitted …\n{last.decode(errors='ignore')}"
 
 
 def _checksum(parts: Iterable[bytes | memoryview]) -> bytes:
@@ -161,46 +162,46 @@ def _checksum(parts: Iterable[bytes | memoryview]) -> bytes:
 
 
 def decode(data: bytes, path: str) -> tuple[Letter, Payload]:
-    """What `encode` was given; nothing in it is executed, and its buffers are views of the file's bytes.
+    """Return the arguments of `encode` for a file. Nothing in it is executed; buffers are views of the file's bytes.
 
     Raises:
-        DataError: It is no letter, or a damaged one.
+        DataError: It is not a letter, or a damaged one.
     """
     end = data.find(b"\n")
     line, rest = data[: max(end, 0)], memoryview(data)[end + 1 :]
     letter, sizes = parse_header(line, path)
     if sum(sizes) != len(rest):
-        raise damaged(path, f"it has {len(rest):,} bytes of payload where its first line says {sum(sizes):,}")
+        raise damaged(path, f"its payload has {len(rest):,} bytes instead of the {sum(sizes):,} in its first line")
     parts = []
     for size in sizes:
         parts.append(rest[:size])
         rest = rest[size:]
     body, _, checksum = line.rpartition(_SEAL)
     if checksum.removesuffix(b'"}') != _checksum([body, *parts]):
-        raise damaged(path, "its checksum does not fit it")
+        raise damaged(path, "its checksum does not match")
     head, buffers = bytes(parts[0]) if parts else b"", parts[1:]
     kind, note = letter.payload_kind, letter.payload_note
     return letter, Payload(kind, letter.task_id, letter.task_class, head, buffers, letter.payload_bytes, note)
 
 
 def parse_header(line: bytes, path: str) -> tuple[Letter, list[int]]:
-    """What the first line of a letter says, and the sizes of the payload's parts.
+    """Return the letter in the first line of a file, and the sizes of the payload's parts.
 
-    The checksum is not looked at: it needs the whole file.
+    Does not verify the checksum, which needs the whole file.
 
     Raises:
-        DataError: It is no letter, a damaged one, or one of a later version.
+        DataError: It is not a letter, or it is damaged or has a later version.
     """
     try:
         header = json.loads(line)
     except (ValueError, RecursionError) as exc:
-        raise damaged(path, f"its first line is not JSON: {exc}" if line else "its first line is not complete") from exc
+        raise damaged(path, f"its first line is not JSON: {exc}" if line else "its first line is incomplete") from exc
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise damaged(path, "its first line is not that of a letter")
+        raise damaged(path, "its first line is not the header of a letter")
     version = header.get("version")
     if isinstance(version, int) and version > _VERSION:
         raise DataError(
-            f"this dead letter is of version {version}, which is not known here",
+            f"unknown version {version} of a dead letter",
             field=path,
             expected=f"version {_VERSION}",
             hint="read it with the version of curator-core that wrote it, or a later one",
@@ -208,20 +209,20 @@ def parse_header(line: bytes, path: str) -> tuple[Letter, list[int]]:
     values = {name: _checked(header, name, kind, path) for name, kind in _kinds().items()}
     sizes = header.get("parts")
     if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise damaged(path, "its 'parts' are no sizes")
+        raise damaged(path, "its 'parts' are not sizes")
     if bool(sizes) != (values["payload_kind"] != "none"):
         raise damaged(path, f"its payload is '{values['payload_kind']}', in {len(sizes)} parts")
     return Letter(**values), sizes
 
 
 def damaged(path: str, why: str) -> DataError:
-    """The error about a file that is no letter any more, or never was."""
+    """Return the error about a file that is damaged, or never was a letter."""
     return DataError(
-        f"this is no dead letter, or a damaged one: {why}",
+        f"not a dead letter, or a damaged one: {why}",
         field=path,
-        expected="a file as it was written, whole and unchanged",
-        hint="copy it again from where it was written, or move it elsewhere: its task can still be made again "
-        "from the source, by the id that it is named after",
+        expected="a complete and unchanged file",
+        hint="copy it again from its original location, or move it elsewhere: its task can still be recreated from the "
+        "source, by the id in the name of the file",
     )
 
 
@@ -235,4 +236,4 @@ def _checked(header: dict[str, Any], name: str, kind: Any, path: str) -> Any:
     choices = get_args(kind)  # of a Literal
     if value in choices if choices else type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise damaged(path, f"its '{name}' is missing or of another type")
+    raise damaged(path, f"its '{name}' is missing or has the wrong type")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failed task as bytes: as JSON where that loses nothing, else pickled.
+"""Converts a failed task to bytes: to JSON if that loses nothing, otherwise to a pickle.
 
-What is JSON can be had back without executing anything, by anyone, with any version. A pickle runs code of its own
-when it is loaded.
+Reading JSON executes nothing and works with any version. Loading a pickle runs code from the pickle.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["Payload", "PayloadKind", "pack_task", "unpack"]
 
 PayloadKind: TypeAlias = Literal["json", "pickle", "none"]
-"""How a task is kept: ``"none"`` where it is not, and the note says why."""
+"""How a task is stored: ``"none"`` if it is not, and the note says why."""
 
 _PLAIN = {cls.__name__: cls for cls in (Task, EmptyTask, FileGroupTask, DocumentBatch)}
-# What such a task has in it. `Task[int](…)` notes what it was called as, which means nothing at run time.
+# The attributes of these tasks. `Task[int](…)` sets `__orig_class__`, which has no meaning at run time.
 _PLAIN_FIELDS = {"data", "dataset_name", "_state", "__orig_class__"}
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_MAX_DEPTH = 100  # far below what the recursion of JSON's own code allows, wherever it is called from
-_MAX_REASON = 500  # characters of what an exception says
+_MAX_DEPTH = 100  # far below the recursion limit of the json module, however deep the caller is
+_MAX_REASON = 500  # characters of an exception's message
 
 
 class Payload(NamedTuple):
-    """A task on its way into a letter.
+    """A task in the form in which a letter stores it.
 
     Attributes:
-        kind: How it is kept.
+        kind: How the task is stored.
         task_id: Its id.
         task_class: Its class, with the module.
-        head: The JSON text, or the pickle without its buffers; empty where the task is not kept.
-        buffers: The memory of arrays that may be written to, which the pickle refers to.
-        size: Bytes that it takes, also where it is too large to be kept.
-        note: Why it is not kept.
+        head: The JSON text, or the pickle without its buffers; empty if the task is not stored.
+        buffers: The memory of writable arrays, which the pickle refers to.
+        size: Size of the task in bytes, even if it is too large to be stored.
+        note: Why the task is not stored.
     """
 
     kind: PayloadKind
@@ -53,26 +52,26 @@ class Payload(NamedTuple):
 
 
 def pack_task(task: Any, max_bytes: int) -> Payload:
-    """A task as bytes, with its id and notes, and without its history. The task stays as it is.
+    """Convert a task to bytes, with its id and notes, and without its history. Does not change the task.
 
-    Never raises what the task's own code raises: the payload's note has it.
+    If the task's own code raises, the payload's note has the exception.
 
     Args:
-        task: A task as it came into the stage that it failed in.
-        max_bytes: A task that takes more is not kept.
+        task: The task as it entered the stage in which it failed.
+        max_bytes: Size above which a task is not stored.
     """
     cls = type(task)
     without = Payload("none", state_of(task)[0], f"{cls.__module__}.{cls.__qualname__}")
     raw = task.__dict__.get("data")
-    if isinstance(raw, bytes | bytearray) and len(raw) > max_bytes:  # not pickled first: memory may be short already
+    if isinstance(raw, bytes | bytearray) and len(raw) > max_bytes:  # checked before pickling: memory may be scarce
         return _too_large(without, len(raw), max_bytes)
     try:
         text = _as_json(task, max_bytes)
         head, buffers = (text, []) if text is not None else _as_pickle(task)
-    except BaseException as exc:  # noqa: BLE001 - pickling runs code of users
+    except BaseException as exc:  # noqa: BLE001 - pickling runs user code
         check_failure(exc)
         reason = f"{type(exc).__name__}: {message_of(exc)}"
-        return without._replace(note=f"the task does not pickle: {reason[:_MAX_REASON]}")
+        return without._replace(note=f"the task cannot be pickled: {reason[:_MAX_REASON]}")
     size = len(head) + sum(buffer.nbytes for buffer in buffers)
     if size > max_bytes:
         return _too_large(without, size, max_bytes)
@@ -81,12 +80,12 @@ def pack_task(task: Any, max_bytes: int) -> Payload:
 
 
 def unpack(payload: Payload) -> Any:
-    """The task of a payload, with its id and notes on it. Only for what is trusted: unpickling runs code.
+    """Return the task of a payload, with its id and notes. Unpickling runs code, so the payload must be trusted.
 
-    Its arrays are as writable as they were.
+    Arrays are writable if they were writable before.
 
     Args:
-        payload: One that has a task.
+        payload: A payload that contains a task.
     """
     if payload.kind == "json":
         task, notes = _from_json(payload)
@@ -97,13 +96,13 @@ def unpack(payload: Payload) -> Any:
 
 
 def _too_large(without: Payload, size: int, max_bytes: int) -> Payload:
-    return without._replace(size=size, note=f"the task takes {size:,} bytes, and max_bytes is {max_bytes:,}")
+    return without._replace(size=size, note=f"the task takes {size:,} bytes, but max_bytes is {max_bytes:,}")
 
 
 def _as_pickle(task: Any) -> tuple[bytes, list[Any]]:
-    """The task and, beside it, its notes: a class may leave the framework's state out of its pickle."""
+    """Pickle the task and, separately, its notes: a class may omit the framework's state from its pickle."""
     state = state_of(task)
-    stamp(task, UNSEEN)  # not the history: it is long, and of a run that is over
+    stamp(task, UNSEEN)  # omits the history, which is long, and belongs to a run that is over
     try:
         return dump_parts((task, state[2]), only_writable=True)
     finally:
@@ -111,8 +110,8 @@ def _as_pickle(task: Any) -> tuple[bytes, list[Any]]:
 
 
 def _as_json(task: Any, max_bytes: int) -> bytes | None:
-    """The task as JSON; None where that would lose something."""
-    import json  # noqa: PLC0415 - failures are rare, and an import of this package is not
+    """Return the task as JSON; None if that would lose something."""
+    import json  # noqa: PLC0415 - failures are rare, but imports of this package are frequent
 
     if _PLAIN.get(type(task).__name__) is not type(task):
         return None
@@ -127,12 +126,12 @@ def _as_json(task: Any, max_bytes: int) -> bytes | None:
         return None
     try:
         return json.dumps(body, ensure_ascii=False).encode()
-    except ValueError:  # half a surrogate pair, or a number of too many digits
+    except ValueError:  # an unpaired surrogate, or a number with too many digits
         return None
 
 
 def _from_json(payload: Payload) -> tuple[Any, dict[str, Any] | None]:
-    import json  # noqa: PLC0415 - as above
+    import json  # noqa: PLC0415 - see `_as_json`
 
     body = json.loads(payload.head)
     cls = _PLAIN[payload.task_class.rpartition(".")[2]]
@@ -142,9 +141,9 @@ def _from_json(payload: Payload) -> tuple[Any, dict[str, Any] | None]:
 
 
 def _is_plain(value: Any, max_values: int) -> bool:
-    """Whether JSON gives a value back as it is: no tuples, no keys but text, no subclasses, not too deep or many.
+    """Whether JSON restores a value exactly: no tuples, no subclasses, only text as keys, not too deep or too many.
 
-    Level by level, so that what contains itself comes to an end.
+    Checks level by level, so that the check of a value that contains itself ends.
     """
     level = [value]
     for _ in range(_MAX_DEPTH):

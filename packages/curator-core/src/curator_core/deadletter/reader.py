@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads dead letters: what they say, and the tasks in them."""
+"""Reads dead letters: the details of failures, and the tasks."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = ["load", "read"]
 
 _FIRST_LOOK = 64 << 10  # bytes; nearly all first lines are shorter
 _LONGEST_LINE = 8 << 20
-_HEADS_AT_ONCE, _FILES_AT_ONCE = 128, 8  # files that a remote filesystem is asked for together
+_HEADS_AT_ONCE, _FILES_AT_ONCE = 128, 8  # files that are requested together from a remote filesystem
 _SHOWN_IDS = 10
 
-_Entry = tuple[Letter, str]  # what a letter says, and where it is
+_Entry = tuple[Letter, str]  # a letter and its path
 
 
 def read(path: PathLike, storage_options: Mapping[str, Any] | None = None) -> list[Letter]:
-    """What the letters at a path say, sorted by stage and task. Only their first lines are read; nothing is executed.
+    """Return the letters at a path, sorted by stage and task. Reads only their first lines, and executes nothing.
 
     Args:
         path: A directory or fsspec URL, or one letter.
         storage_options: Options of the fsspec filesystem.
 
     Returns:
-        The letters; none for a directory without any.
+        The letters; an empty list for a directory without letters.
 
     Raises:
-        DataError: Nothing is there, or a file cannot be read, is damaged, or is no letter.
+        DataError: The path does not exist, or a file cannot be read, is damaged, or is not a letter.
     """
     return [letter for letter, _ in _Shelf(path, storage_options).entries()]
 
@@ -53,26 +53,26 @@ def load(
     missing: Literal["raise", "skip"] = "raise",
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Task[Any]]:
-    """The tasks of the letters at a path as they came into the stage, with their ids and notes, sorted as by `read`.
+    """Return the tasks of the letters at a path as they entered the stage, with ids and notes, in the order of `read`.
 
     All of them are in memory at once.
 
     Args:
         path: A directory or fsspec URL, or one letter.
-        stage: Only tasks that failed in the stage of this name.
-        trust: Whether to unpickle tasks that are no plain JSON. That runs code from the file: only where nobody but
-            you could write to it.
-        missing: ``"skip"`` leaves out tasks that were not kept, because they were too large or do not pickle.
+        stage: Name of the stage whose failed tasks to return; None for all.
+        trust: Whether to unpickle tasks that are not plain JSON. This runs code from the file, so use it only if no one
+            else could write to the file.
+        missing: ``"skip"`` skips tasks that were not stored, because they were too large or cannot be pickled.
         storage_options: Options of the fsspec filesystem.
 
     Raises:
-        DataError: Nothing is there; a file cannot be read, is damaged, or is no letter; no letter is of the stage; a
-            task is pickled and not trusted, was not kept, or cannot be made again.
-        ConfigurationError: ``missing`` is something else.
+        DataError: The path does not exist; a file cannot be read, is damaged, or is not a letter; no letter is from the
+            stage; a task is pickled and not trusted, was not stored, or cannot be restored.
+        ConfigurationError: ``missing`` is neither ``"raise"`` nor ``"skip"``.
     """
     if missing not in ("raise", "skip"):
         raise ConfigurationError(
-            "there is no such way to treat what is missing",
+            "invalid value for missing",
             field="missing",
             given=missing,
             expected="'raise' or 'skip'",
@@ -101,14 +101,14 @@ class _Shelf:
         self._fs, self._root = filesystem(self.path, storage_options or {})
 
     def entries(self) -> list[_Entry]:
-        """What all letters say, sorted."""
+        """Return all letters with their paths, sorted."""
         names = self._names()
         looks = self.contents(names, _FIRST_LOOK, _HEADS_AT_ONCE)
         found = [(self._letter(name, url, look), name) for name, (url, look) in zip(names, looks, strict=True)]
         return sorted(found, key=lambda entry: (entry[0].stage_index, entry[0].stage, _natural(entry[0].task_id)))
 
     def contents(self, names: list[str], end: int | None, at_once: int) -> Iterator[tuple[str, bytes]]:
-        """The files, up to a byte, each with the name for people; so many are in memory together."""
+        """Yield the URL and content of each file, up to a byte; ``at_once`` files are in memory together."""
         for first in range(0, len(names), at_once):
             some = names[first : first + at_once]
             answers = self._fs.cat_ranges(some, [0] * len(some), [end] * len(some), on_error="return")
@@ -121,26 +121,26 @@ class _Shelf:
 
     def _names(self) -> list[str]:
         with reading(self.path):
-            self._fs.invalidate_cache()  # a listing from before the run would be short
+            self._fs.invalidate_cache()  # a listing from before the run would be incomplete
             if self._fs.isfile(self._root):
                 return [self._root]
             if self._fs.isdir(self._root):
                 return list(self._below(self._root))
         raise DataError(
-            "there is neither a directory nor a file at this path",
+            "no directory or file at this path",
             field=self.path,
             expected="a directory of dead letters, or one letter",
-            hint="correct the path; a run in which nothing failed may have made no directory",
+            hint="correct the path; a run without failures may not have created a directory",
         )
 
     def _below(self, directory: str) -> Iterator[str]:
-        # Not by `find`, which takes a directory that may not be read for an empty one.
+        # Not with `find`, which treats a directory without read permission as empty.
         for entry in self._fs.ls(directory, detail=True):
             name: str = entry["name"].rstrip("/")
             if entry["type"] != "directory":
                 if name.endswith(SUFFIX):
                     yield name
-            elif name != directory.rstrip("/"):  # some object stores list a directory in itself
+            elif name != directory.rstrip("/"):  # some object stores list a directory as an entry of itself
                 yield from self._below(name)
 
     def _letter(self, name: str, url: str, look: bytes) -> Letter:
@@ -153,7 +153,7 @@ class _Shelf:
 
 
 def _natural(task_id: str) -> list[str | tuple[int, str]]:
-    """Sorts ids with numbers in them by number: texts and numbers take turns."""
+    """Return a key that sorts ids by the numbers in them: text and numbers alternate."""
     parts = re.split(r"([0-9]+)", task_id)
     return [(len(part), part) if position % 2 else part for position, part in enumerate(parts)]
 
@@ -161,7 +161,7 @@ def _natural(task_id: str) -> list[str | tuple[int, str]]:
 def _of_stage(entries: list[_Entry], stage: str | None) -> list[_Entry]:
     known = {letter.stage for letter, _ in entries}
     if known and stage is not None and stage not in known:
-        raise DataError(f"no letter is of stage '{stage}'", **unknown_name("stage", stage, known))
+        raise DataError(f"no letter is from stage '{stage}'", **unknown_name("stage", stage, known))
     return [entry for entry in entries if stage is None or entry[0].stage == stage]
 
 
@@ -174,7 +174,7 @@ def _refuse_pickles(entries: Sequence[_Entry], path: str) -> None:
             field=path,
             given=f"tasks of {classes}",
             expected="tasks that are plain JSON, or letters that you trust",
-            hint="where nobody but you could write there, give trust=True",
+            hint="pass trust=True if no one else could write to these files",
         )
 
 
@@ -182,25 +182,26 @@ def _not_kept(letters: Sequence[Letter], path: str) -> DataError:
     ids = ", ".join(repr(letter.task_id) for letter in letters[:_SHOWN_IDS])
     more = f" and {len(letters) - _SHOWN_IDS:,} more" if len(letters) > _SHOWN_IDS else ""
     return DataError(
-        f"{len(letters):,} of the tasks were not kept: {ids}{more}; {letters[0].payload_note}",
+        f"{len(letters):,} of the tasks were not stored: {ids}{more}; {letters[0].payload_note}",
         field=path,
-        expected="letters with their tasks in them",
-        hint="give missing='skip' to load the others, and make these again from the source, by their ids",
+        expected="letters that contain their tasks",
+        hint="pass missing='skip' to load the others, and recreate these from the source, by their ids",
     )
 
 
 def _task(letter: Letter, url: str, data: bytes) -> Task[Any]:
     again, payload = decode(data, url)
-    if again != letter:  # which is what was checked for trust
-        raise damaged(url, "it changed while it was read")
+    if again != letter:  # the first one was checked for trust
+        raise damaged(url, "it changed while it was being read")
     try:
         task: Task[Any] = unpack(payload)
     except BaseException as exc:
         check_failure(exc)
         raise DataError(
-            f"its {letter.task_class} cannot be made again: {type(exc).__name__}: {message_of(exc)}",
+            f"cannot restore a task of class {letter.task_class}: {type(exc).__name__}: {message_of(exc)}",
             field=url,
-            expected="the class and all that it needs, as they were when the task failed",
-            hint="install or put on the path what defines them; or make the task again from the source, by its id",
+            expected="the class and everything it needs, unchanged since the task failed",
+            hint="install the package that defines it, or add it to the path; or recreate the task from the source, by "
+            "its id",
         ) from exc
     return task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes dead letters beside the run: in threads, so that a slow filesystem does not hold up what works."""
+"""Writes dead letters in threads, so that a slow filesystem does not delay the run."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 __all__ = ["LetterBox"]
 
 _THREADS = 8
-_OUTSTANDING = 2 * _THREADS  # letters that wait or are written; each may hold as much memory as the policy allows
+_OUTSTANDING = 2 * _THREADS  # pending letters; each may take as much memory as the policy allows
 
 
 class LetterBox:
     """The directory of a run's dead letters.
 
-    A letter that cannot be written is an error, since the policy was to keep what failed: the first one is raised by
-    whatever is called next, and by all that is called after it. Calls come from one thread at a time.
+    A letter that cannot be written is an error, because the user asked to keep failed tasks: the first such error is
+    raised by all following calls. Calls must come from one thread at a time.
 
     Args:
-        policy: Where to write.
+        policy: The user's settings.
     """
 
     def __init__(self, policy: DeadLetter) -> None:
         self._policy = policy
         self._threads: ThreadPoolExecutor | None = None
-        self._writing: dict[str, Future[None]] = {}  # by path below the directory, in the order of `put`
+        self._writing: dict[str, Future[None]] = {}  # by path in the directory, in the order of `put`
         self._failure: BaseException | None = None
 
     def prepare(self) -> None:
-        """Make the directory: that it cannot be written to is known before the run, and it is there after it.
+        """Create the directory, so that errors are found before the run, and it exists even if nothing fails.
 
         Raises:
-            DataError: It cannot be made.
+            DataError: It cannot be created.
             ConfigurationError: There is no filesystem for its URL.
         """
         with _naming(self._policy.path):
@@ -55,15 +55,15 @@ class LetterBox:
             fs.makedirs(directory, exist_ok=True)
 
     def put(self, letter: Letter, payload: Payload) -> None:
-        """Write a letter, soon; it replaces that of an earlier failure of the same task in the same stage.
+        """Schedule the writing of a letter, which replaces the one of an earlier failure of the same task and stage.
 
-        Waits where too many others are not written yet.
+        Waits if too many letters are pending.
 
         Raises:
             DataError: This or an earlier letter cannot be written.
         """
         self._settle(_OUTSTANDING - 1)
-        fs, _ = self._target  # made in this thread, once
+        fs, _ = self._target  # created once, in this thread
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="curator-deadletter")
         name = letter_path(letter.stage, letter.task_id)
@@ -71,10 +71,10 @@ class LetterBox:
         self._writing[name] = self._threads.submit(self._write, fs, name, letter, payload, before)
 
     def remove(self, stage: str, task_id: str) -> None:
-        """Delete a letter where it is there: of a task that was given up, and then came through after all.
+        """Delete a letter, if it exists, because its task succeeded after all.
 
         Raises:
-            DataError: It is there, and cannot be deleted.
+            DataError: It exists, but cannot be deleted.
         """
         name = letter_path(stage, task_id)
         if name in self._writing:
@@ -97,7 +97,7 @@ class LetterBox:
         self._settle(0)
 
     def close(self) -> None:
-        """As `flush`, and end the threads, also where it raises."""
+        """Flush, and end the threads even if that raises."""
         try:
             self.flush()
         finally:
@@ -106,7 +106,7 @@ class LetterBox:
                 self._threads = None
 
     def _settle(self, limit: int) -> None:
-        """Wait until so many letters at the most are not written yet, and raise the first failure."""
+        """Wait until at most ``limit`` letters are pending, and raise the first failure."""
         while True:
             for name, future in list(self._writing.items()):
                 if future.done():
@@ -120,7 +120,7 @@ class LetterBox:
 
     def _write(self, fs: Any, name: str, letter: Letter, payload: Payload, before: Future[None] | None) -> None:
         if before is not None:
-            before.result()  # of the same file, and begun: the pool takes things in order
+            before.result()  # the earlier write of the same file, which has begun: the pool runs tasks in order
         with _naming(self._url(name)), self._file(fs, name) as stream:
             for part in encode(letter, payload):
                 stream.write(part)
@@ -135,7 +135,7 @@ class LetterBox:
 
     @contextmanager
     def _file(self, fs: Any, name: str) -> Iterator[BinaryIO]:
-        """The file of a letter, to be written."""
+        """Open the file of a letter for writing."""
         _, root = self._target
         directory_name, _, file_name = name.partition("/")
         if is_local(fs):
@@ -151,33 +151,33 @@ class LetterBox:
 
 @contextmanager
 def _open_stage(root: str, name: str, *, make: bool = False) -> Iterator[int]:
-    """The directory of a stage's letters on a local disk, open: a link in its place leads nobody elsewhere."""
+    """Open the directory of a stage's letters on a local disk; a link in its place is an error."""
     with open_directory(root or "/") as above:
         if make:
             with suppress(FileExistsError):
                 os.mkdir(name, dir_fd=above)
         _refuse_link(above, root, name)
-        with open_directory(name, below=above) as directory:  # refuses what was put there since, in plainer words
+        with open_directory(name, below=above) as directory:  # also rejects a link that was created since
             yield directory
 
 
 def _refuse_link(above: int, root: str, name: str) -> None:
     try:
         leads_to = os.readlink(name, dir_fd=above)
-    except OSError:  # it is none
+    except OSError:  # not a link
         return
     raise DataError(
         "the directory of a stage's dead letters is a symbolic link",
         field=f"{root}/{name}",
         given=leads_to,
         expected=f"a directory in {root}",
-        hint="remove the link; give DeadLetter the path that letters are to go to",
+        hint="remove the link; to write elsewhere, pass another path to DeadLetter",
     )
 
 
 @contextmanager
 def _naming(url: str) -> Iterator[None]:
-    """As `writing`, also for errors that a remote filesystem makes itself."""
+    """Do the same as `writing`, also for other errors that a remote filesystem raises."""
     try:
         with writing(url):
             yield
@@ -187,6 +187,6 @@ def _naming(url: str) -> Iterator[None]:
         raise DataError(
             f"the file cannot be written: {type(exc).__name__}: {exc}",
             field=url,
-            expected="a filesystem that can be reached, and that takes the file",
-            hint="see to the storage options and its permissions, or write elsewhere",
+            expected="a reachable filesystem that accepts the file",
+            hint="check the storage options and the permissions, or write elsewhere",
         ) from exc
