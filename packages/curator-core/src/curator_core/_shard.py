@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which source tasks are a run's, where several independent runs share a source."""
+"""Shards: which source tasks belong to a run if several independent runs share a source."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["Shard", "ShardChoice", "read_shard"]
 logger = logging.getLogger(__name__)
 
 ShardChoice: TypeAlias = "tuple[int, int] | str"
-"""``(index, count)``, or ``"auto"`` for what the scheduler of an array job says."""
+"""``(index, count)``, or ``"auto"`` to use the environment of an array job."""
 
 _COUNT = "CURATOR_SHARD_COUNT"
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several parts of a source.
+    """One of several shards of a source.
 
     Attributes:
-        index: From 0.
-        count: How many there are.
+        index: Index of the shard, from 0.
+        count: Number of shards.
     """
 
     index: int
     count: int
 
     def has(self, source_id: str) -> bool:
-        """Whether a source task is in it: its id, hashed, leaves the index when divided by the count."""
+        """Whether a source task is in the shard: the hash of its id modulo the count is the index."""
         return int(digest(source_id, 8), 16) % self.count == self.index
 
     def __str__(self) -> str:
@@ -45,17 +45,17 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class _Scheduler:
-    """How a scheduler says which element of an array a job is.
+    """The variables in which a scheduler tells a job which element of an array it is.
 
     Attributes:
         name: The scheduler.
-        index: The variable that has the number of the job.
-        count: The variable that says how many there are; empty where `last` says it, or nothing does.
-        first: The variable that has the lowest number; empty where that is `base`.
-        last: The variable that has the highest number; empty where there is none.
-        step: The variable that has the distance between numbers; empty where it is 1.
-        base: The lowest number that there can be.
-        none: What `index` says outside of an array.
+        index: The variable with the number of the job.
+        count: The variable with the number of jobs; empty if `last` implies it, or if it is unknown.
+        first: The variable with the lowest number; empty if that is `base`.
+        last: The variable with the highest number; empty if there is none.
+        step: The variable with the distance between numbers; empty if that is 1.
+        base: The lowest number that an array can have.
+        none: The value of `index` outside of an array.
     """
 
     name: str
@@ -82,14 +82,14 @@ _SCHEDULERS = (
     _Scheduler("AWS Batch", "AWS_BATCH_JOB_ARRAY_INDEX", count="AWS_BATCH_JOB_ARRAY_SIZE"),
     # https://cloud.google.com/run/docs/container-contract#jobs-env-vars
     _Scheduler("Cloud Run", "CLOUD_RUN_TASK_INDEX", count="CLOUD_RUN_TASK_COUNT"),
-    # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: no variable has .spec.completions
+    # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: .spec.completions has no variable
     _Scheduler("Kubernetes", "JOB_COMPLETION_INDEX"),
-    # PBS Professional User's Guide, "Job Arrays": there is a variable for the number alone
+    # PBS Professional User's Guide, "Job Arrays": only the number has a variable
     _Scheduler("PBS", "PBS_ARRAY_INDEX"),
-    # http://docs.adaptivecomputing.com/torque/5-0-3/Content/topics/torque/2-jobs/multiJobSubmission.htm: likewise
+    # http://docs.adaptivecomputing.com/torque/5-0-3/Content/topics/torque/2-jobs/multiJobSubmission.htm: same as PBS
     _Scheduler("Torque", "PBS_ARRAYID"),
     # https://www.ibm.com/docs/en/spectrum-lsf/10.1.0?topic=variables-environment-set-job-execution
-    # 0 outside of arrays; and no variable has the lowest number, so that [3-5] would pass for the end of [1-5].
+    # The index is 0 outside of arrays. No variable has the lowest number, so [3-5] looks like the end of [1-5].
     _Scheduler("LSF", "LSB_JOBINDEX", last="LSB_JOBINDEX_END", base=1, none="0"),
     # qsub(1) of Grid Engine: "undefined" outside of arrays
     _Scheduler(
@@ -105,16 +105,17 @@ _SCHEDULERS = (
 
 
 def read_shard(given: Any, environ: Mapping[str, str]) -> Shard:
-    """The shard that a user means.
+    """Return the shard that a user specified.
 
     Args:
         given: ``(index, count)``, or ``"auto"``.
-        environ: The environment of the process, for ``"auto"``. The first of these schedulers counts whose variable is
-            there: Slurm (SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _MAX, _STEP), AWS Batch (AWS_BATCH_JOB_ARRAY_INDEX, _SIZE),
+        environ: The environment of the process, for ``"auto"``. The first of these schedulers whose variable is set is
+            used: Slurm (SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _MAX, _STEP), AWS Batch (AWS_BATCH_JOB_ARRAY_INDEX, _SIZE),
             Cloud Run (CLOUD_RUN_TASK_INDEX, _COUNT), Kubernetes (JOB_COMPLETION_INDEX), PBS (PBS_ARRAY_INDEX), Torque
-            (PBS_ARRAYID), LSF (LSB_JOBINDEX, _END), Grid Engine (SGE_TASK_ID, _FIRST, _LAST, _STEPSIZE). Where
-            CURATOR_SHARD_COUNT is set, that is the count, and the number of the job the index, from 0, or from 1 on LSF
-            and Grid Engine. Kubernetes, PBS, Torque and LSF need it, since they do not say how many there are.
+            (PBS_ARRAYID), LSF (LSB_JOBINDEX, _END), Grid Engine (SGE_TASK_ID, _FIRST, _LAST, _STEPSIZE). If
+            CURATOR_SHARD_COUNT is set, it is the count, and the number of the job is the index, from 0, or from 1 on
+            LSF and Grid Engine. Kubernetes, PBS, Torque, and LSF require it, because they do not provide the number of
+            jobs.
 
     Raises:
         ConfigurationError: An invalid shard, or an environment that does not name one.
@@ -136,15 +137,15 @@ def _from_environment(environ: Mapping[str, str]) -> Shard:
         field="shard",
         given="auto",
         expected=f"one of the variables {', '.join(each.index for each in _SCHEDULERS)}",
-        hint="submit it as an array job, or say shard=(index, count)",
+        hint="submit it as an array job, or pass shard=(index, count)",
     )
 
 
 def _checked(shard: Shard, given: Any) -> Shard:
     if shard.count < 1:
-        raise _invalid(given, "there are no shards")
+        raise _invalid(given, "the count is below 1")
     if not 0 <= shard.index < shard.count:
-        raise _invalid(given, f"the index is not in the range of {shard.count} shards")
+        raise _invalid(given, f"the index is out of range for {shard.count} shards")
     return shard
 
 
@@ -154,24 +155,19 @@ def _invalid(given: Any, reason: str) -> ConfigurationError:
         field="shard",
         given=given,
         expected='(index, count) with 0 <= index < count, or "auto"',
-        hint="shard=(0, 4) is the first of four",
+        hint="pass shard=(0, 4) for the first of four shards",
     )
 
 
 class _Array:
-    """An array job, as the environment of one of its elements describes it.
-
-    Args:
-        scheduler: Whose.
-        environ: The environment.
-    """
+    """An array job, as the environment of one of its elements describes it."""
 
     def __init__(self, scheduler: _Scheduler, environ: Mapping[str, str]) -> None:
         self._scheduler = scheduler
         self._environ = environ
 
     def shard(self) -> Shard:
-        """Which shard the element is."""
+        """Return the shard of the element."""
         names = self._scheduler
         number = self._number(names.index)
         if self._environ.get(_COUNT) or not (names.count or names.first):
@@ -179,16 +175,16 @@ class _Array:
         return self._of_array(number)
 
     def _of_count(self, number: int, count: int) -> Shard:
-        """The shard where the count is that of the user: the array may be a part of all, such as one to be repeated."""
+        """Return the shard for a count set by the user. The array may be incomplete, such as one repeated element."""
         names = self._scheduler
         last = self._number(names.last) if names.last in self._environ else number
-        for each in (number, last):  # each element of an array is to see that one of them has no shard
+        for each in (number, last):  # all elements of an array must fail if one of them has no shard
             if not 0 <= each - names.base < count:
-                raise self._unclear(f"{each} is not one of {count} numbers from {names.base}")
+                raise self._unclear(f"{each} is not one of {count} numbers that start at {names.base}")
         return Shard(number - names.base, count)
 
     def _of_array(self, number: int) -> Shard:
-        """The shard where the array has one element for each."""
+        """Return the shard for an array with one element for each shard."""
         names = self._scheduler
         step = self._number(names.step) if names.step in self._environ else 1
         first = self._number(names.first) if names.first else names.base
@@ -197,7 +193,7 @@ class _Array:
         if first == last:
             self._check_alone(first)
         if first > 1:
-            raise self._unclear(f"it begins at {first}, so that other elements may have been submitted before")
+            raise self._unclear(f"it starts at {first}, so other elements may have been submitted before")
         if last is not None and step > 0:
             regular, rest = divmod(last - first, step)
             if rest or count not in (None, regular + 1):
@@ -205,16 +201,16 @@ class _Array:
             count = regular + 1
         index, rest = divmod(number - first, max(step, 1))
         if rest or not 0 <= index < (count or 0):
-            raise self._unclear(f"{number} is not one of {count} numbers from {first}")
+            raise self._unclear(f"{number} is not one of {count} numbers that start at {first}")
         return Shard(index, count or 0)
 
     def _check_alone(self, number: int) -> None:
-        """See whether an array of one element is all of it. By its number it may be: then there is one shard."""
+        """Check the number of an array's only element: if it is the lowest one, there is one shard, with a warning."""
         if number > self._scheduler.base:
-            raise self._unclear(f"{number} is its only element, as where one of several is repeated")
+            raise self._unclear(f"{number} is its only element, as if one element of a larger array were repeated")
         logger.warning(
-            "this array job of %s has one element, so this run has the whole source; to repeat one element of a "
-            "larger array, set %s to the number of its elements",
+            "this array job of %s has one element, so this run processes the whole source; to repeat one element of a "
+            "larger array, set %s to the number of elements of that array",
             self._scheduler.name,
             _COUNT,
         )
@@ -224,23 +220,23 @@ class _Array:
         try:
             return int(value or "")
         except ValueError:
-            hint = f"set it to the number of jobs, which {self._scheduler.name} does not say"
+            hint = f"set it to the number of jobs, which {self._scheduler.name} does not provide"
             raise ConfigurationError(
-                f"{self._scheduler.index} is set, and {name} is not a number",
+                f"{self._scheduler.index} is set, but {name} is not a number",
                 field=name,
                 given=value,
                 expected="a whole number",
-                hint=hint if name == _COUNT else "say shard=(index, count)",
+                hint=hint if name == _COUNT else "pass shard=(index, count)",
             ) from None
 
     def _unclear(self, reason: str) -> ConfigurationError:
         names = self._scheduler
         known = (names.index, names.count, names.first, names.last, names.step, _COUNT)
         return ConfigurationError(
-            f"this array job of {names.name} does not say which shard it is: {reason}",
+            f"cannot determine the shard of this array job of {names.name}: {reason}",
             field="shard",
             given={name: self._environ[name] for name in known if name in self._environ},
-            expected="an array from 0 or 1 on, such as --array=0-9",
-            hint=f"to repeat one element of an array from {names.base}, set {_COUNT} to the number of its elements; "
-            "or say shard=(index, count), with an index from 0",
+            expected="an array that starts at 0 or 1, such as --array=0-9",
+            hint=f"to repeat one element of an array that starts at {names.base}, set {_COUNT} to the number of its "
+            "elements; or pass shard=(index, count), with an index from 0",
         )

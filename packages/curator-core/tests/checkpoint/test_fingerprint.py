@@ -126,8 +126,8 @@ def test_what_python_and_the_framework_set_does_not_count():
         (Filter(1), Filter(2), "stage 'Filter': min_length has changed"),
         (Filter(1), Filter(True), "stage 'Filter': min_length has changed"),
         (Filter(_path="a"), Filter(_path="b"), "stage 'Filter': path has changed"),
-        (Filter(), Filter(threshold=1), "stage 'Filter': threshold is new"),
-        (Filter(threshold=1), Filter(), "stage 'Filter': threshold is gone"),
+        (Filter(), Filter(threshold=1), "stage 'Filter': threshold was added"),
+        (Filter(threshold=1), Filter(), "stage 'Filter': threshold was removed"),
         (WithSlots(1), WithSlots(2), "stage 'WithSlots': extra has changed"),
         (WithoutItsCache(1), WithoutItsCache(2), "stage 'WithoutItsCache': min_length has changed"),
         (InAFormOfItsOwn(1), InAFormOfItsOwn(2), "stage 'InAFormOfItsOwn': state has changed"),
@@ -150,7 +150,7 @@ def test_an_attribute_that_cannot_be_walked_is_told_and_left_out(caplog):
     circle.append(circle)
     with caplog.at_level(logging.WARNING):
         assert changes([Filter(near=circle)], [Filter(near=[circle])]) == []
-    assert "stage 'Filter': a change of near[1] will not be noticed" in caplog.text
+    assert "stage 'Filter': the checkpoint will not notice changes of near[1]" in caplog.text
     assert "s3cret" not in caplog.text
 
 
@@ -165,14 +165,14 @@ def named(*names):
     ("old", "new", "told"),
     [
         ("ab", "ab", []),
-        ("ab", "ac", ["stage 1 is 'c', and was 'b'"]),
-        ("ab", "acb", ["stage 'c' is new"]),
-        ("ab", "abc", ["stage 'c' is new"]),
-        ("abc", "ac", ["stage 'b' is gone"]),
-        ("abc", "ab", ["stage 'c' is gone"]),
-        ("ab", "ba", ["the order of stages is b, a, and was a, b"]),
-        ("abc", "cxa", ["stage 1 is 'x', and was 'b'", "the order of stages is c, a, and was a, c"]),
-        ("a", "xyz", ["stage 0 is 'x', and was 'a'", "stage 'y' is new", "stage 'z' is new"]),
+        ("ab", "ac", ["stage 1 is now 'c' instead of 'b'"]),
+        ("ab", "acb", ["stage 'c' was added"]),
+        ("ab", "abc", ["stage 'c' was added"]),
+        ("abc", "ac", ["stage 'b' was removed"]),
+        ("abc", "ab", ["stage 'c' was removed"]),
+        ("ab", "ba", ["the order of stages is now b, a instead of a, b"]),
+        ("abc", "cxa", ["stage 1 is now 'x' instead of 'b'", "the order of stages is now c, a instead of a, c"]),
+        ("a", "xyz", ["stage 0 is now 'x' instead of 'a'", "stage 'y' was added", "stage 'z' was added"]),
     ],
 )
 def test_stages_that_come_go_and_move_are_told(old, new, told):
@@ -181,7 +181,7 @@ def test_stages_that_come_go_and_move_are_told(old, new, told):
 
 def test_another_class_is_told():
     assert changes([Filter()], [OtherFilter().with_(name="Filter")]) == [
-        f"stage 'Filter' is a {__name__}.OtherFilter, and was a {__name__}.Filter"
+        f"stage 'Filter' is now of class {__name__}.OtherFilter instead of {__name__}.Filter"
     ]
 
 

@@ -181,7 +181,7 @@ def test_a_torn_tail_is_dropped_and_told_once(path, caplog):
         assert read(path) == (numbered(2), 1)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{path}: 1 records are torn or damaged, as after a crash; these source tasks will be run again"
+        f"{path}: torn or damaged records, as after a crash: 1; their source tasks will run again"
     )
 
 
@@ -315,7 +315,7 @@ def test_closing_on_a_full_disk_says_so_and_closes(path, room_for):
 def test_what_has_no_form_in_json_is_refused_and_not_added(path, record):
     with Journal(path) as journal:
         journal.append({"id": "a"})
-        with pytest.raises(DataError, match="no form in JSON") as caught:
+        with pytest.raises(DataError, match="JSON cannot represent the record") as caught:
             journal.append(record)
         assert caught.value.field == str(path)
         assert caught.value.given
@@ -327,7 +327,7 @@ def test_what_has_no_form_in_json_is_refused_and_not_added(path, record):
 def test_a_circle_is_refused(path):
     circle = []
     circle.append(circle)
-    with Journal(path) as journal, pytest.raises(DataError, match="no form in JSON"):
+    with Journal(path) as journal, pytest.raises(DataError, match="JSON cannot represent the record"):
         journal.append({"outputs": circle})
 
 
@@ -340,7 +340,7 @@ def test_a_journal_needs_its_directory(tmp_path):
 def test_what_is_no_file_is_refused(path, not_a_file):
     not_a_file(path)
     for use in (Journal, read):
-        with pytest.raises(DataError, match="no regular file") as caught:
+        with pytest.raises(DataError, match="not a regular file") as caught:
             use(path)
         assert caught.value.field == str(path)
         assert caught.value.hint

@@ -147,7 +147,7 @@ def test_a_checkpoint_that_cannot_be_closed_ends_the_run_as_other_failures_do(tm
         return task
 
     recorder = Recorder()
-    with pytest.raises(DataError, match="no regular file") as caught:
+    with pytest.raises(DataError, match="not a regular file") as caught:
         Pipeline("p", [Calling(spoil)]).run(initial_tasks=tasks(1), checkpoint=tmp_path, observers=[recorder])
     assert caught.value.result is not None
     assert [task.data for task in caught.value.result] == [1]

@@ -122,7 +122,7 @@ class Same(ProcessingStage[Any, Any]):
 def test_another_number_of_shards_is_refused(tmp_path: Path, earlier: dict[str, Any], later: dict[str, Any]) -> None:
     pipeline = Pipeline("p", [Same()])
     pipeline.run(initial_tasks=tasks(*NAMES), checkpoint=tmp_path, **earlier)
-    with pytest.raises(ConfigurationError, match="the checkpoint is one of runs of"):
+    with pytest.raises(ConfigurationError, match="the checkpoint was made for"):
         pipeline.run(initial_tasks=tasks(*NAMES), checkpoint=tmp_path, **later)
     result = pipeline.run(initial_tasks=tasks(*NAMES), checkpoint=Checkpoint(tmp_path, accept_changes=True), **later)
     assert result.accounting.resumed == ()
@@ -174,14 +174,14 @@ class TestAuto:
         [
             ("kubernetes", {"CURATOR_SHARD_COUNT": None}, "CURATOR_SHARD_COUNT is not a number"),
             ("aws", {"AWS_BATCH_JOB_ARRAY_SIZE": "many"}, "AWS_BATCH_JOB_ARRAY_SIZE is not a number"),
-            ("aws", {"AWS_BATCH_JOB_ARRAY_SIZE": "2"}, "2 is not one of 2 numbers from 0"),
+            ("aws", {"AWS_BATCH_JOB_ARRAY_SIZE": "2"}, "2 is not one of 2 numbers that start at 0"),
             ("pbs", {"PBS_ARRAY_INDEX": "-1"}, "-1 is not one of 4"),
             ("slurm", {"SLURM_ARRAY_TASK_MAX": "9"}, "not evenly spaced"),
             ("slurm", {"SLURM_ARRAY_TASK_ID": "4"}, "4 is not one of 4"),
             ("torque", {"CURATOR_SHARD_COUNT": None}, "CURATOR_SHARD_COUNT is not a number"),
-            ("torque", {"PBS_ARRAYID": "4"}, "4 is not one of 4 numbers from 0"),
-            ("lsf", {"LSB_JOBINDEX_END": "5"}, "5 is not one of 4 numbers from 1"),
-            ("sge", {"SGE_TASK_FIRST": "3"}, "it begins at 3"),
+            ("torque", {"PBS_ARRAYID": "4"}, "4 is not one of 4 numbers that start at 0"),
+            ("lsf", {"LSB_JOBINDEX_END": "5"}, "5 is not one of 4 numbers that start at 1"),
+            ("sge", {"SGE_TASK_FIRST": "3"}, "it starts at 3"),
         ],
     )
     def test_what_is_not_a_shard(
@@ -236,12 +236,12 @@ class TestAuto:
         assert self.shard() == (0, 1)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
-        assert "this run has the whole source" in record.getMessage()
+        assert "this run processes the whole source" in record.getMessage()
 
     def test_all_elements_are_refused_where_one_has_no_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in zip((*SLURM, "CURATOR_SHARD_COUNT"), "14144", strict=True):  # --array=1-4
             monkeypatch.setenv(name, value)
-        with pytest.raises(ConfigurationError, match="4 is not one of 4 numbers from 0"):
+        with pytest.raises(ConfigurationError, match="4 is not one of 4 numbers that start at 0"):
             self.shard()
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A digest of what a value is made of: the same in every process, whatever the hash seed and wherever objects lie.
+"""Digests of the content of values: the same in every process, whatever the hash seed and the addresses of objects.
 
-Each part gives a digest, and a container's is made of those of its parts. What goes in bears a tag and its length, so
-that no two values run together. A value of a kind that is not known here is taken as pickle would take it, without
-being pickled: what it says of itself is walked in the same way.
+Each part of a value has a digest, and the digest of a container is computed from those of its parts. Everything that is
+hashed has a tag and its length, so that different values never produce the same input. An object of an unknown type is
+reduced as pickle would reduce it, but not pickled: the result of the reduction is walked in the same way.
 
-The digests are to be compared with those of earlier runs. They may differ where libraries, or their versions, differ.
+Digests are compared with those of earlier runs. They may differ between libraries and between versions of libraries.
 """
 
 from __future__ import annotations
@@ -33,56 +33,56 @@ __all__ = ["content_id", "qualified_name", "value_digest"]
 
 _DIGEST_BYTES = 16
 _HEX_DIGITS = 20
-_MAX_DEPTH = 100  # deeper than any data, and safe from the interpreter's own limit
-_PROTOCOL = 4  # of pickle: the last one that keeps buffers inside
+_MAX_DEPTH = 100  # deeper than any data, and far from the interpreter's recursion limit
+_PROTOCOL = 4  # the last pickle protocol that keeps buffers in the pickle
 
 
 def content_id(task: Any) -> str:
-    """A name for a source task that has none of its own, made of its class and of what it holds.
+    """Return an id for a source task that does not provide its own, based on its class and content.
 
-    The framework's state on it, and notes in its ``metadata``, do not count. Two tasks that hold the same have one id.
+    The framework's state and the notes in ``metadata`` do not count. Two tasks with the same content have the same id.
 
     Returns:
         ``c`` and 20 hex digits.
 
     Raises:
-        DataError: It holds something that has no content to go by, such as an open file, or holds itself.
+        DataError: It contains an object without comparable content, such as an open file, or it contains itself.
     """
     return "c" + value_digest(
         task,
         "task",
-        f"write get_deterministic_id() in class {type(task).__name__}, returning a name that is the same in every run",
+        f"define get_deterministic_id() in class {type(task).__name__}, to return an id that is the same in every run",
     )
 
 
 def value_digest(value: Any, name: str, hint: str | None = None) -> str:
-    """A digest of a value.
+    """Return a digest of a value.
 
     Args:
         value: The value.
-        name: What an error calls it.
-        hint: What an error says of how to fix it.
+        name: The name of the value in errors.
+        hint: The hint of errors.
 
     Returns:
         20 hex digits.
 
     Raises:
-        DataError: Some part of it has no content to go by, or holds itself.
+        DataError: A part of it has no comparable content, or contains itself.
     """
     try:
         return _Walk().digest(value).hex()[:_HEX_DIGITS]
     except _Stuck as stuck:
         raise DataError(
-            f"there is no telling what this holds: {stuck.reason}",
+            f"cannot compute a digest of this value: {stuck.reason}",
             field=f"{name}{stuck.path}",
             given=stuck.value,
-            expected="data that pickle could take, without circles",
+            expected="data that can be pickled, without circular references",
             hint=hint,
         ) from stuck.__cause__
 
 
 def qualified_name(thing: Any) -> str:
-    """Module and name of a class or function."""
+    """Return the module and name of a class or function."""
     return f"{getattr(thing, '__module__', None) or ''}.{thing.__qualname__}"
 
 
@@ -90,9 +90,9 @@ class _Stuck(Exception):  # noqa: N818 - it never leaves this module
     """A part of a value cannot be walked.
 
     Attributes:
-        reason: Why.
+        reason: The reason.
         value: The part.
-        path: How to get to it from the value.
+        path: The path from the whole value to the part.
     """
 
     def __init__(self, reason: str, value: Any) -> None:
@@ -103,23 +103,22 @@ class _Stuck(Exception):  # noqa: N818 - it never leaves this module
 
 
 class _Walk:
-    """One walk through a value."""
+    """Computes the digest of a value by walking through its parts."""
 
     def __init__(self) -> None:
-        # By id: the object, so that it stays alive, and its digest. An object that is met while it has none yet
-        # holds itself.
+        # By id: the object, so that it stays alive, and its digest. An object that is found again before it has a
+        # digest contains itself.
         self._seen: dict[int, tuple[Any, bytes | None]] = {}
         self._depth = 0
 
     def digest(self, value: Any) -> bytes:
-        """The digest of a value."""
         scalar = _SCALARS.get(type(value))
         if scalar is not None:
             return _node(type(value).__name__, scalar(value))
         known = self._seen.get(id(value))
         if known is not None:
             if known[1] is None:
-                raise _Stuck("it holds itself", value)
+                raise _Stuck("it contains itself", value)
             return known[1]
         if self._depth == _MAX_DEPTH:
             raise _Stuck(f"it is more than {_MAX_DEPTH} levels deep", value)
@@ -136,7 +135,7 @@ class _Walk:
             return walk(self, value)
         except _Stuck:
             raise
-        except BaseException as exc:  # code of users, or of C libraries: it may raise anything
+        except BaseException as exc:  # user code or a C library may raise anything
             check_failure(exc)
             raise _Stuck(message_of(exc) or type(exc).__name__, value) from exc
 
@@ -146,7 +145,7 @@ class _Walk:
         return _node(type(value).__name__, *self._parts(enumerate(value), "[{!r}]"))
 
     def members(self, value: Any) -> bytes:
-        """A set, or what was derived from one."""
+        """Return the digest of a set, or of an instance of a subclass."""
         tag = qualified_name(type(value))
         extra = self.digest(getattr(value, "__dict__", None))
         return _node(tag, extra, *sorted(map(self.digest, value)))
@@ -155,23 +154,23 @@ class _Walk:
         return _node("dict", *sorted(self._entries(value.items(), "[{!r}]")))
 
     def dataclass(self, value: Any) -> bytes:
-        """A dataclass: its fields, and whatever else was set on it."""
+        """Return the digest of a dataclass: of its fields, and of other attributes that were set on it."""
         return _node("dataclass", _class(value), *self._attributes(_fields_of(value)))
 
     def choice(self, value: Any) -> bytes:
-        """A member of an enumeration is its name: its number may be `auto`. Some sums of flags have no name."""
+        """Return the digest of an enum member's name, because its value may be `auto`. Some flags have no name."""
         return _node("enum", _class(value), self.digest(value.name if value.name is not None else value.value))
 
     def path(self, value: PurePath) -> bytes:
         return _node("path", b"windows" if isinstance(value, PureWindowsPath) else b"posix", _text(str(value)))
 
-    # --- what pickle would take -------------------------------------------------------------------------
+    # --- objects, reduced as by pickle ------------------------------------------------------------------
 
     def reduced(self, value: Any) -> bytes:
-        """Any other object."""
+        """Return the digest of any other object."""
         reducer = copyreg.dispatch_table.get(type(value))
         found = reducer(value) if reducer is not None else value.__reduce_ex__(_PROTOCOL)
-        if isinstance(found, str):  # the name of something global
+        if isinstance(found, str):  # the name of a global
             return _node("global", _text(getattr(value, "__module__", None) or ""), _text(found))
         make, arguments, state, items, pairs, setter = (*found, None, None, None, None)[:6]
         entries = self._entries(pairs or (), "[{!r}]")
@@ -187,7 +186,7 @@ class _Walk:
         )
 
     def _state(self, state: Any) -> bytes:
-        """What `__getstate__` gives: mostly attributes, or a pair of these where a class has slots."""
+        """Return the digest of a state: usually a dict of attributes, or a pair of dicts if the class has slots."""
         slots: Any = None
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
             state, slots = state
@@ -200,7 +199,7 @@ class _Walk:
     # --- code -------------------------------------------------------------------------------------------
 
     def function(self, value: FunctionType) -> bytes:
-        """A function is its name and what it has captured. What it does is not looked into."""
+        """Return the digest of a function's name, defaults, and captured variables. Its code is not considered."""
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         captured = [(name, part) for name, cell in cells for part in _contents(cell) if part is not value]
         return _node(
@@ -212,11 +211,11 @@ class _Walk:
         )
 
     def method(self, value: Any) -> bytes:
-        """A bound method, or a function written in C, which is bound to its module."""
+        """Return the digest of a bound method, or of a C function, which is bound to its module."""
         return _node("method", _text(value.__name__), self.digest(value.__self__))
 
     def named(self, value: Any) -> bytes:
-        """A class or a module."""
+        """Return the digest of a class or a module."""
         if isinstance(value, ModuleType):
             return _node("module", _text(value.__name__))
         return _node("class", _text(qualified_name(value)))
@@ -224,13 +223,13 @@ class _Walk:
     # --- arrays and tables ------------------------------------------------------------------------------
 
     def array(self, value: Any) -> bytes:
-        """A numpy array or scalar."""
+        """Return the digest of a numpy array or scalar."""
         kind = repr(value.dtype.descr).encode()
         content = self.digest(value.tolist()) if value.dtype.hasobject else value.tobytes()
         return _node("array", _class(value), kind, repr(value.shape).encode(), content)
 
     def table(self, value: Any) -> bytes:
-        """What an Arrow table, batch or array says, and not how it lies in memory."""
+        """Return the digest of an Arrow table, batch, or array, independent of its memory layout."""
         pa = sys.modules["pyarrow"]
         if isinstance(value, pa.RecordBatch):
             table = pa.Table.from_batches([value])
@@ -244,7 +243,7 @@ class _Walk:
     # --- parts ------------------------------------------------------------------------------------------
 
     def _parts(self, items: Iterable[tuple[Any, Any]], path: str) -> Iterator[bytes]:
-        """The digest of each value; where there is none, how to get to it goes in front of the path."""
+        """Yield the digest of each value. If that fails, prepend the position of the value to the error's path."""
         for name, value in items:
             try:
                 yield self.digest(value)
@@ -253,7 +252,7 @@ class _Walk:
                 raise
 
     def _entries(self, pairs: Iterable[tuple[Any, Any]], path: str) -> Iterator[bytes]:
-        """The digests of each key and value."""
+        """Yield the digests of each key and value."""
         for pair in pairs:
             yield self.digest(pair[0]) + next(self._parts([pair], path))
 
@@ -262,7 +261,7 @@ class _Walk:
 
 
 class _Hashed:
-    """A file that keeps a digest of what is written to it."""
+    """A file object that computes the digest of what is written to it."""
 
     closed = False
 
@@ -275,7 +274,7 @@ class _Hashed:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
 def _node(tag: str, *parts: bytes) -> bytes:
@@ -302,12 +301,12 @@ def _view(value: memoryview) -> bytes:
 def _contents(cell: Any) -> list[Any]:
     try:
         return [cell.cell_contents]
-    except ValueError:  # a variable that has no value yet
+    except ValueError:  # the variable has no value yet
         return []
 
 
 def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a dataclass holds: its fields, and what else was set on it, but for what it or we can make again."""
+    """Yield the fields of a dataclass and its other attributes, except for cached properties and framework state."""
     names = {field.name for field in fields(value)}
     yield from ((name, getattr(value, name)) for name in names)
     for name, held in getattr(value, "__dict__", {}).items():
@@ -318,11 +317,11 @@ def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tidy(table: Any) -> Any:
-    """A copy in one chunk, without what lies beneath its nulls and beside its rows."""
+    """Copy a table to one chunk, without the memory beneath nulls and outside the rows."""
     pa = sys.modules["pyarrow"]
     try:
         copy = table.take(pa.array(range(len(table)), pa.int64()))
-    except pa.ArrowNotImplementedError:  # for some newer types
+    except pa.ArrowNotImplementedError:  # `take` does not support some newer types
         copy = pa.concat_tables([table, table.schema.empty_table()])
     return copy.combine_chunks()
 
@@ -372,4 +371,4 @@ _BUILTIN = (
     int,
     float,
     complex,
-)  # what a dataclass of these holds is no field
+)  # a dataclass derived from one of these has content beyond its fields

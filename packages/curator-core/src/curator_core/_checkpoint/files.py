@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the files of a checkpoint are opened, written and replaced: on any file system, and never through a link."""
+"""Opens, writes, and replaces the files of a checkpoint, on any file system and never through a link."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ __all__ = [
 
 _MODE = 0o666  # less the user's umask
 _NOT_REGULAR = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a symbolic link, a directory, a pipe
-_CANNOT_SYNC = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)  # some network file systems, on a directory
+_CANNOT_SYNC = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot sync directories
 
 
 def reading(path: str) -> AbstractContextManager[None]:
-    """Turn errors of the operating system into a `DataError`, as readers do."""
+    """Convert errors of the operating system to a `DataError`, as readers do."""
     from curator_core._files import paths as files  # noqa: PLC0415 - loads readers and writers: few runs have a checkpoint
 
     return files.reading(path)
 
 
 def writing(path: str) -> AbstractContextManager[None]:
-    """Turn errors of the operating system into a `DataError`, as writers do."""
-    from curator_core._files import paths as files  # noqa: PLC0415 - as above
+    """Convert errors of the operating system to a `DataError`, as writers do."""
+    from curator_core._files import paths as files  # noqa: PLC0415 - see `reading`
 
     return files.writing(path)
 
 
 def make_directory(path: str) -> None:
-    """Make a directory, and those above it, where it is missing.
+    """Create a directory and its parents if they are missing.
 
     Raises:
-        ConfigurationError: Something else is there.
-        DataError: It cannot be made.
+        ConfigurationError: The path exists, but is not a directory.
+        DataError: It cannot be created.
     """
     directory = Path(path)
     if directory.is_dir():
         return
     if os.path.lexists(path):
         raise ConfigurationError(
-            "the checkpoint's path is no directory",
+            "the checkpoint's path is not a directory",
             field="path",
             given=path,
-            expected="a directory, or nothing yet",
-            hint="give the checkpoint a directory of its own",
+            expected="a directory, or a path that does not exist yet",
+            hint="use a separate directory for the checkpoint",
         )
     with writing(path):
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,17 +68,17 @@ def make_directory(path: str) -> None:
 
 
 def open_regular(path: str, flags: int) -> int:
-    """Open a file of the checkpoint, or make it where the flags of `os.open` say so.
+    """Open a file of the checkpoint, or create it, depending on the flags of `os.open`.
 
     Returns:
         The file descriptor.
 
     Raises:
-        DataError: What is there is no regular file: a symbolic link, a directory, a pipe.
-        OSError: As `os.open`.
+        DataError: It is not a regular file, but a symbolic link, a directory, or a pipe.
+        OSError: See `os.open`.
     """
     try:
-        # Without O_NONBLOCK a pipe would have it wait for the other end. Regular files do not know the difference.
+        # Without O_NONBLOCK, opening a pipe would wait for its other end. It has no effect on regular files.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
     except OSError as exc:
         if exc.errno in _NOT_REGULAR:
@@ -91,10 +91,10 @@ def open_regular(path: str, flags: int) -> int:
 
 
 def read_whole(path: str) -> bytes | None:
-    """What a small file holds; None where it is not there.
+    """Return the content of a small file; None if it does not exist.
 
     Raises:
-        DataError: It cannot be read, or is no regular file.
+        DataError: It cannot be read, or is not a regular file.
     """
     with reading(path):
         try:
@@ -106,14 +106,14 @@ def read_whole(path: str) -> bytes | None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all bytes: the operating system may take fewer at a time."""
+    """Write all bytes, because a single `os.write` may write fewer."""
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Write a file that is there as a whole, or as it was. One process at a time: the temporary name is fixed.
+    """Replace a file atomically. Only one process may do that at a time, because the temporary name is fixed.
 
     Raises:
         DataError: It cannot be written.
@@ -131,7 +131,7 @@ def replace_file(path: str, data: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the disk know of the files in a directory, where the file system can be asked to.
+    """Sync a directory to disk, if the file system supports that.
 
     Raises:
         OSError: The disk failed.
@@ -148,8 +148,8 @@ def sync_directory(path: Path) -> None:
 
 def _not_regular(path: str) -> DataError:
     return DataError(
-        "a file of the checkpoint is no regular file",
+        "a file of the checkpoint is not a regular file",
         field=path,
         expected="a regular file in the checkpoint's own directory; links are not followed",
-        hint="see who put it there and remove it, or give the checkpoint a directory of its own",
+        hint="find out where it came from and remove it, or use a separate directory for the checkpoint",
     )

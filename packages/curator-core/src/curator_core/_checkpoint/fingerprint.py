@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint remembers of the stages it was made with, to tell when they have changed.
+"""Fingerprints of stages, which a checkpoint stores to detect that the pipeline has changed.
 
-Values are never kept, since they may be secrets: only digests of them are. Code is not looked into: a stage's
-class and a function are known by their names, so that a change of what they do is not seen.
+A fingerprint contains digests of settings and never their values, which may be secrets. It does not consider code: the
+class of a stage, and functions, count by their names, so changes of their code are not detected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["difference", "fingerprint", "is_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-# Say where, how fast and how often a stage runs, and not what comes out of it; a name is compared by itself.
+# These affect where, how fast, and how often a stage runs, but not its outputs; names are compared separately.
 _NOT_COMPARED = frozenset({
     "_metrics",
     "batch_size",
@@ -42,16 +42,16 @@ _NOT_COMPARED = frozenset({
     "timeout_s",
     "xenna_stage_spec",
 })  # fmt: skip
-_UNKNOWN = ""  # in place of a digest, where there can be none
+_UNKNOWN = ""  # instead of a digest that cannot be computed
 
 
 def fingerprint(stages: Sequence[CompiledStage]) -> list[dict[str, Any]]:
-    """The stages as JSON values.
+    """Return the fingerprint of stages as JSON values.
 
     Returns:
-        For each stage a dict of ``name``, ``class`` (module and name), and ``settings``: by name, a digest of each
-        attribute of its own that has a say in what comes out. An attribute that cannot be walked, which the log tells,
-        has an empty one.
+        For each stage, a dict of ``name``, ``class`` (module and name), and ``settings``: by name, a digest of each
+        attribute that affects the outputs. If the digest of an attribute cannot be computed, it is empty, with a
+        warning.
     """
     return [
         {"name": compiled.name, "class": qualified_name(type(compiled.stage)), "settings": dict(_settings(compiled))}
@@ -60,14 +60,14 @@ def fingerprint(stages: Sequence[CompiledStage]) -> list[dict[str, Any]]:
 
 
 def is_fingerprint(value: Any) -> bool:
-    """Whether a JSON value has the form of what `fingerprint` gives."""
+    """Whether a JSON value has the form of a fingerprint."""
     return isinstance(value, list) and all(map(_is_stage, value))
 
 
 def difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How two fingerprints differ, in words; empty where they are equal."""
+    """Return descriptions of the differences between two fingerprints; empty if they are equal."""
     before, after = ({stage["name"]: stage for stage in stages} for stages in (old, new))
-    # A stage of a new name in the place of one whose name is gone took its place.
+    # A stage with a new name replaces the old stage at the same index, if the old name is gone.
     placed = {
         now["name"]: (place, was["name"])
         for place, (was, now) in enumerate(zip(old, new, strict=False))
@@ -78,26 +78,26 @@ def difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]
     for name, stage in after.items():
         if name in placed:
             place, was = placed[name]
-            found.append(f"stage {place} is '{name}', and was '{was}'")
+            found.append(f"stage {place} is now '{name}' instead of '{was}'")
         elif name in before:
             found += _changes(before[name], stage)
         else:
-            found.append(f"stage '{name}' is new")
-    found += [f"stage '{name}' is gone" for name in before if name not in after and name not in replaced]
+            found.append(f"stage '{name}' was added")
+    found += [f"stage '{name}' was removed" for name in before if name not in after and name not in replaced]
     return found + _moves(before, after)
 
 
 def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     stage = f"stage '{now['name']}'"
     if was["class"] != now["class"]:
-        yield f"{stage} is a {now['class']}, and was a {was['class']}"
+        yield f"{stage} is now of class {now['class']} instead of {was['class']}"
     before, after = was["settings"], now["settings"]
     for name in sorted(before.keys() | after.keys()):
         shown = name.lstrip("_") or name
         if name not in before:
-            yield f"{stage}: {shown} is new"
+            yield f"{stage}: {shown} was added"
         elif name not in after:
-            yield f"{stage}: {shown} is gone"
+            yield f"{stage}: {shown} was removed"
         elif before[name] != after[name]:
             yield f"{stage}: {shown} has changed"
 
@@ -107,7 +107,7 @@ def _moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     now = [name for name in after if name in before]
     if was == now:
         return []
-    return [f"the order of stages is {', '.join(now)}, and was {', '.join(was)}"]
+    return [f"the order of stages is now {', '.join(now)} instead of {', '.join(was)}"]
 
 
 def _settings(compiled: CompiledStage) -> Iterator[tuple[str, str]]:
@@ -118,11 +118,11 @@ def _settings(compiled: CompiledStage) -> Iterator[tuple[str, str]]:
 
 
 def _configuration(stage: Any) -> dict[str, Any]:
-    """The attributes that a stage travels with."""
+    """Return the attributes that are pickled with a stage."""
     state = stage.__getstate__()
-    parts = state if isinstance(state, tuple) else (state,)  # a pair where a class has slots
+    parts = state if isinstance(state, tuple) else (state,)  # a pair if the class has slots
     if not all(part is None or isinstance(part, dict) for part in parts):
-        return {"state": state}  # in a form of its own
+        return {"state": state}  # the class defines its own form
     return {name: value for part in parts if part is not None for name, value in part.items()}
 
 
@@ -131,7 +131,7 @@ def _digest(value: Any, name: str, stage: str) -> str:
         return value_digest(value, name)
     except DataError as error:
         logger.warning(
-            "stage '%s': a change of %s will not be noticed by the checkpoint: %s", stage, error.field, error.message
+            "stage '%s': the checkpoint will not notice changes of %s: %s", stage, error.field, error.message
         )
         return _UNKNOWN
 

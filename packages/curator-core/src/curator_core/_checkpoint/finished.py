@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a journal records: the source tasks that are finished, and the files that hold several tasks.
+"""The records of a journal: finished source tasks, and files with several tasks.
 
-Finished source tasks are kept in as little memory as is enough for millions of them.
+Finished source tasks are stored compactly, because there may be millions of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STAGED, _TASKS = "staged", "tasks"
 
 
 def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dict[str, Any]:
-    """The journal's record of a finished source task: what goes without saying is left out."""
+    """Return the journal's record of a finished source task, without values that are the default."""
     record: dict[str, Any] = {_ID: source_id}
     if failed:
         record[_FAILED] = True
@@ -31,32 +31,32 @@ def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dic
 
 
 def record_of_files(label: str, tasks: list[Any]) -> dict[str, Any]:
-    """The journal's record of files that hold several tasks.
+    """Return the journal's record of files with several tasks.
 
     Args:
-        label: Of their staging directory.
-        tasks: For each task its source task, its id, and the paths that it gave.
+        label: The label of their staging directory.
+        tasks: For each task, its source task, its id, and its output paths.
     """
     return {_STAGED: label, _TASKS: tasks}
 
 
 def written_in(path: str) -> Iterator[tuple[str, list[Any]]]:
-    """The label and the tasks of each such record of a journal.
+    """Yield the arguments of `record_of_files` for each such record of a journal.
 
     Raises:
-        DataError: While iterating: it cannot be read.
+        DataError: The journal cannot be read. Raised while iterating.
     """
     return ((record[_STAGED], record[_TASKS]) for record in read_journal(path) if _STAGED in record)
 
 
 class EarlierRuns(Mapping[str, "list[Any]"]):
-    """By the id of each source task that earlier runs have finished, the outputs that were recorded for it.
+    """The recorded outputs of the source tasks that earlier runs have finished, by the id of the source task.
 
-    Most have none, and are members of a set. The outputs of others are kept as JSON, a fourth of what they take as
-    objects, and read where they are asked for.
+    Source tasks without outputs, which is most of them, are in a set. The outputs of others are stored as JSON, which
+    takes a fourth of the memory of objects, and parsed on access.
 
     Args:
-        retry_failed: Whether those that failed are left out.
+        retry_failed: Whether to exclude failed source tasks.
     """
 
     def __init__(self, *, retry_failed: bool = False) -> None:
@@ -66,10 +66,10 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
 
     @classmethod
     def read(cls, path: str, *, retry_failed: bool = False) -> EarlierRuns:
-        """From a journal. Of two records of a source task the later one holds.
+        """Read a journal. If a source task has several records, the last one counts.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: The journal cannot be read.
         """
         finished = cls(retry_failed=retry_failed)
         for record in read_journal(path):
@@ -77,7 +77,7 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
         return finished
 
     def enter(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of the journal; one of another kind, which a later release may write, is left alone."""
+        """Add a record of the journal. Records of other kinds, which later releases may write, are ignored."""
         source_id, outputs = record.get(_ID), record.get(_OUTPUTS)
         if not isinstance(source_id, str):
             return
@@ -91,7 +91,7 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
             self._plain.add(source_id)
 
     def outputs(self) -> Iterator[tuple[str, list[Any]]]:
-        """Those that have outputs, and these."""
+        """Yield the ids of source tasks that have outputs, with these outputs."""
         return ((source_id, self[source_id]) for source_id in self._with_outputs)
 
     def __getitem__(self, source_id: str) -> list[Any]:
@@ -100,7 +100,7 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
             if source_id in self._plain:
                 return []
             raise KeyError(source_id)
-        from json import loads  # noqa: PLC0415 - as above
+        from json import loads  # noqa: PLC0415 - see `_as_json`
 
         found: list[Any] = loads(outputs)
         return found
@@ -120,6 +120,6 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
 
 
 def _as_json(value: Any) -> str:
-    from json import dumps  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+    from json import dumps  # noqa: PLC0415 - would add 2 ms to each import of this package
 
     return dumps(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds a lock, and whether that process is known to be gone."""
+"""The process that holds a lock, and whether it is known to have ended."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 __all__ = ["Holder"]
 
-_PROC = Path("/proc")  # where there is none, less is known, and more counts as alive
+_PROC = Path("/proc")  # without it, less is known about processes, so more of them count as alive
 _LARGEST_PID = 2**31 - 1
 _STATE, _STARTED = 0, 19  # fields of /proc/<pid>/stat after the command's name
-_ENDED = (b"Z", b"X", b"x")  # killed, and not yet waited for
+_ENDED = (b"Z", b"X", b"x")  # ended, but its parent did not wait for it yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Holder:
 
     Attributes:
         host: Name of the host.
-        boot_id: Which start of the host; empty where that is not known.
-        pid_namespace: In which its pid is a pid; empty where there are none. Containers have their own.
-        pid: The process.
-        started: When that process began, in ticks since the host booted; 0 where not known.
-        run_id: The run.
-        since: When it took the lock, Unix seconds.
+        boot_id: The id that the host gives to each boot; empty if unknown.
+        pid_namespace: The namespace of the process id; empty if the system has none. Containers have their own.
+        pid: The process id.
+        started: When the process started, in ticks since the host booted; 0 if unknown.
+        run_id: The id of the run.
+        since: When the process took the lock, in Unix seconds.
     """
 
     host: str
@@ -41,7 +41,7 @@ class Holder:
 
     @classmethod
     def here(cls, run_id: str) -> Holder:
-        """This process, now."""
+        """Return this process as a holder, as of now."""
         pid = os.getpid()
         return cls(
             host=os.uname().nodename,
@@ -55,8 +55,8 @@ class Holder:
 
     @classmethod
     def parse(cls, data: bytes) -> Holder | None:
-        """What `dump` wrote; None where it is something else, or not all of it."""
-        from json import loads  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+        """Parse the output of `dump`; None if the data is something else, or incomplete."""
+        from json import loads  # noqa: PLC0415 - would add 2 ms to each import of this package
 
         try:
             found = loads(data)
@@ -65,18 +65,18 @@ class Holder:
         return cls(**found) if _is_holder(found) else None
 
     def dump(self) -> bytes:
-        """As JSON, on one line."""
-        from json import dumps  # noqa: PLC0415 - as above
+        """Return the holder as one line of JSON."""
+        from json import dumps  # noqa: PLC0415 - see `parse`
 
         return dumps(asdict(self)).encode("ascii") + b"\n"
 
     def is_gone(self) -> bool:
-        """Whether it is known that the process has ended. False where that cannot be said from here."""
+        """Whether the process is known to have ended. False if that cannot be determined from here."""
         here = Holder.here("")
         if self.host != here.host:
             return False
         if self.boot_id != here.boot_id:
-            # Two machines may have one name: a lock that was taken when this one was up already is the other one's.
+            # Two machines may have the same name: a lock taken after this one booted belongs to the other one.
             return bool(self.boot_id and here.boot_id) and self.since < _booted_at()
         return self.pid_namespace == here.pid_namespace and not _is_running(self.pid, self.started)
 
@@ -89,7 +89,7 @@ def _is_holder(found: Any) -> bool:
     kinds = {"str": str, "int": int, "float": float}
     if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Holder)}:
         return False
-    # kill(0) and kill(-1) would be about other processes; gmtime() knows no year 10**9.
+    # kill(0) and kill(-1) would concern other processes; gmtime() does not support the year 10**9.
     return all(type(found[field.name]) is kinds[str(field.type)] for field in fields(Holder)) and (
         0 < found["pid"] <= _LARGEST_PID and 0 <= found["since"] < 1e11
     )
@@ -97,23 +97,23 @@ def _is_holder(found: Any) -> bool:
 
 def _is_running(pid: int, started: int) -> bool:
     try:
-        os.kill(pid, 0)  # signal 0 asks only whether there is such a process
+        os.kill(pid, 0)  # signal 0 only checks whether the process exists
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # there is, and it is another user's
+        pass  # it exists, and belongs to another user
     state, started_now = _process(pid)
-    is_another = bool(started and started_now) and started != started_now  # the number has been given out again
+    is_another = bool(started and started_now) and started != started_now  # the process id was reused
     return state not in _ENDED and not is_another
 
 
 def _process(pid: int) -> tuple[bytes, int]:
-    """State of a process, and when it began; empty and 0 where that cannot be seen."""
+    """Return the state of a process and when it started; empty and 0 if unknown."""
     try:
         stat = (_PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return b"", 0
-    values = stat.rpartition(b")")[2].split()  # the command's name, in brackets, may hold anything
+    values = stat.rpartition(b")")[2].split()  # the command's name, in parentheses, may contain anything
     return values[_STATE], int(values[_STARTED])
 
 

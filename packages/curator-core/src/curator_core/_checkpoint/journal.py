@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An append-only file of JSON records that survives crashes and full disks, and says what did not survive.
+"""An append-only file of JSON records that survives crashes and full disks, and reports lost records.
 
-A record is a line: eight hex digits of the CRC-32 of its JSON, a space, and the JSON, which is ASCII. Each line stands
-on its own, so that one that is torn or damaged takes no other along.
+A record is a line: eight hex digits of the CRC-32 of its JSON, a space, and the JSON, which is ASCII. Lines are
+independent, so a torn or damaged line does not affect others.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _HEAD = 9  # the digits and the space
 
 
 class Journal:
-    """A journal that is written to, by one process and one thread at a time.
+    """A journal to write to, from one process and one thread at a time.
 
-    Records gather in memory until there are many or some time has passed, and are then written and synced together.
-    What a failed write has left behind is a torn line, which readers skip; its records are still in memory, and the
-    next sync writes them again.
+    Records are buffered in memory until there are many or some time has passed, and are then written and synced
+    together. A failed write may leave a torn line, which readers skip; its records are still in memory, and the next
+    sync writes them again.
 
     Args:
-        path: The file; made where it is missing.
-        max_records: How many records may gather.
-        max_seconds: How long after a sync the next record brings on another one.
-        clock: Monotonic seconds.
+        path: The file; created if missing.
+        max_records: How many records may be buffered.
+        max_seconds: Time in seconds after a sync from which the next record causes another sync.
+        clock: Returns monotonic seconds.
 
     Raises:
-        DataError: It cannot be opened, or is no regular file.
+        DataError: It cannot be opened, or is not a regular file.
     """
 
     def __init__(
@@ -73,39 +73,39 @@ class Journal:
         self._synced_at = clock()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record; it is safe once it is synced.
+        """Add a record, which is safe after the next sync.
 
         Args:
             record: A JSON object.
 
         Raises:
-            DataError: It has no form in JSON, and is not added; or a sync was due and failed: see `sync`.
+            DataError: JSON cannot represent the record, and it was not added; or a sync was due and failed: see `sync`.
         """
         self._lines.append(self._line(record))
         if len(self._lines) >= self._max_records or self._clock() - self._synced_at >= self._max_seconds:
             self.sync()
 
     def write(self) -> None:
-        """Have the operating system know of all records: they outlive this process, but not a loss of power.
+        """Pass all records to the operating system, so that they survive the end of this process, but not a power loss.
 
         Raises:
-            DataError: They cannot be written. They are still in memory: call it again after making room.
+            DataError: They cannot be written. They are still in memory: call this again after freeing up space.
         """
         if not self._lines:
             return
         data = b"".join(self._lines)
         with writing(self._path):
-            torn_before, self._is_torn = self._is_torn, True  # until the file has all of it
+            torn_before, self._is_torn = self._is_torn, True  # until the file has all data
             write_all(self._descriptor, b"\n" + data if torn_before else data)
         self._is_torn = False
         self._lines.clear()
         self._is_synced = False
 
     def sync(self) -> None:
-        """Have the disk know of all records.
+        """Write all records, and sync them to disk.
 
         Raises:
-            DataError: As `write`.
+            DataError: See `write`.
         """
         self.write()
         if not self._is_synced:
@@ -115,7 +115,7 @@ class Journal:
         self._synced_at = self._clock()
 
     def close(self) -> None:
-        """Sync, and close the file, whether that worked or not. Closing it again does nothing.
+        """Sync, and close the file even if that fails. Closing it again does nothing.
 
         Raises:
             DataError: The last records could not be written, and are lost.
@@ -139,16 +139,16 @@ class Journal:
             body = self._encode(dict(record)).encode("ascii")
         except (TypeError, ValueError, RecursionError) as exc:
             raise DataError(
-                f"the record has no form in JSON: {exc}",
+                f"JSON cannot represent the record: {exc}",
                 field=self._path,
                 given=record,
-                expected="texts, finite numbers, True, False, None, and lists and dicts of these",
+                expected="strings, finite numbers, True, False, None, and lists and dicts of these",
                 hint="convert the value before it is recorded",
             ) from exc
         return b"%08x %b\n" % (zlib.crc32(body), body)
 
     def _inspect(self) -> bool:
-        """Whether the file ends in a torn line; a new one is made known to the disk."""
+        """Return whether the file ends in a torn line; sync the directory of a new file."""
         size = os.fstat(self._descriptor).st_size
         if size == 0:
             sync_directory(Path(self._path).parent)
@@ -157,13 +157,13 @@ class Journal:
 
 
 class JournalContents:
-    """The records of a journal, read from the file each time it is iterated over.
+    """The records of a journal, read from the file in each iteration.
 
     Args:
         path: The file.
 
     Attributes:
-        dropped: How many lines the last iteration found torn or damaged so far.
+        dropped: Number of torn or damaged lines in the last iteration, so far.
     """
 
     def __init__(self, path: str) -> None:
@@ -171,7 +171,7 @@ class JournalContents:
         self.dropped = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        from json import loads  # noqa: PLC0415 - as above
+        from json import loads  # noqa: PLC0415 - see `_encoder`
 
         self.dropped = 0
         with reading(self._path), os.fdopen(open_regular(self._path, os.O_RDONLY), "rb", _CHUNK) as stream:
@@ -179,41 +179,41 @@ class JournalContents:
                 record = _parse(line.removesuffix(b"\n"), loads)
                 if record is not None:
                     yield record
-                elif line != b"\n":  # which is written before what follows a torn line
+                elif line != b"\n":  # an empty line ends a torn one before the next record
                     self.dropped += 1
         if self.dropped:
             logger.warning(
-                "%s: %d records are torn or damaged, as after a crash; these source tasks will be run again",
+                "%s: torn or damaged records, as after a crash: %d; their source tasks will run again",
                 self._path,
                 self.dropped,
             )
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalContents:
-    """The records of a journal, one at a time: it may be larger than memory.
+    """Return the records of a journal, read one at a time because it may be larger than memory.
 
-    What is torn or damaged is skipped and counted wherever it stands, and told in the log at the end. A last line that
-    lacks nothing but its end of line is whole.
+    Torn and damaged lines are skipped and counted anywhere in the file, and logged at the end. A last line that lacks
+    only its newline is complete.
 
     Raises:
-        DataError: While iterating: the file cannot be read, or is no regular file.
+        DataError: The file cannot be read, or is not a regular file. Raised while iterating.
     """
     return JournalContents(os.fspath(path))
 
 
 def _encoder() -> Callable[[Any], str]:
-    from json import JSONEncoder  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+    from json import JSONEncoder  # noqa: PLC0415 - would add 2 ms to each import of this package
 
     return JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _parse(line: bytes, loads: Callable[[str], Any]) -> dict[str, Any] | None:
-    """The record of a line; None where it is no whole one."""
+    """Return the record of a line; None if the line is incomplete or damaged."""
     body = line[_HEAD:]
     if line[:_HEAD] != b"%08x " % zlib.crc32(body):
         return None
     try:
         record = loads(body.decode("ascii"))
-    except (ValueError, RecursionError):  # the right checksum of something else: not ours
+    except (ValueError, RecursionError):  # the checksum matches, but another program wrote this
         return None
     return record if isinstance(record, dict) else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run at a time on a checkpoint: a file that is made once, on any file system, and says who made it.
+"""A lock that allows one run at a time per checkpoint: a file that names its creator, on any file system.
 
-No byte-range locks: network file systems have them differently or not at all. What all have is that of several who make
-a file of one name only one succeeds, and that a file is renamed in one step.
+It does not use byte-range locks, because network file systems implement them differently or not at all. But all file
+systems guarantee that only one process succeeds in creating a file with a given name, and that renaming is atomic.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["RunLock"]
 
 logger = logging.getLogger(__name__)
 
-_UNKNOWN_FOR_S = 60.0  # how long a lock counts that does not say whose it is: its holder may be about to
+_UNKNOWN_FOR_S = 60.0  # how long a lock without its holder's name is respected: the holder may be about to write it
 _MAX_BYTES = 1 << 16
 
 
 class _Found(NamedTuple):
-    """A lock file as it was found."""
+    """The state of a lock file when it was read."""
 
     data: bytes
     inode: int
@@ -48,29 +48,29 @@ class _Found(NamedTuple):
 
 
 class RunLock:
-    """Keeps other runs off a checkpoint, from ``acquire`` to ``release`` or inside a ``with`` block.
+    """Excludes other runs from a checkpoint, from ``acquire`` to ``release``, or inside a ``with`` block.
 
-    A lock whose holder was on this host and is gone is taken over. Of a holder on another host nothing is known: it
-    counts as alive.
+    If the holder of a lock was on this host and has ended, the lock is taken over. A holder on another host counts as
+    alive, because nothing is known about it.
 
     Args:
         directory: The checkpoint's directory.
-        run_id: The run.
+        run_id: The id of the run.
     """
 
     def __init__(self, directory: str | os.PathLike[str], run_id: str) -> None:
         self._path = str(Path(directory) / "lock")
         self._claim = f"{self._path}.takeover"
         self._run_id = run_id
-        self._data = b""  # what the file holds while it is ours
+        self._data = b""  # content of the file while this run holds the lock
         self._pid = 0
 
     def acquire(self) -> None:
         """Take the lock.
 
         Raises:
-            ConfigurationError: Another run has it, or that cannot be ruled out.
-            DataError: The file cannot be made or read, or is no regular file.
+            ConfigurationError: Another run holds it, or might hold it.
+            DataError: The file cannot be created or read, or is not a regular file.
         """
         holder = Holder.here(self._run_id)
         data = holder.dump()
@@ -87,7 +87,7 @@ class RunLock:
         self._data, self._pid = data, holder.pid
 
     def release(self) -> None:
-        """Give the lock back, where it is still ours. A process that was forked off the holder gives back nothing.
+        """Release the lock, if this run still holds it. In a process forked from the holder, this does nothing.
 
         Raises:
             DataError: The file cannot be read or removed.
@@ -110,10 +110,10 @@ class RunLock:
         self.release()
 
     def _take_over(self, found: _Found, data: bytes) -> bool:
-        """Put our lock in the place of a stale one; False where that is not there any more.
+        """Replace a stale lock with ours; return False if the stale lock no longer exists.
 
-        Who would replace a stale lock makes the claim first. So the lock, which is there all the time, stays as it was
-        found until the claim, which is our lock already, is renamed to it.
+        A run must create the claim before it replaces a stale lock. So the lock always exists, and stays unchanged
+        until the claim, which already contains our lock, is renamed to it.
         """
         if not _create(self._claim, data):
             raise _refusal(_look(self._claim), self._claim)
@@ -127,11 +127,11 @@ class RunLock:
         if not is_there:
             Path(self._claim).unlink()
             return False
-        logger.warning("%s was left behind by %s, which is gone: taken over", self._path, found.holder or "somebody")
+        logger.warning("took over %s, left by %s, which has ended", self._path, found.holder or "an unknown run")
         return True
 
     def _verify(self, data: bytes) -> None:
-        """Raise where another run has found our lock before it said whose it is, and so long ago that it took over."""
+        """Check that no other run took over our lock, which happens if writing our name to it took too long."""
         found = _look(self._path)
         if found is None or found.data != data:
             raise _refusal(found, self._path)
@@ -140,9 +140,9 @@ class RunLock:
 def _refusal(found: _Found | None, path: str) -> ConfigurationError:
     holder = found.holder if found is not None else None
     return ConfigurationError(
-        f"the checkpoint is in use by {holder or 'a run that has not said which it is'}",
+        f"the checkpoint is in use by {holder or 'an unknown run'}",
         field=path,
-        expected="one run at a time on a checkpoint",
+        expected="one run at a time per checkpoint",
         hint=f"wait until that run has ended; if its machine or container is gone, delete {path}",
     )
 
@@ -158,7 +158,7 @@ def _look(path: str) -> _Found | None:
 
 
 def _create(path: str, data: bytes) -> bool:
-    """Make a file; False where there is one."""
+    """Create a file; return False if it exists."""
     try:
         descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:

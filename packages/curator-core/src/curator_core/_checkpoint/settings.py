@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user says about the checkpoint of a run."""
+"""The user's settings of a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a run keeps what it has finished, and what the next one makes of that.
+    """Where a run records finished source tasks, and how the next run uses these records.
 
     Attributes:
-        path: Directory on a local or network file system; made where it is missing. It becomes an absolute path.
-        accept_changes: Whether to go on where the stages are not those of the earlier runs. Source tasks that were
-            finished with the stages of then are skipped all the same.
-        retry_failed: Whether source tasks that failed in an earlier run are run again. Otherwise they count as
+        path: Directory on a local or network file system; created if missing. It becomes an absolute path.
+        accept_changes: Whether to continue if the stages differ from those of the earlier runs. Source tasks that
+            finished with the earlier stages are skipped anyway.
+        retry_failed: Whether source tasks that failed in an earlier run are processed again. Otherwise they count as
             finished.
 
     Raises:
-        ConfigurationError: The path is no path, or one of an object store; another value that is no bool.
+        ConfigurationError: The path is invalid or a URL of an object store, or another value is not a bool.
     """
 
     path: PathLike
@@ -39,7 +39,7 @@ class Checkpoint:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigurationError(
-                    "this setting of a checkpoint makes no sense", field=name, given=value, expected="True or False"
+                    "invalid setting of a checkpoint", field=name, given=value, expected="True or False"
                 )
 
 
@@ -49,7 +49,7 @@ def _directory(path: PathLike) -> str:
     text = absolute(path, "path")
     if is_url(text):
         raise ConfigurationError(
-            "a checkpoint cannot be kept there: it is appended to and synced to disk, which needs a file system",
+            "a checkpoint cannot be stored there: it is appended to and synced to disk, which needs a file system",
             field="path",
             given=text,
             expected="a directory on a local or network file system",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the shards of a source keep their checkpoints: each in a directory of its own, below the one that is given."""
+"""The directories of shards' checkpoints: each shard has its own, below the given directory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["directory_of"]
 
 _NAME = re.compile(r"shard-\d+-of-(\d+)")
-_WHOLE = "pipeline.json"  # in the directory of a checkpoint
+_WHOLE = "pipeline.json"  # marks a directory that is itself a checkpoint, of the whole source
 
 
 def directory_of(checkpoint: Checkpoint, shard: Shard | None) -> str:
-    """The directory of a run's checkpoint, which is there afterwards.
+    """Return the directory of a run's checkpoint, and create it if it is missing.
 
     Args:
-        checkpoint: What the user says about it.
+        checkpoint: The user's settings.
         shard: The run's shard, if it has one.
 
     Raises:
-        ConfigurationError: Earlier runs divided the source in another way, so that this one would run again what they
-            have finished.
-        DataError: It cannot be read or made.
+        ConfigurationError: Earlier runs divided the source differently, so this run would repeat finished work.
+        DataError: The directory cannot be read or created.
     """
     root = os.fspath(checkpoint.path)
     make_directory(root)
@@ -44,11 +43,11 @@ def directory_of(checkpoint: Checkpoint, shard: Shard | None) -> str:
     others = counts - {wanted}
     if others and not checkpoint.accept_changes:
         raise ConfigurationError(
-            f"the checkpoint is one of runs of {_shown(others)}, and this run is of {_shown({wanted})}",
+            f"the checkpoint was made for {_shown(others)}, but this run is for {_shown({wanted})}",
             field=root,
             given=shard,
-            expected="shards of the same count, which share what is finished",
-            hint="say shard=(index, count) with the count of then, or give this run a checkpoint of its own",
+            expected="the same count of shards in all runs with the checkpoint",
+            hint="pass shard=(index, count) with the earlier count, or use a separate checkpoint for this run",
         )
     if shard is None or shard.count == 1:
         return root

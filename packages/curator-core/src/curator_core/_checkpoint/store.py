@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint in use by a run: locked, compared with the pipeline, read, and written to."""
+"""A checkpoint in use by a run: locks it, compares it with the pipeline, reads it, and writes to it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SHOWN = 10  # differences that an error lists
 
 
 class OpenCheckpoint:
-    """A checkpoint that a run holds, in the driver. Calls must come from one thread at a time.
+    """A checkpoint that a run has locked, in the driver. Calls must come from one thread at a time.
 
-    Make one with `open`, and close it at the end of the run: it is a context manager.
+    Create one with `open`, and close it at the end of the run: it is a context manager.
 
     Attributes:
-        finished: What earlier runs have finished. What this run finishes does not go in.
+        finished: The source tasks that earlier runs have finished, without those of this run.
     """
 
     def __init__(self, path: str, journal: Journal, finished: EarlierRuns, held: ExitStack) -> None:
@@ -54,15 +54,15 @@ class OpenCheckpoint:
         """Lock a checkpoint, compare it with the stages, and read it.
 
         Args:
-            checkpoint: What the user says about it. Its directory is made where it is missing.
+            checkpoint: The user's settings. The directory is created if it is missing.
             stages: The stages of the plan.
-            run_id: The run.
-            shard: The run's part of the source, if it has only one.
+            run_id: The id of the run.
+            shard: The run's shard of the source, if it has one.
 
         Raises:
             ConfigurationError: Another run uses it; or it was made with other stages or another number of shards, or by
-                a later release; or its path is no directory.
-            DataError: A file in it cannot be read or written, or is no regular file.
+                a later release; or its path is not a directory.
+            DataError: A file in it cannot be read or written, or is not a regular file.
         """
         directory, ours = directory_of(checkpoint, shard), fingerprint(stages)
         with ExitStack() as held:
@@ -79,41 +79,41 @@ class OpenCheckpoint:
         return source_id in self.finished
 
     def outputs(self) -> Iterator[tuple[str, list[Any]]]:
-        """The source tasks of earlier runs for which outputs were recorded, and these."""
+        """Yield the source tasks of earlier runs that have recorded outputs, with these outputs."""
         return self.finished.outputs()
 
     def written(self) -> Iterator[tuple[str, list[Any]]]:
-        """What was written ahead; see `write_ahead`. Reads the journal once more."""
+        """Yield the arguments of earlier calls of `write_ahead`. Reads the journal again."""
         return written_in(self._path)
 
     def write_ahead(self, label: str, tasks: list[Any]) -> None:
-        """Record on disk what is in files before they are published.
+        """Record the content of staged files on disk before they are published.
 
         Args:
-            label: Of their staging directory.
-            tasks: For each task in them its source task, its id, and the paths that it gave.
+            label: The label of their staging directory.
+            tasks: For each task in them, its source task, its id, and its output paths.
 
         Raises:
-            DataError: As `sync`.
+            DataError: See `sync`.
         """
         self._journal.append(record_of_files(label, tasks))
         self._journal.sync()
 
     def finish(self, source_id: str, *, failed: bool = False, outputs: list[Any] | None = None) -> None:
-        """Record that this run has finished a source task. It is on the disk soon, or after `sync`.
+        """Record that this run has finished a source task. The record is on disk soon, or after `sync`.
 
         Args:
-            source_id: The source task.
-            failed: Whether it is finished since it failed.
-            outputs: What later runs are to know of what came out of it: JSON values.
+            source_id: The id of the source task.
+            failed: Whether it is finished because it failed.
+            outputs: Its outputs in the form of JSON values, for later runs.
 
         Raises:
-            DataError: The outputs have no form in JSON; or the journal cannot be written, see `Journal.sync`.
+            DataError: JSON cannot represent the outputs; or the journal cannot be written, see `Journal.sync`.
         """
         self._journal.append(record_of(source_id, failed=failed, outputs=outputs))
 
     def write(self) -> None:
-        """See that what was finished outlives this process.
+        """Write all records, so that they survive the end of this process.
 
         Raises:
             DataError: It cannot be written.
@@ -121,18 +121,18 @@ class OpenCheckpoint:
         self._journal.write()
 
     def sync(self) -> None:
-        """Have the disk know of all that was recorded.
+        """Write all records, and sync them to disk.
 
         Raises:
-            DataError: It cannot be written. Nothing is lost: call it again after making room.
+            DataError: They cannot be written. Nothing is lost: call this again after freeing up space.
         """
         self._journal.sync()
 
     def close(self) -> None:
-        """Sync, and let other runs have the checkpoint. Closing it again does nothing.
+        """Sync and unlock the checkpoint. Closing it again does nothing.
 
         Raises:
-            DataError: The last records could not be written: these source tasks will be run again.
+            DataError: The last records could not be written: their source tasks will run again.
         """
         self._held.close()
 
@@ -144,25 +144,25 @@ class OpenCheckpoint:
 
 
 def _settle_stages(path: str, stages: list[dict[str, Any]], journal_path: str, accept_changes: bool) -> None:
-    """Write which stages the checkpoint is of, or compare that with what it says."""
+    """Compare the stages with those recorded in the checkpoint, and record them."""
     known = _read_stages(path)
     if known is None:
-        changes = ["the checkpoint does not say with which stages it was made"] if _has_records(journal_path) else []
+        changes = ["the checkpoint does not record its stages"] if _has_records(journal_path) else []
     else:
         changes = difference(known, stages)
     if changes and not accept_changes:
         raise _changed(path, changes)
     if changes:
-        logger.warning("checkpoint %s: going on, although %s", path, "; ".join(changes))
+        logger.warning("checkpoint %s: continuing although %s", path, "; ".join(changes))
     if known != stages:
-        from json import dumps  # noqa: PLC0415 - 2 ms, which an import of this package need not cost
+        from json import dumps  # noqa: PLC0415 - would add 2 ms to each import of this package
 
         replace_file(path, dumps({"format": _FORMAT, "stages": stages}, indent=1).encode("ascii") + b"\n")
 
 
 def _read_stages(path: str) -> list[dict[str, Any]] | None:
-    """The stages that a checkpoint was made with; None where it does not say so."""
-    from json import loads  # noqa: PLC0415 - as above
+    """Return the stages that a checkpoint was made with; None if it does not record them."""
+    from json import loads  # noqa: PLC0415 - see `_settle_stages`
 
     data = read_whole(path)
     try:
@@ -177,7 +177,7 @@ def _read_stages(path: str) -> list[dict[str, Any]] | None:
             field=path,
             given=found.get("format"),
             expected=f"format {_FORMAT}",
-            hint="run it with the release that made it, or begin a new checkpoint",
+            hint="use the release that made it, or start a new checkpoint",
         )
     stages = found.get("stages")
     return stages if is_fingerprint(stages) else None
@@ -191,9 +191,9 @@ def _has_records(path: str) -> bool:
 def _changed(path: str, changes: list[str]) -> ConfigurationError:
     shown = "; ".join(changes[:_SHOWN]) + (f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
     return ConfigurationError(
-        f"the pipeline is not the one that the checkpoint was made with: {shown}",
+        f"the pipeline does not match the checkpoint: {shown}",
         field=path,
         expected="the same stages with the same settings",
-        hint="give the changed pipeline a checkpoint of its own; or go on with Checkpoint(…, accept_changes=True), "
-        "which skips what was finished with the stages of then",
+        hint="use a separate checkpoint for the changed pipeline; or continue with Checkpoint(…, accept_changes=True), "
+        "which skips source tasks that finished with the earlier stages",
     )
