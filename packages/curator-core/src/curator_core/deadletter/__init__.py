@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that failed for good, set aside as files: what they are, why they failed, and the tasks themselves.
+"""Tasks that failed for good, stored as files: the task, the stage, and the reason.
 
     from curator_core import deadletter
 
@@ -7,7 +7,8 @@
         print(letter.stage, letter.task_id, letter.error_message)
     tasks = deadletter.load("dead/", stage="CaptionStage", trust=True)
 
-A letter is one line of JSON, then the task as it came into the stage. Nothing in it is executed unless it is trusted.
+A letter is one line of JSON, followed by the task as the stage received it. Reading it executes no code unless it is
+trusted.
 """
 
 from curator_core._dead_letter import DeadLetter
