@@ -115,7 +115,7 @@ def test_tasks_that_kill_their_worker_are_set_aside_and_only_they(executor, tmp_
     # After the last restart, tasks travel one by one.
     assert result.accounting.restarts == 1
     assert [told["config"].bundle for told in sessions] == [True, False]
-    assert [*sessions[0]["views"]] == sessions[1]["views"]  # an isolated stage keeps its batch size
+    assert sessions[0]["stages"] == sessions[1]["stages"]  # an isolated stage keeps its batch size
 
 
 @pytest.mark.skipif(not HAS_DESTROY, reason="before 0.4 the death of a worker ends Xenna's run")
@@ -128,7 +128,7 @@ def test_a_task_that_kills_its_worker_every_time_takes_no_other_task_along(execu
     assert len(result.lost) > 0
     assert result.accounting.restarts == 1
     assert [told["config"].bundle for told in sessions] == [True, False]
-    assert [told["views"][0].engine_options for told in sessions] == [{}, {"slots_per_actor": 1}]
+    assert [told["stages"][0].engine_options for told in sessions] == [{}, {"slots_per_actor": 1}]
     assert max(sizes.seen[0]) > 1
     assert sizes.seen[1] == {1}
 

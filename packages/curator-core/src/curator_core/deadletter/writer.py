@@ -152,18 +152,18 @@ class LetterBox:
 @contextmanager
 def _open_stage(root: str, name: str, *, make: bool = False) -> Iterator[int]:
     """Open the directory of a stage's letters on a local disk; a link in its place is an error."""
-    with open_directory(root or "/") as above:
+    with open_directory(root or "/") as opened_root:
         if make:
             with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=above)
-        _refuse_link(above, root, name)
-        with open_directory(name, below=above) as directory:  # also rejects a link that was created since
+                os.mkdir(name, dir_fd=opened_root)
+        _refuse_link(opened_root, root, name)
+        with open_directory(name, below=opened_root) as directory:  # also rejects a link that was created since
             yield directory
 
 
-def _refuse_link(above: int, root: str, name: str) -> None:
+def _refuse_link(opened_root: int, root: str, name: str) -> None:
     try:
-        leads_to = os.readlink(name, dir_fd=above)
+        leads_to = os.readlink(name, dir_fd=opened_root)
     except OSError:  # not a link
         return
     raise DataError(
