@@ -62,7 +62,9 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
     assert [task.data for task in source.process(EmptyTask())] == [[str(tmp_path / "a.txt")]]
 
 
-@pytest.mark.parametrize("path", ["a\0b", Path("a\0b"), "s3://a\0b", "~nobody-such-user/x", "\ud800", b"a", None, 5])
+@pytest.mark.parametrize(
+    "path", ["a\0b", Path("a\0b"), "s3://a\0b", "~nobody-such-user/x", "\ud800", b"a", None, 5, "file://"]
+)
 def test_what_cannot_be_a_path_is_refused_when_the_stage_is_made(path):
     makes = (JsonlReader, ParquetReader, JsonlWriter, ParquetWriter, lambda path: JsonlReader(["a", path]))
     for make, field in zip(makes, ["file_paths[0]", "file_paths[0]", "path", "path", "file_paths[1]"], strict=True):

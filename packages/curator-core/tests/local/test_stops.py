@@ -188,7 +188,7 @@ def test_code_that_nothing_interrupts_does_not_outlast_the_deadline(
 
 ENDLESS = """
     import os
-    from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
+    from curator_core import LocalExecutor, Pipeline, ProcessingStage, RunStopped, Task
 
     class Split(ProcessingStage):
         def process(self, task):
@@ -204,10 +204,13 @@ ENDLESS = """
         def process(self, task):
             return task
 
-    Pipeline("p", [{stages}]).run(
-        LocalExecutor(workers=2), [Task(data=1)], checkpoint={checkpoint!r}, collect=False, shutdown_grace_s={grace},
-        {settings}
-    )
+    try:
+        Pipeline("p", [{stages}]).run(
+            LocalExecutor(workers=2), [Task(data=1)], checkpoint={checkpoint!r}, shutdown_grace_s={grace}, {settings}
+        )
+    except RunStopped as stopped:
+        os.write(1, f"{{len(stopped.result)}} of {{stopped.result.stages[-1].tasks_out}}\\n".encode())
+        raise
 """
 
 
@@ -225,6 +228,7 @@ def test_a_generator_on_a_worker_stops_between_two_outputs(
     status, out, err = running.end()
     assert status == 143
     assert out.splitlines().count("torn down") == 1
+    assert "0 of 0" in out.splitlines()  # what was made of an input that has no outcome does not count
     assert "Traceback" not in err
     assert checkpoint is None or finished(Path(checkpoint)) == 0
     wait_until(lambda: running.is_gone)

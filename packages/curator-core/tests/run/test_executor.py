@@ -20,6 +20,7 @@ from curator_core import (
     StageError,
     Task,
     TasksLostError,
+    WorkerDiedError,
 )
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
@@ -32,6 +33,11 @@ from curator_core.testing.recorder import Troublemaker
 class Pass(ProcessingStage):
     def process(self, task):
         return task
+
+
+class CountUp(ProcessingStage):
+    def process(self, task):
+        yield from (Task(data=number) for number in range(3))
 
 
 class Fail(ProcessingStage):
@@ -356,3 +362,47 @@ def test_a_source_has_no_known_number_of_tasks():
     recorder = Recorder()
     Pipeline("p", [Pass()]).run(observers=[recorder])
     assert recorder.run.num_source_tasks is None
+
+
+# --- restarts -------------------------------------------------------------------------------------------
+
+
+class DiesOnce(BaseExecutor):
+    """Processes one task, then its worker dies; the next attempt processes the others."""
+
+    in_process = True
+
+    def __init__(self, wrap=lambda tasks: tasks, max_restarts=2):
+        self.wrap, self.max_restarts = wrap, max_restarts
+
+    def run_plan(self, run):
+        with run.source() as tasks:
+            for attempt in run.attempts(self.wrap(tasks), self.max_restarts):
+                (compiled,) = run.stages
+                adapter = run.adapter(compiled)
+                with attempt:
+                    for task in attempt.tasks:
+                        run.collect(adapter.process_batch([task]))
+                        if run.context.epoch == 0:
+                            raise WorkerDiedError("the worker died")
+
+
+@pytest.mark.parametrize("wrap", [lambda tasks: tasks, list, tuple])
+def test_a_restart_processes_the_unfinished_initial_tasks(wrap):
+    result = run(executor=DiesOnce(wrap))
+    assert sorted(task.task_id for task in result) == ["0", "1", "2"]
+    assert result.accounting.restarts == 1
+    assert result.lost == ()
+
+
+@pytest.mark.parametrize("wrap", [lambda tasks: tasks, list])
+def test_a_restart_processes_the_unfinished_tasks_of_a_source_and_those_to_come(wrap):
+    result = Pipeline("p", [CountUp(), Pass()]).run(DiesOnce(wrap))
+    assert sorted(task.data for task in result) == [0, 1, 2]
+    assert (result.accounting.restarts, result.lost) == (1, ())
+
+
+def test_a_death_without_restarts_left_ends_the_run():
+    with pytest.raises(WorkerDiedError) as raised:
+        run(executor=DiesOnce(max_restarts=0))
+    assert [task.task_id for task in raised.value.result] == ["0"]

@@ -209,6 +209,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         """Become the adapter of these stages."""
         first, *rest = stages
         BaseStageAdapter.__init__(self, processing_stage, first)
+        self.__dict__.pop("_chain", None)  # of the stages before
         self._following = tuple(BaseStageAdapter(compiled.stage, compiled) for compiled in rest)
         if (role := self._role) is not None:
             for adapter in (self, *self._following):

@@ -128,7 +128,7 @@ class XennaExecutor(BaseExecutor):
         from curator_xenna._session.session import Session  # noqa: PLC0415 - loads Xenna
 
         config, stages, count_before = self.config, run.stages, None
-        for attempt in run.attempts(inputs, config.max_restarts):
+        for attempt in run.attempts(inputs, config.max_restarts, after_losses=True):
             run.stop.check()  # a scheduler signals all processes of a job, which can also kill workers
             if count_before is not None and (not attempt.restarts_left or attempt.count == count_before):
                 # A task that kills its worker must not take other tasks with it.

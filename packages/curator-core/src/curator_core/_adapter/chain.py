@@ -26,7 +26,7 @@ class Stop(Protocol):
     """Tells whether the run has to stop.
 
     Attributes:
-        signal: The signal that stops it; 0 for none.
+        signal: The signal, or another number that is not 0, that stops it; 0 for none.
     """
 
     @property

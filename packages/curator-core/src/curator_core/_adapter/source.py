@@ -17,7 +17,7 @@ __all__ = ["SourceAttempt"]
 
 
 class SourceAttempt(StreamedAttempt):
-    """One attempt at a source: it receives its one input, and `stream` reads its outputs one by one.
+    """One attempt at a source: it receives its one input, and `read` yields its outputs one by one.
 
     Its outputs are counted on their own: they count whatever the outcome of the source, even if it is interrupted.
     """

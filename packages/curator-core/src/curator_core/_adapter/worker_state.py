@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from curator_core._plan.compiled import CompiledStage
     from curator_core._reports.batch import BatchReport, WorkerReport
 
-__all__ = ["Announce", "OnError", "RunContext", "WorkerClock", "is_isolated"]
+__all__ = ["Announce", "OnError", "RunContext", "WorkerClock", "WorkerState", "is_isolated"]
 
 
 OnError: TypeAlias = Literal["raise", "skip"]

@@ -45,8 +45,10 @@ def absolute(path: Any, field: str) -> str:
         ConfigurationError: It is not a path, or not a valid one on this machine.
     """
     text = _checked(path, field)
-    for scheme in _LOCAL_SCHEMES:
-        text = text.removeprefix(scheme)
+    scheme = next((each for each in _LOCAL_SCHEMES if text.startswith(each)), "")
+    text = text.removeprefix(scheme)
+    if not text:
+        raise _not_a_path("not a path", field, path, f"pass the path after {scheme}")
     if is_url(text):
         return text
     expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib also expands `./~name`, which is a file

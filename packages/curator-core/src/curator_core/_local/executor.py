@@ -59,7 +59,7 @@ class LocalExecutor(BaseExecutor):
             if self.in_process or not run.stages:
                 self._run_here(run, tasks)
             else:
-                self._run_in_processes(run, tasks if run.initial_tasks is None else run.initial_tasks)
+                self._run_in_processes(run, tasks)
 
     def _run_here(self, run: Run, tasks: Generator[Any, None, None]) -> None:
         chain = Chain([run.adapter(compiled) for compiled in run.stages], run.stop)

@@ -17,6 +17,7 @@ from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._local.outgoing import Outgoing
 from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
 from curator_core._local.stop import StopFlag, StopWork
+from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import fail_batches
 from curator_core._reports.wire import pack_reports
 from curator_core._transport.exceptions import message_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from curator_core._local.parcels import Parcel, PipeMessage
-    from curator_core._reports.batch import BatchReport, WorkerReport
+    from curator_core._reports.batch import WorkerReport
 
 __all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
 
@@ -154,12 +155,21 @@ class Worker:
             chain = self._set_up(assignment)
             start = time.perf_counter()
             chain.run(self._open(assignment), outputs)
-        except StopWork:  # the work finished before it counts, with its reports and outputs
-            pass
+        except StopWork:
+            outputs = self._only_reported(outputs, assignment)
         except StageError:
             failed = True
         parcels, all_good = self._pack(outputs, assignment)
         return Reply(self._take_reports(), parcels, time.perf_counter() - start, failed or not all_good)
+
+    def _only_reported(self, outputs: Outgoing, assignment: Assignment) -> Outgoing:
+        """Return the outputs without those of an interrupted generator, whose input begins again in a later run."""
+        kept = Outgoing(self.files, assignment.parcel_size)
+        if chain := self._ready.get(assignment.group):
+            last = chain.adapters[-1].compiled.index
+            reports = [each for each in self._reports if isinstance(each, BatchReport) and each.stage_index == last]
+            kept += [*outputs][: sum(outcome.count for report in reports for outcome in report.inputs)]
+        return kept
 
     def tear_down(self) -> Reply:
         """See the function `tear_down`."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from curator_core._adapter.adapter import BaseStageAdapter
@@ -17,7 +18,7 @@ from curator_core._bottleneck.rules import judge
 from curator_core._guard.interrupts import StopSignal
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
-from curator_core._run.attempts import attempts
+from curator_core._run.attempts import RunAttempt
 from curator_core._run.commits import Commits
 from curator_core._run.failure_log import FailureLog
 from curator_core._run.shutdown import Shutdown
@@ -29,7 +30,7 @@ from curator_core.stages import NodeInfo, WorkerMetadata
 from curator_core.tasks import EmptyTask, FileGroupTask, SourceIds, new_state, stamp, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from curator_core._checkpoint.settings import Checkpoint
     from curator_core._checkpoint.store import OpenCheckpoint
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import WorkerReport
     from curator_core._reports.observers import RunObserver
-    from curator_core._run.attempts import RunAttempt
     from curator_core._run.settings import RunSettings
     from curator_core._run.source_progress import Finished
     from curator_core._shard import Shard
@@ -46,6 +46,7 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
+_RESTARTING = "%s: restarting with the %d unfinished source tasks; restarts left: %d"
 _SHOWN = 10  # source tasks that an error names
 
 
@@ -200,18 +201,38 @@ class Run:
         """Add outputs of the last stage to the result."""
         self.outputs += tasks
 
-    def attempts(self, tasks: Iterable[Any], max_restarts: int) -> Iterator[RunAttempt]:
-        """Yield attempts at source tasks: after the death of a worker, or the loss of tasks, at the unfinished ones.
+    def attempts(self, tasks: Iterable[Any], max_restarts: int, *, after_losses: bool = False) -> Iterator[RunAttempt]:
+        """Yield attempts at the source tasks: at all of them, then at the unfinished ones after a worker died.
 
             for attempt in run.attempts(tasks, max_restarts=3):
                 with attempt:
                     process(attempt.tasks)
 
         Args:
-            tasks: The source tasks: a list, or an iterator if a source makes them meanwhile.
+            tasks: The tasks from `source`.
             max_restarts: How many attempts may follow the first one. The driver keeps unfinished tasks for them.
+            after_losses: Whether another attempt also follows one that ended well and left tasks unfinished.
         """
-        return attempts(self, tasks, max_restarts)
+        known = self.initial_tasks if isinstance(tasks, Iterator) else [*tasks]
+        # Initial tasks were admitted before; a source's tasks are admitted, and kept, as they are made.
+        pending, to_make = (tasks, tasks) if known is None else (known, ())
+        if max_restarts:
+            self.hold(known or ())
+        for restarts_left in range(max_restarts, -1, -1):
+            attempt = RunAttempt(iter(pending), None if known is None else len(known), restarts_left)
+            yield attempt
+            if not restarts_left or not self._needs_another(attempt, after_losses=after_losses):
+                return
+            unfinished = self.begin_again()
+            reason = "tasks were lost" if attempt.died is None else attempt.died.message
+            logger.warning(_RESTARTING, reason, len(unfinished), restarts_left - 1)
+            known = None if known is None else unfinished
+            pending = chain(unfinished, to_make)
+
+    def _needs_another(self, attempt: RunAttempt, *, after_losses: bool) -> bool:
+        if attempt.died is None:
+            return after_losses and self.has_unfinished
+        return self.has_unfinished or attempt.count is None  # a source may have more tasks to make
 
     def new_source_ids(self) -> SourceIds:
         """Return the names for source tasks: by content if other runs have to recognize the tasks."""

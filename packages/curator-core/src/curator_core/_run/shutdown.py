@@ -8,8 +8,8 @@ signal as well, through the file descriptor that the C half of Python's signal h
 time: it causes the exception to be raised again if it was swallowed, and ends the process at the deadline.
 
 Schedulers send a signal more than once. After the first one, a repeat has no effect, even if the run is over and the
-process is exiting, when the default action would still kill it. This lasts only until the grace period is over, so that
-a process whose user catches the `RunStopped` and continues can be stopped again.
+process is exiting, when the default action would still kill it. This lasts until the grace period is over or another
+run begins, so that a process whose user catches the `RunStopped` and continues can be stopped again.
 """
 
 from __future__ import annotations
