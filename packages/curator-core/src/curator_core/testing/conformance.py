@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from curator_core.stages import ProcessingStage
 from curator_core.tasks import Task
 from curator_core.testing.base import ConformanceBase, Seen
 from curator_core.testing.failures import FailureConformance
 from curator_core.testing.recorder import Journal, Troublemaker
 from curator_core.testing.reliability import ReliabilityConformance
-from curator_core.testing.stages import Checksum, Flaky, Numbers, Renew, Sieve, Split, grow
+from curator_core.testing.stages import Checksum, Flaky, Numbers, Renew, Sieve, Single, Split, grow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,7 +294,7 @@ class EdgeConformance(ConformanceBase):
     def sourced(cls, executor: BaseExecutor) -> Seen:
         """A source whose tasks name themselves, and a stage of a local class that contains a lambda."""
 
-        class Local(ProcessingStage[Task[int], Task[int]]):
+        class Local(Single):
             def __init__(self, function: Any) -> None:
                 self.function = function
 
@@ -339,7 +338,9 @@ class EdgeConformance(ConformanceBase):
         assert [outcome.kind for report in seen.recorder.batches for outcome in report.inputs] == ["filtered"]
 
     def test_everything_is_dropped_half_way(self, executor: BaseExecutor) -> None:
-        seen = self.run(executor, [Renew(), Sieve(), Renew().with_(name="After")], [Task(-n) for n in range(1, 6)])
+        stages = [Renew(), Sieve(), Renew().with_(name="After")]
+        alone = [stage.with_(num_workers=1) for stage in stages]  # as `Single` has
+        seen = self.run(executor, alone, [Task(-n) for n in range(1, 6)])
         self.check_nothing_came_out(seen, [("Renew", 5, 0), ("Sieve", 5, 5), ("After", 0, 0)])
         assert seen.recorder.of("Sieve")
         assert {report.num_out for report in seen.recorder.of("Sieve")} == {0}

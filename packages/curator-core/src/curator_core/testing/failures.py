@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -114,8 +114,8 @@ class FailureConformance(ConformanceBase):
     @classmethod
     def skipped(cls, executor: BaseExecutor) -> Seen:
         """A run with every kind of failure, all of which are skipped."""
-        stages = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly(), Service()]
-        return cls.run(executor, stages, _SKIPPED, on_error="skip")
+        stages: list[Any] = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly(), Service()]
+        return cls.run(executor, [stage.with_(num_workers=1) for stage in stages], _SKIPPED, on_error="skip")
 
     def test_failures_that_are_skipped_raise_nothing(self, skipped: Seen) -> None:
         assert skipped.error is None

@@ -95,7 +95,7 @@ class ReliabilityConformance(ConformanceBase):
         del poisoned
         tasks = deadletter.load(letters, stage="Squares")
         assert sorted(task.data for task in tasks) == sorted(POISON)
-        plan = Plan.from_stages([Squares(frozenset())], "again", fed=True)
+        plan = Plan.from_stages([Squares(frozenset()).with_(num_workers=1)], "again", fed=True)
         result = executor.execute(plan, tasks, keep_ids=True)
         assert {task.task_id: task.data for task in result} == {str(n): n * n for n in POISON}
 
@@ -166,8 +166,9 @@ class ReliabilityConformance(ConformanceBase):
 
     def test_initial_tasks_are_resumed_as_well(self, executor: BaseExecutor, tmp_path: Path) -> None:
         files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
+        writer = Filed(files).with_(num_workers=1)
         for numbers in ([1, 2], [2, 3, 1]):
-            result = executor.execute([Filed(files)], [Task(data=n) for n in numbers], checkpoint=checkpoint)
+            result = executor.execute([writer], [Task(data=n) for n in numbers], checkpoint=checkpoint)
         assert sorted(_lines(files)) == [1, 2, 3]
         assert len(result.accounting.resumed) == 2
 

@@ -43,6 +43,7 @@ __all__ = [
     "SamplePanicError",
     "Service",
     "Sieve",
+    "Single",
     "Split",
     "Squares",
     "Twice",
@@ -248,7 +249,15 @@ class Broken(ProcessingStage[Task[Any], Task[Any]]):
         raise KeyError("the root of it")
 
 
-class BrokenSetup(ProcessingStage[Task[Any], Task[Any]]):
+class Single(ProcessingStage[Any, Any]):
+    """A stage with one worker, for tests that need no more: engines take seconds to start each worker."""
+
+    def num_workers(self) -> int:
+        """Return 1."""
+        return 1
+
+
+class BrokenSetup(Single):
     """Raises in setup."""
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
@@ -361,7 +370,7 @@ class WithColumns(ProcessingStage[Record, Record]):
         return task
 
 
-class Checksum(ProcessingStage[Task[Any], Task[Any]]):
+class Checksum(Single):
     """Passes on a large payload, and adds its checksum to the metadata. It never writes to the payload."""
 
     def process(self, task: Task[Any]) -> Task[Any]:
@@ -395,7 +404,7 @@ class Squares(ProcessingStage[Task[int], Task[int]]):
         return [Task(data=number * number) for number in numbers]
 
 
-class Fragile(ProcessingStage[Task[str], Task[str]]):
+class Fragile(Single):
     """Ends its process, or never returns, if a task says so. Because of its time limit, it has its own process."""
 
     batch_size = 2
@@ -454,7 +463,7 @@ class Listing(ProcessingStage[EmptyTask, Task[int]]):
         return (Task(data=number) for number in self.numbers)
 
 
-class Twice(ProcessingStage[Task[int], Task[int]]):
+class Twice(Single):
     """Makes two tasks from each task."""
 
     def process(self, task: Task[int]) -> list[Task[int]]:
