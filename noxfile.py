@@ -55,7 +55,7 @@ CHAOS = ["curator-core[parallel]", "curator-xenna"]
 PYTEST = [
     "pytest>=8.3,<9.2",  # with 9.2, pytest-xdist 3.8 distributes the tests of a group as if they had none
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "hypothesis>=6.100",
     "psutil>=6.0",  # finds what a run leaves behind
     "loguru>=0.7",  # loggers that scripts keep in globals
@@ -141,9 +141,10 @@ def from_tree(packages: list[str]) -> list[str]:
 
 
 # Tests run in parallel. Without an engine each test is distributed individually, unless it names a group (xdist_group).
-# With Ray they are distributed by module or class, because their shared fixtures take seconds to create.
+# With Ray they are distributed by module or class, because their shared fixtures take seconds to create, and in the
+# order in which they were collected.
 BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
-BY_MODULE = ("--numprocesses=2", "--dist=loadscope")
+BY_MODULE = ("--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder")
 
 # For the long session: the tests that take too long for every change, and many examples on one pair of versions.
 WHOLE = ("--hypothesis-profile=whole",)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ from curator_xenna import XennaExecutor
 HARMLESS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 SCRIPTS = Path(__file__).parent / "scripts"
 PATHS = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]  # scripts import tests.waiting
+
+# The slowest modules are distributed first, so that they do not run alone at the end. `test_cluster` is the first
+# module of its process, because some of its tests need a process without Ray.
+FIRST = ("test_conformance", "test_cluster", "test_executor", "test_two_nodes", "test_transport", "test_gpu")
+FIRST += ("test_isolation", "test_failures", "test_security", "test_restarts", "test_rolling")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    order = {here / f"{name}.py": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +81,20 @@ def workers_left() -> Callable[[psutil.Process], list[str]]:
         return [name for name in map(title, late) if is_busy(name)]
 
     return left
+
+
+@pytest.fixture(scope="session")
+def ray_servers() -> Callable[[], str]:
+    """A function that returns the joined command lines of Ray's processes below this process."""
+
+    def servers() -> str:
+        lines = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                lines.append(" ".join(child.cmdline()))
+        return "\n".join(lines)
+
+    return servers
 
 
 def is_busy(name: str) -> bool:

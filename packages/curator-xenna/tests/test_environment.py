@@ -42,8 +42,7 @@ def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ra
     (directory / "only_in_the_working_dir.py").write_text("ANSWER = 42\n")
     stages = [
         Look().with_(name="plain"),
-        Look().with_(name="vars", runtime_env={"env_vars": {"CURATOR_MODE": "hunter2"}}),
-        Look().with_(name="dir", runtime_env={"working_dir": str(directory)}),
+        Look().with_(name="own", runtime_env={"env_vars": {"CURATOR_MODE": "hunter2"}, "working_dir": str(directory)}),
     ]
     pipeline = Pipeline("environments", stages)
     shown = [pipeline.describe(), repr(pipeline.compile())]
@@ -58,7 +57,7 @@ def ran(executor: XennaExecutor, tmp_path_factory: pytest.TempPathFactory) -> Ra
 
 
 def test_env_info_reaches_the_workers(ran: Ran) -> None:
-    assert ran.data == [(None, None), ("hunter2", None), (None, 42)]
+    assert ran.data == [(None, None), ("hunter2", 42)]
     assert "CURATOR_MODE" not in os.environ
 
 

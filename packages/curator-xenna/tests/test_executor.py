@@ -68,18 +68,6 @@ class Worker(ProcessingStage[Task[Any], Task[Any]]):
             (Path(self.directory) / f"down-{self.name}-{os.getpid()}").touch()
 
 
-class OneCore(NamedTuple):
-    """The results of two runs on one core.
-
-    Attributes:
-        said: The output of the script.
-        texts: Files that were left in the home directory, by path.
-    """
-
-    said: Any
-    texts: dict[str, str]
-
-
 class Ran(NamedTuple):
     result: Any
     seen: Recorder
@@ -175,34 +163,6 @@ def test_a_second_run_at_the_same_time_is_refused(ignoring: tuple[Any, RunsAnoth
     assert [error.message for error in another.errors] == ["another run on Xenna is in progress in this process"]
 
 
-@pytest.fixture(scope="module")
-def one_core(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> OneCore:
-    """Two runs in a process that may use one core, with its own home directory."""
-    home = tmp_path_factory.mktemp("home")
-    said = run_script("one_core.py", env={"HOME": str(home)})
-    texts = {str(path): path.read_text(errors="replace") for path in home.rglob("*") if path.is_file()}
-    return OneCore(said, texts)
-
-
-def test_stages_that_do_not_fit_one_core_share_a_worker(one_core: OneCore) -> None:
-    assert one_core.said["fused"]["groups"] == ["s0+s1"]
-    assert one_core.said["fused"]["outputs"] == {"0": 2, "1": 3, "2": 4}
-
-
-def test_for_stages_that_refuse_to_share_ray_is_started_again_with_more_cpus(one_core: OneCore) -> None:
-    assert one_core.said["apart"]["groups"] == ["s0", "s1"]
-    assert one_core.said["apart"]["outputs"] == {"0": 2, "1": 3, "2": 4}
-    assert (one_core.said["fused"]["cpus"], one_core.said["apart"]["cpus"]) == (1, 2)
-
-
-def test_each_ray_has_a_token_of_its_own_and_none_is_left(one_core: OneCore) -> None:
-    tokens = [one_core.said[run]["token"] for run in ("fused", "apart")]
-    assert all(tokens)
-    assert tokens[0] != tokens[1]
-    assert [path for path, text in one_core.texts.items() if any(token in text for token in tokens)] == []
-    assert one_core.said["asks_for_no_token"]
-
-
 def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecutor, tmp_path: Path) -> None:
     class Lists(ProcessingStage[Any, Task[Any]]):
         def process(self, task: Any) -> list[Task[Any]]:
@@ -214,29 +174,62 @@ def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecut
     assert not (tmp_path / "listed").exists()
 
 
+class Script(NamedTuple):
+    """The results of a user's script.
+
+    Attributes:
+        said: The output of the script.
+        texts: Files that were left in the home directory, by path.
+    """
+
+    said: Any
+    texts: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def script(run_script: Callable[..., Any]) -> Iterator[Any]:
-    """The output of a user's script on a machine where an earlier Ray has left its address."""
+def script(run_script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Script:
+    """A script on one core, with its own home directory, on a machine where an earlier Ray has left its address."""
+    home = tmp_path_factory.mktemp("home")
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as directory:  # short, for Ray's sockets
         note = Path(directory) / "ray" / "ray_current_cluster"  # where a head writes its address
         note.parent.mkdir()
         note.write_text("127.0.0.1:9")
-        yield run_script("main_classes.py", env={"RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
+        said = run_script("users_script.py", env={"HOME": str(home), "RAY_TMPDIR": directory, "RAY_ADDRESS": ""})
+    return Script(said, {str(path): path.read_text(errors="replace") for path in home.rglob("*") if path.is_file()})
 
 
-def test_classes_of_a_script_come_back_as_they_were(script: Any) -> None:
-    assert script["is_mine"]
-    assert script["equals_mine"]
-    assert script["cause_is_mine"]
-    assert script["failed"] == {"Größe": ["0"]}  # its output cannot be sent
+def test_stages_that_do_not_fit_one_core_share_a_worker(script: Script) -> None:
+    assert script.said["shared"]["groups"] == ["Look+Größe"]
+    assert script.said["shared"]["ids"] == ["0", "1"]
 
 
-def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Any) -> None:
-    assert script["pickled_there"] == ["a", 24.0]
-    assert script["lock_kept"]
-    assert script["refused"] == "stage.process's global connection"
+def test_for_stages_that_refuse_to_share_ray_is_started_again_with_more_cpus(script: Script) -> None:
+    assert script.said["apart"]["groups"] == ["Größe", "Look"]
+    assert script.said["apart"]["ids"] == ["0", "1"]
+    assert (script.said["shared"]["cpus"], script.said["apart"]["cpus"]) == (1, 2)
 
 
-def test_a_ray_that_nobody_asked_for_is_not_joined(script: Any) -> None:
-    assert script["connected"] is False
-    assert script["environ_kept"]
+def test_each_ray_has_a_token_of_its_own_and_none_is_left(script: Script) -> None:
+    tokens = [script.said[run]["token"] for run in ("shared", "apart")]
+    assert all(tokens)
+    assert tokens[0] != tokens[1]
+    assert [path for path, text in script.texts.items() if any(token in text for token in tokens)] == []
+    assert script.said["asks_for_no_token"]
+
+
+def test_classes_of_a_script_come_back_as_they_were(script: Script) -> None:
+    assert script.said["is_mine"]
+    assert script.said["equals_mine"]
+    assert script.said["cause_is_mine"]
+    assert script.said["apart"]["failed"] == {"Größe": ["2"]}  # its output cannot be sent
+
+
+def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Script) -> None:
+    assert script.said["pickled_there"] == ["a", 24.0]
+    assert script.said["lock_kept"]
+    assert script.said["refused"] == "stage.process's global connection"
+
+
+def test_a_ray_that_nobody_asked_for_is_not_joined(script: Script) -> None:
+    assert script.said["connected"] is False
+    assert script.said["environ_kept"]

@@ -60,8 +60,30 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
     return Pipeline("failures", stages).run(executor, [Task(data=n) for n in NUMBERS], **options)
 
 
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_a_dead_worker_ends_the_run_when_no_restarts_are_left(restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curator_xenna._session import session
+
+    sessions = []
+
+    def dies(this: session.Session) -> None:
+        sessions.append(this)
+        raise WorkerDiedError("a worker died", stage="Same")
+
+    monkeypatch.setattr(session.Session, "run", dies)  # without Ray: `test_isolation` kills a real worker
+    with pytest.raises(WorkerDiedError, match="a worker died") as caught:
+        run(XennaExecutor({"max_restarts": restarts}), Same())
+    assert len(sessions) == restarts + 1
+    result = caught.value.result
+    assert result is not None
+    assert not result.complete
+    assert result.accounting.restarts == restarts
+    assert result.accounting.unfinished == tuple(map(str, NUMBERS))
+
+
 # With two workers, Xenna 0.5 gives up the batch, and ends the run as if it were successful.
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.everything)])
+@pytest.mark.everything
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_always_killed_ends_the_run(
     executor: XennaExecutor, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,9 @@ SOURCES, CHILDREN = 20, 5
 class Children(ProcessingStage[Task[int], DocumentBatch]):
     resources = Resources(cpus=0.3)
 
+    def num_workers(self) -> int:
+        return 1
+
     def process(self, task: Task[int]) -> list[DocumentBatch]:
         return [DocumentBatch([{"id": CHILDREN * task.data + child}]) for child in range(CHILDREN)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Only the run itself may connect to an embedded Ray."""
+"""What an embedded Ray starts, and that only the run itself may connect to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import ray
 from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, Task, processing_stage
-from curator_xenna import XennaExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from curator_xenna import XennaExecutor
 
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 LISTENS = "0A"
@@ -40,25 +41,25 @@ except Exception as error:
 """
 
 
-@processing_stage()
+@processing_stage(num_workers=1)
 def say(task: Task[Any]) -> Task[Any]:
     return Task(data=os.environ.get("RAY_AUTH_TOKEN", ""))
 
 
 @pytest.fixture(scope="module")
-def token() -> Iterator[str]:
+def token(executor: XennaExecutor) -> Iterator[str]:
     """The token of a running embedded Ray."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
-        with XennaExecutor() as executor:
-            (task,) = Pipeline("security", [say]).run(executor, [Task(data=None)])
-            yield task.data
+        (task,) = Pipeline("security", [say]).run(executor, [Task(data=None)])
+        yield task.data
 
 
+HASTY = {"RAY_NUM_REDIS_GET_RETRIES": "2"}  # by default Ray tries twenty times, once a second, before it fails
 TOKENS = {
-    "no": {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""},
-    "another": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+    "no": {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "", **HASTY},
+    "another": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, **HASTY},
     "the right": {"RAY_AUTH_MODE": "token"},
 }
 
@@ -69,7 +70,6 @@ def answers(token: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     kept["HOME"] = str(tmp_path_factory.mktemp("home"))
     command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
-    # In parallel: each waits for some time before it gives up.
     tried = {
         name: subprocess.Popen(
             command, env={**kept, "RAY_AUTH_TOKEN": token, **shown}, stdout=subprocess.PIPE, text=True
@@ -112,6 +112,14 @@ def test_the_dashboard_asks_for_it_and_listens_on_loopback_only(token):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://{host}:{port}/api/v0/actors", timeout=30)
     assert refused.value.code in (401, 403)
+
+
+def test_the_embedded_ray_starts_only_what_a_run_needs(token, ray_servers):
+    assert token
+    running = ray_servers()
+    assert "ray-dashboard-StateHead" in running  # Xenna queries it for its actors
+    for unused in ("ray-dashboard-JobHead", "ray-dashboard-ServeHead", "monitor.py"):  # matches log_monitor.py as well
+        assert unused not in running
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

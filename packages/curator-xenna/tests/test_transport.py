@@ -154,6 +154,7 @@ class Meets(ProcessingStage[Task[int], Task[int]]):
         return task
 
 
+@pytest.mark.everything
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_all_cores_are_used_from_the_start(executor: XennaExecutor, tmp_path: Path) -> None:
     result, _ = run(executor, [Meets(tmp_path)], [Task(data=0), Task(data=1)])
@@ -189,21 +190,22 @@ def test_calls_of_an_asynchronous_stage_are_under_way_at_once(executor: XennaExe
     assert max(task.data[1] for task in result) == Asks.concurrency
 
 
+ROWS = 2**17  # of eight bytes: more than Ray sends inside a call
+
+
 class Payload(Light):
-    """Creates an array of eight megabytes and a table of one megabyte."""
+    """Creates an array and a table of one megabyte each."""
 
     def process(self, task: Task[int]) -> Task[Any]:
         import numpy as np
         import pyarrow as pa
 
         made = {"number": task.data, "seen": []}
-        return Task(data={**made, "array": np.full(2**20, task.data), "table": pa.table({"n": np.full(2**17, 1)})})
+        return Task(data={**made, "array": np.full(ROWS, task.data), "table": pa.table({"n": np.full(ROWS, 1)})})
 
 
 class Look(Light):
     """Records whether its inputs are in memory that Ray shares, which means that they were not copied."""
-
-    fusible = False
 
     def process(self, task: Task[Any]) -> Task[Any]:
         array, chunk = task.data["array"], task.data["table"]["n"].chunk(0)
@@ -230,22 +232,23 @@ def is_shared(address: int) -> bool:
 @pytest.fixture(scope="module")
 def carried(executor: XennaExecutor) -> Any:
     """A run whose payloads pass three groups, one of which keeps its inputs for a second attempt."""
-    stages = [Payload(), Look().with_(name="once"), Look().with_(name="again", max_attempts=2), Double()]
-    return run(executor, stages, [Task(data=number) for number in range(40)])
+    looks = Look().with_(name="once", fans_out=True), Look().with_(name="again", max_attempts=2)
+    stages = [Payload().with_(fans_out=True), *looks, Double()]  # a fan-out ends a group
+    return run(executor, stages, [Task(data=number) for number in range(10)])
 
 
 def test_arrays_and_tables_are_not_copied_from_worker_to_worker(carried: Any) -> None:
     result, _ = carried
     for task in result:
-        assert task.data["seen"] == [("once", True, True, False, 2**17), ("again", True, True, False, 2**17)]
+        assert task.data["seen"] == [("once", True, True, False, ROWS), ("again", True, True, False, ROWS)]
 
 
 def test_arrays_come_back_to_the_driver_as_its_own(carried: Any) -> None:
     result, _ = carried
     task = result[0]
     task.data["array"] += 1  # not in Ray's store, which is gone after the run
-    assert int(task.data["array"].sum()) == (2 * task.data["number"] + 1) * 2**20
-    assert sorted(task.data["number"] for task in result) == [*range(40)]
+    assert int(task.data["array"].sum()) == (2 * task.data["number"] + 1) * ROWS
+    assert sorted(task.data["number"] for task in result) == [*range(10)]
 
 
 def _opened_here(driver: int, content: Any) -> Any:

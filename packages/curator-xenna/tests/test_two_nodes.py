@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two real raylets: nodes that do not answer are waited for, skipped, or named; clocks are corrected."""
+"""Two real raylets, which are joined: silent nodes are waited for, skipped, or named; clocks are corrected."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import pytest
 
 @pytest.fixture(scope="module")
 def cases(run_script: Callable[..., Any]) -> Any:
-    return run_script("two_nodes.py", "behind=30", "cannot_work")
+    return run_script("two_nodes.py", "is_joined", "behind=30", "cannot_work")
 
 
 @pytest.fixture(scope="module")
 def slow_cases(run_script: Callable[..., Any]) -> Any:
     """The cases that wait until Ray reports a node dead, or for a time limit."""
     return run_script("two_nodes.py", "behind=0", "answers_late", "is_silent", "stays_silent", "is_dead", timeout=560)
+
+
+def test_the_ray_at_the_address_is_joined_and_left_running(cases: Any) -> None:
+    said = cases["is_joined"]  # the other cases use the cluster afterward
+    assert said["size"] == 5
+    assert said["planned_with"] == "available on each node: 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"
+    assert said["environ_kept"]
+    assert said["connected"]
+    assert said["warnings"] == ["num_cpus=64, dashboard=True have no effect on an existing Ray cluster"]
+    assert said["left"] == []
 
 
 @pytest.mark.everything

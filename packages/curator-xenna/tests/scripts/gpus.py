@@ -52,18 +52,16 @@ def stage(name, workers=1, options=None, **resources):
 
 DIRECTORY = sys.argv[1]
 CASES = {
-    # Eight GPUs in total, so the four halves can only be placed in pairs.
+    # Six GPUs in total, so the two halves can only be placed on the same one.
     "all": [
         stage("cpu"),
-        stage("half", 2, gpus=0.5),
+        stage("half", gpus=0.5),
         stage("decode", nvdecs=1),
-        stage("fits", gpu_memory_gb=8),
-        stage("whole", gpus=1),
         stage("entire", entire_gpu=True),
         stage("pair", gpus=2),
         stage("group", 1, {"is_spmd": True}, gpus=2),
     ],
-    "too_many": [stage("too_many", 9, gpus=1)],
+    "too_many": [stage("too_many", 7, gpus=1)],
     "too_large": [stage("too_large", gpus=16)],
 }
 

@@ -13,6 +13,9 @@ from curator_xenna import XennaExecutor
 class Quick(ProcessingStage):
     resources = Resources(cpus=0.3)
 
+    def num_workers(self):
+        return 1
+
     def process(self, task):
         return task
 

@@ -11,6 +11,9 @@ from curator_core import Pipeline, ProcessingStage, Resources, ResourcesError, T
 class Same(ProcessingStage):
     resources = Resources(cpus=0.3)
 
+    def num_workers(self):
+        return 1
+
     def process(self, task):
         return task
 

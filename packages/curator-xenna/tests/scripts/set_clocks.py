@@ -17,14 +17,13 @@ from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
 
 SOURCES = 100
-WORKERS = 2  # per stage
+WORKERS = 2
 
 
 class Here(ProcessingStage):
     """Adds its node."""
 
-    resources = Resources(cpus=0.4)  # the four workers do not fit on one node: each node has some
-    fusible = False
+    resources = Resources(cpus=0.6)  # the two workers do not fit on one node: each node has one
 
     def __init__(self, home, behind, marks):
         self.home, self.behind, self.marks = home, behind, Path(marks)
@@ -37,8 +36,8 @@ class Here(ProcessingStage):
 
     def process(self, task):
         # Without this, one fast worker could process everything before the other starts.
-        (self.marks / f"{self.name}-{os.getpid()}").touch()
-        wait_until(lambda: len(list(self.marks.glob(f"{self.name}-*"))) >= WORKERS, "all workers are at work")
+        (self.marks / str(os.getpid())).touch()
+        wait_until(lambda: len(list(self.marks.iterdir())) >= WORKERS, "all workers are at work")
         return Task(data=(*task.data, self.node))
 
 
@@ -50,13 +49,13 @@ def with_a_clock_behind(cluster, behind_s):
 def outcome(cluster, behind_s, marks):
     home, watch = cluster.head_node.node_id, Recorder()
     here = Here(home, int(behind_s * 1e9), marks)
-    stages = [here.with_(name=name, xenna_stage_spec={"num_workers_per_node": 1}) for name in ("first", "second")]
+    stages = [here.with_(xenna_stage_spec={"num_workers_per_node": 1})]
     executor = XennaExecutor(XennaConfig(address=cluster.address, bundle=False))
     tasks = [Task(data=(number,)) for number in range(SOURCES)]
     before = time.time_ns()
     result = Pipeline("two nodes", stages).run(executor, tasks, [watch])
     after = time.time_ns()
-    visited = {node for task in result for node in task.data[1:]}
+    visited = {node for _, node in (task.data for task in result)}
     (away,) = visited - {home}
     return {
         "numbers": sorted(task.data[0] for task in result),

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 # Let Ray detect within 16 seconds, instead of 65, that a node is dead.
 os.environ |= {
@@ -18,6 +20,7 @@ os.environ |= {
     "RAY_health_check_failure_threshold": "4",
 }
 
+import psutil
 import ray
 from raylets import CPUS, two_raylets
 from set_clocks import with_a_clock_behind
@@ -73,6 +76,16 @@ def stopped(raylet):
         yield
     finally:
         os.kill(raylet, signal.SIGCONT)
+
+
+def is_joined(executor, raylet):
+    """Join the cluster from another driver."""
+    script = Path(__file__).with_name("joins.py")
+    address = {"RAY_ADDRESS": executor.config.address}
+    joined = subprocess.run([sys.executable, script], env={**os.environ, **address}, check=True, stdout=subprocess.PIPE)
+    workers = [each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::Stage")]
+    _, left = psutil.wait_procs(workers, timeout=20)
+    return {**json.loads(joined.stdout.splitlines()[-1]), "left": [str(worker) for worker in left]}
 
 
 def cannot_work(executor, raylet):
