@@ -61,6 +61,7 @@ WORKER_DEATHS = (
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.NodeDiedError,
+    ray.exceptions.ActorUnschedulableError,  # Xenna starts a replacement on the same node, which is gone
     ray.exceptions.ObjectLostError,  # the worker's outputs were lost with its node
 )
 """What Ray raises for a worker that has died. These classes have no common base but that of all Ray errors."""
