@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.waiting import DEADLINE_S, NEVER_S
+from tests.waiting import DEADLINE_S, NEVER_S, wait_until
 
 from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
 from curator_core._run.shutdown import Shutdown
@@ -189,6 +189,19 @@ def test_what_is_started_after_a_stopped_run_reacts_as_usual() -> None:
     program = subprocess.Popen(["sleep", str(DEADLINE_S)])  # noqa: S607 - as the path has it
     program.terminate()
     assert (forked.exitcode, program.wait()) == (-signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_a_signal_before_the_run_begins_does_not_wait_for_the_deadline() -> None:
+    def made() -> Iterator[Task[int]]:
+        try:
+            yield Task(data=1)
+            send()
+        finally:
+            wait_until(lambda: any(getattr(each, "function", None) is os._exit for each in threading.enumerate()))
+
+    with pytest.raises(RunStopped) as raised:
+        Pipeline("p", [at(0)]).run(initial_tasks=made(), shutdown_grace_s=NEVER_S)
+    assert raised.value.result is None
 
 
 def test_a_signal_at_the_very_end_keeps_the_result() -> None:

@@ -153,6 +153,8 @@ class Shutdown:
         given_back.callback(signal.set_wakeup_fd, wakeup_before)
 
     def _end_watch(self, writes: int) -> None:
+        if not self._is_closing.is_set():  # the run had not begun, so it has no accounts to close
+            self.close_accounts()
         self._over.set()
         # If the pipe is full, the thread wakes up anyway. It may have ended already if a signal has just arrived.
         with suppress(BlockingIOError, BrokenPipeError):
