@@ -128,7 +128,7 @@ class BaseStageAdapter:
 
         if not self.state.is_isolated:
             self.state.processing_stage = IsolatedStage(
-                self.state.compiled, self.state.processing_stage, parts_batches=self.state.splits_batches
+                self.state.compiled, self.state.processing_stage, splits_batches=self.state.splits_batches
             )
             self.state.is_isolated = True
 

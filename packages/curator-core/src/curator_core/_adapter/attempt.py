@@ -63,7 +63,7 @@ class Attempt:
     _start_unix = _start = _duration_ns = _cpu_ns = 0
     _pid = 0  # the process that executes the attempt
     _errors: dict[int, BaseException] = {}  # noqa: RUF012 - of inputs that failed for good; replaced, never written to
-    _manifests: tuple[WrittenFiles, ...] = ()
+    _written_files: tuple[WrittenFiles, ...] = ()
     _metrics: dict[str, float | str] = {}  # noqa: RUF012 - replaced, never written to
 
     def __init__(
@@ -132,7 +132,7 @@ class Attempt:
                 self._add_clock()
             outputs = self._settle(entries)
             if state.context.written_files_of == self.compiled.index:
-                self._manifests = written_files_of(self._ids, self._outcomes, outputs)
+                self._written_files = written_files_of(self._ids, self._outcomes, outputs)
             return outputs
         except BaseException as exc:  # noqa: BLE001 - reported; the adapter raises it
             check_failure(exc, self._pid)
@@ -367,8 +367,8 @@ class Attempt:
         """Whether another attempt may succeed: a later one, or one with fewer tasks."""
         if self.copies is None:
             return False
-        may_be_parted = len(self.tasks) > 1 and self.state.splits_batches
-        return may_be_parted or (not self.last and is_of(exc, self.compiled.retry_on))
+        can_be_split = len(self.tasks) > 1 and self.state.splits_batches
+        return can_be_split or (not self.last and is_of(exc, self.compiled.retry_on))
 
     def _blame(self, exc: BaseException) -> None:
         self.error = exc
@@ -451,7 +451,7 @@ class Attempt:
             self._metrics,
             None if self.error is None else error_info(self.error, self.doing),
             failed_input,
-            self._manifests,
+            self._written_files,
         )
         state.sequence += 1
         state.clock.idle_since = time.perf_counter_ns()

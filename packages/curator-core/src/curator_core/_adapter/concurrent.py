@@ -285,9 +285,9 @@ class RetryingCalls:
             self._outputs[place] = made
         if attempt.again:
             wait_before_retry(state, this.number)
-            self._waiting.append(self._part_of(this, attempt.again)._replace(limit=this.limit))
+            self._waiting.append(self._some_of(this, attempt.again)._replace(limit=this.limit))
         if attempt.alone:
-            self._waiting.append(self._part_of(this, attempt.alone)._replace(call_size=1))
+            self._waiting.append(self._some_of(this, attempt.alone)._replace(call_size=1))
 
     def _try_all_again(self, this: _Round) -> None:
         """Retry all inputs after a failure beyond a single call, such as the death of the process of all calls."""
@@ -295,10 +295,10 @@ class RetryingCalls:
             wait_before_retry(self._state, this.number)
             self._waiting.append(this._replace(number=this.number + 1))
             return
-        following = [self._part_of(this, [number])._replace(call_size=1) for number in range(len(this.places))]
+        following = [self._some_of(this, [number])._replace(call_size=1) for number in range(len(this.places))]
         self._waiting += reversed(following)
 
-    def _part_of(self, this: _Round, numbers: Sequence[int]) -> _Round:
+    def _some_of(self, this: _Round, numbers: Sequence[int]) -> _Round:
         """Return some inputs of a round for the next attempt; each has all its attempts left."""
         tasks = this.copies.restore()
         return _Round(

@@ -77,14 +77,14 @@ class RetryingBatch:
                 return outputs
             if number >= limit or not is_of(attempt.error, state.compiled.retry_on):
                 # A failure that costs a process and its setup must not be repeated in ever smaller halves.
-                parts = copies.singles() if isinstance(attempt.error, _COSTLY) else copies.halves()
-                return [task for part in parts for task in self._try_part(part, number + 1)]
+                pieces = copies.singles() if isinstance(attempt.error, _COSTLY) else copies.halves()
+                return [task for piece in pieces for task in self._try_piece(piece, number + 1)]
             wait_before_retry(state, number)
             number += 1
 
-    def _try_part(self, part: InputCopies, number: int) -> list[Any]:
-        more = self._state.compiled.max_attempts - 1 if part.count == 1 else 0  # a single task fails on its own
-        return self._try(part, number, number + more)
+    def _try_piece(self, piece: InputCopies, number: int) -> list[Any]:
+        more = self._state.compiled.max_attempts - 1 if piece.count == 1 else 0  # a single task fails on its own
+        return self._try(piece, number, number + more)
 
 
 def wait_before_retry(state: WorkerState, number: int) -> None:

@@ -42,19 +42,19 @@ class IsolatedStage:
     Args:
         compiled: The stage as the plan read it.
         stage: The stage to run in the process.
-        parts_batches: Whether a batch that fails is split to retry its tasks separately.
+        splits_batches: Whether a batch that fails is split to retry its tasks separately.
 
     Attributes:
         metrics: The metrics that the stage records.
     """
 
-    def __init__(self, compiled: CompiledStage, stage: Any, *, parts_batches: bool) -> None:
+    def __init__(self, compiled: CompiledStage, stage: Any, *, splits_batches: bool) -> None:
         self.metrics = StageMetrics()
         self._compiled = compiled
         self._stage = stage
         self._process: StageProcess | None = None
         self._worker: WorkerMetadata | None = None  # the worker that the stage is set up for; None before setup
-        self._parts_batches = parts_batches
+        self._splits_batches = splits_batches
 
     # --- as a stage ---------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class IsolatedStage:
 
     def _comes_again(self, count: int) -> bool:
         """Whether the adapter retries the tasks of a call that kills the process, separately or together."""
-        is_split = count > 1 and self._parts_batches
+        is_split = count > 1 and self._splits_batches
         return is_split or (self._compiled.max_attempts > 1 and issubclass(ProcessDiedError, self._compiled.retry_on))
 
     def _ask_with_retry(self, call: Call, timeout_s: float | None, *, comes_again: bool) -> Answer:

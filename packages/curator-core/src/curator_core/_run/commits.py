@@ -90,8 +90,8 @@ class Commits:
         Raises:
             DataError: The journal cannot be written, or a file cannot be renamed.
         """
-        new = [manifest for manifest in report.written_files if manifest.input_id not in self.written]
-        urls = [url for manifest in new for url in manifest.paths]
+        new = [each for each in report.written_files if each.input_id not in self.written]
+        urls = [url for each in new for url in each.paths]
         if not urls or report.is_retried:
             return
         if self._store is not None:
@@ -105,7 +105,7 @@ class Commits:
 
         Files written by earlier runs are kept, because the source may not have made their source tasks yet.
         """
-        self.written = {**self.written, **{manifest.input_id: manifest.paths for manifest in entered}}
+        self.written = {**self.written, **{each.input_id: each.paths for each in entered}}
 
     def close(self) -> None:
         """Remove staged files that were not published. A failure is only logged: published files are complete."""

@@ -25,7 +25,7 @@ class FailureLog:
 
     Args:
         settings: How to handle failures.
-        ledger: Counts the tasks that each stage was given.
+        totals: Counts the tasks that each stage was given.
         pipeline: Name of the pipeline, for letters.
         trace_id: Returns the id of the run's trace, for letters; called when a letter is written.
 
@@ -33,9 +33,9 @@ class FailureLog:
         task_ids: By stage, the ids of the inputs that failed for good.
     """
 
-    def __init__(self, settings: RunSettings, ledger: StageTotals, pipeline: str, trace_id: Callable[[], str]) -> None:
+    def __init__(self, settings: RunSettings, totals: StageTotals, pipeline: str, trace_id: Callable[[], str]) -> None:
         self._limit = settings.max_failures
-        self._ledger = ledger
+        self._totals = totals
         self._pipeline = pipeline
         self._trace_id = trace_id
         self._box = None if settings.letters is None else _box(settings.letters)
@@ -154,7 +154,7 @@ class FailureLog:
         limit, stage = self._limit, report.stage_name
         if stage not in self.task_ids:
             return
-        count, seen = len(self.task_ids[stage]), self._ledger.tasks_in(report.stage_index)
+        count, seen = len(self.task_ids[stage]), self._totals.tasks_in(report.stage_index)
         given = f"{count:,} of {seen:,} tasks"
         if limit is None:
             is_too_many, expected = (

@@ -96,9 +96,9 @@ class Run:
         self._elsewhere = 0  # source tasks of other shards
         self._store: OpenCheckpoint | None = None
         self._commits: Commits | None = None
-        self._ledger = StageTotals(plan)
+        self._totals = StageTotals(plan)
         self._sources = SourceProgress(last, first=1 if plan.has_source else 0)
-        self._failures = FailureLog(settings, self._ledger, plan.name, self._trace_id)
+        self._failures = FailureLog(settings, self._totals, plan.name, self._trace_id)
         self._resumed: list[str] = []
         self._held: dict[str, Any] = {}
         self._clock = WorkerClock()
@@ -286,7 +286,7 @@ class Run:
         if isinstance(report, BatchReport):
             if report.epoch != self.context.epoch:  # from an abandoned engine: its tasks are processed again
                 report = report._replace(inputs=report.inputs.all_as("retried"))
-            self._ledger.on_batch(report)
+            self._totals.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)
             if self._commits is not None and report.written_files:
@@ -301,7 +301,7 @@ class Run:
             if report.error is not None:
                 self._failures.check_limit(report)
             return
-        self._ledger.on_worker(report)
+        self._totals.on_worker(report)
         if self._activity is not None:
             self._activity.on_worker(report)
         if report.event == "ended" and report.error is not None:
@@ -323,7 +323,7 @@ class Run:
         take_back_sources = self._sources.announce(task_id)
         if not may_drop:
             return take_back_sources
-        marks = (take_back_sources, self._ledger.mark(), self._failures.mark())
+        marks = (take_back_sources, self._totals.mark(), self._failures.mark())
 
         def take_back() -> None:
             for each in marks:
@@ -360,7 +360,7 @@ class Run:
         self._failures.take_back(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
         for stage, tally in self._sources.begin_again().items():
-            self._ledger.take_back(stage, tally)
+            self._totals.take_back(stage, tally)
         return [self._held[source_id] for source_id in self._sources.unfinished]
 
     @property
@@ -391,7 +391,7 @@ class Run:
 
     def lost(self) -> list[str]:
         """Describe where tasks are missing from the counts; empty if everything adds up."""
-        return self._ledger.lost(self.fed, len(self._resumed) + self._elsewhere)
+        return self._totals.lost(self.fed, len(self._resumed) + self._elsewhere)
 
     def settle(self) -> None:
         """Ensure after the work is done that everything is written and closed, and no task is missing.
@@ -419,7 +419,7 @@ class Run:
             run_id=self.context.run_id,
             pipeline_name=self.plan.name,
             wall_time_s=time.perf_counter() - self._start,
-            stages=self._ledger.summaries(),
+            stages=self._totals.summaries(),
             complete=error is None,
             state=_state_after(error),
             lost=self.lost() if error is None or isinstance(error, TasksLostError) else (),
@@ -464,8 +464,8 @@ class Run:
     def _verdict(self) -> Verdict:
         try:
             if self._activity is None:
-                return judge(self._ledger.evidence())
-            return judge(self._activity.evidence(self._ledger.stage_evidence()))
+                return judge(self._totals.evidence())
+            return judge(self._activity.evidence(self._totals.stage_evidence()))
         except Exception:  # the result of the run matters more
             logger.exception("could not determine the bottleneck of the run")
             return Verdict("unclear", reason="could not determine the bottleneck: see the log")

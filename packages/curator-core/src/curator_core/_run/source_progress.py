@@ -98,11 +98,11 @@ class SourceProgress:
         known = self._open[source_id] = self._open[source_id] or _Open()
         known.announced += 1
         self._announced.add(task_id)
-        live, failed, num_manifests = known.live, known.failed, len(known.written_files)
+        live, failed, num_written = known.live, known.failed, len(known.written_files)
 
         def take_back() -> None:
             known.live, known.failed = live, failed
-            del known.written_files[num_manifests:]
+            del known.written_files[num_written:]
 
         return take_back
 
@@ -150,7 +150,7 @@ class SourceProgress:
     @property
     def written_files(self) -> list[WrittenFiles]:
         """The files that the last stage reports to have written for unfinished source tasks."""
-        return [manifest for known in self._open.values() if known for manifest in known.written_files]
+        return [each for known in self._open.values() if known for each in known.written_files]
 
     def begin_again(self) -> dict[int, Tally]:
         """Restart the unfinished source tasks, and return what was counted for them, by stage."""
@@ -173,6 +173,6 @@ class SourceProgress:
 
 def _by_task(written_files: tuple[WrittenFiles, ...]) -> dict[str, tuple[WrittenFiles, ...]]:
     found: dict[str, tuple[WrittenFiles, ...]] = {}
-    for manifest in written_files:
-        found[manifest.input_id] = (*found.get(manifest.input_id, ()), manifest)
+    for each in written_files:
+        found[each.input_id] = (*found.get(each.input_id, ()), each)
     return found
