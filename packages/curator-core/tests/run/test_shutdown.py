@@ -204,6 +204,19 @@ def test_a_signal_before_the_run_begins_does_not_wait_for_the_deadline() -> None
     assert raised.value.result is None
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_signal_in_a_generator_leaves_no_outputs_that_are_not_counted(on_error: str) -> None:
+    def split(task: Task[int]) -> Iterator[Task[int]]:
+        for number in range(5):
+            if (task.data, number) == (2, 3):
+                send()
+            yield Task(data=number)
+
+    stopped = stopped_by(Pipeline("p", [Calling(split)]), on_error=on_error)
+    assert stopped.result is not None
+    assert len(stopped.result) == stopped.result.stages[0].tasks_out == 5
+
+
 def test_a_signal_at_the_very_end_keeps_the_result() -> None:
     class Late(RunObserver):
         def on_run_end(self, result: Any, error: BaseException | None) -> None:

@@ -154,5 +154,6 @@ class Chain:
         generating = self.adapters[level - 1]
         takes_back = generating.state.takes_back
         if generating.announce is not None:
-            return Announced(generating.announce, task_id, outputs, may_drop=takes_back)
+            is_last = level == len(self.adapters)
+            return Announced(generating.announce, task_id, outputs, may_drop=takes_back, is_last=is_last)
         return Provisional([each.state for each in self.adapters[level:]], outputs, may_drop=takes_back)

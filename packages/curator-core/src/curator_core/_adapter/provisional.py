@@ -77,9 +77,11 @@ class Announced:
         task_id: The id of the generator's input.
         outputs: Where later stages collect their outputs.
         may_drop: Whether these outputs may be dropped.
+        is_last: Whether there is no later stage, so that only the generator's own report counts them.
     """
 
-    def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool) -> None:
+    def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool, is_last: bool) -> None:
+        self._is_last = is_last
         self._outputs = outputs
         self._count_before = len(outputs)
         self._take_back = announce(task_id, may_drop=may_drop)
@@ -92,5 +94,7 @@ class Announced:
         self._take_back()
         del self._outputs[self._count_before :]
 
-    def __exit__(self, *_: object) -> None:
-        """Keep what was counted."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep what was counted; a generator that a signal interrupts has no report."""
+        if self._is_last and kind is not None and not issubclass(kind, StageError):
+            del self._outputs[self._count_before :]
