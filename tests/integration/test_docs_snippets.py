@@ -153,6 +153,16 @@ def test_the_settings_of_xenna_are_those_of_the_code() -> None:
     assert shown == [(name, as_python.get(default, default)) for name, default in there]
 
 
+def test_the_times_of_a_teardown_are_those_of_the_code() -> None:
+    pytest.importorskip("curator_xenna")
+    from curator_xenna import adapter
+    from curator_xenna._session import coordinator
+
+    text = (DOCS / "guides" / "running-on-xenna.md").read_text(encoding="utf-8")
+    assert f"`teardown()` has {coordinator._TEARDOWN_BUDGET_S:.0f} seconds." in text
+    assert f"the batch has {adapter._FINISH_S:.0f} seconds to finish" in text
+
+
 def test_the_codec_engines_are_those_of_the_code() -> None:
     pytest.importorskip("curator_xenna")
     from curator_xenna._convert.resources import CODEC_ENGINES

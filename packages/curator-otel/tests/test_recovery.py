@@ -297,6 +297,19 @@ def test_snapshot_that_cannot_be_written_costs_nothing_else(memory, script, tmp_
     assert memory.one("run by_hand")
 
 
+def test_snapshot_is_written_every_two_seconds(memory, script, tmp_path, monkeypatch, stopped_clock):
+    """The clock ticks once a second, and the test turns it; nothing else would write a snapshot."""
+    now, written = 0.0, []
+    monkeypatch.setattr(StateFile, "write", lambda self, *state: written.append(now))
+    observer = memory.observer(snapshots=tmp_path)
+    observer.on_run_start(script.info)
+    for tick in range(1, 8):
+        now = tick * stopped_clock  # seconds between two ticks, where no test stops them
+        script.turn_clock(observer, now)
+    observer.on_run_end(script.result(), None)
+    assert written == [2.0, 4.0, 6.0]
+
+
 def test_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypatch):
     """If a file system does not respond, the trace is complete, and the file is removed once it is written."""
     hangs, goes_on = threading.Event(), threading.Event()

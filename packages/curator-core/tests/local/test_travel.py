@@ -24,6 +24,7 @@ from curator_core import (
     Task,
 )
 from curator_core._local.pool import WorkerProcess
+from curator_core._plan.plan import Plan
 from curator_core.testing import Recorder
 
 from ..helpers import tasks  # noqa: TID252 - no import can write this directory's name
@@ -55,6 +56,21 @@ def test_large_data_arrive_whole():
     for task, data in zip(result, given, strict=True):
         assert type(task.data) is type(data)
         assert plain(task.data) == plain(data)
+
+
+@pytest.mark.parametrize(("task_s", "batch_size", "size"), [(9e-4, 1, 111), (9e-3, 4, 12), (0.04, 1, 2), (1.0, 1, 1)])
+def test_a_bundle_has_a_tenth_of_a_second_of_work_in_whole_batches(task_s, batch_size, size):
+    from curator_core._local.parcels import SharedFiles
+    from curator_core._local.queues import GroupQueue, InFlight
+    from curator_core._local.worker import Reply
+
+    plan = Plan.from_stages([stage(lambda task: task).with_(batch_size=batch_size)], fed=True)
+    processes: list[Any] = [None, None]
+    queue = GroupQueue(plan.groups[0], processes, SharedFiles("/nowhere", "test"), bundle=True)
+    for _ in range(10):  # bundles come back, and each says how long it took
+        InFlight(queue, queue.size, 0.0).settle(Reply(b"", seconds=queue.size * task_s))
+        queue._size = None  # as `take` does
+    assert queue.size == size
 
 
 def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
