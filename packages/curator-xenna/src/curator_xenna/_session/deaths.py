@@ -30,12 +30,16 @@ class DeathNotices:
     Args:
         groups: The groups of stages.
         ask_workers: Returns the workers that have signed in.
+        is_ours: Whether the run started Ray, so that it has no other workers.
     """
 
     _ended: ClassVar[set[tuple[int, str]]] = set()  # processes and nodes of workers whose run is over
 
-    def __init__(self, groups: Sequence[StageGroup], ask_workers: Callable[[], Iterable[WorkerEntry]]) -> None:
+    def __init__(
+        self, groups: Sequence[StageGroup], ask_workers: Callable[[], Iterable[WorkerEntry]], *, is_ours: bool
+    ) -> None:
         self._groups = groups
+        self._is_ours = is_ours
         self._ask_workers = ask_workers
         self._said = set[str]()
         self._is_over = False
@@ -51,7 +55,11 @@ class DeathNotices:
         if pid and node and (int(pid[1]), node[1]) in self._ended:
             return True
         if self._is_over:
-            return False
+            if not (self._is_ours and pid and ended):
+                return False
+            # It never signed in: the run ended while it was starting.
+            logger.info("a worker (process %s) %s", pid[1], _in_words(ended[1], ended[2]))
+            return True
         if pid and node and ended:
             self._log_death(int(pid[1]), node[1], _in_words(ended[1], ended[2]))
             return True

@@ -111,7 +111,7 @@ class Session:
         shows_output = self._config.shows_worker_output
         feed = ReportReader(coordinator, self._run, queue.pace, NodeClocks(home), shows_output=shows_output)
         groups = [placement.group for placement in fitted.placements]
-        notices = DeathNotices(groups, lambda: _ask_workers(coordinator))
+        notices = DeathNotices(groups, lambda: _ask_workers(coordinator), is_ours=self._cluster.is_ours)
         broken: Exception | None = None
         workers: list[WorkerEntry] = []
         try:
