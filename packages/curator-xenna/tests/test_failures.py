@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,3 +142,15 @@ def test_more_than_the_machine_has_is_refused(executor: XennaExecutor, settings:
     assert caught.value.stage == "greedy"
     assert "available on each node:" in str(caught.value)
     assert "of 'greedy'" in str(caught.value.hint)
+
+
+def test_a_worker_that_cannot_start_because_its_node_is_gone_counts_as_dead() -> None:
+    import ray
+
+    from curator_xenna._session.diagnose import explain
+
+    # Xenna raises this when it starts a replacement for a worker that has died with its node.
+    broken = RuntimeError("Actor Stage 00 - Same-2 failed during setup")
+    broken.__cause__ = ray.exceptions.ActorUnschedulableError("the node doesn't exist any more")
+    feed: Any = SimpleNamespace(failed_batch=None, error=None, failed_setups={})
+    assert isinstance(explain(broken, feed, [], []), WorkerDiedError)  # so the next session continues without the node
