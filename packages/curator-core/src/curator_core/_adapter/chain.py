@@ -51,7 +51,7 @@ class Chain:
         self.adapters = tuple(adapters)
         self._stop = stop
         self._waiting: list[list[Any]] = [[] for _ in adapters]
-        sizes = [adapter.compiled.batch_size for adapter in adapters]
+        self._sizes = sizes = [adapter.compiled.batch_size for adapter in adapters]
         self._ahead = [_AHEAD * (max(sizes[number + 1 :], default=1) - 1) for number in range(len(sizes))]
         for adapter in self.adapters[1:]:
             adapter.state.clock = self.adapters[0].state.clock
@@ -79,21 +79,20 @@ class Chain:
         for adapter in reversed(self.adapters):
             adapter.teardown()
 
-    def run(self, tasks: Iterable[Any], outputs: Outputs, level: int = 0) -> None:
-        """Run tasks through all stages, or through those from a level on.
+    def run(self, tasks: Iterable[Any], outputs: Outputs) -> None:
+        """Run tasks through all stages.
 
         Args:
             tasks: The tasks.
             outputs: Collects each output as soon as it is made, so that it is there even if a later task fails.
-            level: Index of the stage that takes the tasks.
 
         Raises:
             StageError: A stage raised, and this ends the run. Tasks in flight are dropped.
         """
         try:
             for task in tasks:
-                self._drop(level, [task], outputs)
-            self._work_off(level, outputs)
+                self._drop(0, [task], outputs)
+            self._work_off(0, outputs)
         finally:
             self._waiting = [[] for _ in self.adapters]
 
@@ -102,7 +101,7 @@ class Chain:
             outputs += tasks
             return
         waiting = self._waiting
-        size = self.adapters[level].compiled.batch_size
+        size = self._sizes[level]
         for task in tasks:
             waiting[level].append(task)
             if len(waiting[level]) >= size:

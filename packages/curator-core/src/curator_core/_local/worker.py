@@ -147,7 +147,7 @@ class Worker:
 
     def work(self, assignment: Assignment) -> Reply:
         """See the function `work`."""
-        outputs = Outgoing(self.files, assignment.parcel_size)
+        outputs = self._outgoing(assignment)
         failed = False
         start = time.perf_counter()
         try:
@@ -164,12 +164,11 @@ class Worker:
 
     def _only_reported(self, outputs: Outgoing, assignment: Assignment) -> Outgoing:
         """Return the outputs without those of an interrupted generator, whose input begins again in a later run."""
-        kept = Outgoing(self.files, assignment.parcel_size)
-        if chain := self._ready.get(assignment.group):
-            last = chain.adapters[-1].compiled.index
-            reports = [each for each in self._reports if isinstance(each, BatchReport) and each.stage_index == last]
-            kept += [*outputs][: sum(outcome.count for report in reports for outcome in report.inputs)]
-        return kept
+        chain = self._ready.get(assignment.group)
+        last = chain.adapters[-1].compiled.index if chain else -1
+        reports = [each for each in self._reports if isinstance(each, BatchReport) and each.stage_index == last]
+        count = sum(outcome.count for report in reports for outcome in report.inputs)
+        return self._outgoing(assignment, [*outputs][:count])
 
     def tear_down(self) -> Reply:
         """See the function `tear_down`."""
@@ -225,6 +224,11 @@ class Worker:
         except BaseException as exc:
             raise unreadable("a task", f"worker {self._metadata.worker_id}", exc) from exc
 
+    def _outgoing(self, assignment: Assignment, tasks: Sequence[Any] = ()) -> Outgoing:
+        outputs = Outgoing(self.files, assignment.parcel_size)
+        outputs += tasks
+        return outputs
+
     def _pack(self, outputs: Outgoing, assignment: Assignment) -> tuple[list[Parcel], bool]:
         """Return the outputs as parcels, and whether the run can continue.
 
@@ -238,8 +242,7 @@ class Worker:
             tasks = [*outputs]
             culprits = {_batch_of(task) for task in tasks if not pickles(task)}
             failed = fail_batches(self._reports, culprits, error)
-            good = Outgoing(self.files, assignment.parcel_size)
-            good += [task for task in tasks if _batch_of(task) not in failed]
+            good = self._outgoing(assignment, [task for task in tasks if _batch_of(task) not in failed])
             return good.pack(), adapter.state.context.on_error == "skip"
 
 
