@@ -102,7 +102,6 @@ FOR_EXECUTORS = [
 FOR_OBSERVERS = [
     "BYTES_PER_MB",
     "ErrorInfo",
-    "Outcomes",
     "RunInfo",
     "StageInfo",
     "Verdict",

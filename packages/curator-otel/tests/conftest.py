@@ -20,7 +20,15 @@ from opentelemetry.util._once import Once
 from tests.waiting import DEADLINE_S
 
 from curator_core import Pipeline, ProcessingStage, RunResult, StagePerfStats, Task, processing_stage
-from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, RunInfo, StageInfo, WorkerReport
+from curator_core._reports.batch import (
+    BatchReport,
+    ErrorInfo,
+    InputOutcome,
+    RunInfo,
+    StageInfo,
+    WorkerReport,
+    input_fields,
+)
 from curator_otel import OTelObserver, configure
 from curator_otel import _run_watcher as watch
 
@@ -162,9 +170,7 @@ class Script:
             "sequence": number,
             "start_unix_ns": T0 + round(at * SECOND),
             "duration_ns": round(took * SECOND),
-            "inputs": Outcomes.of(
-                InputOutcome(f"{number}.{i}", kind, int(kind == "out")) for i, kind in enumerate(kinds)
-            ),
+            **input_fields(InputOutcome(f"{number}.{i}", kind, int(kind == "out")) for i, kind in enumerate(kinds)),
         }
         return BatchReport(**given | fields)
 

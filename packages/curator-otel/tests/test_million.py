@@ -14,7 +14,7 @@ PROGRAM = """
 import gc, json, sys
 from pathlib import Path
 from curator_core import RunResult
-from curator_core._reports.batch import BatchReport, Outcomes, RunInfo, StageInfo
+from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
 from curator_otel import OTelObserver, configure
 
 STAGES, WORKERS = 10, 64
@@ -31,7 +31,7 @@ def report(number):
     task, stage = divmod(number, STAGES)
     return BatchReport(
         RUN, stage, f"stage{stage}", f"{stage}/{task}", f"w{task % WORKERS}", "n", 1, task // WORKERS,
-        1_700_000_000_000_000_000 + number * 1_000_000, 1_000_000 + number % 977, Outcomes((str(task),), {}),
+        1_700_000_000_000_000_000 + number * 1_000_000, 1_000_000 + number % 977, (str(task),), {},
         parents=(f"{stage - 1}/{task}",) if stage else (),
     )
 

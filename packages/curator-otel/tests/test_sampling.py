@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import ConfigurationError
-from curator_core._reports.batch import ErrorInfo, InputOutcome, Outcomes
+from curator_core._reports.batch import ErrorInfo, InputOutcome, input_fields
 from curator_otel import OTelObserver
 
 BOOM = ErrorInfo("ValueError", "boom", "")
@@ -53,7 +53,7 @@ def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(mak
     memory, script = make_memory(), make_script(*(f"s{index}" for index in range(stages)))
     reports = [
         script.batch(stage, sequence, batch_id=batch_id, parents=parents, error=BOOM if fails else None)._replace(
-            inputs=Outcomes.of([InputOutcome(name, "out", 1)])
+            **input_fields([InputOutcome(name, "out", 1)])
         )
         for stage, name, batch_id, parents, sequence, fails in batches
     ]
@@ -75,7 +75,7 @@ def test_whole_lineages_are_kept_all_along_a_run_and_the_same_in_every_run(make_
         memory = make_memory()
         reports = [
             script.batch(stage, 1, batch_id=f"{stage}/{task}", parents=(f"0/{task}",) if stage else ())._replace(
-                inputs=Outcomes.of([InputOutcome(str(task), "out", 1)])
+                **input_fields([InputOutcome(str(task), "out", 1)])
             )
             for task in range(1000)
             for stage in (0, 1)
@@ -95,9 +95,9 @@ def test_whole_lineages_are_kept_all_along_a_run_and_the_same_in_every_run(make_
 
 
 def test_lineages_begin_below_a_source_that_reports_last(memory, script):
-    source = script.batch(0, 0, batch_id="0/", inputs=Outcomes.of([InputOutcome("", "out", 1000)]))
+    source = script.batch(0, 0, batch_id="0/", **input_fields([InputOutcome("", "out", 1000)]))
     tasks = [
-        script.batch(1, 1, batch_id=f"1/{n}", parents=("0/",), inputs=Outcomes.of([InputOutcome(str(n), "out", 1)]))
+        script.batch(1, 1, batch_id=f"1/{n}", parents=("0/",), **input_fields([InputOutcome(str(n), "out", 1)]))
         for n in range(1000)
     ]
     script.play(memory.observer(max_spans=300), *tasks, source)

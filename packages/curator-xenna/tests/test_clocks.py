@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from curator_core import ProcessingStage, Task
 from curator_core._plan.bundles import BundlePlan, Pace
 from curator_core._plan.plan import Plan
-from curator_core._reports.batch import BatchReport, InputOutcome, Outcomes, WorkerReport
+from curator_core._reports.batch import BatchReport, InputOutcome, WorkerReport, input_fields
 from curator_core._reports.wire import pack_reports
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
@@ -43,8 +43,8 @@ def observe(clocks: NodeClocks, node: str, behind: int, trips: Iterable[int], ev
 
 
 def batch(start: int = T0, node: str = FAR, ready: int = 0, ready_node: str = "", **fields: Any) -> BatchReport:
-    inputs = Outcomes.of([InputOutcome("0", "out", 1)])
-    report = BatchReport("r", 0, "Same", "0/0", f"w-{node}", node, 1, 0, start, S, inputs)
+    inputs = input_fields([InputOutcome("0", "out", 1)])
+    report = BatchReport("r", 0, "Same", "0/0", f"w-{node}", node, 1, 0, start, S, **inputs)
     return report._replace(ready_unix_ns=ready, ready_node_id=ready_node, **fields)
 
 
@@ -282,8 +282,8 @@ class Node:
         for count in range(number):
             name, now = f"{self.name}-{count}", time.time_ns()
             report = batch(self.shown(now - S), self.name, ready_node.shown(now - 3 * S), ready_node.name)
-            inputs = Outcomes.of([InputOutcome(name, "out", 1)])
-            await self.send(report._replace(batch_id=f"0/{name}", sequence=count, inputs=inputs))
+            inputs = input_fields([InputOutcome(name, "out", 1)])
+            await self.send(report._replace(batch_id=f"0/{name}", sequence=count, **inputs))
 
 
 def waits(watch: Recorder, node: str) -> list[int]:

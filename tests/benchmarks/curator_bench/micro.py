@@ -142,7 +142,7 @@ def _accounts() -> dict[str, float]:
 def _held() -> dict[str, float]:
     """Return the megabytes that a driver uses for restarts: the source tasks, and the counts of each."""
     from curator_core import LocalExecutor, Plan, Task, processing_stage
-    from curator_core._reports.batch import BatchReport, Outcomes
+    from curator_core._reports.batch import BatchReport
     from curator_core._run.run import Run
     from curator_core._run.settings import RunSettings
     from curator_core.tasks import new_state, stamp
@@ -163,9 +163,7 @@ def _held() -> dict[str, float]:
         for first in range(0, count, BATCH):
             ids = tuple(f"h{number:020x}" for number in range(first, min(first + BATCH, count)))
             batch_id = f"{stage}/{first}"
-            run.report(
-                BatchReport("", stage, f"Stage{stage}", batch_id, "local", "local", 1, first, 1, 1, Outcomes(ids, {}))
-            )
+            run.report(BatchReport("", stage, f"Stage{stage}", batch_id, "local", "local", 1, first, 1, 1, ids, {}))
     begun = _memory_mb() - before
     return {"held_mb": round(held * HELD_SHARE), "begun_mb": round(begun * HELD_SHARE)}
 
@@ -179,7 +177,7 @@ def _telemetry_cost() -> float:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
-    from curator_core._reports.batch import BatchReport, Outcomes, RunInfo, StageInfo
+    from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
     from curator_otel import OTelObserver
 
     observer = OTelObserver(TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False))
@@ -197,7 +195,8 @@ def _telemetry_cost() -> float:
             number // 3,
             time.time_ns(),
             1000,
-            Outcomes((str(number // 3),), {}),
+            (str(number // 3),),
+            {},
             parents=(f"{number % 3 - 1}/{number // 3}",) if number % 3 else (),
         )
         for number in range(60_000)

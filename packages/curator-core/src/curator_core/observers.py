@@ -6,14 +6,13 @@ Write an observer with these names and those of `curator_core`; everything else 
 
 from curator_core._adapter.lineage import is_source_batch
 from curator_core._performance import BYTES_PER_MB
-from curator_core._reports.batch import ErrorInfo, Outcomes, RunInfo, StageInfo, WorkerReport
+from curator_core._reports.batch import ErrorInfo, RunInfo, StageInfo, WorkerReport
 from curator_core.errors import unknown_name
 from curator_core.results import Verdict, VerdictKind
 
 __all__ = [
     "BYTES_PER_MB",
     "ErrorInfo",
-    "Outcomes",
     "RunInfo",
     "StageInfo",
     "Verdict",

@@ -15,7 +15,7 @@ from curator_core import LocalExecutor, Pipeline, ProcessingStage, Task
 from curator_core._bottleneck.activity import Activity
 from curator_core._bottleneck.rules import Evidence, Loner, StageEvidence, Team, judge
 from curator_core._plan.plan import Plan
-from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
 from curator_core._run.stage_totals import StageTotals
@@ -154,7 +154,7 @@ def _batch(
         sequence=task,
         start_unix_ns=START + _ns(start),
         duration_ns=_ns(took),
-        inputs=Outcomes.of([InputOutcome(str(task), "retried" if failed else "out", 0 if failed else 1)]),
+        **input_fields([InputOutcome(str(task), "retried" if failed else "out", 0 if failed else 1)]),
         cpu_ns=_ns(took * stage.cpu),
         idle_ns=_ns(idle),
         ready_unix_ns=START + _ns(ready) if ready else 0,
@@ -320,7 +320,7 @@ def test_a_few_failures_in_each_batch_are_not_what_its_time_goes_into() -> None:
     kinds = [InputOutcome(str(n), "failed" if n == 0 else "out", int(n > 0)) for n in range(100)]
     for task in range(100):
         report = _batch(0, OnPaper("A", 0.05), "w", task, 0.05 * task, 0.05, 0.0, 0.0, failed=False)
-        told.append(report._replace(inputs=Outcomes.of(kinds), error=_ERROR))
+        told.append(report._replace(**input_fields(kinds), error=_ERROR))
     assert judged_by([OnPaper("A", 0.05)], told).kind == "busy"
 
 

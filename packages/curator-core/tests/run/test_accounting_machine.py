@@ -22,7 +22,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from curator_core import DeadLetter, EmptyTask, Plan, ProcessingStage, Task, TasksLostError, deadletter
 from curator_core._adapter.lineage import batch_id_of
-from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
 from curator_core.tasks import child_id, state_of
@@ -195,7 +195,7 @@ class Accounting(stateful.RuleBasedStateMachine):
     def a_batch_is_handed_over_again(self, pick: int) -> None:
         """An engine repeats the work of a worker that died; it counts as one more attempt."""
         report = self.counted[pick % len(self.counted)]
-        self._tell_retried(report._replace(inputs=report.inputs.all_as("retried")))
+        self._tell_retried(report.all_as("retried"))
 
     @precondition(lambda self: self.waiting)
     @rule(pick=PICKS, size=st.integers(1, 5), is_heard_of=st.booleans())
@@ -206,7 +206,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         if is_heard_of:
             outcomes = [InputOutcome(node.task_id, "out", 1) for node in batch]
             report = self._report(batch[0].stage, outcomes)
-            self._tell_retried(report._replace(inputs=report.inputs.all_as("retried")))
+            self._tell_retried(report.all_as("retried"))
 
     @precondition(lambda self: self.parcels)
     @rule()
@@ -313,7 +313,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         batch_id = batch_id_of(stage, [outcome.task_id for outcome in outcomes])
         who = (context.run_id, stage, f"stage {stage}", batch_id, "w", "n", 1, number, 0, 0)
         error = ERROR if any(kind in ("failed", "retried") for _, kind, _ in outcomes) else None
-        return BatchReport(*who, Outcomes.of(outcomes), epoch=context.epoch, error=error)
+        return BatchReport(*who, **input_fields(outcomes), epoch=context.epoch, error=error)
 
     def _count(self, stage: int, outcomes: list[InputOutcome]) -> None:
         self.model.batches[stage] += 1
@@ -337,7 +337,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         report = self._report(node.stage, [InputOutcome(node.task_id, "out", 1)])
         report = report._replace(epoch=epoch)
         self._tell_retried(report)
-        self.told[-1] = report._replace(inputs=report.inputs.all_as("retried"))  # as observers see it
+        self.told[-1] = report.all_as("retried")  # as observers see it
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from curator_core import (
     WorkerDiedError,
 )
 from curator_core._plan.plan import Plan
-from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Outcomes, WorkerReport
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
 from curator_core._run.stage_totals import StageTotals
 from curator_core.results import Accounting, StageSummary
 from curator_core.testing import Recorder
@@ -137,7 +137,7 @@ def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport
         sequence=0,
         start_unix_ns=fields.pop("start_unix_ns", 1000),
         duration_ns=fields.pop("duration_ns", 10),
-        inputs=Outcomes.of(InputOutcome(str(n), kind, count) for n, (kind, count) in enumerate(outcomes)),
+        **input_fields(InputOutcome(str(n), kind, count) for n, (kind, count) in enumerate(outcomes)),
         **fields,
     )
 

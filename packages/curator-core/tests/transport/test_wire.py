@@ -11,9 +11,9 @@ from curator_core._reports.batch import (
     ErrorInfo,
     FailedInput,
     InputOutcome,
-    Outcomes,
     WorkerReport,
     WrittenFiles,
+    input_fields,
 )
 from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core.deadletter.payload import Payload
@@ -22,7 +22,7 @@ names = st.text(max_size=8)
 numbers = st.integers(0, 2**62)
 outcomes = st.lists(
     st.builds(InputOutcome, names, st.sampled_from(["out", "filtered", "failed", "retried"]), st.integers(0, 9))
-).map(Outcomes.of)
+)
 failures = st.builds(ErrorInfo, names, names, names, st.none() | st.binary(max_size=8), names)
 errors = st.none() | failures
 payloads = st.builds(
@@ -38,7 +38,7 @@ payloads = st.builds(
 failed_input = st.builds(FailedInput, numbers, failures, st.none() | payloads)
 written_files = st.builds(WrittenFiles, names, names, st.lists(names, max_size=2), names)
 batches = st.builds(
-    BatchReport,
+    lambda outcomes, **fields: BatchReport(**fields, **input_fields(outcomes)),
     run_id=names,
     stage_index=st.integers(0, 20),
     stage_name=names,
@@ -49,7 +49,7 @@ batches = st.builds(
     sequence=numbers,
     start_unix_ns=numbers,
     duration_ns=numbers,
-    inputs=outcomes,
+    outcomes=outcomes,
     parents=st.lists(names, max_size=3).map(tuple),
     metrics=st.dictionaries(names, numbers | names, max_size=3),
     error=errors,
@@ -81,7 +81,7 @@ Shout.__qualname__ = "nowhere.Shout"
 
 
 def test_what_is_not_plain_goes_along_all_the_same() -> None:
-    report = BatchReport("r", 0, Shout("LOUD"), "0/1", "w", "n", 1, 0, 1, 1, Outcomes(("1",), {}))
+    report = BatchReport("r", 0, Shout("LOUD"), "0/1", "w", "n", 1, 0, 1, 1, ("1",), {})
     (out,) = unpack_reports(pack_reports([report]))
     assert out.stage_name == "LOUD"
 
@@ -93,5 +93,4 @@ def test_reports_come_out_as_they_went_in(reports: list[BatchReport | WorkerRepo
     assert [type(report) for report in out] == [type(report) for report in reports]
     for report in out:
         if isinstance(report, BatchReport):
-            assert isinstance(report.inputs, Outcomes)
-            assert report.inputs.tally().out == sum(outcome.count for outcome in report.inputs)
+            assert report.num_out == sum(outcome.count for outcome in report.inputs)

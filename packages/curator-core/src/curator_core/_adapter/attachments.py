@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from curator_core._reports.batch import FailedInput, Outcomes, WrittenFiles
+from curator_core._reports.batch import FailedInput, WrittenFiles, input_outcomes
 from curator_core._reports.failures import error_info
 from curator_core.tasks import FileGroupTask
 
@@ -47,13 +47,12 @@ def written_files_of(
 
     Args:
         ids: The ids of the inputs.
-        others: The outcomes of the inputs that did not give exactly one task; see `Outcomes`.
+        others: The outcomes of the inputs that did not give exactly one task.
         outputs: The outputs, in order.
     """
     if not any(map(_is_whole, outputs)):
         return ()
-    outcomes = Outcomes(tuple(ids), others)
-    made_of = (outcome.task_id for outcome in outcomes for _ in range(outcome.count))
+    made_of = (outcome.task_id for outcome in input_outcomes(ids, others) for _ in range(outcome.count))
     return tuple(
         WrittenFiles(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
         for input_id, task in zip(made_of, outputs, strict=True)

@@ -12,7 +12,7 @@ from curator_core._adapter.checks import are_always_valid, check_count, check_ou
 from curator_core._adapter.lineage import batch_id_of, histories_of, produced, with_row
 from curator_core._calls.returned import AT_REST, LISTS, Failed, read_out
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
-from curator_core._reports.batch import BatchReport, Outcomes
+from curator_core._reports.batch import ONE_OUT, BatchReport, input_outcomes
 from curator_core._reports.failures import error_info, is_of, stage_error
 from curator_core._transport.sizes import measure
 from curator_core.logs import StageWork, this_thread
@@ -31,7 +31,6 @@ __all__ = ["Attempt"]
 
 _TOO_SHORT_NS = 50_000  # wall time below which CPU time is not read: reading takes 1.5 us, a no-op batch 10
 _CPU_FRESH_NS = 1_000_000  # how long a reading of a thread's CPU time stays valid
-_ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
 _FILTERED: tuple[OutcomeKind, int] = ("filtered", 0)
 _FAILED: tuple[OutcomeKind, int] = ("failed", 0)
 _RETRIED: tuple[OutcomeKind, int] = ("retried", 0)
@@ -271,7 +270,7 @@ class Attempt:
             if not self._isolates:
                 raise
         good: list[Any] = []
-        for number, (_, _, count) in enumerate(Outcomes(tuple(self._ids), dict(self._outcomes))):
+        for number, (_, _, count) in enumerate(input_outcomes(self._ids, dict(self._outcomes))):
             made, outputs = outputs[:count], outputs[count:]
             try:
                 self._out_bytes += measure(made)[1]
@@ -296,7 +295,7 @@ class Attempt:
                     outputs.append(entry)
                     continue
                 outcome = self._settle_one(number, given, entry, perf, outputs)
-                if outcome != _ONE_OUT:
+                if outcome != ONE_OUT:
                     self._outcomes[number] = outcome
             return self._weigh(outputs)
         except BaseException:
@@ -434,7 +433,8 @@ class Attempt:
             state.sequence,
             self._start_unix,
             self._duration_ns,
-            Outcomes(tuple(self._ids), self._outcomes),
+            tuple(self._ids),
+            self._outcomes,
             context.epoch,
             context.group,
             self.number,

@@ -13,7 +13,7 @@ from curator_core._adapter.retry import keeps_inputs, wait_before_retry
 from curator_core._calls.async_calls import CANCELED, CallSettings, call_all
 from curator_core._calls.returned import Failed
 from curator_core._guard.user_code import check_failure
-from curator_core._reports.batch import InputOutcome, Outcomes
+from curator_core._reports.batch import InputOutcome, input_fields, input_outcomes
 from curator_core._reports.failures import error_info, is_of
 from curator_core._transport.sizes import measure
 from curator_core.errors import ContractError
@@ -85,7 +85,7 @@ class ConcurrentAttempt(Attempt):
         if settled:
             places = {number: place for place, number in enumerate(settled)}
             yield report._replace(
-                inputs=Outcomes.of(outcomes[number] for number in settled),
+                **input_fields(outcomes[number] for number in settled),
                 num_items=sum(self._sizes[number][0] for number in settled),
                 in_bytes=sum(self._sizes[number][1] for number in settled),
                 failed_input=tuple(each._replace(number=places[each.number]) for each in report.failed_input),
@@ -108,7 +108,7 @@ class ConcurrentAttempt(Attempt):
         ids = [self._ids[number] for number in self._retried]
         return report._replace(
             batch_id=batch_id_of(self.compiled.index, ids),
-            inputs=Outcomes.of(InputOutcome(task_id, "retried", 0) for task_id in ids),
+            **input_fields(InputOutcome(task_id, "retried", 0) for task_id in ids),
             num_items=sum(self._sizes[number][0] for number in self._retried),
             in_bytes=sum(self._sizes[number][1] for number in self._retried),
             error=error_info(error, f"on task '{self._ids[number]}'"),
@@ -209,8 +209,8 @@ class ConcurrentAttempt(Attempt):
         can_be_split = self.compiled.batched and self._call_size > 1 and self.state.splits_batches
         return self.alone if can_be_split else None
 
-    def _all_outcomes(self) -> Outcomes:
-        return Outcomes(tuple(self._ids), self._outcomes)
+    def _all_outcomes(self) -> tuple[InputOutcome, ...]:
+        return input_outcomes(self._ids, self._outcomes)
 
 
 def _size_of(task: Any) -> tuple[int, int]:

@@ -217,7 +217,7 @@ class _Alone:
                 found.lose(start, end)
 
     def loners(self) -> tuple[Loner, ...]:
-        return tuple(found.loner() for found in self._found if found is not None and found.report.inputs)
+        return tuple(found.loner() for found in self._found if found is not None and found.report.input_ids)
 
 
 class _Span:
@@ -243,7 +243,7 @@ class _Span:
 
     def loner(self) -> Loner:
         report = self.report
-        return Loner(report.stage_index, report.duration_ns, self.length, len(report.inputs), report.inputs[0].task_id)
+        return Loner(report.stage_index, report.duration_ns, self.length, report.num_in, report.input_ids[0])
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:

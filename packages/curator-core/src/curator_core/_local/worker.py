@@ -167,7 +167,7 @@ class Worker:
         chain = self._ready.get(assignment.group)
         last = chain.adapters[-1].compiled.index if chain else -1
         reports = [each for each in self._reports if isinstance(each, BatchReport) and each.stage_index == last]
-        count = sum(outcome.count for report in reports for outcome in report.inputs)
+        count = sum(report.num_out for report in reports)
         return self._outgoing(assignment, [*outputs][:count])
 
     def tear_down(self) -> Reply:

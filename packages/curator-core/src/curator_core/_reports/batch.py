@@ -12,23 +12,25 @@ unpickling 0.6 us, a tenth of a dataclass.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from curator_core.deadletter.payload import Payload
 
 __all__ = [
+    "ONE_OUT",
     "BatchReport",
     "ErrorInfo",
     "FailedInput",
     "InputOutcome",
     "OutcomeKind",
-    "Outcomes",
     "RunInfo",
     "StageInfo",
     "Tally",
     "WorkerReport",
     "WrittenFiles",
+    "input_fields",
+    "input_outcomes",
 ]
 
 OutcomeKind = Literal["out", "filtered", "failed", "retried"]
@@ -73,81 +75,25 @@ class Tally(NamedTuple):
         return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
 
 
-class Outcomes(Sequence[InputOutcome]):
-    """The outcome of each input of a batch, in order.
+ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
+"""The kind and count of an input that gave exactly one task, as most inputs do: reports do not contain it."""
 
-    It is a sequence of `InputOutcome`. Internally it has the ids, and outcomes only for the inputs that did not
-    give exactly one task: most do, and millions of reports cross process boundaries.
+
+def input_outcomes(ids: Sequence[str], others: Mapping[int, tuple[OutcomeKind, int]]) -> tuple[InputOutcome, ...]:
+    """Return the outcome of each input, in order.
 
     Args:
         ids: The ids of the inputs.
         others: Kind and count, by position, for the inputs that did not give exactly one task.
     """
+    return tuple(InputOutcome(task_id, *others.get(number, ONE_OUT)) for number, task_id in enumerate(ids))
 
-    __slots__ = ("_ids", "_others")
 
-    def __init__(self, ids: tuple[str, ...], others: Mapping[int, tuple[OutcomeKind, int]]) -> None:
-        self._ids = ids
-        self._others = others
-
-    @classmethod
-    def of(cls, outcomes: Iterable[InputOutcome]) -> "Outcomes":
-        """Make it from individual outcomes."""
-        known = tuple(outcomes)
-        others = {i: (kind, count) for i, (_, kind, count) in enumerate(known) if (kind, count) != ("out", 1)}
-        return cls(tuple(outcome.task_id for outcome in known), others)
-
-    def all_as(self, kind: OutcomeKind) -> "Outcomes":
-        """Return the same inputs, all with this outcome and no tasks."""
-        return Outcomes(self._ids, dict.fromkeys(range(len(self._ids)), (kind, 0)))
-
-    @property
-    def are_retried(self) -> bool:
-        """Whether the inputs will be passed to the stage again: a batch is retried as a whole."""
-        return 0 in self._others and self._others[0][0] == "retried"
-
-    def tally(self) -> Tally:
-        """Count the inputs by outcome, and the output tasks."""
-        if not self._others:
-            number = len(self._ids)
-            return Tally(number, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
-        counts = Counter[str]()
-        made = 0
-        for kind, count in self._others.values():
-            counts[kind] += 1
-            made += count
-        single = len(self._ids) - len(self._others)
-        return Tally(counts["out"] + single, counts["filtered"], counts["failed"], counts["retried"], made + single)
-
-    @property
-    def parts(self) -> tuple[tuple[str, ...], Mapping[int, tuple[OutcomeKind, int]]]:
-        """The ids and the exceptional outcomes, as the constructor takes them."""
-        return self._ids, self._others
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @overload
-    def __getitem__(self, index: int) -> InputOutcome: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[InputOutcome, ...]: ...
-    def __getitem__(self, index: int | slice) -> InputOutcome | tuple[InputOutcome, ...]:
-        if isinstance(index, slice):
-            return tuple(self)[index]
-        number = range(len(self._ids))[index]
-        return InputOutcome(self._ids[number], *self._others.get(number, ("out", 1)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __repr__(self) -> str:
-        return f"Outcomes{tuple(self)!r}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Outcomes, self.parts
+def input_fields(outcomes: Iterable[InputOutcome]) -> dict[str, Any]:
+    """Return the fields of a `BatchReport` that say which inputs it had and what their outcomes are."""
+    known = tuple(outcomes)
+    others = {i: (kind, count) for i, (_, kind, count) in enumerate(known) if (kind, count) != ONE_OUT}
+    return {"input_ids": tuple(outcome.task_id for outcome in known), "other_outcomes": others}
 
 
 class ErrorInfo(NamedTuple):
@@ -213,7 +159,9 @@ class BatchReport(NamedTuple):
         start_unix_ns: When the attempt began, by the node's clock; in the driver, by the driver's clock if the executor
             corrects clocks that differ.
         duration_ns: How long it took, by a monotonic clock.
-        inputs: The outcome of each input, in order.
+        input_ids: The ids of the inputs, in order.
+        other_outcomes: Kind and count, by position, for the inputs that did not give exactly one task. Most do, and
+            millions of reports cross process boundaries: see `inputs` for the outcome of each input.
         epoch: 0, plus 1 for each restart of the engine within the run.
         group: The group of stages (one Xenna stage each) that it ran in.
         attempt: Number of the attempt, from 1; higher if the stage retried the batch.
@@ -244,7 +192,8 @@ class BatchReport(NamedTuple):
     sequence: int
     start_unix_ns: int
     duration_ns: int
-    inputs: Outcomes
+    input_ids: tuple[str, ...]
+    other_outcomes: Mapping[int, tuple[OutcomeKind, int]]
     epoch: int = 0
     group: int = 0
     attempt: int = 1
@@ -269,14 +218,42 @@ class BatchReport(NamedTuple):
         return self.start_unix_ns + self.duration_ns
 
     @property
+    def inputs(self) -> tuple[InputOutcome, ...]:
+        """The outcome of each input, in order. It is made for each access: `tally` counts without it."""
+        return input_outcomes(self.input_ids, self.other_outcomes)
+
+    @property
+    def num_in(self) -> int:
+        """How many inputs there are."""
+        return len(self.input_ids)
+
+    @property
     def num_out(self) -> int:
         """How many output tasks there are."""
-        return self.inputs.tally().out
+        return self.tally().out
 
     @property
     def is_retried(self) -> bool:
         """Whether its inputs will be passed to the stage again: the attempt then does not count."""
-        return self.inputs.are_retried
+        # A batch is retried as a whole.
+        return 0 in self.other_outcomes and self.other_outcomes[0][0] == "retried"
+
+    def tally(self) -> Tally:
+        """Count the inputs by outcome, and the output tasks."""
+        number, others = len(self.input_ids), self.other_outcomes
+        if not others:
+            return Tally(number, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
+        counts = Counter[str]()
+        made = 0
+        for kind, count in others.values():
+            counts[kind] += 1
+            made += count
+        single = number - len(others)
+        return Tally(counts["out"] + single, counts["filtered"], counts["failed"], counts["retried"], made + single)
+
+    def all_as(self, kind: OutcomeKind) -> "BatchReport":
+        """Return the report with this outcome for all inputs, and no output tasks."""
+        return self._replace(other_outcomes=dict.fromkeys(range(len(self.input_ids)), (kind, 0)))
 
 
 class WorkerReport(NamedTuple):

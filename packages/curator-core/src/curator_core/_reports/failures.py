@@ -164,7 +164,7 @@ def fail_batches(reports: list[Any], batch_ids: Container[str], error: BaseExcep
     found: set[str] = set()
     for number, report in enumerate(reports):
         if isinstance(report, BatchReport) and report.batch_id in batch_ids and not report.is_retried:
-            failed = report.inputs.all_as("failed")
-            reports[number] = report._replace(inputs=failed, error=error_info(error), written_files=())
+            failed = report.all_as("failed")
+            reports[number] = failed._replace(error=error_info(error), written_files=())
             found.add(report.batch_id)
     return found

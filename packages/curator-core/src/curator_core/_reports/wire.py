@@ -12,7 +12,7 @@ import pickle
 from typing import TYPE_CHECKING
 
 from curator_core._guard.user_code import check_failure
-from curator_core._reports.batch import BatchReport, Outcomes
+from curator_core._reports.batch import BatchReport
 from curator_core._transport.pickling import dumps
 
 if TYPE_CHECKING:
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["pack_reports", "unpack_reports"]
 
-_INPUTS = BatchReport._fields.index("inputs")
-
 
 def pack_reports(reports: Sequence[BatchReport | WorkerReport]) -> bytes:
     """Return reports as bytes, for `unpack_reports`."""
-    rows = [_row(report) if isinstance(report, BatchReport) else report for report in reports]
+    rows = [tuple(report) if isinstance(report, BatchReport) else report for report in reports]
     try:
         return pickle.dumps(rows, protocol=5)
     except BaseException as exc:  # noqa: BLE001 - such as an instance of a user's str subclass among the plain values
@@ -37,12 +35,4 @@ def pack_reports(reports: Sequence[BatchReport | WorkerReport]) -> bytes:
 
 def unpack_reports(data: bytes) -> list[BatchReport | WorkerReport]:
     """Return the reports from `pack_reports`. Only for data that this project packed: unpickling runs code."""
-    return [_report(row) if row.__class__ is tuple else row for row in pickle.loads(data)]  # noqa: S301 - see above
-
-
-def _row(report: BatchReport) -> tuple[object, ...]:
-    return (*report[:_INPUTS], report.inputs.parts, *report[_INPUTS + 1 :])
-
-
-def _report(row: tuple[object, ...]) -> BatchReport:
-    return BatchReport._make((*row[:_INPUTS], Outcomes(*row[_INPUTS]), *row[_INPUTS + 1 :]))  # type: ignore[misc]
+    return [BatchReport._make(row) if row.__class__ is tuple else row for row in pickle.loads(data)]  # noqa: S301 - see above

@@ -56,11 +56,11 @@ class ProgressBar(RunObserver):
         if not self._bars:
             return
         bar = self._bars[report.stage_index]
-        tally = report.inputs.tally()
+        tally = report.tally()
         if tally.failed:
             self._failed[report.stage_index] += tally.failed
             bar.set_postfix(failed=self._failed[report.stage_index], refresh=False)
-        bar.update(len(report.inputs) - tally.retried)
+        bar.update(report.num_in - tally.retried)
         if tally.out and report.stage_index + 1 < len(self._bars):
             below = self._bars[report.stage_index + 1]
             below.total = (below.total or 0) + tally.out

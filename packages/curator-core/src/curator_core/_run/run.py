@@ -285,7 +285,7 @@ class Run:
         """Count a report, and show it to the observers."""
         if isinstance(report, BatchReport):
             if report.epoch != self.context.epoch:  # from an abandoned engine: its tasks are processed again
-                report = report._replace(inputs=report.inputs.all_as("retried"))
+                report = report.all_as("retried")
             self._totals.on_batch(report)
             if report.error is not None:
                 report = self._failures.enter(report)

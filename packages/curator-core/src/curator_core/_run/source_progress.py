@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core._reports.batch import Tally
+from curator_core._reports.batch import ONE_OUT, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finished", "SourceProgress"]
 
-_OUT: tuple[OutcomeKind, int] = ("out", 1)
 _PLACES = {"out": 0, "filtered": 1, "failed": 2}
 _OUT_PLACE = Tally._fields.index("out")
 
@@ -115,7 +114,7 @@ class SourceProgress:
         """Count a batch, and return the source tasks that it finishes."""
         stage = report.stage_index
         is_last = stage == self._last
-        ids, others = report.inputs.parts
+        ids, others = report.input_ids, report.other_outcomes
         counts_all = is_last or self.may_begin_again
         if not (others or counts_all) or stage < self._first or report.is_retried:
             return ()
@@ -126,7 +125,7 @@ class SourceProgress:
             source_id = task_id if task_id in self._open else self.source_of(task_id)
             if source_id is None:
                 continue
-            kind, count = others.get(number, _OUT)
+            kind, count = others.get(number, ONE_OUT)
             known = self._open[source_id]
             if known is None:
                 if is_last and kind != "failed" and not written_files:  # it was the only descendant

@@ -54,9 +54,9 @@ class _StageAccount:
         end = report.start_unix_ns + report.duration_ns
         if end > self.last_end:
             self.last_end = end
-        tally = report.inputs.tally()
+        tally = report.tally()
         if report.error is not None:
-            self.failed_ns += report.duration_ns * (tally.failed + tally.retried) // max(1, len(report.inputs))
+            self.failed_ns += report.duration_ns * (tally.failed + tally.retried) // max(1, report.num_in)
         if tally.retried:
             self.retried += 1
             return

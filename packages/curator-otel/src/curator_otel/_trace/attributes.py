@@ -230,9 +230,9 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanRe
 
 
 def _tasks(report: BatchReport) -> Attributes:
-    tally = report.inputs.tally()
+    tally = report.tally()
     return {
-        names.BATCH_IN: len(report.inputs),
+        names.BATCH_IN: report.num_in,
         names.BATCH_OUT: tally.out,
         names.BATCH_FILTERED: tally.filtered,
         names.BATCH_FAILED: tally.failed,

@@ -126,7 +126,7 @@ class Lineages:
         return True
 
     def _begins(self, report: BatchReport) -> bool:
-        ids = report.inputs.parts[0] or (report.batch_id,)  # a replayed batch does not know its inputs
+        ids = report.input_ids or (report.batch_id,)  # a replayed batch does not know its inputs
         first = ids[0]
         if not first:  # the empty task for a source: all lineages begin below it
             return False

@@ -65,15 +65,15 @@ class StageTotals:
         end = report.start_unix_ns + took
         if end > self.last_ns:
             self.last_ns = end
-        ids, others = report.inputs.parts
-        if not others:  # each input gave one task: the usual batch, so this path must be cheap
-            self.passed += len(ids)
-            self.out += len(ids)
+        number = report.num_in
+        if not report.other_outcomes:  # each input gave one task: the usual batch, so this path must be cheap
+            self.passed += number
+            self.out += number
         elif report.is_retried:
             self.batches_retried += 1
             return "retried"
         else:
-            tally = report.inputs.tally()
+            tally = report.tally()
             self.passed += tally.passed
             self.out += tally.out
             self.filtered += tally.filtered

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import trace
 
 from curator_core import BatchReport, DataError
-from curator_core.observers import BYTES_PER_MB, Outcomes, RunInfo, StageInfo
+from curator_core.observers import BYTES_PER_MB, RunInfo, StageInfo
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel._trace.spans import RunTrace, TraceSettings
@@ -224,7 +224,8 @@ def _report(record: _Record, stage_index: int, parents: tuple[str, ...]) -> Batc
         sequence=0 if record.startup_time else 1,  # a worker's first batch carries its setup time
         start_unix_ns=record.start_unix_ns,
         duration_ns=round(record.process_time * 1e9),
-        inputs=Outcomes((), {}),
+        input_ids=(),
+        other_outcomes={},
         idle_ns=round(record.idle_time * 1e9),
         startup_ns=round(record.startup_time * 1e9),
         parents=parents,

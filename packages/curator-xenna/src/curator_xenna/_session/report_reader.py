@@ -155,7 +155,7 @@ class ReportReader:
             if counts:
                 self._run.report(report)
             elif delivery.is_primary or report.error is not None:  # other ranks only report errors
-                self._run.report(report._replace(inputs=report.inputs.all_as("retried")))
+                self._run.report(report.all_as("retried"))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
         self._run.collect(outputs)

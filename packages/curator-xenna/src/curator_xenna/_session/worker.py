@@ -174,7 +174,7 @@ def _work_of(reports: Sequence[BatchReport | WorkerReport], first: int, last: in
         if report.is_retried:
             continue
         if report.stage_index == first:
-            done += len(report.inputs)
+            done += report.num_in
         if report.stage_index == last:
             made += report.num_out
     return Work(done, made, nanoseconds / 1e9)
