@@ -83,8 +83,8 @@ class Lock:
 
 
 def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, batch: threading.Thread) -> None:
-    busy = Lock(adapter._busy, ends=adapter.processing_stage.goes_on.set)
-    adapter._busy = busy  # type: ignore[assignment]
+    busy = Lock(adapter._shift._busy, ends=adapter.processing_stage.goes_on.set)
+    adapter._shift._busy = busy  # type: ignore[assignment]
     adapter.destroy()
     assert busy.waits == [FINISH_S]
     assert adapter.processing_stage.torn_down
@@ -93,8 +93,8 @@ def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, bat
 def test_a_batch_that_does_not_finish_costs_the_teardown(
     adapter: XennaStageAdapter, batch: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    busy = Lock(adapter._busy)
-    adapter._busy = busy  # type: ignore[assignment]
+    busy = Lock(adapter._shift._busy)
+    adapter._shift._busy = busy  # type: ignore[assignment]
     adapter.destroy()
     assert busy.waits == [FINISH_S]
     assert not adapter.processing_stage.torn_down

@@ -18,11 +18,11 @@ from curator_xenna._session.clocks import NodeClocks
 from curator_xenna._session.coordinator import CoordinatorLink
 from curator_xenna._session.deaths import DeathNotices
 from curator_xenna._session.diagnose import explain, explain_loss
+from curator_xenna._session.group_adapter import Role, create_group_adapter
 from curator_xenna._session.inputs import InputQueue, Inputs, Tickets
 from curator_xenna._session.report_reader import ReportReader
 from curator_xenna._session.specification import pipeline_spec
 from curator_xenna._session.worker import WorkerLink
-from curator_xenna.adapter import Role, create_group_adapter
 from curator_xenna.compat import hear_raylet, quiet_xenna, with_uploaded_directories
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from curator_xenna._cluster.ray_cluster import Cluster
     from curator_xenna._placement.placement import Fit, Placement
     from curator_xenna._session.coordinator import WorkerEntry
-    from curator_xenna.adapter import XennaStageAdapter
+    from curator_xenna._session.group_adapter import GroupAdapter
     from curator_xenna.config import XennaConfig
 
 __all__ = ["Session", "nodes_for"]
@@ -153,7 +153,7 @@ class Session:
         cluster.open(fitted.cpus)
         return fitted
 
-    def _adapters(self, coordinator: CoordinatorLink, fitted: Fit, queue: InputQueue) -> list[XennaStageAdapter]:
+    def _adapters(self, coordinator: CoordinatorLink, fitted: Fit, queue: InputQueue) -> list[GroupAdapter]:
         adapters = []
         placements = fitted.placements
         for number, placement in enumerate(placements):
@@ -165,12 +165,11 @@ class Session:
                 batch_size=1 if self._comes_in_bundles(placement) else group.stages[0].batch_size,
                 bundles=None if is_last else self._bundles_for(placements[number + 1]),
                 is_last=is_last,
+                inputs=queue if number == 0 and self._config.bundle else None,
             )
-            adapter = create_group_adapter(group)
             first, *following = group.stages  # all with the same environment, so it is uploaded only once
-            stages = [replace(first, runtime_env=_portable(first)), *following]
-            adapter.connect(stages, role, queue if number == 0 and self._config.bundle else None)
-            adapters.append(adapter)
+            stages = (replace(first, runtime_env=_portable(first)), *following)
+            adapters.append(create_group_adapter(replace(group, stages=stages), role))
         return adapters
 
     def _comes_in_bundles(self, placement: Placement) -> bool:

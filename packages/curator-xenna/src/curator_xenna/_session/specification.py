@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from curator_core.backends import CompiledStage
     from curator_xenna._placement.placement import Placement
+    from curator_xenna._session.group_adapter import GroupAdapter
     from curator_xenna._session.inputs import Inputs
-    from curator_xenna.adapter import XennaStageAdapter
     from curator_xenna.config import XennaConfig
 
 __all__ = ["check_options", "pipeline_spec"]
@@ -66,7 +66,7 @@ def check_options(stages: Sequence[CompiledStage]) -> None:
 
 
 def pipeline_spec(
-    adapters: Sequence[XennaStageAdapter],
+    adapters: Sequence[GroupAdapter],
     placements: Sequence[Placement],
     inputs: Inputs,
     config: XennaConfig,
@@ -113,7 +113,7 @@ def pipeline_spec(
     return pipelines_v1.PipelineSpec(input_data=inputs, stages=stages, config=xenna_config)
 
 
-def _stage_spec(adapter: XennaStageAdapter, placement: Placement) -> pipelines_v1.StageSpec[Any, Any]:
+def _stage_spec(adapter: GroupAdapter, placement: Placement) -> pipelines_v1.StageSpec[Any, Any]:
     options = {name: value for name, value in placement.group.engine_options.items() if name not in _EXTRA}
     if placement.workers is not None:
         options.pop("num_workers_per_node", None)
