@@ -154,7 +154,7 @@ def _held() -> dict[str, float]:
 
     stages = [processing_stage(name=f"Stage{number}")(lambda task: task) for number in range(3)]
     run = Run(Plan.from_stages(stages, fed=True), LocalExecutor.__name__, (), RunSettings())
-    run.hold()
+    run._keep_sources()
     before, count = _memory_mb(), SOURCE_TASKS // HELD_SHARE
     for _ in run.admit(named(number) for number in range(count)):
         pass

@@ -130,7 +130,7 @@ def test_a_generator_that_fails_half_way_ends_the_run_and_what_it_made_counts():
 
 
 @pytest.mark.parametrize("policy", ["skip", "letters"])
-def test_where_failures_are_skipped_what_it_made_is_taken_back(policy, tmp_path):
+def test_outputs_are_withdrawn_if_failures_are_skipped(policy, tmp_path):
     seen = []
     result, _ = run(
         Count(seen, fails_at=3), Take(seen), data=(1, 9), on_error="skip" if policy == "skip" else DeadLetter(tmp_path)
@@ -172,7 +172,7 @@ def test_its_tasks_share_batches_with_those_of_others_unless_they_are_many():
     assert [*chain(*batches)] == [f"{number}.{index}" for number, count in enumerate(data) for index in range(count)]
 
 
-def test_a_generator_within_another_is_taken_back_by_itself():
+def test_an_inner_generator_is_withdrawn_alone():
     class Halves(ProcessingStage):
         def process(self, task):
             yield Task(data=task.data)
@@ -235,14 +235,14 @@ def test_too_many_failures_end_a_run_within_it(tmp_path):
     assert raised.value.result.stages[1].tasks_failed == len(deadletter.read(tmp_path)) == 4
 
 
-def test_what_is_taken_back_leaves_no_dead_letter(tmp_path):
+def test_withdrawn_outputs_leave_no_dead_letter(tmp_path):
     result, _ = run(Count([], fails_at=4), Refuse(2), data=(9, 1), on_error=DeadLetter(tmp_path))
     assert [stage.tasks_failed for stage in result.stages] == [1, 0]
     assert [(letter.stage, letter.task_id) for letter in deadletter.read(tmp_path)] == [("Count", "0")]
     assert result.accounting.failed == {"Count": ("0",)}
 
 
-def test_what_is_taken_back_is_not_read_again():
+def test_withdrawn_outputs_are_not_read_again():
     result = Pipeline("p", [Unreadable().with_(fusible=False), Take([])]).run(
         LocalExecutor(2), tasks(0, 1, 0), on_error="skip"
     )

@@ -177,7 +177,7 @@ def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path):
     assert (result.stages[0].tasks_out, result.stages[1].tasks_failed) == (16, 3)
 
 
-def test_a_letter_of_a_task_that_goes_well_after_a_restart_is_taken_back(tmp_path):
+def test_letter_is_removed_if_the_task_succeeds_after_a_restart(tmp_path):
     letters, failed, died = tmp_path / "dead", tmp_path / "failed", tmp_path / "died"
 
     def work(task):

@@ -45,7 +45,7 @@ class Model:
         goes_on = node.stage + 1 < self.stages and node.source_id != DRIVER
         return [self.begin(Node(node.source_id, node.stage + 1, task_id)) for task_id in made if goes_on]
 
-    def begin_again(self) -> list[Node]:
+    def restart(self) -> list[Node]:
         again = self.unfinished
         self.restarts += 1
         self.became = {node: fate for node, fate in self.became.items() if node.source_id not in again}

@@ -116,7 +116,7 @@ class Accounting(stateful.RuleBasedStateMachine):
             # Dead letters of an earlier run keep their ids.
             self._admit(self.run.admit(self._named("7." if origin == "fed with ids" else "", range(count))))
         if self.is_held:
-            self.run.hold([*self.tasks.values()])
+            self.run._keep_sources([*self.tasks.values()])
 
     def _named(self, prefix: str, numbers: Any) -> Any:
         names = self.run.new_source_ids()
@@ -221,10 +221,10 @@ class Accounting(stateful.RuleBasedStateMachine):
         self.agrees = False
         epoch, expected = self.run.context.epoch, self.model.unfinished
         self.stale += [(node, epoch) for node in self.waiting + self.lost]
-        given = self.run.begin_again()
+        given = self.run._restart()
         assert [id(task) for task in given] == [id(self.tasks[source_id]) for source_id in expected]
         assert self.run.context.epoch == epoch + 1
-        self.waiting, self.lost, self.counted = self.model.begin_again(), [], []
+        self.waiting, self.lost, self.counted = self.model.restart(), [], []
 
     @precondition(lambda self: not self.waiting)
     @rule(**SETTING)

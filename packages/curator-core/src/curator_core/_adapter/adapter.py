@@ -213,7 +213,7 @@ class BaseStageAdapter:
             ahead: How many outputs to buffer before the first one is passed on, if outputs can be withdrawn.
 
         Returns:
-            A list of the outputs, or a generator that yields `TAKEN_BACK` after the outputs of a failed attempt.
+            A list of the outputs, or a generator that yields `WITHDRAWN` after the outputs of a failed attempt.
 
         Raises:
             StageError: See `process_batch`. Also raised while outputs are read.
@@ -225,7 +225,7 @@ class BaseStageAdapter:
         if attempt.generator is None and not attempt.comes_again:
             attempt.report()
             return outputs
-        return RetryingStream(self.state, attempt).run(ahead) if self.state.takes_back else attempt.read()
+        return RetryingStream(self.state, attempt).run(ahead) if self.state.withdraws else attempt.read()
 
     def process_source(self, task: Any) -> Generator[Any, None, None]:
         """Run a source on its one task, passing on each output as soon as it is made.

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from curator_core._adapter.provisional import Announced, Provisional
-from curator_core._adapter.streamed import TAKEN_BACK
+from curator_core._adapter.streamed import WITHDRAWN
 from curator_core.errors import StageError
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ class Chain:
         """
         try:
             for task in tasks:
-                self._drop(0, [task], outputs)
+                self._pass_on(0, [task], outputs)
             self._work_off(0, outputs)
         finally:
             self._waiting = [[] for _ in self.adapters]
 
-    def _drop(self, level: int, tasks: list[Any], outputs: Outputs) -> None:
+    def _pass_on(self, level: int, tasks: list[Any], outputs: Outputs) -> None:
         if level == len(self.adapters):
             outputs += tasks
             return
@@ -122,23 +122,23 @@ class Chain:
         made = adapter.stream_one(batch[0], self._ahead[level]) if adapter.streams else adapter.process_batch(batch)
         del batch  # frees the inputs while the outputs are passed on
         if isinstance(made, list):
-            self._drop(level + 1, made, outputs)
+            self._pass_on(level + 1, made, outputs)
         else:
             self._read(level + 1, made, task_id, outputs)
 
     def _read(self, level: int, made: Generator[Any, None, None], task_id: str, outputs: Outputs) -> None:
         """Read a generator of the previous stage, whose outputs may be withdrawn."""
-        if self.adapters[level - 1].state.takes_back:
+        if self.adapters[level - 1].state.withdraws:
             self._work_off(level, outputs)  # outputs of other inputs must not share a batch with those
         with self._following(level, task_id, outputs) as following, closing(made):
             for task in made:
-                if task is TAKEN_BACK:
+                if task is WITHDRAWN:
                     self._waiting[level:] = [[] for _ in self.adapters[level:]]
-                    following.take_back()
+                    following.withdraw()
                     continue
                 self._check_stop()
                 try:
-                    self._drop(level, [task], outputs)
+                    self._pass_on(level, [task], outputs)
                 except StageError as exc:  # outputs made so far count, and the rest is not made
                     with suppress(StopIteration, StageError):
                         made.throw(exc)
@@ -151,8 +151,8 @@ class Chain:
 
     def _following(self, level: int, task_id: str, outputs: Outputs) -> Announced | Provisional:
         generating = self.adapters[level - 1]
-        takes_back = generating.state.takes_back
+        withdraws = generating.state.withdraws
         if generating.announce is not None:
             is_last = level == len(self.adapters)
-            return Announced(generating.announce, task_id, outputs, may_drop=takes_back, is_last=is_last)
-        return Provisional([each.state for each in self.adapters[level:]], outputs, may_drop=takes_back)
+            return Announced(generating.announce, task_id, outputs, can_withdraw=withdraws, is_last=is_last)
+        return Provisional([each.state for each in self.adapters[level:]], outputs, can_withdraw=withdraws)

@@ -26,7 +26,7 @@ class Outputs(Protocol):
 
 
 class Provisional:
-    """A block in which the reports of some stages wait, and the outputs of these stages can be dropped again.
+    """A block in which the reports of some stages wait, and the outputs of these stages can be withdrawn.
 
     A source task counts as finished when none of its descendants is in flight, so the report of an input must
     arrive before those of its outputs. The waiting reports are sent at the end of the block; if a signal ends it,
@@ -35,12 +35,12 @@ class Provisional:
     Args:
         states: The stages' workers.
         outputs: Where the stages collect their outputs.
-        may_drop: Whether these outputs may be dropped.
+        can_withdraw: Whether these outputs may be withdrawn.
     """
 
-    def __init__(self, states: Sequence[WorkerState], outputs: Outputs, *, may_drop: bool) -> None:
+    def __init__(self, states: Sequence[WorkerState], outputs: Outputs, *, can_withdraw: bool) -> None:
         self._outputs = outputs
-        self._count_before = len(outputs) if may_drop else 0
+        self._count_before = len(outputs) if can_withdraw else 0
         self._before = [(state, state.sink, state.sequence) for state in states]
         self._reports: list[tuple[Callable[[Any], None], BatchReport | WorkerReport]] = []
 
@@ -53,8 +53,8 @@ class Provisional:
         hold = self._reports.append
         return lambda report: hold((sink, report))
 
-    def take_back(self) -> None:
-        """Drop the waiting reports and the outputs: the input has failed or will be retried."""
+    def withdraw(self) -> None:
+        """Withdraw the waiting reports and the outputs: the input has failed or will be retried."""
         self._reports.clear()
         del self._outputs[self._count_before :]
         for state, _, sequence in self._before:
@@ -70,28 +70,30 @@ class Provisional:
 
 
 class Announced:
-    """The same in the driver, where reports of the outputs are counted at once, and subtracted if they are dropped.
+    """The same in the driver, where reports of the outputs are counted at once, and subtracted if they are withdrawn.
 
     Args:
         announce: See `Run.announce`.
         task_id: The id of the generator's input.
         outputs: Where later stages collect their outputs.
-        may_drop: Whether these outputs may be dropped.
+        can_withdraw: Whether these outputs may be withdrawn.
         is_last: Whether there is no later stage, so that only the generator's own report counts them.
     """
 
-    def __init__(self, announce: Announce, task_id: str, outputs: Outputs, *, may_drop: bool, is_last: bool) -> None:
+    def __init__(
+        self, announce: Announce, task_id: str, outputs: Outputs, *, can_withdraw: bool, is_last: bool
+    ) -> None:
         self._is_last = is_last
         self._outputs = outputs
         self._count_before = len(outputs)
-        self._take_back = announce(task_id, may_drop=may_drop)
+        self._withdraw = announce(task_id, can_withdraw=can_withdraw)
 
     def __enter__(self) -> Self:
         return self
 
-    def take_back(self) -> None:
-        """Drop what was made from the outputs: the input has failed or will be retried."""
-        self._take_back()
+    def withdraw(self) -> None:
+        """Withdraw what was made from the outputs: the input has failed or will be retried."""
+        self._withdraw()
         del self._outputs[self._count_before :]
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

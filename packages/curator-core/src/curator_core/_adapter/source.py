@@ -26,7 +26,7 @@ class SourceAttempt(StreamedAttempt):
 
     def __init__(self, state: WorkerState, task: Any) -> None:
         super().__init__(state, task)
-        self._takes_back = False
+        self._withdraws = False
 
     def _end_with(self, exc: BaseException) -> None:
         self._blame(exc)

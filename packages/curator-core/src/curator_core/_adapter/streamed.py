@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from curator_core._adapter.worker_state import WorkerState
     from curator_core._performance import PerfRow
 
-__all__ = ["TAKEN_BACK", "RetryingStream", "StreamedAttempt"]
+__all__ = ["WITHDRAWN", "RetryingStream", "StreamedAttempt"]
 
 
-TAKEN_BACK = object()
+WITHDRAWN = object()
 """Follows the outputs of a failed attempt if they do not count."""
 
 _END = object()
@@ -54,7 +54,7 @@ class StreamedAttempt(Attempt):
         last = copies is None or number >= state.compiled.max_attempts
         tasks = [task] if copies is None else copies.restore()
         super().__init__(state, tasks, number, last=last, copies=copies)
-        self._takes_back = state.takes_back
+        self._withdraws = state.withdraws
 
     def read(self) -> Generator[Any, None, None]:
         """Yield the outputs of a generator after `execute`, then report the attempt.
@@ -70,7 +70,7 @@ class StreamedAttempt(Attempt):
         self._raise_error()
 
     def stream(self) -> Generator[Any, None, None]:
-        """Yield the outputs one by one, and `TAKEN_BACK` after them if a failure means that they do not count.
+        """Yield the outputs one by one, and `WITHDRAWN` after them if a failure means that they do not count.
 
         Only time in the stage counts, not time spent on processing the outputs.
         """
@@ -112,8 +112,8 @@ class StreamedAttempt(Attempt):
             self._add_clock()
             self._metrics.update(self._recorder.take())
             self._count(count)
-        if count and self.error is not None and self._takes_back:
-            yield TAKEN_BACK
+        if count and self.error is not None and self._withdraws:
+            yield WITHDRAWN
 
     def _end_with(self, exc: BaseException) -> None:
         self.has_ended = True
@@ -123,7 +123,7 @@ class StreamedAttempt(Attempt):
         """Set the outcome of the input, unless it failed and `_fail` has set it."""
         if self.error is None:
             self._outcomes = {0: ("out" if made else "filtered", made)}
-        elif not self._takes_back:
+        elif not self._withdraws:
             self._outcomes = {0: ("failed", made)}
 
     def _begin(self) -> Iterable[Any]:
@@ -184,7 +184,7 @@ class RetryingStream:
     def run(self, ahead: int) -> list[Any] | Generator[Any, None, None]:
         """Return the outputs: a list if there are few of them, otherwise one by one.
 
-        `TAKEN_BACK` follows the outputs of a failed attempt.
+        `WITHDRAWN` follows the outputs of a failed attempt.
 
         Args:
             ahead: How many outputs are made before the first one is passed on.
@@ -195,7 +195,7 @@ class RetryingStream:
         made = self._made()
         first: list[Any] = []
         for output in made:
-            if output is TAKEN_BACK:
+            if output is WITHDRAWN:
                 first.clear()
                 continue
             first.append(output)

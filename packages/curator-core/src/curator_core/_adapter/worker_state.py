@@ -27,7 +27,7 @@ OnError: TypeAlias = Literal["raise", "skip"]
 class Announce(Protocol):
     """See `Run.announce`."""
 
-    def __call__(self, task_id: str, *, may_drop: bool) -> Callable[[], None]: ...
+    def __call__(self, task_id: str, *, can_withdraw: bool) -> Callable[[], None]: ...
 
 
 class RunContext(NamedTuple):
@@ -115,7 +115,7 @@ class WorkerState:
         self._loop: EventLoop | None = None
 
     @property
-    def takes_back(self) -> bool:
+    def withdraws(self) -> bool:
         """Whether outputs of a generator that fails partway are withdrawn, because its input is retried or skipped."""
         return self.context.on_error == "skip" or self.compiled.max_attempts > 1
 

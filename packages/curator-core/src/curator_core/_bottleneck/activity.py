@@ -198,7 +198,7 @@ class _Alone:
     def add(self, report: BatchReport, end: int) -> None:
         worker, start = report.worker_id, report.start_unix_ns
         if start < self._reach:
-            self._take_back(worker, start, end)
+            self._withdraw(worker, start, end)
         since = max(start, self._second if worker == self._last_worker else self._last)
         found = self._found[report.stage_index]
         if report.sequence and (found is None or end - since > found.length):
@@ -211,7 +211,7 @@ class _Alone:
         else:
             self._second = max(self._second, end)
 
-    def _take_back(self, worker: str, start: int, end: int) -> None:
+    def _withdraw(self, worker: str, start: int, end: int) -> None:
         for found in self._found:
             if found is not None and worker != found.report.worker_id:
                 found.lose(start, end)

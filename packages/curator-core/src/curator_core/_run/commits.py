@@ -100,7 +100,7 @@ class Commits:
             )
         self._staging.publish(urls)
 
-    def begin_again(self, entered: Iterable[WrittenFiles]) -> None:
+    def restart(self, entered: Iterable[WrittenFiles]) -> None:
         """Remember the files written for source tasks that begin again.
 
         Files written by earlier runs are kept, because the source may not have made their source tasks yet.

@@ -76,7 +76,7 @@ class FailureLog:
         if self._box is not None:
             self._box.flush()
 
-    def take_back(self, is_meant: Callable[[str], bool]) -> None:
+    def withdraw(self, is_meant: Callable[[str], bool]) -> None:
         """Withdraw the failures of tasks that are processed again.
 
         Args:
@@ -91,13 +91,13 @@ class FailureLog:
         """Return a function that withdraws all failures recorded from now on."""
         counts = {stage: len(ids) for stage, ids in self.task_ids.items()}
 
-        def take_back() -> None:
+        def withdraw() -> None:
             for stage, ids in self.task_ids.items():
                 again = ids[counts.get(stage, 0) :]
                 self._withdrawn.update((stage, task_id) for task_id in again)
                 del ids[len(ids) - len(again) :]
 
-        return take_back
+        return withdraw
 
     def close(self) -> None:
         """Wait until all letters are written, remove those of tasks that did not fail in the end, and write no more.

@@ -217,13 +217,13 @@ class Run:
         # Initial tasks were admitted before; a source's tasks are admitted, and kept, as they are made.
         pending, to_make = (tasks, tasks) if known is None else (known, ())
         if max_restarts:
-            self.hold(known or ())
+            self._keep_sources(known or ())
         for restarts_left in range(max_restarts, -1, -1):
             attempt = RunAttempt(iter(pending), None if known is None else len(known), restarts_left)
             yield attempt
             if not restarts_left or not self._needs_another(attempt, after_losses=after_losses):
                 return
-            unfinished = self.begin_again()
+            unfinished = self._restart()
             reason = "tasks were lost" if attempt.died is None else attempt.died.message
             logger.warning(_RESTARTING, reason, len(unfinished), restarts_left - 1)
             known = None if known is None else unfinished
@@ -264,7 +264,7 @@ class Run:
                     self._resumed.append(source_id)
                     continue
                 self._sources.admit(source_id)
-                if self._sources.may_begin_again:
+                if self._sources.can_restart:
                     self._held[source_id] = task
                 yield task
 
@@ -309,30 +309,30 @@ class Run:
             logger.error("stage '%s' raised in teardown:\n%s", report.stage_name, report.error.traceback)
         self._tell("on_worker", report)
 
-    def announce(self, task_id: str, *, may_drop: bool) -> Callable[[], None]:
+    def announce(self, task_id: str, *, can_withdraw: bool) -> Callable[[], None]:
         """Record that the outputs of an input are passed on, and are reported before the input is.
 
         Args:
             task_id: The id of the input.
-            may_drop: Whether the outcomes of the outputs may be subtracted again.
+            can_withdraw: Whether the outcomes of the outputs may be subtracted again.
 
         Returns:
             A function that subtracts them, for an executor that processes nothing else meanwhile. Observers have
             seen them.
         """
-        take_back_sources = self._sources.announce(task_id)
-        if not may_drop:
-            return take_back_sources
-        marks = (take_back_sources, self._totals.mark(), self._failures.mark())
+        withdraw_sources = self._sources.announce(task_id)
+        if not can_withdraw:
+            return withdraw_sources
+        marks = (withdraw_sources, self._totals.mark(), self._failures.mark())
 
-        def take_back() -> None:
+        def withdraw() -> None:
             for each in marks:
                 each()
 
-        return take_back
+        return withdraw
 
-    def hold(self, tasks: Iterable[Any] = ()) -> None:
-        """Keep source tasks until they are finished, so that `begin_again` can return them.
+    def _keep_sources(self, tasks: Iterable[Any] = ()) -> None:
+        """Keep source tasks until they are finished, so that `_restart` can return them.
 
         Call it before any of them is processed.
 
@@ -340,9 +340,9 @@ class Run:
             tasks: Those that have been admitted already; any that are admitted from now on are kept too.
         """
         self._held = {state_of(task)[0]: task for task in tasks}
-        self._sources.may_begin_again = True
+        self._sources.can_restart = True
 
-    def begin_again(self) -> list[Any]:
+    def _restart(self) -> list[Any]:
         """Restart unfinished source tasks after the engine has lost some of the work: their counts are subtracted.
 
         From now on stages run in their own processes, because a task may have killed the worker: one that does it
@@ -353,14 +353,14 @@ class Run:
         """
         self.context = self.context._replace(epoch=self.context.epoch + 1, isolates=True)
         if self._commits is not None:
-            self._commits.begin_again(self._sources.written_files)
+            self._commits.restart(self._sources.written_files)
             self.context = self.context._replace(written=self._commits.written)
         if self._source is not None:
             self._source.bind(self.context, self.report)  # its reports belong to the next epoch
-        self._failures.take_back(self._is_open)
+        self._failures.withdraw(self._is_open)
         self.outputs[:] = [task for task in self.outputs if not self._is_open(state_of(task)[0])]
-        for stage, tally in self._sources.begin_again().items():
-            self._totals.take_back(stage, tally)
+        for stage, tally in self._sources.restart().items():
+            self._totals.withdraw(stage, tally)
         return [self._held[source_id] for source_id in self._sources.unfinished]
 
     @property

@@ -65,13 +65,13 @@ class SourceProgress:
 
     Attributes:
         admitted: How many source tasks there are.
-        may_begin_again: Whether to remember what was counted for unfinished source tasks; set it before the first
+        can_restart: Whether to remember what was counted for unfinished source tasks; set it before the first
             report. It costs half a microsecond for each task and stage.
     """
 
     def __init__(self, last: int, first: int = 0) -> None:
         self._last, self._first = last, first
-        self.may_begin_again = False
+        self.can_restart = False
         self._open: dict[str, _Open | None] = {}  # None: no report about it yet
         self._announced: set[str] = set()
         self.admitted = 0
@@ -99,11 +99,11 @@ class SourceProgress:
         self._announced.add(task_id)
         live, failed, num_written = known.live, known.failed, len(known.written_files)
 
-        def take_back() -> None:
+        def withdraw() -> None:
             known.live, known.failed = live, failed
             del known.written_files[num_written:]
 
-        return take_back
+        return withdraw
 
     @property
     def unfinished(self) -> list[str]:
@@ -115,7 +115,7 @@ class SourceProgress:
         stage = report.stage_index
         is_last = stage == self._last
         ids, others = report.input_ids, report.other_outcomes
-        counts_all = is_last or self.may_begin_again
+        counts_all = is_last or self.can_restart
         if not (others or counts_all) or stage < self._first or report.is_retried:
             return ()
         written_files = _by_task(report.written_files) if report.written_files else {}
@@ -133,7 +133,7 @@ class SourceProgress:
                     finished.append(Finished(source_id, 0, ()))
                     continue
                 known = self._open[source_id] = _Open()
-            if self.may_begin_again:
+            if self.can_restart:
                 known.enter(stage, kind, count)
             known.live += (0 if is_last else count) - 1
             if task_id in self._announced:
@@ -151,7 +151,7 @@ class SourceProgress:
         """The files that the last stage reports to have written for unfinished source tasks."""
         return [each for known in self._open.values() if known for each in known.written_files]
 
-    def begin_again(self) -> dict[int, Tally]:
+    def restart(self) -> dict[int, Tally]:
         """Restart the unfinished source tasks, and return what was counted for them, by stage."""
         totals: dict[int, Tally] = {}
         for source_id, known in self._open.items():

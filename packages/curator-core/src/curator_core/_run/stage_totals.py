@@ -73,11 +73,11 @@ class _StageAccount:
         before = (self.passed, self.out, self.filtered, self.failed)
         first_error = self.first_error
 
-        def take_back() -> None:
+        def withdraw() -> None:
             self.passed, self.out, self.filtered, self.failed = before
             self.first_error = first_error
 
-        return take_back
+        return withdraw
 
     def summary(self, name: str) -> StageSummary:
         return StageSummary(
@@ -124,7 +124,7 @@ class StageTotals:
             account.workers += 1
             account.startup_ns += report.duration_ns
 
-    def take_back(self, stage_index: int, tally: Tally) -> None:
+    def withdraw(self, stage_index: int, tally: Tally) -> None:
         """Subtract tasks that will be processed again; they count only then."""
         account = self._accounts[stage_index]
         account.passed -= tally.passed
@@ -138,11 +138,11 @@ class StageTotals:
         """Return a function that subtracts all tasks added from now on; the time that they took stays."""
         marks = [account.mark() for account in self._accounts]
 
-        def take_back() -> None:
+        def withdraw() -> None:
             for each in marks:
                 each()
 
-        return take_back
+        return withdraw
 
     def tasks_in(self, stage_index: int) -> int:
         """Return how many input tasks of a stage have an outcome so far."""
