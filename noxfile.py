@@ -146,6 +146,9 @@ def from_tree(packages: list[str]) -> list[str]:
 BY_ITSELF = ("--numprocesses=logical", "--maxprocesses=8", "--dist=loadgroup")
 BY_MODULE = ("--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder")
 
+# Faults take from a second to two minutes each, most of which is waiting.
+BY_STEALING = ("--numprocesses=2", "--dist=worksteal")
+
 # For the long session: the tests that take too long for every change, and many examples on one pair of versions.
 WHOLE = ("--hypothesis-profile=whole",)
 EVERYTHING = ("--hypothesis-profile=everything",)
@@ -327,7 +330,7 @@ def whole(session: nox.Session, xenna: str) -> None:
 def faults(session: nox.Session) -> None:
     """Run the faults of `chaos` that every change must survive, on this Python: killed processes, full disks."""
     session.install(*from_tree(CHAOS), *TOOLS["chaos"])
-    run_tests(session, "tests/chaos")  # in one process: sockets in deeper temporary directories have too long paths
+    run_tests(session, *BY_STEALING, "tests/chaos")
 
 
 @nox.session(default=False)
@@ -337,7 +340,7 @@ def chaos(session: nox.Session, xenna: str) -> None:
     session.install(*from_tree(CHAOS), f"cosmos-xenna=={xenna}", *TOOLS["chaos"])
     # With arguments, only some of the faults are run.
     into = [] if session.posargs else [f"--page={ROOT / 'docs' / 'guides' / 'reliability.md'}"]
-    run_tests(session, *EVERYTHING, *into, "tests/chaos")
+    run_tests(session, *BY_STEALING, *EVERYTHING, *into, "tests/chaos")
 
 
 @nox.session(default=False)

@@ -3,14 +3,18 @@
 
 pytest tests/chaos --seed 7         repeat the same faults; or CURATOR_CHAOS_SEED=7
 pytest tests/chaos --page PAGE      write the results into a page, between its markers
+
+Several processes may share the tests (pytest-xdist): each sees only what it has started itself.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +31,6 @@ if TYPE_CHECKING:
 
 SEED = "CURATOR_CHAOS_SEED"
 LONG_TEXT = 600_000  # characters: more than the maximum size of a file when the disk is full
-ROWS = pytest.StashKey[list[Any]]()
-MADE_WITH = pytest.StashKey[str]()
-SOME_LEFT_OUT = pytest.StashKey[bool]()
 
 collect_ignore_glob = [] if sys.platform == "linux" and find_spec("psutil") else ["test_*.py"]
 
@@ -42,11 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    page = config.getoption("--page", None)  # the option is missing if these tests are only collected along with others
-    if page is not None:
-        from curator_chaos.page import made_with
+    if config.getoption("--seed", None) is None or hasattr(config, "workerinput"):
+        return  # the tests are only collected along with others, or another process gathers the results
+    from curator_chaos.results import Results
 
-        config.stash[MADE_WITH] = made_with(page, config.getoption("--seed"))  # of the commit at the start of the run
+    seed = config.getoption("--seed")
+    os.environ[SEED] = str(seed)  # for the processes of pytest-xdist
+    config.pluginmanager.register(Results(config.getoption("--page"), seed))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -61,31 +64,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Record the outcome of a test; if it failed, report how to repeat it."""
+    """Report how to repeat a test that failed."""
     report = yield
     if report.failed:
         report.sections.append(("chaos", f"{SEED}={item.config.getoption('--seed')} repeats these faults"))
-    from curator_chaos.results import row_of
-
-    if row := row_of(report):
-        item.config.stash.setdefault(ROWS, []).append(row)
     return report
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
+    from curator_chaos.results import SOME_LEFT_OUT
+
     for item in items:
-        item.config.stash[SOME_LEFT_OUT] = True
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    config = session.config
-    page, rows = config.getoption("--page"), config.stash.get(ROWS, [])
-    if page is not None and rows:
-        from curator_chaos.page import update
-        from curator_chaos.results import is_whole
-
-        whole = is_whole(session, exitstatus, some_left_out=config.stash.get(SOME_LEFT_OUT, False))
-        update(page, rows, config.stash[MADE_WITH], whole=whole)
+        getattr(item.config, "workeroutput", {})[SOME_LEFT_OUT] = True
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,6 +83,18 @@ def orphans_are_adopted() -> None:
     from curator_chaos.processes import adopt_orphans
 
     adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let tests of several processes run at the same time, except for one that is marked ``alone``."""
+    directory = Path(os.environ["RAY_TMPDIR"])  # of the session: all its processes share it
+    alone = request.node.get_closest_marker("alone")
+    with (directory / "gate").open("w") as gate, (directory / "turn").open("w") as turn:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # behind a test that waits to be alone: it might wait forever otherwise
+        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -126,17 +128,24 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, source: Source, rng: random.Random) -> Iterator[Scene]:
-    from curator_chaos.scene import Scene
-
-    yield from ended(Scene(tmp_path, source, rng))
+def temporary() -> Iterator[Path]:
+    """Directory for temporary files of a test's runs. Its path is short: sockets in it may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
-def long_scene(tmp_path: Path, long_source: Source, rng: random.Random) -> Iterator[Scene]:
+def scene(tmp_path: Path, temporary: Path, source: Source, rng: random.Random) -> Iterator[Scene]:
     from curator_chaos.scene import Scene
 
-    yield from ended(Scene(tmp_path, long_source, rng))
+    yield from ended(Scene(tmp_path, temporary, source, rng))
+
+
+@pytest.fixture
+def long_scene(tmp_path: Path, temporary: Path, long_source: Source, rng: random.Random) -> Iterator[Scene]:
+    from curator_chaos.scene import Scene
+
+    yield from ended(Scene(tmp_path, temporary, long_source, rng))
 
 
 def ended(scene: Scene) -> Iterator[Scene]:

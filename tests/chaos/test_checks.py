@@ -7,10 +7,12 @@ import pytest
 from curator_chaos.checks import temporary_files
 
 
-@pytest.mark.parametrize("left", ["tmp/curator-1-ab", "tmp/a-file", "out/.0.jsonl.tmp"])
-def test_a_temporary_file_is_seen(left, scene):
+@pytest.mark.parametrize(
+    ("where", "left"), [("temporary", "curator-1-ab"), ("temporary", "a-file"), ("out", ".0.jsonl.tmp")]
+)
+def test_a_temporary_file_is_seen(where, left, scene):
     assert temporary_files(scene) == []
-    path = scene.directory / left
+    path = getattr(scene, where) / left
     path.parent.mkdir(exist_ok=True)
     path.touch()
     assert temporary_files(scene) == [path]

@@ -31,6 +31,7 @@ def test_the_object_store_spills(scene, tell):
     tell(saw=f"the run succeeds, {says['spilled']} MiB spilled")
 
 
+@pytest.mark.alone
 def test_a_stage_leaks_memory(scene, tell):
     """Ray chooses which actors it kills, and may choose the coordinator."""
     tell(fault="a stage that leaks memory until Ray kills workers, resumed when that ends the run", on="xenna")

@@ -13,6 +13,11 @@ from curator_chaos.work import RAISES
 POISON = 0.01
 PACE_S = 0.02  # so that neither node finishes before the other has begun
 BATCHES = (5, 40)
+HASTY = {  # Ray notices within 16 seconds that the node is dead, and not only after 65
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "4",
+}
 BALLAST = 200_000  # characters per chapter: too large for the driver, so that the outputs of a node are lost with it
 
 pytestmark = [pytest.mark.everything, pytest.mark.timeout(600)]
@@ -29,7 +34,7 @@ def test_a_node_is_lost(scene, tell):
         settings={"fusible": False, "xenna_stage_spec": {"num_workers_per_node": 1}},
     )
     # Two nodes are started, and everything runs twice, on a single machine.
-    says = scene.start(job).wait(3 * DEADLINE_S)
+    says = scene.start(job, environment=HASTY).wait(3 * DEADLINE_S)
     holds(scene, says)
     assert says["accounting"]["restarts"] >= 1
     tell(saw=f"the run succeeds, restarts: {says['accounting']['restarts']}")

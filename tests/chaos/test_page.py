@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from curator_chaos import page
 from curator_chaos.page import BEGIN, END, Row, made_with
-from curator_chaos.results import is_whole, row_of
+from curator_chaos.results import Results, is_whole, row_of
 
 COLUMN = page.environment()
 MADE_WITH = ("commit and seed", "")
@@ -109,6 +109,21 @@ def test_a_known_failure_becomes_a_row():
 def test_what_becomes_no_row():
     assert row_of(report("passed")) is None
     assert row_of(report("passed", when="teardown", fault="one", on="local")) is None
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_results_of_several_processes_are_in_the_page(monkeypatch, path, left_out):
+    page.update(path, [Row("earlier", "local", True, "", 1.0)], "`a`, seed 1")
+    monkeypatch.setattr("curator_chaos.results.made_with", lambda page, seed: f"`b`, seed {seed}")
+    results = Results(path, 2)
+    for fault in ("one", "two"):
+        results.pytest_runtest_logreport(report("passed", fault=fault, on="local"))
+        results.pytest_testnodedown(SimpleNamespace(workeroutput={"some_left_out": left_out and fault == "one"}), None)
+    config = SimpleNamespace(args=[str(HERE)])
+    session = SimpleNamespace(config=config, shouldfail=False, shouldstop=False)
+    results.pytest_sessionfinish(session, pytest.ExitCode.OK)
+    kept = [("earlier", "local")] if left_out else []
+    assert [*column(path)] == [MADE_WITH, *kept, ("one", "local"), ("two", "local")]
 
 
 @pytest.mark.parametrize(

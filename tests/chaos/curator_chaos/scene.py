@@ -124,6 +124,7 @@ class Scene:
 
     Args:
         directory: Directory of the test.
+        temporary: Directory for temporary files of the runs.
         source: The input.
         rng: Random numbers of the test; determine everything that varies.
 
@@ -131,12 +132,10 @@ class Scene:
         target_size: Target size of output files in bytes; 0 for one file per task.
     """
 
-    def __init__(self, directory: Path, source: Source, rng: Random) -> None:
-        self.directory, self.source, self.rng = directory, source, rng
+    def __init__(self, directory: Path, temporary: Path, source: Source, rng: Random) -> None:
+        self.directory, self.temporary, self.source, self.rng = directory, temporary, source, rng
         self.out, self.dead, self.marks = (directory / name for name in ("out", "dead", "marks"))
-        self.temporary = directory / "tmp"  # a short name: it contains sockets, whose paths have at most 107 bytes
         self.marks.mkdir()
-        self.temporary.mkdir()
         self.poison: dict[str, str] = {}
         self.target_size = 0
         self.drivers: list[Driver] = []
