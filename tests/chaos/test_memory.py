@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.everything, pytest.mark.timeout(900)]
 def test_the_object_store_spills(scene, tell):
     tell(fault="the object store filled until it spills to disk", on="xenna")
     scene.add_poison(POISON, RAISES)
-    config = {"object_store_memory": STORE, "execution_mode": "batch"}  # all tasks are stored between stages
+    config = {"ray": {"object_store_memory": STORE}, "execution_mode": "batch"}  # all tasks are stored between stages
     job = replace(scene.job("xenna"), config=config, ballast=BALLAST, settings={"fusible": False})
     says = scene.run(job)
     holds(scene, says)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -151,6 +151,33 @@ def test_the_settings_of_xenna_are_those_of_the_code() -> None:
     there = [(field.name, json.dumps(field.default)) for field in fields(xenna.XennaConfig)]
     as_python = {"null": "None", "true": "True", "false": "False"}
     assert shown == [(name, as_python.get(default, default)) for name, default in there]
+
+
+def test_the_options_of_xenna_are_those_that_are_taken() -> None:
+    xenna = pytest.importorskip("curator_xenna")
+    installed = fields_of_xenna()
+
+    def is_taken(name: str) -> bool:
+        try:
+            xenna.XennaExecutor({"xenna": {name: installed[name].default}})
+        except curator_core.ExecutorError:
+            return False
+        return True
+
+    rows = table_below("guides/running-on-xenna.md", "option")
+    shown = {name: row[1] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert shown.keys() & installed.keys() == {name for name in installed if is_taken(name)}
+    for name in shown.keys() - installed.keys():
+        with pytest.raises(curator_core.ExecutorError, match="does not have the option") as caught:
+            xenna.XennaExecutor({"xenna": {name: None}})
+        assert f"cosmos-xenna {shown[name]} " in str(caught.value.hint)
+
+
+def fields_of_xenna() -> dict[str, Any]:
+    import attrs
+    from cosmos_xenna.pipelines import v1
+
+    return {**attrs.fields_dict(v1.PipelineConfig), **attrs.fields_dict(v1.StreamingSpecificSpec)}
 
 
 def test_the_times_of_a_teardown_are_those_of_the_code() -> None:

@@ -68,7 +68,7 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_ray_yet")
 def test_an_embedded_ray_that_does_not_start_leaves_nothing(ray_servers: Callable[[], str]) -> None:
     with pytest.raises(ClusterError, match=r"the embedded Ray did not start: .*memory"):
-        run({"object_store_memory": 1})  # detected when parts of Ray are running
+        run({"ray": {"object_store_memory": 1}})  # detected when parts of Ray are running
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
     assert "gcs_server" not in ray_servers()
     assert "raylet" not in ray_servers()

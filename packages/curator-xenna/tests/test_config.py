@@ -46,6 +46,20 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("max_queued_multiplier", "pass xenna={'max_queued_multiplier': …} instead"),
+        ("scheduler", "pass xenna={'scheduler': …} instead"),
+        ("object_store_memory", "pass ray={'object_store_memory': …} instead"),
+    ],
+)
+def test_an_option_that_is_passed_on_is_not_a_setting(key: str, hint: str) -> None:
+    with pytest.raises(ExecutorError, match="unknown setting") as caught:
+        XennaExecutor({key: 1})
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("logging_interval", 0),
@@ -58,16 +72,15 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
         ("max_workers_per_stage", 0),
         ("max_workers_per_stage", 1.5),
         ("slots_per_actor", 0),
-        ("max_queued_multiplier", 0),
-        ("max_queued_lower_bound", None),
+        ("max_bundle_bytes", None),
         ("ignore_failures", "yes"),
         ("verbose", None),
         ("log_to_driver", "yes"),
         ("num_cpus", 0),
-        ("num_gpus", -1),
-        ("object_store_memory", 0),
         ("address", 6379),
         ("codec_engines", {"H100": 7}),
+        ("xenna", "saturation_aware"),
+        ("ray", {4: "num_gpus"}),
     ],
 )
 def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
@@ -101,11 +114,25 @@ def test_worker_output(verbose: bool, log_to_driver: bool | None, shows: bool) -
 
 def test_importing_loads_neither_ray_nor_xenna() -> None:
     code = (
-        "import sys, os; before = dict(os.environ); import curator_xenna; from curator_xenna import XennaExecutor; "
-        "XennaExecutor({'verbose': True}); "
+        "import sys, os; before = dict(os.environ); import curator_xenna; "
+        "from curator_xenna import XennaConfig, XennaExecutor; "
+        "XennaExecutor({'verbose': True}); XennaConfig(ray={'num_gpus': 2}); "
         "assert not {'ray', 'cosmos_xenna', 'loguru'} & set(sys.modules), sys.modules; assert before == os.environ"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_checking_options_leaves_the_environment_as_it_was() -> None:
+    code = (
+        "import sys, os; before = dict(os.environ); from curator_xenna import XennaExecutor; "
+        "XennaExecutor({'xenna': {'max_queued_multiplier': 2.0}}); "
+        "assert 'cosmos_xenna' in sys.modules; assert before == os.environ"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_config_does_not_show_the_options_of_ray() -> None:
+    assert "secret" not in repr(XennaConfig(ray={"runtime_env": {"env_vars": {"TOKEN": "secret"}}}))
 
 
 def test_public_names() -> None:

@@ -26,7 +26,7 @@ def test_the_ray_at_the_address_is_joined_and_left_running(cases: Any) -> None:
     assert said["planned_with"] == "available on each node: 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"
     assert said["environ_kept"]
     assert said["connected"]
-    assert said["warnings"] == ["num_cpus=64, dashboard=True have no effect on an existing Ray cluster"]
+    assert said["warnings"] == ["num_cpus=64, dashboard=True, ray.num_gpus have no effect on an existing Ray cluster"]
     assert said["left"] == []
 
 

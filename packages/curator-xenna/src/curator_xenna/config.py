@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from curator_core import ExecutorError
 from curator_core.backends import MAX_BUNDLE_BYTES, unknown_name
 
 __all__ = ["XennaConfig"]
+
+_PASSED_ON = {  # options that look like settings, and the setting that passes them on
+    "enable_backlog_aware_scaledown": "xenna",
+    "max_queued_lower_bound": "xenna",
+    "max_queued_multiplier": "xenna",
+    "num_gpus": "ray",
+    "object_store_memory": "ray",
+    "runtime_env": "ray",
+    "saturation_aware": "xenna",
+    "scale_down_grace_after_ready_s": "xenna",
+    "scheduler": "xenna",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +45,22 @@ class XennaConfig:
         autoscale_interval_s: Seconds between two decisions of Xenna's autoscaler; None means 180 on an existing
             cluster, and 5 on an embedded Ray, where a finished stage occupies a large part of the machine.
         slots_per_actor: The number of tasks that Xenna assigns to a worker at a time, including the running one.
-        max_queued_multiplier: Xenna's back-pressure: the number of tasks that may be queued behind a stage, as a
-            multiple of its workers' slots.
-        max_queued_lower_bound: The minimum number of tasks that may be queued behind a stage.
         max_restarts: How often to restart Xenna in the same Ray session, with the unfinished source tasks, after a
             worker died or tasks were lost.
         address: The address of an existing Ray cluster; None means the one in ``RAY_ADDRESS`` if set, or an
             embedded Ray.
         num_cpus: The number of CPUs that the embedded Ray declares; None means all that the machine has, or more if
             the stages need more.
-        num_gpus: The number of GPUs that the embedded Ray declares; None means all that the machine has.
-        object_store_memory: Bytes of shared memory for the embedded Ray's object store; None leaves it to Ray.
         dashboard: Whether to start the dashboard of the embedded Ray, which then takes longer to start.
         codec_engines: Hardware codec engines of each GPU model, such as ``{"H100": (7, 0)}`` (decoders,
             encoders). Extends and overrides the built-in table in `curator_xenna._convert.resources`.
         verbose: Show Xenna's and Ray's own output, including status tables.
         log_to_driver: Show what workers print and log; None means the value of ``verbose``.
+        xenna: Options that are passed on to Xenna: fields of the installed version's ``PipelineConfig`` and
+            ``StreamingSpecificSpec``, such as ``{"scheduler": "saturation_aware"}``. Options that another setting
+            controls are refused. `XennaExecutor` checks names and values when it is created.
+        ray: Options that are passed on to ``ray.init`` for an embedded Ray, such as ``{"num_gpus": 4}``.
+            `XennaExecutor` checks them when it is created.
 
     Raises:
         ExecutorError: A value is invalid.
@@ -64,17 +76,15 @@ class XennaConfig:
     cpu_allocation_percentage: float | None = None
     autoscale_interval_s: float | None = None
     slots_per_actor: int | None = None
-    max_queued_multiplier: float = 1.0
-    max_queued_lower_bound: int = 8
     max_restarts: int = 3
     address: str | None = None
     num_cpus: int | None = None
-    num_gpus: int | None = None
-    object_store_memory: int | None = None
     dashboard: bool = False
     codec_engines: Mapping[str, tuple[int, int]] | None = None
     verbose: bool = False
     log_to_driver: bool | None = None
+    xenna: Mapping[str, Any] | None = None
+    ray: Mapping[str, Any] | None = field(default=None, repr=False)  # a runtime environment may have secrets
 
     @classmethod
     def of(cls, config: XennaConfig | Mapping[str, Any] | None) -> XennaConfig:
@@ -95,32 +105,35 @@ class XennaConfig:
                 expected="a XennaConfig or a dict of its settings",
                 hint='pass for example {"execution_mode": "batch"}',
             )
-        known = [field.name for field in fields(cls)]
+        known = [setting.name for setting in fields(cls)]
         for key in config:
             if key not in known:
-                raise ExecutorError("unknown setting of XennaExecutor", **unknown_name("setting", key, known))
+                details = unknown_name("setting", key, known)
+                if key in _PASSED_ON:
+                    details["hint"] = f"pass {_PASSED_ON[key]}={{{key!r}: …}} instead"
+                raise ExecutorError("unknown setting of XennaExecutor", **details)
         return cls(**config)
 
     def __post_init__(self) -> None:
-        for name in ("logging_interval", "max_queued_multiplier"):
-            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
+        valid = _is_number(self.logging_interval) and self.logging_interval > 0
+        self._require("logging_interval", valid, "a number above 0")
         interval, share = self.autoscale_interval_s, self.cpu_allocation_percentage
         valid = interval is None or (_is_number(interval) and interval > 0)
         self._require("autoscale_interval_s", valid, "None or a number above 0")
         valid = share is None or (_is_number(share) and 0 < share <= 1)
         self._require("cpu_allocation_percentage", valid, "None or a number above 0 and up to 1")
         self._require("execution_mode", self.execution_mode in ("streaming", "batch"), "'streaming' or 'batch'")
-        for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus", "object_store_memory"):
+        for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus"):
             self._require(name, _is_count(getattr(self, name), least=1), "None or a whole number, 1 or more")
-        self._require("num_gpus", _is_count(self.num_gpus, least=0), "None or a whole number, 0 or more")
         valid = _is_count(self.max_restarts, least=0) and self.max_restarts is not None
         self._require("max_restarts", valid, "a whole number, 0 or more")
-        for name in ("max_queued_lower_bound", "max_bundle_bytes"):
-            self._require(name, _is_count(getattr(self, name) or 0, least=1), "a whole number, 1 or more")
+        self._require("max_bundle_bytes", _is_count(self.max_bundle_bytes or 0, least=1), "a whole number, 1 or more")
         for name in ("ignore_failures", "fuse", "bundle", "dashboard", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
         self._require("address", self.address is None or isinstance(self.address, str), "None or host:port")
+        for name in ("xenna", "ray"):
+            self._require(name, _is_options(getattr(self, name)), "None or a dict of options")
         self._require("codec_engines", _is_codec_table(self.codec_engines), "a dict of model: (decoders, encoders)")
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
@@ -145,6 +158,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_count(value: Any, least: int) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
+
+
+def _is_options(options: Any) -> bool:
+    return options is None or (isinstance(options, Mapping) and all(isinstance(name, str) for name in options))
 
 
 def _is_codec_table(table: Any) -> bool:

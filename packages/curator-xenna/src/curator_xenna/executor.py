@@ -52,6 +52,11 @@ class XennaExecutor(BaseExecutor):
 
     def __init__(self, config: XennaConfig | Mapping[str, Any] | None = None) -> None:
         self.config = XennaConfig.of(config)
+        if self.config.xenna or self.config.ray:
+            with _preserved_environment():
+                from curator_xenna._convert.options import check_passed_on  # noqa: PLC0415 - loads Xenna and Ray
+
+                check_passed_on(self.config)
         self._kept: Cluster | None = None
 
     def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ def main():
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())
     logging.getLogger("curator_xenna._cluster.ray_cluster").addHandler(handler)
-    executor = XennaExecutor({"num_cpus": 64, "dashboard": True})
+    executor = XennaExecutor({"num_cpus": 64, "dashboard": True, "ray": {"num_gpus": 8}})
     said = {"size": len(Pipeline("joined", [Same()]).run(executor, [Task(data=n) for n in range(5)]))}
     try:
         Pipeline("too large", [Same().with_(resources=Resources(cpus=2))]).run(XennaExecutor(), [Task(data=0)])

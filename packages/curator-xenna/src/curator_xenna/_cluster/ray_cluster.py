@@ -34,7 +34,6 @@ _NEEDED_BY_XENNA = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
 _MODE, _TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_OF_EMBEDDED = ("num_cpus", "num_gpus", "object_store_memory", "dashboard")  # settings
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may also use
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -173,8 +172,9 @@ class Cluster:
 
     def _warn_of_settings(self) -> None:
         """Warn about settings that only apply to an embedded Ray."""
-        given = {name: getattr(self._config, name) for name in _OF_EMBEDDED}
+        given = {name: getattr(self._config, name) for name in ("num_cpus", "dashboard")}
         idle = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False)]
+        idle += [f"ray.{name}" for name in self._config.ray or ()]  # without values, which may be secrets
         if idle:
             verb = "has" if len(idle) == 1 else "have"
             logger.warning("%s %s no effect on an existing Ray cluster", ", ".join(idle), verb)
@@ -193,22 +193,18 @@ class Cluster:
     def _start(self, cpus: int) -> None:
         if cpus > machine_cpus():
             logger.info("the embedded Ray declares %d CPUs on %d cores so that all stages fit", cpus, machine_cpus())
-        optional = {
-            "num_gpus": self._config.num_gpus,
-            "object_store_memory": self._config.object_store_memory,
-        }
+        options = self._config.ray or {}
         self._want_token()
         # Ours from here on: Ctrl-C may arrive while Ray starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
-            asked = {key: value for key, value in optional.items() if value is not None}
             with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
-                self._init(address="local", num_cpus=cpus, **asked)  # never a Ray that already runs on this machine
+                self._init(address="local", num_cpus=cpus, **options)  # never a Ray that already runs on this machine
         except Exception as exc:
             self.close()
             raise ClusterError(
                 f"the embedded Ray did not start: {str(exc).partition(chr(10))[0]}",
-                given={"num_cpus": cpus, **optional},
+                given={"num_cpus": cpus, "ray": sorted(options)},  # names only: values may be secrets
                 expected="a machine with enough free memory and ports",
                 hint="see the logs in /tmp/ray/session_latest/logs, or start a Ray head yourself and set RAY_ADDRESS",
             ) from exc

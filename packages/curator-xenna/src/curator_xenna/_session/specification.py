@@ -10,6 +10,7 @@ from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 from curator_core import StageDefinitionError
 from curator_core.backends import unknown_name
+from curator_xenna._convert.options import xenna_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,13 +89,18 @@ def pipeline_spec(
     """
     quiet = pipelines_v1.VerbosityLevel.NONE
     loud = pipelines_v1.VerbosityLevel.INFO if config.verbose else quiet
+    passed_on = xenna_options(config.xenna or {})
     specific = pipelines_v1.StreamingSpecificSpec(
         autoscale_interval_s=autoscale_interval_s,
-        max_queued_multiplier=config.max_queued_multiplier,
-        max_queued_lower_bound=config.max_queued_lower_bound,
-        executor_verbosity_level=loud,
+        **{"executor_verbosity_level": loud, **passed_on.streaming},
     )
-    optional: dict[str, Any] = {} if config.slots_per_actor is None else {"slots_per_actor": config.slots_per_actor}
+    defaults: dict[str, Any] = {
+        "actor_pool_verbosity_level": loud,
+        "enable_work_stealing": True,  # an idle worker takes tasks that are queued for a busy one
+        "monitoring_verbosity_level": loud,
+    }
+    if config.slots_per_actor is not None:
+        defaults["slots_per_actor"] = config.slots_per_actor
     xenna_config = pipelines_v1.PipelineConfig(
         execution_mode=pipelines_v1.ExecutionMode.STREAMING if streaming else pipelines_v1.ExecutionMode.BATCH,
         logging_interval_s=config.logging_interval,
@@ -104,10 +110,7 @@ def pipeline_spec(
         num_run_attempts_python=1,
         ignore_failures=False,
         return_last_stage_outputs=False,
-        enable_work_stealing=True,  # an idle worker takes tasks that are queued for a busy one
-        actor_pool_verbosity_level=loud,
-        monitoring_verbosity_level=loud,
-        **optional,
+        **{**defaults, **passed_on.pipeline},
     )
     stages = [_stage_spec(adapter, placement) for adapter, placement in zip(adapters, placements, strict=True)]
     return pipelines_v1.PipelineSpec(input_data=inputs, stages=stages, config=xenna_config)
