@@ -208,7 +208,7 @@ def test_the_options_of_a_stage_are_those_that_are_taken() -> None:
     options = dict.fromkeys(re.findall(r"`(\w+)`", named[1]), 1)
     stage = curator_core.processing_stage(name="same", xenna_stage_spec=options)(lambda task: task)
     check_options(curator_core.Plan.from_stages([stage]).stages)
-    assert len(options) >= 9
+    assert len(options) >= 8
 
 
 def test_the_settings_of_a_stage_are_those_of_the_code() -> None:

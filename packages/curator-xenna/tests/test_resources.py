@@ -89,6 +89,7 @@ def stages(*settings: dict[str, Any]) -> Any:
         ({"num_workers": 2}, "num_workers"),
         ({"ignore_failures": True}, "on_error"),
         ({"num_run_attempts_python": 3}, "max_attempts"),
+        ({"reset_workers_on_failure": True}, "never reach Xenna"),
         ({"slots_per_acter": 3}, "slots_per_actor"),
     ],
 )

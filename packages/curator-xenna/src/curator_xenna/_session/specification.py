@@ -29,6 +29,7 @@ _OURS = {
     "num_workers": "override num_workers() or use with_(num_workers=…)",
     "num_run_attempts_python": "use max_attempts, whose retries see the original input",
     "ignore_failures": 'use on_error="skip", which counts failed tasks',
+    "reset_workers_on_failure": "drop this option: failures never reach Xenna",
 }
 _EXTRA = ("is_spmd",)  # an option of Xenna's Resources
 
