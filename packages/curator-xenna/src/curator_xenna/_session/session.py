@@ -181,8 +181,9 @@ class Session:
 
     def _bundle_plan(self, placement: Placement) -> BundlePlan:
         workers = placement.workers or max(1, int(self._cluster.total_cpus() / placement.share.cpus))
-        slots = workers * (self._config.slots_per_actor or _SLOTS_PER_WORKER)
-        return BundlePlan.of(placement.group, slots, self._config.max_bundle_bytes)
+        own = placement.group.engine_options.get("slots_per_actor")
+        slots = own or self._config.slots_per_actor or _SLOTS_PER_WORKER
+        return BundlePlan.of(placement.group, workers * slots, self._config.max_bundle_bytes)
 
     def _items(self, queue: InputQueue, *, streaming: bool) -> Inputs:
         if not self._config.bundle:
