@@ -10,9 +10,10 @@ import inspect
 import sys
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from curator_core._performance import StageMetrics
+from curator_core._settings import SETTINGS
 from curator_core.errors import StageDefinitionError, unknown_name
 from curator_core.resources import Resources
 from curator_core.tasks import Task
@@ -121,25 +122,6 @@ class ProcessingStage(Generic[X, Y]):
     setup_timeout_s: float | None = None
     isolated: bool | None = None
 
-    _SETTINGS: ClassVar[tuple[str, ...]] = (
-        "name",
-        "resources",
-        "batch_size",
-        "concurrency",
-        "runtime_env",
-        "fusible",
-        "fans_out",
-        "full_batches",
-        "max_attempts",
-        "retry_on",
-        "retry_delay_s",
-        "timeout_s",
-        "setup_timeout_s",
-        "isolated",
-        "num_workers",
-        "xenna_stage_spec",
-    )
-
     def process(self, task: X) -> Y | list[Y] | tuple[Y, ...] | Iterator[Y] | None:
         """Work on one task.
 
@@ -212,26 +194,24 @@ class ProcessingStage(Generic[X, Y]):
         """Return a copy of the stage with other settings; this stage does not change.
 
         Args:
-            **settings: ``name``, ``resources``, ``batch_size``, ``concurrency``, ``runtime_env``, ``fusible``,
-                ``fans_out``, ``full_batches``, ``max_attempts``, ``retry_on``, ``retry_delay_s``, ``timeout_s``,
-                ``setup_timeout_s``, ``isolated``, ``num_workers``, ``xenna_stage_spec``.
+            **settings: The attributes of `ProcessingStage` by name, and ``num_workers`` and ``xenna_stage_spec``, whose
+                values replace the results of these methods.
 
         Raises:
             StageDefinitionError: A setting that stages do not have, or that this stage computes.
         """
         for setting in settings:
-            if setting not in self._SETTINGS:
+            if setting not in SETTINGS:
                 raise StageDefinitionError(
                     "with_() got an unknown setting",
                     stage=self.name,
-                    **unknown_name("setting", setting, self._SETTINGS),
+                    **unknown_name("setting", setting, SETTINGS),
                 )
         changed = copy.copy(self)
         changed.__dict__.pop("_metrics", None)
         for setting, value in settings.items():
-            is_method = setting in ("num_workers", "xenna_stage_spec")
             try:
-                object.__setattr__(changed, setting, _Constant(value) if is_method else value)
+                object.__setattr__(changed, setting, _Constant(value) if SETTINGS[setting].is_method else value)
             except AttributeError as exc:
                 raise StageDefinitionError(
                     "with_() cannot change this setting",

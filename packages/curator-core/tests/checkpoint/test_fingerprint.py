@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator_core import Plan, ProcessingStage, Resources, Task, processing_stage
+from curator_core import Plan, ProcessingStage, Task, processing_stage
 from curator_core._checkpoint.fingerprint import difference, fingerprint, is_fingerprint
 
 
@@ -87,30 +87,6 @@ def test_it_is_json_and_tells_no_values():
 
 def test_the_same_stages_made_anew_are_the_same():
     assert changes([Filter(3, names={"a", "b"}), at_least(2)], [Filter(3, names={"b", "a"}), at_least(2)]) == []
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"resources": Resources(cpus=2)},
-        {"batch_size": 7},
-        {"num_workers": 2},
-        {"runtime_env": {"pip": ["x"]}},
-        {"fusible": False},
-        {"fans_out": False},
-        {"full_batches": False},
-        {"max_attempts": 3},
-        {"xenna_stage_spec": {"a": 1}},
-    ],
-    ids=lambda setting: next(iter(setting)),
-)
-def test_how_fast_a_stage_runs_does_not_count(setting):
-    assert changes([Filter()], [Filter().with_(**setting)]) == []
-
-
-@pytest.mark.parametrize(("name", "value"), [("retry_delay_s", 1.0), ("retry_on", (ValueError,))])
-def test_how_often_a_stage_is_tried_does_not_count(name, value):
-    assert changes([Filter()], [Filter(**{name: value})]) == []
 
 
 def test_what_python_and_the_framework_set_does_not_count():

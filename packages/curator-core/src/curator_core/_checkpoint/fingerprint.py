@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from curator_core._checkpoint.content import qualified_name, value_digest
+from curator_core._settings import SETTINGS
 from curator_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,26 +23,8 @@ __all__ = ["difference", "fingerprint", "is_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-# These affect where, how fast, and how often a stage runs, but not its outputs; names are compared separately.
-_NOT_COMPARED = frozenset({
-    "_metrics",
-    "batch_size",
-    "concurrency",
-    "fans_out",
-    "full_batches",
-    "fusible",
-    "isolated",
-    "max_attempts",
-    "name",
-    "num_workers",
-    "resources",
-    "retry_delay_s",
-    "retry_on",
-    "runtime_env",
-    "setup_timeout_s",
-    "timeout_s",
-    "xenna_stage_spec",
-})  # fmt: skip
+# Settings that affect only where, how fast, and how often a stage runs. Names are compared separately.
+_NOT_COMPARED = {"_metrics"} | {setting.name for setting in SETTINGS.values() if not setting.changes_outputs}
 _UNKNOWN = ""  # instead of a digest that cannot be computed
 
 

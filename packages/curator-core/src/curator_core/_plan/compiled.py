@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from curator_core._plan.fan_out import is_asynchronous, says_fan_out
+from curator_core._settings import SETTINGS, as_tuple, invalid_setting
 from curator_core._transport.pickling import copied
 from curator_core.errors import StageDefinitionError
 from curator_core.resources import Resources
@@ -17,15 +16,12 @@ from curator_core.stages import ProcessingStage
 from curator_core.tasks import EmptyTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
 __all__ = ["CompiledStage", "Fields", "compile_stage"]
 
 
-_COUNT = "a whole number, 1 or more"
 _CONCURRENCY = 32  # concurrent calls of an asynchronous stage by default
-_LIMIT = "None, or a number of seconds above 0"
-_CHOICE = "True, False, or None for the default"
 
 
 class Fields(NamedTuple):
@@ -39,9 +35,10 @@ class Fields(NamedTuple):
 class CompiledStage:
     """A stage as it was read when the plan was made.
 
+    The fields that are not listed here are the checked settings of the stage: see the attributes of `ProcessingStage`.
+
     Attributes:
         index: Position in the plan.
-        name: Name of the stage.
         class_name: Name of its class, which engines show.
         stage: The user's stage. Executors run copies of it: see `fresh_stage`.
         batched: Whether it implements ``process_batch``.
@@ -49,18 +46,8 @@ class CompiledStage:
             processed concurrently.
         call_size: How many of them a call of ``process_batch`` receives at most.
         concurrency: How many calls of an asynchronous stage may be in flight at once; 0 for other stages.
-        resources: The resources that one worker requests.
-        runtime_env: The runtime environment it declares, if any.
-        fusible: Whether it may share a worker with its neighbors; None if it does not declare this.
         fans_out: Whether it makes many tasks from one, as declared or as its return annotation says.
         full_batches: Whether its batches must be full, wherever the tasks come from.
-        max_attempts: How often a batch that raises is tried in total.
-        retry_on: The exceptions to retry.
-        retry_delay_s: Seconds before the second attempt.
-        timeout_s: Seconds that a call may take; None for no limit.
-        setup_timeout_s: Seconds that setup or teardown may take; None for no limit.
-        isolated: Whether it runs in its own process; None if the run decides.
-        num_workers: How many workers it requests; None leaves it to the executor.
         needs: The fields that ``inputs()`` declares; None if it declares nothing.
         adds: The fields that ``outputs()`` declares; None if it declares nothing.
         engine_options: The options that ``xenna_stage_spec()`` returns.
@@ -136,38 +123,31 @@ def compile_stage(index: int, stage: Any) -> CompiledStage:
             hint="call the class" if isinstance(stage, type) else "decorate a function with @processing_stage()",
         )
     if type(stage).metrics is not ProcessingStage.metrics:
-        raise _wrong(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "rename it")
-    resources: Resources = _read(stage, "resources", lambda v: isinstance(v, Resources), "an instance of Resources")
-    batched, call_size = _implements(stage, "process_batch"), _read(stage, "batch_size", _is_count, _COUNT) or 1
-    concurrency = _read_concurrency(stage, batched=batched)
+        raise invalid_setting(stage, "metrics", type(stage).metrics, "the property of ProcessingStage", "rename it")
+    values = {setting.field: setting.read(stage) for setting in SETTINGS.values()}
+    batched, call_size = _implements(stage, "process_batch"), values["batch_size"] or 1
+    concurrency = _concurrency(stage, values["concurrency"], batched=batched)
     # A batch has as many tasks as can be processed concurrently; its report covers all of them.
     batch_size = call_size * (concurrency or 1) if batched else max(call_size, concurrency)
-    fans_out, full = (_read(stage, name, _is_choice, _CHOICE) for name in ("fans_out", "full_batches"))
+    fans_out, full = values["fans_out"], values["full_batches"]
+    values |= {
+        "batch_size": batch_size,
+        "concurrency": concurrency,
+        "fans_out": says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
+        "full_batches": batch_size > 1 and (batched and values["resources"].requires_gpu if full is None else full),
+        "retry_on": as_tuple(values["retry_on"]),
+        "engine_options": values["engine_options"] or {},
+    }
     compiled = CompiledStage(
         index=index,
-        name=_read(stage, "name", _is_name, "a non-empty string on one line"),
         class_name=type(stage).__name__,
         stage=stage,
         batched=batched,
-        batch_size=batch_size,
         call_size=call_size,
-        concurrency=concurrency,
-        resources=resources,
-        runtime_env=_read(stage, "runtime_env", _is_options, "None, or a dict with string keys"),
-        fusible=_read(stage, "fusible", _is_choice, _CHOICE),
-        fans_out=says_fan_out(stage, batched=batched) if fans_out is None else fans_out,
-        full_batches=batch_size > 1 and (batched and resources.requires_gpu if full is None else full),
-        max_attempts=_read(stage, "max_attempts", _is_positive, _COUNT),
-        retry_on=_as_tuple(_read(stage, "retry_on", _are_exceptions, "an exception class, or a tuple of them")),
-        retry_delay_s=_read(stage, "retry_delay_s", _is_time, "a number of seconds, 0 or more"),
-        timeout_s=_read(stage, "timeout_s", _is_limit, _LIMIT),
-        setup_timeout_s=_read(stage, "setup_timeout_s", _is_limit, _LIMIT),
-        isolated=_read(stage, "isolated", _is_choice, _CHOICE),
-        num_workers=_read(stage, "num_workers", _is_count, "None, or a whole number, 1 or more"),
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
-        engine_options=_read(stage, "xenna_stage_spec", _is_options, "a dict with string keys") or {},
         is_committed=stage._is_committed,
+        **values,
     )
     if not compiled.batched and not _implements(stage, "process"):
         raise StageDefinitionError(
@@ -180,7 +160,7 @@ def compile_stage(index: int, stage: Any) -> CompiledStage:
         )
     if compiled.isolated is False and (limit := compiled.limit_by_process):
         hint = f"leave isolated unset, or remove {limit}"
-        raise _wrong(stage, "isolated", False, f"None or True, because {limit} kills a hanging process", hint)
+        raise invalid_setting(stage, "isolated", False, f"None or True, because {limit} kills a hanging process", hint)
     return compiled
 
 
@@ -190,15 +170,14 @@ def _implements(stage: Any, method: str) -> bool:
     return is_own and getattr(stage, method) is not None
 
 
-def _read_concurrency(stage: Any, *, batched: bool) -> int:
+def _concurrency(stage: Any, asked: int | None, *, batched: bool) -> int:
     """Return how many calls may be in flight at once; 0 if the stage is not asynchronous."""
-    asked: int | None = _read(stage, "concurrency", _is_count, _COUNT)
     if is_asynchronous(stage, batched=batched):
         return asked or _CONCURRENCY
     if asked is not None:
         method = "process_batch" if batched else "process"
         hint = f"write async def {method}, or leave concurrency unset"
-        raise _wrong(stage, "concurrency", asked, "None for a stage whose calls are not coroutines", hint)
+        raise invalid_setting(stage, "concurrency", asked, "None for a stage whose calls are not coroutines", hint)
     return 0
 
 
@@ -211,58 +190,6 @@ def _declared_input(stage_class: type) -> Any:
                 taken = get_origin(arguments[0]) or arguments[0]
                 return None if taken is Any or isinstance(taken, TypeVar) else taken
     return None
-
-
-def _read(stage: Any, field: str, valid: Callable[[Any], bool], expected: str) -> Any:
-    value = getattr(stage, field)
-    if field in ("num_workers", "xenna_stage_spec") and callable(value):  # methods, so that they can compute it
-        value = value()
-    if not valid(value):
-        value = list(value) if isinstance(value, Mapping) else value  # keys only: values may be secrets
-        raise _wrong(stage, field, value, expected, f"use with_({field}=…), or fix it in class {type(stage).__name__}")
-    # A copy: later changes by the caller to a dict of settings must not change the plan.
-    return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
-
-
-def _wrong(stage: Any, field: str, value: Any, expected: str, hint: str) -> StageDefinitionError:
-    name = stage.name if isinstance(stage.name, str) and stage.name.strip() else type(stage).__name__
-    return StageDefinitionError("invalid setting", stage=name, field=field, given=value, expected=expected, hint=hint)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
-
-
-def _is_choice(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or _is_positive(value)
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _are_exceptions(value: Any) -> bool:
-    return all(isinstance(each, type) and issubclass(each, BaseException) for each in _as_tuple(value))
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _is_limit(value: Any) -> bool:
-    return value is None or (_is_time(value) and value > 0)
-
-
-def _is_options(value: Any) -> bool:
-    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
 
 
 def _read_fields(stage: Any, method: str) -> Fields | None:

@@ -7,6 +7,8 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from curator_core._settings import SETTINGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from curator_core.resources import Resources
 
 __all__ = ["FusionLevel", "StageGroup", "group_stages"]
+
+_OF_WORKER = [setting.field for setting in SETTINGS.values() if setting.is_of_worker]
 
 
 class FusionLevel(enum.IntEnum):
@@ -124,7 +128,7 @@ def _different_needs(last: CompiledStage, compiled: CompiledStage, fusion: Fusio
     for stage in (last, compiled):
         if stage.resources.requires_gpu and not stage.fusible:
             return f"'{stage.name}' asks for a GPU and does not set fusible=True"
-    for field in ("num_workers", "runtime_env", "engine_options"):
+    for field in _OF_WORKER:
         if getattr(compiled, field) != getattr(last, field):
             return f"'{compiled.name}' and '{last.name}' differ in {field}"  # no values: they may be secrets
     return ""
