@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from curator_core._numbers import is_whole
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class DeadLetter:
 
 
 def _check_bytes(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if is_whole(value, 0):
         return value
     raise ConfigurationError(
         "invalid number of bytes",

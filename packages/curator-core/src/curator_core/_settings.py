@@ -8,10 +8,10 @@ Everything else reads these rows: ``with_()``, the plan, its groups, the fingerp
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from curator_core._numbers import is_amount, is_whole
 from curator_core.errors import StageDefinitionError
 from curator_core.resources import Resources
 
@@ -85,23 +85,19 @@ def _is_choice(value: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_whole(value, 1)
 
 
 def _is_count(value: Any) -> bool:
-    return value is None or _is_positive(value)
+    return value is None or is_whole(value, 1)
 
 
 def _are_exceptions(value: Any) -> bool:
     return all(isinstance(each, type) and issubclass(each, BaseException) for each in as_tuple(value))
 
 
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
 def _is_limit(value: Any) -> bool:
-    return value is None or (_is_time(value) and value > 0)
+    return value is None or (is_amount(value) and value > 0)
 
 
 def _is_options(value: Any) -> bool:
@@ -125,7 +121,7 @@ SETTINGS = {
         Setting("full_batches", _is_choice, _CHOICE),
         Setting("max_attempts", _is_positive, _COUNT),
         Setting("retry_on", _are_exceptions, "an exception class, or a tuple of them"),
-        Setting("retry_delay_s", _is_time, "a number of seconds, 0 or more"),
+        Setting("retry_delay_s", is_amount, "a number of seconds, 0 or more"),
         Setting("timeout_s", _is_limit, _LIMIT),
         Setting("setup_timeout_s", _is_limit, _LIMIT),
         Setting("isolated", _is_choice, _CHOICE),

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from curator_core._numbers import is_whole
 from curator_core.errors import ConfigurationError
 from curator_core.tasks import digest
 
@@ -123,7 +124,7 @@ def read_shard(given: Any, environ: Mapping[str, str]) -> Shard:
     if given == "auto":
         return _from_environment(environ)
     is_pair = isinstance(given, tuple | list) and len(given) == 2
-    if not (is_pair and all(isinstance(each, int) and not isinstance(each, bool) for each in given)):
+    if not (is_pair and all(map(is_whole, given))):
         raise _invalid(given, "it is not a pair of an index and a count")
     return _checked(Shard(*given), given)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from curator_core._numbers import is_amount, is_whole
 from curator_core.errors import ResourcesError
 
 __all__ = ["Resources"]
@@ -78,12 +79,9 @@ class Resources:
         if name == "entire_gpu":
             valid, expected = isinstance(value, bool), "True or False"
         elif name in ("nvdecs", "nvencs"):
-            valid = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            expected = "a whole number, 0 or more"
+            valid, expected = is_whole(value, 0), "a whole number, 0 or more"
         else:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            valid = is_number and math.isfinite(value) and value >= 0
-            expected = "a finite number, 0 or more"
+            valid, expected = is_amount(value), "a finite number, 0 or more"
         if not valid:
             raise ResourcesError(
                 "invalid amount", field=name, given=value, expected=expected, hint=f"change the value of {name}"

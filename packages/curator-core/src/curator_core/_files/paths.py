@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from curator_core._numbers import is_whole
 from curator_core.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def check_count(field: str, value: Any) -> int | None:
     Raises:
         ConfigurationError: It is something else.
     """
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value is None or is_whole(value, 1):
         return value
     raise ConfigurationError(
         "invalid count",
@@ -189,7 +190,7 @@ def parse_size(field: str, value: Any) -> int | None:
         if match:
             number, unit = match.groups()
             return check_count(field, int(float(number) * _UNITS[unit and unit.lower()]))
-    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    elif value is None or is_whole(value, 1):
         return value
     raise ConfigurationError(
         "invalid size",

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from curator_core._adapter.chain import Chain
+from curator_core._numbers import is_whole
 from curator_core._plan.groups import FusionLevel, group_stages
 from curator_core._run.executor import BaseExecutor
 from curator_core.errors import ExecutorError
@@ -85,7 +86,7 @@ class LocalExecutor(BaseExecutor):
 
 
 def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_whole(value, least):
         raise ExecutorError(
             f"invalid number of {field.removeprefix('max_')}",
             field=field,

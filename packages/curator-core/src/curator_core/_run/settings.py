@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_core._dead_letter import DeadLetter
+from curator_core._numbers import is_amount, is_whole
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class RunSettings:
 
     def _check_grace(self) -> None:
         grace: Any = self.shutdown_grace_s
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 < grace < math.inf:
+        if not (is_amount(grace) and grace > 0):
             raise ConfigurationError(
                 "invalid grace period for shutdown",
                 field="shutdown_grace_s",
@@ -80,8 +81,7 @@ class RunSettings:
 
     def _check_limit(self) -> None:
         limit = self.max_failures
-        is_count = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0
-        if not (is_count or (isinstance(limit, float) and (0 < limit < 1 or limit == math.inf))):
+        if not (is_whole(limit, 0) or (isinstance(limit, float) and (0 < limit < 1 or limit == math.inf))):
             raise ConfigurationError(
                 "invalid limit on failures",
                 field="max_failures",

@@ -16,6 +16,7 @@ from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from curator_core._numbers import is_whole
 from curator_core.deadletter.payload import Payload, PayloadKind
 from curator_core.errors import DataError
 from curator_core.tasks import digest
@@ -208,7 +209,7 @@ def parse_header(line: bytes, path: str) -> tuple[Letter, list[int]]:
         )
     values = {name: _checked(header, name, kind, path) for name, kind in _kinds().items()}
     sizes = header.get("parts")
-    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+    if not isinstance(sizes, list) or not all(is_whole(size, 0) for size in sizes):
         raise damaged(path, "its 'parts' are not sizes")
     if bool(sizes) != (values["payload_kind"] != "none"):
         raise damaged(path, f"its payload is '{values['payload_kind']}', in {len(sizes)} parts")
