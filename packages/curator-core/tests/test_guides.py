@@ -73,12 +73,13 @@ def test_in_process_stages_run_in_the_calling_thread() -> None:
     assert threads == [threading.get_ident()] * 2
 
 
-def test_in_process_what_engines_need_is_left_alone() -> None:
+@pytest.mark.parametrize("workers", [{"num_workers": 64}, {"min_workers": 64, "initial_workers": 65}])
+def test_in_process_what_engines_need_is_left_alone(workers: dict[str, int]) -> None:
     stage = Calling(lambda task: Task(data=os.environ.get("CURATOR_GUIDES"))).with_(
         resources=Resources(cpus=512, gpus=8),
-        num_workers=64,
         runtime_env={"env_vars": {"CURATOR_GUIDES": "set"}},
         xenna_stage_spec={"slots_per_actor": 3},
+        **workers,
     )
     result = Pipeline("p", [stage]).run(initial_tasks=tasks(1))
     assert [task.data for task in result] == [None]

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from tests.waiting import wait_until
 
-from curator_core import ExecutorError, Pipeline, ProcessingStage, Resources, ResourcesError, RunObserver, Task
+from curator_core import (
+    ExecutorError,
+    Pipeline,
+    ProcessingStage,
+    Resources,
+    ResourcesError,
+    RunObserver,
+    StageDefinitionError,
+    Task,
+)
 from curator_core._reports.batch import BatchReport
 from curator_core.testing import Recorder
 from curator_xenna import XennaConfig, XennaExecutor
@@ -80,8 +89,10 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     directory = tmp_path_factory.mktemp("torn-down")
     stages = [
         Numbers(),
-        Worker(str(directory), wait_for=2).with_(name="Many", resources=Resources(cpus=0.05), num_workers=None),
-        Worker(str(directory)).with_(name="Single", num_workers=1),
+        Worker(str(directory), wait_for=2).with_(
+            name="Many", resources=Resources(cpus=0.05), num_workers=None, min_workers=2
+        ),
+        Worker(str(directory)).with_(name="Single", num_workers=None, max_workers=1),
     ]
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +119,7 @@ def test_every_worker_is_torn_down(ran: Ran) -> None:
     assert {f"{report.stage_name}-{report.pid}" for report in workers if report.event == "ended"} == set_up
 
 
-def test_max_workers_per_stage_is_a_limit(ran: Ran) -> None:
+def test_numbers_of_workers_are_within_the_limits_of_executor_and_stage(ran: Ran) -> None:
     assert [stage.workers for stage in ran.result.stages] == [1, 2, 1]
 
 
@@ -119,6 +130,12 @@ def test_the_environment_stays_as_it_was(ran: Ran) -> None:
 def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
     result = Pipeline("p", [Numbers()]).run(XennaExecutor({"address": "nobody:1"}))
     assert [task.data["number"] for task in result] == list(range(12))
+
+
+def test_limits_that_xenna_cannot_keep_are_an_error_before_anything_starts() -> None:
+    stage = Odd().with_(num_workers=None, initial_workers=2)
+    with pytest.raises(StageDefinitionError, match="does not support initial_workers"):
+        Pipeline("p", [Numbers(), stage]).run(XennaExecutor({"address": "nobody:1"}))
 
 
 class RunsAnother(RunObserver):

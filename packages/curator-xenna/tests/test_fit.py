@@ -323,6 +323,51 @@ def test_the_limit_holds_for_a_source_too() -> None:
     assert workers(fitted(machine(8), {}, {}, source=True, max_workers_per_stage=3)) == [1, 3]
 
 
+LIMITED = {**APART, "min_workers": 2, "max_workers": 4}
+
+
+@pytest.mark.parametrize("mode", ["streaming", "batch"])
+@pytest.mark.parametrize(("cpus", "expected"), [(2, 2), (3, 3), (4, 4), (8, 4)])
+def test_a_stage_with_a_maximum_has_a_fixed_number_of_workers_within_its_limits(
+    cpus: int, expected: int, mode: str
+) -> None:
+    assert workers(fitted(machine(cpus), LIMITED, execution_mode=mode)) == [expected]
+
+
+def test_a_maximum_leaves_other_stages_their_share() -> None:
+    assert workers(fitted(machine(12), APART, {**APART, "max_workers": 8})) == [None, 6]
+    assert workers(fitted(machine(12), asking(cpus=2), {**APART, "max_workers": 8})) == [None, 4]
+    assert workers(fitted(machine(12), {**APART, "num_workers": 2}, {**APART, "max_workers": 8})) == [2, 8]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(3, [3, 3, 2]), (9, [5, 4, 2])])
+def test_the_smaller_of_the_limits_of_stage_and_executor_counts(limit: int, expected: list[int]) -> None:
+    stages = [{**APART, "max_workers": 5}, LIMITED, {**APART, "max_workers": 2}]
+    assert workers(fitted(machine(16), *stages, max_workers_per_stage=limit)) == expected
+
+
+def test_the_limit_of_the_executor_counts_more_than_a_minimum(lines: Any) -> None:
+    assert workers(fitted(machine(8), LIMITED, max_workers_per_stage=1)) == [1]
+    assert lines() == ["stage 's0' gets 1 workers, not the 2 that it requests: limited by max_workers_per_stage"]
+
+
+def test_a_minimum_of_one_leaves_the_number_to_the_autoscaler() -> None:
+    assert workers(fitted(machine(8), {"min_workers": 1}, {**APART, "num_workers": 2})) == [None, 2]
+
+
+def test_a_source_on_xenna_has_its_minimum() -> None:
+    assert workers(fitted(machine(8), {"max_workers": 4}, {}, source=True)) == [1, None]
+    assert workers(fitted(machine(8), {"min_workers": 2, "max_workers": 4}, {}, source=True)) == [2, None]
+
+
+def test_a_minimum_must_fit() -> None:
+    found = fitted(machine(4), LIMITED, {**APART, "min_workers": 3, "max_workers": 4})
+    assert (found.streaming, found.cpus, workers(found)) == (True, 5, [2, 3])
+    with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
+        fitted(machine(4, gpus=1), {**asking(gpus=0.5), "min_workers": 3, "max_workers": 4})
+    assert "lower the number of workers of 's0' to 2 or fewer" in caught.value.hint
+
+
 def test_in_batch_mode_each_stage_has_the_cluster(lines: Any) -> None:
     found = fitted(machine(12), APART, APART, max_workers_per_stage=10, execution_mode="batch")
     assert workers(found) == [10, 10]

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 
 from curator_core import ProcessingStage, Resources, ResourcesError, StageDefinitionError, Task
 from curator_core._plan.plan import Plan
+from curator_xenna import XennaConfig
 from curator_xenna._convert.resources import CODEC_ENGINES, Gpu, Share, share_of
-from curator_xenna._session.specification import check_options
+from curator_xenna._session.specification import check_limits, check_options
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85.9)
 L40S = Gpu("NVIDIA L40S", 48.3)
@@ -99,9 +101,42 @@ def test_options_that_are_not_a_stages(options: dict[str, Any], says: str) -> No
     assert caught.value.stage == "s0"
 
 
-def test_workers_said_twice() -> None:
-    with pytest.raises(StageDefinitionError, match="both set"):
-        check_options(stages({"num_workers": 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
+@pytest.mark.parametrize("name", ["num_workers", "min_workers", "max_workers", "initial_workers"])
+def test_workers_said_twice(name: str) -> None:
+    with pytest.raises(StageDefinitionError, match=f"{name} and num_workers_per_node are both set"):
+        check_options(stages({name: 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        ({"initial_workers": 2}, "initial_workers"),
+        ({"min_workers": 2, "initial_workers": 2, "max_workers": 4}, "initial_workers"),
+        ({"min_workers": 2}, "min_workers"),
+    ],
+)
+def test_limits_that_the_autoscaler_cannot_keep(limits: dict[str, int], name: str) -> None:
+    with pytest.raises(
+        StageDefinitionError, match=f"the autoscaler of cosmos-xenna .* does not support {name}"
+    ) as caught:
+        check_limits(stages({}, limits), XennaConfig())
+    assert (caught.value.stage, caught.value.field, caught.value.given) == ("s1", name, "2")
+    assert version("cosmos-xenna") in caught.value.message
+    assert "num_workers()" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("limits", "config"),
+    [
+        ({"min_workers": 1}, XennaConfig()),
+        ({"max_workers": 4}, XennaConfig()),
+        ({"min_workers": 2, "max_workers": 4}, XennaConfig()),
+        ({"min_workers": 2, "max_workers": 2, "initial_workers": 2}, XennaConfig()),
+        ({"min_workers": 2}, XennaConfig(max_workers_per_stage=4)),
+    ],
+)
+def test_limits_that_are_kept(limits: dict[str, int], config: XennaConfig) -> None:
+    check_limits(stages({}, limits), config)
 
 
 def test_options_that_are() -> None:

@@ -12,8 +12,8 @@
 To read the source, start with these modules, in this order:
 
     tasks.py                    330 lines   tasks, and the framework's state on them
-    stages.py                   380         what users write
-    _plan/compiled.py           210         a stage, read once
+    stages.py                   390         what users write
+    _plan/compiled.py           240         a stage, read once
     _plan/plan.py               170         a pipeline, compiled
     _reports/batch.py           340         what every batch leaves behind
     _adapter/worker_state.py    150         a stage on a worker

@@ -105,6 +105,7 @@ def _is_options(value: Any) -> bool:
 
 
 _COUNT = "a whole number, 1 or more"
+_COUNT_OR_NONE = f"None, or {_COUNT}"
 _LIMIT = "None, or a number of seconds above 0"
 _CHOICE = "True, False, or None for the default"
 
@@ -125,7 +126,10 @@ SETTINGS = {
         Setting("timeout_s", _is_limit, _LIMIT),
         Setting("setup_timeout_s", _is_limit, _LIMIT),
         Setting("isolated", _is_choice, _CHOICE),
-        Setting("num_workers", _is_count, "None, or a whole number, 1 or more", is_method=True, is_of_worker=True),
+        Setting("min_workers", _is_count, _COUNT_OR_NONE, is_of_worker=True),
+        Setting("max_workers", _is_count, _COUNT_OR_NONE, is_of_worker=True),
+        Setting("initial_workers", _is_count, _COUNT_OR_NONE, is_of_worker=True),
+        Setting("num_workers", _is_count, _COUNT_OR_NONE, is_method=True, is_of_worker=True),
         Setting(
             "xenna_stage_spec",
             _is_options,

@@ -105,6 +105,11 @@ class ProcessingStage(Generic[X, Y]):
             The stage runs in its own process for this.
         isolated: Whether the stage runs in its own process, so that a crash costs only that process. None: if a time
             limit requires it, and for the rest of a run after a worker has died.
+        min_workers: The minimum number of workers, for executors that change the number during a run. None: 1.
+        max_workers: The maximum number of workers. None for no limit. If it equals ``min_workers``, the number is
+            fixed, as by ``num_workers()``.
+        initial_workers: The number of workers to start with, for executors that change the number during a run. None
+            leaves it to the executor.
     """
 
     name: str = cast("str", _ClassName())
@@ -121,6 +126,9 @@ class ProcessingStage(Generic[X, Y]):
     timeout_s: float | None = None
     setup_timeout_s: float | None = None
     isolated: bool | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    initial_workers: int | None = None
 
     def process(self, task: X) -> Y | list[Y] | tuple[Y, ...] | Iterator[Y] | None:
         """Work on one task.
@@ -159,7 +167,7 @@ class ProcessingStage(Generic[X, Y]):
         """Release what ``setup`` acquired."""
 
     def num_workers(self) -> int | None:
-        """Return the number of workers, or None to leave it to the executor."""
+        """Return the fixed number of workers, or None to leave it to the executor."""
         return None
 
     def inputs(self) -> tuple[list[str], list[str]] | None:

@@ -128,9 +128,10 @@ def test_reports_come_in_the_calling_thread(watched):
     assert watched.threads == {threading.get_ident()}
 
 
-def test_groups_of_few_workers_get_different_processes():
+@pytest.mark.parametrize("setting", ["num_workers", "max_workers"])
+def test_groups_of_few_workers_get_different_processes(setting):
     def where(name):
-        return stage(lambda task: Task(data=[*task.data, os.getpid()]), name=name, num_workers=1, fusible=False)
+        return stage(lambda task: Task(data=[*task.data, os.getpid()]), name=name, fusible=False, **{setting: 1})
 
     (task,) = Pipeline("p", [where("a"), where("b")]).run(TWO, tasks([]))
     assert len(set(task.data)) == 2

@@ -314,6 +314,50 @@ def test_num_workers_may_be_an_attribute():
 
 
 @pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"min_workers": 3, "max_workers": 2}, "min_workers <= max_workers"),
+        ({"min_workers": 3, "initial_workers": 2}, "min_workers <= initial_workers"),
+        ({"initial_workers": 5, "max_workers": 4}, "initial_workers <= max_workers"),
+        ({"min_workers": 2, "initial_workers": 1, "max_workers": 4}, "min_workers <= initial_workers <= max_workers"),
+    ],
+)
+def test_limits_of_workers_in_the_wrong_order(limits, expected):
+    with pytest.raises(StageDefinitionError, match="invalid setting") as raised:
+        view_of(Pass().with_(**limits))
+    assert (raised.value.field, raised.value.expected) == (expected.replace(" <=", ","), expected)
+
+
+@pytest.mark.parametrize("name", ["min_workers", "max_workers", "initial_workers"])
+def test_a_fixed_number_of_workers_excludes_limits(name):
+    with pytest.raises(StageDefinitionError, match="either a fixed number or limits") as raised:
+        view_of(Pass().with_(num_workers=2, **{name: 2}))
+    assert (raised.value.field, raised.value.given) == (f"num_workers, {name}", "(2, 2)")
+    assert f"set {name} to None" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [(2, None, None), (None, 2, None), (None, None, 2), (2, 3, 4), (2, 2, 4), (2, 4, 4), (1, 2, None), (None, 2, 2)],
+)
+def test_limits_of_workers_in_order_are_kept(limits):
+    names = ("min_workers", "initial_workers", "max_workers")
+    compiled = view_of(Pass().with_(**dict(zip(names, limits, strict=True))))
+    assert tuple(getattr(compiled, name) for name in names) == limits
+    assert compiled.num_workers is None
+    assert not compiled.wants_a_worker
+
+
+@pytest.mark.parametrize("initial", [None, 3])
+def test_equal_limits_are_a_fixed_number_of_workers(initial):
+    equal = Pass().with_(name="b", min_workers=3, max_workers=3, initial_workers=initial)
+    compiled = view_of(equal)
+    assert (compiled.num_workers, compiled.min_workers, compiled.max_workers) == (3, None, None)
+    assert compiled.initial_workers is None
+    assert len(Plan.from_stages([Pass().with_(num_workers=3), equal], fed=True).groups) == 1
+
+
+@pytest.mark.parametrize(
     ("settings", "wants"),
     [
         ({}, False),
@@ -381,4 +425,6 @@ def test_describe_says_what_each_stage_needs_and_no_secrets():
         "  01 gpu   Pass(cpus=1, gpus=0.5, batch_size=1, num_workers=2, runtime_env=['env_vars'])",
         "for people",
     ]
+    limits = {"min_workers": 2, "max_workers": 8, "initial_workers": 4}
+    assert "min_workers=2, initial_workers=4, max_workers=8)" in Pipeline("p", [Pass().with_(**limits)]).describe()
     assert "entire_gpu" in Pipeline("p", [Pass().with_(resources=Resources(entire_gpu=True))]).describe()

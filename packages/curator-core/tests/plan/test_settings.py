@@ -12,6 +12,7 @@ import pytest
 from curator_core import Plan, ProcessingStage, Resources
 from curator_core._checkpoint.fingerprint import difference, fingerprint
 from curator_core._plan.compiled import CompiledStage
+from curator_core._plan.groups import StageGroup
 from curator_core._settings import SETTINGS
 
 OTHER_VALUES = {
@@ -29,6 +30,9 @@ OTHER_VALUES = {
     "timeout_s": 1.0,
     "setup_timeout_s": 1.0,
     "isolated": True,
+    "min_workers": 2,
+    "max_workers": 2,
+    "initial_workers": 2,
     "num_workers": 2,
     "xenna_stage_spec": {"slots_per_actor": 3},
 }
@@ -77,6 +81,12 @@ def test_a_compiled_stage_has_a_field_for_every_setting():
     assert [setting.name for setting in SETTINGS.values() if setting.field not in fields] == [], (
         "add a field to CompiledStage in _plan/compiled.py"
     )
+
+
+def test_a_group_has_a_property_for_every_setting_of_its_workers():
+    fields = [setting.field for setting in SETTINGS.values() if setting.is_of_worker]
+    missing = [field for field in fields if not isinstance(getattr(StageGroup, field, None), property)]
+    assert missing == [], "add a property to StageGroup in _plan/groups.py"
 
 
 def test_every_setting_has_another_value_in_these_tests():

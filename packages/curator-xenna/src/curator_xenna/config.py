@@ -35,6 +35,7 @@ class XennaConfig:
             handles failures, so that they are counted; Xenna never sees them.
         max_workers_per_stage: The maximum number of workers of each stage. Xenna's autoscaler has no such
             limit, so if this is set, the workers are distributed evenly at the start and their number is fixed.
+            If a stage has a smaller ``max_workers``, that counts.
         execution_mode: ``"streaming"`` runs all stages at once; ``"batch"`` runs one after the other and keeps
             all tasks in memory in between.
         fuse: Let adjacent stages with equal requirements share a worker; see `Plan.explain`.

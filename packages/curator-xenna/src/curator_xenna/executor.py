@@ -86,10 +86,11 @@ class XennaExecutor(BaseExecutor):
             self._run_plan(run)
 
     def _run_plan(self, run: Run) -> None:
-        from curator_xenna._session.specification import check_options  # noqa: PLC0415 - loads Xenna
+        from curator_xenna._session.specification import check_limits, check_options  # noqa: PLC0415 - loads Xenna
         from curator_xenna.compat import own_signal_handlers  # noqa: PLC0415 - loads Ray
 
         check_options(run.plan.stages)
+        check_limits(run.stages, self.config)
         with own_signal_handlers(), self._cluster() as cluster:
             if run.runs_source:
                 self._check_fit(run.stages, cluster)  # before the source, which can take hours

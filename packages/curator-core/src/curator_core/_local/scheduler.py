@@ -325,10 +325,10 @@ def _definition(run: Run, group: StageGroup) -> bytes:
 
 
 def _shares(groups: Sequence[StageGroup], processes: Sequence[WorkerProcess]) -> list[list[WorkerProcess]]:
-    """Return the processes for each group: as many as it asks for, and different ones for different groups."""
+    """Return the processes for each group: as many as it allows, and different ones for different groups."""
     shares, start = [], 0
     for group in groups:
-        wanted = min(group.num_workers or len(processes), len(processes))
+        wanted = min(group.num_workers or group.max_workers or len(processes), len(processes))
         shares.append([processes[(start + number) % len(processes)] for number in range(wanted)])
         start += wanted % len(processes)
     return shares

@@ -18,10 +18,11 @@ from curator_core.tasks import EmptyTask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CompiledStage", "Fields", "compile_stage"]
+__all__ = ["LIMITS_OF_WORKERS", "CompiledStage", "Fields", "compile_stage"]
 
 
 _CONCURRENCY = 32  # concurrent calls of an asynchronous stage by default
+LIMITS_OF_WORKERS = ("min_workers", "initial_workers", "max_workers")  # none is above the next one
 
 
 class Fields(NamedTuple):
@@ -50,6 +51,7 @@ class CompiledStage:
         full_batches: Whether its batches must be full, wherever the tasks come from.
         needs: The fields that ``inputs()`` declares; None if it declares nothing.
         adds: The fields that ``outputs()`` declares; None if it declares nothing.
+        num_workers: The fixed number of workers: also if the stage sets equal limits, which then are None here.
         engine_options: The options that ``xenna_stage_spec()`` returns.
         is_committed: Whether the driver publishes the stage's files.
     """
@@ -73,6 +75,9 @@ class CompiledStage:
     timeout_s: float | None
     setup_timeout_s: float | None
     isolated: bool | None
+    min_workers: int | None
+    max_workers: int | None
+    initial_workers: int | None
     num_workers: int | None
     needs: Fields | None
     adds: Fields | None
@@ -137,7 +142,7 @@ def compile_stage(index: int, stage: Any) -> CompiledStage:
         "full_batches": batch_size > 1 and (batched and values["resources"].requires_gpu if full is None else full),
         "retry_on": as_tuple(values["retry_on"]),
         "engine_options": values["engine_options"] or {},
-    }
+    } | _numbers_of_workers(stage, values)
     compiled = CompiledStage(
         index=index,
         class_name=type(stage).__name__,
@@ -179,6 +184,21 @@ def _concurrency(stage: Any, asked: int | None, *, batched: bool) -> int:
         hint = f"write async def {method}, or leave concurrency unset"
         raise invalid_setting(stage, "concurrency", asked, "None for a stage whose calls are not coroutines", hint)
     return 0
+
+
+def _numbers_of_workers(stage: Any, values: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the number of workers and its limits, without the limits if they fix the number."""
+    limits = {name: values[name] for name in LIMITS_OF_WORKERS if values[name] is not None}
+    fixed = values["num_workers"]
+    if fixed is not None and limits:
+        names = ["num_workers", *limits]
+        expected, hint = "either a fixed number or limits", f"drop num_workers(), or set {' and '.join(limits)} to None"
+        raise invalid_setting(stage, ", ".join(names), (fixed, *limits.values()), expected, hint)
+    if [*limits.values()] != sorted(limits.values()):
+        raise invalid_setting(stage, ", ".join(limits), (*limits.values(),), " <= ".join(limits), "change one of them")
+    if values["max_workers"] is not None and values["max_workers"] == values["min_workers"]:
+        return dict.fromkeys(LIMITS_OF_WORKERS) | {"num_workers": values["max_workers"]}
+    return {}
 
 
 def _declared_input(stage_class: type) -> Any:

@@ -59,8 +59,23 @@ class StageGroup:
 
     @property
     def num_workers(self) -> int | None:
-        """Number of workers that its stages ask for."""
+        """The fixed number of workers that its stages ask for."""
         return self.stages[0].num_workers
+
+    @property
+    def min_workers(self) -> int | None:
+        """The minimum number of its workers."""
+        return self.stages[0].min_workers
+
+    @property
+    def max_workers(self) -> int | None:
+        """The maximum number of its workers."""
+        return self.stages[0].max_workers
+
+    @property
+    def initial_workers(self) -> int | None:
+        """The number of workers that it starts with."""
+        return self.stages[0].initial_workers
 
     @property
     def runtime_env(self) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curator_core._plan.compiled import CompiledStage, Fields, compile_stage
+from curator_core._plan.compiled import LIMITS_OF_WORKERS, CompiledStage, Fields, compile_stage
 from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.sendable import check_copied
 from curator_core._transport.pickling import dumps
@@ -160,8 +160,8 @@ def _describe(compiled: CompiledStage) -> str:
         if amount:
             wants.append(f"{name}={amount:g}" if amount is not True else name)
     wants.append(f"batch_size={compiled.batch_size}")
-    if compiled.num_workers is not None:
-        wants.append(f"num_workers={compiled.num_workers}")
+    numbers = {name: getattr(compiled, name) for name in ("num_workers", *LIMITS_OF_WORKERS)}
+    wants += [f"{name}={number}" for name, number in numbers.items() if number is not None]
     if compiled.runtime_env is not None:
         wants.append(f"runtime_env={sorted(compiled.runtime_env)}")  # names only: values may be secrets
     return f"{compiled.class_name}({', '.join(wants)})"

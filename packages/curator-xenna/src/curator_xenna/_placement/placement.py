@@ -54,7 +54,7 @@ class Placement:
     @property
     def least_workers(self) -> int:
         """The number of workers that must run at once."""
-        return self.workers or 1
+        return self.workers or self.group.min_workers or 1
 
     @property
     def least_cpus(self) -> float:
@@ -104,8 +104,8 @@ def fit(
     """
     chosen = _choose(stages, nodes, config, has_source, may_declare, cores)
     for placement in chosen.placements:
-        asked = asked_workers(placement.group, len(nodes))
-        if asked is not None and asked != placement.workers:
+        asked = asked_workers(placement.group, len(nodes)) or placement.group.min_workers
+        if asked is not None and placement.workers is not None and placement.workers < asked:
             logger.info(
                 "stage '%s' gets %s workers, not the %d that it requests: limited by max_workers_per_stage",
                 placement.group.name,
@@ -183,9 +183,13 @@ def _place(
 ) -> tuple[Placement, ...]:
     """Place the groups at a fusion level, with numbers of workers within their limits."""
     placements = _placements(group_stages(stages, level, has_source=has_source), nodes, config, has_source)
-    limit = config.max_workers_per_stage
-    limits = [limit or (cores if _is_small(placement) else None) for placement in placements]
+    limits = [_limit(placement, config) or (cores if _is_small(placement) else None) for placement in placements]
     return _limited(placements, nodes, limits, streaming)
+
+
+def _limit(placement: Placement, config: XennaConfig) -> int | None:
+    """Return the maximum number of workers that the group or the executor sets: the smaller one."""
+    return min(filter(None, (placement.group.max_workers, config.max_workers_per_stage)), default=None)
 
 
 def _placements(
@@ -197,7 +201,7 @@ def _placements(
         share = share_of(group.resources, gpus, group.name, config.codec_engines)
         workers = asked_workers(group, len(nodes))
         if workers is None and has_source and group.index == 0:
-            workers = 1  # the autoscaler would start several for its single task
+            workers = group.min_workers or 1  # the autoscaler would start several for its single task
         placements.append(Placement(group, share, workers))
     return tuple(placements)
 
@@ -215,19 +219,20 @@ def _is_small(placement: Placement) -> bool:
 def _limited(
     placements: tuple[Placement, ...], nodes: Sequence[Node], limits: Sequence[int | None], streaming: bool
 ) -> tuple[Placement, ...]:
-    """Distribute workers evenly, up to the limit of each group: Xenna's autoscaler has no upper bound."""
+    """Distribute workers evenly, up to the limit of each group: Xenna's autoscaler has no upper bound.
+
+    Groups without a limit take part, so that the groups with one leave room for what the autoscaler gives to them.
+    """
     counts = [min(p.least_workers, limit or p.least_workers) for p, limit in zip(placements, limits, strict=True)]
-    grown = [p.workers is None and limit is not None for p, limit in zip(placements, limits, strict=True)]
-    while any(grown):
-        for number, limit in enumerate(limits):
-            if not grown[number]:
-                continue
+    growing = [number for number, placement in enumerate(placements) if placement.workers is None]
+    while any(limits[number] for number in growing):
+        for number in tuple(growing):
             counts[number] += 1
             tried = [replace(p, workers=count) for p, count in zip(placements, counts, strict=True)]
             fits = _fits_together(tried if streaming else [tried[number]], nodes)
-            if counts[number] > (limit or 0) or not fits:
+            if counts[number] > (limits[number] or math.inf) or not fits:
                 counts[number] -= 1
-                grown[number] = False
+                growing.remove(number)
     return tuple(
         placement if limit is None else replace(placement, workers=count)
         for placement, limit, count in zip(placements, limits, counts, strict=True)

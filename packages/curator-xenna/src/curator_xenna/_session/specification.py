@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from curator_xenna._session.inputs import Inputs
     from curator_xenna.config import XennaConfig
 
-__all__ = ["check_options", "pipeline_spec"]
+__all__ = ["check_limits", "check_options", "pipeline_spec"]
 
 # The adapter handles failures: Xenna would silently drop a batch, or pass mutated input to a retry.
 _OURS = {
@@ -55,16 +56,49 @@ def check_options(stages: Sequence[CompiledStage]) -> None:
             if name not in known:
                 details = unknown_name("option", name, known)
                 raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=compiled.name, **details)
-        per_node = compiled.engine_options.get("num_workers_per_node")
-        if per_node is not None and compiled.num_workers is not None:
+        _check_per_node(compiled)
+
+
+def _check_per_node(compiled: CompiledStage) -> None:
+    per_node = compiled.engine_options.get("num_workers_per_node")
+    for name in ("num_workers", "min_workers", "max_workers", "initial_workers"):
+        if per_node is not None and (number := getattr(compiled, name)) is not None:
             raise StageDefinitionError(
-                "num_workers and num_workers_per_node are both set",
+                f"{name} and num_workers_per_node are both set",
                 stage=compiled.name,
-                field="num_workers, num_workers_per_node",
-                given=(compiled.num_workers, per_node),
+                field=f"{name}, num_workers_per_node",
+                given=(number, per_node),
                 expected="at most one of the two",
-                hint="drop num_workers() or num_workers_per_node",
+                hint=f"drop {name} or num_workers_per_node",
             )
+
+
+def check_limits(stages: Sequence[CompiledStage], config: XennaConfig) -> None:
+    """Check the limits that stages set on the number of their workers.
+
+    Xenna's autoscaler takes a fixed number of workers for a stage, or decides on one itself: it has no minimum, no
+    maximum, and no number to start with. A maximum fixes the number, so a minimum can be kept if there is a maximum.
+
+    Raises:
+        StageDefinitionError: Xenna cannot keep a limit.
+    """
+    for compiled in stages:
+        if compiled.initial_workers is not None:
+            raise _unsupported(compiled, "initial_workers", "None", "drop initial_workers")
+        has_maximum = (compiled.max_workers or config.max_workers_per_stage) is not None
+        if (compiled.min_workers or 1) > 1 and not has_maximum:
+            raise _unsupported(compiled, "min_workers", "max_workers as well, or None", "set max_workers as well")
+
+
+def _unsupported(compiled: CompiledStage, name: str, expected: str, hint: str) -> StageDefinitionError:
+    return StageDefinitionError(
+        f"the autoscaler of cosmos-xenna {version('cosmos-xenna')} does not support {name}",
+        stage=compiled.name,
+        field=name,
+        given=getattr(compiled, name),
+        expected=expected,
+        hint=f"{hint}, or use num_workers() for a fixed number",
+    )
 
 
 def pipeline_spec(
