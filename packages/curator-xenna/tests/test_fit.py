@@ -315,6 +315,12 @@ def test_the_limit_leaves_room_for_all_stages() -> None:
     assert workers(found) == [3, 2, 3]  # 3 + 2x3 + 3 CPUs of 12
 
 
+def test_a_limit_on_a_large_cluster_is_distributed_in_large_steps() -> None:
+    nodes = [Node(str(number), 64, (H100,)) for number in range(24)]  # one by one, this takes 30 times as long
+    stages = [APART, {**APART, "max_workers": 300}, asking(cpus=2, gpus=0.5), {**APART, "max_workers": 900}]
+    assert workers(fitted(nodes, *stages, max_workers_per_stage=700)) == [570, 300, 48, 570]
+
+
 def test_the_limit_counts_gpus_too() -> None:
     assert workers(fitted(machine(12, gpus=1), asking(gpus=0.5), {}, max_workers_per_stage=4)) == [2, 4]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -225,13 +226,22 @@ def _limited(
     """
     counts = [min(p.least_workers, limit or p.least_workers) for p, limit in zip(placements, limits, strict=True)]
     growing = [number for number, placement in enumerate(placements) if placement.workers is None]
-    while any(limits[number] for number in growing):
+
+    def is_possible(added: int, numbers: Sequence[int]) -> bool:
+        tried = [replace(p, workers=count) for p, count in zip(placements, counts, strict=True)]
+        for number in numbers:
+            tried[number] = replace(tried[number], workers=counts[number] + added)
+        return _fits_together(tried, nodes) if streaming else all(_fits_together([tried[n]], nodes) for n in numbers)
+
+    while room := [limit - counts[number] for number in growing if (limit := limits[number])]:
+        # One more for each, as often as that is possible, and then one by one: at least one group has reached its end.
+        rounds = bisect_left(range(1, min(room) + 1), True, key=lambda added: not is_possible(added, growing))
+        for number in growing:
+            counts[number] += rounds
         for number in tuple(growing):
-            counts[number] += 1
-            tried = [replace(p, workers=count) for p, count in zip(placements, counts, strict=True)]
-            fits = _fits_together(tried if streaming else [tried[number]], nodes)
-            if counts[number] > (limits[number] or math.inf) or not fits:
-                counts[number] -= 1
+            if counts[number] < (limits[number] or math.inf) and is_possible(1, [number]):
+                counts[number] += 1
+            else:
                 growing.remove(number)
     return tuple(
         placement if limit is None else replace(placement, workers=count)
