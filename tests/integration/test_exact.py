@@ -108,16 +108,16 @@ class Told:
         ((kind, value),) = given.items()
         return int(value) if kind == "intValue" else value
 
-    def below(self, prefix: str, stage: str) -> dict[str, int]:
-        """Return the sums over all spans of a stage whose attributes begin with a prefix."""
-        found = [span for span in self.spans if f"{prefix}.batches" in span and span["curator.stage.name"] == stage]
+    def spans_of(self, name: str) -> dict[str, int]:
+        """Return the sums over all spans with a name."""
+        found = [span for span in self.spans if span["name"] == name]
         return {
-            "batches": sum(span[f"{prefix}.batches"] for span in found),
-            "retried": sum(span[f"{prefix}.attempts_retried"] for span in found),
-            "in": sum(span[f"{prefix}.tasks_in"] for span in found),
-            "out": sum(span[f"{prefix}.tasks_out"] for span in found),
-            "process_ns": sum(nanoseconds(span[f"{prefix}.process_time"]) for span in found),
-            "cpu_ns": sum(nanoseconds(span[f"{prefix}.cpu_time"]) for span in found),
+            "batches": sum(span["curator.batch.ended"] for span in found),
+            "retried": sum(span["curator.batch.retried"] for span in found),
+            "in": sum(span["curator.task.in"] for span in found),
+            "out": sum(span["curator.task.out"] for span in found),
+            "process_ns": sum(nanoseconds(span["curator.process.time"]) for span in found),
+            "cpu_ns": sum(nanoseconds(span["curator.cpu.time"]) for span in found),
         }
 
     def batches(self, stage: str) -> dict[str, int]:
@@ -131,10 +131,10 @@ class Told:
         return {
             "batches": len(ended),
             "retried": len(found) - len(ended),
-            "in": sum(span["curator.batch.tasks_in"] for span in ended),
-            "out": sum(span["curator.batch.tasks_out"] for span in ended),
+            "in": sum(span["curator.task.in"] for span in ended),
+            "out": sum(span["curator.task.out"] for span in ended),
             "process_ns": sum(span["took"] for span in found),
-            "cpu_ns": sum(nanoseconds(span["curator.batch.cpu_time"]) for span in found),
+            "cpu_ns": sum(nanoseconds(span["curator.cpu.time"]) for span in found),
         }
 
     def counters(self, stage: str) -> dict[str, int]:
@@ -145,7 +145,7 @@ class Told:
             "batches": count["ok"] + count["failed"],
             "retried": count["retried"],
             "in": sum(tasks),
-            "out": self.metric("curator.task.produced", stage),
+            "out": self.metric("curator.task.out", stage),
             "process_ns": nanoseconds(self.metric("curator.process.time", stage)),
             "cpu_ns": nanoseconds(self.metric("curator.cpu.time", stage)),
         }
@@ -202,15 +202,15 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
     assert kills or not died
     assert killed is None or killed.exists()
     told = Told(trace, metrics)
-    for stage in ("first", "second"):
+    for index, stage in enumerate(("first", "second")):
         expected = accounts(result, stage)
         assert expected["batches"]
         assert told.batches(stage) == expected
-        assert told.below("curator.stage", stage) == expected
+        assert told.spans_of(f"{index:02d} {stage}") == expected
         assert told.counters(stage) == expected
         # A stage that finishes within one window has no window span, and windows are longer if workers start late.
         if any(span["name"] == f"window {stage}" for span in told.spans):
-            assert told.below("curator.window", stage) == expected
+            assert told.spans_of(f"window {stage}") == expected
         own, retried = lines(written, stage)
         unreported = len(own) - expected["batches"]
         if not died:
@@ -220,7 +220,7 @@ def test_all_counts_agree(executor: Any, tmp_path: Path, kills: bool) -> None:
         assert 0 <= unreported <= LAST_WORDS * died
     (run,) = [span for span in told.spans if span["name"] == "run exact"]
     came = [accounts(result, stage) for stage in ("first", "second")]
-    assert run["curator.run.tasks_unreported"] == TASKS - came[0]["in"] + came[0]["out"] - came[1]["in"]
-    assert bool(run["curator.run.tasks_unreported"]) == died
+    assert run["curator.task.unreported"] == TASKS - came[0]["in"] + came[0]["out"] - came[1]["in"]
+    assert bool(run["curator.task.unreported"]) == died
     if not died:
         assert len(result) == sum(1 for number in range(TASKS) if number % 7)

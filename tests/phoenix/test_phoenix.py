@@ -105,16 +105,16 @@ def test_the_run_says_what_held_it_up(shown):
     assert attributes["curator.bottleneck.kind"] == verdict.kind
     assert attributes["curator.bottleneck.reason"] == verdict.reason
     assert attributes.get("curator.bottleneck.stage", "") == verdict.stage
-    assert attributes["curator.run.complete"] is True
+    assert attributes["curator.run.state"] == "complete"
 
 
 def test_stages_add_up_to_the_result(shown):
     stages = shown.result.stages
     told = [shown.one(f"{index:02d} {stage.name}")["attributes"] for index, stage in enumerate(stages)]
-    assert [stage["curator.stage.batches"] for stage in told] == [stage.batches for stage in stages]
-    assert [stage["curator.stage.tasks_out"] for stage in told] == [stage.tasks_out for stage in stages]
-    batches = shown.one(NAME)["attributes"]["curator.run.batches"]
-    assert sum(stage["curator.stage.batches"] for stage in told) == batches == sum(stage.batches for stage in stages)
+    assert [stage["curator.batch.ended"] for stage in told] == [stage.batches for stage in stages]
+    assert [stage["curator.task.out"] for stage in told] == [stage.tasks_out for stage in stages]
+    batches = shown.one(NAME)["attributes"]["curator.batch.ended"]
+    assert sum(stage["curator.batch.ended"] for stage in told) == batches == sum(stage.batches for stage in stages)
 
 
 def test_the_page_of_the_trace(shown, phoenix, photograph):
@@ -163,8 +163,8 @@ def test_a_killed_driver_leaves_a_trace_that_can_be_closed(phoenix, killed, tmp_
     spans = phoenix.wait_for(killed, lambda spans: "run endless" in {span["name"] for span in spans})
     (run,) = [span for span in spans if span["name"] == "run endless"]
     assert run["status_code"] == "ERROR"
-    assert run["attributes"]["curator.run.complete"] is False
-    assert run["attributes"]["curator.run.batches"] == recovered.batches
+    assert run["attributes"]["curator.run.state"] == "recovered"
+    assert run["attributes"]["curator.batch.ended"] == recovered.batches
     ids = {span["context"]["span_id"] for span in spans}
     assert {span["parent_id"] for span in spans} - ids == {None}
     assert sum(span["name"] == "01 think" for span in spans) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 
 import pytest
 
@@ -17,7 +18,6 @@ TYPES = {
     "string": str,
     "int": int,
     "double": float,
-    "boolean": bool,
     "string[]": tuple,
     "number or string": (int, float, str),
 }
@@ -110,7 +110,7 @@ def test_table_has_everything_that_is_emitted_and_nothing_else(everything):
         attribute = described(name)
         emitted.add((where, attribute.name))
         assert isinstance(value, TYPES[attribute.type]), f"{name} = {value!r}"
-        assert attribute.type == "boolean" or not isinstance(value, bool)
+        assert not isinstance(value, bool)
     assert emitted == {(where, name) for name, row in ATTRIBUTES.items() for where in row.on}
     assert {kind_of(span) for span in everything.spans} == set(SPANS)
     assert {event.name for span in everything.spans for event in span.events} == set(EVENTS)
@@ -125,11 +125,25 @@ def test_table_keeps_to_the_rules_of_names_and_units():
     for row in (*ATTRIBUTES.values(), *METRICS.values()):
         assert row.unit in UNITS
         assert row.description.endswith((".", "`."))
-        own = row.name.startswith("curator.")
-        assert (row.stability == "development") == own
+        assert (row.stability == "development") == row.name.startswith("curator.")
     # Namespaces that OpenTelemetry or others may use.
     taken = ("pipeline.", "cicd.", "messaging.", "otel.")
     assert not [name for name in (*ATTRIBUTES, *METRICS) if name.startswith(taken)]
-    # The name of a metric must not be the namespace of another.
-    assert not [a for a in METRICS for b in METRICS if b.startswith(f"{a}.")]
+    # No name is also the namespace of another.
+    names = {*ATTRIBUTES, *METRICS}
+    assert not [a for a in names for b in names if b.startswith(f"{a}.")]
     assert all(label in ATTRIBUTES for row in METRICS.values() for label in row.labels)
+
+
+def test_concept_has_one_name_on_all_spans_and_metrics():
+    described = Counter(row.description for row in ATTRIBUTES.values() if row.name.startswith("curator."))
+    assert set(described.values()) == {1}
+    for name in ATTRIBUTES.keys() & METRICS.keys():
+        metric, attribute = METRICS[name], ATTRIBUTES[name]
+        assert (metric.unit, metric.description) == (attribute.unit, attribute.description)
+    sums = {name for name, row in ATTRIBUTES.items() if {"run", "stage", "window"} <= {*row.on}}
+    assert sums == {
+        *(f"curator.task.{what}" for what in ("in", "out", "filtered", "failed")),
+        *("curator.batch.ended", "curator.batch.retried"),
+        *(f"curator.{what}.time" for what in ("process", "cpu", "idle")),
+    }

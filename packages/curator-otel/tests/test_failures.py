@@ -39,7 +39,7 @@ def test_failed_attempts_have_error_type_status_and_an_exception_event(memory):
             "exception.message": "cannot read this",
         }
     assert (retried.attributes["curator.batch.attempt"], failed.attributes["curator.batch.attempt"]) == (1, 2)
-    assert memory.one("00 Picky").attributes["curator.stage.attempts_retried"] == 1
+    assert memory.one("00 Picky").attributes["curator.batch.retried"] == 1
 
 
 @pytest.mark.parametrize("parent", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])

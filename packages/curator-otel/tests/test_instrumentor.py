@@ -50,7 +50,7 @@ def instrumented(memory, instrumentor):
 def test_run_is_traced_and_measured(memory):
     result = run()
     assert memory.one("run p").attributes["curator.run.id"] == result.run_id
-    assert memory.one("process_batch same").attributes["curator.batch.tasks_in"] == 1
+    assert memory.one("process_batch same").attributes["curator.task.in"] == 1
     assert memory.points()["curator.run.count"] == {("ok",): 1}
 
 
@@ -81,7 +81,7 @@ def test_second_instrument_changes_nothing(memory, caplog):
 def test_instrument_takes_the_settings_of_the_observer(memory, instrumentor):
     instrumentor.instrument(tracer_provider=memory.tracer_provider, max_spans=10)
     run()
-    assert memory.one("run p").attributes["curator.spans.limit"] == 10
+    assert memory.one("run p").attributes["curator.span.limit"] == 10
 
 
 @pytest.mark.usefixtures("no_global_sdk")
@@ -136,7 +136,7 @@ def test_opentelemetry_instrument_traces_an_unchanged_program_on_processes(tmp_p
     run_id, spans, metrics = run_instrumented(tmp_path, workers=2)
     (root,) = [span for span in spans if span["name"] == "run p"]
     assert root["attributes"]["curator.run.id"] == run_id
-    assert root["attributes"]["curator.run.tasks_out"] == 2
+    assert root["attributes"]["curator.task.out"] == 2
     assert "00 same" in {span["name"] for span in spans}
     workers = {s["attributes"]["curator.worker.id"] for s in spans if s["name"] == "process_batch same"}
     assert workers <= {"local-0", "local-1"}

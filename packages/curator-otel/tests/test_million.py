@@ -68,10 +68,10 @@ def test_memory_and_trace_stay_small_however_many_batches(spans_of, tmp_path, ba
     ]
     assert 100 < len(spans) <= 1500
     assert trace.stat().st_size < 5_000_000  # the maximum size for Tempo
-    stages = [span for span in spans if "curator.stage.batches" in span]
-    assert [int(stage["curator.stage.batches"]) for stage in stages] == [batches // 10] * 10
+    stages = [span for span in spans if "curator.stage.class" in span]
+    assert [int(stage["curator.batch.ended"]) for stage in stages] == [batches // 10] * 10
     kept = sum(span["name"].startswith("process_batch") for span in spans)
-    assert sum(int(stage["curator.spans.left_out"]) for stage in stages) == batches - kept
+    assert sum(int(stage["curator.span.left_out"]) for stage in stages) == batches - kept
     metrics = trace.with_suffix(".json.metrics").read_text().splitlines()[-1]
     assert sum(counts(json.loads(metrics), "curator.batch.count")) == batches
 

@@ -64,7 +64,7 @@ def test_clock_that_is_ahead_makes_the_run_as_long_as_its_stage(memory, script):
 def test_stage_without_activity_has_no_span(memory, script):
     script.play(memory.observer(), script.batch(0, 0))
     assert memory.names() == {"run by_hand": 1, "00 read": 1, "process_batch read": 1}
-    assert memory.one("run by_hand").attributes["curator.run.stages"] == 2
+    assert memory.one("run by_hand").attributes["curator.stage.count"] == 2
 
 
 def test_batch_has_16_links_at_most_and_the_number_of_its_parents(memory, script):
@@ -110,24 +110,24 @@ def test_batch_says_who_did_what(memory, script):
         "curator.batch.group": 1,
         "curator.bundle.id": "b7",
         "curator.outcome": "ok",
-        "curator.batch.tasks_in": 2,
-        "curator.batch.tasks_out": 1,
-        "curator.batch.tasks_filtered": 1,
-        "curator.batch.tasks_failed": 0,
-        "curator.batch.items": 5,
-        "curator.batch.bytes_in": 10,
-        "curator.batch.bytes_out": 20,
-        "curator.batch.cpu_time": 0.5,
-        "curator.batch.idle_time": 0.25,
-        "curator.batch.startup_time": 1.0,
-        "curator.batch.wait_time": 1.0,
+        "curator.task.in": 2,
+        "curator.task.out": 1,
+        "curator.task.filtered": 1,
+        "curator.task.failed": 0,
+        "curator.item.count": 5,
+        "curator.input.size": 10,
+        "curator.output.size": 20,
+        "curator.cpu.time": 0.5,
+        "curator.idle.time": 0.25,
+        "curator.setup.time": 1.0,
+        "curator.wait.time": 1.0,
         "curator.batch.parents": 0,
     }
 
 
 def test_wait_time_is_missing_where_two_nodes_have_different_clocks(memory, script):
     script.play(memory.observer(), script.batch(0, 0, ready_unix_ns=T0, ready_node_id="n2"))
-    assert "curator.batch.wait_time" not in memory.one("process_batch read").attributes
+    assert "curator.wait.time" not in memory.one("process_batch read").attributes
 
 
 def test_custom_metrics_are_bounded_in_number_length_and_kind(memory, script):

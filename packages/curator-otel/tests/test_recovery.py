@@ -133,12 +133,16 @@ def test_killed_run_is_shown_as_started_and_recover_closes_its_trace(to_file, sp
     assert "windows, activity:" in tree
     assert recovered.batches > 0
     # Windows that were exported earlier and written again count once, and add up to the stage.
-    values = [
-        {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]} for span in by_id.values()
-    ]
-    in_windows = sum(int(value.get("curator.window.batches", 0)) for value in values)
-    (in_stage,) = [int(value["curator.stage.batches"]) for value in values if "curator.stage.batches" in value]
-    assert in_windows == in_stage == recovered.batches
+    in_windows, in_stage, in_run = (
+        sum(batches_of(span) for span in by_id.values() if span["name"] == name)
+        for name in ("window slow", "00 slow", "run killed")
+    )
+    assert in_windows == in_stage == in_run == recovered.batches
+
+
+def batches_of(span):
+    (found,) = [pair["value"] for pair in span["attributes"] if pair["key"] == "curator.batch.ended"]
+    return int(found["intValue"])
 
 
 def test_run_below_a_parent_is_recovered_below_it(to_file, begin, script, spans_of, tmp_path, monkeypatch):
@@ -165,7 +169,7 @@ def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, me
     recovered = recover(as_left_behind(snapshot), memory.tracer_provider)
     assert not recovered.is_same_trace
     assert "a separate trace" in caplog.text
-    assert memory.one("run by_hand").attributes["curator.run.recovered"] is True
+    assert memory.one("run by_hand").attributes["curator.run.state"] == "recovered"
 
 
 def test_window_is_written_once_however_often_it_is_recovered(to_file, begin, script, spans_of, tmp_path):

@@ -25,7 +25,7 @@ def kept_batches(memory):
 
 
 def left_out(memory, script):
-    return [span.attributes["curator.spans.left_out"] for span in memory.spans if span.name[3:] in script.stages]
+    return [span.attributes["curator.span.left_out"] for span in memory.spans if span.name[3:] in script.stages]
 
 
 @st.composite
@@ -62,7 +62,7 @@ def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(mak
     assert len(memory.spans) <= max(limit, stages + 2)  # spans of the run, its start, and its stages are always kept
     assert len(left_out(memory, script)) == (stages if reports else 0)
     assert sum(left_out(memory, script)) == len(reports) - len(kept)
-    assert memory.one("run by_hand").attributes["curator.spans.left_out"] == len(reports) - len(kept)
+    assert memory.one("run by_hand").attributes["curator.span.left_out"] == len(reports) - len(kept)
     if limit == EVERYTHING_FITS:
         assert len(kept) == len(reports)
     for report in reports:

@@ -15,10 +15,8 @@ from curator_otel.conventions import ATTRIBUTES
 
 SECOND = 1_000_000_000
 DAY = 24 * 3600.0
-SAME_SUMS = (
-    *("batches", "attempts_retried", "tasks_in", "tasks_out", "tasks_filtered", "tasks_failed", "items"),
-    *("process_time", "cpu_time", "idle_time"),
-)
+SAME_SUMS = [name for name, row in ATTRIBUTES.items() if {"stage", "window"} <= {*row.on} and row.unit]
+SAME_SUMS.remove("curator.worker.count")
 
 
 def whole(value):
@@ -26,8 +24,8 @@ def whole(value):
     return round(value * SECOND) if isinstance(value, float) else value
 
 
-def sums(spans, prefix):
-    return {name: sum(whole(span.attributes[f"{prefix}.{name}"]) for span in spans) for name in SAME_SUMS}
+def sums(*spans):
+    return {name: sum(whole(span.attributes[name]) for span in spans) for name in SAME_SUMS}
 
 
 @st.composite
@@ -55,7 +53,7 @@ def test_windows_add_up_to_their_stage_exactly(make_memory, make_script, made):
     for index, stage in enumerate(("read", "write")):
         windows = memory.named(f"window {stage}")
         if windows:
-            assert sums(windows, "curator.window") == sums([memory.one(f"0{index} {stage}")], "curator.stage")
+            assert sums(*windows) == sums(memory.one(f"0{index} {stage}"))
             assert [span.attributes["curator.window.number"] for span in windows] == list(range(len(windows)))
 
 
@@ -70,22 +68,23 @@ def test_window_says_what_happened_in_it(memory, script):
     script.turn_clock(observer, 1)
     window = memory.one("window read")
     assert (window.start_time - script.info.start_unix_ns, window.end_time - window.start_time) == (SECOND, 5 * SECOND)
-    assert {name.rpartition(".")[2]: value for name, value in window.attributes.items() if ".window." in name} == {
-        "number": 0,
-        "workers": 2,
-        "slowest_batch": 4.0,
-        "batches": 2,
-        "attempts_retried": 0,
-        "tasks_in": 4,
-        "tasks_out": 2,
-        "tasks_filtered": 1,
-        "tasks_failed": 1,
-        "items": 3,
-        "process_time": 6.0,
-        "cpu_time": 1.0,
-        "idle_time": 0.5,
+    assert dict(window.attributes) == {
+        "curator.stage.name": "read",
+        "curator.stage.index": 0,
+        "curator.window.number": 0,
+        "curator.worker.count": 2,
+        "curator.window.slowest_batch": 4.0,
+        "curator.batch.ended": 2,
+        "curator.batch.retried": 0,
+        "curator.task.in": 4,
+        "curator.task.out": 2,
+        "curator.task.filtered": 1,
+        "curator.task.failed": 1,
+        "curator.item.count": 3,
+        "curator.process.time": 6.0,
+        "curator.cpu.time": 1.0,
+        "curator.idle.time": 0.5,
     }
-    assert all(name in ATTRIBUTES for name in window.attributes)
     observer.on_run_end(script.result(), None)
     assert window.parent == memory.one("00 read").get_span_context()
 
@@ -128,7 +127,7 @@ def test_slowest_batch_of_a_window_has_a_span(memory, script):
         script.turn_clock(observer, age)
     observer.on_run_end(script.result(), None)
     assert slowest_of_windows(memory) == {199: SECOND, 299: 2 * SECOND, 399: 3 * SECOND}
-    left_out = memory.one("00 read").attributes["curator.spans.left_out"]
+    left_out = memory.one("00 read").attributes["curator.span.left_out"]
     assert left_out == 273 - len(memory.named("process_batch read"))
 
 

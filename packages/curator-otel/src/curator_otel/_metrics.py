@@ -32,15 +32,15 @@ __all__ = ["RunMeter"]
 _RECORDS_A_FEED = 200  # histogram records of all stages between two feeds: 1.5 ms of each second
 
 # Counter, outcome, field of `StageTotals`.
-_COUNTS: tuple[tuple[Metric, str, str], ...] = (
+_COUNTS = (
     (names.BATCH_COUNT, "ok", "batches_ok"),
     (names.BATCH_COUNT, "failed", "batches_failed"),
     (names.BATCH_COUNT, "retried", "batches_retried"),
     (names.TASK_COUNT, "out", "passed"),
     (names.TASK_COUNT, "filtered", "filtered"),
     (names.TASK_COUNT, "failed", "failed"),
-    (names.TASK_PRODUCED, "", "out"),
-    (names.ITEM_COUNT, "", "items"),
+    (names.TASKS_OUT, "", "out"),
+    (names.ITEMS, "", "items"),
     (names.PROCESS_TIME, "", "process_ns"),
     (names.CPU_TIME, "", "cpu_ns"),
     (names.IDLE_TIME, "", "idle_ns"),
@@ -97,23 +97,23 @@ class RunMeter:
         """Feed the counters for the last time, and count the run."""
         self.feed()
         labels = {names.OUTCOME: "failed" if failed else "ok"}
-        self._instruments[names.RUN_COUNT.name].add(1, labels, context=NO_PARENT)
+        self._instruments[names.RUN_COUNT].add(1, labels, context=NO_PARENT)
 
     def _feed_stage(self, index: int) -> None:
         totals, fed = self._totals[index], self._fed[index]
         for number, (metric, outcome, field) in enumerate(_COUNTS):
             value = getattr(totals, field)
             # The difference to the sum that the SDK has, not to the exact one, so that rounding errors do not add up.
-            new = (value / 1e9 if metric.unit == "s" else value) - fed[number]
+            new = (value / 1e9 if field.endswith("_ns") else value) - fed[number]
             if new > 0:
                 fed[number] += new
                 self._add(metric, new, index, outcome)
 
-    def _add(self, metric: Metric, amount: float, index: int, outcome: str = "") -> None:
-        self._instruments[metric.name].add(amount, self._labels(index, outcome), context=NO_PARENT)
+    def _add(self, metric: str, amount: float, index: int, outcome: str = "") -> None:
+        self._instruments[metric].add(amount, self._labels(index, outcome), context=NO_PARENT)
 
-    def _record(self, metric: Metric, ns: int, index: int, outcome: str, where: Context = NO_PARENT) -> None:
-        self._instruments[metric.name].record(ns / 1e9, self._labels(index, outcome), context=where)
+    def _record(self, metric: str, ns: int, index: int, outcome: str, where: Context = NO_PARENT) -> None:
+        self._instruments[metric].record(ns / 1e9, self._labels(index, outcome), context=where)
 
     def _labels(self, index: int, outcome: str) -> dict[str, str]:
         labels = {names.STAGE_NAME: self._stages[index]}

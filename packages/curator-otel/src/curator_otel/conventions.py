@@ -5,6 +5,9 @@ OpenTelemetry has no convention for batch data pipelines, so this package define
 Where OpenTelemetry has a stable name (``error.type``, ``exception.*``, ``process.pid``), that one is used. The
 constants are the names, and the tables `SPANS`, `EVENTS`, `ATTRIBUTES`, and `METRICS` describe them. Attributes are
 only set with these constants, so the tables are an allowlist that keeps payloads out of telemetry.
+
+A concept has one name wherever it appears: on spans of a run, a stage, a window, or a batch, the kind of the span says
+whose value it is. A metric with the same name counts the same.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Literal, get_args
 
 from curator_core.observers import VerdictKind
 
-AttributeType = Literal["string", "int", "double", "boolean", "string[]", "number or string"]
+AttributeType = Literal["string", "int", "double", "string[]", "number or string"]
 SpanKindName = Literal["SERVER", "INTERNAL"]
 InstrumentKind = Literal["counter", "observable counter", "histogram"]
 Stability = Literal["development", "stable"]
@@ -63,7 +66,7 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: Its name.
+        name: Its name. An attribute may have the same name, if it has the same values.
         instrument: The instrument that records it.
         unit: Its unit in UCUM.
         labels: The attributes that distinguish its series. Only stages and outcomes, never runs, tasks, or workers,
@@ -93,22 +96,36 @@ def _span(key: str, name: str, description: str, kind: SpanKindName = "INTERNAL"
     return name
 
 
-def _attribute(
-    name: str,
-    type_: AttributeType,
-    on: tuple[str, ...],
-    description: str,
-    *,
-    unit: str = "",
-    stability: Stability = "development",
-) -> str:
+def _attribute(name: str, type_: AttributeType, unit: str, on: tuple[str, ...], description: str) -> str:
+    stability: Stability = "development" if name.startswith("curator.") else "stable"
     ATTRIBUTES[name] = Attribute(name, type_, unit, on, description, stability)
     return name
 
 
-def _metric(metric: Metric) -> Metric:
-    METRICS[metric.name] = metric
-    return metric
+def _text(name: str, on: tuple[str, ...], description: str) -> str:
+    return _attribute(name, "string", "", on, description)
+
+
+def _texts(name: str, on: tuple[str, ...], description: str) -> str:
+    return _attribute(name, "string[]", "", on, description)
+
+
+def _whole(name: str, unit: str, on: tuple[str, ...], description: str) -> str:
+    return _attribute(name, "int", unit, on, description)
+
+
+def _seconds(name: str, on: tuple[str, ...], description: str) -> str:
+    return _attribute(name, "double", "s", on, description)
+
+
+def _counter(name: str, unit: str, labels: tuple[str, ...], description: str) -> str:
+    METRICS[name] = Metric(name, "counter", unit, labels, description)
+    return name
+
+
+def _histogram(name: str, labels: tuple[str, ...], description: str) -> str:
+    METRICS[name] = Metric(name, "histogram", "s", labels, description, SECONDS)
+    return name
 
 
 # --- spans and events ---------------------------------------------------------------------------------------
@@ -139,249 +156,135 @@ TEARDOWN_SPAN = _span("teardown", "worker teardown", "A worker's teardown that r
 EXCEPTION_EVENT = "exception"
 EVENTS[EXCEPTION_EVENT] = "An exception, on the span of the batch, worker, or run that it ended."
 
-_RUN, _STAGE, _WINDOW, _BATCH = ("run",), ("stage",), ("window",), ("batch",)
+_RUN, _STAGE, _BATCH, _EXCEPTION = ("run",), ("stage",), ("batch",), (EXCEPTION_EVENT,)
 _ANY_RUN = ("run", "started", "detail")
 _WORKER = ("setup", "teardown")
 _BELOW_RUN = ("stage", "window", "detail", "batch", *_WORKER)
 _BELOW_STAGE = ("batch", *_WORKER)
+_SUMMED = ("run", "stage", "window")
 
 # --- attributes: the run ------------------------------------------------------------------------------------
 
-RUN_ID = _attribute("curator.run.id", "string", _ANY_RUN, "The id of the run, as in `RunResult.run_id`.")
-PIPELINE_NAME = _attribute("curator.pipeline.name", "string", _ANY_RUN, "Name of the pipeline.")
-EXECUTOR_NAME = _attribute("curator.executor.name", "string", ("run", "started"), "Class of the executor.")
-RUN_STAGES = _attribute("curator.run.stages", "int", _RUN, "Number of stages in the plan.", unit="{stage}")
-RUN_STARTED = _attribute(
-    "curator.run.started", "boolean", ("started",), "Always true: distinguishes this span from a run's span."
+RUN_ID = _text("curator.run.id", _ANY_RUN, "The id of the run, as in `RunResult.run_id`.")
+PIPELINE_NAME = _text("curator.pipeline.name", _ANY_RUN, "Name of the pipeline.")
+EXECUTOR_NAME = _text("curator.executor.name", ("run", "started"), "Class of the executor.")
+RUN_STATE = _text(
+    "curator.run.state",
+    ("run", "started"),
+    "`started` on the span that says so; otherwise `complete`, `incomplete`, `recovered` if the driver was killed and "
+    "`recover` closed the trace, or `replayed` if the trace was written from the statistics of the run's tasks.",
 )
-RUN_SOURCE_TASKS = _attribute(
-    "curator.run.source_tasks", "int", _RUN, "Source tasks, if known in advance.", unit="{task}"
-)
-RUN_COMPLETE = _attribute("curator.run.complete", "boolean", _RUN, "Whether the run completed.")
-RUN_TASKS_OUT = _attribute("curator.run.tasks_out", "int", _RUN, "Output tasks of the run.", unit="{task}")
-RUN_TASKS_FILTERED = _attribute(
-    "curator.run.tasks_filtered", "int", _RUN, "Tasks that stages dropped on purpose.", unit="{task}"
-)
-RUN_TASKS_FAILED = _attribute("curator.run.tasks_failed", "int", _RUN, "Tasks lost to errors.", unit="{task}")
-RUN_BATCHES = _attribute("curator.run.batches", "int", _RUN, "Batches that ended, in all stages.", unit="{batch}")
-RUN_UNACCOUNTED = _attribute(
-    "curator.run.unaccounted", "string[]", _RUN, "Descriptions of counts that do not add up; at most 16."
-)
-RUN_UNREPORTED = _attribute(
-    "curator.run.tasks_unreported",
-    "int",
-    _RUN,
-    "Tasks that no stage reported: not started or in flight when the run ended early, or lost with a worker.",
-    unit="{task}",
-)
-RUN_REPLAYED = _attribute(
-    "curator.run.replayed",
-    "boolean",
-    _RUN,
-    "True if the trace was written after the run, from the statistics of its tasks.",
-)
-RUN_RECOVERED = _attribute(
-    "curator.run.recovered", "boolean", _RUN, "True if the driver was killed and `recover` closed the trace."
-)
-CLOCK_OFFSETS = _attribute(
+RUN_UNACCOUNTED = _texts("curator.run.unaccounted", _RUN, "Descriptions of counts that do not add up; at most 16.")
+STAGES = _whole("curator.stage.count", "{stage}", _RUN, "Number of stages in the plan.")
+CLOCK_OFFSETS = _texts(
     "curator.clock.offsets",
-    "string[]",
     _RUN,
     "Corrections of nodes' clocks to the driver's clock, such as `node +0.012 s`; at most 16.",
 )
-SLOWEST_STAGE = _attribute("curator.slowest.stage", "string", _RUN, "The stage that spent the most time in its code.")
-BOTTLENECK_KIND = _attribute(
-    "curator.bottleneck.kind",
-    "string",
-    _RUN,
-    f"The kind of bottleneck: {', '.join(get_args(VerdictKind))}.",
-)
-BOTTLENECK_STAGE = _attribute("curator.bottleneck.stage", "string", _RUN, "The stage that is the bottleneck, if any.")
+SLOWEST_STAGE = _text("curator.slowest.stage", _RUN, "The stage that spent the most time in its code.")
+BOTTLENECK_KIND = _text("curator.bottleneck.kind", _RUN, f"The kind of bottleneck: {', '.join(get_args(VerdictKind))}.")
+BOTTLENECK_STAGE = _text("curator.bottleneck.stage", _RUN, "The stage that is the bottleneck, if any.")
 BOTTLENECK_BUSY_RATIO = _attribute(
     "curator.bottleneck.busy_ratio",
     "double",
+    "1",
     _RUN,
     "Share of the run's time in which that stage's workers were busy.",
-    unit="1",
 )
-BOTTLENECK_REASON = _attribute("curator.bottleneck.reason", "string", _RUN, "The reason for the verdict.")
-BOTTLENECK_ADVICE = _attribute("curator.bottleneck.advice", "string", _RUN, "What to change, if known.")
-SLOWEST_TIME = _attribute(
-    "curator.slowest.process_time", "double", _RUN, "Time in the code of the slowest stage, over all workers.", unit="s"
+BOTTLENECK_REASON = _text("curator.bottleneck.reason", _RUN, "The reason for the verdict.")
+BOTTLENECK_ADVICE = _text("curator.bottleneck.advice", _RUN, "What to change, if known.")
+SPANS_LIMIT = _whole("curator.span.limit", "{span}", _RUN, "Maximum number of spans of the run.")
+SPANS_LEFT_OUT = _whole(
+    "curator.span.left_out", "{span}", ("run", "stage"), "Spans that were omitted to keep the limit."
 )
-ERROR_STAGE = _attribute("curator.error.stage", "string", _RUN, "The stage named by the error that ended the run.")
-SPANS_LIMIT = _attribute("curator.spans.limit", "int", _RUN, "Maximum number of spans of the run.", unit="{span}")
-SPANS_LEFT_OUT = _attribute(
-    "curator.spans.left_out",
-    "int",
-    (*_RUN, *_STAGE),
-    "Spans that were omitted to keep the limit.",
-    unit="{span}",
+
+# --- attributes: totals -------------------------------------------------------------------------------------
+
+# The kind of span says whose total it is: of a run, a stage, a window, or a single batch.
+TASKS_IN = _whole(
+    "curator.task.in", "{task}", (*_SUMMED, "batch"), "Input tasks; of a run, its source tasks, if known in advance."
 )
-WITHOUT_START = _attribute(
-    "curator.batches_without_start",
-    "int",
-    (*_RUN, *_STAGE),
+TASKS_OUT = _whole("curator.task.out", "{task}", (*_SUMMED, "batch"), "Output tasks.")
+TASKS_FILTERED = _whole("curator.task.filtered", "{task}", (*_SUMMED, "batch"), "Tasks dropped on purpose.")
+TASKS_FAILED = _whole("curator.task.failed", "{task}", (*_SUMMED, "batch"), "Tasks lost to errors.")
+TASKS_UNREPORTED = _whole(
+    "curator.task.unreported",
+    "{task}",
+    _RUN,
+    "Tasks that no stage reported: not started or in flight when the run ended early, or lost with a worker.",
+)
+ITEMS = _whole("curator.item.count", "{item}", ("stage", "window", "batch"), "Items in the input tasks.")
+INPUT_SIZE = _whole("curator.input.size", "By", _BATCH, "Payload of the input tasks, if they know their size.")
+OUTPUT_SIZE = _whole("curator.output.size", "By", _BATCH, "Payload of the output tasks, if they know their size.")
+BATCHES = _whole("curator.batch.ended", "{batch}", _SUMMED, "Batches that ended, not counting retried attempts.")
+BATCHES_RETRIED = _whole("curator.batch.retried", "{batch}", _SUMMED, "Attempts that raised and were retried.")
+BATCHES_WITHOUT_START = _whole(
+    "curator.batch.without_start",
+    "{batch}",
+    ("run", "stage"),
     "Replayed batches without a start time, which have no span.",
-    unit="{batch}",
+)
+WORKERS = _whole(
+    "curator.worker.count",
+    "{worker}",
+    ("stage", "window"),
+    "Workers: of a stage, those that were set up; of a window, those that the batches ran on.",
+)
+PROCESS_TIME = _seconds("curator.process.time", _SUMMED, "Time in the stages' code, over all workers.")
+CPU_TIME = _seconds("curator.cpu.time", (*_SUMMED, "batch"), "CPU time of the working threads.")
+IDLE_TIME = _seconds("curator.idle.time", (*_SUMMED, "batch"), "Time that workers waited for batches.")
+WAIT_TIME = _seconds("curator.wait.time", _BATCH, "Time that the inputs waited, if measured by a single node's clock.")
+SETUP_TIME = _seconds(
+    "curator.setup.time", ("stage", "batch"), "Setup time of the workers; of a batch, if it is its worker's first."
 )
 
-# --- attributes: stages and workers -------------------------------------------------------------------------
+# --- attributes: stages, windows, and workers ---------------------------------------------------------------
 
-STAGE_NAME = _attribute("curator.stage.name", "string", (*_BELOW_RUN, "metric"), "Name of the stage.")
-STAGE_INDEX = _attribute("curator.stage.index", "int", _BELOW_RUN, "Position of the stage in the plan, from 0.")
-STAGE_CLASS = _attribute("curator.stage.class", "string", _STAGE, "Class of the stage.")
-STAGE_BATCHES = _attribute(
-    "curator.stage.batches",
-    "int",
-    _STAGE,
-    "Batches that ended, not counting retried attempts.",
-    unit="{batch}",
-)
-STAGE_RETRIED = _attribute(
-    "curator.stage.attempts_retried",
-    "int",
-    _STAGE,
-    "Attempts that raised and were retried.",
-    unit="{batch}",
-)
-STAGE_IN = _attribute("curator.stage.tasks_in", "int", _STAGE, "Input tasks.", unit="{task}")
-STAGE_OUT = _attribute("curator.stage.tasks_out", "int", _STAGE, "Output tasks.", unit="{task}")
-STAGE_FILTERED = _attribute("curator.stage.tasks_filtered", "int", _STAGE, "Tasks dropped on purpose.", unit="{task}")
-STAGE_FAILED = _attribute("curator.stage.tasks_failed", "int", _STAGE, "Tasks lost to errors.", unit="{task}")
-STAGE_ITEMS = _attribute("curator.stage.items", "int", _STAGE, "Items in the input tasks.", unit="{item}")
-STAGE_PROCESS_TIME = _attribute(
-    "curator.stage.process_time", "double", _STAGE, "Time in the stage's code, over all workers.", unit="s"
-)
-STAGE_CPU_TIME = _attribute("curator.stage.cpu_time", "double", _STAGE, "CPU time of the working threads.", unit="s")
-STAGE_IDLE_TIME = _attribute(
-    "curator.stage.idle_time", "double", _STAGE, "Time that workers waited for batches.", unit="s"
-)
-STAGE_STARTUP_TIME = _attribute(
-    "curator.stage.startup_time", "double", _STAGE, "Setup time, over all workers.", unit="s"
-)
-STAGE_WORKERS = _attribute("curator.stage.workers", "int", _STAGE, "Workers that were set up.", unit="{worker}")
-
-# --- attributes: windows ------------------------------------------------------------------------------------
-
-WINDOW_NUMBER = _attribute(
-    "curator.window.number", "int", ("window", "detail"), "Number of the window in its stage, from 0."
-)
-WINDOW_WORKERS = _attribute(
-    "curator.window.workers", "int", _WINDOW, "Workers that the batches ran on.", unit="{worker}"
-)
-WINDOW_SLOWEST = _attribute(
-    "curator.window.slowest_batch", "double", _WINDOW, "Duration of the longest batch.", unit="s"
-)
-WINDOW_BATCHES = _attribute("curator.window.batches", "int", _WINDOW, "Batches that ended.", unit="{batch}")
-WINDOW_RETRIED = _attribute(
-    "curator.window.attempts_retried", "int", _WINDOW, "Attempts that will be retried.", unit="{batch}"
-)
-WINDOW_IN = _attribute("curator.window.tasks_in", "int", _WINDOW, "Input tasks.", unit="{task}")
-WINDOW_OUT = _attribute("curator.window.tasks_out", "int", _WINDOW, "Output tasks.", unit="{task}")
-WINDOW_FILTERED = _attribute(
-    "curator.window.tasks_filtered", "int", _WINDOW, "Tasks dropped on purpose.", unit="{task}"
-)
-WINDOW_FAILED = _attribute("curator.window.tasks_failed", "int", _WINDOW, "Tasks lost to errors.", unit="{task}")
-WINDOW_ITEMS = _attribute("curator.window.items", "int", _WINDOW, "Items in the input tasks.", unit="{item}")
-WINDOW_PROCESS_TIME = _attribute(
-    "curator.window.process_time", "double", _WINDOW, "Time in the stage's code, over all workers.", unit="s"
-)
-WINDOW_CPU_TIME = _attribute("curator.window.cpu_time", "double", _WINDOW, "CPU time of the working threads.", unit="s")
-WINDOW_IDLE_TIME = _attribute(
-    "curator.window.idle_time", "double", _WINDOW, "Time that workers waited for batches.", unit="s"
-)
-
-# --- attributes: workers ------------------------------------------------------------------------------------
-
-WORKER_ID = _attribute("curator.worker.id", "string", _BELOW_STAGE, "The engine's id of the worker.")
-NODE_ID = _attribute("curator.node.id", "string", _BELOW_STAGE, "The engine's id of the node.")
-PROCESS_PID = _attribute("process.pid", "int", _BELOW_STAGE, "Process id of the worker.", stability="stable")
-EPOCH = _attribute(
-    "curator.run.epoch", "int", _BELOW_STAGE, "Number of restarts of the engine before this; omitted if 0."
-)
+STAGE_NAME = _text("curator.stage.name", (*_BELOW_RUN, "metric"), "Name of the stage.")
+STAGE_INDEX = _whole("curator.stage.index", "", _BELOW_RUN, "Position of the stage in the plan, from 0.")
+STAGE_CLASS = _text("curator.stage.class", _STAGE, "Class of the stage.")
+WINDOW_NUMBER = _whole("curator.window.number", "", ("window", "detail"), "Number of the window in its stage, from 0.")
+SLOWEST_BATCH = _seconds("curator.window.slowest_batch", ("window",), "Duration of the longest batch.")
+WORKER_ID = _text("curator.worker.id", _BELOW_STAGE, "The engine's id of the worker.")
+NODE_ID = _text("curator.node.id", _BELOW_STAGE, "The engine's id of the node.")
+PROCESS_PID = _whole("process.pid", "", _BELOW_STAGE, "Process id of the worker.")
+EPOCH = _whole("curator.run.epoch", "", _BELOW_STAGE, "Number of restarts of the engine before this; omitted if 0.")
 
 # --- attributes: batches ------------------------------------------------------------------------------------
 
-BATCH_ID = _attribute(
-    "curator.batch.id", "string", _BATCH, "The id of the batch: the same in every run on the same input."
-)
-BATCH_KEPT_AS = _attribute(
+BATCH_ID = _text("curator.batch.id", _BATCH, "The id of the batch: the same in every run on the same input.")
+BATCH_KEPT_AS = _text(
     "curator.batch.kept_as",
-    "string",
     _BATCH,
     "Why the batch is in the sample: `error`, the `first` of its worker, the `slowest` of its window, or `lineage`.",
 )
-BATCH_SEQUENCE = _attribute(
-    "curator.batch.sequence", "int", _BATCH, "Number of the batch on its worker and stage, from 0."
+BATCH_SEQUENCE = _whole("curator.batch.sequence", "", _BATCH, "Number of the batch on its worker and stage, from 0.")
+BATCH_ATTEMPT = _whole("curator.batch.attempt", "", _BATCH, "Number of the attempt, from 1.")
+BATCH_GROUP = _whole("curator.batch.group", "", _BATCH, "Index of the group of stages that it ran in.")
+BATCH_PARENTS = _whole(
+    "curator.batch.parents", "{batch}", _BATCH, "Batches that produced the inputs; at most 16 are linked."
 )
-BATCH_ATTEMPT = _attribute("curator.batch.attempt", "int", _BATCH, "Number of the attempt, from 1.")
-BATCH_GROUP = _attribute("curator.batch.group", "int", _BATCH, "Index of the group of stages that it ran in.")
-BUNDLE_ID = _attribute("curator.bundle.id", "string", _BATCH, "The id of the bundle that the inputs were sent in.")
-OUTCOME = _attribute(
+BUNDLE_ID = _text("curator.bundle.id", _BATCH, "The id of the bundle that the inputs were sent in.")
+OUTCOME = _text(
     "curator.outcome",
-    "string",
     ("batch", "setup", "metric"),
     "`ok`, `failed`, or `retried` for a batch or a setup; `out`, `filtered`, or `failed` for a task.",
-)
-BATCH_IN = _attribute("curator.batch.tasks_in", "int", _BATCH, "Input tasks.", unit="{task}")
-BATCH_OUT = _attribute("curator.batch.tasks_out", "int", _BATCH, "Output tasks.", unit="{task}")
-BATCH_FILTERED = _attribute("curator.batch.tasks_filtered", "int", _BATCH, "Tasks dropped on purpose.", unit="{task}")
-BATCH_FAILED = _attribute("curator.batch.tasks_failed", "int", _BATCH, "Tasks lost to an error.", unit="{task}")
-BATCH_ITEMS = _attribute("curator.batch.items", "int", _BATCH, "Items in the input tasks.", unit="{item}")
-BATCH_BYTES_IN = _attribute(
-    "curator.batch.bytes_in", "int", _BATCH, "Payload of the input tasks, if they know their size.", unit="By"
-)
-BATCH_BYTES_OUT = _attribute(
-    "curator.batch.bytes_out", "int", _BATCH, "Payload of the output tasks, if they know their size.", unit="By"
-)
-BATCH_CPU_TIME = _attribute("curator.batch.cpu_time", "double", _BATCH, "CPU time of the working thread.", unit="s")
-BATCH_IDLE_TIME = _attribute(
-    "curator.batch.idle_time", "double", _BATCH, "Time that the worker waited for the batch.", unit="s"
-)
-BATCH_WAIT_TIME = _attribute(
-    "curator.batch.wait_time",
-    "double",
-    _BATCH,
-    "Time that the inputs waited, if measured by a single node's clock.",
-    unit="s",
-)
-BATCH_STARTUP_TIME = _attribute(
-    "curator.batch.startup_time",
-    "double",
-    _BATCH,
-    "Setup time of the worker, on the worker's first batch.",
-    unit="s",
-)
-BATCH_PARENTS = _attribute(
-    "curator.batch.parents",
-    "int",
-    _BATCH,
-    "Batches that produced the inputs; at most 16 are linked.",
-    unit="{batch}",
 )
 CUSTOM_METRIC = "curator.metric."
 _attribute(
     f"{CUSTOM_METRIC}*",
     "number or string",
+    "",
     _BATCH,
     "Metrics that the stage recorded in `self.metrics`; at most 32.",
 )
 
 # --- attributes: errors -------------------------------------------------------------------------------------
 
-_FAILING = ("run", "stage", "batch", *_WORKER)
-ERROR_TYPE = _attribute("error.type", "string", _FAILING, "Qualified class of the exception.", stability="stable")
-EXCEPTION_TYPE = _attribute(
-    "exception.type", "string", (EXCEPTION_EVENT,), "Qualified class of the exception.", stability="stable"
-)
-EXCEPTION_MESSAGE = _attribute(
-    "exception.message",
-    "string",
-    (EXCEPTION_EVENT,),
-    "Message of the exception, cut at 1,024 bytes.",
-    stability="stable",
-)
+ERROR_STAGE = _text("curator.error.stage", _RUN, "The stage named by the error that ended the run.")
+ERROR_TYPE = _text("error.type", ("run", "stage", "batch", *_WORKER), "Qualified class of the exception.")
+EXCEPTION_TYPE = _text("exception.type", _EXCEPTION, "Qualified class of the exception.")
+EXCEPTION_MESSAGE = _text("exception.message", _EXCEPTION, "Message of the exception, cut at 1,024 bytes.")
 
 # --- metrics ------------------------------------------------------------------------------------------------
 
@@ -392,38 +295,25 @@ SECONDS = (
 )
 _BY_STAGE, _BY_OUTCOME = (STAGE_NAME,), (STAGE_NAME, OUTCOME)
 
-RUN_COUNT = _metric(Metric("curator.run.count", "counter", "{run}", (OUTCOME,), "Runs that ended."))
-BATCH_COUNT = _metric(Metric("curator.batch.count", "counter", "{batch}", _BY_OUTCOME, "Batches that ended."))
-TASK_COUNT = _metric(Metric("curator.task.count", "counter", "{task}", _BY_OUTCOME, "Input tasks, by outcome."))
-TASK_PRODUCED = _metric(Metric("curator.task.produced", "counter", "{task}", _BY_STAGE, "Output tasks."))
-ITEM_COUNT = _metric(Metric("curator.item.count", "counter", "{item}", _BY_STAGE, "Items in the input tasks."))
-PROCESS_TIME = _metric(Metric("curator.process.time", "counter", "s", _BY_STAGE, "Time in the stage's code."))
-CPU_TIME = _metric(Metric("curator.cpu.time", "counter", "s", _BY_STAGE, "CPU time of the working threads."))
-IDLE_TIME = _metric(Metric("curator.idle.time", "counter", "s", _BY_STAGE, "Time that workers waited for batches."))
-BATCH_DURATION = _metric(
-    Metric("curator.batch.duration", "histogram", "s", _BY_OUTCOME, "Duration of a batch.", SECONDS)
+RUN_COUNT = _counter("curator.run.count", "{run}", (OUTCOME,), "Runs that ended.")
+BATCH_COUNT = _counter("curator.batch.count", "{batch}", _BY_OUTCOME, "Batches that ended.")
+TASK_COUNT = _counter("curator.task.count", "{task}", _BY_OUTCOME, "Input tasks, by outcome.")
+for _total in (TASKS_OUT, ITEMS, PROCESS_TIME, CPU_TIME, IDLE_TIME):
+    _counter(_total, ATTRIBUTES[_total].unit, _BY_STAGE, ATTRIBUTES[_total].description)
+BATCH_DURATION = _histogram("curator.batch.duration", _BY_OUTCOME, "Duration of a batch.")
+BATCH_IDLE = _histogram("curator.batch.idle", _BY_STAGE, "Time that a worker waited for a batch.")
+SETUP_DURATION = _histogram("curator.setup.duration", _BY_OUTCOME, "Duration of a worker's setup.")
+UNRECORDED = _counter(
+    "curator.batch.unrecorded",
+    "{batch}",
+    _BY_STAGE,
+    "Batches that are missing in the histograms because there were too many per second; all counters have them.",
 )
-BATCH_IDLE = _metric(
-    Metric("curator.batch.idle", "histogram", "s", _BY_STAGE, "Time that a worker waited for a batch.", SECONDS)
-)
-SETUP_DURATION = _metric(
-    Metric("curator.setup.duration", "histogram", "s", _BY_OUTCOME, "Duration of a worker's setup.", SECONDS)
-)
-TELEMETRY_DROPPED = _metric(
-    Metric(
-        "curator.telemetry.dropped",
-        "observable counter",
-        "{span}",
-        (),
-        "Spans that `configure` could not deliver. Runs are not affected.",
-    )
-)
-UNRECORDED = _metric(
-    Metric(
-        "curator.batch.unrecorded",
-        "counter",
-        "{batch}",
-        _BY_STAGE,
-        "Batches that are missing in the histograms because there were too many per second; all counters have them.",
-    )
+TELEMETRY_DROPPED = "curator.telemetry.dropped"
+METRICS[TELEMETRY_DROPPED] = Metric(
+    TELEMETRY_DROPPED,
+    "observable counter",
+    "{span}",
+    (),
+    "Spans that `configure` could not deliver. Runs are not affected.",
 )

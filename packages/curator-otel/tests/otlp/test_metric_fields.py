@@ -56,7 +56,7 @@ def test_counters_are_monotonic_and_agree_with_the_result(received):
                 values[name, *sink.attributes_of(point).values()] = getattr(point, field)
     assert values["curator.run.count", "ok"] == 1
     for stage in result.stages:
-        assert values["curator.task.produced", stage.name] == stage.tasks_out
+        assert values["curator.task.out", stage.name] == stage.tasks_out
         assert values["curator.item.count", stage.name] == stage.items
         assert values["curator.process.time", stage.name] == pytest.approx(stage.process_s)
         assert values["curator.cpu.time", stage.name] == pytest.approx(stage.cpu_s)

@@ -65,9 +65,9 @@ def test_slice_shows_what_its_batch_knows(draw, finished, perf):
     (event,) = draw([finished(stats)]).slices
     assert event["args"] == {
         "batch.id": "0/0",
-        "batch.items": 3,
-        "batch.idle_time": 0.25,
-        "batch.startup_time": 2.0,
+        "item.count": 3,
+        "idle.time": 0.25,
+        "setup.time": 2.0,
         "metric.idle": 1,
         "metric.text": "x",
         "metric.bad": "nan",

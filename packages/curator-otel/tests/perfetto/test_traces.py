@@ -91,11 +91,11 @@ def test_slice_shows_what_its_batch_did(draw, traced, script):
         event["args"].items()
         >= {
             "batch.id": "0/0",
-            "batch.tasks_in": 2,
-            "batch.tasks_out": 1,
+            "task.in": 2,
+            "task.out": 1,
             "outcome": "ok",
-            "batch.cpu_time": 5e-9,
-            "batch.idle_time": 7.0,
+            "cpu.time": 5e-9,
+            "idle.time": 7.0,
             "metric.seen": 2,
         }.items()
     )

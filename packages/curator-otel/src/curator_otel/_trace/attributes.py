@@ -8,6 +8,7 @@ import numbers
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curator_otel import conventions as names
+from curator_otel._trace.totals import SUMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ METRICS_LIMIT = 32  # custom metrics of a batch
 LIST_LIMIT = 16  # strings of a list
 _METRIC_NAME_LIMIT = 64
 _METRIC_TEXT_LIMIT = 256
+_PASSED_ON = (names.TASKS_IN, names.TASKS_OUT, names.ITEMS)  # a sum over stages would count a task at each of them
 _INT64 = 2**63  # the protocol has no larger integers, and a single one would make a whole export fail
 
 
@@ -62,11 +64,11 @@ def started_attributes(run: RunInfo) -> Attributes:
 def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
     """Return the attributes of a run that are known when it begins."""
     attributes = started_attributes(run) | {
-        names.RUN_STAGES: len(run.stages),
+        names.STAGES: len(run.stages),
         names.SPANS_LIMIT: span_limit,
     }
     if run.num_source_tasks is not None:
-        attributes[names.RUN_SOURCE_TASKS] = run.num_source_tasks
+        attributes[names.TASKS_IN] = run.num_source_tasks
     return attributes
 
 
@@ -81,14 +83,12 @@ def run_totals(
         fed: The number of tasks for the first stage, if known.
         left_out: The number of tasks of a source that are not for any stage of this run.
     """
-    attributes: Attributes = {
-        names.RUN_BATCHES: sum(did.batches for did in totals),
-        names.RUN_UNREPORTED: max(0, _unreported(totals, fed) - left_out),
-    }
+    whole = {name: sum(getattr(did, name) for did in totals) for name in SUMS}
+    attributes = {name: value for name, value in _sums(whole).items() if name not in _PASSED_ON}
+    attributes[names.TASKS_UNREPORTED] = max(0, _unreported(totals, fed) - left_out)
     slowest = max(range(len(totals)), key=lambda index: totals[index].process_ns, default=None)
     if slowest is not None and totals[slowest].process_ns:
         attributes[names.SLOWEST_STAGE] = cut(stages[slowest].name)
-        attributes[names.SLOWEST_TIME] = totals[slowest].process_ns / 1e9
     return attributes
 
 
@@ -103,13 +103,11 @@ def _unreported(totals: Sequence[StageTotals], fed: int | None) -> int:
     return missing
 
 
-def result_attributes(result: RunResult, totals: Sequence[StageTotals]) -> Attributes:
+def result_attributes(result: RunResult) -> Attributes:
     """Return the attributes of a run that follow from its result."""
     attributes: Attributes = {
-        names.RUN_COMPLETE: result.complete,
-        names.RUN_TASKS_OUT: len(result),
-        names.RUN_TASKS_FILTERED: sum(did.filtered for did in totals),
-        names.RUN_TASKS_FAILED: sum(did.failed for did in totals),
+        names.RUN_STATE: "complete" if result.complete else "incomplete",
+        names.TASKS_OUT: len(result),
     }
     attributes |= _verdict_attributes(result.verdict)
     if result.lost:
@@ -143,41 +141,33 @@ def stage_attributes(stage: StageInfo) -> Attributes:
 
 def stage_totals(totals: StageTotals) -> Attributes:
     """Return the attributes for the totals of a stage."""
-    return {
-        names.STAGE_BATCHES: totals.batches,
-        names.STAGE_RETRIED: totals.batches_retried,
-        names.STAGE_IN: totals.passed + totals.filtered + totals.failed,
-        names.STAGE_OUT: totals.out,
-        names.STAGE_FILTERED: totals.filtered,
-        names.STAGE_FAILED: totals.failed,
-        names.STAGE_ITEMS: totals.items,
-        names.STAGE_PROCESS_TIME: totals.process_ns / 1e9,
-        names.STAGE_CPU_TIME: totals.cpu_ns / 1e9,
-        names.STAGE_IDLE_TIME: totals.idle_ns / 1e9,
-        names.STAGE_STARTUP_TIME: totals.startup_ns / 1e9,
-        names.STAGE_WORKERS: totals.workers,
-    }
+    return _sums(totals.values()) | {names.WORKERS: totals.workers, names.SETUP_TIME: totals.startup_ns / 1e9}
 
 
 def window_attributes(stage: StageInfo, window: Window) -> Attributes:
     """Return the attributes of a window."""
-    did = window.sums
-    return {
+    return _sums(window.sums) | {
         names.STAGE_NAME: cut(stage.name),
         names.STAGE_INDEX: stage.index,
         names.WINDOW_NUMBER: window.number,
-        names.WINDOW_WORKERS: window.workers,
-        names.WINDOW_SLOWEST: window.slowest_ns / 1e9,
-        names.WINDOW_BATCHES: did["batches_ok"] + did["batches_failed"],
-        names.WINDOW_RETRIED: did["batches_retried"],
-        names.WINDOW_IN: did["passed"] + did["filtered"] + did["failed"],
-        names.WINDOW_OUT: did["out"],
-        names.WINDOW_FILTERED: did["filtered"],
-        names.WINDOW_FAILED: did["failed"],
-        names.WINDOW_ITEMS: did["items"],
-        names.WINDOW_PROCESS_TIME: did["process_ns"] / 1e9,
-        names.WINDOW_CPU_TIME: did["cpu_ns"] / 1e9,
-        names.WINDOW_IDLE_TIME: did["idle_ns"] / 1e9,
+        names.WORKERS: window.workers,
+        names.SLOWEST_BATCH: window.slowest_ns / 1e9,
+    }
+
+
+def _sums(did: Mapping[str, int]) -> Attributes:
+    """Return the attributes for `SUMS`: of a run, a stage, or a window."""
+    return {
+        names.BATCHES: did["batches_ok"] + did["batches_failed"],
+        names.BATCHES_RETRIED: did["batches_retried"],
+        names.TASKS_IN: did["passed"] + did["filtered"] + did["failed"],
+        names.TASKS_OUT: did["out"],
+        names.TASKS_FILTERED: did["filtered"],
+        names.TASKS_FAILED: did["failed"],
+        names.ITEMS: did["items"],
+        names.PROCESS_TIME: did["process_ns"] / 1e9,
+        names.CPU_TIME: did["cpu_ns"] / 1e9,
+        names.IDLE_TIME: did["idle_ns"] / 1e9,
     }
 
 
@@ -209,9 +199,9 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanRe
         names.BATCH_GROUP: report.group,
         names.OUTCOME: outcome,
         **_tasks(report),
-        names.BATCH_ITEMS: report.num_items,
-        names.BATCH_CPU_TIME: report.cpu_ns / 1e9,
-        names.BATCH_IDLE_TIME: report.idle_ns / 1e9,
+        names.ITEMS: report.num_items,
+        names.CPU_TIME: report.cpu_ns / 1e9,
+        names.IDLE_TIME: report.idle_ns / 1e9,
         names.BATCH_PARENTS: len(report.parents),
     }
     if kept_as is not None:
@@ -219,23 +209,23 @@ def batch_attributes(report: BatchReport, outcome: BatchOutcome, kept_as: SpanRe
     if report.bundle_id:
         attributes[names.BUNDLE_ID] = cut(report.bundle_id)
     if report.in_bytes:
-        attributes[names.BATCH_BYTES_IN] = report.in_bytes
+        attributes[names.INPUT_SIZE] = report.in_bytes
     if report.out_bytes:
-        attributes[names.BATCH_BYTES_OUT] = report.out_bytes
+        attributes[names.OUTPUT_SIZE] = report.out_bytes
     if report.startup_ns:
-        attributes[names.BATCH_STARTUP_TIME] = report.startup_ns / 1e9
+        attributes[names.SETUP_TIME] = report.startup_ns / 1e9
     if report.ready_unix_ns and report.ready_node_id == report.node_id:  # clocks of two nodes are not comparable
-        attributes[names.BATCH_WAIT_TIME] = max(0, report.start_unix_ns - report.ready_unix_ns) / 1e9
+        attributes[names.WAIT_TIME] = max(0, report.start_unix_ns - report.ready_unix_ns) / 1e9
     return attributes
 
 
 def _tasks(report: BatchReport) -> Attributes:
     tally = report.tally()
     return {
-        names.BATCH_IN: report.num_in,
-        names.BATCH_OUT: tally.out,
-        names.BATCH_FILTERED: tally.filtered,
-        names.BATCH_FAILED: tally.failed,
+        names.TASKS_IN: report.num_in,
+        names.TASKS_OUT: tally.out,
+        names.TASKS_FILTERED: tally.filtered,
+        names.TASKS_FAILED: tally.failed,
     }
 
 

@@ -86,6 +86,7 @@ class RunTrace:
         parent: The parent context of the run's span.
         settings: How to trace the run.
         resumed: The ids of the spans that a killed driver had begun, to write these spans now.
+        unknown: Attributes to omit, because the reports have no values for them.
 
     Attributes:
         root: The span of the run.
@@ -101,8 +102,9 @@ class RunTrace:
         parent: Context,
         settings: TraceSettings,
         resumed: SpanIds | None = None,
+        unknown: Collection[str] = (),
     ) -> None:
-        self._writer = SpanWriter(tracer, messages=settings.messages)
+        self._writer = SpanWriter(tracer, messages=settings.messages, unknown=unknown)
         self._infos = run.stages
         self._fed = run.num_source_tasks
         self._totals = totals
@@ -146,13 +148,12 @@ class RunTrace:
 
     # --- during the run ---------------------------------------------------------------------------------
 
-    def batch(self, report: BatchReport, outcome: BatchOutcome, unknown: Collection[str] = ()) -> Span | None:
+    def batch(self, report: BatchReport, outcome: BatchOutcome) -> Span | None:
         """Enter a batch, and write its span if the budget admits it.
 
         Args:
             report: The report of the batch.
             outcome: The outcome of the batch.
-            unknown: Attributes to omit, because the report has no values for them.
 
         Returns:
             The span, or None if the batch gets none.
@@ -168,7 +169,7 @@ class RunTrace:
         window.note(report, has_span=kept_as is not None)
         if self._details is not None:
             self._details.batch(stage.span, window.number, report, outcome)
-        return None if kept_as is None else self._write_batch(stage, report, outcome, kept_as, unknown)
+        return None if kept_as is None else self._write_batch(stage, report, outcome, kept_as)
 
     def worker(self, report: WorkerReport) -> None:
         """Write a worker's setup, or a teardown that failed."""
@@ -215,15 +216,8 @@ class RunTrace:
         stage = self._stages[index] = StageSpan(self._writer, self._infos[index], self._below, start_unix_ns, span_id)
         return stage
 
-    def _write_batch(
-        self,
-        stage: StageSpan,
-        report: BatchReport,
-        outcome: BatchOutcome,
-        kept_as: SpanReason,
-        unknown: Collection[str] = (),
-    ) -> Span:
-        written = self._writer.write_batch(stage.batch_name, stage.below, report, outcome, self._kept, kept_as, unknown)
+    def _write_batch(self, stage: StageSpan, report: BatchReport, outcome: BatchOutcome, kept_as: SpanReason) -> Span:
+        written = self._writer.write_batch(stage.batch_name, stage.below, report, outcome, self._kept, kept_as)
         context = written.get_span_context()
         if context.trace_flags.sampled:  # otherwise a link to it would lead nowhere
             self._kept[report.batch_id] = context
@@ -238,7 +232,7 @@ class RunTrace:
             above = NO_PARENT
         when = run.start_unix_ns + _AFTER_ROOT_NS
         name = names.STARTED_SPAN.format(pipeline=cut(run.pipeline_name))
-        told = started_attributes(run) | {names.RUN_STARTED: True}
+        told = started_attributes(run) | {names.RUN_STATE: "started"}
         span = self._writer.begin(name, above, when, told, ids=(context.trace_id, 0))
         span.end(end_time=when)
 
@@ -279,12 +273,8 @@ class RunTrace:
 
     # --- at the end of the run --------------------------------------------------------------------------
 
-    def end_stages(self, unknown: Collection[str] = ()) -> None:
-        """Write the spans of the stages, with their totals. Stages that were never active have no span.
-
-        Args:
-            unknown: Attributes to omit, as in `batch`.
-        """
+    def end_stages(self) -> None:
+        """Write the spans of the stages, with their totals. Stages that were never active have no span."""
         for index, stage in enumerate(self._stages):
             if stage is None:
                 continue
@@ -292,7 +282,7 @@ class RunTrace:
                 self._end_activity(stage, index)
             finally:  # end the stage's own span even if the SDK fails with a window
                 did = self._totals[index]
-                attributes = {name: value for name, value in stage_totals(did).items() if name not in unknown}
+                attributes = self._writer.known(stage_totals(did))
                 stage.end(attributes | {names.SPANS_LEFT_OUT: self._budget.left_out[index]}, did)
 
     def _end_activity(self, stage: StageSpan, index: int) -> None:
@@ -309,27 +299,20 @@ class RunTrace:
         if stage is not None:
             stage.span.set_attributes(attributes)
 
-    def end(
-        self,
-        now_unix_ns: int,
-        result: RunResult | None = None,
-        error: BaseException | None = None,
-        unknown: Collection[str] = (),
-    ) -> None:
+    def end(self, now_unix_ns: int, result: RunResult | None = None, error: BaseException | None = None) -> None:
         """Write the span of the run.
 
         Args:
             now_unix_ns: When the run ended.
             result: The result of the run, if known.
             error: The error that ended the run, if any.
-            unknown: Attributes to omit, as in `batch`.
         """
         root = self.root
         told = run_totals(self._infos, self._totals, self._fed, _left_out(result) if self._fed is None else 0)
-        root.set_attributes({name: value for name, value in told.items() if name not in unknown})
+        root.set_attributes(self._writer.known(told))
         root.set_attribute(names.SPANS_LEFT_OUT, self.left_out)
         if result is not None:
-            root.set_attributes(result_attributes(result, self._totals))
+            root.set_attributes(result_attributes(result))
         if error is not None:
             stage = getattr(error, "stage", None)
             if isinstance(stage, str):

@@ -43,11 +43,19 @@ class SpanWriter:
     Args:
         tracer: The tracer that creates the spans.
         messages: Whether to write the messages of exceptions, or only their types.
+        unknown: Attributes to omit, because the reports have no values for them.
     """
 
-    def __init__(self, tracer: Tracer, *, messages: bool = True) -> None:
+    def __init__(self, tracer: Tracer, *, messages: bool = True, unknown: Collection[str] = ()) -> None:
         self._tracer = tracer
         self._messages = messages
+        self._unknown = unknown
+
+    def known(self, attributes: Attributes) -> Attributes:
+        """Return the attributes that the reports have values for."""
+        if not self._unknown:
+            return attributes
+        return {name: value for name, value in attributes.items() if name not in self._unknown}
 
     def begin(
         self,
@@ -113,7 +121,6 @@ class SpanWriter:
         outcome: BatchOutcome,
         known: Mapping[str, SpanContext],
         kept_as: SpanReason | None = None,
-        unknown: Collection[str] = (),
     ) -> Span:
         """Write a batch.
 
@@ -124,11 +131,8 @@ class SpanWriter:
             outcome: The outcome of the batch.
             known: The spans of earlier batches to link to, by batch id.
             kept_as: Why the batch has a span.
-            unknown: Attributes to omit, because the report has no values for them.
         """
-        attributes = batch_attributes(report, outcome, kept_as)
-        if unknown:
-            attributes = {name: value for name, value in attributes.items() if name not in unknown}
+        attributes = self.known(batch_attributes(report, outcome, kept_as))
         times = report.start_unix_ns, report.end_unix_ns
         return self.write(name, above, times, attributes, report.error, _links(report.parents, known))
 

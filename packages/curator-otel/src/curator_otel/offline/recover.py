@@ -69,7 +69,7 @@ def recover(path: str | PathLike[str], tracer_provider: trace.TracerProvider | N
     for detail in found.details:
         written.write_detail(detail.stage, detail.window, detail.ids, detail.times)
     written.end_stages()
-    written.root.set_attributes({names.RUN_RECOVERED: True, names.RUN_COMPLETE: False})
+    written.root.set_attributes({names.RUN_STATE: "recovered"})
     written.end(
         found.at_unix_ns, error=DriverKilledError("the driver was killed; the values are those of the last snapshot")
     )

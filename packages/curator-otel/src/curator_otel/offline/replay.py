@@ -28,25 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Replayed", "replay"]
 
-# Attributes of batches, and therefore of stages and the run, that tasks have no values for.
+# Attributes that tasks have no values for.
 _UNKNOWN = (
-    names.RUN_UNREPORTED,
-    names.BATCH_SEQUENCE,
-    names.BATCH_ATTEMPT,
-    names.BATCH_GROUP,
-    names.OUTCOME,
-    names.BATCH_IN,
-    names.BATCH_OUT,
-    names.BATCH_FILTERED,
-    names.BATCH_FAILED,
-    names.BATCH_CPU_TIME,
-    names.STAGE_RETRIED,
-    names.STAGE_IN,
-    names.STAGE_OUT,
-    names.STAGE_FILTERED,
-    names.STAGE_FAILED,
-    names.STAGE_CPU_TIME,
-    names.STAGE_WORKERS,
+    *(names.TASKS_IN, names.TASKS_OUT, names.TASKS_FILTERED, names.TASKS_FAILED, names.TASKS_UNREPORTED),
+    *(names.BATCHES_RETRIED, names.WORKERS, names.CPU_TIME, names.OUTCOME),
+    *(names.BATCH_SEQUENCE, names.BATCH_ATTEMPT, names.BATCH_GROUP),
 )
 
 
@@ -101,17 +87,18 @@ def replay(
     run = RunInfo(os.urandom(16).hex(), pipeline_name, "", infos, start)
     totals = [StageTotals() for _ in infos]
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
-    written = RunTrace(tracer, run, totals, parent_context(os.environ), TraceSettings(max_spans))
+    settings = TraceSettings(max_spans)
+    written = RunTrace(tracer, run, totals, parent_context(os.environ), settings, unknown=_UNKNOWN)
     for batch in known:
-        written.batch(batch, totals[batch.stage_index].add(batch), _UNKNOWN)
+        written.batch(batch, totals[batch.stage_index].add(batch))
     without = _add_untimed(history.batches, totals)
     for index, count in enumerate(without):
         if not known:
             written.begin_stage(index, start)
-        written.add_to_stage(index, {names.WITHOUT_START: count})
-    written.end_stages(_UNKNOWN)
-    written.root.set_attributes({names.RUN_REPLAYED: True, names.WITHOUT_START: sum(without)})
-    written.end(max((batch.end_unix_ns for batch in known), default=start), unknown=_UNKNOWN)
+        written.add_to_stage(index, {names.BATCHES_WITHOUT_START: count})
+    written.end_stages()
+    written.root.set_attributes({names.RUN_STATE: "replayed", names.BATCHES_WITHOUT_START: sum(without)})
+    written.end(max((batch.end_unix_ns for batch in known), default=start))
     return Replayed(written.trace_id, len(history.batches), sum(without))
 
 

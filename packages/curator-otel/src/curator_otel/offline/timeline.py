@@ -116,11 +116,11 @@ def timeline_of_tasks(tasks: Iterable[Task[Any]]) -> Timeline:
 def _of_batch(key: Hashable, perf: StagePerfStats, made_by: Iterable[Hashable]) -> Slice:
     known = custom_metrics(perf.custom_metrics) | {
         names.BATCH_ID: perf.batch_id,
-        names.BATCH_ITEMS: perf.num_items_processed,
-        names.BATCH_IDLE_TIME: perf.actor_idle_time,
+        names.ITEMS: perf.num_items_processed,
+        names.IDLE_TIME: perf.actor_idle_time,
     }
     if perf.startup_time:
-        known[names.BATCH_STARTUP_TIME] = perf.startup_time
+        known[names.SETUP_TIME] = perf.startup_time
     return Slice(
         key=key,
         name=perf.stage_name,
@@ -158,7 +158,8 @@ def timeline_of_spans(roots: Sequence[FileSpan]) -> Timeline:
     again: dict[Hashable, Hashable] = {}  # a batch can be in the run's trace and in a detail trace
     drawn: dict[Hashable, Slice] = {}
     for span, track in _walk(roots, groups):
-        known += span.attributes.get(names.STAGE_BATCHES, 0) + span.attributes.get(names.STAGE_RETRIED, 0)
+        if span.is_stage:
+            known += span.attributes[names.BATCHES] + span.attributes.get(names.BATCHES_RETRIED, 0)
         if not span.start or groups.is_said_again(span):
             continue
         made = _of_span(span, track)
@@ -187,7 +188,7 @@ class _Groups:
             run_id = span.attributes.get(names.RUN_ID)
             if run_id is not None:
                 runs[span.key.trace_id].add(run_id)
-            if run_id is not None and names.RUN_STAGES in span.attributes:
+            if run_id is not None and names.STAGES in span.attributes:
                 self._ended.add(run_id)
         self._runs = {trace_id: next(iter(found)) for trace_id, found in runs.items() if len(found) == 1}
         self._names: dict[str, str] = {}
@@ -201,7 +202,7 @@ class _Groups:
 
     def is_said_again(self, span: FileSpan) -> bool:
         """Whether the span only says that a run started, and the span of the run itself exists."""
-        return names.RUN_STARTED in span.attributes and span.attributes.get(names.RUN_ID) in self._ended
+        return span.attributes.get(names.RUN_STATE) == "started" and span.attributes.get(names.RUN_ID) in self._ended
 
     def track(self, span: FileSpan, name: str = "") -> Track:
         """Return a track of a span's run; the track of the run itself if there is no name."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core import DataError
+from curator_otel import conventions as names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,12 @@ class FileSpan:
     links: tuple[SpanKey, ...]
     events: tuple[FileEvent, ...]
     children: list[FileSpan] = field(default_factory=list)
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is the span of a stage, with the stage's totals."""
+        has = self.attributes.keys()
+        return has >= {names.STAGE_INDEX, names.BATCHES} and names.WINDOW_NUMBER not in has
 
 
 def read_trace(path: Path) -> list[FileSpan]:

@@ -45,8 +45,8 @@ def render_tree(path: str | PathLike[str], *, max_children: int = 6) -> str:
         lines = list(_lines(root, max_children))
         slowest = root.attributes.get(names.SLOWEST_STAGE)
         if slowest:
-            seconds = float(root.attributes.get(names.SLOWEST_TIME, 0))
-            whole = sum(float(stage.attributes.get(names.STAGE_PROCESS_TIME, 0)) for stage in root.children)
+            took = {str(stage.attributes.get(names.STAGE_NAME)): _in_code(stage) for stage in root.children}
+            seconds, whole = took.get(slowest, 0.0), sum(took.values())
             share = f", {seconds / whole:.0%} of the time in all stages" if whole else ""
             lines.append(f"slowest stage: {slowest}, {_duration(seconds)} in its code{share}")
         lines += _verdict(root)
@@ -83,7 +83,7 @@ def slowest_stage(path: str | PathLike[str]) -> str | None:
 def _read(path: Path) -> list[FileSpan]:
     """Return the root spans of a file, with their children sorted: stages by position, others by start."""
     roots = read_trace(path)
-    ended = {root.key.trace_id for root in roots if names.RUN_STAGES in root.attributes}
+    ended = {root.key.trace_id for root in roots if names.STAGES in root.attributes}
     return _in_order([root for root in roots if not (_says_started(root) and root.key.trace_id in ended)])
 
 
@@ -95,12 +95,11 @@ def _in_order(spans: list[FileSpan]) -> list[FileSpan]:
 
 def _place(span: FileSpan) -> tuple[int, int, int]:
     """Return the sort key of a span: stages by position, because they overlap; all others by time."""
-    is_stage = span.name.startswith(f"{span.attributes.get(names.STAGE_INDEX, -1):02d} ")
-    return (span.attributes[names.STAGE_INDEX] if is_stage else -1, span.start, -span.end)
+    return (span.attributes[names.STAGE_INDEX] if span.is_stage else -1, span.start, -span.end)
 
 
 def _says_started(span: FileSpan) -> bool:
-    return names.RUN_STARTED in span.attributes
+    return span.attributes.get(names.RUN_STATE) == "started"
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
@@ -108,8 +107,8 @@ def _says_started(span: FileSpan) -> bool:
 
 def _lines(span: FileSpan, max_children: int, depth: int = 0) -> Iterator[str]:
     yield _describe(span)
-    windows = [child for child in span.children if names.WINDOW_BATCHES in child.attributes]
-    others = [child for child in span.children if names.WINDOW_BATCHES not in child.attributes]
+    windows = [child for child in span.children if names.WINDOW_NUMBER in child.attributes]
+    others = [child for child in span.children if names.WINDOW_NUMBER not in child.attributes]
     # All stages are shown; below them, a sample is enough.
     shown = others if depth == 0 else _choose(others, max_children)
     hidden = "; ".join(filter(None, (_windows(windows), _hidden(span, others, shown))))
@@ -134,7 +133,7 @@ def _windows(windows: list[FileSpan]) -> str:
     """Show how busy a stage was over time: one bar for each window, as high as its workers were busy in it."""
     if not windows:
         return ""
-    busy = [float(window.attributes[names.WINDOW_PROCESS_TIME]) / (_seconds(window) or 1) for window in windows]
+    busy = [_in_code(window) / (_seconds(window) or 1) for window in windows]
     highest = max(busy) or 1
     bars = "".join(_BARS[round(height / highest * (len(_BARS) - 1))] for height in busy)
     return f"{len(windows)} windows, activity: {bars}"
@@ -160,15 +159,15 @@ def _describe(span: FileSpan) -> str:
     attributes = span.attributes
     if _says_started(span):
         text = f"{span.name}  (still running, or its driver was killed)"
-    if names.STAGE_BATCHES in attributes:
-        batches = attributes[names.STAGE_BATCHES]
+    if span.is_stage:
+        batches = attributes[names.BATCHES]
         facts = [f"{batches:,} batch{'es' * (batches != 1)}"]
         facts += [
             f"{attributes[name]:,} {word}"
             for name, word in _STAGE_FACTS
             if attributes.get(name) or (attributes.get(name) == 0 and word in ("in", "out"))
         ]
-        facts.append(f"{_duration(float(attributes.get(names.STAGE_PROCESS_TIME, 0)))} in its code")
+        facts.append(f"{_duration(_in_code(span))} in its code")
         text += f"  ({', '.join(facts)})"
     if span.failed:
         first = span.message.splitlines()[0] if span.message else ""
@@ -178,12 +177,16 @@ def _describe(span: FileSpan) -> str:
 
 
 _STAGE_FACTS = (
-    (names.STAGE_IN, "in"),
-    (names.STAGE_OUT, "out"),
-    (names.STAGE_FILTERED, "filtered"),
-    (names.STAGE_FAILED, "failed"),
-    (names.STAGE_RETRIED, "retried"),
+    (names.TASKS_IN, "in"),
+    (names.TASKS_OUT, "out"),
+    (names.TASKS_FILTERED, "filtered"),
+    (names.TASKS_FAILED, "failed"),
+    (names.BATCHES_RETRIED, "retried"),
 )
+
+
+def _in_code(span: FileSpan) -> float:
+    return float(span.attributes.get(names.PROCESS_TIME, 0))
 
 
 def _seconds(span: FileSpan) -> float:

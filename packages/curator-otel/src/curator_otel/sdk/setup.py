@@ -262,7 +262,7 @@ def _build(config: SetupConfig) -> Telemetry:
         shutdown_on_exit=False,
     )
     telemetry = Telemetry(config, tracer_provider, meter_provider, pipes)
-    dropped = names.TELEMETRY_DROPPED
+    dropped = names.METRICS[names.TELEMETRY_DROPPED]
     meter_provider.get_meter(SCOPE, __version__).create_observable_counter(
         dropped.name,
         callbacks=[lambda _: [metrics.Observation(telemetry.dropped)]],
