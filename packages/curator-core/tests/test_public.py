@@ -108,6 +108,7 @@ FOR_OBSERVERS = [
     "VerdictKind",
     "WorkerReport",
     "is_source_batch",
+    "local_path",
     "unknown_name",
 ]
 DOORS = {"curator_core": PUBLIC, "curator_core.backends": FOR_EXECUTORS, "curator_core.observers": FOR_OBSERVERS}

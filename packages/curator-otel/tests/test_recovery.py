@@ -283,7 +283,7 @@ def test_snapshots_hold_no_payloads(begin, memory, script, boom, tmp_path):
     assert private not in begin(memory.observer(snapshots=tmp_path), tmp_path, batch).read_text()
 
 
-@pytest.mark.parametrize("given", ["file", 7, "a\0b"])
+@pytest.mark.parametrize("given", ["file", 7, "a\0b", "s3://bucket/s"])
 def test_snapshots_that_are_no_directory_are_refused(tmp_path, given):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="snapshots"):

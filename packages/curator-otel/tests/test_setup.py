@@ -51,6 +51,7 @@ def no_metrics(monkeypatch):
         ({"json_file": 5}, "json_file", "a path"),
         ({"json_file": "a\0b"}, "json_file", "a path"),
         ({"json_file": "\ud800"}, "json_file", "a path"),
+        ({"json_file": "s3://bucket/trace.json"}, "json_file", "a URL is not a local path"),
         ({"json_file": "a", "json_metrics_file": "a\0b"}, "json_metrics_file", "a path"),
         ({"json_file": "a", "json_metrics_file": "a"}, "json_metrics_file", "a file other than"),
         ({"json_file": "a", "endpoint": "http://h"}, "endpoint", "no endpoint"),
@@ -74,6 +75,13 @@ def test_invalid_settings_are_refused_with_a_hint(arguments, field, said):
     assert caught.value.field == field
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+def test_paths_are_below_the_home_directory_or_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert destination(json_file="~/t.json") == str(tmp_path / "home" / "t.json")
+    assert destination(json_file="t.json") == str(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize(

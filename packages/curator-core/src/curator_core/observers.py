@@ -5,6 +5,7 @@ Write an observer with these names and those of `curator_core`; everything else 
 """
 
 from curator_core._adapter.lineage import is_source_batch
+from curator_core._files.paths import local_path
 from curator_core._performance import BYTES_PER_MB
 from curator_core._reports.batch import ErrorInfo, RunInfo, StageInfo, WorkerReport
 from curator_core.errors import unknown_name
@@ -19,5 +20,6 @@ __all__ = [
     "VerdictKind",
     "WorkerReport",
     "is_source_batch",
+    "local_path",
     "unknown_name",
 ]

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from curator_core import ConfigurationError, DataError
-from curator_core.observers import RunInfo, StageInfo
+from curator_core.observers import RunInfo, StageInfo, local_path
 from curator_otel._trace.spans import SpanIds, TraceSettings
 from curator_otel._trace.totals import SUMS, StageTotals
 from curator_otel._trace.windows import Window
 from curator_otel._trace.writer import NO_PARENT
-from curator_otel.sdk.config import as_path
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -248,8 +247,8 @@ def check_directory(given: Any) -> Path | None:
     """
     if given is None:
         return None
-    path = as_path(given)
-    if path is None or (path.exists() and not path.is_dir()):
+    path = local_path(given, "snapshots")
+    if path.exists() and not path.is_dir():
         raise ConfigurationError(
             "invalid directory for snapshots",
             field="snapshots",

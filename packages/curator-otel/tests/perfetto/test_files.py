@@ -69,10 +69,11 @@ def test_path_that_cannot_be_written_is_refused(tmp_path, run):
         assert raised.value.field == "path"
 
 
-@pytest.mark.parametrize("path", [None, 7, "", "a\0b", "\ud800"])
-def test_target_that_is_not_a_path_is_refused(path, run):
-    with pytest.raises(ConfigurationError, match="not a path"):
+@pytest.mark.parametrize("path", [None, 7, "", "a\0b", "\ud800", "s3://bucket/out.json"])
+def test_target_that_is_not_a_local_path_is_refused(path, run):
+    with pytest.raises(ConfigurationError) as raised:
         to_perfetto(run(), path)
+    assert (raised.value.field, raised.value.expected) == ("path", "a path on a local or network file system")
 
 
 def test_trace_itself_is_not_overwritten(traced, run):

@@ -23,6 +23,7 @@ __all__ = [
     "check_fields",
     "filesystem",
     "is_url",
+    "local_path",
     "parse_size",
     "reading",
     "writing",
@@ -36,31 +37,49 @@ _CHAINED = re.compile(r"([a-z]+)::")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _UNITS = {None: 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_PATH_OR_URL = "a path, or an fsspec URL such as s3://bucket/folder"
+_LOCAL_PATH = "a path on a local or network file system"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def absolute(path: Any, field: str) -> str:
+def absolute(path: Any, field: str, expected: str = _PATH_OR_URL) -> str:
     """Make a local path absolute now, because a worker may run in another directory. URLs stay as they are.
 
     Raises:
         ConfigurationError: It is not a path, or not a valid one on this machine.
     """
-    text = _checked(path, field)
+    text = _checked(path, field, expected)
     scheme = next((each for each in _LOCAL_SCHEMES if text.startswith(each)), "")
     text = text.removeprefix(scheme)
     if not text:
-        raise _not_a_path("not a path", field, path, f"pass the path after {scheme}")
+        raise _not_a_path("not a path", field, path, expected, f"pass the path after {scheme}")
     if is_url(text):
         return text
     expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib also expands `./~name`, which is a file
     if expanded.startswith("~"):
         hint = "pass the whole path, or ./~name if the name begins with a tilde"
-        raise _not_a_path("the home directory of this user is unknown", field, path, hint)
+        raise _not_a_path("the home directory of this user is unknown", field, path, expected, hint)
     try:
         return str(Path(expanded).absolute())
     except FileNotFoundError as exc:
         hint = "change to a directory that exists, or pass an absolute path"
-        raise _not_a_path("the working directory has been removed", field, path, hint) from exc
+        raise _not_a_path("the working directory has been removed", field, path, expected, hint) from exc
+
+
+def local_path(path: Any, field: str) -> Path:
+    """Return the absolute path of a local file or directory, which may not exist.
+
+    Args:
+        path: The path; a ``~`` at its beginning is the user's home directory.
+        field: What the path is for, for the error.
+
+    Raises:
+        ConfigurationError: It is not a path, not a valid one on this machine, or a URL.
+    """
+    text = absolute(path, field, _LOCAL_PATH)
+    if is_url(text):
+        raise _not_a_path("a URL is not a local path", field, path, _LOCAL_PATH, "pass a local path, and copy the file")
+    return Path(text)
 
 
 def is_url(path: str) -> bool:
@@ -76,23 +95,22 @@ def is_url(path: str) -> bool:
     return "://" in path or chained[1] in {*known_implementations, *registry}
 
 
-def _checked(path: Any, field: str) -> str:
+def _checked(path: Any, field: str, expected: str) -> str:
     """Return a path as text that the operating system accepts."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise _not_a_path("not a path", field, path, "pass a str or a pathlib.Path")
+        raise _not_a_path("not a path", field, path, expected, "pass a str or a pathlib.Path")
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError as exc:
         hint = "decode names that are not Unicode with os.fsdecode"
-        raise _not_a_path(f"the path cannot be encoded: {exc.reason}", field, path, hint) from exc
+        raise _not_a_path(f"the path cannot be encoded: {exc.reason}", field, path, expected, hint) from exc
     if b"\0" in encoded:
-        raise _not_a_path("a path cannot contain a NUL character", field, path, "remove the character")
+        raise _not_a_path("a path cannot contain a NUL character", field, path, expected, "remove the character")
     return text
 
 
-def _not_a_path(problem: str, field: str, given: Any, hint: str) -> ConfigurationError:
-    expected = "a path, or an fsspec URL such as s3://bucket/folder"
+def _not_a_path(problem: str, field: str, given: Any, expected: str, hint: str) -> ConfigurationError:
     return ConfigurationError(problem, field=field, given=given, expected=expected, hint=hint)
 
 

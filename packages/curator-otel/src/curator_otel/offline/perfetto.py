@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from curator_core import ConfigurationError, DataError
+from curator_core.observers import local_path
 from curator_otel.__about__ import __version__
 from curator_otel.offline.timeline import Timeline, timeline_of_spans, timeline_of_tasks
 from curator_otel.offline.trace_file import read_trace
-from curator_otel.sdk.config import as_path
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -146,11 +146,7 @@ def _why_empty(timeline: Timeline) -> str:
 
 
 def _target(source: Any, path: Any) -> Path:
-    target = as_path(path)
-    if target is None:
-        raise ConfigurationError(
-            "not a path", field="path", given=path, expected="a path", hint='pass for example "timeline.json.gz"'
-        )
+    target = local_path(path, "path")
     if isinstance(source, str | os.PathLike) and target.exists() and target.samefile(source):
         raise ConfigurationError(
             "the timeline would overwrite the trace it is made from",

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from curator_core import ConfigurationError
-from curator_core.observers import unknown_name
+from curator_core.observers import local_path, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = ["SetupConfig", "read_config"]
 
@@ -105,8 +105,8 @@ def read_config(
         traces_endpoint=_endpoint(environ, "TRACES", endpoint) if sends else "",
         metrics=_wants_metrics(environ) and (chosen != "json" or json_metrics_file is not None),
         metrics_endpoint=_endpoint(environ, "METRICS", endpoint) if sends else "",
-        json_file=_path("json_file", json_file),
-        json_metrics_file=_path("json_metrics_file", json_metrics_file),
+        json_file=None if json_file is None else local_path(json_file, "json_file"),
+        json_metrics_file=None if json_metrics_file is None else local_path(json_metrics_file, "json_metrics_file"),
         queue_size=None if environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else _QUEUE_SIZE,
         delay_ms=None if environ.get("OTEL_BSP_SCHEDULE_DELAY") else _DELAY_MS,
         shutdown_timeout_s=float(timeout),
@@ -180,25 +180,6 @@ def _names_service(environ: Mapping[str, str]) -> bool:
 
 def _wants_metrics(environ: Mapping[str, str]) -> bool:
     return environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() != "none"
-
-
-def as_path(value: Any) -> Path | None:
-    """Return a path; None where the value is not one, or not one that the operating system takes."""
-    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    try:
-        is_path = isinstance(text, str) and text != "" and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return None
-    return Path(value) if is_path else None
-
-
-def _path(field: str, value: Any) -> Path | None:
-    if value is None:
-        return None
-    path = as_path(value)
-    if path is not None:
-        return path
-    raise _wrong(field, value, "a path", "pass for example 'trace.json'")
 
 
 def _wrong(field: str, given: Any, expected: str, hint: str) -> ConfigurationError:
