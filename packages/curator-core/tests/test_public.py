@@ -101,9 +101,11 @@ FOR_EXECUTORS = [
 ]
 FOR_OBSERVERS = [
     "BYTES_PER_MB",
+    "BatchOutcome",
     "ErrorInfo",
     "RunInfo",
     "StageInfo",
+    "StageTotals",
     "Verdict",
     "VerdictKind",
     "WorkerReport",

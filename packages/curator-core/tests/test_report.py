@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs of a batch in its report, which contains outcomes only for exceptions to the rule."""
+"""The inputs of a batch in its report, which contains outcomes only for exceptions to the rule, and their totals."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from curator_core import BatchReport
 from curator_core._reports.batch import InputOutcome, Tally, input_fields
+from curator_core.observers import ErrorInfo, StageTotals, WorkerReport
 
 a_kind_and_count = st.one_of(
     st.just(("out", 1)),
@@ -90,3 +92,53 @@ def test_all_as_replaces_each_outcome():
 )
 def test_is_retried_if_all_inputs_are(report: Any, retried: bool):
     assert report.is_retried is retried
+
+
+# --- totals of a stage --------------------------------------------------------------------------------------
+
+ERROR = ErrorInfo("ValueError", "bad", "")
+
+
+def timed(outcomes: Iterable[InputOutcome], start: int, took: int, error: ErrorInfo | None = None) -> BatchReport:
+    some = {"start_unix_ns": start, "duration_ns": took, "cpu_ns": took // 2, "idle_ns": took // 3, "num_items": start}
+    return report_of(outcomes)._replace(**some, error=error)
+
+
+some_batches = st.builds(
+    timed,
+    rows.map(lambda known: [outcome for outcome in known if outcome.kind != "retried"]),
+    st.integers(1, 50),
+    st.integers(0, 50),
+    st.sampled_from([None, ERROR]),
+)
+
+
+@given(st.lists(some_batches))
+def test_totals_of_a_stage_are_the_sums_of_its_reports(reports):
+    totals = StageTotals()
+    outcomes = [totals.add(report) for report in reports]
+    assert outcomes == ["ok" if report.error is None else "failed" for report in reports]
+    assert (totals.batches_ok, totals.batches_failed) == (outcomes.count("ok"), outcomes.count("failed"))
+    assert totals.batches == len(reports)
+    tally = reduce(Tally.plus, (report.tally() for report in reports), Tally())
+    assert (totals.passed, totals.filtered, totals.failed, totals.out) == (*tally[:3], tally.out)
+    assert totals.tasks_in == sum(report.num_in for report in reports)
+    for name, field in (("process_ns", "duration_ns"), ("cpu_ns", "cpu_ns"), ("idle_ns", "idle_ns")):
+        assert getattr(totals, name) == sum(getattr(report, field) for report in reports)
+    assert totals.items == sum(report.num_items for report in reports)
+    assert totals.first_ns == min((report.start_unix_ns for report in reports), default=0)
+    assert totals.last_ns == max((report.end_unix_ns for report in reports), default=0)
+
+
+def test_only_the_time_of_a_retried_attempt_counts():
+    totals = StageTotals()
+    assert totals.add(timed(SOME, 7, 12, ERROR).all_as("retried")) == "retried"
+    assert (totals.batches_retried, totals.batches, totals.tasks_in, totals.items) == (1, 0, 0, 0)
+    assert (totals.process_ns, totals.cpu_ns, totals.idle_ns, totals.first_ns, totals.last_ns) == (12, 6, 4, 7, 19)
+
+
+def test_only_the_setup_of_a_worker_counts():
+    totals = StageTotals()
+    for event in ("ready", "setup_failed", "ready", "ended"):
+        totals.add_worker(WorkerReport("r", 0, "s", "w", "n", 1, event, 100, 5))
+    assert (totals.workers, totals.startup_ns, totals.last_ns) == (2, 10, 0)

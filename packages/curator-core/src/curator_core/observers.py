@@ -8,14 +8,17 @@ from curator_core._adapter.lineage import is_source_batch
 from curator_core._files.paths import local_path
 from curator_core._performance import BYTES_PER_MB
 from curator_core._reports.batch import ErrorInfo, RunInfo, StageInfo, WorkerReport
+from curator_core._reports.totals import BatchOutcome, StageTotals
 from curator_core.errors import unknown_name
 from curator_core.results import Verdict, VerdictKind
 
 __all__ = [
     "BYTES_PER_MB",
+    "BatchOutcome",
     "ErrorInfo",
     "RunInfo",
     "StageInfo",
+    "StageTotals",
     "Verdict",
     "VerdictKind",
     "WorkerReport",

@@ -17,8 +17,8 @@ from curator_core._bottleneck.rules import Evidence, Loner, StageEvidence, Team,
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
 from curator_core._run.run import Run
+from curator_core._run.run_totals import RunTotals
 from curator_core._run.settings import RunSettings
-from curator_core._run.stage_totals import StageTotals
 from curator_core.results import TOO_SHORT, Verdict
 
 START = 1_800_000_000_000_000_000
@@ -69,7 +69,7 @@ def judged(stages: list[OnPaper], tasks: int = 200, hop: float = 0.001) -> Verdi
 def judged_by(stages: list[OnPaper], told: list[BatchReport | WorkerReport]) -> Verdict:
     """Return the verdict on the reports of these stages."""
     plan = Plan.from_stages([Noop().with_(name=stage.name) for stage in stages], fed=True)
-    ledger, activity = StageTotals(plan), Activity(len(stages))
+    ledger, activity = RunTotals(plan), Activity(len(stages))
     for report in told:
         if isinstance(report, BatchReport):
             ledger.on_batch(report)

@@ -24,7 +24,7 @@ from curator_core import (
 )
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
-from curator_core._run.stage_totals import StageTotals
+from curator_core._run.run_totals import RunTotals
 from curator_core.results import Accounting, StageSummary
 from curator_core.testing import Recorder
 from curator_core.testing.recorder import Troublemaker
@@ -144,8 +144,8 @@ def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport
 
 class TestLedger:
     @pytest.fixture
-    def ledger(self) -> StageTotals:
-        return StageTotals(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
+    def ledger(self) -> RunTotals:
+        return RunTotals(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
 
     def test_batches_add_up(self, ledger):
         ledger.on_batch(report(0, ("out", 3), ("filtered", 0), num_items=7, cpu_ns=5, idle_ns=1))

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from curator_core import BatchReport
-    from curator_core.observers import RunInfo, WorkerReport
-    from curator_otel._trace.totals import BatchOutcome, StageTotals
+    from curator_core.observers import BatchOutcome, RunInfo, WorkerReport
+    from curator_otel._trace.totals import StageActivity
     from curator_otel.conventions import Metric
 
 __all__ = ["RunMeter"]
 
 _RECORDS_A_FEED = 200  # histogram records of all stages between two feeds: 1.5 ms of each second
 
-# Counter, outcome, field of `StageTotals`.
+# Counter, outcome, field of `StageActivity`.
 _COUNTS = (
     (names.BATCH_COUNT, "ok", "batches_ok"),
     (names.BATCH_COUNT, "failed", "batches_failed"),
@@ -56,7 +56,7 @@ class RunMeter:
         totals: The totals of its stages, updated by the caller and read when the counters are fed.
     """
 
-    def __init__(self, meter: Meter, run: RunInfo, totals: Sequence[StageTotals]) -> None:
+    def __init__(self, meter: Meter, run: RunInfo, totals: Sequence[StageActivity]) -> None:
         self._totals = totals
         self._instruments = {
             metric.name: _instrument(meter, metric) for metric in names.METRICS.values() if metric.labels

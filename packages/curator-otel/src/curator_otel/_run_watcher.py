@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from curator_otel._metrics import RunMeter
 from curator_otel._trace.spans import RunTrace
-from curator_otel._trace.totals import StageTotals
+from curator_otel._trace.totals import StageActivity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class RunWatcher:
         snapshots: StateFile | None,
         guarded: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._totals = [StageTotals() for _ in run.stages]
+        self._totals = [StageActivity() for _ in run.stages]
         self._meter = RunMeter(meter, run, self._totals)
         self._lock = threading.Lock()  # the clock's thread reads what the run's thread writes
         self._guarded = guarded

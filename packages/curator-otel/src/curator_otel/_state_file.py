@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from curator_core import ConfigurationError, DataError
 from curator_core.observers import RunInfo, StageInfo, local_path
 from curator_otel._trace.spans import SpanIds, TraceSettings
-from curator_otel._trace.totals import SUMS, StageTotals
+from curator_otel._trace.totals import SUMS, StageActivity
 from curator_otel._trace.windows import Window
 from curator_otel._trace.writer import NO_PARENT
 
@@ -123,7 +123,7 @@ class RunState:
     settings: TraceSettings
     parent: Context
     at_unix_ns: int
-    totals: list[StageTotals]
+    totals: list[StageActivity]
     ids: SpanIds
     windows: list[list[Window]]
     details: list[Detail]
@@ -180,7 +180,7 @@ def _parse(raw: dict[str, Any]) -> RunState:
         settings=TraceSettings(*raw["settings"]),
         parent=TraceContextTextMapPropagator().extract(raw["parent"], context=NO_PARENT),
         at_unix_ns=int(raw["at_unix_ns"]),
-        totals=[StageTotals.of(values) for values in raw["totals"]],
+        totals=[StageActivity.of(values) for values in raw["totals"]],
         ids=SpanIds(
             _ids(state["root"]),
             [None if stage is None else (_id(stage["span"], 64), int(stage["start"])) for stage in stages],

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from curator_core._dead_letter import DeadLetter
     from curator_core._reports.batch import BatchReport, FailedInput
+    from curator_core._run.run_totals import RunTotals
     from curator_core._run.settings import RunSettings
-    from curator_core._run.stage_totals import StageTotals
 
 __all__ = ["FailureLog"]
 
@@ -33,7 +33,7 @@ class FailureLog:
         task_ids: By stage, the ids of the inputs that failed for good.
     """
 
-    def __init__(self, settings: RunSettings, totals: StageTotals, pipeline: str, trace_id: Callable[[], str]) -> None:
+    def __init__(self, settings: RunSettings, totals: RunTotals, pipeline: str, trace_id: Callable[[], str]) -> None:
         self._limit = settings.max_failures
         self._totals = totals
         self._pipeline = pipeline

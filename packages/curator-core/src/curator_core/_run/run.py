@@ -21,9 +21,9 @@ from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
 from curator_core._run.attempts import RunAttempt
 from curator_core._run.commits import Commits
 from curator_core._run.failure_log import FailureLog
+from curator_core._run.run_totals import RunTotals
 from curator_core._run.shutdown import Shutdown
 from curator_core._run.source_progress import SourceProgress
-from curator_core._run.stage_totals import StageTotals
 from curator_core.errors import PipelineError, RunStopped, TasksLostError
 from curator_core.results import Accounting, RunResult, RunState, Verdict
 from curator_core.stages import NodeInfo, WorkerMetadata
@@ -96,7 +96,7 @@ class Run:
         self._elsewhere = 0  # source tasks of other shards
         self._store: OpenCheckpoint | None = None
         self._commits: Commits | None = None
-        self._totals = StageTotals(plan)
+        self._totals = RunTotals(plan)
         self._sources = SourceProgress(last, first=1 if plan.has_source else 0)
         self._failures = FailureLog(settings, self._totals, plan.name, self._trace_id)
         self._resumed: list[str] = []

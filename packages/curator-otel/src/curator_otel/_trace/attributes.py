@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from curator_core import BatchReport, RunResult
-    from curator_core.observers import RunInfo, StageInfo, Verdict, WorkerReport
+    from curator_core.observers import BatchOutcome, RunInfo, StageInfo, Verdict, WorkerReport
     from curator_otel._trace.sampling import SpanReason
-    from curator_otel._trace.totals import BatchOutcome, StageTotals
+    from curator_otel._trace.totals import StageActivity
     from curator_otel._trace.windows import Window
 
 __all__ = [
@@ -73,7 +73,7 @@ def run_attributes(run: RunInfo, span_limit: int) -> Attributes:
 
 
 def run_totals(
-    stages: Sequence[StageInfo], totals: Sequence[StageTotals], fed: int | None, left_out: int = 0
+    stages: Sequence[StageInfo], totals: Sequence[StageActivity], fed: int | None, left_out: int = 0
 ) -> Attributes:
     """Return the attributes of a run that follow from the totals of its stages.
 
@@ -92,7 +92,7 @@ def run_totals(
     return attributes
 
 
-def _unreported(totals: Sequence[StageTotals], fed: int | None) -> int:
+def _unreported(totals: Sequence[StageActivity], fed: int | None) -> int:
     """Return how many tasks were passed on and not reported by the stage that they were passed to."""
     missing, handed_on = 0, fed
     for did in totals:
@@ -139,7 +139,7 @@ def stage_attributes(stage: StageInfo) -> Attributes:
     return attributes
 
 
-def stage_totals(totals: StageTotals) -> Attributes:
+def stage_totals(totals: StageActivity) -> Attributes:
     """Return the attributes for the totals of a stage."""
     return _sums(totals.values()) | {names.WORKERS: totals.workers, names.SETUP_TIME: totals.startup_ns / 1e9}
 

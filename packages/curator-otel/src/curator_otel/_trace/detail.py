@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from curator_core import BatchReport
-    from curator_core.observers import RunInfo, StageInfo
+    from curator_core.observers import BatchOutcome, RunInfo, StageInfo
     from curator_otel._trace.attributes import Attributes
-    from curator_otel._trace.totals import BatchOutcome
     from curator_otel._trace.writer import SpanWriter
 
 __all__ = ["DetailTraces"]

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
     from curator_core import BatchReport, RunResult
-    from curator_core.observers import RunInfo, WorkerReport
+    from curator_core.observers import BatchOutcome, RunInfo, WorkerReport
     from curator_otel._trace.sampling import SpanReason
-    from curator_otel._trace.totals import BatchOutcome, StageTotals
+    from curator_otel._trace.totals import StageActivity
     from curator_otel._trace.windows import Window
 
 __all__ = ["RunTrace", "SpanIds", "TraceSettings"]
@@ -98,7 +98,7 @@ class RunTrace:
         self,
         tracer: Tracer,
         run: RunInfo,
-        totals: Sequence[StageTotals],
+        totals: Sequence[StageActivity],
         parent: Context,
         settings: TraceSettings,
         resumed: SpanIds | None = None,

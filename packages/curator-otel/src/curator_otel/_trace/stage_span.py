@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from curator_core.observers import StageInfo
-    from curator_otel._trace.totals import StageTotals
+    from curator_otel._trace.totals import StageActivity
     from curator_otel._trace.windows import StageWindow, Window
     from curator_otel._trace.writer import SpanWriter
 
@@ -61,7 +61,7 @@ class StageSpan:
         """Remember a window that was closed."""
         self.closed = [*self.closed, window][-_REMEMBERED:]
 
-    def end(self, attributes: Mapping[str, Any], did: StageTotals) -> None:
+    def end(self, attributes: Mapping[str, Any], did: StageActivity) -> None:
         """End the span, with the stage's attributes and status."""
         self.span.set_attributes(attributes)
         if did.failed or did.setups_failed or did.batches_failed:

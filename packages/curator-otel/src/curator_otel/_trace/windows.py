@@ -16,7 +16,7 @@ from curator_otel._trace.totals import SUMS
 
 if TYPE_CHECKING:
     from curator_core import BatchReport
-    from curator_otel._trace.totals import StageTotals
+    from curator_otel._trace.totals import StageActivity
 
 __all__ = ["StageWindow", "Window", "WindowPlan", "plan_windows"]
 
@@ -95,7 +95,7 @@ class StageWindow:
         *("due_ns", "has_slowest", "number", "slowest"),
     )
 
-    def __init__(self, totals: StageTotals) -> None:
+    def __init__(self, totals: StageActivity) -> None:
         self._totals = totals
         self.number = -1
         self._open()

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
     from curator_core import BatchReport
-    from curator_core.observers import ErrorInfo
+    from curator_core.observers import BatchOutcome, ErrorInfo
     from curator_otel._trace.attributes import Attributes
     from curator_otel._trace.sampling import SpanReason
-    from curator_otel._trace.totals import BatchOutcome
 
 __all__ = ["LINKS_LIMIT", "NO_PARENT", "SpanWriter", "below"]
 

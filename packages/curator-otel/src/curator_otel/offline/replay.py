@@ -20,7 +20,7 @@ from curator_core.observers import BYTES_PER_MB, RunInfo, StageInfo
 from curator_otel import conventions as names
 from curator_otel.__about__ import __version__
 from curator_otel._trace.spans import RunTrace, TraceSettings
-from curator_otel._trace.totals import StageTotals
+from curator_otel._trace.totals import StageActivity
 from curator_otel.observer import SCOPE, check_max_spans, parent_context
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def replay(
     start = known[0].start_unix_ns if known else time.time_ns()
     infos = tuple(StageInfo(index, name, "") for index, name in enumerate(history.stages))
     run = RunInfo(os.urandom(16).hex(), pipeline_name, "", infos, start)
-    totals = [StageTotals() for _ in infos]
+    totals = [StageActivity() for _ in infos]
     tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
     settings = TraceSettings(max_spans)
     written = RunTrace(tracer, run, totals, parent_context(os.environ), settings, unknown=_UNKNOWN)
@@ -102,7 +102,7 @@ def replay(
     return Replayed(written.trace_id, len(history.batches), sum(without))
 
 
-def _add_untimed(batches: Iterable[BatchReport], totals: Sequence[StageTotals]) -> list[int]:
+def _add_untimed(batches: Iterable[BatchReport], totals: Sequence[StageActivity]) -> list[int]:
     """Add the batches without a start time to the totals; return how many there are for each stage."""
     without = [0] * len(totals)
     for batch in batches:

@@ -6,68 +6,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from curator_core._bottleneck.rules import Evidence, StageEvidence, Team
+from curator_core._reports.totals import StageTotals
 from curator_core.results import StageSummary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from curator_core._plan.plan import Plan
-    from curator_core._reports.batch import BatchReport, Tally, WorkerReport
+    from curator_core._reports.batch import BatchReport, ErrorInfo, Tally, WorkerReport
 
-__all__ = ["StageTotals"]
+__all__ = ["RunTotals"]
 
 
-class _StageAccount:
-    """Running totals of one stage, in whole nanoseconds."""
+class _StageAccount(StageTotals):
+    """The totals of one stage, and what its errors cost.
 
-    __slots__ = (
-        "batches",
-        "cpu_ns",
-        "filtered",
-        "failed",
-        "failed_ns",
-        "first_error",
-        "first_start",
-        "idle_ns",
-        "items",
-        "last_end",
-        "out",
-        "passed",
-        "process_ns",
-        "retried",
-        "startup_ns",
-        "workers",
-    )
+    Attributes:
+        failed_ns: Time of the attempts that raised, without the share of inputs that did not fail.
+        first_error: The first error that lost a task; empty if there was none.
+    """
+
+    __slots__ = ("failed_ns", "first_error")
 
     def __init__(self) -> None:
-        self.batches = self.passed = self.out = self.filtered = self.failed = self.retried = 0
-        self.items = self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = self.workers = self.failed_ns = 0
-        self.first_start = self.last_end = 0
+        super().__init__()
+        self.failed_ns = 0
         self.first_error = ""
 
-    def add(self, report: BatchReport) -> None:
-        self.process_ns += report.duration_ns
-        self.cpu_ns += report.cpu_ns
-        self.idle_ns += report.idle_ns
-        if not self.first_start or report.start_unix_ns < self.first_start:
-            self.first_start = report.start_unix_ns
-        end = report.start_unix_ns + report.duration_ns
-        if end > self.last_end:
-            self.last_end = end
-        tally = report.tally()
-        if report.error is not None:
-            self.failed_ns += report.duration_ns * (tally.failed + tally.retried) // max(1, report.num_in)
-        if tally.retried:
-            self.retried += 1
-            return
-        self.batches += 1
-        self.items += report.num_items
-        if report.error is not None and not self.first_error:
-            self.first_error = f"{report.error.type.rpartition('.')[2]}: {report.error.message}"
-        self.out += tally.out
-        self.passed += tally.passed
-        self.filtered += tally.filtered
-        self.failed += tally.failed
+    def add_failing(self, report: BatchReport, error: ErrorInfo) -> None:
+        """Add a batch that raised."""
+        failed_before = self.failed
+        is_retried = self.add(report) == "retried"
+        num_failed = report.num_in if is_retried else self.failed - failed_before
+        self.failed_ns += report.duration_ns * num_failed // max(1, report.num_in)
+        if not (is_retried or self.first_error):
+            self.first_error = f"{error.type.rpartition('.')[2]}: {error.message}"
 
     def mark(self) -> Callable[[], None]:
         before = (self.passed, self.out, self.filtered, self.failed)
@@ -83,25 +56,25 @@ class _StageAccount:
         return StageSummary(
             name=name,
             batches=self.batches,
-            tasks_in=self.passed + self.filtered + self.failed,
+            tasks_in=self.tasks_in,
             tasks_passed=self.passed,
             tasks_out=self.out,
             tasks_filtered=self.filtered,
             tasks_failed=self.failed,
-            attempts_retried=self.retried,
+            attempts_retried=self.batches_retried,
             items=self.items,
             process_s=self.process_ns / 1e9,
             cpu_s=self.cpu_ns / 1e9,
             idle_s=self.idle_ns / 1e9,
             startup_s=self.startup_ns / 1e9,
             workers=self.workers,
-            first_start_unix_ns=self.first_start,
-            last_end_unix_ns=self.last_end,
+            first_start_unix_ns=self.first_ns,
+            last_end_unix_ns=self.last_ns,
             first_error=self.first_error,
         )
 
 
-class StageTotals:
+class RunTotals:
     """The totals of a run, by stage. Memory does not grow with the number of tasks.
 
     Args:
@@ -115,14 +88,15 @@ class StageTotals:
 
     def on_batch(self, report: BatchReport) -> None:
         """Add a batch."""
-        self._accounts[report.stage_index].add(report)
+        account = self._accounts[report.stage_index]
+        if report.error is None:
+            account.add(report)
+        else:
+            account.add_failing(report, report.error)
 
     def on_worker(self, report: WorkerReport) -> None:
         """Add the setup of a worker."""
-        if report.event == "ready":
-            account = self._accounts[report.stage_index]
-            account.workers += 1
-            account.startup_ns += report.duration_ns
+        self._accounts[report.stage_index].add_worker(report)
 
     def withdraw(self, stage_index: int, tally: Tally) -> None:
         """Subtract tasks that will be processed again; they count only then."""
@@ -146,8 +120,7 @@ class StageTotals:
 
     def tasks_in(self, stage_index: int) -> int:
         """Return how many input tasks of a stage have an outcome so far."""
-        account = self._accounts[stage_index]
-        return account.passed + account.filtered + account.failed
+        return self._accounts[stage_index].tasks_in
 
     def summaries(self) -> tuple[StageSummary, ...]:
         """Return the totals of each stage so far."""
@@ -159,7 +132,7 @@ class StageTotals:
         return [
             StageEvidence(
                 name=compiled.name,
-                batches=account.batches + account.retried,
+                batches=account.batches + account.batches_retried,
                 busy_ns=account.process_ns,
                 cpu_ns=account.cpu_ns,
                 failed_ns=account.failed_ns,
@@ -172,10 +145,10 @@ class StageTotals:
 
     def evidence(self) -> Evidence:
         """Return the evidence for a run in one process: it does one thing at a time, so the totals are enough."""
-        active = [account for account in self._accounts if account.first_start]
+        active = [account for account in self._accounts if account.first_ns]
         if not active:
             return Evidence((), (), 0, 0)
-        work_ns = max(account.last_end for account in active) - min(account.first_start for account in active)
+        work_ns = max(account.last_ns for account in active) - min(account.first_ns for account in active)
         use = min(1.0, sum(account.process_ns for account in active) / work_ns) if work_ns else 0.0
         setup_ns = sum(account.startup_ns for account in self._accounts)
         team = Team(tuple(range(len(self._accounts))), 1, use, use)
@@ -193,7 +166,7 @@ class StageTotals:
         came, before = fed, "the input"
         for compiled, account in zip(self._views, self._accounts, strict=True):
             name = compiled.name
-            went_in = account.passed + account.filtered + account.failed
+            went_in = account.tasks_in
             if went_in != came:
                 findings.append(
                     f"{came - went_in} of {came} tasks between {before} and '{name}'"
