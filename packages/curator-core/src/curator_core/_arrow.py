@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from curator_core._bad_record import BadRecord, misshapen
 from curator_core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-__all__ = ["FAILURES", "BadRecord", "check_names", "join_types", "records_of", "table_of"]
+__all__ = ["FAILURES", "check_names", "join_types", "records_of", "table_of"]
 
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _LONG = 16  # values
@@ -32,29 +33,6 @@ _TIMES = ("date", "time", "duration")  # found in the names of types; a match in
 
 FAILURES = (pa.ArrowException, ValueError, TypeError, OverflowError, LookupError)
 """What pyarrow raises if it cannot convert a value: Arrow's own errors, and Python's errors that it passes on."""
-
-
-class BadRecord(NamedTuple):
-    """Why a record cannot be converted.
-
-    Attributes:
-        number: Index of the record, from 0.
-        column: The column; "data" if the record as a whole is wrong.
-        why: What is wrong, as the continuation of "record 3".
-        value: The wrong value.
-        expected: Description of a correct value.
-    """
-
-    number: int
-    column: str
-    why: str
-    value: Any
-    expected: str = "values of one type in each column: text, numbers, dates, bytes, or lists or dicts of these"
-
-    def error(self, what: str, hint: str) -> DataError:
-        """Return an error whose message begins with what could not be done."""
-        message = f"{what}: record {self.number} {self.why}"
-        return DataError(message, field=self.column, given=self.value, expected=self.expected, hint=hint)
 
 
 def table_of(
@@ -73,7 +51,7 @@ def table_of(
         A table of the good records, and the bad ones by number: those that are incompatible with the records before.
     """
     fine: set[str] = set()
-    bad = {number: found for number, record in enumerate(records) if (found := _misshapen(number, record, fine))}
+    bad = {number: found for number, record in enumerate(records) if (found := misshapen(number, record, fine, _unfit))}
     good = [record for number, record in enumerate(records) if number not in bad] if bad else records
     names = list(dict.fromkeys(name for record in good for name in record))
     if not names:
@@ -150,24 +128,8 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _misshapen(number: int, record: Any, fine: set[str]) -> BadRecord | None:
-    """Return what is wrong with the form of a record. Valid column names are added to ``fine``."""
-    if not isinstance(record, dict):
-        return BadRecord(number, "data", f"is of type {type(record).__name__}", record, "a dict for each record")
-    for name in record:
-        if name not in fine:
-            if why := _unfit(name):
-                return BadRecord(
-                    number, str(name), f"has a column whose name {why}", name, "column names that are text"
-                )
-            fine.add(name)
-    return None
-
-
-def _unfit(name: Any) -> str:
-    """Return why a value cannot be the name of a column; empty if it can."""
-    if not isinstance(name, str):
-        return "is not text"
+def _unfit(name: str) -> str:
+    """Return why a text cannot be the name of a column; empty if it can."""
     try:
         name.encode()
     except UnicodeEncodeError as exc:

@@ -135,6 +135,7 @@ def test_a_relative_path_in_a_directory_that_is_gone(tmp_path, monkeypatch):
         (lambda: JsonlReaderStage(compression="zst"), "compression"),
         (lambda: JsonlWriter(None), "path"),
         (lambda: JsonlWriter("x", compression="gzipp"), "compression"),
+        (lambda: JsonlWriter("x", on_bad_record="drop"), "on_bad_record"),
         (lambda: ParquetReaderStage(records_per_batch=1.5), "records_per_batch"),
         (lambda: ParquetWriter("x", compression="zst"), "compression"),
         (lambda: ParquetWriter("x", on_bad_record="drop"), "on_bad_record"),

@@ -6,9 +6,11 @@ import gzip
 import json
 import lzma
 import math
+from collections import Counter
 from datetime import UTC, date, datetime
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from curator_core import (
     Task,
     processing_stage,
 )
-from curator_core.io import FilePartitioningStage, JsonlReader, JsonlReaderStage, JsonlWriter
+from curator_core.io import FilePartitioningStage, JsonlReader, JsonlReaderStage, JsonlWriter, ParquetWriter
 from curator_core.io.records import lines_of
 
 JSON = st.recursive(
@@ -303,29 +305,73 @@ def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
 # --- values that JSON cannot represent ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        (math.nan, "not JSON compliant"),
-        ({"deep": [math.inf]}, "not JSON compliant"),
-        (b"bytes", "type bytes has no JSON equivalent"),
-        ({1, 2}, "type set has no JSON equivalent"),
-        (object(), "type object has no JSON equivalent"),
-        ({(1, 2): 3}, "keys must be"),
-    ],
-)
-def test_a_value_that_json_has_no_form_for(tmp_path, data_error, value, problem):
+ITSELF: list[object] = []
+ITSELF.append(ITSELF)
+VALUES_WITHOUT_A_JSON_FORM = [
+    (math.nan, "not JSON compliant"),
+    ({"deep": [math.inf]}, "not JSON compliant"),
+    (b"bytes", "type bytes has no JSON equivalent"),
+    ({1, 2}, "type set has no JSON equivalent"),
+    (object(), "type object has no JSON equivalent"),
+    (ITSELF, "Circular reference detected"),
+    ({(1, 2): 3}, "keys must be"),
+    ({1: "a", "1": "b"}, "a dict key is of type int, not text"),
+    ({"deep": [({"x": {None: 1}},)]}, "a dict key is of type NoneType, not text"),
+    (Counter([True]), "a dict key is of type bool, not text"),
+    (np.array([{2.5: 1}]), "a dict key is of type float, not text"),
+]
+
+
+@pytest.mark.parametrize(("value", "problem"), VALUES_WITHOUT_A_JSON_FORM)
+def test_a_value_without_a_json_form_is_an_error_that_names_record_and_column(tmp_path, data_error, value, problem):
     batch = DocumentBatch([{"a": 1, "b": 2}, {"a": 1, "b": value}])
     error = data_error(JsonlWriter(tmp_path), initial_tasks=[batch])
-    assert error.message.startswith("record 1 has a value that JSON cannot represent")
+    start = (
+        "the records cannot be written as JSON Lines: record 1 has a value in column 'b' that JSON cannot represent: "
+    )
+    assert error.message.startswith(start)
     assert problem in error.message
     assert error.field == "b"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_that_json_has_no_form_for(tmp_path, data_error):
-    error = data_error(JsonlWriter(tmp_path), initial_tasks=[DocumentBatch([{(1, 2): 3}])])
-    assert "record 0 cannot be represented in JSON" in error.message
+@pytest.mark.parametrize("record", [{(1, 2): 3}, {1: "a"}, {1: "a", "1": "b"}, {None: 1}])
+def test_a_column_name_that_is_not_text_is_the_same_error_from_both_writers(tmp_path, data_error, record):
+    for writer in (JsonlWriter, ParquetWriter):
+        error = data_error(writer(tmp_path), initial_tasks=[DocumentBatch([{"a": 1}, record])])
+        assert error.message.endswith(": record 1 has a column whose name is not text")
+        assert error.field == str(next(iter(record)))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_is_not_a_dict_is_the_same_error_from_both_writers(tmp_path, data_error):
+    for writer in (JsonlWriter, ParquetWriter):
+        for record in (1, "{}", [{}], None):
+            error = data_error(writer(tmp_path), initial_tasks=[DocumentBatch([{"a": 1}, record])])
+            assert error.message.endswith(f": record 1 is of type {type(record).__name__}")
+
+
+def test_bad_records_can_be_skipped_and_are_counted(tmp_path, caplog):
+    good = {"a": 1, "b": {"text": np.str_("{")}}
+    bad = [{"a": 1, "b": value} for value, _ in VALUES_WITHOUT_A_JSON_FORM]
+    records = [good, *bad, {1: 2}, 3, good]
+    tasks = Pipeline("write", [JsonlWriter(tmp_path, on_bad_record="skip")]).run(initial_tasks=[DocumentBatch(records)])
+    assert read(tmp_path) == [[good, good]]
+    metrics = tasks[0].stage_perf[0].custom_metrics
+    assert (metrics["skipped_records"], metrics["records_written"]) == (len(bad) + 2, 2)
+    assert f"task 0: records skipped: {len(bad) + 2}; the first one, record 1, has a value in column 'b'" in caplog.text
+
+
+def test_keys_of_unselected_columns_are_not_checked(tmp_path):
+    record = {"a": 1, "b": {1: 2}, 3: 4}
+    Pipeline("write", [JsonlWriter(tmp_path, fields=["a"])]).run(initial_tasks=[DocumentBatch([record])])
+    assert read(tmp_path) == [[{"a": 1}]]
+
+
+def test_keys_of_a_subclass_of_text_are_text(tmp_path):
+    record = {np.str_("a"): {np.str_("b"): 1}}
+    Pipeline("write", [JsonlWriter(tmp_path)]).run(initial_tasks=[DocumentBatch([record])])
+    assert read(tmp_path) == [[record]]
 
 
 def test_nan_where_it_is_wanted(tmp_path):

@@ -21,6 +21,7 @@ __all__ = [
     "absolute",
     "check_count",
     "check_fields",
+    "check_skip",
     "filesystem",
     "is_url",
     "local_path",
@@ -195,6 +196,17 @@ def check_count(field: str, value: Any) -> int | None:
         given=value,
         expected="None, or a whole number, 1 or more",
     )
+
+
+def check_skip(field: str, value: Any) -> bool:
+    """Return whether to skip what is bad: ``"skip"`` rather than ``"raise"``.
+
+    Raises:
+        ConfigurationError: The value is neither of them.
+    """
+    if value in ("raise", "skip"):
+        return bool(value == "skip")
+    raise ConfigurationError(f"invalid value for {field}", field=field, given=value, expected="'raise' or 'skip'")
 
 
 def parse_size(field: str, value: Any) -> int | None:

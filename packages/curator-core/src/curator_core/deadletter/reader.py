@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from curator_core._files.paths import absolute, filesystem, reading
+from curator_core._files.paths import absolute, check_skip, filesystem, reading
 from curator_core._guard.user_code import check_failure
 from curator_core._transport.exceptions import message_of
 from curator_core.deadletter.letter import SUFFIX, Letter, damaged, decode, parse_header
 from curator_core.deadletter.payload import unpack
-from curator_core.errors import ConfigurationError, DataError, unknown_name
+from curator_core.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,19 +70,13 @@ def load(
             stage; a task is pickled and not trusted, was not stored, or cannot be restored.
         ConfigurationError: ``missing`` is neither ``"raise"`` nor ``"skip"``.
     """
-    if missing not in ("raise", "skip"):
-        raise ConfigurationError(
-            "invalid value for missing",
-            field="missing",
-            given=missing,
-            expected="'raise' or 'skip'",
-        )
+    skip = check_skip("missing", missing)
     shelf = _Shelf(path, storage_options)
     entries = _of_stage(shelf.entries(), stage)
     if trust is not True:
         _refuse_pickles(entries, shelf.path)
     kept = [(letter, name) for letter, name in entries if letter.payload_kind != "none"]
-    if len(kept) < len(entries) and missing == "raise":
+    if len(kept) < len(entries) and not skip:
         raise _not_kept([letter for letter, _ in entries if letter.payload_kind == "none"], shelf.path)
     files = shelf.contents([name for _, name in kept], None, _FILES_AT_ONCE)
     return [_task(letter, url, data) for (letter, _), (url, data) in zip(kept, files, strict=True)]

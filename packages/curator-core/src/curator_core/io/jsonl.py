@@ -9,21 +9,22 @@ import json
 import logging
 from contextlib import contextmanager
 from datetime import date, datetime, time
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from curator_core._files.paths import PathLike, check_count, check_fields, filesystem, reading
+from curator_core._bad_record import BadRecord, misshapen
+from curator_core._files.paths import PathLike, check_count, check_fields, check_skip, filesystem, reading
 from curator_core.errors import ConfigurationError, DataError, unknown_name
 from curator_core.io.compression import check_compression, chunks_of, compression_of
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size, lines_from
 from curator_core.io.records import RecordReader
-from curator_core.io.writer import Content, FileWriter
+from curator_core.io.writer import Content, FileWriter, chosen
 from curator_core.stages import CompositeStage, ProcessingStage
 from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["JsonlReader", "JsonlReaderStage", "JsonlWriter"]
 
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _EXTENSIONS = (".jsonl", ".json", ".ndjson")
 _COMPRESSIONS = {"gzip": ".gz", "bz2": ".bz2", "xz": ".xz"}
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_FAILURES = (TypeError, ValueError, RecursionError)  # of the encoder and of `_check_keys`
+_EXPECTED = "text, numbers, true, false, null, and lists of these, or dicts of these whose keys are text"
 
 
 class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
@@ -67,16 +71,9 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         compression: str | None = "infer",
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if on_bad_line not in ("raise", "skip"):
-            raise ConfigurationError(
-                "invalid value for on_bad_line",
-                field="on_bad_line",
-                given=on_bad_line,
-                expected="'raise' or 'skip'",
-            )
         self._fields = check_fields(fields)
         self._records_per_batch = check_count("records_per_batch", records_per_batch)
-        self._skip = on_bad_line == "skip"
+        self._skip = check_skip("on_bad_line", on_bad_line)
         self._encoding = _check_encoding(encoding)
         self._compression = check_compression(compression)
         self._storage_options = dict(storage_options or {})
@@ -177,7 +174,8 @@ class JsonlWriter(FileWriter):
     Writing the same task twice creates the same file, byte for byte. A file appears when it is complete.
     Pipelines whose tasks may have the same ids need separate directories.
 
-    Numpy numbers and arrays are written as JSON numbers and arrays, dates and times in ISO 8601.
+    Numpy numbers and arrays are written as JSON numbers and arrays, dates and times in ISO 8601. Keys must be text, at
+    any depth: with 1 written as "1", two keys could become one.
 
     Args:
         path: Directory or fsspec URL to write to; created if missing.
@@ -188,13 +186,21 @@ class JsonlWriter(FileWriter):
         storage_options: Options of the fsspec filesystem.
         target_size: A number of bytes, or text such as ``"128MiB"``: the consecutive tasks of a batch go into files of
             about this size, as written; see `ParquetWriter`. None for one file per task.
+        on_bad_record: ``"raise"``, or ``"skip"`` to skip a record that JSON cannot represent. The metric
+            ``skipped_records`` counts skipped records.
 
     Raises:
         ConfigurationError: An argument is invalid; or, when a run with a target size begins, the directory has files
             of another run.
-        DataError: The directory or a file cannot be written, or JSON cannot represent a value. Raised while the
+        DataError: The directory or a file cannot be written, or JSON cannot represent a record. Raised while the
             pipeline runs.
     """
+
+    _format = "JSON Lines"
+    _hint = (
+        "convert or drop the column before this stage (keys: {str(key): value}; NaN: pass allow_nan=True), or pass "
+        "on_bad_record='skip' to skip and count such records"
+    )
 
     def __init__(
         self,
@@ -204,27 +210,40 @@ class JsonlWriter(FileWriter):
         allow_nan: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         target_size: int | str | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
         if compression is not None and compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
             raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
         extension = f".jsonl{_COMPRESSIONS.get(compression or '', '')}"
-        super().__init__(path, extension, fields, storage_options, target_size)
+        super().__init__(path, extension, fields, storage_options, target_size, on_bad_record)
         self._compression = compression
         self._allow_nan = allow_nan
 
     def _content(self, task: DocumentBatch) -> Content:
-        lines = b"".join(self._lines(task))
-        return Content(lines, task.num_items, len(lines))
+        records = task.to_records()
+        if self._fields is not None:
+            records = [chosen(record, self._fields) for record in records]
+        try:
+            # Its check for values that contain themselves takes a while; without it, they raise RecursionError.
+            lines = _lines(records, _encoder(allow_nan=self._allow_nan, check_circular=False))
+        except _FAILURES:
+            lines = self._sift(records, task)
+        data = b"\n".join([*lines, b""])
+        return Content(data, len(lines), len(data))
 
-    def _lines(self, task: DocumentBatch) -> Iterator[bytes]:
-        encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=self._allow_nan, separators=(",", ":"), default=_plain)
-        for number, record in enumerate(task.to_records()):
-            kept = record if self._fields is None else {k: record[k] for k in self._fields if k in record}
-            try:
-                yield _encode(encoder, kept)
-            except (TypeError, ValueError, RecursionError) as exc:
-                raise _no_json_form(encoder, kept, number, exc) from exc
+    def _sift(self, records: Sequence[Any], task: DocumentBatch) -> list[bytes]:
+        """Return the lines of the good records, found one at a time; bad ones are skipped and counted, or raise."""
+        encode = _encoder(allow_nan=self._allow_nan, check_circular=True)
+        lines: list[bytes] = []
+        bad: dict[int, BadRecord] = {}
+        for number, record in enumerate(records):
+            if found := _misfit(number, record, encode):
+                bad |= self._bad([found])
+            else:
+                lines.append(_encoded(encode(record)))
+        self._count_skipped(bad, task)
+        return lines
 
     def _write(self, contents: Sequence[Content], stream: BinaryIO) -> None:
         with _compressed(stream, self._compression) as out:
@@ -276,14 +295,38 @@ def _compressed(stream: BinaryIO, compression: str | None) -> Iterator[Any]:
         yield out
 
 
-def _encode(encoder: json.JSONEncoder, record: dict[str, Any]) -> bytes:
-    text = encoder.encode(record) + "\n"
+def _encoder(**settings: bool) -> Callable[[Any], str]:
+    """Return a function that converts a value to JSON. It also converts keys to text: see `_check_keys`."""
+    return json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain, **settings).encode
+
+
+def _lines(records: Sequence[Any], encode: Callable[[Any], str]) -> list[bytes]:
+    """Return the lines of records.
+
+    Raises:
+        Exception: One of `_FAILURES`: one of them is not a dict that JSON can represent.
+    """
+    lines = []
+    nested = []  # includes records without a "{" at the start, which are not dicts, and with a "{" in their text
+    for record in records:
+        text = encode(record)
+        if text.rfind("{"):
+            nested.append(record)
+        lines.append(_encoded(text))
+    if not all(isinstance(record, dict) for record in nested):
+        raise TypeError("a record is not a dict")
+    _check_text(chain.from_iterable(records))
+    _check_keys(nested)
+    return lines
+
+
+def _encoded(text: str) -> bytes:
+    """Return a line in UTF-8."""
     try:
         return text.encode()
     except UnicodeEncodeError:
         # An unpaired surrogate, as found in crawled pages: written as an escape, it is read back unchanged.
-        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
-        return text.encode("ascii")
+        return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text).encode("ascii")
 
 
 def _plain(value: Any) -> Any:
@@ -295,22 +338,48 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"type {type(value).__name__} has no JSON equivalent")
 
 
-def _no_json_form(encoder: Any, record: dict[str, Any], number: int, exc: Exception) -> DataError:
+def _check_keys(values: Sequence[Any]) -> None:
+    """Check that the keys of dicts are text, at any depth, because the encoder converts others: 1 becomes "1".
+
+    Checks all values level by level, which takes a fraction of the time that encoding them takes.
+
+    Args:
+        values: Values that were encoded, so they do not contain themselves.
+
+    Raises:
+        TypeError: A key is not text.
+    """
+    while values:
+        dicts = [value for value in values if isinstance(value, dict)]
+        _check_text(chain.from_iterable(dicts))
+        below = [held for value in dicts for held in value.values() if type(held) not in _SCALARS]
+        if len(dicts) < len(values):
+            below += [held for value in values for held in _items(value) if type(held) not in _SCALARS]
+        values = below
+
+
+def _check_text(keys: Iterable[Any]) -> None:
+    for kind in set(map(type, keys)) - {str}:
+        if not issubclass(kind, str):
+            raise TypeError(f"a dict key is of type {kind.__name__}, not text")
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """Return the values in a list, a tuple, or an array that may contain dicts."""
+    if isinstance(value, list | tuple):
+        return value
+    return [value.tolist()] if getattr(getattr(value, "dtype", None), "hasobject", False) else ()
+
+
+def _misfit(number: int, record: Any, encode: Callable[[Any], str]) -> BadRecord | None:
+    """Return why JSON cannot represent a record; None if it can."""
+    if found := misshapen(number, record, set()):
+        return found
     for name, value in record.items():
         try:
-            encoder.encode(value)
-        except (TypeError, ValueError, RecursionError) as inner:
-            return DataError(
-                f"record {number} has a value that JSON cannot represent: {inner}",
-                field=str(name),
-                given=value,
-                expected="text, numbers, true, false, null, and lists and objects of these",
-                hint="convert or drop the column before this stage, or write Parquet; for NaN, pass allow_nan=True",
-            )
-    return DataError(
-        f"record {number} cannot be represented in JSON: {exc}",
-        field="data",
-        given=record,
-        expected="column names that are text",
-        hint="rename the columns before this stage",
-    )
+            encode({name: value})
+            _check_keys([value])
+        except _FAILURES as exc:
+            why = f"has a value in column '{name}' that JSON cannot represent: {exc}"
+            return BadRecord(number, name, why, value, _EXPECTED)
+    return None

@@ -6,11 +6,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from curator_core._files.paths import PathLike, check_count, check_fields, filesystem, reading
+from curator_core._files.paths import PathLike, check_count, check_fields, check_skip, filesystem, reading
 from curator_core.errors import ConfigurationError, DataError, nearest, unknown_name
 from curator_core.io.partitioning import FilePartitioningStage
 from curator_core.io.ranges import DEFAULT_SPLIT, check_size
-from curator_core.io.writer import Content, FileWriter
+from curator_core.io.writer import Content, FileWriter, chosen
 from curator_core.stages import CompositeStage, ProcessingStage
 from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from curator_core._arrow import BadRecord
+    from curator_core._bad_record import BadRecord
     from curator_core.io.settled import SettledSchema
     from curator_core.stages import WorkerMetadata
 
@@ -27,8 +27,7 @@ __all__ = ["ParquetReader", "ParquetReaderStage", "ParquetWriter"]
 
 logger = logging.getLogger(__name__)
 
-_NOT_WRITTEN = "the records cannot be written as Parquet"
-_MEND = (
+_HINT = (
     "convert or drop the column before this stage, declare it in schema=…, or pass on_bad_record='skip' to skip and "
     "count such records"
 )
@@ -74,7 +73,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         self._records_per_batch = check_count("records_per_batch", records_per_batch)
         self._storage_options = dict(storage_options or {})
         self._schema = _check_schema(schema, self._fields, self.name)
-        self._skip = _check_on_bad_record(on_bad_record)
+        self._skip = check_skip("on_bad_record", on_bad_record)
 
     def inputs(self) -> tuple[list[str], list[str]]:
         """Return the inputs: paths in ``data``."""
@@ -253,6 +252,8 @@ class ParquetWriter(FileWriter):
             not fit the schema. Raised while the pipeline runs.
     """
 
+    _format = "Parquet"
+
     def __init__(
         self,
         path: PathLike,
@@ -266,10 +267,9 @@ class ParquetWriter(FileWriter):
         if compression not in _COMPRESSIONS:
             known = unknown_name("compression", str(compression), _COMPRESSIONS)
             raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
-        super().__init__(path, ".parquet", fields, storage_options, target_size)
+        super().__init__(path, ".parquet", fields, storage_options, target_size, on_bad_record)
         self._compression = compression
         self._schema = _check_schema(schema, self._fields, self.name)
-        self._skip = _check_on_bad_record(on_bad_record)
         self._settled: SettledSchema | None = None
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
@@ -300,8 +300,7 @@ class ParquetWriter(FileWriter):
                 numbers = [number for row, number in enumerate(numbers) if row not in bad]
             elif not numbers or self._schema is not None or settled.promote(schema):
                 break
-        if skipped:
-            self._count(skipped, task)
+        self._count_skipped(skipped, task)
         return Content(fitted, len(fitted), fitted.nbytes, fitted.schema)
 
     def _table(self, task: DocumentBatch, known: pa.Schema | None) -> tuple[pa.Table, dict[int, BadRecord]]:
@@ -311,9 +310,9 @@ class ParquetWriter(FileWriter):
 
         fields, bad = self._fields, {}
         if isinstance(task.data, list):
-            chosen = task.data if fields is None else [_chosen(record, fields) for record in task.data]
+            records = task.data if fields is None else [chosen(record, fields) for record in task.data]
             types = {} if known is None else dict(zip(known.names, known.types, strict=True))
-            table, found = table_of(chosen, types, unwritable)
+            table, found = table_of(records, types, unwritable)
             bad = self._bad(found[number] for number in sorted(found))
         else:
             table = task.data
@@ -322,31 +321,11 @@ class ParquetWriter(FileWriter):
             table = table.select([name for name in fields if name in table.column_names])
         return table, bad
 
-    def _bad(self, found: Iterable[BadRecord]) -> dict[int, BadRecord]:
-        """Return the bad records by number, or raise an error for the first one unless they are skipped."""
-        bad: dict[int, BadRecord] = {}
-        for record in found:
-            if not self._skip:
-                raise record.error(
-                    _NOT_WRITTEN, _MEND if self._schema is not None else f"{_MEND}; {self._settled_hint}"
-                )
-            bad.setdefault(record.number, record)
-        return bad
-
-    def _count(self, skipped: Mapping[int, BadRecord], task: DocumentBatch) -> None:
-        first = min(skipped)
-        self.metrics.add("skipped_records", len(skipped))
-        logger.warning(
-            "task %s: records skipped: %d; the first one, record %d, %s",
-            task.task_id,
-            len(skipped),
-            first,
-            skipped[first].why,
-        )
-
     @property
-    def _settled_hint(self) -> str:
-        return f"the existing files have settled on the types in {self._path.rstrip('/')}/_schema"
+    def _hint(self) -> str:
+        if self._schema is not None:
+            return _HINT
+        return f"{_HINT}; the existing files have settled on the types in {self._path.rstrip('/')}/_schema"
 
     def _settled_schema(self) -> SettledSchema:
         if self._settled is None:
@@ -364,16 +343,12 @@ class ParquetWriter(FileWriter):
             pq.write_table(table, stream, compression=self._compression)
         except (pa.ArrowException, ValueError, OverflowError) as exc:
             raise DataError(
-                f"{_NOT_WRITTEN}: {exc}",
+                f"the records cannot be written as {self._format}: {exc}",
                 field="data",
                 given=table.schema,
                 expected="values that Parquet can represent",
                 hint="convert or drop the column before this stage",
             ) from exc
-
-
-def _chosen(record: Any, fields: Sequence[str]) -> Any:
-    return {name: record[name] for name in fields if name in record} if isinstance(record, dict) else record
 
 
 def _check_schema(schema: Any, fields: list[str] | None, stage: str) -> pa.Schema | None:
@@ -388,19 +363,6 @@ def _check_schema(schema: Any, fields: list[str] | None, stage: str) -> pa.Schem
     from curator_core.io.schema import as_schema  # noqa: PLC0415 - an extra: this module imports without it
 
     return as_schema(schema, fields)
-
-
-def _check_on_bad_record(value: Any) -> bool:
-    """Return whether bad records are skipped.
-
-    Raises:
-        ConfigurationError: The value is neither ``"raise"`` nor ``"skip"``.
-    """
-    if value not in ("raise", "skip"):
-        raise ConfigurationError(
-            "invalid value for on_bad_record", field="on_bad_record", given=value, expected="'raise' or 'skip'"
-        )
-    return bool(value == "skip")
 
 
 def _pyarrow(stage: str) -> tuple[Any, Any]:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator_core._arrow import FAILURES, BadRecord, check_names, join_types
+from curator_core._arrow import FAILURES, check_names, join_types
+from curator_core._bad_record import BadRecord
 from curator_core.errors import ConfigurationError, DataError, unknown_name
 
 if TYPE_CHECKING:

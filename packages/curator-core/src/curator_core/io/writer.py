@@ -3,25 +3,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 from curator_core._files.atomic import atomic_file
-from curator_core._files.paths import PathLike, absolute, check_fields, filesystem, parse_size, writing
+from curator_core._files.paths import PathLike, absolute, check_fields, check_skip, filesystem, parse_size, writing
 from curator_core._files.staging import Staging
 from curator_core.errors import ConfigurationError, DataError, InputError
 from curator_core.stages import ProcessingStage
 from curator_core.tasks import DocumentBatch, FileGroupTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
+    from curator_core._bad_record import BadRecord
     from curator_core._shard import Shard
     from curator_core.stages import WorkerMetadata
 
-__all__ = ["Content", "FileWriter"]
+__all__ = ["Content", "FileWriter", "chosen"]
+
+logger = logging.getLogger(__name__)
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _TASKS_AT_ONCE = 64  # tasks that may share files: a compromise between small files and too much memory
@@ -56,7 +60,11 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         fields: Columns to write; None for all.
         storage_options: Options of the fsspec filesystem.
         target_size: Approximate size of a file in bytes; None for one file per task.
+        on_bad_record: ``"raise"``, or ``"skip"`` to skip and count records that cannot be written.
     """
+
+    _format: ClassVar[str]
+    """Name of the format, for errors."""
 
     def __init__(
         self,
@@ -65,12 +73,14 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
         fields: Sequence[str] | None,
         storage_options: Mapping[str, Any] | None,
         target_size: int | str | None,
+        on_bad_record: str,
     ) -> None:
         self._path = absolute(path, "path")
         self._extension = extension
         self._fields = check_fields(fields)
         self._storage_options = dict(storage_options or {})
         self._target_size = parse_size("target_size", target_size)
+        self._skip = check_skip("on_bad_record", on_bad_record)
         self._staging: Staging | None = None  # set for a run with a target size
         self._bytes_given = self._bytes_made = 0
         if self._target_size is None:
@@ -195,6 +205,33 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
     def _write(self, contents: Sequence[Content], stream: BinaryIO) -> None:
         """Write the records of tasks that share a schema; the stream stays open."""
 
+    def _bad(self, found: Iterable[BadRecord]) -> dict[int, BadRecord]:
+        """Return the bad records by number, or raise an error for the first one unless they are skipped."""
+        bad: dict[int, BadRecord] = {}
+        for record in found:
+            if not self._skip:
+                raise record.error(f"the records cannot be written as {self._format}", self._hint)
+            bad.setdefault(record.number, record)
+        return bad
+
+    @property
+    @abstractmethod
+    def _hint(self) -> str:
+        """What to do about a bad record."""
+
+    def _count_skipped(self, skipped: Mapping[int, BadRecord], task: DocumentBatch) -> None:
+        if not skipped:
+            return
+        first = min(skipped)
+        self.metrics.add("skipped_records", len(skipped))
+        logger.warning(
+            "task %s: records skipped: %d; the first one, record %d, %s",
+            task.task_id,
+            len(skipped),
+            first,
+            skipped[first].why,
+        )
+
     def _staged_files(self) -> Staging:
         if self._staging is None:
             raise ConfigurationError(
@@ -227,3 +264,10 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
             expected="letters, digits, and the characters _ . -, with no dot at the start",
             hint="run the writer in a pipeline, which gives tasks their ids",
         )
+
+
+def chosen(record: Any, fields: Sequence[str] | None) -> Any:
+    """Return the given fields of a record; all for None, or if it is not a dict."""
+    if fields is None or not isinstance(record, dict):
+        return record
+    return {name: record[name] for name in fields if name in record}
