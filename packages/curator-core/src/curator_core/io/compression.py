@@ -17,9 +17,9 @@ from zipfile import ZipFile
 from curator_core.errors import ConfigurationError, DataError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["SUFFIXES", "check_compression", "chunks_of", "compression_of"]
+__all__ = ["READABLE", "SUFFIXES", "check_compression", "chunks_of", "compression_of"]
 
 _CHUNK = 1 << 20  # bytes read at once
 _COMPRESSED_CHUNK = 1 << 16  # bytes read at once from a compressed file: they may decompress to 1,000 times as many
@@ -54,7 +54,9 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "lz4": _lz4,
 }
 _PADDED = ("gzip", "xz")  # zeros may follow their members
-_FORMATS = (*_DECOMPRESSORS, "zip")
+
+READABLE = ("infer", *_DECOMPRESSORS, "zip")
+"""The compressions that a reader can be asked for; ``"infer"`` depends on the file's name."""
 
 SUFFIXES = {
     ".gz": "gzip",
@@ -68,16 +70,15 @@ SUFFIXES = {
 """Compressions by file extension, in lower case."""
 
 
-def check_compression(value: Any) -> str | None:
-    """Return the value if it is the name of a compression, ``"infer"``, or None.
+def check_compression(value: Any, known: Iterable[str]) -> None:
+    """Check the name of a compression.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: It is not one of the known names.
     """
-    if value is None or value in ("infer", *_FORMATS):
-        return value  # type: ignore[no-any-return] # it is one of the names
-    known = unknown_name("compression", str(value), ["infer", *_FORMATS])
-    raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
+    if value not in tuple(known):
+        arguments = {**unknown_name("compression", str(value), known), "field": "compression"}
+        raise ConfigurationError("unknown compression", **arguments)
 
 
 def compression_of(name: str) -> str | None:

@@ -6,29 +6,27 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-import logging
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from curator_core._bad_record import BadRecord, misshapen
-from curator_core._files.paths import PathLike, check_count, check_fields, check_skip, filesystem, reading
-from curator_core.errors import ConfigurationError, DataError, unknown_name
-from curator_core.io.compression import check_compression, chunks_of, compression_of
+from curator_core._files.paths import PathLike, check_skip
+from curator_core.errors import ConfigurationError, DataError
+from curator_core.io.compression import READABLE, check_compression, chunks_of, compression_of
 from curator_core.io.partitioning import FilePartitioningStage
-from curator_core.io.ranges import DEFAULT_SPLIT, check_size, lines_from
+from curator_core.io.ranges import DEFAULT_SPLIT, lines_from
+from curator_core.io.reader import FileReader, ListingReader
 from curator_core.io.records import RecordReader
 from curator_core.io.writer import Content, FileWriter, chosen
-from curator_core.stages import CompositeStage, ProcessingStage
-from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["JsonlReader", "JsonlReaderStage", "JsonlWriter"]
+    from curator_core.tasks import DocumentBatch
 
-logger = logging.getLogger(__name__)
+__all__ = ["JsonlReader", "JsonlReaderStage", "JsonlWriter"]
 
 _EXTENSIONS = (".jsonl", ".json", ".ndjson")
 _COMPRESSIONS = {"gzip": ".gz", "bz2": ".bz2", "xz": ".xz"}
@@ -37,7 +35,7 @@ _FAILURES = (TypeError, ValueError, RecursionError)  # of the encoder and of `_c
 _EXPECTED = "text, numbers, true, false, null, and lists of these, or dicts of these whose keys are text"
 
 
-class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
+class JsonlReaderStage(FileReader):
     """Reads the JSON Lines files of a group, with records as dicts.
 
     Blank lines and a byte order mark at the start are ignored. A group without records emits no task, and counts as
@@ -71,54 +69,39 @@ class JsonlReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         compression: str | None = "infer",
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._fields = check_fields(fields)
-        self._records_per_batch = check_count("records_per_batch", records_per_batch)
-        self._skip = check_skip("on_bad_line", on_bad_line)
+        super().__init__(fields, records_per_batch, storage_options, skip=check_skip("on_bad_line", on_bad_line))
         self._encoding = _check_encoding(encoding)
-        self._compression = check_compression(compression)
-        self._storage_options = dict(storage_options or {})
+        if compression is not None:
+            check_compression(compression, READABLE)
+        self._compression = compression
 
-    def inputs(self) -> tuple[list[str], list[str]]:
-        """Return the inputs: paths in ``data``."""
-        return ["data"], []
-
-    def outputs(self) -> tuple[list[str], list[str]] | None:
-        """Return the selected fields; None if all are read, because these are not known in advance."""
-        return None if self._fields is None else (["data"], self._fields)
-
-    def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
-        """Read one group of files."""
-        records = (record for path in task.data for record in self._read(path, task.byte_range))
-        if self._records_per_batch is None:
-            whole = list(records)
-            return DocumentBatch(whole, task.dataset_name) if whole else None
-        return self._batches(records, self._records_per_batch, task.dataset_name)
-
-    @staticmethod
-    def _batches(records: Iterator[dict[str, Any]], size: int, dataset_name: str) -> Iterator[DocumentBatch]:
-        while batch := list(islice(records, size)):
-            yield DocumentBatch(batch, dataset_name)
-
-    def _read(self, path: str, byte_range: tuple[int, int] | None) -> Iterator[dict[str, Any]]:
-        with reading(path):
-            fs, inner = filesystem(path, self._storage_options)
-            compression = compression_of(inner) if self._compression == "infer" else self._compression
-            reader = RecordReader(
-                path, self._encoding, self._fields, skip=self._skip, compressed=compression is not None
-            )
-            with fs.open(inner, "rb") as stream:
-                if byte_range is None:
-                    yield from reader.read(chunks_of(stream, compression, path))
-                else:
-                    _check_range(fs.info(inner), byte_range, compression, path)
-                    first, chunks = lines_from(stream, *byte_range)
-                    yield from reader.read(chunks, first, byte_range[1])
+    def _pieces(
+        self, stream: Any, name: str, path: str, byte_range: tuple[int, int] | None
+    ) -> Iterator[dict[str, Any]]:
+        compression = compression_of(name) if self._compression == "infer" else self._compression
+        reader = RecordReader(path, self._encoding, self._fields, skip=self._skip, compressed=compression is not None)
+        if byte_range is None:
+            yield from reader.read(chunks_of(stream, compression, path))
+        elif compression is not None:
+            raise _no_range(byte_range, compression, path)
+        else:
+            first, chunks = lines_from(stream, *byte_range)
+            yield from reader.read(chunks, first, byte_range[1])
         if reader.skipped:
-            self.metrics.add("skipped_lines", reader.skipped)
-            logger.warning("%s: %s", path, reader.describe_skipped())
+            self._count_skipped("skipped_lines", reader.skipped, path, reader.describe_skipped())
+
+    def _join(self, pieces: list[Any], paths: Sequence[str]) -> list[Any]:
+        del paths
+        return pieces
+
+    def _split(self, pieces: Iterable[Any], size: int, paths: Sequence[str]) -> Iterator[list[Any]]:
+        del paths
+        records = iter(pieces)
+        while batch := list(islice(records, size)):
+            yield batch
 
 
-class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
+class JsonlReader(ListingReader):
     """Lists JSON Lines files and reads them: `FilePartitioningStage`, then `JsonlReaderStage`.
 
     Use the two stages directly to change their settings (``with_``), or to list files in another way.
@@ -158,14 +141,10 @@ class JsonlReader(CompositeStage[EmptyTask, DocumentBatch]):
     ) -> None:
         if compression not in ("infer", None):  # compressed, whatever the names of the files indicate
             split = None
-        self._partitioning = FilePartitioningStage(
-            file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
+        super().__init__(
+            FilePartitioningStage(file_paths, files_per_partition, blocksize, file_extensions, storage_options, split),
+            JsonlReaderStage(fields, records_per_batch, on_bad_line, encoding, compression, storage_options),
         )
-        self._reader = JsonlReaderStage(fields, records_per_batch, on_bad_line, encoding, compression, storage_options)
-
-    def decompose(self) -> list[ProcessingStage[Any, Any]]:
-        """Return the two stages."""
-        return [self._partitioning, self._reader]
 
 
 class JsonlWriter(FileWriter):
@@ -212,9 +191,8 @@ class JsonlWriter(FileWriter):
         target_size: int | str | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if compression is not None and compression not in _COMPRESSIONS:
-            known = unknown_name("compression", str(compression), _COMPRESSIONS)
-            raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
+        if compression is not None:
+            check_compression(compression, _COMPRESSIONS)
         extension = f".jsonl{_COMPRESSIONS.get(compression or '', '')}"
         super().__init__(path, extension, fields, storage_options, target_size, on_bad_record)
         self._compression = compression
@@ -251,16 +229,14 @@ class JsonlWriter(FileWriter):
                 out.write(content.data)
 
 
-def _check_range(info: Mapping[str, Any], byte_range: tuple[int, int], compression: str | None, path: str) -> None:
-    check_size(info.get("size"), byte_range[1], path)
-    if compression is not None:
-        raise DataError(
-            f"cannot read a byte range of a file compressed with {compression}",
-            field=path,
-            given=byte_range,
-            expected="a task of the whole file",
-            hint="pass split=None to FilePartitioningStage",
-        )
+def _no_range(byte_range: tuple[int, int], compression: str, path: str) -> DataError:
+    return DataError(
+        f"cannot read a byte range of a file compressed with {compression}",
+        field=path,
+        given=byte_range,
+        expected="a task of the whole file",
+        hint="pass split=None to FilePartitioningStage",
+    )
 
 
 def _check_encoding(encoding: str) -> str:

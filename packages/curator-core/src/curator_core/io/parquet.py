@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from curator_core._files.paths import PathLike, check_count, check_fields, check_skip, filesystem, reading
-from curator_core.errors import ConfigurationError, DataError, nearest, unknown_name
+from curator_core._files.paths import PathLike, check_skip, filesystem
+from curator_core.errors import ConfigurationError, DataError, nearest
+from curator_core.io.compression import check_compression
 from curator_core.io.partitioning import FilePartitioningStage
-from curator_core.io.ranges import DEFAULT_SPLIT, check_size
+from curator_core.io.ranges import DEFAULT_SPLIT
+from curator_core.io.reader import FileReader, ListingReader
 from curator_core.io.writer import Content, FileWriter, chosen
-from curator_core.stages import CompositeStage, ProcessingStage
-from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
     from curator_core._bad_record import BadRecord
     from curator_core.io.settled import SettledSchema
     from curator_core.stages import WorkerMetadata
+    from curator_core.tasks import DocumentBatch
 
 __all__ = ["ParquetReader", "ParquetReaderStage", "ParquetWriter"]
-
-logger = logging.getLogger(__name__)
 
 _HINT = (
     "convert or drop the column before this stage, declare it in schema=…, or pass on_bad_record='skip' to skip and "
@@ -35,7 +33,7 @@ _EXTENSIONS = (".parquet", ".pq")
 _COMPRESSIONS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
 
-class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
+class ParquetReaderStage(FileReader):
     """Reads the Parquet files of a group, with records as an Arrow table.
 
     For a task with a byte range, the row groups that begin in the range are read.
@@ -69,59 +67,36 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         schema: pa.Schema | Mapping[str, Any] | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
-        self._fields = check_fields(fields)
-        self._records_per_batch = check_count("records_per_batch", records_per_batch)
-        self._storage_options = dict(storage_options or {})
+        super().__init__(fields, records_per_batch, storage_options, skip=check_skip("on_bad_record", on_bad_record))
         self._schema = _check_schema(schema, self._fields, self.name)
-        self._skip = check_skip("on_bad_record", on_bad_record)
 
-    def inputs(self) -> tuple[list[str], list[str]]:
-        """Return the inputs: paths in ``data``."""
-        return ["data"], []
-
-    def outputs(self) -> tuple[list[str], list[str]] | None:
-        """Return the selected columns; None if all are read, because these are not known in advance."""
-        chosen = self._fields if self._schema is None else list(self._schema.names)
-        return None if chosen is None else (["data"], chosen)
+    @property
+    def _selected(self) -> list[str] | None:
+        return self._fields if self._schema is None else list(self._schema.names)
 
     def setup(self, worker_metadata: WorkerMetadata) -> None:
         """Import pyarrow, before any data is read."""
         del worker_metadata
         _pyarrow(self.name)
 
-    def process(self, task: FileGroupTask) -> DocumentBatch | Iterator[DocumentBatch] | None:
-        """Read one group of files."""
-        tables = (table for path in task.data for table in self._read(path, task.byte_range))
-        if self._records_per_batch is None:
-            whole = _join(list(tables), task.data)
-            return DocumentBatch(whole, task.dataset_name) if len(whole) else None
-        parts = _resize(tables, self._records_per_batch, task.data)
-        return (DocumentBatch(part, task.dataset_name) for part in parts)
-
-    def _read(self, path: str, byte_range: tuple[int, int] | None) -> Iterator[pa.Table]:
+    def _pieces(self, stream: Any, name: str, path: str, byte_range: tuple[int, int] | None) -> Iterator[pa.Table]:
+        del name
         pa, pq = _pyarrow(self.name)
-        with reading(path), self._open(path, byte_range) as stream:
-            try:
-                with pq.ParquetFile(stream) as file:
-                    columns = self._columns(file.schema_arrow.names, path)
-                    groups = _row_groups(file.metadata, byte_range)
-                    start = sum(file.metadata.row_group(group).num_rows for group in range(min(groups, default=0)))
-                    for table in self._tables(file, groups, columns):
-                        yield self._formed(table, path, start)
-                        start += len(table)
-            except pa.ArrowException as exc:
-                raise DataError(
-                    f"the file cannot be read as Parquet: {exc}",
-                    field=path,
-                    expected="a complete Parquet file",
-                    hint="create the file again, or exclude it from the paths",
-                ) from exc
-
-    def _open(self, path: str, byte_range: tuple[int, int] | None) -> Any:
-        fs, inner = filesystem(path, self._storage_options)
-        if byte_range is not None:
-            check_size(fs.info(inner).get("size"), byte_range[1], path)
-        return fs.open(inner, "rb")
+        try:
+            with pq.ParquetFile(stream) as file:
+                columns = self._columns(file.schema_arrow.names, path)
+                groups = _row_groups(file.metadata, byte_range)
+                start = sum(file.metadata.row_group(group).num_rows for group in range(min(groups, default=0)))
+                for table in self._tables(file, groups, columns):
+                    yield self._formed(table, path, start)
+                    start += len(table)
+        except pa.ArrowException as exc:
+            raise DataError(
+                f"the file cannot be read as Parquet: {exc}",
+                field=path,
+                expected="a complete Parquet file",
+                hint="create the file again, or exclude it from the paths",
+            ) from exc
 
     def _tables(self, file: Any, groups: list[int], columns: list[str] | None) -> Iterator[pa.Table]:
         if not groups:  # older releases of pyarrow cannot read an empty list of row groups
@@ -149,9 +124,45 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
             bad.add(record.number)
         if not bad:
             return formed
-        self.metrics.add("skipped_records", len(bad))
-        logger.warning("%s: records skipped: %d; the first one is record %d", path, len(bad), start + min(bad))
+        description = f"records skipped: {len(bad)}; the first one is record {start + min(bad)}"
+        self._count_skipped("skipped_records", len(bad), path, description)
         return self._formed(without(table, bad), path, start)
+
+    def _join(self, pieces: list[Any], paths: Sequence[str]) -> pa.Table:
+        """Concatenate tables, and promote types that differ.
+
+        Raises:
+            DataError: Types cannot be promoted.
+        """
+        from curator_core.io.schema import conform, grow  # noqa: PLC0415 - an extra, see `_formed`
+
+        pa, _ = _pyarrow(self.name)
+        if len(pieces) == 1:
+            return pieces[0]
+        if not pieces:
+            return pa.table({})
+        if any(table.schema != pieces[0].schema for table in pieces):
+            schema = grow([table.schema for table in pieces], paths)
+            formed = [conform(table, schema) for table in pieces]
+            for record in (record for _, wrong in formed for record in wrong):
+                what = "the files of one group do not form one table"
+                raise record.error(what, "read each file separately with files_per_partition=1")
+            pieces = [table for table, _ in formed]
+        return pa.concat_tables(pieces, promote_options="default")  # their metadata may differ
+
+    def _split(self, pieces: Iterable[Any], size: int, paths: Sequence[str]) -> Iterator[pa.Table]:
+        waiting: list[pa.Table] = []
+        rows = 0
+        for table in pieces:
+            waiting.append(table)
+            rows += len(table)
+            while rows >= size:
+                whole = self._join(waiting, paths)
+                yield _compact(whole.slice(0, size))
+                rows -= size
+                waiting = [whole.slice(size)] if rows else []
+        if rows:
+            yield _compact(self._join(waiting, paths))
 
     def _columns(self, there: list[str], path: str) -> list[str] | None:
         """Return the columns to fetch from a file; None for all."""
@@ -173,7 +184,7 @@ class ParquetReaderStage(ProcessingStage[FileGroupTask, DocumentBatch]):
         return self._fields
 
 
-class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
+class ParquetReader(ListingReader):
     """Lists Parquet files and reads them: `FilePartitioningStage`, then `ParquetReaderStage`.
 
     Use the two stages directly to change their settings (``with_``), or to list files in another way.
@@ -209,14 +220,10 @@ class ParquetReader(CompositeStage[EmptyTask, DocumentBatch]):
         schema: pa.Schema | Mapping[str, Any] | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
     ) -> None:
-        self._partitioning = FilePartitioningStage(
-            file_paths, files_per_partition, blocksize, file_extensions, storage_options, split
+        super().__init__(
+            FilePartitioningStage(file_paths, files_per_partition, blocksize, file_extensions, storage_options, split),
+            ParquetReaderStage(fields, records_per_batch, storage_options, schema, on_bad_record),
         )
-        self._reader = ParquetReaderStage(fields, records_per_batch, storage_options, schema, on_bad_record)
-
-    def decompose(self) -> list[ProcessingStage[Any, Any]]:
-        """Return the two stages."""
-        return [self._partitioning, self._reader]
 
 
 class ParquetWriter(FileWriter):
@@ -264,9 +271,7 @@ class ParquetWriter(FileWriter):
         on_bad_record: Literal["raise", "skip"] = "raise",
         target_size: int | str | None = None,
     ) -> None:
-        if compression not in _COMPRESSIONS:
-            known = unknown_name("compression", str(compression), _COMPRESSIONS)
-            raise ConfigurationError("unknown compression", **{**known, "field": "compression"})
+        check_compression(compression, _COMPRESSIONS)
         super().__init__(path, ".parquet", fields, storage_options, target_size, on_bad_record)
         self._compression = compression
         self._schema = _check_schema(schema, self._fields, self.name)
@@ -399,47 +404,6 @@ def _begins(group: Any) -> int:
         return 0
     column = group.column(0)
     return int(min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset))
-
-
-def _join(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
-    """Concatenate tables, and promote types that differ.
-
-    Raises:
-        DataError: Types cannot be promoted.
-    """
-    import pyarrow as pa  # noqa: PLC0415 - pyarrow is loaded: there are tables
-
-    from curator_core.io.schema import conform, grow  # noqa: PLC0415 - an extra: this module imports without it
-
-    if len(tables) == 1:
-        return tables[0]
-    if not tables:
-        return pa.table({})
-    if any(table.schema != tables[0].schema for table in tables):
-        schema = grow([table.schema for table in tables], paths)
-        formed = [conform(table, schema) for table in tables]
-        for record in (record for _, wrong in formed for record in wrong):
-            raise record.error(
-                "the files of one group do not form one table", "read each file separately with files_per_partition=1"
-            )
-        tables = [table for table, _ in formed]
-    return pa.concat_tables(tables, promote_options="default")  # their metadata may differ
-
-
-def _resize(tables: Iterable[pa.Table], size: int, paths: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the same records in tables of ``size`` records; the last one may be smaller."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        waiting.append(table)
-        rows += len(table)
-        while rows >= size:
-            whole = _join(waiting, paths)
-            yield _compact(whole.slice(0, size))
-            rows -= size
-            waiting = [whole.slice(size)] if rows else []
-    if rows:
-        yield _compact(_join(waiting, paths))
 
 
 def _compact(table: pa.Table) -> pa.Table:
