@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from tests.waiting import DEADLINE_S, wait_until
@@ -257,6 +258,18 @@ def test_missing_snapshot_is_refused(tmp_path):
 def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
     snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path)
     with pytest.raises(DataError, match="the run is still in progress"):
+        recover(snapshot, memory.tracer_provider)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_snapshot_of_ended_driver_is_recovered_although_its_parent_has_not_waited_for_it(begin, memory, tmp_path):
+    snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path)
+    content = json.loads(snapshot.read_text())
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as driver:
+        stat = Path(f"/proc/{driver.pid}/stat")
+        wait_until(lambda: ") Z " in stat.read_text())
+        content["process"] |= {"pid": driver.pid, "started": stat.read_text().rpartition(")")[2].split()[19]}
+        snapshot.write_text(json.dumps(content))
         recover(snapshot, memory.tracer_provider)
 
 

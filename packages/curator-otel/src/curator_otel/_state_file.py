@@ -33,6 +33,7 @@ __all__ = ["Detail", "RunState", "StateFile", "check_directory", "read_state"]
 
 _VERSION = 1
 _SUFFIX = ".curator-trace.json"
+_ENDED = ("Z", "X", "x")  # ended, but its parent did not wait for it yet
 
 
 class StateFile:
@@ -230,10 +231,14 @@ def _this_process() -> dict[str, Any]:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """Return values that identify a process, even if a later one gets the same pid; the start is empty if unknown."""
+    """Return values that identify a process, even if a later one gets the same pid.
+
+    The start is empty if it is unknown or the process has ended.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        started = stat.rpartition(")")[2].split()[19]  # in clock ticks since the machine was started
+        state, *values = stat.rpartition(")")[2].split()
+        started = "" if state in _ENDED else values[18]  # in clock ticks since the machine was started
     except (OSError, IndexError):
         started = ""
     return {"host": socket.gethostname(), "pid": pid, "started": started}
