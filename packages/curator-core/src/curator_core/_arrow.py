@@ -22,8 +22,9 @@ from curator_core.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-__all__ = ["FAILURES", "check_names", "join_types", "records_of", "table_of"]
+__all__ = ["FAILURES", "check_names", "compact", "join_types", "records_of", "table_of"]
 
+_SLACK = 2  # how many times larger than its own rows the memory may be that a table keeps alive
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _LONG = 16  # values
 _NESTED = (dict, list, tuple, set, frozenset)  # types whose elements pyarrow converts
@@ -81,6 +82,16 @@ def records_of(table: pa.Table) -> list[dict[str, Any]]:
             "the table cannot be converted to records", "convert or drop the column before this stage"
         ) from exc
     return rows
+
+
+def compact(table: pa.Table) -> pa.Table:
+    """Copy a table that is a small part of its memory: a slice keeps, and pickles, everything it was cut from."""
+    if table.get_total_buffer_size() <= _SLACK * table.nbytes:
+        return table
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 def check_names(names: Sequence[str], of: str = "") -> None:

@@ -212,9 +212,6 @@ class SourceIds:
 Records: TypeAlias = "list[dict[str, Any]]"
 
 
-_SLACK = 2  # how many times larger than its own rows the memory may be that a table keeps alive
-
-
 @dataclass
 class FileGroupTask(Task[list[str]]):
     """The files of one partition of a source, or a range of one file.
@@ -272,10 +269,11 @@ class DocumentBatch(Task["Records | pa.Table"]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle. Without this, a slice of an Arrow table would carry the whole original table."""
-        table = self.data
-        if isinstance(table, list) or table.get_total_buffer_size() <= _SLACK * table.nbytes:
+        if isinstance(self.data, list):
             return self.__dict__
-        return {**self.__dict__, "data": _compact(table)}
+        from curator_core._arrow import compact  # noqa: PLC0415 - pyarrow is an optional extra
+
+        return {**self.__dict__, "data": compact(self.data)}
 
     @property
     def columns(self) -> list[str]:
@@ -320,13 +318,3 @@ class DocumentBatch(Task["Records | pa.Table"]):
             what, hint = "cannot convert the records to an Arrow table", "convert or drop the column before this stage"
             raise bad[min(bad)].error(what, hint)
         return table
-
-
-def _compact(table: pa.Table) -> pa.Table:
-    """Return a copy of a table that keeps only its own rows in memory."""
-    import pyarrow as pa  # noqa: PLC0415 - an optional extra
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return pa.ipc.open_stream(sink.getvalue()).read_all()

@@ -290,7 +290,6 @@ def test_records_of_nobody_knows_which_pipeline_are_refused(path, content):
 
 def test_a_checkpoint_that_was_killed_while_it_was_made_is_made_again(path):
     path.mkdir()
-    (path / "pipeline.json.tmp").write_text("{")
     (path / "finished.jsonl").touch()
     with opened(path):
         assert {found.name for found in path.iterdir()} == {"pipeline.json", "finished.jsonl", "lock"}
@@ -309,7 +308,19 @@ def test_the_format_of_another_release_is_refused(path, accept_changes):
 # --- files ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pipeline.json", "pipeline.json.tmp", "finished.jsonl", "lock"])
+def test_the_pipeline_file_is_synced_before_it_appears(path, monkeypatch):
+    synced, real = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append((os.fstat(descriptor).st_size, (path / "pipeline.json").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with opened(path):
+        assert ((path / "pipeline.json").stat().st_size, False) in synced
+
+
+@pytest.mark.parametrize("name", ["pipeline.json", "finished.jsonl", "lock"])
 def test_what_is_no_file_is_refused_and_nothing_is_held(path, not_a_file, name):
     path.mkdir()
     not_a_file(path / name)

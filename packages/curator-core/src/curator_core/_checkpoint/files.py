@@ -7,41 +7,16 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from curator_core._files.atomic import atomic_file_in, open_directory
+from curator_core._files.paths import reading, writing
 from curator_core.errors import ConfigurationError, DataError
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-__all__ = [
-    "make_directory",
-    "open_regular",
-    "read_whole",
-    "reading",
-    "replace_file",
-    "sync_directory",
-    "write_all",
-    "writing",
-]
+__all__ = ["make_directory", "open_regular", "read_whole", "replace_file", "sync_directory", "write_all"]
 
 _MODE = 0o666  # less the user's umask
 _NOT_REGULAR = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a symbolic link, a directory, a pipe
 _CANNOT_SYNC = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot sync directories
-
-
-def reading(path: str) -> AbstractContextManager[None]:
-    """Convert errors of the operating system to a `DataError`, as readers do."""
-    from curator_core._files import paths as files  # noqa: PLC0415 - loads readers and writers: few runs have a checkpoint
-
-    return files.reading(path)
-
-
-def writing(path: str) -> AbstractContextManager[None]:
-    """Convert errors of the operating system to a `DataError`, as writers do."""
-    from curator_core._files import paths as files  # noqa: PLC0415 - see `reading`
-
-    return files.writing(path)
 
 
 def make_directory(path: str) -> None:
@@ -113,21 +88,16 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Replace a file atomically. Only one process may do that at a time, because the temporary name is fixed.
+    """Replace a file atomically, and sync it to disk.
 
     Raises:
         DataError: It cannot be written.
     """
-    temporary = f"{path}.tmp"
+    target = Path(path)
     with writing(path):
-        descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        Path(temporary).replace(path)
-        sync_directory(Path(path).parent)
+        with open_directory(str(target.parent)) as parent, atomic_file_in(parent, target.name, sync=True) as stream:
+            stream.write(data)
+        sync_directory(target.parent)
 
 
 def sync_directory(path: Path) -> None:

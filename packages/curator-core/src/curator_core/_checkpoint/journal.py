@@ -14,7 +14,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_core._checkpoint.files import open_regular, reading, sync_directory, write_all, writing
+from curator_core._checkpoint.files import open_regular, sync_directory, write_all
+from curator_core._files.paths import reading, writing
 from curator_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core._checkpoint.files import open_regular, write_all, writing
+from curator_core._checkpoint.files import open_regular, write_all
 from curator_core._checkpoint.holder import Holder
+from curator_core._files.paths import writing
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

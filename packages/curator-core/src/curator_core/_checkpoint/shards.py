@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curator_core._checkpoint.files import make_directory, reading
+from curator_core._checkpoint.files import make_directory
+from curator_core._files.paths import reading
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_core._checkpoint.files import read_whole, reading, replace_file
+from curator_core._checkpoint.files import read_whole, replace_file
 from curator_core._checkpoint.fingerprint import difference, fingerprint, is_fingerprint
 from curator_core._checkpoint.finished import EarlierRuns, record_of, record_of_files, written_in
 from curator_core._checkpoint.journal import Journal
 from curator_core._checkpoint.lock import RunLock
 from curator_core._checkpoint.shards import directory_of
+from curator_core._files.paths import reading
 from curator_core.errors import ConfigurationError
 
 if TYPE_CHECKING:

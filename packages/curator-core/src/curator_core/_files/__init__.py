@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths on any filesystem, atomic writes, and staged files that the driver publishes."""
+"""Paths on any filesystem, file names, atomic writes, and staged files that the driver publishes."""

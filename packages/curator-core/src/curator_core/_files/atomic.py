@@ -52,23 +52,25 @@ def atomic_file(fs: Any, path: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_file_in(directory: int, name: str) -> Iterator[BinaryIO]:
+def atomic_file_in(directory: int, name: str, *, sync: bool = False) -> Iterator[BinaryIO]:
     """Do the same as `atomic_file`, in an open directory of a local disk.
 
     Args:
         directory: The descriptor from `open_directory`.
         name: The final name in the directory.
+        sync: Whether to sync the content to disk before the file appears.
     """
     temporary, nameless = _temporary(name), _open_nameless(directory)
     try:
         if nameless is None:
             with _open_new(directory, temporary) as stream:
                 yield stream
+                _flush(stream, sync=sync)
             os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         else:
             with nameless:
                 yield nameless
-                nameless.flush()
+                _flush(nameless, sync=sync)
                 _name(nameless.fileno(), directory, temporary, name)
     except BaseException:
         _remove(lambda _: os.unlink(temporary, dir_fd=directory), f"{_path_of(directory)}/{temporary}")
@@ -189,6 +191,12 @@ def _open_nameless(directory: int) -> BinaryIO | None:
 
 def _open_new(directory: int, name: str) -> BinaryIO:
     return os.fdopen(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=directory), "wb")
+
+
+def _flush(stream: BinaryIO, *, sync: bool) -> None:
+    stream.flush()
+    if sync:
+        os.fsync(stream.fileno())
 
 
 def _name(descriptor: int, directory: int, temporary: str, name: str) -> None:

@@ -9,17 +9,16 @@ damage, not malice.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from curator_core._files.names import file_name
 from curator_core._numbers import is_whole
 from curator_core.deadletter.payload import Payload, PayloadKind
 from curator_core.errors import DataError
-from curator_core.tasks import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,10 +32,6 @@ _VERSION = 1
 _MAX_TEXT = 64_000  # bytes of a traceback or message; the middle of a longer one is omitted
 _DIGEST_SIZE = 16  # bytes
 _SEAL = b', "checksum": "'
-# Names that are used unchanged. A changed name contains "~", so the two never collide.
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_UNSAFE = re.compile(r"\W+", re.ASCII)
-_KEPT_OF_NAME = 64  # characters of an unsafe name to keep, so that people recognize it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +93,7 @@ def letter_path(stage: str, task_id: str) -> str:
 
     Different names have different paths, and no path leads out of the directory.
     """
-    return f"{_safe(stage)}/{_safe(task_id)}{SUFFIX}"
-
-
-def _safe(name: str) -> str:
-    if _SAFE_NAME.fullmatch(name):
-        return name
-    return f"{_UNSAFE.sub('_', name[:_KEPT_OF_NAME]) or '_'}~{digest(name, 10)}"
+    return f"{file_name(stage)}/{file_name(task_id)}{SUFFIX}"
 
 
 # --- writing --------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ class ParquetReaderStage(FileReader):
         return pa.concat_tables(pieces, promote_options="default")  # their metadata may differ
 
     def _split(self, pieces: Iterable[Any], size: int, paths: Sequence[str]) -> Iterator[pa.Table]:
+        from curator_core._arrow import compact  # noqa: PLC0415 - an extra, see `_formed`
+
         waiting: list[pa.Table] = []
         rows = 0
         for table in pieces:
@@ -158,11 +160,11 @@ class ParquetReaderStage(FileReader):
             rows += len(table)
             while rows >= size:
                 whole = self._join(waiting, paths)
-                yield _compact(whole.slice(0, size))
+                yield compact(whole.slice(0, size))
                 rows -= size
                 waiting = [whole.slice(size)] if rows else []
         if rows:
-            yield _compact(self._join(waiting, paths))
+            yield compact(self._join(waiting, paths))
 
     def _columns(self, there: list[str], path: str) -> list[str] | None:
         """Return the columns to fetch from a file; None for all."""
@@ -404,15 +406,3 @@ def _begins(group: Any) -> int:
         return 0
     column = group.column(0)
     return int(min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset))
-
-
-def _compact(table: pa.Table) -> pa.Table:
-    """Copy a table that is a small part of its memory: a slice keeps, and pickles, everything it was cut from."""
-    import pyarrow as pa  # noqa: PLC0415 - pyarrow is loaded: there are tables
-
-    if table.get_total_buffer_size() <= 2 * table.nbytes:
-        return table
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return pa.ipc.open_stream(sink.getvalue()).read_all()

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 from curator_core._files.atomic import atomic_file
+from curator_core._files.names import is_file_name
 from curator_core._files.paths import PathLike, absolute, check_fields, check_skip, filesystem, parse_size, writing
 from curator_core._files.staging import Staging
 from curator_core.errors import ConfigurationError, DataError, InputError
@@ -27,7 +27,6 @@ __all__ = ["Content", "FileWriter", "chosen"]
 
 logger = logging.getLogger(__name__)
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _TASKS_AT_ONCE = 64  # tasks that may share files: a compromise between small files and too much memory
 
 
@@ -254,7 +253,7 @@ class FileWriter(ProcessingStage[DocumentBatch, FileGroupTask]):
                 expected="a DocumentBatch",
                 hint="add a stage before this one that converts it to DocumentBatch(data=[{…}, …])",
             )
-        if _SAFE_NAME.fullmatch(task.task_id):
+        if is_file_name(task.task_id):
             return f"{task.task_id}{self._extension}"
         raise DataError(
             "the task's id cannot be a file name",
