@@ -6,14 +6,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curator_core import BatchReport
-from curator_core._reports.batch import InputOutcome, Tally, input_fields
+from curator_core._reports.batch import FIELD_OF, InputOutcome, OutcomeKind, Tally, input_fields
 from curator_core.observers import ErrorInfo, StageTotals, WorkerReport
 
 a_kind_and_count = st.one_of(
@@ -57,6 +57,11 @@ def test_one_output_for_each_input_adds_nothing_to_the_ids():
     assert report_of(known).other_outcomes == {}
     mixed = (*known[:900], *(InputOutcome(task_id, "filtered", 0) for task_id, _, _ in known[900:]))
     assert len(pickle.dumps(report_of(mixed))) < 0.7 * len(pickle.dumps(mixed))
+
+
+def test_tally_has_a_field_for_each_outcome():
+    assert [*FIELD_OF] == [*get_args(OutcomeKind)]
+    assert (*FIELD_OF.values(), "out") == Tally._fields
 
 
 @given(rows)

@@ -242,6 +242,38 @@ def test_withdrawn_outputs_leave_no_dead_letter(tmp_path):
     assert result.accounting.failed == {"Count": ("0",)}
 
 
+class Sift(ProcessingStage):
+    """Passes, drops, and multiplies numbers, and fails on others."""
+
+    def process(self, task):
+        kind = task.data % 4
+        if kind == 0:
+            raise ValueError("bad")
+        return (None, task, [Task(data=1), Task(data=1)])[kind - 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_outcome_of_a_withdrawn_output_counts(workers):
+    class Retried(ProcessingStage):
+        max_attempts, retry_delay_s = 2, 0.0
+
+        def process(self, task):
+            self.calls = getattr(self, "calls", 0) + 1
+            fails = self.calls == 1
+            for number in range(40):  # more than are buffered for later stages
+                yield Task(data=number)
+            if fails:
+                raise ValueError("once")
+
+    result = Pipeline("p", [Retried(), Sift()]).run(LocalExecutor(workers), tasks(0), on_error="skip")
+    first, second = result.stages
+    assert (first.attempts_retried, first.tasks_in, first.tasks_out) == (1, 1, 40)
+    counts = (second.tasks_in, second.tasks_passed, second.tasks_filtered, second.tasks_failed, second.tasks_out)
+    assert counts == (40, 20, 10, 10, 30)
+    assert len(result) == 30
+    assert len(result.accounting.failed["Sift"]) == 10
+
+
 def test_withdrawn_outputs_are_not_read_again():
     result = Pipeline("p", [Unreadable().with_(fusible=False), Take([])]).run(
         LocalExecutor(2), tasks(0, 1, 0), on_error="skip"

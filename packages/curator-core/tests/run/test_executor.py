@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from curator_core import (
     WorkerDiedError,
 )
 from curator_core._plan.plan import Plan
-from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
+from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, Tally, WorkerReport, input_fields
 from curator_core._run.run_totals import RunTotals
 from curator_core.results import Accounting, StageSummary
 from curator_core.testing import Recorder
@@ -170,6 +171,21 @@ class TestLedger:
         for message in ("first", "second"):
             ledger.on_batch(report(0, ("failed", 0), error=ErrorInfo("pkg.OddError", message, "")))
         assert ledger.summaries()[0].first_error == "OddError: first"
+
+    def test_each_count_of_a_withdrawn_task_is_subtracted(self, ledger):
+        for outcome in (("out", 3), ("filtered", 0), ("failed", 1)):
+            ledger.on_batch(report(0, outcome, error=ErrorInfo("pkg.OddError", "bad", "")))
+        before = ledger.summaries()[0]
+        undo = ledger.mark()
+        again = report(0, ("out", 2), ("filtered", 0), ("failed", 1))
+        ledger.on_batch(again)
+        assert ledger.summaries()[0].tasks_in == 6
+        undo()
+        assert ledger.summaries()[0] == replace(before, batches=4, process_s=40 / 1e9)
+        ledger.withdraw(0, Tally(passed=1, filtered=1, failed=1, out=4))
+        after = ledger.summaries()[0]
+        assert (after.tasks_in, after.tasks_passed, after.tasks_filtered, after.tasks_failed) == (0, 0, 0, 0)
+        assert (after.tasks_out, after.first_error) == (0, "")
 
     def test_workers_are_counted(self, ledger):
         for event in ("ready", "ready", "setup_failed", "ended"):

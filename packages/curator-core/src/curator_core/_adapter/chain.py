@@ -40,7 +40,8 @@ class Chain:
     """The adapters of a group of stages, run as one.
 
     Each stage keeps its batch size: tasks wait in front of it until they fill a batch, and those left when the input
-    ends make a smaller batch. Memory contains the tasks made from one input and, for each stage, less than one batch.
+    ends make a smaller batch. `ConcurrentAttempt` divides the batch of an asynchronous stage into calls. Memory has
+    the tasks made from one input and, for each stage, less than one batch.
 
     Args:
         adapters: One for each stage, in order. From now on they share a clock.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from curator_core.deadletter.payload import Payload
 
 __all__ = [
+    "FIELD_OF",
     "ONE_OUT",
     "BatchReport",
     "ErrorInfo",
@@ -53,6 +54,10 @@ class InputOutcome(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which is not needed here
 
 
+FIELD_OF: dict[OutcomeKind, str] = {"out": "passed", "filtered": "filtered", "failed": "failed", "retried": "retried"}
+"""The field of `Tally` that counts the inputs with an outcome, in the order of the fields."""
+
+
 class Tally(NamedTuple):
     """How many inputs of a batch had which outcome.
 
@@ -69,6 +74,11 @@ class Tally(NamedTuple):
     failed: int = 0
     retried: int = 0
     out: int = 0
+
+    @property
+    def num_in(self) -> int:
+        """How many inputs have their final outcome."""
+        return sum(self) - self.retried - self.out
 
     def plus(self, other: "Tally") -> "Tally":
         """Return the sum of both."""
@@ -243,13 +253,13 @@ class BatchReport(NamedTuple):
         number, others = len(self.input_ids), self.other_outcomes
         if not others:
             return Tally(number, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
-        counts = Counter[str]()
-        made = 0
+        single = number - len(others)
+        counts = Counter[str]({"out": single})
+        made = single
         for kind, count in others.values():
             counts[kind] += 1
             made += count
-        single = number - len(others)
-        return Tally(counts["out"] + single, counts["filtered"], counts["failed"], counts["retried"], made + single)
+        return Tally._make([*(counts[kind] for kind in FIELD_OF), made])
 
     def all_as(self, kind: OutcomeKind) -> "BatchReport":
         """Return the report with this outcome for all inputs, and no output tasks."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from curator_core._reports.batch import Tally
+
 if TYPE_CHECKING:
     from curator_core._reports.batch import BatchReport, WorkerReport
 
@@ -12,6 +14,8 @@ __all__ = ["BatchOutcome", "StageTotals"]
 
 BatchOutcome = Literal["ok", "failed", "retried"]
 """The outcome of a batch: no error, some input was lost to an error, or the batch will be retried."""
+
+_COUNTED = [name for name in Tally._fields if name != "retried"]  # retried attempts count when they succeed or fail
 
 
 class StageTotals:
@@ -64,11 +68,7 @@ class StageTotals:
             self.batches_retried += 1
             return "retried"
         else:
-            tally = report.tally()
-            self.passed += tally.passed
-            self.out += tally.out
-            self.filtered += tally.filtered
-            self.failed += tally.failed
+            self.add_counts(report.tally())
         self.items += report.num_items
         if report.error is None:
             self.batches_ok += 1
@@ -90,4 +90,13 @@ class StageTotals:
     @property
     def tasks_in(self) -> int:
         """The number of input tasks that have an outcome."""
-        return self.passed + self.filtered + self.failed
+        return self.counts().num_in
+
+    def counts(self) -> Tally:
+        """Return the numbers of input tasks by outcome, and of output tasks."""
+        return Tally(**{name: getattr(self, name) for name in _COUNTED})
+
+    def add_counts(self, tally: Tally, sign: int = 1) -> None:
+        """Add numbers of tasks; subtract them if the sign is -1."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + sign * getattr(tally, name))

@@ -43,11 +43,12 @@ class _StageAccount(StageTotals):
             self.first_error = f"{error.type.rpartition('.')[2]}: {error.message}"
 
     def mark(self) -> Callable[[], None]:
-        before = (self.passed, self.out, self.filtered, self.failed)
+        before = self.counts()
         first_error = self.first_error
 
         def withdraw() -> None:
-            self.passed, self.out, self.filtered, self.failed = before
+            self.add_counts(self.counts(), -1)
+            self.add_counts(before)
             self.first_error = first_error
 
         return withdraw
@@ -101,10 +102,7 @@ class RunTotals:
     def withdraw(self, stage_index: int, tally: Tally) -> None:
         """Subtract tasks that will be processed again; they count only then."""
         account = self._accounts[stage_index]
-        account.passed -= tally.passed
-        account.out -= tally.out
-        account.filtered -= tally.filtered
-        account.failed -= tally.failed
+        account.add_counts(tally, -1)
         if not account.failed:
             account.first_error = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from curator_core._reports.batch import ONE_OUT, Tally
+from curator_core._reports.batch import FIELD_OF, ONE_OUT, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finished", "SourceProgress"]
 
-_PLACES = {"out": 0, "filtered": 1, "failed": 2}
+_PLACES = {kind: Tally._fields.index(field) for kind, field in FIELD_OF.items()}
 _OUT_PLACE = Tally._fields.index("out")
 
 
@@ -47,7 +47,7 @@ class _Open:
         """Remember what was counted for the source task, in case it has to be subtracted."""
         tally = self.tallies.get(stage)
         if tally is None:
-            tally = self.tallies[stage] = [0, 0, 0, 0, 0]
+            tally = self.tallies[stage] = [0] * len(Tally._fields)
         tally[_PLACES[kind]] += 1
         tally[_OUT_PLACE] += count
 

@@ -96,9 +96,8 @@ def _unreported(totals: Sequence[StageActivity], fed: int | None) -> int:
     """Return how many tasks were passed on and not reported by the stage that they were passed to."""
     missing, handed_on = 0, fed
     for did in totals:
-        came = did.passed + did.filtered + did.failed
         if handed_on is not None:
-            missing += max(0, handed_on - came)
+            missing += max(0, handed_on - did.tasks_in)
         handed_on = did.out
     return missing
 

@@ -66,8 +66,7 @@ class StageSpan:
         self.span.set_attributes(attributes)
         if did.failed or did.setups_failed or did.batches_failed:
             self.span.set_attribute(names.ERROR_TYPE, cut(self.error_type) or _UNKNOWN_ERROR)
-            came = did.passed + did.filtered + did.failed
-            why = f"{did.failed} of {came} tasks failed" if did.failed else "a batch or a worker's setup failed"
+            why = f"{did.failed} of {did.tasks_in} tasks failed" if did.failed else "a batch or a worker's setup failed"
             self.span.set_status(Status(StatusCode.ERROR, why))
         self.span.end(end_time=max(self.start, did.last_ns))
 
