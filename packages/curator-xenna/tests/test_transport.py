@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import threading
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,21 @@ class Closed(Light):
 def test_an_output_that_the_driver_cannot_open_ends_the_run(executor: XennaExecutor, size: int) -> None:
     with pytest.raises(DataError, match="cannot be read by the driver: ValueError: not in this process"):
         run(executor, [Closed()], [Task(data=size)])
+
+
+class Locked(Light):
+    """Creates an output that does not pickle from the input 1."""
+
+    def process(self, task: Task[int]) -> Task[Any]:
+        return Task(data=threading.Lock() if task.data == 1 else task.data)
+
+
+def test_an_output_that_does_not_pickle_is_the_failure_of_its_batch(executor: XennaExecutor) -> None:
+    result, watch = run(executor, [Locked()], [Task(data=number) for number in range(3)], on_error="skip")
+    assert sorted(task.data for task in result) == [0, 2]
+    assert (result.stages[0].tasks_failed, result.lost) == (1, ())
+    (error,) = [report.error.message for report in watch.final() if report.error is not None]
+    assert "an output cannot be sent to the driver: cannot pickle '_thread.lock' object" in error
 
 
 # --- random pipelines -----------------------------------------------------------------------------------

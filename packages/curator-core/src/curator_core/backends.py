@@ -8,7 +8,7 @@ are grouped by purpose:
 - The run: `Run` in the driver, and `RunContext` on workers.
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
   travel between workers.
-- Transport: `dump_parts`, `load_parts`, `pack_reports`, and `unpack_reports` carry objects between processes.
+- Transport: `Packed`, `pack_reports`, and `unpack_reports` carry objects between processes.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 """
@@ -28,12 +28,13 @@ from curator_core._plan.bundles import (
 )
 from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.plan import CompiledStage
-from curator_core._reports.failures import fail_batches, rebuild_error, stage_error
+from curator_core._reports.failures import fail_unsendable, rebuild_error, stage_error, unsendable
 from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core._run.run import Run
 from curator_core._run.settings import FailurePolicy
 from curator_core._transport.exceptions import message_of
-from curator_core._transport.pickling import dump_parts, find_unpicklable, load_parts, pickles, use_cloudpickle
+from curator_core._transport.packed import Packed
+from curator_core._transport.pickling import pickles, use_cloudpickle
 from curator_core.errors import unknown_name
 from curator_core.logs import RecordBuffer, mark_records, relay_records
 from curator_core.tasks import digest
@@ -47,19 +48,17 @@ __all__ = [
     "FailurePolicy",
     "FusionLevel",
     "Pace",
+    "Packed",
     "RecordBuffer",
     "Run",
     "RunContext",
     "StageGroup",
     "become_worker",
     "digest",
-    "dump_parts",
     "estimated_bytes",
-    "fail_batches",
-    "find_unpicklable",
+    "fail_unsendable",
     "group_stages",
     "is_isolated",
-    "load_parts",
     "mark_records",
     "message_of",
     "pack_reports",
@@ -71,6 +70,7 @@ __all__ = [
     "unbundled",
     "unknown_name",
     "unpack_reports",
+    "unsendable",
     "use_cloudpickle",
     "within_bytes",
 ]

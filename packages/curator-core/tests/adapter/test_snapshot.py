@@ -16,7 +16,8 @@ import pytest
 from curator_core import DeadLetter, LocalExecutor, Pipeline, ProcessingStage, StageError, Task
 from curator_core._adapter.input_copies import InputCopies
 from curator_core._performance import Place
-from curator_core._transport.pickling import dump_copy, dump_parts, dumps, load_parts, loads, pickles
+from curator_core._transport.packed import Packed
+from curator_core._transport.pickling import dumps, loads, pickles
 from curator_core.tasks import new_state, stamp
 from curator_core.testing import Recorder
 
@@ -62,35 +63,43 @@ class Forgetful(Task[int]):
 
 @pytest.mark.parametrize("value", [None, 5, "text", b"bytes", [1, {"a": (2,)}], bytearray(b"x")])
 def test_what_has_no_buffers_is_one_part(value):
-    head, buffers = dump_parts(value)
-    assert buffers == []
-    assert load_parts(head, buffers) == value
-    assert loads(head) == value
+    packed = Packed.of(value)
+    assert packed.buffers == []
+    assert packed.open() == value
+    assert loads(packed.head) == value
 
 
 def test_arrays_stay_beside_the_pickle():
     array = Array(bytearray(10**6))
-    head, buffers = dump_parts({"array": array, "again": array})
-    assert len(head) < 1000
-    assert [buffer.nbytes for buffer in buffers] == [10**6]
+    packed = Packed.of({"array": array, "again": array})
+    assert len(packed.head) < 1000
+    assert [buffer.nbytes for buffer in packed.buffers] == [10**6]
     array.memory[7] = 42
-    loaded = load_parts(head, buffers)
+    loaded = packed.open()
     assert loaded["array"] is loaded["again"]
     assert loaded["array"].memory[7] == 42
 
 
 def test_several_arrays_keep_their_order():
-    head, buffers = dump_parts([Array(bytearray(bytes([n]) * n)) for n in range(1, 5)])
-    assert [bytes(array.memory) for array in load_parts(head, buffers)] == [bytes([n]) * n for n in range(1, 5)]
+    packed = Packed.of([Array(bytearray(bytes([n]) * n)) for n in range(1, 5)])
+    assert [bytes(array.memory) for array in packed.open()] == [bytes([n]) * n for n in range(1, 5)]
 
 
 def test_what_is_read_only_stays_read_only():
-    head, buffers = dump_parts([Array(bytearray(b"ab")), Array(b"ab")])
-    writable, constant = load_parts(head, buffers)
+    packed = Packed.of([Array(bytearray(b"ab")), Array(b"ab")])
+    writable, constant = packed.open()
     assert not memoryview(writable.memory).readonly
     assert memoryview(constant.memory).readonly
-    (frozen,) = load_parts(dump_parts([Array(bytearray(2))])[0], [memoryview(bytearray(2)).toreadonly()])
+    (frozen,) = Packed.of([Array(bytearray(2))]).with_buffers(memoryview.toreadonly).open()
     assert memoryview(frozen.memory).readonly
+
+
+def test_a_packed_value_that_is_pickled_keeps_its_buffers_as_they_are():
+    packed = Packed.of([Array(bytearray(b"ab")), Array(b"ab")])
+    for again in (loads(dumps(packed)), Packed.of(packed).open()):
+        assert again.nbytes == packed.nbytes
+        writable, constant = again.open()
+        assert [memoryview(each.memory).readonly for each in (writable, constant)] == [False, True]
 
 
 def test_the_other_way_to_pickle_takes_arrays_along():
@@ -102,15 +111,15 @@ def test_the_other_way_to_pickle_takes_arrays_along():
 
 def test_arrow_tables_are_not_copied():
     table = pa.table({"a": list(range(1000))})
-    head, buffers = dump_parts(table)
-    assert len(head) < 1000
-    again = load_parts(head, buffers)
+    packed = Packed.of(table)
+    assert len(packed.head) < 1000
+    again = packed.open()
     assert again == table
     assert address(again) == address(table)
 
 
 def test_functions_that_no_module_holds_travel_in_parts_too():
-    assert load_parts(*dump_parts(lambda: 5))() == 5
+    assert Packed.of(lambda: 5).open()() == 5
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), Moody(), (n for n in range(3))], ids=lambda v: type(v).__name__)
@@ -118,14 +127,14 @@ def test_what_does_not_pickle_does_not_in_parts(value):
     assert not pickles(value)
     assert not pickles([1, {"a": value}])
     with pytest.raises((TypeError, RuntimeError)):
-        dump_parts([value])
+        Packed.of([value])
 
 
 def test_memory_with_gaps_does_not_pickle_by_itself():
     # Arrays with such memory, such as numpy's, handle it themselves.
     gaps = Array(memoryview(bytearray(10))[::2])
     with pytest.raises(pickle.PicklingError, match="non-contiguous"):
-        dump_parts(gaps)
+        Packed.of(gaps)
 
 
 @pytest.mark.parametrize("value", [None, [1], lambda x: x, Array(bytearray(5)), Task(data=b"x"), Moody])
@@ -372,7 +381,7 @@ def test_a_task_that_occurs_twice_stays_one_task():
 def test_a_copy_for_this_process_takes_functions_by_name(monkeypatch):
     def found(): ...
 
-    assert load_parts(*dump_copy(found)) is not found  # it cannot be found by its name
+    assert Packed.of_copy(found).open() is not found  # it cannot be found by its name
     found.__module__, found.__qualname__ = "__main__", "found"
     monkeypatch.setattr(sys.modules["__main__"], "found", found, raising=False)
-    assert load_parts(*dump_copy(found)) is found
+    assert Packed.of_copy(found).open() is found

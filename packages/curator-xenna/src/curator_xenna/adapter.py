@@ -14,7 +14,7 @@ from curator_core import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.backends import stage_error
 from curator_xenna._convert.resources import share_of
 from curator_xenna._convert.runtime_env import StageEnvironment
-from curator_xenna._session.parcel import Parcel
+from curator_xenna._session.packing import pack, unpack
 from curator_xenna.compat import Resources, Stage
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.backends import CompiledStage
+    from curator_core.backends import CompiledStage, Packed
     from curator_xenna._convert.resources import Share
 
 __all__ = ["Shift", "XennaStageAdapter", "create_named_xenna_stage_adapter", "in_ascii", "resources_of"]
@@ -149,7 +149,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         # The named class exists only in this process; each other process creates its own. User code goes through core's
         # pickler, which knows what must not leave this process.
-        return _restore, (type(self).__name__, Parcel.of(self.processing_stage))
+        return _restore, (type(self).__name__, pack(self.processing_stage))
 
 
 def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
@@ -168,8 +168,8 @@ def _named_class(name: str) -> type[XennaStageAdapter]:
     return type(in_ascii(name), (XennaStageAdapter,), {"__module__": __name__, "__doc__": XennaStageAdapter.__doc__})
 
 
-def _restore(class_name: str, stage: Parcel) -> XennaStageAdapter:
-    return _named_class(class_name)(stage.open())
+def _restore(class_name: str, stage: Packed) -> XennaStageAdapter:
+    return _named_class(class_name)(unpack(stage))
 
 
 def resources_of(compiled: CompiledStage, share: Share) -> Resources:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.user_code import check_failure
 from curator_core._transport.exceptions import message_of
-from curator_core._transport.pickling import dump_copy, load_parts
+from curator_core._transport.packed import Packed
 from curator_core.tasks import Task, stamp, state_of
 
 if TYPE_CHECKING:
@@ -84,20 +84,27 @@ class InputCopies:
 class _Pickle:
     """Tasks and their notes, pickled together."""
 
-    __slots__ = ("_buffers", "_head", "_is_writable", "_originals")
+    __slots__ = ("_kept", "_originals")
 
     def __init__(self, tasks: Sequence[Any]) -> None:
-        self._head, self._originals = dump_copy((tasks, [state_of(task)[2] for task in tasks]))
-        self._is_writable = [not (buffer.readonly or _is_arrows(buffer)) for buffer in self._originals]
-        pairs = zip(self._originals, self._is_writable, strict=True)
-        self._buffers = [bytes(buffer) if writable else buffer for buffer, writable in pairs]
+        packed = Packed.of_copy((tasks, [state_of(task)[2] for task in tasks]))
+        self._originals: Packed | None = packed
+        self._kept = packed.with_buffers(_kept)
 
     def load(self) -> tuple[list[Any], list[Any]]:
-        originals, self._originals = self._originals, []
-        pairs = zip(self._buffers, self._is_writable, strict=True)
-        buffers = originals or [bytearray(kept) if writable else kept for kept, writable in pairs]
-        tasks, notes = load_parts(self._head, buffers)
+        originals, self._originals = self._originals, None
+        tasks, notes = (originals or self._kept.with_buffers(_writable_copy)).open()
         return tasks, notes
+
+
+def _kept(original: memoryview) -> memoryview | bytes:
+    """Return a copy of memory that the stage may write to, and other memory as it is."""
+    return original if original.readonly or _is_arrows(original) else bytes(original)
+
+
+def _writable_copy(kept: memoryview | bytes) -> memoryview | bytearray:
+    """Return a new copy of what was copied because it was writable, and anything else as it is."""
+    return bytearray(kept) if isinstance(kept, bytes) else kept
 
 
 def _is_arrows(buffer: memoryview) -> bool:

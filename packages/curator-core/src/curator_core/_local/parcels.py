@@ -7,11 +7,12 @@ import os
 import select
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from curator_core._guard.user_code import check_failure
 from curator_core._plan.bundles import MAX_BUNDLE_BYTES, in_batches
-from curator_core._transport.pickling import dump_parts, dumps, load_parts, loads, pickles
+from curator_core._transport.packed import Packed
+from curator_core._transport.pickling import dumps, loads, pickles
 from curator_core._transport.sizes import bytes_of
 
 if TYPE_CHECKING:
@@ -32,34 +33,34 @@ write. See `SharedFiles.to_pipe`."""
 
 
 class UnsendableError(Exception):
-    """A task does not pickle. The exception from pickling it is the cause.
+    """A task does not pickle.
 
     Args:
         task: The task.
+        reason: The exception from pickling it.
     """
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Any, reason: BaseException) -> None:
         super().__init__(task)
         self.task = task
+        self.reason = reason
 
 
 class Parcel:
-    """Pickled tasks. A process that passes a parcel on does not unpickle it, and copies no large data.
+    """Packed tasks. A process that passes a parcel on does not unpickle it, and copies no large data.
 
     Args:
         count: Number of tasks.
         nbytes: Their size in bytes.
-        parts: The pickle and its buffers; for a parcel in a file, the size of each, and whether it is read-only.
-        path: The file that contains them if they are large; empty if they are in `parts`.
+        content: The packed tasks, or the file that contains them if they are large.
     """
 
-    __slots__ = ("count", "nbytes", "_parts", "_path")
+    __slots__ = ("count", "nbytes", "_content")
 
-    def __init__(self, count: int, nbytes: int, parts: Sequence[Any], path: str = "") -> None:
+    def __init__(self, count: int, nbytes: int, content: Packed | PackedFile) -> None:
         self.count = count
         self.nbytes = nbytes
-        self._parts = parts
-        self._path = path
+        self._content = content
 
     def open(self) -> list[Any]:
         """Return the tasks. Call it once: it removes the parcel's file.
@@ -67,17 +68,34 @@ class Parcel:
         Raises:
             Exception: The tasks cannot be unpickled in this process.
         """
-        head, *buffers = _read(self._path, self._parts) if self._path else self._parts
-        tasks: list[Any] = load_parts(head, buffers)
+        packed = self._content if isinstance(self._content, Packed) else self._content.read()
+        tasks: list[Any] = packed.open()
         return tasks
 
     def discard(self) -> None:
         """Remove the parcel's file without reading it."""
-        if self._path:
-            os.unlink(self._path)  # noqa: PTH108 - see `_try_to_write`
+        if isinstance(self._content, PackedFile):
+            os.unlink(self._content.path)  # noqa: PTH108 - see `_try_to_write`
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Parcel, (self.count, self.nbytes, self._parts, self._path)
+        return Parcel, (self.count, self.nbytes, self._content)
+
+
+class PackedFile(NamedTuple):
+    """A packed value in a file of this machine.
+
+    Attributes:
+        path: The file.
+        parts: The size of the pickle and of each buffer, and whether it is read-only.
+    """
+
+    path: str
+    parts: Sequence[tuple[int, bool]]
+
+    def read(self) -> Packed:
+        """Return the packed value, and remove the file."""
+        head, *buffers = _read(self.path, self.parts)
+        return Packed(head, buffers)
 
 
 class SharedFiles:
@@ -102,10 +120,10 @@ class SharedFiles:
         """
         is_one = len(tasks) == 1
         if is_one or bytes_of(tasks) <= self._max_bytes:
-            parts = _dumped(tasks)
-            nbytes = sum(part.nbytes for part in parts)
+            packed = _packed(tasks)
+            nbytes = packed.nbytes
             if is_one or nbytes <= self._max_bytes:
-                return [self._parcel(len(tasks), nbytes, parts)]
+                return [Parcel(len(tasks), nbytes, self._stored(packed, nbytes))]
         middle = len(tasks) // 2
         return [*self.pack(tasks[:middle]), *self.pack(tasks[middle:])]
 
@@ -127,11 +145,12 @@ class SharedFiles:
         path = f"{self._prefix}{self._num_files}"
         return path if _try_to_write(path, parts) else ""
 
-    def _parcel(self, count: int, nbytes: int, parts: Sequence[memoryview]) -> Parcel:
+    def _stored(self, packed: Packed, nbytes: int) -> Packed | PackedFile:
+        parts = [memoryview(packed.head), *packed.buffers]
         if nbytes >= _LARGE and (path := self._write(parts)):
-            return Parcel(count, nbytes, [(part.nbytes, part.readonly) for part in parts], path)
+            return PackedFile(path, [(part.nbytes, part.readonly) for part in parts])
         # Copies, because the user's code may write to the buffers before they are sent.
-        return Parcel(count, nbytes, [bytes(part) if part.readonly else bytearray(part) for part in parts])
+        return packed.with_buffers(lambda buffer: bytes(buffer) if buffer.readonly else bytearray(buffer))
 
 
 def from_pipe(message: PipeMessage) -> Any:
@@ -231,17 +250,15 @@ class Backlog:
         return parcels[0]
 
 
-def _dumped(tasks: Sequence[Any]) -> list[memoryview]:
-    """Return the pickle of tasks, followed by its buffers."""
+def _packed(tasks: Sequence[Any]) -> Packed:
     try:
-        head, buffers = dump_parts(tasks)
+        return Packed.of(tasks)
     except BaseException as exc:
         check_failure(exc)
         for task in tasks:
             if not pickles(task):
-                raise UnsendableError(task) from exc
+                raise UnsendableError(task, exc) from exc
         raise
-    return [memoryview(part) for part in (head, *buffers)]
 
 
 def _try_to_write(path: str, parts: Sequence[memoryview]) -> bool:

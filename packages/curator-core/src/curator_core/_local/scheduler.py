@@ -24,10 +24,10 @@ from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
 from curator_core._local.pool import WorkerPool
 from curator_core._local.queues import GroupQueue
 from curator_core._reports.batch import BatchReport
-from curator_core._reports.failures import rebuild_error
+from curator_core._reports.failures import rebuild_error, unsendable
 from curator_core._reports.wire import unpack_reports
-from curator_core._transport.pickling import dumps, find_unpicklable
-from curator_core.errors import ConfigurationError, DataError, WorkerDiedError
+from curator_core._transport.pickling import dumps
+from curator_core.errors import DataError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from curator_core._local.queues import InFlight
     from curator_core._plan.groups import StageGroup
     from curator_core._run.run import Run
-    from curator_core.errors import CuratorError, StageError
+    from curator_core.errors import StageError
 
 __all__ = ["Scheduler"]
 
@@ -201,23 +201,11 @@ class Scheduler:
         try:
             return queue.take()
         except UnsendableError as exc:
-            raise self._unsendable(exc) from exc.__cause__
+            source = self._run.plan.stages[0].name if self._run.runs_source else None
+            raise unsendable(exc.task, exc.reason, worker.RECEIVER, source, worker.IN_PROCESS) from exc.reason
         except BaseException as exc:
             check_failure(exc)
             raise worker.unreadable("a task", "the driver", exc) from exc
-
-    def _unsendable(self, exc: UnsendableError) -> CuratorError:
-        first = self._queues[0].group.stages[0]
-        if first.index > 0:
-            return worker.unsendable(exc, self._run.plan.stages[0].name)
-        where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
-        return ConfigurationError(
-            f"an initial task cannot be sent to another process: {exc.__cause__}",
-            field=where,
-            given=culprit,
-            expected="tasks that can be pickled",
-            hint="keep locks, files, and connections out of tasks, or pass workers=1",
-        )
 
     # --- replies ------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ from curator_core._local.outgoing import Outgoing
 from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
 from curator_core._local.stop import StopFlag, StopWork
 from curator_core._reports.batch import BatchReport
-from curator_core._reports.failures import fail_batches
+from curator_core._reports.failures import fail_unsendable, unsendable
 from curator_core._reports.wire import pack_reports
 from curator_core._transport.exceptions import message_of
-from curator_core._transport.pickling import find_unpicklable, loads, pickles
-from curator_core.errors import ContractError, DataError, StageError, WorkerDiedError
+from curator_core._transport.pickling import loads
+from curator_core.errors import DataError, StageError, WorkerDiedError
 from curator_core.logs import mark_records
 from curator_core.stages import NodeInfo, WorkerMetadata
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from curator_core._local.parcels import Parcel, PipeMessage
     from curator_core._reports.batch import WorkerReport
 
-__all__ = ["Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "unsendable", "work"]
+__all__ = ["IN_PROCESS", "RECEIVER", "Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "work"]
+
+RECEIVER, IN_PROCESS = "another process", "pass workers=1"  # for errors about tasks that cannot be sent
 
 
 class Assignment(NamedTuple):
@@ -238,36 +240,9 @@ class Worker:
             return outputs.pack(), True
         except UnsendableError as exc:
             adapter = self._ready[assignment.group].adapters[-1]
-            error = unsendable(exc, adapter.compiled.name)
-            tasks = [*outputs]
-            culprits = {_batch_of(task) for task in tasks if not pickles(task)}
-            failed = fail_batches(self._reports, culprits, error)
-            good = self._outgoing(assignment, [task for task in tasks if _batch_of(task) not in failed])
+            error = unsendable(exc.task, exc.reason, RECEIVER, adapter.compiled.name, IN_PROCESS)
+            good = self._outgoing(assignment, fail_unsendable(self._reports, [*outputs], error))
             return good.pack(), adapter.state.context.on_error == "skip"
-
-
-def _batch_of(task: Any) -> str:
-    """Return the id of the batch that made a task."""
-    batch_id: str = task.stage_perf[-1].batch_id
-    return batch_id
-
-
-def unsendable(exc: UnsendableError, stage: str) -> ContractError:
-    """Return the error for an output that does not pickle.
-
-    Args:
-        exc: The exception from packing the task.
-        stage: Name of the stage that made it.
-    """
-    where, culprit = find_unpicklable(exc.task, f"task '{exc.task.task_id}'")
-    return ContractError(
-        f"an output cannot be sent to another process: {exc.__cause__}",
-        stage=stage,
-        field=where,
-        given=culprit,
-        expected="tasks that can be pickled",
-        hint="keep locks, files, and connections in the stage, not in tasks, or pass workers=1",
-    )
 
 
 def unreadable(what: str, reader: str, exc: BaseException) -> DataError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.user_code import check_failure
-from curator_core._transport.pickling import dump_parts
+from curator_core._transport.packed import Packed
 from curator_core._transport.sizes import bytes_of
 
 if TYPE_CHECKING:
@@ -208,8 +208,7 @@ def unbundled(items: Iterable[Any]) -> list[Any]:
 
 def _pickled_bytes(task: Any) -> int:
     try:
-        head, buffers = dump_parts(task)
+        return Packed.of(task).nbytes
     except BaseException as exc:  # noqa: BLE001 - raised by user code; sending the task will report it
         check_failure(exc)
         return 0
-    return len(head) + sum(int(buffer.nbytes) for buffer in buffers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curator_core._transport.pickling import dump_parts, load_parts
+from curator_core._transport.packed import Packed
 from curator_core.logs import StageWork
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from curator_core._reports.batch import ErrorInfo
 
-__all__ = ["Answer", "Call", "CallValues", "FailedCall", "Message", "receive", "send"]
+__all__ = ["Answer", "Call", "CallValues", "FailedCall", "receive", "send"]
 
 
 class Call(NamedTuple):
@@ -75,27 +75,6 @@ class Answer(NamedTuple):
     logs: Sequence[LogRecord] = ()
 
 
-class Message:
-    """A received message that is not unpickled yet, because that runs user code.
-
-    Args:
-        head: The pickle.
-        buffers: The large buffers that were sent beside it.
-    """
-
-    def __init__(self, head: bytes, buffers: Sequence[bytes | bytearray]) -> None:
-        self._head = head
-        self._buffers = buffers
-
-    def open(self) -> Any:
-        """Return the value that was sent; arrays in it are writable if they were writable before.
-
-        Raises:
-            BaseException: It cannot be unpickled.
-        """
-        return load_parts(self._head, self._buffers)
-
-
 def send(connection: Connection, message: Any) -> None:
     """Send a message; large buffers go beside its pickle and are not copied into it.
 
@@ -103,14 +82,15 @@ def send(connection: Connection, message: Any) -> None:
         OSError: The other end is closed.
         Exception: The message does not pickle; nothing has been sent.
     """
-    head, buffers = dump_parts(message)
-    connection.send_bytes(len(buffers).to_bytes(4, "little") + bytes(buffer.readonly for buffer in buffers) + head)
-    for buffer in buffers:
+    packed = Packed.of(message)
+    are_readonly = bytes(buffer.readonly for buffer in packed.buffers)
+    connection.send_bytes(len(are_readonly).to_bytes(4, "little") + are_readonly + packed.head)
+    for buffer in packed.buffers:
         connection.send_bytes(buffer)
 
 
-def receive(connection: Connection) -> Message:
-    """Return the next message.
+def receive(connection: Connection) -> Packed:
+    """Return the next message, not opened yet, because that runs user code. Its arrays are writable as they were.
 
     Raises:
         EOFError: The other end is closed, and all messages have been received.
@@ -120,4 +100,4 @@ def receive(connection: Connection) -> Message:
     count = int.from_bytes(first[:4], "little")
     are_readonly, head = first[4 : 4 + count], first[4 + count :]
     received = [(connection.recv_bytes(), readonly) for readonly in are_readonly]
-    return Message(head, [buffer if readonly else bytearray(buffer) for buffer, readonly in received])
+    return Packed(head, [buffer if readonly else bytearray(buffer) for buffer, readonly in received])

@@ -21,7 +21,7 @@ from curator_core._calls.returned import Failed, read_out
 from curator_core._guard.interrupts import become_worker
 from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
-from curator_core._processes.channel import Answer, Call, CallValues, FailedCall, Message, receive, send
+from curator_core._processes.channel import Answer, Call, CallValues, FailedCall, receive, send
 from curator_core._reports.failures import error_info
 from curator_core._transport.exceptions import is_a
 from curator_core._transport.pickling import pickles, use_cloudpickle
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from curator_core._calls.async_calls import CallSettings
     from curator_core._calls.event_loop import EventLoop
+    from curator_core._transport.packed import Packed
     from curator_core.stages import ProcessingStage
 
 __all__ = ["main"]
@@ -72,7 +73,7 @@ def main(fd: int, lifeline: int, engines_cloudpickle: str | None, log_level: int
 
 
 def _serve(connection: Connection, engines_cloudpickle: str | None) -> None:
-    messages: SimpleQueue[Message | None] = SimpleQueue()
+    messages: SimpleQueue[Packed | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), name="curator-calls", daemon=True).start()
     runner = _StageRunner()
     while (message := messages.get()) is not None:  # in the main thread, which some stages require
@@ -99,7 +100,7 @@ def _without_unsendable(answer: Answer, exc: BaseException) -> Answer:
     return answer._replace(value=values)
 
 
-def _listen(connection: Connection, messages: SimpleQueue[Message | None]) -> None:
+def _listen(connection: Connection, messages: SimpleQueue[Packed | None]) -> None:
     """Receive messages in a thread, which notices a closed connection even while the stage is busy."""
     with suppress(EOFError, OSError):
         while True:
@@ -145,7 +146,7 @@ class _StageRunner:
         """Return what the stage is working on, for log records."""
         return self._work
 
-    def answer(self, message: Message) -> Answer:
+    def answer(self, message: Packed) -> Answer:
         """Make the call that a message asks for."""
         try:
             call: Call = message.open()

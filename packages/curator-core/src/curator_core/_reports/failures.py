@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, ErrorInfo
 from curator_core._transport.exceptions import is_a, message_of, pack_exception, traceback_of, unpack_exception
-from curator_core.errors import CuratorError, StageError
+from curator_core._transport.pickling import find_unpicklable, pickles
+from curator_core.errors import ConfigurationError, ContractError, CuratorError, StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Any
 
@@ -19,10 +20,11 @@ __all__ = [
     "ForeignError",
     "RemoteTraceback",
     "error_info",
-    "fail_batches",
+    "fail_unsendable",
     "is_of",
     "rebuild_error",
     "stage_error",
+    "unsendable",
     "user_frames",
 ]
 
@@ -150,21 +152,53 @@ def user_frames(frames: TracebackType | None) -> TracebackType | None:
     return first or frames
 
 
-def fail_batches(reports: list[Any], batch_ids: Container[str], error: BaseException) -> set[str]:
-    """Turn finished batches into failed ones before their reports are sent, because their outputs cannot be sent.
+def unsendable(
+    task: Any, exc: BaseException, receiver: str, stage: str | None, instead: str = ""
+) -> ContractError | ConfigurationError:
+    """Return the error for a task that cannot be pickled.
+
+    Args:
+        task: The task.
+        exc: The exception from pickling it.
+        receiver: Where it should be sent.
+        stage: Name of the stage that made it; None for an initial task of the run.
+        instead: How to run without sending tasks, for the hint.
+    """
+    where, culprit = find_unpicklable(task, f"task '{task.task_id}'")
+    place = "out of tasks" if stage is None else "in the stage, not in tasks"
+    details: dict[str, Any] = {
+        "field": where,
+        "given": culprit,
+        "expected": "tasks that can be pickled",
+        "hint": f"keep locks, files, and connections {place}{instead and f', or {instead}'}",
+    }
+    problem = f"cannot be sent to {receiver}: {message_of(exc)}"
+    if stage is None:
+        return ConfigurationError(f"an initial task {problem}", **details)
+    return ContractError(f"an output {problem}", stage=stage, **details)
+
+
+def fail_unsendable(reports: list[Any], outputs: Sequence[Any], error: BaseException) -> list[Any]:
+    """Turn finished batches with outputs that cannot be pickled into failed ones, before their reports are sent.
 
     Args:
         reports: Reports of batches and workers; those of the batches are replaced.
-        batch_ids: The ids of the batches.
+        outputs: The outputs of the batches.
         error: The reason.
 
     Returns:
-        The ids of the batches that have a report.
+        The outputs of the other batches.
     """
-    found: set[str] = set()
+    batch_ids = {_batch_of(task) for task in outputs if not pickles(task)}
+    failed: set[str] = set()
     for number, report in enumerate(reports):
         if isinstance(report, BatchReport) and report.batch_id in batch_ids and not report.is_retried:
-            failed = report.all_as("failed")
-            reports[number] = failed._replace(error=error_info(error), written_files=())
-            found.add(report.batch_id)
-    return found
+            reports[number] = report.all_as("failed")._replace(error=error_info(error), written_files=())
+            failed.add(report.batch_id)
+    return [task for task in outputs if _batch_of(task) not in failed]
+
+
+def _batch_of(task: Any) -> str:
+    """Return the id of the batch that made a task."""
+    batch_id: str = task.stage_perf[-1].batch_id
+    return batch_id

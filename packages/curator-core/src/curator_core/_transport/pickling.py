@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import dis
 import io
 import re
@@ -22,19 +21,17 @@ from curator_core._transport.process_bound import imported, is_of_script, named_
 if TYPE_CHECKING:
     import pickle
     from collections import ChainMap
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 __all__ = [
     "check_copies",
     "check_pickles",
     "check_travels",
     "copied",
-    "dump_copy",
-    "dump_parts",
+    "dump_into",
     "dumps",
     "engines_cloudpickle",
     "find_unpicklable",
-    "load_parts",
     "loads",
     "pickles",
     "use_cloudpickle",
@@ -52,64 +49,33 @@ def dumps(value: Any) -> bytes:
     a process and have a name travel as that name: see `process_bound`. An open file is rejected.
     """
     with io.BytesIO() as stream:
-        _dump(value, stream)
+        dump_into(stream, value)
         return stream.getvalue()
 
 
-def dump_parts(value: Any, cloudpickle: Any = None, *, only_writable: bool = False) -> tuple[bytes, list[Any]]:
-    """Pickle as `dumps` does, with large buffers (of arrays and Arrow tables) beside the pickle, not copied into it.
+def dump_into(
+    stream: Any, value: Any, buffers: list[pickle.PickleBuffer] | None = None, cloudpickle: Any = None
+) -> None:
+    """Pickle to a stream. If that fails, pickle again with names in place of modules' globals that do not pickle.
 
     Args:
-        value: The value to pickle.
+        stream: The stream to write to.
+        value: The value.
+        buffers: Collects the large buffers of the value, which are not copied into the pickle; None to copy them.
         cloudpickle: An engine's own copy of cloudpickle to use; None for the one of `use_cloudpickle`.
-        only_writable: Whether read-only buffers go into the pickle, where they stay read-only however it is loaded.
-
-    Returns:
-        The pickle, and the buffers to pass to `load_parts`: contiguous memory that belongs to the value.
     """
-    found: list[pickle.PickleBuffer] = _Writable() if only_writable else []
-    with io.BytesIO() as stream:
-        _dump(value, stream, found, cloudpickle)
-        head = stream.getvalue()
-    return head, [buffer.raw() for buffer in found]
-
-
-class _Writable(list[Any]):
-    """Collects writable buffers; a true result of `append` tells pickle to keep the buffer in the pickle."""
-
-    def append(self, buffer: pickle.PickleBuffer) -> bool:  # type: ignore[override]  # result of a `buffer_callback`
-        is_kept = buffer.raw().readonly
-        if not is_kept:
-            super().append(buffer)
-        return is_kept
-
-
-def dump_copy(value: Any) -> tuple[bytes, list[Any]]:
-    """Pickle as `dump_parts` does, to be loaded in this process: by plain pickle, which is several times as fast.
-
-    Classes and functions go by name; if a value has one that cannot be imported by its name, use `dump_parts`.
-    """
-    import pickle  # noqa: PLC0415 - see `loads`
-
-    found: list[pickle.PickleBuffer] = []
-    try:
-        with io.BytesIO() as stream:
-            pickler = pickle.Pickler(stream, protocol=5, buffer_callback=found.append)
-            if "numpy" in sys.modules:
-                pickler.dispatch_table = _ARRAYS
-            pickler.dump(value)
-            head = stream.getvalue()
-    except BaseException as exc:  # noqa: BLE001 - raised again by `dump_parts`, unless only names were missing
-        check_failure(exc)
-        return dump_parts(value)
-    return head, [buffer.raw() for buffer in found]
-
-
-def load_parts(head: bytes, buffers: Iterable[Any]) -> Any:
-    """Return the value that `dump_parts` pickled; arrays are views of the buffers, and read-only if the buffers are."""
-    import pickle  # noqa: PLC0415 - see `loads`
-
-    return pickle.loads(head, buffers=buffers)  # noqa: S301 - see `loads`
+    pickler = _pickler(cloudpickle or _cloudpickle)
+    options: dict[str, Any] = {} if buffers is None else {"protocol": 5, "buffer_callback": buffers.append}
+    with suppress(Exception):  # raised again by the second attempt, unless names are enough
+        pickler(stream, **options).dump(value)
+        return
+    stream.seek(0)
+    stream.truncate()
+    if buffers:
+        buffers.clear()
+    again = _pickler_by_name(cloudpickle or _cloudpickle)(stream, **options)
+    again.names = named_globals()
+    again.dump(value)
 
 
 def use_cloudpickle(module: Any) -> None:
@@ -136,7 +102,7 @@ def loads(data: bytes) -> Any:
 
 def check_pickles(value: Any) -> None:
     """Raise the error that `dumps` would raise, without keeping the bytes."""
-    _dump(value, _Nowhere())
+    dump_into(_Nowhere(), value)
 
 
 def check_travels(value: Any) -> None:
@@ -211,22 +177,6 @@ class _Nowhere:
         """Do nothing: no bytes are kept."""
 
 
-def _dump(value: Any, stream: Any, buffers: list[pickle.PickleBuffer] | None = None, cloudpickle: Any = None) -> None:
-    """Pickle; if that fails, pickle again with globals of modules that do not pickle replaced by their names."""
-    pickler = _pickler(cloudpickle or _cloudpickle)
-    options: dict[str, Any] = {} if buffers is None else {"protocol": 5, "buffer_callback": buffers.append}
-    with suppress(Exception):  # raised again by the second attempt, unless names are enough
-        pickler(stream, **options).dump(value)
-        return
-    stream.seek(0)
-    stream.truncate()
-    if buffers:
-        buffers.clear()
-    again = _pickler_by_name(cloudpickle or _cloudpickle)(stream, **options)
-    again.names = named_globals()
-    again.dump(value)
-
-
 @cache
 def _pickler(module: Any) -> Any:
     if module is None:
@@ -273,19 +223,6 @@ def _copier() -> Any:
             return len(self.kept) - 1
 
     return Copier
-
-
-class _ArrayReducers(dict[type, Any]):
-    """Reducers for arrays, in addition to those in `copyreg`."""
-
-    def __missing__(self, cls: type) -> Any:
-        reduce = array_reducer(cls) or copyreg.dispatch_table.get(cls)
-        if reduce is None:
-            raise KeyError(cls)
-        return reduce
-
-
-_ARRAYS = _ArrayReducers()
 
 
 class _Reducers(dict[type, Any]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curator_core._guard.user_code import check_failure
 from curator_core._transport.exceptions import message_of
-from curator_core._transport.pickling import dump_parts, load_parts
+from curator_core._transport.packed import Packed
 from curator_core.tasks import UNSEEN, DocumentBatch, EmptyTask, FileGroupTask, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def pack_task(task: Any, max_bytes: int) -> Payload:
         return _too_large(without, len(raw), max_bytes)
     try:
         text = _as_json(task, max_bytes)
-        head, buffers = (text, []) if text is not None else _as_pickle(task)
+        packed = _as_pickle(task) if text is None else Packed(text)
     except BaseException as exc:  # noqa: BLE001 - pickling runs user code
         check_failure(exc)
         reason = f"{type(exc).__name__}: {message_of(exc)}"
         return without._replace(note=f"the task cannot be pickled: {reason[:_MAX_REASON]}")
-    size = len(head) + sum(buffer.nbytes for buffer in buffers)
+    size = packed.nbytes
     if size > max_bytes:
         return _too_large(without, size, max_bytes)
     kind: PayloadKind = "pickle" if text is None else "json"
-    return without._replace(kind=kind, head=head, buffers=tuple(map(bytes, buffers)), size=size)
+    return without._replace(kind=kind, head=packed.head, buffers=tuple(map(bytes, packed.buffers)), size=size)
 
 
 def unpack(payload: Payload) -> Any:
@@ -90,7 +90,7 @@ def unpack(payload: Payload) -> Any:
     if payload.kind == "json":
         task, notes = _from_json(payload)
     else:
-        task, notes = load_parts(payload.head, map(bytearray, payload.buffers))
+        task, notes = Packed(payload.head, map(bytearray, payload.buffers)).open()
     stamp(task, new_state(payload.task_id, metadata=notes))
     return task
 
@@ -99,12 +99,12 @@ def _too_large(without: Payload, size: int, max_bytes: int) -> Payload:
     return without._replace(size=size, note=f"the task takes {size:,} bytes, but max_bytes is {max_bytes:,}")
 
 
-def _as_pickle(task: Any) -> tuple[bytes, list[Any]]:
+def _as_pickle(task: Any) -> Packed:
     """Pickle the task and, separately, its notes: a class may omit the framework's state from its pickle."""
     state = state_of(task)
     stamp(task, UNSEEN)  # omits the history, which is long, and belongs to a run that is over
     try:
-        return dump_parts((task, state[2]), only_writable=True)
+        return Packed.of((task, state[2]), only_writable=True)
     finally:
         stamp(task, state)
 

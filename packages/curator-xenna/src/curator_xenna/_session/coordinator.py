@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-    from curator_xenna._session.parcel import Parcel
+    from curator_core.backends import Packed
 
 __all__ = ["Coordinator", "CoordinatorLink", "Delivery", "Work", "WorkerEntry"]
 
@@ -94,8 +94,8 @@ class Delivery(NamedTuple):
     unit: str
     work: Work
     reports: bytes
-    outputs: Parcel | None
-    outputs_ref: ObjectRef[Parcel] | None
+    outputs: Packed | None
+    outputs_ref: ObjectRef[Packed] | None
     is_primary: bool
     sent_unix_ns: int
     logs: tuple[LogRecord, ...] = ()

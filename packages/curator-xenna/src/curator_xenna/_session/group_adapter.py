@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from curator_core import ContractError, StageError
-from curator_core.backends import Bundle, Chain, find_unpicklable, message_of, pickles, split, unbundled
+from curator_core import StageError
+from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
 from curator_xenna import adapter as stage_adapter
-from curator_xenna._session.parcel import Parcel
+from curator_xenna._session.packing import pack, unpack
 from curator_xenna.adapter import Shift, XennaStageAdapter, in_ascii, resources_of
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.backends import BundlePlan, CompiledStage, RunContext, StageGroup
+    from curator_core.backends import BundlePlan, CompiledStage, Packed, RunContext, StageGroup
     from curator_xenna._convert.resources import Share
     from curator_xenna._session.inputs import InputQueue
     from curator_xenna._session.worker import WorkerLink
@@ -161,12 +161,11 @@ class GroupAdapter(Stage[Any, Any]):
         try:
             return role.link.send(payload, is_primary=self._is_primary)
         except BaseException as exc:
-            culprits = [task for task in outputs if not pickles(task)] if payload else []
-            if not culprits:
+            culprit = next((task for task in payload or () if not pickles(task)), None)
+            if culprit is None:
                 raise
-            error = _cannot_travel(culprits[0], exc, self._adapters[-1].compiled.name)
-            spoilt = role.link.mark_failed({task.stage_perf[-1].batch_id for task in culprits}, error)
-            good = [task for task in outputs if task.stage_perf[-1].batch_id not in spoilt]
+            error = unsendable(culprit, exc, "the driver", self._adapters[-1].compiled.name)
+            good = role.link.fail_unsendable(outputs, error)
             role.link.send(good, is_primary=self._is_primary)
             if role.context.on_error == "raise" and not failed:
                 raise error from exc
@@ -179,7 +178,7 @@ class GroupAdapter(Stage[Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         # As for a single adapter; the stages in one pickle, so that they still share what they share here.
         stages = [adapter.compiled for adapter in self._adapters]
-        return _restore, (type(self).__name__, Parcel.of(stages), replace(self._role, inputs=None))
+        return _restore, (type(self).__name__, pack(stages), replace(self._role, inputs=None))
 
 
 def create_group_adapter(group: StageGroup, role: Role) -> GroupAdapter:
@@ -209,17 +208,5 @@ def _named_class(name: str) -> type[GroupAdapter]:
     return type(name, (GroupAdapter,), {"__module__": __name__, "__doc__": GroupAdapter.__doc__})
 
 
-def _restore(class_name: str, stages: Parcel, role: Role) -> GroupAdapter:
-    return _named_class(class_name)(_adapters_of(stages.open()), role)
-
-
-def _cannot_travel(task: Any, exc: BaseException, stage: str) -> ContractError:
-    where, culprit = find_unpicklable(task, f"task '{task.task_id}'")
-    return ContractError(
-        f"an output cannot be sent to the driver: {message_of(exc)}",
-        stage=stage,
-        field=where,
-        given=culprit,
-        expected="tasks that can be pickled",
-        hint="keep locks, files, and connections in the stage, not in tasks",
-    )
+def _restore(class_name: str, stages: Packed, role: Role) -> GroupAdapter:
+    return _named_class(class_name)(_adapters_of(unpack(stages)), role)

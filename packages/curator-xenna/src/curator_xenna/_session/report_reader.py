@@ -13,15 +13,15 @@ import ray
 from curator_core import BatchReport, ClusterError, DataError
 from curator_core.backends import message_of, unpack_reports
 from curator_core.observers import WorkerReport
+from curator_xenna._session.packing import unpack
 from curator_xenna._session.worker_logs import WorkerLogs
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from curator_core.backends import Pace, Run
+    from curator_core.backends import Pace, Packed, Run
     from curator_xenna._session.clocks import NodeClocks
     from curator_xenna._session.coordinator import CoordinatorLink, Delivery
-    from curator_xenna._session.parcel import Parcel
 
 __all__ = ["ReportReader"]
 
@@ -58,7 +58,7 @@ class ReportReader:
         self._pace = pace
         self._clocks = clocks
         self._over = threading.Event()
-        self._fetched: Queue[tuple[Delivery, Parcel | None] | None] = Queue(_MAX_WAITING)
+        self._fetched: Queue[tuple[Delivery, Packed | None] | None] = Queue(_MAX_WAITING)
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
             for work, name in ((self._fetch_all, "curator-fetch"), (self._enter_all, "curator-reports"))
@@ -100,30 +100,30 @@ class ReportReader:
         finally:
             self._fetched.put(None)
 
-    def _fetch(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> Parcel | None:
+    def _fetch(self, delivery: Delivery, coordinator: ActorHandle[Any]) -> Packed | None:
         """Return the outputs of a delivery; None if it has none, or if they were lost with their worker."""
         if delivery.outputs_ref is None:
             return delivery.outputs
         try:
-            parcel: Parcel = ray.get(delivery.outputs_ref)
+            packed: Packed = ray.get(delivery.outputs_ref)
         except ray.exceptions.RayError:
             logger.warning("worker %s ended before its last outputs were fetched", delivery.worker_id)
             return None
-        coordinator.fetched.remote(delivery.worker_id)  # the parcel keeps the memory in use from here on
-        return parcel
+        coordinator.fetched.remote(delivery.worker_id)  # the packed keeps the memory in use from here on
+        return packed
 
     def _enter_all(self) -> None:
         has_failed = False
         while (fetched := self._fetched.get()) is not None:
-            delivery, parcel = fetched
+            delivery, packed = fetched
             del fetched
             if has_failed:
                 continue  # keep emptying the queue, so that the other thread does not block
             # Without its outputs, the work counts as if it had never been done.
-            is_gone = delivery.outputs_ref is not None and parcel is None
+            is_gone = delivery.outputs_ref is not None and packed is None
             try:
-                outputs = [] if parcel is None else _opened(parcel, delivery.worker_id)
-                parcel = None  # it keeps Ray's memory in use
+                outputs = [] if packed is None else _opened(packed, delivery.worker_id)
+                packed = None  # it keeps Ray's memory in use
                 self.enter(delivery, outputs, is_gone=is_gone)
             except BaseException as exc:  # noqa: BLE001 - shown by the main thread, as the reason why the run failed
                 has_failed = True
@@ -174,9 +174,9 @@ class ReportReader:
             self.failed_setups.pop(report.worker_id, None)
 
 
-def _opened(parcel: Parcel, worker_id: str) -> list[Any]:
+def _opened(packed: Packed, worker_id: str) -> list[Any]:
     try:
-        outputs: list[Any] = parcel.open()
+        outputs: list[Any] = unpack(packed)
     except BaseException as exc:
         raise DataError(
             f"an output of worker {worker_id} cannot be read by the driver: {type(exc).__name__}: {message_of(exc)}",

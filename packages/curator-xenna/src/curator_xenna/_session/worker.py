@@ -15,14 +15,14 @@ from curator_core import BatchReport
 from curator_core.backends import (
     become_worker,
     digest,
-    fail_batches,
+    fail_unsendable,
     mark_records,
     pack_reports,
     relay_records,
     use_cloudpickle,
 )
 from curator_xenna._session.coordinator import CoordinatorLink, Delivery, Work, WorkerEntry
-from curator_xenna._session.parcel import Parcel
+from curator_xenna._session.packing import pack
 from curator_xenna._session.worker_logs import log_buffer
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class WorkerLink:
             The seconds per task in the next group; None if unknown.
         """
         sent = outputs if is_primary else None
-        payload = Parcel.of(sent) if sent else None  # first, so that nothing is lost if it raises
+        payload = pack(sent) if sent else None  # first, so that nothing is lost if it raises
         with self._lock:
             reports, self._waiting = self._waiting, []
         unit, self._unit = self._unit, ""
@@ -138,14 +138,10 @@ class WorkerLink:
         self._round_trip_ns = time.perf_counter_ns() - start
         return pace
 
-    def mark_failed(self, batch_ids: set[str], error: BaseException) -> set[str]:
-        """Mark batches as failed that have ended but are not sent yet, because their outputs cannot be pickled.
-
-        Returns:
-            The ids of the batches that were marked.
-        """
+    def fail_unsendable(self, outputs: Sequence[Any], error: BaseException) -> list[Any]:
+        """Mark batches as failed whose outputs cannot be pickled, and return the outputs of the others."""
         with self._lock:
-            return fail_batches(self._waiting, batch_ids, error)
+            return fail_unsendable(self._waiting, outputs, error)
 
     def tear_down_when_told(self, tear_down: Callable[[], None]) -> None:
         """Wait in a thread until the coordinator reports that the group's work is done, then tear down.
