@@ -60,6 +60,20 @@ def test_what_takes_too_long_is_ended():
     assert result.accounting.failed == {"Deadly": ("1",)}
 
 
+def test_what_takes_too_long_is_ended_with_what_it_has_started(tmp_path):
+    class Starting(ProcessingStage):
+        timeout_s = 1.5
+
+        def process(self, task):
+            started = subprocess.Popen(["/bin/sleep", "1000"])
+            (tmp_path / "pid").write_text(str(started.pid))
+            started.wait()
+
+    with pytest.raises(StageTimeoutError):
+        run(Starting(), data=["a"])
+    wait_until(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
+
+
 def test_a_timeout_says_what_to_change():
     with pytest.raises(StageTimeoutError) as raised:
         run(Deadly().with_(timeout_s=0.5), data=["spins"])

@@ -124,7 +124,7 @@ class BaseStageAdapter:
         """Move the stage to a process of its own if it needs one and does not have one yet."""
         if not is_isolated(self.state.compiled, self.state.context):
             return
-        from curator_core._processes import IsolatedStage  # noqa: PLC0415 - sockets and processes, which few stages need
+        from curator_core._processes.stage import IsolatedStage  # noqa: PLC0415 - sockets, which few stages need
 
         if not self.state.is_isolated:
             self.state.processing_stage = IsolatedStage(

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages between a worker and the process of an isolated stage."""
+"""Messages between a process and its child: how they are sent, and those of an isolated stage."""
 
 from __future__ import annotations
 
+import os
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core._transport.packed import Packed
@@ -11,11 +13,17 @@ from curator_core.logs import StageWork
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from logging import LogRecord
-    from multiprocessing.connection import Connection
+    from socket import socket
 
     from curator_core._reports.batch import ErrorInfo
 
-__all__ = ["Answer", "Call", "CallValues", "FailedCall", "receive", "send"]
+__all__ = ["STOP", "Answer", "Call", "CallValues", "FailedCall", "open_standard_streams", "receive", "send"]
+
+_START = Struct("<IQ")  # the number of buffers, and the size of the pickle
+_SIZE = Struct("<Q?")  # of a buffer, and whether it is read-only
+
+STOP = Packed(b"")
+"""A message without an answer. It asks the child to stop its current work."""
 
 
 class Call(NamedTuple):
@@ -75,29 +83,47 @@ class Answer(NamedTuple):
     logs: Sequence[LogRecord] = ()
 
 
-def send(connection: Connection, message: Any) -> None:
-    """Send a message; large buffers go beside its pickle and are not copied into it.
+def open_standard_streams() -> None:
+    """Open closed standard streams, such as those of a daemon: new pipes and sockets would get their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one; stays open
+
+
+def send(connection: socket, message: Packed) -> None:
+    """Send a message; its buffers are not copied.
 
     Raises:
         OSError: The other end is closed.
-        Exception: The message does not pickle; nothing has been sent.
     """
-    packed = Packed.of(message)
-    are_readonly = bytes(buffer.readonly for buffer in packed.buffers)
-    connection.send_bytes(len(are_readonly).to_bytes(4, "little") + are_readonly + packed.head)
-    for buffer in packed.buffers:
-        connection.send_bytes(buffer)
+    sizes = [_SIZE.pack(memoryview(each).nbytes, memoryview(each).readonly) for each in message.buffers]
+    connection.sendall(_START.pack(len(sizes), len(message.head)) + b"".join(sizes) + message.head)
+    for each in message.buffers:
+        connection.sendall(each)
 
 
-def receive(connection: Connection) -> Packed:
+def receive(connection: socket) -> Packed:
     """Return the next message, not opened yet, because that runs user code. Its arrays are writable as they were.
 
     Raises:
-        EOFError: The other end is closed, and all messages have been received.
-        OSError: The other end was closed in the middle of a message.
+        EOFError: The other end is closed.
+        OSError: The other end is closed, and has not received everything.
     """
-    first = connection.recv_bytes()
-    count = int.from_bytes(first[:4], "little")
-    are_readonly, head = first[4 : 4 + count], first[4 + count :]
-    received = [(connection.recv_bytes(), readonly) for readonly in are_readonly]
-    return Packed(head, [buffer if readonly else bytearray(buffer) for buffer, readonly in received])
+    count, length = _START.unpack(_read(connection, _START.size))
+    sizes = [*_SIZE.iter_unpack(_read(connection, count * _SIZE.size))]
+    head = bytes(_read(connection, length))
+    buffers = [(memoryview(_read(connection, size)), readonly) for size, readonly in sizes]
+    return Packed(head, [each.toreadonly() if readonly else each for each, readonly in buffers])
+
+
+def _read(connection: socket, size: int) -> bytearray:
+    data = bytearray(size)
+    left = memoryview(data)
+    while left:
+        count = connection.recv_into(left)
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return data

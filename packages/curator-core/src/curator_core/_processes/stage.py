@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from curator_core._calls.returned import Failed
 from curator_core._performance import StageMetrics
 from curator_core._processes.channel import Call, FailedCall
-from curator_core._processes.process import DeadError, LateError, StageProcess
+from curator_core._processes.process import ChildProcess, DeadError, LateError
 from curator_core._reports.failures import ForeignError, error_info
+from curator_core._transport.packed import Packed
+from curator_core._transport.pickling import engines_cloudpickle
 from curator_core.errors import ProcessDiedError, StageError, StageTimeoutError
 from curator_core.logs import StageWork, current_work, relay, this_thread
 from curator_core.tasks import stamp, state_of
@@ -52,7 +54,7 @@ class IsolatedStage:
         self.metrics = StageMetrics()
         self._compiled = compiled
         self._stage = stage
-        self._process: StageProcess | None = None
+        self._process: ChildProcess | None = None
         self._worker: WorkerMetadata | None = None  # the worker that the stage is set up for; None before setup
         self._splits_batches = splits_batches
 
@@ -146,7 +148,8 @@ class IsolatedStage:
 
     def _start(self) -> None:
         """Start a process, and call setup in it if it replaces an earlier one."""
-        self._process = StageProcess()
+        level = logging.getLogger().getEffectiveLevel()
+        self._process = ChildProcess("curator_core._processes.runner", engines_cloudpickle(), level)
         try:
             self._raise_error(self._answer_to(Call("load", (self._stage, self._compiled.retry_on))))
             if self._worker is not None:
@@ -170,7 +173,8 @@ class IsolatedStage:
         process = self._process
         assert process is not None  # noqa: S101 - the callers have started it
         try:
-            return process.ask(call, timeout_s)
+            process.send(Packed.of(call))
+            answer: Answer = process.receive(timeout_s).open()
         except DeadError as exc:
             self._end(kill=True)
             raise self._died(exc, call) from None
@@ -180,6 +184,7 @@ class IsolatedStage:
         except BaseException:  # such as a call that does not pickle, or Ctrl-C: any later answer is unwanted
             self._end(kill=True)
             raise
+        return answer
 
     def _raise_error(self, answer: Answer) -> None:
         if answer.error is not None:
@@ -189,6 +194,7 @@ class IsolatedStage:
         process, self._process = self._process, None
         if process is not None:
             process.end(kill=kill)
+            process.close()
 
     def _died(self, exc: DeadError, call: Call) -> ProcessDiedError:
         error = ProcessDiedError(

@@ -31,7 +31,7 @@ __all__ = [
 _HINT = "see its own traceback above this one, or pass on_error='skip' to skip such tasks"
 _HINT_READ_ONLY = "write to a copy, such as array.copy(): arrays that come from another worker may be read-only"
 _OUR_CALLERS = frozenset(
-    {"curator_core._adapter.adapter", "curator_core._adapter.attempt", "curator_core._processes.child"}
+    {"curator_core._adapter.adapter", "curator_core._adapter.attempt", "curator_core._processes.runner"}
 )  # modules that call stages
 
 
