@@ -132,7 +132,7 @@ def started_by(mark: str) -> list[psutil.Process]:
 
 
 def is_tracker(process: psutil.Process, session: psutil.Process) -> bool:
-    """Whether it is a resource tracker, which multiprocessing and loky run for the lifetime of a process."""
+    """Whether it is a resource tracker, which multiprocessing runs for the lifetime of a process."""
     with suppress(psutil.Error):
         return process.ppid() == session.pid and "resource_tracker" in " ".join(process.cmdline())
     return False

@@ -44,11 +44,11 @@ INCLUDE = ["--include=*.py", "--include=*.md"]
 
 # How the packages are installed. Core is installed by path whenever another package needs it, so that none of our
 # packages is ever requested from an index.
-CORE = ["curator-core[compression,parallel,parquet,testing]"]
+CORE = ["curator-core[compression,parquet,testing]"]
 OTEL = [*CORE, "curator-otel[otlp,instrument]"]
 XENNA = [*CORE, "curator-xenna"]
 ALL = [*CORE, "curator-xenna", "curator-otel[otlp,instrument]"]
-CHAOS = ["curator-core[parallel]", "curator-xenna"]
+CHAOS = ["curator-core", "curator-xenna"]
 
 # What the sessions install beside them. Linters are pinned, so that a new release of a linter does not break an
 # unrelated change.
@@ -273,7 +273,7 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
     found = {}
     for python, xenna in NEWEST.items():
         if f"xenna-{xenna}" not in found and (path := environment(session, f"xenna-{xenna}", python)):
-            ours = from_tree(["curator-core[parallel,parquet]", "curator-xenna", "curator-otel[otlp]"])
+            ours = from_tree(["curator-core[parquet]", "curator-xenna", "curator-otel[otlp]"])
             install_into(session, path, *ours, f"cosmos-xenna=={xenna}", "numpy")
             found[f"xenna-{xenna}"] = path
     for python in NEWEST:

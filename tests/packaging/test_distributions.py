@@ -26,7 +26,7 @@ REQUIREMENTS = {
 }
 
 EXTRAS = {
-    "curator-core": {"compression", "parallel", "parquet", "testing"},
+    "curator-core": {"compression", "parquet", "testing"},
     "curator-xenna": {"gpu"},
     "curator-otel": {"otlp", "instrument"},
 }

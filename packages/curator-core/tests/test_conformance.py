@@ -26,7 +26,6 @@ class TestLocalExecutorOnProcesses(ExecutorConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def executor(cls) -> LocalExecutor:
-        pytest.importorskip("loky")
         return LocalExecutor(workers=2)
 
 

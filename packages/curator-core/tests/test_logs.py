@@ -401,7 +401,6 @@ def test_attempts_at_a_batch_say_the_same(caplog):
 
 
 def test_worker_processes_mark_their_records(tmp_path):
-    pytest.importorskip("loky")
     where = str(tmp_path)
 
     class Noting(ProcessingStage):

@@ -132,7 +132,6 @@ def run_instrumented(tmp_path: Path, *options: str, workers: int = 1) -> tuple[s
 
 @pytest.mark.usefixtures("installed")  # opentelemetry-instrument finds it by name
 def test_opentelemetry_instrument_traces_an_unchanged_program_on_processes(tmp_path):
-    pytest.importorskip("loky")
     run_id, spans, metrics = run_instrumented(tmp_path, workers=2)
     (root,) = [span for span in spans if span["name"] == "run p"]
     assert root["attributes"]["curator.run.id"] == run_id

@@ -241,7 +241,6 @@ def dies_once(mark, at=3):
 
 def test_what_is_done_again_after_a_worker_died_is_written_once(tmp_path):
     """Files have seven tasks, source tasks five: some tasks of unfinished source tasks are in files."""
-    pytest.importorskip("loky")
     writer = dies_once(tmp_path / "mark")(tmp_path / "out", target_size="1MB").with_(batch_size=7)
     result = Pipeline("p", [*emit(40, 5), writer]).run(LocalExecutor(workers=2))
     assert ids_in(tmp_path / "out") == [*range(200)]
@@ -376,7 +375,6 @@ def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
 
 def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp_path):
     """This includes source tasks that the source has not emitted yet: here the last one, mostly in files already."""
-    pytest.importorskip("loky")
     mended, mark = tmp_path / "mended", tmp_path / "mark"
     _, children = emit(0, 5)
 

@@ -17,7 +17,7 @@ from tests.waiting import DEADLINE_S
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LOKY = b"popen_loky"  # in the command of a worker process
+WORKER = b"curator_core._local.worker"  # in the command of a worker process
 
 
 def processes() -> list[tuple[int, int, int, bytes]]:
@@ -35,8 +35,8 @@ def processes() -> list[tuple[int, int, int, bytes]]:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Return the worker processes of a driver. (loky's two resource trackers live as long as the driver.)"""
-    return [pid for pid, parent, _, command in processes() if parent == driver and LOKY in command]
+    """Return the worker processes of a driver."""
+    return [pid for pid, parent, _, command in processes() if parent == driver and WORKER in command]
 
 
 def files_of(driver: int) -> list[Path]:
@@ -81,8 +81,9 @@ class Script:
 
     @property
     def is_gone(self) -> bool:
-        """Whether no process or file of the script is left."""
-        return self.process.pid not in {group for _, _, group, _ in processes()} and not files_of(self.process.pid)
+        """Whether no process or file of the script is left, including the process that removes the files."""
+        pid, name = self.process.pid, f"curator-{self.process.pid}-".encode()
+        return not files_of(pid) and not any(group == pid or name in command for _, _, group, command in processes())
 
 
 def _heed_ctrl_c() -> None:

@@ -13,7 +13,6 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from tests.waiting import DEADLINE_S
 
 from curator_core import LocalExecutor, ProcessingStage, Task, processing_stage
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from curator_core.testing import Journal
-
-pytest.importorskip("loky")
 
 TWO = LocalExecutor(workers=2)
 TWO_ONCE = LocalExecutor(workers=2, max_restarts=0)

@@ -26,7 +26,7 @@ from ..helpers import tasks  # noqa: TID252 - no import can write this directory
 from .stages import TWO, TWO_ONCE, deadly, dies_once, living, meeting, numbers, stage  # noqa: TID252 - no import can write this directory's name
 
 
-@pytest.mark.parametrize(("how", "says"), [("exit", "EXIT(3)"), ("kill", "SIGKILL(-9)")])
+@pytest.mark.parametrize(("how", "says"), [("exit", "exited with status 3"), ("kill", "was killed by SIGKILL")])
 def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, how, says):
     journal = Journal(tmp_path)
     end = deadly(how)
@@ -37,10 +37,10 @@ def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, h
         return task
 
     stages = [meeting(tmp_path), living(journal, "work", work)]
-    with pytest.raises(WorkerDiedError, match=r"died with .* while it had work") as raised:
+    with pytest.raises(WorkerDiedError, match="while it had work") as raised:
         Pipeline("p", stages).run(TWO_ONCE, tasks(*range(10)))
     assert raised.value.stage == "meet+work"
-    assert says in str(raised.value)
+    assert f"{says} while it had work" in str(raised.value)
     assert raised.value.result is not None
     assert Counter(event.event for event in journal.read()) == {"setup": 2, "teardown": 1}
 
@@ -73,7 +73,7 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
     source, worked = result.stages
     assert (worked.tasks_in, worked.tasks_out) == (count, count)
     assert (source.tasks_out, source.attempts_retried) == (count, 0)
-    assert "died with EXIT(1) while it had work: restarting with" in caplog.text
+    assert "exited with status 1 while it had work: restarting with" in caplog.text
     assert "restarts left: 2" in caplog.text
 
 
@@ -106,20 +106,16 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
     first = tmp_path / "first"
 
     def work(task):
-        import select
         import signal
-        from multiprocessing.connection import Connection
+        import socket
 
         def send_half(connection, data):
-            if len(data) > 4:  # shorter data is the length, which precedes long data
-                if len(data) > select.PIPE_BUF:
-                    os.write(connection.fileno(), data[: len(data) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            os.write(connection.fileno(), data)
+            connection.send(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
 
         if not first.exists():
             first.touch()
-            Connection._send = send_half
+            socket.socket.sendall = send_half
         return task
 
     result = Pipeline("p", [stage(work, name="work")]).run(TWO, tasks(bytes(100_000)))
@@ -234,30 +230,3 @@ def test_a_set_up_that_kills_its_process_fails_with_the_stage():
     with pytest.raises(StageError, match="its process exited with status 1 in setup") as raised:
         Pipeline("p", [Fatal()]).run(TWO, tasks(1))
     assert raised.value.stage == "Fatal"
-
-
-def test_a_process_that_has_forgotten_its_stages_is_not_taken_for_a_new_one(tmp_path):
-    from curator_core._adapter.worker_state import RunContext
-    from curator_core._local.parcels import SharedFiles
-    from curator_core._local.stop import StopFlag
-    from curator_core._local.worker import Assignment, Worker
-    from curator_core._plan.plan import compile_stage
-    from curator_core._transport.pickling import dumps
-
-    definition = dumps((RunContext(), [compile_stage(0, stage(lambda task: task))]))
-    files = SharedFiles(str(tmp_path), "test")
-    StopFlag.create(str(tmp_path))
-    worker = Worker("local-0", files, StopFlag(str(tmp_path)))
-    with pytest.raises(WorkerDiedError, match="has a new process"):
-        worker.work(Assignment(0, None, "0-1", files.pack(tasks(1)), 1))
-    assert worker.work(Assignment(0, definition, "0-1", files.pack(tasks(1)), 1)).failed is False
-    assert worker.work(Assignment(0, None, "0-1", files.pack(tasks(1)), 1)).failed is False
-
-
-def test_loky_replaces_no_process_that_has_grown():
-    def limit(task):
-        import loky.process_executor
-
-        return Task(data=loky.process_executor._MAX_MEMORY_LEAK_SIZE)
-
-    assert [task.data for task in Pipeline("p", [stage(limit)]).run(TWO, tasks(1))] == [10**18]

@@ -14,8 +14,6 @@ from tests.waiting import DEADLINE_S
 
 from curator_core._transport.pickling import dumps, loads
 
-pytest.importorskip("loky")
-
 LOCK = threading.Lock()
 
 
@@ -204,7 +202,7 @@ REFUSED = """
             else:
                 sys.exit(f"{stage} was not refused")
         print(*said, sep=" | ")
-    print("loky" in sys.modules)
+    print("curator_core._local.pool" in sys.modules)
 """
 
 

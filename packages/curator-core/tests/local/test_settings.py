@@ -31,26 +31,19 @@ def test_a_number_of_restarts_that_makes_no_sense(most):
     assert raised.value.expected == "a whole number, 0 or more"
 
 
-def test_without_loky_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "loky", None)
-    assert LocalExecutor().workers == 1
-    with pytest.raises(ExecutorError, match="requires the package loky") as raised:
-        LocalExecutor(workers=2)
-    assert "curator-core[parallel]" in str(raised.value)
-
-
 def test_a_process_that_cannot_be_started_is_an_error_of_the_setting(monkeypatch):
-    import loky
+    def fails(command, **keywords):
+        if "curator_core._local.worker" in command[-1]:
+            raise OSError(24, "Too many open files")
+        return start(command, **keywords)
 
-    def fails(*arguments, **keywords):
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(loky, "ProcessPoolExecutor", fails)
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", fails)
     with pytest.raises(ExecutorError, match=r"cannot be started: .*Too many open files"):
         Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(1))
 
 
-def test_one_worker_needs_neither_loky_nor_a_process():
+def test_one_worker_needs_no_process():
     code = """
         import sys
         before = {*sys.modules}  # with coverage, some are already loaded
@@ -58,7 +51,7 @@ def test_one_worker_needs_neither_loky_nor_a_process():
         LocalExecutor(workers=2)
         stage = processing_stage(name="same")(lambda task: task)
         Pipeline("p", [stage]).run(LocalExecutor(), [Task(data=1)])
-        print(*{"loky", "multiprocessing", "concurrent"} & {*sys.modules} - before)
+        print(*{"subprocess", "multiprocessing", "concurrent"} & {*sys.modules} - before)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

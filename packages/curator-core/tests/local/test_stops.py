@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .machine import Script  # noqa: TID252 - no import can write this directory's name
 
-pytest.importorskip("loky")
-
 STOPPED = """
     import hashlib
     import os

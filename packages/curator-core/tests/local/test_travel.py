@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import select
 import threading
 from collections import Counter
 from typing import Any
@@ -23,7 +21,6 @@ from curator_core import (
     ProcessingStage,
     Task,
 )
-from curator_core._local.pool import WorkerProcess
 from curator_core._plan.plan import Plan
 from curator_core.testing import Recorder
 
@@ -71,38 +68,6 @@ def test_a_bundle_has_a_tenth_of_a_second_of_work_in_whole_batches(task_s, batch
         InFlight(queue, queue.size, 0.0).settle(Reply(b"", seconds=queue.size * task_s))
         queue._size = None  # as `take` does
     assert queue.size == size
-
-
-def test_nothing_goes_through_a_pipe_that_does_not_go_in_one_piece(monkeypatch):
-    """The driver would wait forever for the rest of a message of a process that is killed."""
-    sent = []
-
-    def call_and_measure(hand, function, *arguments):
-        future = call(hand, function, *arguments)
-        sent.append(len(pickle.dumps(arguments)))
-        future.add_done_callback(lambda done: sent.append(len(pickle.dumps(done.result()))))
-        return future
-
-    call = WorkerProcess.call
-    monkeypatch.setattr(WorkerProcess, "call", call_and_measure)
-    ballast = bytes(100_000)
-    same = stage(lambda task: (ballast, task)[1], name="same")
-    result = Pipeline("p", [same, stage(lambda task: task, name="again", fusible=False)]).run(
-        TWO, [*tasks(*range(2000)), *tasks(*[bytes(60_000)] * 20)]
-    )
-    assert len(result) == 2020
-    assert len(sent) > 8
-    assert max(sent) < select.PIPE_BUF - 300
-
-
-@given(st.binary(max_size=10_000))
-def test_what_is_posted_is_fetched(tmp_path_factory, data):
-    from curator_core._local.parcels import SharedFiles, from_pipe
-
-    directory = tmp_path_factory.mktemp("files")
-    for where in (directory, directory / "missing"):
-        assert from_pipe(SharedFiles(str(where), "me").to_pipe({"data": data})) == {"data": data}
-    assert list(directory.iterdir()) == []
 
 
 def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):

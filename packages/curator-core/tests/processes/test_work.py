@@ -151,7 +151,6 @@ def test_what_cannot_be_sent_there_is_one_too():
 
 
 def test_the_same_on_several_processes():
-    pytest.importorskip("loky")
     stages = [Deadly().with_(timeout_s=1.5), Elsewhere().with_(isolated=None)]
     tasks = [Task(data=each) for each in ["a", "hangs", "b", "exits", "c"]]
     result = Pipeline("p", stages).run(LocalExecutor(workers=2), tasks, on_error="skip")

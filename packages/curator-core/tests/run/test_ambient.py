@@ -48,7 +48,6 @@ def test_it_watches_runs_that_do_not_name_it(ambient):
 
 def test_it_watches_on_every_executor(ambient):
     LocalExecutor().execute([Pass()], [Task(data=1)])
-    pytest.importorskip("loky")
     LocalExecutor(workers=2).execute(Plan.from_stages([Pass()], fed=True), [Task(data=1)])
     assert len(ambient.ends) == 2
     assert len(ambient.batches) == 2

@@ -73,8 +73,6 @@ def written(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_divide_a_source_and_one_that_is_missing_is_run_again(tmp_path: Path, workers: int) -> None:
-    if workers > 1:
-        pytest.importorskip("loky")
     out, progress = tmp_path / "out", tmp_path / "progress"
     out.mkdir()
     results = [

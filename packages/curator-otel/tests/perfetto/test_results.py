@@ -15,7 +15,6 @@ T0 = 1_700_000_000 * 1_000_000_000
 
 
 def test_slices_of_processes_are_as_long_as_the_result_says(draw, run):
-    pytest.importorskip("loky")
     result = run(executor=LocalExecutor(workers=2))
     viewer = draw(result)
     assert viewer.seconds() == pytest.approx({stage.name: stage.process_s for stage in result.stages}, abs=1e-7)

@@ -3,5 +3,5 @@
 
 `scheduler` is the loop in the driver, and `worker` runs in the processes of a `pool`. `queues` has the queue of each
 group of stages, `parcels` packs the tasks that travel between processes, `outgoing` those that a worker makes, and
-`stop` asks processes to stop.
+`directory` is where large ones lie.
 """

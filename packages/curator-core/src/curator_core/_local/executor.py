@@ -28,7 +28,7 @@ class LocalExecutor(BaseExecutor):
     keep the user's traceback, and breakpoints work. Memory holds one source task with its descendants, less than one
     batch per stage, however many tasks the source emits, and the outputs.
 
-    With more workers, stages run in that many processes (extra ``parallel``), and the source runs in the calling
+    With more workers, stages run in that many processes, and the source runs in the calling
     thread. Tasks must then be picklable. The processes start when the run has work for them, and end with it. If one
     dies, all of them restart with the unfinished source tasks, and the outputs made after that come last.
 
@@ -40,14 +40,12 @@ class LocalExecutor(BaseExecutor):
         bundle: Whether several batches are sent to a process at once. Has no effect with one worker.
 
     Raises:
-        ExecutorError: An invalid number, or the extra is not installed.
+        ExecutorError: An invalid number.
     """
 
     def __init__(self, workers: int = 1, max_restarts: int = 3, *, fuse: bool = True, bundle: bool = True) -> None:
         _check_count("workers", workers, least=1, hint="pass os.cpu_count() to use all cores")
         _check_count("max_restarts", max_restarts, least=0, hint="pass 0 to end the run when a process dies")
-        if workers > 1:
-            _check_installed(workers)
         self.workers = workers
         self.max_restarts = max_restarts
         self.fuse = fuse
@@ -93,17 +91,4 @@ def _check_count(field: str, value: Any, *, least: int, hint: str) -> None:
             given=value,
             expected=f"a whole number, {least} or more",
             hint=hint,
-        )
-
-
-def _check_installed(workers: int) -> None:
-    from importlib.util import find_spec  # noqa: PLC0415 - only needed with several workers
-
-    if find_spec("loky") is None:
-        raise ExecutorError(
-            "more than one worker requires the package loky, which is not installed",
-            field="workers",
-            given=workers,
-            expected="curator-core with its extra 'parallel'",
-            hint="pip install 'curator-core[parallel]', or pass workers=1",
         )

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import os
-import select
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core._guard.user_code import check_failure
 from curator_core._plan.bundles import MAX_BUNDLE_BYTES, in_batches
 from curator_core._transport.packed import Packed
-from curator_core._transport.pickling import dumps, loads, pickles
+from curator_core._transport.pickling import pickles
 from curator_core._transport.sizes import bytes_of
 
 if TYPE_CHECKING:
@@ -20,16 +19,9 @@ if TYPE_CHECKING:
 
     from curator_core._plan.bundles import BundlePlan
 
-__all__ = ["Backlog", "Parcel", "PipeMessage", "SharedFiles", "UnsendableError", "from_pipe"]
+__all__ = ["Backlog", "Parcel", "SharedFiles", "UnsendableError"]
 
-_LARGE = 256 * 1024  # bytes from which a file in memory is faster than a pipe: 8 MB took 5 ms instead of 17 to 50
-_WHOLE = -1  # size to read if the size of the file is unknown
-_ENVELOPE = 400  # bytes that loky adds to a message, with a safety margin
-_ATOMIC = select.PIPE_BUF - _ENVELOPE
-
-PipeMessage: TypeAlias = bytes | str
-"""A pickled value to send through a pipe, or the path of the file that contains it if a pipe cannot take it in one
-write. See `SharedFiles.to_pipe`."""
+_LARGE = 2**20  # bytes from which a file in memory costs less than the way through the driver, by two sockets
 
 
 class UnsendableError(Exception):
@@ -127,18 +119,6 @@ class SharedFiles:
         middle = len(tasks) // 2
         return [*self.pack(tasks[:middle]), *self.pack(tasks[middle:])]
 
-    def to_pipe(self, value: Any) -> PipeMessage:
-        """Pickle a value to send through a pipe; `from_pipe` returns it at the other end.
-
-        A process that is killed while it writes a message leaves half of it in the pipe, and loky waits forever for
-        the other half, because loky's own write end keeps the pipe open. So a message that is too long for one atomic
-        write goes into a file.
-        """
-        pickled = dumps(value)
-        if len(pickled) <= _ATOMIC:
-            return pickled
-        return self._write([memoryview(pickled)]) or pickled
-
     def _write(self, parts: Sequence[memoryview]) -> str:
         """Write the parts to a new file and return its path; return an empty string if there is no space for it."""
         self._num_files += 1
@@ -151,14 +131,6 @@ class SharedFiles:
             return PackedFile(path, [(part.nbytes, part.readonly) for part in parts])
         # Copies, because the user's code may write to the buffers before they are sent.
         return packed.with_buffers(lambda buffer: bytes(buffer) if buffer.readonly else bytearray(buffer))
-
-
-def from_pipe(message: PipeMessage) -> Any:
-    """Return the value given to `SharedFiles.to_pipe`.
-
-    Only for messages from processes of the same run: unpickling runs code.
-    """
-    return loads(message if isinstance(message, bytes) else _read(message, [(_WHOLE, True)])[0])
 
 
 class Backlog:

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.user_code import check_failure
 from curator_core._local import worker
-from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
+from curator_core._local.parcels import SharedFiles, UnsendableError
 from curator_core._local.pool import WorkerPool
 from curator_core._local.queues import GroupQueue
+from curator_core._processes.process import DeadError
 from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import rebuild_error, unsendable
 from curator_core._reports.wire import unpack_reports
@@ -178,24 +176,20 @@ class Scheduler:
     def _send(self, queue: GroupQueue, process: WorkerProcess) -> None:
         """Send a bundle to a process, or have it prepare the node for the group if that has not been done."""
         group, following = queue.group.index, queue.following
-        try:
-            if queue.node == "untouched":
-                queue.node = "in setup"
-                definition = self._files.to_pipe(self._definitions[group])
-                self._pool.submit(process, LifecycleCall(queue), worker.prepare_node, group, definition)
-                return
-            in_flight, parcels = self._take_bundle(queue)
-            assignment = worker.Assignment(
-                group=group,
-                definition=None if group in process.groups else self._definitions[group],
-                bundle_id=f"{group}-{queue.num_sent}",
-                parcels=parcels,
-                parcel_size=self._last_parcel_size if following is None else following.parcel_size,
-            )
-            self._pool.submit(process, in_flight, worker.work, self._files.to_pipe(assignment))
-            process.groups.add(group)
-        except BrokenProcessPool as exc:
-            raise _died(process, queue, exc) from exc
+        if queue.node == "untouched":
+            queue.node = "in setup"
+            process.submit(LifecycleCall(queue), "prepare_node", group, self._definitions[group])
+            return
+        in_flight, parcels = self._take_bundle(queue)
+        assignment = worker.Assignment(
+            group=group,
+            definition=None if group in process.groups else self._definitions[group],
+            bundle_id=f"{group}-{queue.num_sent}",
+            parcels=parcels,
+            parcel_size=self._last_parcel_size if following is None else following.parcel_size,
+        )
+        process.submit(in_flight, "work", assignment)
+        process.groups.add(group)
 
     def _take_bundle(self, queue: GroupQueue) -> tuple[InFlight, list[Parcel]]:
         try:
@@ -221,10 +215,11 @@ class Scheduler:
 
     def _handle(self, event: Event) -> BaseException | None:
         """Pass on the reports of a reply, and record its outputs. Return the error if one ends the run."""
-        try:
-            reply: worker.Reply = from_pipe(event.future.result())
-        except BrokenProcessPool as exc:
-            raise _died(event.process, event.job.queue, exc) from exc
+        if isinstance(event.reply, DeadError):
+            raise _died(event.process, event.reply.how)
+        reply: worker.Reply = event.reply.open()
+        if reply.error is not None:
+            return reply.error
         event.job.settle(reply)
         reports = unpack_reports(reply.reports)
         for report in reports:
@@ -244,10 +239,7 @@ class Scheduler:
     def _tear_down(self) -> None:
         for process in self._pool.processes:
             if process.is_started:
-                try:
-                    self._pool.submit(process, LifecycleCall(), worker.tear_down)
-                except BrokenProcessPool as exc:
-                    raise _died(process, None, exc) from exc
+                process.submit(LifecycleCall(), "tear_down")
         while self._pool.is_busy:
             self._collect(wait=True)
 
@@ -257,13 +249,11 @@ class Scheduler:
         Returns:
             The processes that do not respond, and the first error meanwhile other than the death of a process.
         """
-        pending: dict[Any, WorkerProcess] = {}
+        pending: dict[WorkerProcess, LifecycleCall] = {}
         for process in self._pool.processes:
-            if process.is_started:
-                call = LifecycleCall()
-                with suppress(BrokenProcessPool):
-                    self._pool.submit(process, call, worker.tear_down)
-                    pending[call] = process
+            if process.is_started and not process.is_dead:
+                pending[process] = LifecycleCall()
+                process.submit(pending[process], "tear_down")
         errors: list[BaseException] = []
         try:
             left = self._run.stop.left_s
@@ -279,9 +269,9 @@ class Scheduler:
                     self._run.collect(_opened(parcel))
                 except DataError as exc:
                     errors.append(exc)
-        return [*pending.values()], next(iter(errors), None)
+        return [*pending], next(iter(errors), None)
 
-    def _wait(self, pending: dict[Any, WorkerProcess], seconds: float, errors: list[BaseException]) -> None:
+    def _wait(self, pending: dict[WorkerProcess, LifecycleCall], seconds: float, errors: list[BaseException]) -> None:
         """Handle all replies until the pending calls have ended; remove those that have ended.
 
         It waits for these calls, and not until no process has jobs: Ctrl-C may have come between two lines that
@@ -292,7 +282,8 @@ class Scheduler:
             event = self._pool.next_event(left)
             if event is None:
                 continue
-            pending.pop(event.job, None)
+            if event.job in (None, pending.get(event.process)):
+                pending.pop(event.process, None)
             try:
                 error = self._handle(event)
             except WorkerDiedError:
@@ -344,11 +335,11 @@ def _ends_run(report: Any) -> bool:
     return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 
-def _died(process: WorkerProcess, queue: GroupQueue | None, exc: BaseException) -> WorkerDiedError:
-    how = re.search(r"\{(\w+\(-?\d+\))\}", str(exc))  # in loky's message, such as {SIGKILL(-9)}
-    when = "while it had work" if queue else "in teardown"
+def _died(process: WorkerProcess, how: str) -> WorkerDiedError:
+    queue = process.jobs[0].queue if process.jobs else None
+    when = "while it had work" if queue else "in teardown" if process.jobs else "while it waited for work"
     return WorkerDiedError(
-        f"worker {process.worker_id} died {f'with {how[1]} ' if how else ''}{when}",
+        f"worker {process.worker_id} {how} {when}",
         stage=queue.group.name if queue else None,
         expected="processes that live until their work is done",
         hint="check for a crash in native code (its traceback is on stderr) or the system's out-of-memory killer "

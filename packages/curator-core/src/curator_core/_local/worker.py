@@ -3,37 +3,31 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator_core._adapter.adapter import BaseStageAdapter
 from curator_core._adapter.chain import Chain
 from curator_core._adapter.worker_state import WorkerClock
-from curator_core._guard.interrupts import become_worker
-from curator_core._guard.signals import leave_signals_to_driver
 from curator_core._local.outgoing import Outgoing
-from curator_core._local.parcels import SharedFiles, UnsendableError, from_pipe
-from curator_core._local.stop import StopFlag, StopWork
+from curator_core._local.parcels import SharedFiles, UnsendableError
+from curator_core._processes.child import serve
 from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import fail_unsendable, unsendable
 from curator_core._reports.wire import pack_reports
 from curator_core._transport.exceptions import message_of
+from curator_core._transport.packed import Packed
 from curator_core._transport.pickling import loads
-from curator_core.errors import DataError, StageError, WorkerDiedError
-from curator_core.logs import mark_records
+from curator_core.errors import DataError, StageError
 from curator_core.stages import NodeInfo, WorkerMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from multiprocessing.connection import Connection
 
-    from curator_core._local.parcels import Parcel, PipeMessage
+    from curator_core._local.parcels import Parcel
     from curator_core._reports.batch import WorkerReport
 
-__all__ = ["IN_PROCESS", "RECEIVER", "Assignment", "Reply", "begin", "prepare_node", "tear_down", "unreadable", "work"]
+__all__ = ["IN_PROCESS", "RECEIVER", "Assignment", "Reply", "StopFlag", "Worker", "main", "unreadable"]
 
 RECEIVER, IN_PROCESS = "another process", "pass workers=1"  # for errors about tasks that cannot be sent
 
@@ -64,60 +58,50 @@ class Reply(NamedTuple):
         parcels: The outputs, in order; after a failure, those that were complete.
         seconds: How long the work took, without setup.
         failed: Whether the last report with an error ends the run.
+        error: An exception that is not a failure of a stage, to raise in the driver.
     """
 
     reports: bytes
     parcels: Sequence[Parcel] = ()
     seconds: float = 0.0
     failed: bool = False
+    error: Exception | None = None
 
 
-# --- calls from the driver ------------------------------------------------------------------------------
-
-_workers: list[Worker] = []  # one entry: a process is a worker of one run
-
-
-def begin(worker_id: str, lifeline: Connection, directory: str) -> None:
-    """Make this process a worker. Called once, when the process starts.
+def main(fd: int, lifeline: int, worker_id: str, directory: str) -> None:
+    """Work for the driver until the connection is closed.
 
     Args:
+        fd: See `serve`.
+        lifeline: See `serve`.
         worker_id: The worker's id.
-        lifeline: A connection that closes when the driver ends.
         directory: The directory for large parcels.
     """
-    become_worker()
-    leave_signals_to_driver()
-    threading.Thread(target=_end_with_driver, args=(lifeline,), name="curator-lifeline", daemon=True).start()
-    mark_records()
-    _workers[:] = [Worker(worker_id, SharedFiles(directory, worker_id), StopFlag(directory))]
+    stop = StopFlag()
+    serve(fd, lifeline, Worker(worker_id, SharedFiles(directory, worker_id), stop).answer, stop.set)
 
 
-def prepare_node(group: int, definition: PipeMessage) -> PipeMessage:
-    """Call ``setup_on_node`` of all stages of a group, and return a `Reply`. See `Assignment` for the arguments."""
-    worker = _workers[0]
-    return worker.files.to_pipe(worker.prepare_node(group, from_pipe(definition)))
+class StopWork(BaseException):
+    """The driver wants this process to stop its current work. No stage raises it."""
 
 
-def work(assignment: PipeMessage) -> PipeMessage:
-    """Work on the bundle of an `Assignment`, and return a `Reply`."""
-    worker = _workers[0]
-    return worker.files.to_pipe(worker.work(from_pipe(assignment)))
+class StopFlag:
+    """Whether the driver has asked this process to stop. Read before each batch, and for each output of a generator.
 
+    Attributes:
+        signal: 1 if it has.
+    """
 
-def tear_down() -> PipeMessage:
-    """Tear down all stages that were set up in this process, and return a `Reply`."""
-    worker = _workers[0]
-    return worker.files.to_pipe(worker.tear_down())
+    signal = 0
 
+    def set(self) -> None:
+        """Ask this process to stop."""
+        self.signal = 1
 
-def _end_with_driver(lifeline: Connection) -> None:
-    """End this process when the driver has ended, because nothing else would."""
-    with suppress(EOFError, OSError):
-        lifeline.recv_bytes()
-    os._exit(1)
-
-
-# --- the worker -----------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Raise `StopWork` if the driver has asked this process to stop."""
+        if self.signal:
+            raise StopWork
 
 
 class Worker:
@@ -138,8 +122,16 @@ class Worker:
         self._ready: dict[int, Chain] = {}  # those that are set up
         self._reports: list[BatchReport | WorkerReport] = []
 
+    def answer(self, message: Packed) -> Packed:
+        """Call the method that a message asks for, and return its packed `Reply`."""
+        method, arguments = message.open()
+        try:
+            return Packed.of(getattr(self, method)(*arguments))
+        except Exception as exc:  # noqa: BLE001 - raised in the driver
+            return Packed.of(Reply(b"", error=exc))
+
     def prepare_node(self, group: int, definition: bytes) -> Reply:
-        """See the function `prepare_node`."""
+        """Call ``setup_on_node`` of all stages of a group. See `Assignment` for the arguments."""
         try:
             for adapter in self._chain(group, definition).adapters:
                 adapter.setup_on_node(NodeInfo(), self._metadata)
@@ -148,7 +140,7 @@ class Worker:
         return Reply(self._take_reports())
 
     def work(self, assignment: Assignment) -> Reply:
-        """See the function `work`."""
+        """Work on a bundle."""
         outputs = self._outgoing(assignment)
         failed = False
         start = time.perf_counter()
@@ -173,7 +165,7 @@ class Worker:
         return self._outgoing(assignment, [*outputs][:count])
 
     def tear_down(self) -> Reply:
-        """See the function `tear_down`."""
+        """Tear down all stages that were set up in this process."""
         while self._ready:
             self._ready.pop(max(self._ready)).tear_down()
         return Reply(self._take_reports())
@@ -207,12 +199,6 @@ class Worker:
             chain = self._chain(group, assignment.definition)
             chain.set_up(None, self._metadata)
             self._ready[group] = chain
-        elif group not in self._ready:
-            raise WorkerDiedError(
-                f"worker {self._metadata.worker_id} has a new process, and the state of its stages is lost",
-                expected="a process that lives as long as the run",
-                hint="pass fewer workers, or workers=1",
-            )
         chain = self._ready[group]
         for adapter in chain.adapters:
             adapter.state.bundle_id = assignment.bundle_id
