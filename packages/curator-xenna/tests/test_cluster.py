@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from tests.waiting import DEADLINE_S, wait_until
 
 from curator_core import ClusterError, ExecutorError, Pipeline, ProcessingStage, Task
@@ -72,6 +74,33 @@ def test_an_embedded_ray_that_does_not_start_leaves_nothing(ray_servers: Callabl
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
     assert "gcs_server" not in ray_servers()
     assert "raylet" not in ray_servers()
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_every_option_of_ray_that_is_accepted_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = inspect.signature(ray.init)
+    options = {name: each.default for name, each in signature.parameters.items() if is_accepted(name, each.default)}
+    received: dict[str, Any] = {}
+
+    def init(*args: Any, **given: Any) -> None:
+        received.update(signature.bind(*args, **given).arguments)
+        raise RuntimeError("not started")
+
+    init.__signature__ = signature  # type: ignore[attr-defined]
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ClusterError, match="the embedded Ray did not start: not started"):
+        run({"ray": {**options, "configure_logging": False}})
+    assert options.keys() >= {"configure_logging", "num_gpus", "object_store_memory", "runtime_env"}
+    assert options.keys() <= received.keys()
+    assert received["configure_logging"] is False
+
+
+def is_accepted(option: str, value: Any) -> bool:
+    try:
+        XennaExecutor({"ray": {option: value}})
+    except ExecutorError:
+        return False
+    return True
 
 
 @pytest.mark.everything

@@ -246,7 +246,6 @@ class Cluster:
             include_dashboard=True,  # Xenna's monitor lists actors through the dashboard
             log_to_driver=self._config.shows_worker_output,
             logging_level=logging.INFO if self._config.verbose else logging.ERROR,
-            configure_logging=True,
             **kwargs,
         )
         install_sigterm_again()
