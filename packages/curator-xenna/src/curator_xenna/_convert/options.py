@@ -113,7 +113,7 @@ def _check_scheduler(streaming: Mapping[str, Any], config: XennaConfig) -> None:
             field="autoscale_interval_s",
             given=config.autoscale_interval_s,
             expected="None",
-            hint=f'pass xenna={{"saturation_aware": {{"interval_s": {config.autoscale_interval_s}}}}} instead',
+            hint=f'set xenna["saturation_aware"] to {{"interval_s": {config.autoscale_interval_s}}} instead',
         )
     if streaming.get("saturation_aware") is not None and not is_saturation_aware:
         raise ExecutorError(
@@ -142,7 +142,7 @@ def _check_names(given: Iterable[str], known: Set[str], ours: Mapping[str, str],
 def _unknown(name: str, known: Iterable[str], field: str) -> ExecutorError:
     package = "ray" if field == "ray" else "cosmos-xenna"
     details = unknown_name("option", name, known) | {"field": f"{field}.{name}"}
-    if name in _SINCE:
+    if field == "xenna" and name in _SINCE:
         details["hint"] = f"install {package} {_SINCE[name]}"
     return ExecutorError(f"{package} {version(package)} does not have the option {name!r}", **details)
 
@@ -177,7 +177,7 @@ def _member(value: Any, kind: type[Enum], field: str) -> Enum:
 
 
 def _object(value: Any, kind: type[Any], field: str) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise _invalid(value, field, f"a dict of settings, or a {kind.__name__}")
     types = get_type_hints(kind)
     _check_names(value, types.keys(), {}, field)
