@@ -101,6 +101,23 @@ def test_options_that_are_not_a_stages(options: dict[str, Any], says: str) -> No
     assert caught.value.stage == "s0"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("slots_per_actor", "3", "a whole number above 0"),
+        ("slots_per_actor", 0, "a whole number above 0"),
+        ("num_workers_per_node", 0.0, "a number above 0"),
+        ("over_provision_factor", -1, "a number, 0 or more"),
+        ("is_spmd", "no", "True or False"),
+    ],
+)
+def test_an_invalid_value_of_a_stages_option(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(StageDefinitionError, match="invalid option of Xenna's StageSpec") as caught:
+        check_options(stages({}, {"xenna_stage_spec": {name: value}}))
+    error = caught.value
+    assert (error.stage, error.field, error.given, error.expected) == ("s1", name, repr(value), expected)
+
+
 @pytest.mark.parametrize("name", ["num_workers", "min_workers", "max_workers", "initial_workers"])
 def test_workers_said_twice(name: str) -> None:
     with pytest.raises(StageDefinitionError, match=f"{name} and num_workers_per_node are both set"):
@@ -141,3 +158,4 @@ def test_limits_that_are_kept(limits: dict[str, int], config: XennaConfig) -> No
 
 def test_options_that_are() -> None:
     check_options(stages({"xenna_stage_spec": {"slots_per_actor": 3, "over_provision_factor": 2.0, "is_spmd": True}}))
+    check_options(stages({"xenna_stage_spec": {"slots_per_actor": None, "num_workers_per_node": 0.5}}))

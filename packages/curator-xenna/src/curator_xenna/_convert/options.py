@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from curator_xenna.config import XennaConfig
 
-__all__ = ["XennaOptions", "check_passed_on", "xenna_options"]
+__all__ = ["XennaOptions", "check_passed_on", "mismatch", "xenna_options"]
 
 _SETTING = "use the setting {} instead"
 _SERVING = "drop this option: runs do not use Xenna's serving mode"
@@ -61,8 +61,11 @@ _SINCE = {  # versions of cosmos-xenna
     "scale_down_grace_after_ready_s": f"0.4.2 {_ON_312}",
     "scheduler": f"0.5.0 {_ON_312}",
 }
-# With 0, Xenna sends nothing to the workers, receives nothing from them, or does not set them up.
-_ABOVE_ZERO = ("max_queued_lower_bound", "max_tasks_to_poll_per_chunk", "num_setup_attempts_python")
+# With 0, Xenna sends nothing to the workers, receives nothing from them, does not set them up, or starts none.
+_ABOVE_ZERO = (
+    *("max_queued_lower_bound", "max_tasks_to_poll_per_chunk", "num_setup_attempts_python"),
+    *("num_workers_per_node", "slots_per_actor"),
+)
 _HIDDEN = "object_spilling_directory"  # an option of ray.init that its signature does not show
 
 
@@ -154,18 +157,32 @@ def _values(given: Mapping[str, Any], types: Mapping[str, Any], field: str) -> d
 
 def _converted(value: Any, declared: Any, field: str) -> Any:
     """Return a value as a type that is declared; values of types that no option of Xenna has stay unchecked."""
+    kind, *_ = get_args(declared) or (declared,)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _member(value, kind, field)
+    if isinstance(kind, type) and attrs.has(kind) and not isinstance(value, kind | None):
+        return _object(value, kind, field)
+    if expected := mismatch(value, declared, field.rpartition(".")[2]):
+        raise _invalid(value, field, expected)
+    return value
+
+
+def mismatch(value: Any, declared: Any, name: str) -> str:
+    """Return what is expected instead of a value that does not suit an option; empty if it does.
+
+    Args:
+        value: The value.
+        declared: The type of the option, as its class declares it.
+        name: The name of the option.
+    """
     kind, *others = get_args(declared) or (declared,)
     if not isinstance(kind, type) or (value is None and type(None) in others):
-        return value
-    if issubclass(kind, Enum):
-        return _member(value, kind, field)
-    if attrs.has(kind):
-        return value if isinstance(value, kind) else _object(value, kind, field)
+        return ""
     if kind in (int, float):
-        return _number(value, kind, field)
-    if not isinstance(value, kind):
-        raise _invalid(value, field, "True or False" if kind is bool else kind.__name__)
-    return value
+        return _mismatch_of_number(value, kind, is_above_zero=name in _ABOVE_ZERO)
+    if isinstance(value, kind):
+        return ""
+    return "True or False" if kind is bool else kind.__name__
 
 
 def _member(value: Any, kind: type[Enum], field: str) -> Enum:
@@ -188,14 +205,13 @@ def _object(value: Any, kind: type[Any], field: str) -> Any:
         raise _invalid(value, field, str(exc.args[0])) from exc
 
 
-def _number(value: Any, kind: type[int | float], field: str) -> Any:
-    is_above_zero = field.rpartition(".")[2] in _ABOVE_ZERO
+def _mismatch_of_number(value: Any, kind: type[int | float], *, is_above_zero: bool) -> str:
     accepted = int if kind is int else int | float
     valid = isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value)
-    if not valid or value < 0 or (is_above_zero and not value):
-        number = "a whole number" if kind is int else "a number"
-        raise _invalid(value, field, f"{number} above 0" if is_above_zero else f"{number}, 0 or more")
-    return value
+    if valid and (value > 0 or (value == 0 and not is_above_zero)):
+        return ""
+    number = "a whole number" if kind is int else "a number"
+    return f"{number} above 0" if is_above_zero else f"{number}, 0 or more"
 
 
 def _invalid(value: Any, field: str, expected: str) -> ExecutorError:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-import attrs
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 from curator_core import StageDefinitionError
 from curator_core.backends import unknown_name
-from curator_xenna._convert.options import xenna_options
+from curator_xenna._convert.options import mismatch, xenna_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +31,18 @@ _OURS = {
     "ignore_failures": 'use on_error="skip", which counts failed tasks',
     "reset_workers_on_failure": "drop this option: failures never reach Xenna",
 }
-_EXTRA = ("is_spmd",)  # an option of Xenna's Resources
+_EXTRA = {"is_spmd": bool}  # an option of Xenna's Resources
 
 
 def check_options(stages: Sequence[CompiledStage]) -> None:
     """Check the options that stages return from ``xenna_stage_spec()``.
 
     Raises:
-        StageDefinitionError: Xenna's ``StageSpec`` does not have an option, or a stage must not set it.
+        StageDefinitionError: Xenna's ``StageSpec`` does not have an option, a stage must not set it, or its value is
+            invalid.
     """
-    known = {field.name for field in attrs.fields(pipelines_v1.StageSpec)} - _OURS.keys() | set(_EXTRA)
+    types = get_type_hints(pipelines_v1.StageSpec) | _EXTRA
+    known = types.keys() - _OURS.keys()
     for compiled in stages:
         for name, value in compiled.engine_options.items():
             if name in _OURS:
@@ -56,6 +57,15 @@ def check_options(stages: Sequence[CompiledStage]) -> None:
             if name not in known:
                 details = unknown_name("option", name, known)
                 raise StageDefinitionError("unknown option of Xenna's StageSpec", stage=compiled.name, **details)
+            if expected := mismatch(value, types[name], name):
+                raise StageDefinitionError(
+                    "invalid option of Xenna's StageSpec",
+                    stage=compiled.name,
+                    field=name,
+                    given=value,
+                    expected=expected,
+                    hint="correct the value, or omit it to use the default",
+                )
         _check_per_node(compiled)
 
 
