@@ -149,16 +149,17 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         # The named class exists only in this process; each other process creates its own. User code goes through core's
         # pickler, which knows what must not leave this process.
-        return _restore, (type(self).__name__, pack(self.processing_stage))
+        return _restore, (type(self).__name__, pack((self.processing_stage, self.compiled)))
 
 
-def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
+def create_named_xenna_stage_adapter(stage: Any, compiled: CompiledStage | None = None) -> XennaStageAdapter:
     """Return an adapter whose class has the name of the stage's class, so that Xenna and Ray show that name.
 
     Args:
         stage: The stage.
+        compiled: The stage as the plan read it; None to read it now.
     """
-    return _named_class(type(stage).__name__)(stage)
+    return _named_class(type(stage).__name__)(stage, compiled)
 
 
 @cache
@@ -169,7 +170,7 @@ def _named_class(name: str) -> type[XennaStageAdapter]:
 
 
 def _restore(class_name: str, stage: Packed) -> XennaStageAdapter:
-    return _named_class(class_name)(unpack(stage))
+    return _named_class(class_name)(*unpack(stage))
 
 
 def resources_of(compiled: CompiledStage, share: Share) -> Resources:

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core import StageError
 from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
-from curator_xenna import adapter as stage_adapter
 from curator_xenna._session.packing import pack, unpack
-from curator_xenna.adapter import Shift, XennaStageAdapter, in_ascii, resources_of
+from curator_xenna.adapter import (
+    Shift,
+    XennaStageAdapter,
+    create_named_xenna_stage_adapter,
+    in_ascii,
+    resources_of,
+)
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 
 if TYPE_CHECKING:
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.backends import BundlePlan, CompiledStage, Packed, RunContext, StageGroup
+    from curator_core.backends import BundlePlan, Packed, RunContext, StageGroup
     from curator_xenna._convert.resources import Share
     from curator_xenna._session.inputs import InputQueue
     from curator_xenna._session.worker import WorkerLink
@@ -176,7 +181,7 @@ class GroupAdapter(Stage[Any, Any]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As for a single adapter; the stages in one pickle, so that they still share what they share here.
+        # As for a single adapter, but with all stages in one pickle: what they share here, they share there.
         stages = [adapter.compiled for adapter in self._adapters]
         return _restore, (type(self).__name__, pack(stages), replace(self._role, inputs=None))
 
@@ -191,16 +196,9 @@ def create_group_adapter(group: StageGroup, role: Role) -> GroupAdapter:
         group: The stages.
         role: The group's part in the run.
     """
-    if len(group.stages) > 1:
-        return _named_class(in_ascii(group.name))(_adapters_of(group.stages), role)
-    (compiled,) = group.stages
-    alone = stage_adapter.create_named_xenna_stage_adapter(compiled.stage)
-    alone.state.compiled = compiled  # with its position in the plan
-    return _named_class(type(alone).__name__)([alone], role)
-
-
-def _adapters_of(stages: Sequence[CompiledStage]) -> list[XennaStageAdapter]:
-    return [XennaStageAdapter(compiled.stage, compiled) for compiled in stages]
+    adapters = [create_named_xenna_stage_adapter(compiled.stage, compiled) for compiled in group.stages]
+    name = in_ascii(group.name) if len(adapters) > 1 else type(adapters[0]).__name__
+    return _named_class(name)(adapters, role)
 
 
 @cache
@@ -209,4 +207,5 @@ def _named_class(name: str) -> type[GroupAdapter]:
 
 
 def _restore(class_name: str, stages: Packed, role: Role) -> GroupAdapter:
-    return _named_class(class_name)(_adapters_of(unpack(stages)), role)
+    adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in unpack(stages)]
+    return _named_class(class_name)(adapters, role)
