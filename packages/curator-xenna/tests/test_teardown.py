@@ -13,10 +13,13 @@ import pytest
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 from tests.waiting import DEADLINE_S
 
-from curator_core import ProcessingStage, Task
+from curator_core import Plan, ProcessingStage, StageError, Task
+from curator_core.backends import RunContext
 from curator_xenna import XennaStageAdapter
+from curator_xenna._convert.resources import Share
 from curator_xenna._session import coordinator
 from curator_xenna._session.coordinator import Coordinator, Delivery, Work
+from curator_xenna._session.group_adapter import GroupAdapter, Role, create_group_adapter
 from curator_xenna.compat import HAS_DESTROY
 
 FINISH_S, TEARDOWN_S = 10.0, 45.0  # as in the guide
@@ -83,8 +86,8 @@ class Lock:
 
 
 def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, batch: threading.Thread) -> None:
-    busy = Lock(adapter._shift._busy, ends=adapter.processing_stage.goes_on.set)
-    adapter._shift._busy = busy  # type: ignore[assignment]
+    busy = Lock(adapter._lifetime._busy, ends=adapter.processing_stage.goes_on.set)
+    adapter._lifetime._busy = busy  # type: ignore[assignment]
     adapter.destroy()
     assert busy.waits == [FINISH_S]
     assert adapter.processing_stage.torn_down
@@ -93,12 +96,63 @@ def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, bat
 def test_a_batch_that_does_not_finish_costs_the_teardown(
     adapter: XennaStageAdapter, batch: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    busy = Lock(adapter._shift._busy)
-    adapter._shift._busy = busy  # type: ignore[assignment]
+    busy = Lock(adapter._lifetime._busy)
+    adapter._lifetime._busy = busy  # type: ignore[assignment]
     adapter.destroy()
     assert busy.waits == [FINISH_S]
     assert not adapter.processing_stage.torn_down
     assert caplog.messages == ["stage 'Slow' is still running and was not torn down"]
+
+
+class Link:
+    """Collects the reports of a worker, and keeps those that were sent as pairs of stage and event."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+        self.sent: list[tuple[str, str]] = []
+
+    def enter(self, worker_id: str, node_id: str) -> None:
+        pass
+
+    def collect(self, report: Any) -> None:
+        self.waiting.append((report.stage_name, report.event))
+
+    def send(self, outputs: Any, *, is_primary: bool) -> None:
+        self.sent += self.waiting
+        self.waiting.clear()
+
+    def tear_down_when_told(self, tear_down: Any) -> None:
+        pass
+
+
+class Fails(ProcessingStage[Task[int], Task[int]]):
+    def setup(self, worker_metadata: Any) -> None:
+        raise SystemExit
+
+    def process(self, task: Task[int]) -> Task[int]:
+        return task
+
+
+def group_of(*stages: ProcessingStage[Any, Any]) -> tuple[GroupAdapter, Link]:
+    link, plan = Link(), Plan.from_stages(stages, fed=True)
+    role = Role(RunContext(), link, Share(1, 0), batch_size=1, bundles=None, is_last=True)  # type: ignore[arg-type]
+    return create_group_adapter(plan.groups[0], role), link
+
+
+def test_a_group_is_torn_down_once_from_the_last_stage_to_the_first() -> None:
+    group, link = group_of(Slow().with_(name="a"), Slow().with_(name="b"))
+    group.setup(pipelines_v1.WorkerMetadata.make_dummy())
+    group.destroy()
+    group.destroy()
+    assert link.sent == [("a", "ready"), ("b", "ready"), ("b", "ended"), ("a", "ended")]
+
+
+def test_if_setup_of_a_stage_fails_the_stages_before_it_are_torn_down_once() -> None:
+    group, link = group_of(Slow().with_(name="a"), Fails(), Slow().with_(name="c"))
+    with pytest.raises(StageError, match="'Fails'"):
+        group.setup(pipelines_v1.WorkerMetadata.make_dummy())
+    group.destroy()  # as Xenna does even then
+    assert link.sent == [("a", "ready"), ("Fails", "setup_failed"), ("a", "ended")]
 
 
 def test_a_teardown_is_waited_for_and_not_for_ever(

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from curator_core.backends import CompiledStage, Packed
     from curator_xenna._convert.resources import Share
 
-__all__ = ["Shift", "XennaStageAdapter", "create_named_xenna_stage_adapter", "in_ascii", "resources_of"]
+__all__ = ["Lifetime", "XennaStageAdapter", "create_named_xenna_stage_adapter", "in_ascii", "resources_of"]
 
 logger = logging.getLogger(__name__)
 
 _FINISH_S = 10.0  # how long a teardown waits for the running batch; Xenna allows 45 s for the whole teardown
 
 
-class Shift:
-    """The time from the setup of a worker to its teardown, which Xenna calls from another thread than batches.
+class Lifetime:
+    """The time between setup and teardown of a worker. Xenna calls the teardown from another thread than batches.
 
     Args:
         name: The name of the stage, for a message.
@@ -41,15 +41,15 @@ class Shift:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._has_begun = False
+        self._is_set_up = False
         self._busy = threading.RLock()  # held while the stage's code runs
 
     @contextmanager
-    def beginning(self) -> Iterator[None]:
-        """Run setup: the shift has begun if that succeeds."""
+    def setting_up(self) -> Iterator[None]:
+        """Run setup; if it succeeds, `end` tears down."""
         with self.exceptions_only():
             yield
-        self._has_begun = True
+        self._is_set_up = True
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class Shift:
             yield
 
     def end(self, tear_down: Callable[[], None]) -> None:
-        """Tear down once, if the shift has begun.
+        """Tear down once, if setup has succeeded.
 
         On a scale-down, the call can come in the middle of a batch, which is given time to finish.
         """
@@ -66,8 +66,8 @@ class Shift:
             logger.warning("stage '%s' is still running and was not torn down", self._name)
             return
         try:
-            if self._has_begun:
-                self._has_begun = False
+            if self._is_set_up:
+                self._is_set_up = False
                 tear_down()
         finally:
             self._busy.release()
@@ -96,7 +96,7 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
 
     def __init__(self, processing_stage: Any, compiled: CompiledStage | None = None) -> None:
         super().__init__(processing_stage, compiled)
-        self._shift = Shift(self.compiled.name)
+        self._lifetime = Lifetime(self.compiled.name)
 
     @property
     def required_resources(self) -> Resources:
@@ -124,23 +124,23 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         self, node_info: pipelines_v1.NodeInfo, worker_metadata: pipelines_v1.WorkerMetadata
     ) -> None:
         """Prepare the node; Xenna calls this once for each node."""
-        with self._shift.exceptions_only():
+        with self._lifetime.exceptions_only():
             super().setup_on_node(NodeInfo(node_info.node_id), _to_ours(worker_metadata))
 
     def setup(self, worker_metadata: pipelines_v1.WorkerMetadata) -> None:  # type: ignore[override]
         """Prepare the worker."""
         self.state.move_to(worker_metadata.worker_id, worker_metadata.allocation.node)
-        with self._shift.beginning():
+        with self._lifetime.setting_up():
             super().setup(_to_ours(worker_metadata))
 
     def process_data(self, tasks: list[Any]) -> list[Any]:
         """Run a batch of tasks."""
-        with self._shift.working():
+        with self._lifetime.working():
             return self.process_batch(tasks)
 
     def destroy(self) -> None:
         """Tear the stage down. Xenna 0.4.1 and later calls this, from another thread."""
-        self._shift.end(self.teardown)
+        self._lifetime.end(self.teardown)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> XennaStageAdapter:
         # Xenna copies a pipeline several times before sending it to workers, which get pickled copies anyway.

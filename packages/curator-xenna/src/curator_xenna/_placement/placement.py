@@ -253,12 +253,12 @@ def _check_each(placements: Sequence[Placement], nodes: Sequence[Node]) -> None:
     """Raise a `ResourcesError` if the workers of a group do not fit even if they have the cluster to themselves."""
     for placement in placements:
         if not _fits_together([replace(placement, workers=1)], nodes):
-            mend = f"lower the resources of '{placement.group.name}' to fit {_largest(nodes, placement)}"
-            raise _does_not_fit(placement, placements, nodes, "one worker is larger than any node", mend)
+            hint = f"lower the resources of '{placement.group.name}' to fit {_largest(nodes, placement)}"
+            raise _does_not_fit(placement, placements, nodes, "one worker is larger than any node", hint)
         if not _fits_together([placement], nodes):
             most = _most_workers(placement, nodes)
-            mend = f"lower the number of workers of '{placement.group.name}' to {most} or fewer"
-            raise _does_not_fit(placement, placements, nodes, "its workers do not fit together", mend)
+            hint = f"lower the number of workers of '{placement.group.name}' to {most} or fewer"
+            raise _does_not_fit(placement, placements, nodes, "its workers do not fit together", hint)
 
 
 def _most_workers(placement: Placement, nodes: Sequence[Node]) -> int:
@@ -322,7 +322,7 @@ def _take(share: Share, free: list[tuple[float, list[float]]]) -> bool:
 
 
 def _does_not_fit(
-    placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str, mend: str
+    placement: Placement, placements: Sequence[Placement], nodes: Sequence[Node], why: str, hint: str
 ) -> ResourcesError:
     rows = [f"{'stage':<24} {'workers':>7} {'cpus each':>10} {'gpus each':>10}"]
     rows += [f"{p.group.name:<24} {p.least_workers:>7} {p.share.cpus:>10g} {p.share.gpus:>10.3g}" for p in placements]
@@ -334,5 +334,5 @@ def _does_not_fit(
         field="resources",
         given=placement.group.resources,
         expected=f"at most what is available:\n    {table}",
-        hint=f"{mend}, or run on a larger cluster",
+        hint=f"{hint}, or run on a larger cluster",
     )

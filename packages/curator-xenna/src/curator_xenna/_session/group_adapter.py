@@ -11,7 +11,7 @@ from curator_core import StageError
 from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
 from curator_xenna._session.packing import pack, unpack
 from curator_xenna.adapter import (
-    Shift,
+    Lifetime,
     XennaStageAdapter,
     create_named_xenna_stage_adapter,
     in_ascii,
@@ -71,7 +71,7 @@ class GroupAdapter(Stage[Any, Any]):
         self._adapters = adapters
         self._role = role
         self._required = resources_of(first, role.share)  # Xenna's loop reads this 100 times a second
-        self._shift = Shift(first.name)
+        self._lifetime = Lifetime(first.name)
         self._is_primary = True
         for adapter in adapters:
             adapter.bind(role.context, role.link.collect)
@@ -109,7 +109,7 @@ class GroupAdapter(Stage[Any, Any]):
         """Prepare the worker."""
         self._enter(worker_metadata)
         try:
-            with self._shift.beginning():
+            with self._lifetime.setting_up():
                 self._chain.set_up(None, worker_metadata)  # type: ignore[arg-type]  # the adapters take Xenna's
         finally:
             self._send()
@@ -125,7 +125,7 @@ class GroupAdapter(Stage[Any, Any]):
         for adapter in self._adapters:
             adapter.state.bundle_id = unit if isinstance(tasks[0], Bundle) else ""
         try:
-            with self._shift.working():
+            with self._lifetime.working():
                 self._chain.run(given, outputs)
         except StageError:
             self._deliver(outputs, failed=True)
@@ -139,7 +139,7 @@ class GroupAdapter(Stage[Any, Any]):
 
     def destroy(self) -> None:
         """Tear down the stages. Xenna 0.4.1 and later calls this; on earlier versions the coordinator triggers it."""
-        self._shift.end(self._tear_down)
+        self._lifetime.end(self._tear_down)
 
     # --- internals ----------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Session:
         self._config = config
         self._cluster = cluster
         self._run = run
-        self._views = stages
+        self._stages = stages
         self._inputs = inputs
         self._has_source = has_source
 
@@ -143,8 +143,8 @@ class Session:
         """Decide how to fit the stages, and open the cluster with the CPUs that they need."""
         cluster = self._cluster
         fitted = fit(
-            self._views,
-            nodes_for(self._views, cluster),
+            self._stages,
+            nodes_for(self._stages, cluster),
             self._config,
             has_source=self._has_source,
             may_declare=cluster.may_declare,
