@@ -107,6 +107,13 @@ def test_stages_that_refuse_fusion_have_workers_of_their_own(executor: XennaExec
         assert len(bundles) < most
 
 
+def test_batch_mode_distributes_the_bundles(executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "config", XennaConfig(execution_mode="batch"))
+    result, watch = run(executor, [Light().with_(num_workers=2)], [Task(data=number) for number in range(100)])
+    assert len(result) == 100
+    assert len(watch.bundles("Light")) > 2  # one call for each bundle; a single call would use a single worker
+
+
 @pytest.mark.everything
 def test_large_tasks_travel_one_by_one(executor: XennaExecutor) -> None:
     class Sized(Light):

@@ -46,7 +46,7 @@ class Role:
         bundles: How to bundle tasks for the next group; None if tasks travel individually.
         is_last: Whether the outputs are the pipeline's outputs. Those go to the driver with the reports
             and not to Xenna, which could not return them after an aborted run.
-        inputs: The queue of tasks for the first group, in the driver; otherwise None.
+        inputs: For the first group, in the driver: the queue whose tickets Xenna has. Otherwise None.
     """
 
     context: RunContext

@@ -165,7 +165,8 @@ class Session:
                 batch_size=1 if self._comes_in_bundles(placement) else group.stages[0].batch_size,
                 bundles=None if is_last else self._bundles_for(placements[number + 1]),
                 is_last=is_last,
-                inputs=queue if number == 0 and self._config.bundle else None,
+                # In batch mode, all bundles are taken before the run, so there are no unused tickets.
+                inputs=queue if number == 0 and self._config.bundle and fitted.streaming else None,
             )
             first, *following = group.stages  # all with the same environment, so it is uploaded only once
             stages = (replace(first, runtime_env=_portable(first)), *following)
