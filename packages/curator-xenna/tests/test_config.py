@@ -80,7 +80,7 @@ def test_an_option_that_is_passed_on_is_not_a_setting(key: str, hint: str) -> No
         ("address", 6379),
         ("codec_engines", {"H100": 7}),
         ("xenna", "saturation_aware"),
-        ("ray", {4: "num_gpus"}),
+        ("ray", "num_gpus"),
     ],
 )
 def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
@@ -131,8 +131,12 @@ def test_checking_options_leaves_the_environment_as_it_was() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_config_does_not_show_the_options_of_ray() -> None:
-    assert "secret" not in repr(XennaConfig(ray={"runtime_env": {"env_vars": {"TOKEN": "secret"}}}))
+def test_neither_a_config_nor_an_error_shows_the_options_of_ray() -> None:
+    options: dict[Any, Any] = {"runtime_env": {"env_vars": {"TOKEN": "secret"}}}
+    assert "secret" not in repr(XennaConfig(ray=options))
+    with pytest.raises(ExecutorError) as caught:
+        XennaConfig(ray={**options, 4: "num_gpus"})
+    assert caught.value.given == "['runtime_env', 4]"
 
 
 def test_public_names() -> None:

@@ -139,10 +139,11 @@ class XennaConfig:
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
+            value = getattr(self, name)
             raise ExecutorError(
                 "invalid setting of XennaExecutor",
                 field=name,
-                given=getattr(self, name),
+                given=list(value) if name == "ray" and isinstance(value, Mapping) else value,  # values may be secrets
                 expected=expected,
                 hint="correct the value, or omit it to use the default",
             )
