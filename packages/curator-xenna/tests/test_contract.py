@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
+import curator_xenna.adapter
 from curator_core import BaseStageAdapter, NodeInfo, Pipeline, Plan, ProcessingStage, Resources, Task, WorkerMetadata
 from curator_core._reports.batch import BatchReport
 from curator_core.testing import Recorder
 from curator_xenna import XennaExecutor, XennaStageAdapter, create_named_xenna_stage_adapter
-from curator_xenna._session import group_adapter
 
 
 class ImageReaderStage(ProcessingStage[Task[int], Task[Any]]):
@@ -62,14 +62,14 @@ def ran(executor: XennaExecutor) -> Ran:
     """A real run; the function that names adapters is observed, not replaced."""
     named: list[str] = []
 
-    def watched(stage: ProcessingStage[Any, Any], *compiled: Any) -> XennaStageAdapter:
-        made = create_named_xenna_stage_adapter(stage, *compiled)
+    def watched(stage: ProcessingStage[Any, Any]) -> XennaStageAdapter:
+        made = create_named_xenna_stage_adapter(stage)
         named.append(type(made).__name__)
         return made
 
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_adapter, "create_named_xenna_stage_adapter", watched)
+        patch.setattr(curator_xenna.adapter, "create_named_xenna_stage_adapter", watched)
         pipeline = Pipeline("contract", [ImageReaderStage(), Named()])
         result = pipeline.run(executor, [Task(data=number) for number in range(6)], [seen])
     return Ran([task.data for task in result], result, seen.batches, named)

@@ -152,14 +152,13 @@ class XennaStageAdapter(BaseStageAdapter, Stage[Any, Any]):
         return _restore, (type(self).__name__, pack((self.processing_stage, self.compiled)))
 
 
-def create_named_xenna_stage_adapter(stage: Any, compiled: CompiledStage | None = None) -> XennaStageAdapter:
+def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
     """Return an adapter whose class has the name of the stage's class, so that Xenna and Ray show that name.
 
     Args:
         stage: The stage.
-        compiled: The stage as the plan read it; None to read it now.
     """
-    return _named_class(type(stage).__name__)(stage, compiled)
+    return _named_class(type(stage).__name__)(stage)
 
 
 @cache

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core import StageError
 from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
+from curator_xenna import adapter as stage_adapter
 from curator_xenna._session.packing import pack, unpack
 from curator_xenna.adapter import (
     Lifetime,
     XennaStageAdapter,
-    create_named_xenna_stage_adapter,
     in_ascii,
     resources_of,
 )
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cosmos_xenna.pipelines import v1 as pipelines_v1
 
-    from curator_core.backends import BundlePlan, Packed, RunContext, StageGroup
+    from curator_core.backends import BundlePlan, CompiledStage, Packed, RunContext, StageGroup
     from curator_xenna._convert.resources import Share
     from curator_xenna._session.inputs import InputQueue
     from curator_xenna._session.worker import WorkerLink
@@ -196,9 +196,15 @@ def create_group_adapter(group: StageGroup, role: Role) -> GroupAdapter:
         group: The stages.
         role: The group's part in the run.
     """
-    adapters = [create_named_xenna_stage_adapter(compiled.stage, compiled) for compiled in group.stages]
+    adapters = [_adapter_of(compiled) for compiled in group.stages]
     name = in_ascii(group.name) if len(adapters) > 1 else type(adapters[0]).__name__
     return _named_class(name)(adapters, role)
+
+
+def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
+    made = stage_adapter.create_named_xenna_stage_adapter(compiled.stage)
+    made.state.compiled = compiled  # as the plan read it, with its position
+    return made
 
 
 @cache
