@@ -33,7 +33,7 @@ def record(contender: str, *seconds: float, case: str = "tiny-1000", status: str
 # --- figures ------------------------------------------------------------------------------------------------
 
 
-def test_summary_is_of_the_good_rounds() -> None:
+def test_summary_uses_successful_rounds() -> None:
     results = Results([*record("ours", 3.0, 1.0, 2.0), Record("tiny-1000", "ours", 3, "failed", 99.0)])
     found = results.summary("tiny-1000", "ours")
     assert found is not None
@@ -41,7 +41,7 @@ def test_summary_is_of_the_good_rounds() -> None:
     assert results.median("tiny-1000", "nobody") is None
 
 
-def test_a_timeout_is_no_median() -> None:
+def test_a_timeout_has_no_median() -> None:
     results = Results(record("slow", 240.0, status="timeout"))
     found = results.summary("tiny-1000", "slow")
     assert found is not None
@@ -49,20 +49,20 @@ def test_a_timeout_is_no_median() -> None:
     assert results.median("tiny-1000", "slow") is None
 
 
-def test_the_limit_is_the_fastest_way() -> None:
+def test_the_limit_is_the_fastest_plain_program() -> None:
     results = Results([*record("a", 9.0, 5.0, 6.0), *record("b", 7.0), *record("c", 1.0, status="failed")])
     assert results.limit("tiny-1000", ["a", "b", "c"]) == "a"
     assert results.limit("tiny-1000", ["c"]) is None
 
 
-def test_different_outputs_are_told() -> None:
+def test_different_outputs_are_reported() -> None:
     same = Results([*record("a", 1.0), *record("b", 1.0), *record("b", 1.0, case="cpu-200")])
     assert same.disagreements() == []
     wrong = Results([*same.records, Record("tiny-1000", "c", check="another")])
     assert wrong.disagreements() == ["tiny-1000: a, b: the same; c: another"]
 
 
-def test_failures_are_told() -> None:
+def test_failures_are_reported() -> None:
     assert Results(record("a", 1.0, status="failed")).failures() == ["tiny-1000: a failed"]
     assert Results(record("a", 1.0, status="timeout")).failures() == []
 
@@ -110,7 +110,7 @@ def test_each_version_has_the_same_targets() -> None:
 # --- records ------------------------------------------------------------------------------------------------
 
 
-def test_store_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_store_resumes_where_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     store = Store(path)
     for one in record("ours", 1.0, 2.0):
@@ -123,7 +123,7 @@ def test_store_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [one.seconds for one in Store(path).results().records] == [1.0, 2.0, 3.0]
 
 
-def test_store_forgets_what_is_measured_anew(tmp_path: Path) -> None:
+def test_store_replaces_repeated_measurements(tmp_path: Path) -> None:
     store = Store(tmp_path / "results.jsonl")
     rounds = [
         *record("a", 1.0),
@@ -142,7 +142,7 @@ def test_store_forgets_what_is_measured_anew(tmp_path: Path) -> None:
 # --- order of runs ------------------------------------------------------------------------------------------
 
 
-def test_everybody_runs_on_every_version_that_others_are_held_against() -> None:
+def test_contenders_run_on_every_version_they_are_compared_on() -> None:
     found = [one.name for one in contenders(ENVIRONMENTS, 2)]
     assert versions_of(ENVIRONMENTS) == VERSIONS
     assert len(found) == len(set(found))
@@ -159,14 +159,14 @@ def test_contenders_follow_the_environments() -> None:
     assert chosen(found, []) == found
 
 
-def test_growth_is_measured_with_the_cheap_ones() -> None:
+def test_growth_is_measured_with_cheap_workloads() -> None:
     found = contenders(ENVIRONMENTS, 2)
     names = {side: [one.name for one in growth_contenders(found, cases[0])] for side, cases in GROWTH.items()}
     assert names["tasks"] == [f"ours@{NEWEST}", f"hand-256x1@{NEWEST}", "local"]
     assert names["payload"] == [f"ours@{NEWEST}", f"hand-1x0@{NEWEST}", "local"]
 
 
-def test_every_case_has_a_name_of_its_own() -> None:
+def test_every_case_has_a_unique_name() -> None:
     keys = [case.key for case in (*MAIN, *itertools.chain(*GROWTH.values()))]
     assert {"tiny-1000", "tiny-1000-16-stages", "payload-16-64000000-bytes"} <= set(keys)
     assert len(set(keys)) == len(keys) - 2  # two of the first curve's points are workloads
@@ -190,13 +190,13 @@ def test_rounds_begin_with_different_contenders() -> None:
         (True, 20.0, "timeout", False),
     ],
 )
-def test_slow_ones_run_once(always: bool, seconds: float, status: str, again: bool) -> None:
+def test_slow_contenders_run_once(always: bool, seconds: float, status: str, again: bool) -> None:
     one = Contender("one", "", "ours", "xenna-0.3.0", always=always)
     results = Results(record("one", seconds, status=status))
     assert is_wanted(CASE, one, [one], results) is again
 
 
-def test_only_the_best_way_to_the_limit_runs_again() -> None:
+def test_only_the_fastest_plain_program_runs_again() -> None:
     ways = [Contender(name, "", "xenna_by_hand", "xenna-0.3.0", limit="0.3.0") for name in ("a", "b")]
     other = Contender("c", "", "xenna_by_hand", "xenna-0.5.12", limit="0.5.12")
     results = Results([*record("a", 8.0), *record("b", 7.0), *record("c", 9.0)])
@@ -237,7 +237,7 @@ def test_seconds_have_the_digits_that_count(value: float | None, text: str) -> N
     assert seconds(value) == text
 
 
-def test_page_tells_medians_ratios_and_what_went_wrong() -> None:
+def test_page_shows_medians_ratios_and_failures() -> None:
     rounds = [
         *record(f"ours@{NEWEST}", 9.0, 10.0, 11.0),
         *record("nemo-xenna", 30.0, 31.0, 29.0),
@@ -257,7 +257,7 @@ def test_page_tells_medians_ratios_and_what_went_wrong() -> None:
     assert "### cpu" not in text  # nothing was measured
 
 
-def test_page_has_second_runs_side_by_side() -> None:
+def test_page_shows_second_runs_side_by_side() -> None:
     case = "tiny-100-2-stages"
     rounds = [Record(case, f"{who}-again@{NEWEST}", seconds=took) for who, took in (("ours", 5.0), ("hand", 7.0))]
     text = page(Results(rounds), MAIN, contenders(ENVIRONMENTS, 2), VERSIONS, Machine(2, 8, "Linux"))
@@ -269,7 +269,7 @@ def test_page_has_second_runs_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(("name", "check"), [("tiny", "20 numbers, sum 250"), ("deep", "20 numbers, sum 430")])
-def test_light_workloads(name: str, check: str) -> None:
+def test_light_workloads_give_the_expected_outputs(name: str, check: str) -> None:
     workload = WORKLOADS[name]
     job = Job(20, workload.stages)
     payloads = workload.inputs(job)
@@ -313,7 +313,7 @@ def test_text_reads_descriptions_and_drops_copies(tmp_path: Path, monkeypatch: p
     assert [[record["name"] for record in records] for records in payloads] == [["first"]]
 
 
-def test_a_store_begins_with_what_is_shown(tmp_path):
+def test_a_store_starts_with_the_published_results(tmp_path):
     records = [
         Record("cpu-8", "plain", number, seconds=float(number), commit="abc", values={"x": 1.5}) for number in (0, 1)
     ]

@@ -176,7 +176,7 @@ def test_the_coordinator_is_killed(scene, tell):
 @LONG
 @pytest.mark.timeout(600)  # the pause of a minute, plus the start, the run, and the end of Ray
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
-def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
+def test_a_stopped_worker_continues(executor, scene, tell):
     tell(fault=f"SIGSTOP of a worker at a random moment, SIGCONT {STOPPED_S:.0f} s later", on=executor)
     scene.add_poison(POISON, RAISES)
     driver = scene.start(scene.job(executor, SLOWER_PACE_S))
@@ -195,7 +195,7 @@ def test_a_worker_is_stopped_and_goes_on(executor, scene, tell):
 
 
 @LONG
-def test_a_second_driver_is_refused(scene, tell):
+def test_a_second_driver_is_rejected(scene, tell):
     tell(fault="a second driver with the checkpoint of a running one", on="local")
     scene.add_poison(POISON, RAISES)
     job = scene.job("local", SLOWER_PACE_S)

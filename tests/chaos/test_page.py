@@ -27,7 +27,7 @@ def column(path, name=COLUMN):
     return page.parse(path.read_text())[name]
 
 
-def test_rows_are_written_and_the_rest_stays(path):
+def test_rows_are_replaced_and_the_rest_of_the_page_is_kept(path):
     page.update(path, [Row("one", "local", True, "3 kills", 4.4), Row("two", "xenna", False, "", 9.0)], "`a`, seed 1")
     first = path.read_text()
     page.update(path, [Row("two", "xenna", True, "", 7.0)], "`a`, seed 1")
@@ -41,7 +41,7 @@ def test_rows_are_written_and_the_rest_stays(path):
     assert path.read_text() == first.replace("**did not hold**; 9 s", "held; 7 s")
 
 
-def test_other_columns_stay(monkeypatch, path):
+def test_other_columns_are_kept(monkeypatch, path):
     page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)], "`a`, seed 1")
     before = column(path)
     monkeypatch.setattr(page, "environment", lambda: "another")
@@ -50,31 +50,31 @@ def test_other_columns_stay(monkeypatch, path):
     assert column(path, "another") == {MADE_WITH: "`b`, seed 2", ("one", "local"): "held; 2 s"}
 
 
-def test_a_whole_run_drops_what_is_no_longer_tried(path):
+def test_a_whole_run_drops_faults_that_no_longer_exist(path):
     page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)], "`a`, seed 1")
     page.update(path, [Row("two", "local", True, "", 2.0)], "`b`, seed 2", whole=True)
     assert column(path) == {MADE_WITH: "`b`, seed 2", ("two", "local"): "held; 2 s"}
 
 
-def test_a_fault_that_cannot_be_tried_is_not_told_of_as_before(path):
+def test_a_skipped_fault_loses_its_earlier_result(path):
     page.update(path, [Row("one", "local", True, "", 1.0)], "`a`, seed 1")
     page.update(path, [Row("one", "local", None, "", 0.1)], "`a`, seed 1")
     assert column(path)["one", "local"] == "not tried"
 
 
-def test_a_column_of_several_runs_says_so(path):
+def test_a_column_of_several_runs_is_marked(path):
     for made in ["`a`, seed 1", "`b`, seed 2", "`a`, seed 1", "`b`, seed 2"]:
         page.update(path, [Row("one", "local", True, "", 1.0)], made)
     assert column(path)[MADE_WITH] == "`a`, seed 1; in part `b`, seed 2"
 
 
-def test_a_column_that_did_not_say_what_it_was_made_with(path):
+def test_a_column_of_unknown_origin_says_so(path):
     path.write_text(f"{BEGIN}\n\n{page.render({COLUMN: {('one', 'local'): 'held; 1 s'}})}\n{END}")
     page.update(path, [Row("two", "local", True, "", 1.0)], "`a`, seed 1")
     assert column(path)[MADE_WITH] == "unknown; in part `a`, seed 1"
 
 
-def test_what_a_run_is_made_with(monkeypatch, path):
+def test_made_with_names_the_commit_and_the_seed(monkeypatch, path):
     says = {"--show-toplevel": str(path.parent), "HEAD": path.name, "--short": "abc1234"}
     monkeypatch.setattr(page, "_git", lambda *arguments: next(says[each] for each in arguments if each in says))
     assert made_with(path, 7) == "`abc1234`, seed 7"
@@ -82,7 +82,7 @@ def test_what_a_run_is_made_with(monkeypatch, path):
     assert made_with(path, 7) == "`abc1234` with changes, seed 7"
 
 
-def test_a_page_without_markers(path):
+def test_a_page_without_markers_is_rejected(path):
     path.write_text(BEGIN)
     with pytest.raises(ValueError, match="lacks the markers"):
         page.update(path, [Row("one", "local", True, "", 1.0)], "`a`, seed 1")
@@ -106,7 +106,7 @@ def test_a_known_failure_becomes_a_row():
     assert row_of(known) == Row("one", "local", True, "**known**: it does", 1.0)
 
 
-def test_what_becomes_no_row():
+def test_reports_without_a_fault_become_no_row():
     assert row_of(report("passed")) is None
     assert row_of(report("passed", when="teardown", fault="one", on="local")) is None
 
@@ -135,10 +135,10 @@ def test_results_of_several_processes_are_in_the_page(monkeypatch, path, left_ou
         (HERE, {"shouldfail": "stopping after 1 failures"}, False),
         (HERE, {"some_left_out": True}, False),
         (HERE / "test_page.py", {}, False),
-        (f"{HERE / 'test_page.py'}::test_a_page_without_markers", {}, False),
+        (f"{HERE / 'test_page.py'}::test_a_page_without_markers_is_rejected", {}, False),
     ],
 )
-def test_whether_a_run_is_whole(asked, changes, whole):
+def test_a_whole_run_is_recognized(asked, changes, whole):
     given = {"shouldfail": False, "status": pytest.ExitCode.OK, "some_left_out": False, **changes}
     config = SimpleNamespace(args=[str(asked)])
     session = SimpleNamespace(config=config, shouldfail=given["shouldfail"], shouldstop=False)

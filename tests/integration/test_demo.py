@@ -119,7 +119,7 @@ def test_the_demo_on_xenna_gives_the_same_texts_and_counts(local: Demo, sites: l
     assert xenna.counts == local.counts
 
 
-def test_running_again_replaces_the_output(local: Demo, sites: list[Path]) -> None:
+def test_a_second_run_replaces_the_output(local: Demo, sites: list[Path]) -> None:
     again = run("local", local.directory, sites, "--limit", "20")
     assert again.counts["found"] == 20 + again.counts["broken_metadata"]  # those have no name to be counted by
     assert len(again.texts) == again.counts["kept"] < local.counts["kept"]
@@ -141,7 +141,7 @@ def quality():
         yield importlib.import_module("text_quality")
 
 
-def test_a_batch_that_is_tried_again_keeps_its_own_documents(example) -> None:
+def test_a_retried_batch_keeps_its_own_documents(example) -> None:
     class Flaky(example.DropDuplicates):
         def process(self, task):
             kept = super().process(task)
@@ -191,7 +191,7 @@ for piece in json.loads(sys.argv[1]):
 
 
 @given(st.text())
-def test_signals_are_what_they_say(quality, text: str) -> None:
+def test_quality_signals_are_in_their_ranges(quality, text: str) -> None:
     signals = quality.measure(quality.clean(text))
     assert list(signals) == list(quality.SIGNALS)
     assert all(value >= 0 for value in signals.values())

@@ -51,7 +51,7 @@ def section(title: str) -> str:
 # --- the contract of the adapter ------------------------------------------------------------------------
 
 
-def test_every_row_names_a_test_and_every_test_is_there() -> None:
+def test_every_row_of_the_contract_names_existing_tests() -> None:
     there = names_in(SUITES["xenna"])
     assert rows(CONTRACT)
     for what, does, proof in rows(CONTRACT):
@@ -60,7 +60,7 @@ def test_every_row_names_a_test_and_every_test_is_there() -> None:
         assert set(named) <= there, f"there are no tests {sorted(set(named) - there)}"
 
 
-def test_no_test_of_the_contract_is_left_out() -> None:
+def test_every_contract_test_is_in_the_table() -> None:
     names = names_in(SUITES["xenna"] / "test_contract.py")
     assert {name for name in names if f"`{name}`" not in CONTRACT} == set()
 
@@ -81,7 +81,7 @@ def test_every_guide_has_a_group_of_promises() -> None:
     assert [heading for heading, found in groups().items() if not found] == []
 
 
-def test_every_promise_names_tests_that_are_there() -> None:
+def test_every_promise_names_existing_tests() -> None:
     missing = []
     for promise, tests in (row for found in groups().values() for row in found):
         named = list(TEST.finditer(tests))
@@ -114,7 +114,7 @@ def sessions() -> tuple[set[str], list[str]]:
     return names, default
 
 
-def test_the_table_of_sessions_names_those_of_the_noxfile() -> None:
+def test_the_table_of_sessions_matches_the_noxfile() -> None:
     there, default = sessions()
     shown = [row[0].strip("`") for row in rows(section("## Sessions"))]
     assert default

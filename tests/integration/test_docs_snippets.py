@@ -99,7 +99,7 @@ def alike(shown: str, said: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs_and_gives_what_it_shows(
+def test_the_python_on_a_page_prints_the_output_that_it_shows(
     page: str, masked: Callable[[str], str], tmp_path: Path
 ) -> None:
     if page in ON_XENNA:
@@ -146,7 +146,7 @@ def table_below(page: str, header: str) -> list[list[str]]:
     return rows
 
 
-def test_the_settings_of_xenna_are_those_of_the_code() -> None:
+def test_the_documented_settings_of_xenna_match_the_code() -> None:
     xenna = pytest.importorskip("curator_xenna")
     shown = [(row[0].strip("`"), row[1].strip("`")) for row in table_below("guides/running-on-xenna.md", "setting")]
     there = [(field.name, json.dumps(field.default)) for field in fields(xenna.XennaConfig)]
@@ -154,7 +154,7 @@ def test_the_settings_of_xenna_are_those_of_the_code() -> None:
     assert shown == [(name, as_python.get(default, default)) for name, default in there]
 
 
-def test_the_options_of_xenna_are_those_that_are_taken() -> None:
+def test_the_documented_options_of_xenna_match_the_code() -> None:
     xenna = pytest.importorskip("curator_xenna")
     installed = fields_of_xenna()
 
@@ -181,7 +181,7 @@ def fields_of_xenna() -> dict[str, Any]:
     return {**attrs.fields_dict(v1.PipelineConfig), **attrs.fields_dict(v1.StreamingSpecificSpec)}
 
 
-def test_the_times_of_a_teardown_are_those_of_the_code() -> None:
+def test_the_documented_teardown_times_match_the_code() -> None:
     pytest.importorskip("curator_xenna")
     from curator_xenna import adapter
     from curator_xenna._session import coordinator
@@ -191,7 +191,7 @@ def test_the_times_of_a_teardown_are_those_of_the_code() -> None:
     assert f"the batch has {adapter._FINISH_S:.0f} seconds to finish" in text
 
 
-def test_the_codec_engines_are_those_of_the_code() -> None:
+def test_the_documented_codec_engines_match_the_code() -> None:
     pytest.importorskip("curator_xenna")
     from curator_xenna._convert.resources import CODEC_ENGINES
 
@@ -199,7 +199,7 @@ def test_the_codec_engines_are_those_of_the_code() -> None:
     assert {model: (int(decoders), int(encoders)) for model, decoders, encoders in rows} == dict(CODEC_ENGINES)
 
 
-def test_the_options_of_a_stage_are_those_that_are_taken() -> None:
+def test_the_documented_stage_options_match_the_code() -> None:
     pytest.importorskip("curator_xenna")
     from curator_xenna._session.specification import check_options
 
@@ -212,13 +212,13 @@ def test_the_options_of_a_stage_are_those_that_are_taken() -> None:
     assert len(options) >= 8
 
 
-def test_the_settings_of_a_stage_are_those_of_the_code() -> None:
+def test_the_documented_settings_of_a_stage_match_the_code() -> None:
     script = runpy.run_path(str(DOCS / "reference" / "settings.py"))
     page = (DOCS / "guides" / "writing-stages.md").read_text(encoding="utf-8")
     assert page.splitlines() == script["page"]().splitlines(), "run `python docs/reference/settings.py`"
 
 
-def test_every_error_is_on_its_page() -> None:
+def test_every_error_is_documented() -> None:
     text = (DOCS / "guides" / "errors.md").read_text(encoding="utf-8")
     errors = [name for name in curator_core.__all__ if name.endswith("Error")]
     assert [name for name in errors if name not in text] == []

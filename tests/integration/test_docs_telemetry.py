@@ -23,7 +23,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(REFERENCE / "telemetry.py"))
 
 
-def test_the_page_is_what_the_tables_say(script: dict[str, Any]) -> None:
+def test_the_page_matches_the_tables(script: dict[str, Any]) -> None:
     page = (REFERENCE / "telemetry.md").read_text(encoding="utf-8")
     assert page.splitlines() == script["render"]().splitlines(), AGAIN
 
@@ -40,7 +40,7 @@ def test_a_row_has_as_many_cells_as_its_header(script: dict[str, Any]) -> None:
     assert set(widths) <= {3, 5, 7}
 
 
-def test_running_it_writes_the_page_beside_it(tmp_path: Path) -> None:
+def test_running_the_script_writes_the_page(tmp_path: Path) -> None:
     copy = tmp_path / "telemetry.py"
     copy.write_text((REFERENCE / "telemetry.py").read_text(encoding="utf-8"), encoding="utf-8")
     written = runpy.run_path(str(copy), run_name="__main__")

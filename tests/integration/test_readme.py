@@ -61,7 +61,7 @@ def run(directory: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_commands_come_first() -> None:
+def test_the_readme_starts_with_the_commands() -> None:
     (language, commands), *_ = fences()
     assert language == "console"
     first, second = (line.partition("  #")[0].strip() for line in commands.splitlines())
@@ -74,7 +74,7 @@ def test_the_pipeline_has_fifteen_lines() -> None:
 
 
 @pytest.mark.parametrize("executor", ["local", "xenna"])
-def test_the_pipeline_gives_what_is_shown(executor: str, masked: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_pipeline_prints_the_output_shown(executor: str, masked: Callable[[str], str], tmp_path: Path) -> None:
     if executor == "xenna":
         pytest.importorskip("curator_xenna")
     command = f"$ python sentences.py {executor}\n"
@@ -82,7 +82,7 @@ def test_the_pipeline_gives_what_is_shown(executor: str, masked: Callable[[str],
     assert lines_of(masked(said)) == lines_of(masked(shown_below(command)))
 
 
-def test_the_trace_is_what_is_shown(masked: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_trace_matches_the_one_shown(masked: Callable[[str], str], tmp_path: Path) -> None:
     pytest.importorskip("opentelemetry.sdk")
     said = run(tmp_path, "traced.py")
     assert lines_of(masked(said)) == lines_of(masked(shown_below("# traced.py")))

@@ -95,7 +95,7 @@ def test_a_slow_stage(xenna: Any, place: int) -> None:
 
 
 @LONG
-def test_two_that_are_slow_alike(xenna: Any) -> None:
+def test_two_equally_slow_stages_are_both_named(xenna: Any) -> None:
     verdict = run(xenna, Burn(SLOW), Burn(), Burn(SLOW)).verdict
     # If the cores are not shared evenly, the verdict is correct to name one of them.
     assert verdict.kind in ("equal", "busy"), verdict
@@ -104,32 +104,32 @@ def test_two_that_are_slow_alike(xenna: Any) -> None:
 
 
 @LONG
-def test_a_slow_set_up(xenna: Any) -> None:
+def test_a_slow_setup_is_named(xenna: Any) -> None:
     verdict = run(xenna, Burn(SLOW), LoadsLong(), Burn(), tasks=TASKS // 3).verdict
     assert (verdict.kind, verdict.stage) == ("setup", "B"), verdict
 
 
 @LONG
-def test_one_giant_task(xenna: Any) -> None:
+def test_a_giant_task_is_named(xenna: Any) -> None:
     verdict = run(xenna, Burn(), OneGiant(SLOW / 2), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("skew", "B"), verdict
     assert f"task '{TASKS - 1}'" in verdict.reason
 
 
 @LONG
-def test_a_stage_that_waits(xenna: Any) -> None:
+def test_a_waiting_stage_is_named(xenna: Any) -> None:
     verdict = run(xenna, Burn(), Waits(SLOW), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("waits", "B"), verdict
 
 
 @LONG
-def test_a_stage_whose_attempts_fail(xenna: Any) -> None:
+def test_a_stage_with_many_failed_attempts_is_named(xenna: Any) -> None:
     verdict = run(xenna, Burn(), FailsAtFirst(SLOW), Burn()).verdict
     assert (verdict.kind, verdict.stage) == ("retries", "B"), verdict
 
 
 @LONG
-def test_tasks_that_are_longer_on_their_way_than_at_work(xenna: Any) -> None:
+def test_transfer_time_above_processing_time_is_named(xenna: Any) -> None:
     from curator_xenna import XennaExecutor
 
     # It joins the Ray that the other executor has started.

@@ -105,7 +105,7 @@ def test_every_requirement_has_a_lower_bound(dist: Distribution) -> None:
     assert [line for line in dist.requires or [] if lowest(Requirement(line)) is None] == []
 
 
-def test_no_lower_bound_lets_a_release_with_a_known_hole_in(dist: Distribution) -> None:
+def test_lower_bounds_exclude_releases_with_known_vulnerabilities(dist: Distribution) -> None:
     let_in = {
         str(required): KNOWN_HOLES[required.name]
         for required in map(Requirement, dist.requires or [])
@@ -115,12 +115,12 @@ def test_no_lower_bound_lets_a_release_with_a_known_hole_in(dist: Distribution) 
     assert let_in == {}
 
 
-def test_known_holes_are_in_what_is_required() -> None:
+def test_known_vulnerabilities_concern_required_packages() -> None:
     required = {Requirement(line).name for name in PACKAGES for line in distribution(name).requires or []}
     assert set(KNOWN_HOLES) <= required
 
 
-def test_version_is_the_one_that_the_package_tells(dist: Distribution) -> None:
+def test_version_matches_the_package(dist: Distribution) -> None:
     about = importlib.import_module(f"{import_name(dist)}.__about__")
     assert about.__version__ == dist.version
     assert importlib.import_module(import_name(dist)).__version__ == dist.version
@@ -130,21 +130,21 @@ def test_is_typed(dist: Distribution) -> None:
     assert files(import_name(dist)).joinpath("py.typed").is_file()
 
 
-def test_entry_points_lead_somewhere(dist: Distribution) -> None:
+def test_entry_points_can_be_loaded(dist: Distribution) -> None:
     found = dist.entry_points
     assert {(point.group, point.name, point.value) for point in found} == ENTRY_POINTS[dist.name]
     for point in found:
         assert point.load().__name__ == point.attr
 
 
-def test_import_brings_no_engine_and_no_telemetry(dist: Distribution) -> None:
+def test_import_loads_no_engine_and_no_telemetry(dist: Distribution) -> None:
     program = f"import json, sys, {import_name(dist)}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert not set(json.loads(done.stdout)) & set(NOT_YET[dist.name])
 
 
-def test_all_names_exist_and_are_sorted_out(dist: Distribution) -> None:
+def test_all_lists_existing_names_once(dist: Distribution) -> None:
     module = importlib.import_module(import_name(dist))
     names = list(module.__all__)
     assert len(names) == len(set(names))

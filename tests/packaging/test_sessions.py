@@ -47,7 +47,7 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_a_session_leaves_behind_fails_it_and_is_removed(tmp_path: Path) -> None:
+def test_leftovers_fail_a_session_and_are_removed(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 passed, 1 deselected" in done.stdout
@@ -59,5 +59,5 @@ def test_what_a_session_leaves_behind_fails_it_and_is_removed(tmp_path: Path) ->
     assert not left.exists()
 
 
-def test_the_long_session_runs_what_others_leave_out(tmp_path: Path) -> None:
+def test_the_long_session_runs_what_others_skip(tmp_path: Path) -> None:
     assert "2 passed" in run(tmp_path, "--hypothesis-profile=everything").stdout

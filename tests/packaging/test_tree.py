@@ -25,7 +25,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 
 
-def test_top_level_holds_what_it_should_and_nothing_else() -> None:
+def test_top_level_has_only_the_expected_files() -> None:
     # As git lists it: ignores files that tools leave behind, but includes new files.
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -37,7 +37,7 @@ def test_top_level_pyproject_has_tool_settings_only() -> None:
     assert set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) == {"tool"}
 
 
-def test_every_session_says_what_it_does() -> None:
+def test_every_session_has_a_docstring() -> None:
     module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
     sessions = [node for node in functions if any("nox.session" in ast.unparse(d) for d in node.decorator_list)]
@@ -45,7 +45,7 @@ def test_every_session_says_what_it_does() -> None:
     assert [node.name for node in sessions if not ast.get_docstring(node)] == []
 
 
-def test_ci_script_can_be_run() -> None:
+def test_ci_script_is_executable() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
@@ -58,7 +58,7 @@ def test_the_build_finds_the_version(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_changelog_opens_with_the_version_in_the_tree(name: str) -> None:
+def test_changelog_starts_with_the_current_version(name: str) -> None:
     changelog = (ROOT / "packages" / name / "CHANGELOG.md").read_text(encoding="utf-8")
     first = re.search(r"^## (\S+) - (unreleased|\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
     assert first is not None
@@ -66,7 +66,7 @@ def test_changelog_opens_with_the_version_in_the_tree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_wheel_holds_the_package_and_nothing_beside_it(name: str, tmp_path: Path) -> None:
+def test_wheel_contains_only_the_package(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT / "packages" / name, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -81,7 +81,7 @@ def test_wheel_holds_the_package_and_nothing_beside_it(name: str, tmp_path: Path
     assert f"{package}/py.typed" in held
 
 
-def test_links_of_the_readme_lead_to_files() -> None:
+def test_links_in_the_readme_point_to_files() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert local

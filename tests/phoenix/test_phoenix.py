@@ -61,11 +61,11 @@ def shown(phoenix, tmp_path_factory):
     return Shown(result, sent, {span["context"]["span_id"]: span for span in found})
 
 
-def test_every_span_is_there(shown):
+def test_every_span_arrives(shown):
     assert set(shown.spans) == set(shown.sent)
 
 
-def test_names_parents_and_times_are_as_they_were_sent(shown):
+def test_names_parents_and_times_are_unchanged(shown):
     for span_id, span in shown.spans.items():
         sent = shown.sent[span_id]
         assert span["name"] == sent.name
@@ -76,7 +76,7 @@ def test_names_parents_and_times_are_as_they_were_sent(shown):
         assert span["status_message"] == (sent.status.description or "")
 
 
-def test_attributes_are_as_they_were_sent(shown):
+def test_attributes_are_unchanged(shown):
     for span_id, span in shown.spans.items():
         sent = shown.sent[span_id].attributes
         ours = {name: value for name, value in span["attributes"].items() if name in sent}
@@ -85,7 +85,7 @@ def test_attributes_are_as_they_were_sent(shown):
         }
 
 
-def test_there_is_a_run_and_a_span_for_each_stage_below_it(shown):
+def test_each_stage_has_a_span_below_the_run(shown):
     run = shown.one(NAME)
     assert run["parent_id"] is None
     assert len(shown.result.stages) == 7
@@ -93,13 +93,13 @@ def test_there_is_a_run_and_a_span_for_each_stage_below_it(shown):
         assert shown.one(f"{index:02d} {stage.name}")["parent_id"] == run["context"]["span_id"]
 
 
-def test_every_parent_is_there(shown):
+def test_every_parent_exists(shown):
     for span in shown.spans.values():
         assert span["parent_id"] is None or span["parent_id"] in shown.spans
     assert {span["name"] for span in shown.spans.values() if span["parent_id"] is None} >= {NAME}
 
 
-def test_the_run_says_what_held_it_up(shown):
+def test_the_run_names_its_bottleneck(shown):
     attributes = shown.one(NAME)["attributes"]
     verdict = shown.result.verdict
     assert attributes["curator.bottleneck.kind"] == verdict.kind
@@ -117,7 +117,7 @@ def test_stages_add_up_to_the_result(shown):
     assert sum(stage["curator.batch.ended"] for stage in told) == batches == sum(stage.batches for stage in stages)
 
 
-def test_the_page_of_the_trace(shown, phoenix, photograph):
+def test_the_page_of_a_trace_shows_the_whole_run(shown, phoenix, photograph):
     """The picture is saved as build/phoenix/trace.png."""
     from PIL import Image
 

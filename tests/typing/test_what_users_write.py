@@ -84,7 +84,7 @@ def test_a_task_knows_the_type_of_its_data() -> None:
     assert_type(task.stage_perf, tuple[StagePerfStats, ...])
 
 
-def test_a_changed_stage_is_still_that_stage() -> None:
+def test_with_keeps_the_type_of_the_stage() -> None:
     assert_type(Upper().with_(batch_size=2), Upper)
 
 

@@ -28,24 +28,24 @@ RECORDS = [{"text": "a", "n": 1}, {"text": "b", "lang": "en"}]
 
 
 class TestFileGroupTask:
-    def test_the_same_paths_give_the_same_name(self):
+    def test_the_same_paths_give_the_same_id(self):
         assert FileGroupTask(["a", "b"]).get_deterministic_id() == FileGroupTask(["a", "b"]).get_deterministic_id()
 
     @pytest.mark.parametrize("other", [["b", "a"], ["ab"], ["a"], [], ["a", "b", ""], ['a", "b']])
-    def test_other_paths_give_another_name(self, other):
+    def test_other_paths_give_another_id(self, other):
         assert FileGroupTask(other).get_deterministic_id() != FileGroupTask(["a", "b"]).get_deterministic_id()
 
-    def test_the_name_is_the_same_in_every_release(self):
+    def test_the_id_of_paths_is_the_same_in_every_release(self):
         # Checkpoints and output files are named after it.
         assert FileGroupTask(["a", "b"]).get_deterministic_id() == "files-85d56c7ff30074b1e744"
         assert FileGroupTask(["a"], byte_range=(0, 9)).get_deterministic_id() == "files-51ad3dc4950a21dfa50d"
 
-    def test_each_range_has_a_name_of_its_own(self):
+    def test_each_range_has_its_own_id(self):
         ranges = [None, (0, 9), (0, 8), (1, 9), (9, 18)]
         assert len({FileGroupTask(["a"], byte_range=each).get_deterministic_id() for each in ranges}) == 5
 
     @pytest.mark.parametrize("paths", [[], ["a", "b"]])
-    def test_a_range_is_of_one_file(self, paths):
+    def test_a_range_needs_exactly_one_file(self, paths):
         with pytest.raises(ConfigurationError, match="one file") as raised:
             FileGroupTask(paths, byte_range=(0, 9))
         assert raised.value.field == "byte_range"
@@ -53,7 +53,7 @@ class TestFileGroupTask:
     def test_each_path_is_an_item(self):
         assert FileGroupTask(["a", "b", "c"]).num_items == 3
 
-    def test_the_dataset_takes_no_part_in_the_name(self):
+    def test_the_dataset_name_does_not_affect_the_id(self):
         assert FileGroupTask(["a"], "x").get_deterministic_id() == FileGroupTask(["a"], "y").get_deterministic_id()
 
 
@@ -66,11 +66,11 @@ class TestRecords:
         assert DocumentBatch(RECORDS).num_items == 2
         assert DocumentBatch([]).num_items == 0
 
-    def test_records_are_handed_out_as_they_are(self):
+    def test_records_are_returned_unchanged(self):
         assert DocumentBatch(RECORDS).to_records() is RECORDS
 
     @pytest.mark.parametrize("data", [None, "text", {"text": "a"}, 5, (), iter([])])
-    def test_anything_else_is_refused(self, data):
+    def test_anything_else_is_rejected(self, data):
         with pytest.raises(ConfigurationError, match="invalid data for a DocumentBatch") as raised:
             DocumentBatch(data)
         assert raised.value.field == "data"
@@ -90,7 +90,7 @@ class TestArrow:
             {"text": "b", "n": None, "lang": "en"},
         ]
 
-    def test_a_table_is_handed_out_as_it_is(self, pa):
+    def test_a_table_is_returned_unchanged(self, pa):
         table = pa.table({"text": ["a", "b"]})
         batch = DocumentBatch(table)
         assert batch.to_arrow() is table
@@ -99,11 +99,11 @@ class TestArrow:
         assert batch.num_bytes == table.nbytes > 0
         assert batch.to_records() == [{"text": "a"}, {"text": "b"}]
 
-    def test_there_and_back_again(self):
+    def test_records_survive_conversion_to_arrow_and_back(self):
         rows = [{"text": "a", "n": 1}, {"text": "b", "n": 2}]
         assert DocumentBatch(DocumentBatch(rows).to_arrow()).to_records() == rows
 
-    def test_no_records_make_an_empty_table(self):
+    def test_an_empty_list_makes_an_empty_table(self):
         assert DocumentBatch([]).to_arrow().num_rows == 0
 
     @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ class TestArrow:
             ([{"a": [1]}, {"a": endless()}], "a", 1),
         ],
     )
-    def test_a_record_that_has_no_place_in_the_table_is_named(self, records, column, number):
+    def test_a_record_that_arrow_cannot_represent_is_named(self, records, column, number):
         with pytest.raises(
             DataError, match=f"cannot convert the records to an Arrow table: record {number} "
         ) as raised:
@@ -145,7 +145,7 @@ class TestArrow:
         assert "column" in raised.value.hint
         str(raised.value).encode()
 
-    def test_what_is_nested_a_hundred_levels_deep_has_a_place(self):
+    def test_data_nested_a_hundred_levels_deep_is_converted(self):
         record = {"a": nested(dict, 50), "b": nested(list, 100)}
         assert DocumentBatch(DocumentBatch([record]).to_arrow()).to_records() == [record]
         assert DocumentBatch([{"a": {}}]).to_arrow().to_pylist() == [{"a": {}}]
@@ -156,7 +156,7 @@ class TestArrow:
         assert table.schema.types == [pa.float64(), pa.struct([("b", pa.int64()), ("c", pa.string())])]
 
     @pytest.mark.parametrize("unit", ["timestamp", "date", "duration"])
-    def test_a_value_that_python_has_no_form_for_is_named(self, pa, unit):
+    def test_a_value_that_python_cannot_represent_is_named(self, pa, unit):
         types = {"timestamp": pa.timestamp("s"), "date": pa.date32(), "duration": pa.duration("s")}
         far = pa.array([0, 2**31 - 1 if unit == "date" else 10**15], pa.int32() if unit == "date" else pa.int64())
         batch = DocumentBatch(pa.table({"ok": [1, 2], "when": far.cast(types[unit])}))
@@ -164,13 +164,13 @@ class TestArrow:
             batch.to_records()
         assert raised.value.field == "when"
 
-    def test_a_column_is_not_lost_to_another_of_its_name(self, pa):
+    def test_duplicate_column_names_are_errors(self, pa):
         table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "b", "a"])
         with pytest.raises(DataError, match="several columns are called 'a': each record, from record 0 on") as raised:
             DocumentBatch(table).to_records()
         assert raised.value.field == "a"
 
-    def test_nanoseconds_come_back_with_pandas(self, pa):
+    def test_nanoseconds_are_kept_with_pandas(self, pa):
         import pandas as pd
 
         stamp, span = pd.Timestamp("2024-01-01 00:00:00.000000001", tz="UTC"), pd.Timedelta(1)
@@ -180,7 +180,7 @@ class TestArrow:
         with pytest.raises(DataError, match="record 1 has a value in column 't'"):
             DocumentBatch([{"t": stamp}, {"t": [stamp]}]).to_arrow()
 
-    def test_nanoseconds_without_pandas_are_named(self):
+    def test_nanoseconds_without_pandas_are_errors(self):
         code = """
 import sys
 
@@ -200,12 +200,12 @@ except DataError as error:
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         assert done.stdout.strip() == "record 1 has a value in column 't' t"
 
-    def test_a_table_travels(self, pa):
+    def test_a_table_can_be_pickled(self, pa):
         batch = DocumentBatch(pa.table({"text": ["a"]}))
         assert pickle.loads(pickle.dumps(batch)).to_records() == [{"text": "a"}]
 
 
-def test_a_slice_of_a_table_travels_alone():
+def test_a_slice_is_pickled_without_its_table():
     pa = pytest.importorskip("pyarrow")
     table = pa.table({"text": ["a long text"] * 10_000, "number": range(10_000)})
     batch = DocumentBatch(data=table.slice(5, 10), dataset_name="d")
@@ -217,7 +217,7 @@ def test_a_slice_of_a_table_travels_alone():
     assert batch.data.get_total_buffer_size() > 100_000  # this one is unchanged
 
 
-def test_a_table_of_its_own_is_not_copied_to_travel():
+def test_a_whole_table_is_not_copied_for_pickling():
     pa = pytest.importorskip("pyarrow")
     buffers = []
     table = pa.table({"number": range(10_000)})

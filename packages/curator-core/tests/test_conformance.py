@@ -29,11 +29,13 @@ class TestLocalExecutorOnProcesses(ExecutorConformance):
         return LocalExecutor(workers=2)
 
 
-def test_overriding_a_contract_test_is_refused() -> None:
-    with pytest.raises(TypeError, match="test_no_initial_tasks overrides a test of EdgeConformance"):
+def test_overriding_a_contract_test_is_rejected() -> None:
+    with pytest.raises(
+        TypeError, match="test_an_empty_input_gives_an_empty_result overrides a test of EdgeConformance"
+    ):
 
         class Lax(ExecutorConformance):
-            def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+            def test_an_empty_input_gives_an_empty_result(self) -> None:  # type: ignore[override]
                 """Check nothing."""
 
 
@@ -42,20 +44,20 @@ def test_overriding_needs_a_reason() -> None:
 
         class Silent(ExecutorConformance):
             @pytest.mark.xfail
-            def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+            def test_an_empty_input_gives_an_empty_result(self) -> None:  # type: ignore[override]
                 """Fail without a reason."""
 
 
 def test_overriding_with_a_reason_is_allowed() -> None:
     class Honest(ExecutorConformance):
         @pytest.mark.xfail(reason="this engine cannot start without work")
-        def test_no_initial_tasks(self) -> None:  # type: ignore[override]
+        def test_an_empty_input_gives_an_empty_result(self) -> None:  # type: ignore[override]
             """Fail with a reason."""
 
     assert issubclass(Honest, ExecutorConformance)
 
 
-def test_a_test_of_ones_own_is_welcome() -> None:
+def test_additional_tests_are_allowed() -> None:
     class More(ExecutorConformance):
         def test_something_else(self) -> None:
             """Have a name that no test of the kit has."""

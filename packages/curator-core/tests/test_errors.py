@@ -50,7 +50,7 @@ def test_the_whole_tree_is_public():
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_pickles_with_all_that_it_says(cls):
+def test_every_error_pickles_with_all_its_fields(cls):
     error = cls("something is wrong", stage="S", field="f", given=[1], expected="e", hint="h")
     error.add_note("a note")
     again = pickle.loads(pickle.dumps(error))
@@ -61,7 +61,7 @@ def test_every_error_pickles_with_all_that_it_says(cls):
     assert again.__notes__ == ["a note"]
 
 
-def test_an_error_of_a_users_own_kind_pickles_too():
+def test_a_subclass_of_an_error_pickles():
     again = pickle.loads(pickle.dumps(OwnError("x.mp4")))
     assert (again.path, again.message, again.stage) == ("x.mp4", "cannot read x.mp4", "Reader")
 
@@ -72,7 +72,7 @@ class OwnError(errors.DataError):
         self.path = path
 
 
-def test_the_text_says_stage_field_given_expected_and_how_to_mend_it():
+def test_the_text_has_stage_field_given_expected_and_hint():
     error = CuratorError("is wrong", stage="S", field="f", given=1.5, expected="a whole number", hint="round it")
     assert str(error) == ("stage 'S': is wrong\n  field: f\n  given: 1.5\n  expected: a whole number\n  hint: round it")
 
@@ -82,27 +82,27 @@ def test_names_that_are_not_unicode_can_be_printed():
     assert str(error).encode() == b"no column '\\ud800'\n  field: \\udcff.jsonl"
 
 
-def test_what_does_not_apply_is_left_out():
+def test_empty_fields_are_omitted():
     assert str(CuratorError("is wrong")) == "is wrong"
     assert CuratorError("is wrong").given is None
 
 
-def test_none_can_be_given():
+def test_a_given_none_is_shown():
     assert "given: None" in str(CuratorError("is wrong", given=None))
 
 
 @pytest.mark.parametrize("given", ["x" * 10**7, b"x" * 10**7, list(range(10**6)), dict.fromkeys(range(999), "y" * 999)])
-def test_what_was_given_is_shortened(given):
+def test_a_long_value_is_shortened(given):
     error = CuratorError("is wrong", given=given)
     assert len(error.given) <= 201
     assert "…" in error.given or "..." in error.given
 
 
-def test_a_short_value_is_shown_whole():
+def test_a_short_value_is_not_shortened():
     assert CuratorError("is wrong", given="x" * 150).given == repr("x" * 150)
 
 
-def test_the_value_itself_is_not_kept():
+def test_errors_store_the_value_as_text():
     class Payload:
         pass
 
@@ -125,18 +125,18 @@ def test_configuration_errors_are_value_errors():
         raise ConfigurationError("is wrong")
 
 
-def test_a_run_error_has_no_result_until_it_is_given_one():
+def test_a_run_error_has_no_result_by_default():
     assert StageError("raised").result is None
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"), [("batchsize", "batch_size"), ("resource", "resources"), ("qqqq", None), ("", None)]
 )
-def test_nearest(typed, meant):
+def test_nearest_finds_the_closest_name(typed, meant):
     assert nearest(typed, ["batch_size", "resources", "name"]) == meant
 
 
-def test_an_unknown_name_is_told_with_what_is_known():
+def test_the_error_for_an_unknown_name_lists_known_ones():
     details = unknown_name("setting", "batchsize", ["name", "batch_size"])
     assert details["field"] == "batchsize"
     assert details["expected"] == "one of the settings: batch_size, name"

@@ -50,7 +50,7 @@ def test_settings_of_a_composite_stay_with_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["curator_run_id", "curator_stage", "curator_task_id", "curator_batch_id"])
-def test_names_of_log_fields_are_taken(name: str) -> None:
+def test_names_of_log_fields_are_reserved(name: str) -> None:
     def say(task: Task[Any]) -> Task[Any]:
         logging.getLogger("guides").warning("mine", extra={name: "x"})
         return task
@@ -74,7 +74,7 @@ def test_in_process_stages_run_in_the_calling_thread() -> None:
 
 
 @pytest.mark.parametrize("workers", [{"num_workers": 64}, {"min_workers": 64, "initial_workers": 65}])
-def test_in_process_what_engines_need_is_left_alone(workers: dict[str, int]) -> None:
+def test_in_process_resources_and_environments_are_ignored(workers: dict[str, int]) -> None:
     stage = Calling(lambda task: Task(data=os.environ.get("CURATOR_GUIDES"))).with_(
         resources=Resources(cpus=512, gpus=8),
         runtime_env={"env_vars": {"CURATOR_GUIDES": "set"}},
@@ -96,14 +96,14 @@ def test_in_process_what_engines_need_is_left_alone(workers: dict[str, int]) -> 
         (ParquetReader, ["a.parquet", "a.pq"]),
     ],
 )
-def test_readers_take_the_files_of_their_format(tmp_path, reader, taken) -> None:
+def test_readers_select_the_files_of_their_format(tmp_path, reader, taken) -> None:
     for name in ("a.jsonl", "a.json", "a.ndjson", "a.jsonl.gz", "a.parquet", "a.pq", "a.txt", "a.gz"):
         (tmp_path / name).touch()
     result = Pipeline("p", [reader(tmp_path).decompose()[0]]).run()
     assert [os.path.basename(task.data[0]) for task in result] == taken  # noqa: PTH119 - it may be a URL
 
 
-def test_files_of_earlier_runs_stay(tmp_path) -> None:
+def test_files_of_earlier_runs_are_kept(tmp_path) -> None:
     for texts in (["a", "b"], ["c"]):
         batches = [DocumentBatch([{"text": text}]) for text in texts]
         Pipeline("p", [JsonlWriter(tmp_path)]).run(initial_tasks=batches)
@@ -114,7 +114,7 @@ def test_files_of_earlier_runs_stay(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["snappy", "gzip", "brotli", "lz4", "zstd", "none"])
-def test_parquet_is_compressed_as_it_says(tmp_path, compression) -> None:
+def test_parquet_has_the_chosen_compression(tmp_path, compression) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     Pipeline("p", [ParquetWriter(tmp_path, compression=compression)]).run(initial_tasks=[DocumentBatch([{"n": 1}])])
     column = pq.read_metadata(tmp_path / "0.parquet").row_group(0).column(0)
@@ -125,7 +125,7 @@ def test_parquet_is_compressed_as_it_says(tmp_path, compression) -> None:
 # --- reliability ----------------------------------------------------------------------------------------
 
 
-def test_a_call_that_hangs_is_not_tried_once_more_as_one_that_crashes_is(tmp_path) -> None:
+def test_a_hanging_call_is_not_repeated_like_a_crashing_one(tmp_path) -> None:
     class Fatal(ProcessingStage[Any, Any]):
         timeout_s = 1.0
 
@@ -141,7 +141,7 @@ def test_a_call_that_hangs_is_not_tried_once_more_as_one_that_crashes_is(tmp_pat
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"hangs": "x", "crashes": "xx"}
 
 
-def test_of_an_isolated_source_that_raises_half_way_nothing_goes_on() -> None:
+def test_outputs_of_an_isolated_source_that_fails_halfway_are_dropped() -> None:
     class Emits(ProcessingStage[Any, Any]):
         isolated = True
 
@@ -155,14 +155,14 @@ def test_of_an_isolated_source_that_raises_half_way_nothing_goes_on() -> None:
     assert (source.tasks_failed, source.tasks_out, after.tasks_in) == (1, 0, 0)
 
 
-def test_letters_stay_when_the_task_comes_through_later(tmp_path) -> None:
+def test_letters_are_kept_if_the_task_succeeds_later(tmp_path) -> None:
     for bad in ((2,), ()):
         stage = Calling(fail_at(*bad), name="S")
         Pipeline("p", [stage]).run(initial_tasks=tasks(1, 2), on_error=DeadLetter(tmp_path))
     assert [letter.task_id for letter in deadletter.read(tmp_path)] == ["1"]
 
 
-def test_files_keep_their_ids_with_a_checkpoint_and_other_sources_have_ids_by_content(tmp_path) -> None:
+def test_with_a_checkpoint_files_keep_their_ids_and_other_tasks_have_content_ids(tmp_path) -> None:
     (tmp_path / "a.txt").touch()
 
     @processing_stage()

@@ -94,16 +94,16 @@ SABOTEURS = """
             return super().execute(*args, **(options | {"on_error": "skip"}))
 """
 FOUND = {
-    "WithBatchesOfTheirOwn": "test_batches_are_never_larger_than_the_stage_says",
-    "Losing": "test_ids_follow_the_fan_outs",
+    "WithBatchesOfTheirOwn": "test_batches_have_at_most_batch_size_tasks",
+    "Losing": "test_ids_gain_a_segment_at_each_fan_out",
     "Hushing": "test_reports_add_up_to_the_result",
-    "Repeating": "test_each_input_is_settled_once",
-    "Forgetting": "test_stage_perf_is_the_tasks_own_history_oldest_first",
+    "Repeating": "test_each_input_has_one_outcome",
+    "Forgetting": "test_stage_perf_is_the_history_of_the_task_oldest_first",
     "Untidy": "test_every_worker_is_set_up_before_it_works_and_torn_down_after",
     "Unprepared": "test_every_node_is_set_up_once_and_first",
-    "Shuffling": "test_outputs_come_in_order_where_that_is_promised",
-    "UsingTheCallersStages": "test_what_the_caller_holds_stays_as_it_was",
-    "Swallowing": "test_the_error_names_the_stage_and_what_it_raised",
+    "Shuffling": "test_outputs_are_in_order_if_the_executor_promises_it",
+    "UsingTheCallersStages": "test_objects_of_the_caller_are_not_modified",
+    "Swallowing": "test_the_error_names_the_stage_and_its_exception",
 }
 TEST_CLASS = """
 
@@ -144,5 +144,5 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 @pytest.mark.xdist_group("saboteurs")
 @pytest.mark.parametrize("name", FOUND)
-def test_what_an_executor_does_wrong_is_found(failed, name):
+def test_faults_of_an_executor_are_found(failed, name):
     assert f"Test{name}::{FOUND[name]}" in failed

@@ -87,7 +87,7 @@ def _quick_collections():
 
 
 @pytest.mark.usefixtures("_quick_collections")
-def test_memory_is_bounded_however_many_tasks_a_source_emits():
+def test_memory_is_bounded_for_any_number_of_source_tasks():
     Many.most_alive = 0
     drop = Calling(lambda task: None, name="drop")
     hold = CallingBatches(lambda batch: [Task(data=task.data) for task in batch], name="hold")
@@ -97,7 +97,7 @@ def test_memory_is_bounded_however_many_tasks_a_source_emits():
     assert Many.most_alive <= 64 + 2 * 16 + 8
 
 
-def test_one_task_tree_goes_through_at_a_time():
+def test_one_source_task_is_processed_at_a_time():
     log: list[str] = []
 
     def noting(name: str) -> Calling:
@@ -107,7 +107,7 @@ def test_one_task_tree_goes_through_at_a_time():
     assert [line for line in log if line[0] in "ab"] == ["a 1", "b 1", "a 2", "b 2"]
 
 
-def test_each_stage_has_batches_of_its_own_size_and_the_last_may_be_smaller():
+def test_each_stage_has_its_own_batch_size():
     batches: dict[str, list[str]] = {"a": [], "b": [], "c": []}
 
     def noting(name: str, size: int) -> CallingBatches:
@@ -127,7 +127,7 @@ def test_stages_are_set_up_in_order_and_torn_down_in_reverse():
     assert log == ["node a", "setup a", "node b", "setup b", "teardown b", "teardown a"]
 
 
-def test_the_users_traceback_is_the_cause():
+def test_the_cause_has_the_traceback_of_the_user():
     def users_function(task: Task) -> Task:
         return task.data["missing"]
 
@@ -140,7 +140,7 @@ def test_the_users_traceback_is_the_cause():
 
 
 @pytest.mark.parametrize("where", ["node", "setup"])
-def test_a_stage_that_fails_in_set_up_is_named_and_the_others_torn_down(where):
+def test_a_stage_whose_setup_fails_is_named_and_others_torn_down(where):
     log: list[str] = []
     recorder = Recorder()
     stages = [Living(log, "a"), Living(log, "b", fails_in=where)]
@@ -152,7 +152,7 @@ def test_a_stage_that_fails_in_set_up_is_named_and_the_others_torn_down(where):
     assert [summary.workers for summary in raised.value.result.stages] == [1, 0]
 
 
-def test_a_failing_teardown_is_shown_and_breaks_nothing(caplog):
+def test_a_failing_teardown_is_logged_and_does_not_fail_the_run(caplog):
     log: list[str] = []
     result = Pipeline("p", [Living(log, "a"), Living(log, "b", fails_in="teardown")]).run(initial_tasks=tasks(1))
     assert result.complete
@@ -162,7 +162,7 @@ def test_a_failing_teardown_is_shown_and_breaks_nothing(caplog):
 
 
 @pytest.mark.parametrize("where", ["source", "stage"])
-def test_ctrl_c_leaves_the_summary_and_tears_down(where):
+def test_ctrl_c_prints_the_summary_and_tears_down(where):
     log: list[str] = []
     recorder = Recorder()
 
@@ -203,7 +203,7 @@ def _ctrl_c_is_heard():
 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
-def test_ctrl_c_in_a_finaliser_ends_the_run():
+def test_ctrl_c_in_a_finalizer_ends_the_run():
     def work(task: Task) -> Task:
         Finalised()
         deadline = time.monotonic() + DEADLINE_S
@@ -218,7 +218,7 @@ def test_ctrl_c_in_a_finaliser_ends_the_run():
 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
-def test_ctrl_c_in_the_last_finaliser_of_a_run_ends_it_all_the_same():
+def test_ctrl_c_in_the_last_finalizer_of_a_run_ends_it():
     def work(task: Task) -> Task:
         Finalised()
         return task
@@ -228,7 +228,7 @@ def test_ctrl_c_in_the_last_finaliser_of_a_run_ends_it_all_the_same():
     assert len(raised.value.result) == 1
 
 
-def test_what_else_a_finaliser_raises_is_told_as_ever(monkeypatch):
+def test_other_exceptions_of_a_finalizer_reach_the_unraisable_hook(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
 
@@ -259,7 +259,7 @@ def test_a_source_is_closed_before_stages_are_torn_down():
     assert log.index("closed") < log.index("teardown b")
 
 
-def test_a_source_that_fails_half_way_and_is_skipped_is_counted():
+def test_a_skipped_source_that_fails_halfway_is_counted():
     def emit(task: Task) -> Any:
         yield Task(data=1)
         raise ValueError("the disk is gone")
@@ -272,12 +272,12 @@ def test_a_source_that_fails_half_way_and_is_skipped_is_counted():
     assert "'source' failed on 1 task; first error: ValueError: the disk is gone" in result.summary()
 
 
-def test_a_batched_source():
+def test_a_source_can_implement_process_batch():
     result = Pipeline("p", [CallingBatches(lambda batch: [[Task(data=n) for n in range(3)]])]).run()
     assert [task.task_id for task in result] == ["0", "1", "2"]
 
 
-def test_a_first_stage_that_is_no_source_is_given_an_empty_task():
+def test_a_first_stage_that_is_not_a_source_gets_an_empty_task():
     result = Pipeline("p", [Calling(lambda task: Task(data=task.num_items))]).run()
     assert [task.data for task in result] == [0]
 
@@ -295,7 +295,7 @@ def test_results_can_be_run_again():
     assert [len(task.stage_perf) for task in again] == [1, 1]
 
 
-def test_notes_of_the_callers_tasks_are_not_written_to():
+def test_metadata_of_initial_tasks_is_not_modified():
     def note(task: Task) -> Task:
         task.metadata["new"] = 1
         return task
@@ -307,7 +307,7 @@ def test_notes_of_the_callers_tasks_are_not_written_to():
     assert result[0].metadata == {"old": 1, "new": 1}
 
 
-def test_a_pipeline_inside_a_stage():
+def test_a_stage_can_run_a_pipeline():
     def inner(task: Task) -> Task:
         (output,) = Pipeline("inner", [Calling(lambda t: Task(data=t.data + 1))]).run(initial_tasks=[task])
         return Task(data=output.data)

@@ -100,7 +100,7 @@ def test_the_whole_life_of_a_worker_is_marked(caplog):
     assert {record.curator_run_id for record in caplog.records} == {result.run_id}
 
 
-def test_records_lead_to_the_history_of_their_task(caplog):
+def test_log_records_name_the_batches_in_the_history_of_the_task(caplog):
     (task,) = Pipeline("p", [saying("one"), saying("two")]).run(initial_tasks=tasks("x"))
     assert [(record.curator_stage, record.curator_batch_id) for record in caplog.records] == [
         (stats.stage_name, stats.batch_id) for stats in task.stage_perf
@@ -117,7 +117,7 @@ def test_each_task_of_a_batch_is_named(caplog):
 
 
 @pytest.mark.parametrize(("ids", "named"), [(["4"], "4"), (["4", "7"], "")])
-def test_a_stage_that_is_given_batches_is_at_one_task_only_where_there_is_one(caplog, ids, named):
+def test_a_batch_names_its_task_only_if_it_has_one(caplog, ids, named):
     def work(tasks):
         logger.info("batch")
         return tasks
@@ -128,7 +128,7 @@ def test_a_stage_that_is_given_batches_is_at_one_task_only_where_there_is_one(ca
     assert marks(caplog) == [("batch", "CallingBatches", named, probe.report.batch_id)]
 
 
-def test_a_stage_can_ask_what_it_is_at():
+def test_current_work_names_stage_task_and_batch():
     asked = []
 
     def work(task):
@@ -141,7 +141,7 @@ def test_a_stage_can_ask_what_it_is_at():
     assert asked == [StageWork("run", "Calling", task_id, batch, "w-1") for task_id in ("4", "7")]
 
 
-def test_what_the_methods_of_tasks_say_is_the_batchs(caplog):
+def test_log_records_of_task_methods_belong_to_the_batch(caplog):
     class Talking(Task):
         def validate(self):
             logger.info("validate %s", self.data)
@@ -152,7 +152,7 @@ def test_what_the_methods_of_tasks_say_is_the_batchs(caplog):
     assert said == [("validate a", ""), ("validate b", ""), ("a", "0"), ("b", "1")]
 
 
-def test_libraries_that_a_stage_calls_are_marked_whatever_their_logger(caplog):
+def test_log_records_of_libraries_are_marked_for_any_logger(caplog):
     library = logging.getLogger("some.library.that.is.there.already")
     library.addHandler(own := logging.handlers.BufferingHandler(10))
     library.propagate = False
@@ -166,7 +166,7 @@ def test_libraries_that_a_stage_calls_are_marked_whatever_their_logger(caplog):
     assert [getattr(record, "curator_stage", None) for record in own.buffer] == [None, "Calling", None]
 
 
-def test_a_generator_is_at_its_task_while_it_is_read(caplog):
+def test_a_generator_is_marked_with_its_task_while_it_is_read(caplog):
     def words(task):
         for word in task.data.split():
             logger.info(word)
@@ -207,7 +207,7 @@ class Counting(ProcessingStage):
             logger.info("close")
 
 
-def test_a_source_and_the_stages_below_it_take_turns(caplog):
+def test_records_of_a_source_and_later_stages_are_marked_in_turn(caplog):
     Pipeline("p", [Counting(), saying("pairs", batch_size=2)]).run()
     assert [mark[:3] for mark in marks(caplog)] == [
         ("make 0", "Counting", ""),
@@ -221,12 +221,12 @@ def test_a_source_and_the_stages_below_it_take_turns(caplog):
     assert {batch for _, stage, _, batch in marks(caplog) if stage == "Counting"} == {"0/"}
 
 
-def test_between_its_outputs_nobody_is_at_work(caplog):
+def test_between_outputs_of_a_source_there_is_no_current_work(caplog):
     made = Probe(Counting()).adapter.process_source(seen(""))
     assert [current_work() for _ in made] == [None] * 3
 
 
-def test_a_source_that_is_left_half_way_is_at_work_once_more(caplog):
+def test_a_source_that_is_closed_early_is_marked_while_it_closes(caplog):
     made = Probe(Counting()).adapter.process_source(seen(""))
     with marked_records():
         next(made)
@@ -234,7 +234,7 @@ def test_a_source_that_is_left_half_way_is_at_work_once_more(caplog):
     assert [mark[:2] for mark in marks(caplog)] == [("make 0", "Counting"), ("close", "Counting")]
 
 
-def test_a_source_may_go_on_in_another_thread(caplog):
+def test_a_source_can_continue_in_another_thread(caplog):
     made = Probe(Counting()).adapter.process_source(seen(""))
     with marked_records():
         next(made)
@@ -255,7 +255,7 @@ def test_observers_are_not_in_a_stage():
     assert asked == [None] * 3
 
 
-def test_a_run_inside_of_a_stage(caplog):
+def test_a_nested_run_marks_its_own_records(caplog):
     def inner_run(task):
         logger.info("before")
         inner = Pipeline("inner", [saying("inner")]).run(initial_tasks=tasks("inside"))
@@ -281,7 +281,7 @@ class Meeting(ProcessingStage):
         return task
 
 
-def test_runs_in_two_threads_keep_to_themselves(caplog):
+def test_runs_in_two_threads_mark_only_their_own_records(caplog):
     results = {}
 
     def run(name):
@@ -308,7 +308,7 @@ def failing(task: Task) -> Task:
     return task
 
 
-def test_after_a_failure_nobody_is_at_work(caplog):
+def test_after_a_failure_there_is_no_current_work(caplog):
     probe = Probe(Calling(failing))
     with marked_records():
         with pytest.raises(StageError):
@@ -320,7 +320,7 @@ def test_after_a_failure_nobody_is_at_work(caplog):
 
 
 @pytest.mark.parametrize("method", ["setup_on_node", "setup", "teardown"])
-def test_after_a_failure_in_the_life_of_a_worker_nobody_is_at_work(caplog, method):
+def test_after_a_failing_setup_or_teardown_there_is_no_current_work(caplog, method):
     class Broken(Living):
         pass
 
@@ -341,7 +341,7 @@ def test_after_a_failure_in_the_life_of_a_worker_nobody_is_at_work(caplog, metho
     assert current_work() is None
 
 
-def test_interrupts_leave_nobody_at_work():
+def test_after_an_interrupt_there_is_no_current_work():
     def interrupt(task):
         raise KeyboardInterrupt
 
@@ -350,7 +350,7 @@ def test_interrupts_leave_nobody_at_work():
     assert current_work() is None
 
 
-def test_tasks_after_one_that_failed_are_named_right(caplog):
+def test_tasks_after_a_failed_one_are_named_correctly(caplog):
     probe = Probe(Calling(failing, batch_size=3), on_error="skip")
     with marked_records():
         probe(seen("0", "a"), seen("1", "bad"), seen("2", "c"))
@@ -361,7 +361,7 @@ def test_tasks_after_one_that_failed_are_named_right(caplog):
     ]
 
 
-def test_tasks_after_one_that_the_stage_never_sees_are_named_right(caplog):
+def test_tasks_after_an_invalid_one_are_named_correctly(caplog):
     class Checked(Task):
         def validate(self):
             return self.data != "invalid"
@@ -372,7 +372,7 @@ def test_tasks_after_one_that_the_stage_never_sees_are_named_right(caplog):
     assert [(message, task_id) for message, _, task_id, _ in marks(caplog)] == [("try good", "1"), ("try good", "2")]
 
 
-def test_attempts_at_a_batch_say_the_same(caplog):
+def test_attempts_at_a_batch_have_the_same_fields(caplog):
     class Flaky(ProcessingStage):
         max_attempts, batch_size = 3, 2
         calls = 0
@@ -442,7 +442,7 @@ def test_outside_of_a_stage_the_filter_leaves_the_fields_empty():
     assert shown.endswith("INFO n [run= stage= batch= task=] said")
 
 
-def test_the_filter_fills_the_fields_in_where_no_run_does():
+def test_the_filter_fills_the_fields_without_a_run():
     records = []
 
     def work(task):
@@ -454,7 +454,7 @@ def test_the_filter_fills_the_fields_in_where_no_run_does():
     assert shown.endswith("INFO n [run=run stage=Calling batch=0/4 task=4] said")
 
 
-def test_the_filter_keeps_what_a_record_says_that_comes_from_another_thread():
+def test_the_filter_keeps_the_fields_of_records_from_other_threads():
     passing: queue.SimpleQueue = queue.SimpleQueue()
     handed_over = logging.handlers.QueueHandler(passing)
     logger.addHandler(handed_over)
@@ -485,20 +485,20 @@ def own_factory():
     logging.setLogRecordFactory(before)
 
 
-def test_a_users_record_factory_works_during_the_run_and_is_there_afterwards(caplog, own_factory):
+def test_a_record_factory_of_the_user_works_during_and_after_the_run(caplog, own_factory):
     Pipeline("p", [saying("say")]).run(initial_tasks=tasks("x"))
     assert logging.getLogRecordFactory() is own_factory
     (record,) = caplog.records
     assert (record.mine, record.curator_stage) == (True, "say")
 
 
-def test_the_record_factory_is_back_after_a_failure(own_factory):
+def test_the_record_factory_is_restored_after_a_failure(own_factory):
     with pytest.raises(StageError):
         Pipeline("p", [Calling(failing)]).run(initial_tasks=tasks("bad"))
     assert logging.getLogRecordFactory() is own_factory
 
 
-def test_a_record_factory_that_is_set_during_a_run_stays(caplog):
+def test_a_record_factory_set_during_a_run_is_kept(caplog):
     before = logging.getLogRecordFactory()
 
     def install(task):
@@ -525,7 +525,7 @@ def test_a_record_factory_that_is_set_during_a_run_stays(caplog):
     assert [mark[:2] for mark in marks(caplog)] == [("set", "install"), ("next", "say")]
 
 
-def test_a_record_that_is_sent_on_twice_says_all_once():
+def test_a_record_that_is_relayed_twice_is_marked_once():
     first, second = RecordBuffer(), RecordBuffer()
     logger = logging.getLogger("sent")
     logger.addHandler(first)
@@ -546,7 +546,7 @@ def test_a_record_that_is_sent_on_twice_says_all_once():
     assert (record.curator_template, record.curator_times) == ("task %d", 3)
 
 
-def test_what_is_too_much_is_counted():
+def test_excess_records_are_counted():
     buffer = RecordBuffer()
     for number in range(60):
         buffer.handle(logging.LogRecord("many", logging.WARNING, __file__, 1, "number %d", (number,), None))

@@ -52,7 +52,7 @@ def test_the_fields_are_those_of_the_contract():
     assert names[6:] == ["start_time_unix_ns", "startup_time", "worker_id", "node_id", "batch_id"]
 
 
-def test_two_of_them_add_up():
+def test_stats_can_be_added():
     total = FULL + dataclasses.replace(FULL, process_time=0.25, start_time_unix_ns=5, node_id="m")
     assert total.process_time == 1.75
     assert total.num_items_processed == 20
@@ -62,7 +62,7 @@ def test_two_of_them_add_up():
     assert (total.stage_name, total.worker_id, total.node_id) == ("S", "w", "")
 
 
-def test_sum_works():
+def test_stats_can_be_summed():
     assert sum([FULL]) == FULL
     assert sum([FULL, FULL, FULL]).process_time == 4.5
     assert sum([]) == 0
@@ -79,14 +79,14 @@ def test_adding_numbers_is_commutative(a, b):
 
 
 @pytest.mark.parametrize("other", [1, "x", None, 0.5])
-def test_nothing_else_can_be_added(other):
+def test_stats_cannot_be_added_to_other_objects(other):
     with pytest.raises(TypeError):
         FULL + other
     with pytest.raises(TypeError):
         other + FULL
 
 
-def test_a_text_and_a_number_of_one_name_do_not_add_up():
+def test_a_text_and_a_number_with_one_name_cannot_be_added():
     a, b = StagePerfStats("S", custom_metrics={"x": 1}), StagePerfStats("S", custom_metrics={"x": "a"})
     assert (a + b).custom_metrics == {"x": "a"}
 
@@ -109,14 +109,14 @@ def test_items_are_numbers_only():
     }
 
 
-def test_they_are_frozen_through_and_through():
+def test_stats_are_deeply_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         FULL.process_time = 1
     with pytest.raises(TypeError):
         FULL.custom_metrics["tokens"] = 1
 
 
-def test_they_keep_no_dict_of_the_caller():
+def test_stats_copy_the_metrics_of_the_caller():
     given_metrics = {"x": 1}
     made = StagePerfStats("S", custom_metrics=given_metrics)
     given_metrics["x"] = 2
@@ -124,15 +124,15 @@ def test_they_keep_no_dict_of_the_caller():
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
-def test_they_can_be_copied_and_pickled(again):
+def test_stats_can_be_copied_and_pickled(again):
     assert again(FULL) == FULL
 
 
-def test_they_can_stand_in_sets():
+def test_stats_are_hashable():
     assert len({FULL, copy.copy(FULL), dataclasses.replace(FULL, process_time=9)}) == 2
 
 
-def test_when_a_batch_ended():
+def test_the_end_of_a_batch_is_start_plus_duration():
     assert FULL.end_time_unix_ns == 2_500_000_000
     assert StagePerfStats("S", process_time=1.0).end_time_unix_ns == 0
 
@@ -146,7 +146,7 @@ class TestStageMetrics:
         metrics.set("model", "b")
         assert metrics.take() == {"n": 3.5, "model": "b"}
 
-    def test_taking_forgets(self):
+    def test_taking_the_metrics_resets_them(self):
         metrics = StageMetrics()
         metrics.add("n")
         taken = metrics.take()
@@ -155,7 +155,7 @@ class TestStageMetrics:
         assert metrics.take() == {"n": 1}
         assert metrics.take() == {}
 
-    def test_a_timer_adds_up_also_when_the_block_raises(self, monkeypatch):
+    def test_a_timer_counts_blocks_that_raise(self, monkeypatch):
         clock = iter((0.0, 1.0, 10.0, 12.0))
         monkeypatch.setattr("curator_core._performance.time", SimpleNamespace(perf_counter=clock.__next__))
         metrics = StageMetrics()
@@ -165,7 +165,7 @@ class TestStageMetrics:
             raise ValueError
         assert metrics.take() == {"s": 3.0}
 
-    def test_a_count_may_follow_a_text(self):
+    def test_a_count_can_replace_a_text(self):
         metrics = StageMetrics()
         metrics.set("x", "text")
         metrics.add("x", 2)
@@ -202,6 +202,6 @@ class TestStageMetrics:
         }
 
     @pytest.mark.parametrize("value", [None, [1], {"a": 1}, object()])
-    def test_anything_else_is_refused(self, value):
+    def test_anything_else_is_rejected(self, value):
         with pytest.raises(TypeError, match="metric 'x' must be a number or a string"):
             StageMetrics().set("x", value)

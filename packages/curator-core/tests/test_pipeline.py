@@ -32,7 +32,7 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_stages_are_added_in_a_chain():
+def test_add_stage_can_be_chained():
     pipeline = Pipeline("p").add_stage(Pass()).add_stage(Pass().with_(name="b"))
     assert [stage.name for stage in pipeline.stages] == ["Pass", "b"]
     assert repr(pipeline) == "<Pipeline 'p': 2 stages>"
@@ -53,13 +53,13 @@ def test_a_pipeline_needs_a_name(name):
 
 
 @pytest.mark.parametrize("stages", [Pass(), 5, None])
-def test_stages_come_as_a_list(stages):
+def test_stages_are_given_as_a_list(stages):
     with pytest.raises(PipelineError, match="not a list of stages") as raised:
         Pipeline("p", stages)
     assert "stages=[stage]" in raised.value.hint
 
 
-def test_the_executor_is_local_where_none_is_given():
+def test_the_default_executor_is_local():
     assert len(Pipeline("p", [Pass()]).run(initial_tasks=[Task(data=1)])) == 1
 
 
@@ -75,7 +75,7 @@ def test_executors_and_observers_are_found_by_name(monkeypatch):
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("kind", "name", "meant"), [("executor", "heer", "here"), ("observer", "recoder", "recorder")])
-def test_what_is_not_installed_is_told_with_the_nearest(kind, name, meant):
+def test_an_unknown_executor_suggests_the_nearest_name(kind, name, meant):
     options = {"executor": name} if kind == "executor" else {"observers": [name]}
     with pytest.raises(ExecutorError, match=f"no {kind} '{name}' is installed") as raised:
         Pipeline("p", [Pass()]).run(initial_tasks=[], **options)
@@ -99,20 +99,20 @@ def test_the_package_to_install_is_named(kind, name, package, monkeypatch):
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_is_installed_and_broken_is_told_as_such():
+def test_an_installed_but_broken_package_is_reported():
     with pytest.raises(ExecutorError, match="the executor 'broken' cannot be imported") as raised:
         find_installed("executor", "broken")
     assert isinstance(raised.value.__cause__, ImportError)
 
 
 @pytest.mark.parametrize("executor", [5, object(), LocalExecutor, Pass()])
-def test_what_cannot_run_a_pipeline(executor):
+def test_objects_that_are_not_executors_are_rejected(executor):
     with pytest.raises(ExecutorError, match="not an executor") as raised:
         Pipeline("p", [Pass()]).run(executor)
     assert "LocalExecutor()" in raised.value.hint
 
 
-def test_the_packages_own_entry_points_are_what_they_say():
+def test_the_entry_points_of_the_package_are_valid():
     try:
         distribution("curator-core")
     except PackageNotFoundError:

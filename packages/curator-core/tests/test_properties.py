@@ -84,7 +84,7 @@ def test_ids_data_and_counts_are_those_of_the_model(stages, data):
 
 
 @given(a_pipeline, numbers, st.lists(st.integers(1, 7), min_size=5, max_size=5))
-def test_batch_sizes_change_nothing_but_the_batches(stages, data, sizes):
+def test_batch_sizes_affect_only_the_batches(stages, data, sizes):
     resized = [stage.with_(batch_size=size) for stage, size in zip(stages, sizes, strict=False)]
     first, _, _ = run(stages, data)
     second, _, _ = run(resized, data)
@@ -101,7 +101,7 @@ def test_two_runs_have_the_same_batches(stages, data):
 
 
 @given(a_pipeline, st.integers(0, 12))
-def test_a_source_gives_what_initial_tasks_give(stages, count):
+def test_a_source_gives_the_same_results_as_initial_tasks(stages, count):
     class Source(ProcessingStage):
         def process(self, task):
             for number in range(count):

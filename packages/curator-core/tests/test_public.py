@@ -128,20 +128,20 @@ def test_public_names_are_pinned(door):
 
 
 @pytest.mark.parametrize(("door", "name"), [(door, name) for door, names in DOORS.items() for name in names])
-def test_every_public_name_is_there_and_explained(door, name):
+def test_every_public_name_exists_and_has_a_docstring(door, name):
     thing = getattr(importlib.import_module(door), name)
     assert inspect.getdoc(thing) or not (inspect.isclass(thing) or inspect.isfunction(thing))
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_name_that_a_module_offers_is_there(name):
+def test_every_name_in_all_exists(name):
     module = importlib.import_module(name)
     assert inspect.getdoc(module)
     for offered in getattr(module, "__all__", ()):
         assert hasattr(module, offered)
 
 
-def test_the_reading_order_names_modules_of_about_the_size_it_gives():
+def test_the_reading_order_has_correct_module_sizes():
     listed = re.findall(r"^    (\S+\.py) +(\d+)", inspect.getdoc(curator_core), re.MULTILINE)
     assert len(listed) == 10
     for name, lines in listed:
@@ -168,12 +168,12 @@ def test_an_import_is_light(module):
     assert not loaded_by(f"import {module}") & HEAVY
 
 
-def test_an_import_leaves_slow_parts_of_the_standard_library_alone():
+def test_an_import_loads_no_slow_standard_modules():
     slow = {"asyncio", "concurrent", "email", "hashlib", "json", "multiprocessing", "pickle", "random", "socket"}
     assert not loaded_by("import curator_core") & (slow | {"subprocess"})
 
 
-def test_an_import_leaves_the_accounts_of_runs_alone():
+def test_an_import_does_not_load_the_bookkeeping_of_runs():
     accounts = {
         f"curator_core.{name}" for name in ("_bottleneck.activity", "_bottleneck.rules", "_run.failure_log", "_run.run")
     }

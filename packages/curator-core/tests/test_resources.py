@@ -35,12 +35,12 @@ def test_one_cpu_is_the_default():
         {"cpus": 0, "gpus": 1},
     ],
 )
-def test_what_requires_a_gpu(wants):
+def test_requires_gpu_follows_from_the_request(wants):
     assert Resources(**wants).requires_gpu
 
 
 @pytest.mark.parametrize("field", AMOUNTS + ENGINES)
-def test_amounts_that_cannot_be_requested(field):
+def test_invalid_amounts_are_rejected(field):
     for value in (-1, math.nan, math.inf, "1", None, True, [1]):
         with pytest.raises(ResourcesError) as raised:
             Resources(**{field: value})
@@ -62,12 +62,12 @@ def test_entire_gpu_is_true_or_false(value):
         Resources(entire_gpu=value)
 
 
-def test_a_fraction_above_one_is_told_with_the_whole_number_to_use():
+def test_a_fraction_above_one_suggests_a_whole_number():
     with pytest.raises(ResourcesError, match=r"use gpus=2"):
         Resources(gpus=1.5)
 
 
-def test_two_ways_to_say_the_same_thing():
+def test_contradictory_gpu_requests_are_rejected():
     with pytest.raises(ResourcesError, match="at most one of the two"):
         Resources(gpus=1, gpu_memory_gb=10)
 
@@ -78,12 +78,12 @@ def test_an_entire_gpu_is_one(wants):
         Resources(entire_gpu=True, **wants)
 
 
-def test_nothing_at_all_cannot_be_placed():
+def test_a_request_of_nothing_is_not_placeable():
     with pytest.raises(ResourcesError, match="cannot be placed"):
         Resources(cpus=0)
 
 
-def test_they_are_frozen_values():
+def test_resources_are_frozen_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Resources().cpus = 2
     assert Resources(cpus=2) == Resources(cpus=2.0)

@@ -83,11 +83,11 @@ def test_a_stage_is_named_by_its_class():
     assert Pass().name == Pass.name == "Pass"
 
 
-def test_a_name_by_hand_is_inherited():
+def test_an_explicit_name_is_inherited():
     assert [cls().name for cls in (Renamed, Heir, HeirWithItsOwnName)] == ["by_hand", "by_hand", "mine"]
 
 
-def test_a_stage_of_a_stage_is_named_by_its_own_class():
+def test_a_subclass_of_a_stage_is_named_by_its_own_class():
     class Special(Pass):
         pass
 
@@ -103,7 +103,7 @@ def test_defaults():
     assert stage.xenna_stage_spec() == {}
 
 
-def test_with_gives_a_new_stage():
+def test_with_returns_a_new_stage():
     stage = Pass()
     changed = stage.with_(name="other", batch_size=8, resources=Resources(cpus=2), max_attempts=3, fusible=False)
     assert (changed.name, changed.batch_size, changed.resources.cpus) == ("other", 8, 2)
@@ -113,7 +113,7 @@ def test_with_gives_a_new_stage():
     assert not vars(stage)
 
 
-def test_with_can_say_what_methods_say():
+def test_with_can_override_methods():
     changed = Pass().with_(num_workers=3, xenna_stage_spec={"slots_per_actor": 2}, runtime_env={"pip": ["x"]})
     assert changed.num_workers() == 3
     assert changed.xenna_stage_spec() == {"slots_per_actor": 2}
@@ -124,7 +124,7 @@ def test_with_can_be_chained():
     assert Pass().with_(name="a").with_(batch_size=2).name == "a"
 
 
-def test_an_unknown_setting_is_told_with_the_nearest_one():
+def test_an_unknown_setting_suggests_the_nearest_one():
     with pytest.raises(StageDefinitionError, match="did you mean 'batch_size'") as raised:
         Pass().with_(batchsize=2)
     assert (raised.value.stage, raised.value.field) == ("Pass", "batchsize")
@@ -137,14 +137,14 @@ def test_a_computed_setting_cannot_be_changed():
     assert Computed().batch_size == 7
 
 
-def test_metrics_of_a_copy_are_its_own():
+def test_a_copy_has_its_own_metrics():
     stage = Pass()
     stage.metrics.add("x")
     assert stage.with_(name="b").metrics.take() == {}
     assert stage.metrics.take() == {"x": 1}
 
 
-def test_a_stage_is_shown_by_class_and_name():
+def test_repr_shows_class_and_name():
     assert repr(Pass().with_(name="a")) == "<Pass 'a'>"
 
 
@@ -175,7 +175,7 @@ def test_a_function_becomes_a_stage():
     assert run(increase, increase.with_(name="again")) == [3, 4]
 
 
-def test_the_name_is_the_functions_where_none_is_given():
+def test_the_default_name_is_that_of_the_function():
     @processing_stage()
     def shout(task):
         return Task(data=task.data.upper())
@@ -199,7 +199,7 @@ def test_a_generator_function_fans_out():
     assert run(each, data=[2, 0, 1]) == [0, 1, 0]
 
 
-def test_a_function_of_a_module_travels_by_name():
+def test_a_module_function_is_pickled_by_name():
     # So that it uses the globals of its module on the other side, because they may not pickle.
     other = loads(dumps(increase.with_(name="other", batch_size=2)))
     assert (other.name, other.batch_size) == ("other", 2)
@@ -216,17 +216,17 @@ def test_an_unknown_setting_of_a_function_is_an_error(setting):
 
 
 @pytest.mark.parametrize("function", [lambda: None, lambda a, b: None, lambda *, task: None])
-def test_a_function_that_takes_no_task_is_refused(function):
+def test_a_function_without_a_parameter_is_rejected(function):
     with pytest.raises(StageDefinitionError, match="a function that can be called with one task"):
         processing_stage()(function)
 
 
-def test_what_is_no_function_is_refused():
+def test_an_object_that_is_not_a_function_is_rejected():
     with pytest.raises(StageDefinitionError, match="with parentheses"):
         processing_stage()(42)
 
 
-def test_functions_with_defaults_are_fine():
+def test_functions_can_have_default_arguments():
     @processing_stage()
     def scaled(task, factor=10):
         return Task(data=task.data * factor)
@@ -246,7 +246,7 @@ class Of(CompositeStage):
         return list(self.parts)
 
 
-def test_a_plain_stage_stands_for_itself():
+def test_a_plain_stage_expands_into_itself():
     stage = Pass()
     assert decompose(stage) == [stage]
 
@@ -258,11 +258,11 @@ def test_composites_nest():
     assert [compiled.name for compiled in Pipeline("p", [nested]).compile().stages] == ["a", "b", "c"]
 
 
-def test_a_composite_of_one():
+def test_a_composite_can_have_one_stage():
     assert run(Of(Scale(3))) == [3, 6]
 
 
-def test_parts_may_come_as_a_tuple():
+def test_decompose_can_return_a_tuple():
     class Pair(CompositeStage):
         def decompose(self):
             return (Scale(2), Scale(3).with_(name="b"))
@@ -270,7 +270,7 @@ def test_parts_may_come_as_a_tuple():
     assert run(Pair()) == [6, 12]
 
 
-def test_a_composite_that_contains_itself():
+def test_a_composite_that_contains_itself_is_rejected():
     class Endless(CompositeStage):
         def decompose(self):
             return [self]
@@ -281,7 +281,7 @@ def test_a_composite_that_contains_itself():
 
 
 @pytest.mark.parametrize("parts", [None, [], (), Pass(), "abc"])
-def test_a_composite_that_gives_no_stages(parts):
+def test_a_composite_without_stages_is_rejected(parts):
     class Empty(CompositeStage):
         def decompose(self):
             return parts
@@ -298,7 +298,7 @@ def test_a_composite_needs_decompose():
         Pipeline("p", [Lazy()]).compile()
 
 
-def test_a_part_that_is_no_stage_is_named():
+def test_a_component_that_is_not_a_stage_is_named():
     with pytest.raises(StageDefinitionError, match="stage 1 is not a ProcessingStage"):
         Pipeline("p", [Of(Pass(), 42)]).compile()
 
@@ -318,13 +318,13 @@ class Counting(ProcessingStage):
         return Task(data=len(self.seen))
 
 
-def test_a_run_leaves_the_stage_as_it_was():
+def test_a_run_does_not_modify_the_stage():
     stage = Counting()
     assert run(stage) == run(stage) == [1, 2]
     assert vars(stage) == {"seen": []}
 
 
-def test_one_stage_may_stand_in_two_pipelines():
+def test_one_stage_can_be_in_two_pipelines():
     stage = Counting()
     first, second = Pipeline("a", [stage]), Pipeline("b", [stage, stage.with_(name="again")])
     tasks = [Task(data=1)]

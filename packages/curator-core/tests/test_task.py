@@ -97,7 +97,7 @@ def test_num_items(data, items):
     ],
     ids=of_type,
 )
-def test_num_bytes_is_told_where_it_costs_nothing(data, size):
+def test_num_bytes_is_known_if_it_costs_nothing(data, size):
     assert Task(data=data).num_bytes == size
 
 
@@ -110,14 +110,14 @@ def test_num_items_can_be_overridden():
     assert Clips(data=[1]).num_items == 99
 
 
-def test_subclasses_have_fields_of_their_own():
+def test_subclasses_can_have_fields():
     video = Video(b"x", "films", fps=30.0)
     assert (video.data, video.dataset_name, video.fps) == (b"x", "films", 30.0)
     assert repr(video) == "Video(data=b'x', dataset_name='films', fps=30.0)"
     assert [field.name for field in dataclasses.fields(Video)] == ["data", "dataset_name", "fps"]
 
 
-def test_a_task_that_no_pipeline_has_seen():
+def test_an_unseen_task_has_no_id_and_no_history():
     task = Task(data=1)
     assert (task.task_id, task.stage_perf, task.metadata) == ("", (), {})
     assert task.validate()
@@ -130,14 +130,14 @@ def test_the_state_is_read_only(name):
         setattr(Task(data=1), name, "x")
 
 
-def test_the_state_takes_no_part_in_equality_or_repr():
+def test_equality_and_repr_ignore_the_state():
     seen, unseen = Task(data=1), Task(data=1)
     stamp(seen, new_state("3.1", (), {"a": 1}))
     assert seen == unseen
     assert repr(seen) == repr(unseen)
 
 
-def test_metadata_is_each_tasks_own():
+def test_tasks_do_not_share_metadata():
     a, b = Task(data=1), Task(data=1)
     a.metadata["x"] = 1
     assert a.metadata == {"x": 1}
@@ -151,7 +151,7 @@ def test_replace_makes_a_new_task():
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda task: pickle.loads(pickle.dumps(task))])
-def test_the_state_travels_with_the_task(again):
+def test_the_state_is_pickled_with_the_task(again):
     task = Video(b"x", fps=1.0)
     stamp(task, new_state("3.1", (), {"a": 1}))
     other = again(task)
@@ -159,7 +159,7 @@ def test_the_state_travels_with_the_task(again):
     assert state_of(other) == state_of(task)
 
 
-def test_an_empty_task_has_nothing_in_it():
+def test_an_empty_task_has_no_items():
     assert (EmptyTask().data, EmptyTask().num_items) == (None, 0)
 
 
@@ -194,15 +194,15 @@ def test_any_other_name_is_hashed(name):
     assert names_of([NamedTask(1, name=name)]) == [made]
 
 
-def test_two_tasks_of_one_name_are_two_tasks():
+def test_two_tasks_with_one_name_have_different_ids():
     assert names_of([NamedTask(1, name=n) for n in ("a", "a", "a-2", "a", "a-")]) == ["a", "a--2", "a-2", "a--3", "a-"]
 
 
-def test_the_ids_do_not_depend_on_the_order_of_other_names():
+def test_ids_do_not_depend_on_the_order_of_other_names():
     assert set(names_of([NamedTask(1, name=n) for n in "abc"])) == set(names_of([NamedTask(1, name=n) for n in "cab"]))
 
 
-def test_a_copy_names_from_the_same_point_on():
+def test_a_copy_of_source_ids_continues_independently():
     names = SourceIds()
     names.name(NamedTask(1, name="a"))
     dropped = names.copy()
@@ -227,7 +227,7 @@ def test_no_two_source_tasks_share_an_id(names):
 
 
 @given(st.lists(tricky_names, min_size=2, max_size=12), st.lists(st.integers(0, 11), max_size=4))
-def test_no_descendant_has_the_id_of_a_stranger(names, path):
+def test_ids_of_descendants_are_unique(names, path):
     def descendant(root: str) -> str:
         for index in path:
             root = child_id(root, index)
@@ -270,7 +270,7 @@ def test_the_state_is_small_after_ten_stages_in_ten_processes(num_nodes):
     assert len(pickle.dumps(task)) - len(pickle.dumps(Task(data=None))) <= 1500
 
 
-def test_ids_of_workers_and_nodes_arrive_as_they_were():
+def test_worker_and_node_ids_are_unchanged_in_stats():
     nodes = [os.urandom(28).hex(), "node-1", "", "AB12", "a-b-c", "ü", "00"]
     task = after_stages(7, nodes)
     assert [stats.node_id for stats in task.stage_perf] == nodes
@@ -278,7 +278,7 @@ def test_ids_of_workers_and_nodes_arrive_as_they_were():
 
 
 @given(st.text("0123456789abcdefA-", max_size=40))
-def test_any_worker_id_arrives_as_it_was(name):
+def test_any_worker_id_is_unchanged_in_stats(name):
     from curator_core._performance import Place
 
     place = Place.of("S", name, name)

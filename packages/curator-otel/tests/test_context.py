@@ -51,7 +51,7 @@ def test_traceparent_is_read_when_a_run_starts_and_the_result_names_its_trace(me
 
 
 @pytest.mark.parametrize("run_id", ["", "not hex", "0" * 32, "f" * 40])
-def test_run_with_an_id_of_another_kind_has_a_trace(to_file, tmp_path, script, run_id):
+def test_run_with_an_unusual_id_has_a_trace(to_file, tmp_path, script, run_id):
     script.run_id = run_id
     with to_file(tmp_path / "trace.json") as telemetry:
         observer = OTelObserver(telemetry.tracer_provider)

@@ -104,7 +104,7 @@ def emitted_attributes(memory):
                 yield "metric", name, value
 
 
-def test_table_has_everything_that_is_emitted_and_nothing_else(everything):
+def test_table_lists_exactly_what_is_emitted(everything):
     emitted = set()
     for where, name, value in emitted_attributes(everything):
         attribute = described(name)
@@ -121,7 +121,7 @@ def test_table_has_everything_that_is_emitted_and_nothing_else(everything):
     assert (unrecorded.unit, unrecorded.description) == (row.unit, row.description)
 
 
-def test_table_keeps_to_the_rules_of_names_and_units():
+def test_table_follows_the_rules_for_names_and_units():
     for row in (*ATTRIBUTES.values(), *METRICS.values()):
         assert row.unit in UNITS
         assert row.description.endswith((".", "`."))
@@ -135,7 +135,7 @@ def test_table_keeps_to_the_rules_of_names_and_units():
     assert all(label in ATTRIBUTES for row in METRICS.values() for label in row.labels)
 
 
-def test_concept_has_one_name_on_all_spans_and_metrics():
+def test_each_concept_has_one_name_on_all_spans_and_metrics():
     described = Counter(row.description for row in ATTRIBUTES.values() if row.name.startswith("curator."))
     assert set(described.values()) == {1}
     for name in ATTRIBUTES.keys() & METRICS.keys():

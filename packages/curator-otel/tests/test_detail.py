@@ -54,7 +54,7 @@ def test_window_of_too_many_batches_has_several_traces(memory, script, monkeypat
     assert [len(below) for _, below in details_in(memory)] == [40, 40, 7]
 
 
-def test_old_batches_are_forgotten_as_links(memory, script, monkeypatch):
+def test_links_to_old_batches_are_dropped(memory, script, monkeypatch):
     monkeypatch.setattr(detail, "_LINKABLE", 3)
     reports = [script.batch(0, number) for number in range(5)]
     last = script.batch(1, 0, parents=tuple(report.batch_id for report in reports))
@@ -64,7 +64,7 @@ def test_old_batches_are_forgotten_as_links(memory, script, monkeypatch):
     assert [made_by[link.context.span_id] for link in batch.links] == ["0/2", "0/3", "0/4"]
 
 
-def test_each_window_has_a_trace_that_leaves_while_the_run_goes_on(memory, script):
+def test_each_window_has_a_trace_that_is_exported_during_the_run(memory, script):
     observer = memory.observer(detail="full")
     observer.on_run_start(script.info)
     for age in (1, 2):
@@ -83,6 +83,6 @@ def test_tree_counts_details_in_one_line(script, traced):
 
 
 @pytest.mark.parametrize("given", ["all", None, True, 1])
-def test_unknown_level_is_refused(given):
+def test_unknown_level_is_rejected(given):
     with pytest.raises(ConfigurationError, match="detail"):
         OTelObserver(detail=given)

@@ -67,7 +67,7 @@ def test_retry_that_succeeds_leaves_its_stage_unmarked(memory, script, boom):
     assert memory.one("00 read").status.status_code is StatusCode.UNSET
 
 
-def test_ctrl_c_ends_the_spans(memory):
+def test_ctrl_c_ends_all_spans(memory):
     @processing_stage()
     def interrupted(task):
         raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def test_messages_are_cut_at_1_kb(memory, script, boom):
     assert message == "ä" * 512
 
 
-def test_messages_are_left_out_on_request(memory, script, boom):
+def test_messages_are_omitted_on_request(memory, script, boom):
     secret = boom._replace(message="token=abc")
     observer = memory.observer(exception_messages=False)
     script.play(observer, script.batch(error=secret, kinds=("failed",)), error=RuntimeError("token=abc"))

@@ -55,13 +55,13 @@ def test_run_is_traced_and_measured(memory):
 
 
 @pytest.mark.usefixtures("instrumented")
-def test_run_with_an_observer_of_its_own_is_traced_once(memory):
+def test_run_with_an_explicit_observer_is_traced_once(memory):
     run(memory.observer())
     assert len(memory.named("run p")) == 1
     assert memory.points()["curator.run.count"] == {("ok",): 1}
 
 
-def test_uninstrument_ends_it_and_instrument_begins_it_again(memory, instrumented):
+def test_instrument_works_again_after_uninstrument(memory, instrumented):
     instrumented.uninstrument()
     run()
     assert memory.spans == []
@@ -85,7 +85,7 @@ def test_instrument_takes_the_settings_of_the_observer(memory, instrumentor):
 
 
 @pytest.mark.usefixtures("no_global_sdk")
-def test_global_providers_are_used_though_they_are_set_later(instrumentor, tmp_path):
+def test_global_providers_that_are_set_later_are_used(instrumentor, tmp_path):
     instrumentor.instrument()
     with configure(json_file=tmp_path / "trace.json", shutdown_timeout_s=DEADLINE_S):
         run()
@@ -145,7 +145,7 @@ def test_opentelemetry_instrument_traces_an_unchanged_program_on_processes(tmp_p
 
 
 @pytest.mark.usefixtures("installed")
-def test_opentelemetrys_variable_disables_it(tmp_path):
+def test_instrumentation_is_disabled_by_opentelemetrys_variable(tmp_path):
     run_id, spans, metrics = run_instrumented(tmp_path, "--disabled_instrumentations", "curator")
     assert len(run_id) == 32
     assert spans == []

@@ -26,7 +26,7 @@ def test_failed_run_counts_as_failed(memory, script):
     assert memory.points()["curator.run.count"] == {("failed",): 1}
 
 
-def test_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
+def test_busy_second_is_counted_completely_and_sampled_in_histograms(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
     script.report(observer, *(script.batch(0, number, cpu_ns=250_000_000) for number in range(500)))
@@ -42,7 +42,7 @@ def test_busy_second_is_counted_in_full_and_recorded_in_part(memory, script):
     assert points["curator.cpu.time"] == {("read",): 125.0}
 
 
-def test_seeded_sequence_of_the_user_is_not_disturbed(memory, script):
+def test_global_random_state_is_not_used(memory, script):
     """This includes sampled spans, in which the SDK would draw exemplars with the global `random`."""
     tracer = memory.tracer_provider.get_tracer("application")
     with tracer.start_as_current_span("outer"):

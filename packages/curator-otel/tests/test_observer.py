@@ -49,13 +49,13 @@ def test_spans_have_the_times_of_the_reports(memory, script):
     assert memory.one("run by_hand").start_time == T0
 
 
-def test_teardown_at_the_end_does_not_make_a_stage_longer(memory, script):
+def test_teardown_does_not_extend_a_stage(memory, script):
     script.play(memory.observer(), script.batch(0, 0, at=1, took=2), script.worker(0, event="ended", at=100, took=1))
     assert memory.one("00 read").end_time == T0 + 3 * SECOND
     assert not memory.named("worker teardown")
 
 
-def test_clock_that_is_ahead_makes_the_run_as_long_as_its_stage(memory, script):
+def test_run_span_covers_a_stage_whose_clock_is_ahead(memory, script):
     far = 10_000_000_000  # seconds after T0: the clock of a node in a future century
     script.play(memory.observer(), script.batch(0, 0, at=far, took=1))
     assert memory.one("run by_hand").end_time == memory.one("00 read").end_time == T0 + (far + 1) * SECOND
@@ -67,7 +67,7 @@ def test_stage_without_activity_has_no_span(memory, script):
     assert memory.one("run by_hand").attributes["curator.stage.count"] == 2
 
 
-def test_batch_has_16_links_at_most_and_the_number_of_its_parents(memory, script):
+def test_batch_has_at_most_16_links_and_the_number_of_its_parents(memory, script):
     first = [script.batch(0, number) for number in range(20)]
     last = script.batch(1, 0, parents=tuple(report.batch_id for report in first))
     script.play(memory.observer(), *first, last)
@@ -76,7 +76,7 @@ def test_batch_has_16_links_at_most_and_the_number_of_its_parents(memory, script
     assert batch.attributes["curator.batch.parents"] == 20
 
 
-def test_links_lead_to_spans_that_were_kept_only(memory, script):
+def test_links_refer_only_to_exported_spans(memory, script):
     first = [script.batch(0, number, worker_id=f"w{number}") for number in range(200)]
     last = script.batch(1, 0, parents=tuple(report.batch_id for report in first))
     script.play(memory.observer(max_spans=40), *first, last)
@@ -89,7 +89,7 @@ def test_links_lead_to_spans_that_were_kept_only(memory, script):
 # --- attributes of batches ----------------------------------------------------------------------------------
 
 
-def test_batch_says_who_did_what(memory, script):
+def test_batch_span_has_all_attributes(memory, script):
     report = script.batch(
         0, 3, kinds=("out", "filtered"), attempt=2, group=1, epoch=1, bundle_id="b7", cpu_ns=SECOND // 2,
         idle_ns=SECOND // 4, startup_ns=SECOND, in_bytes=10, out_bytes=20, num_items=5,
@@ -125,7 +125,7 @@ def test_batch_says_who_did_what(memory, script):
     }
 
 
-def test_wait_time_is_missing_where_two_nodes_have_different_clocks(memory, script):
+def test_wait_time_is_omitted_between_nodes_with_different_clocks(memory, script):
     script.play(memory.observer(), script.batch(0, 0, ready_unix_ns=T0, ready_node_id="n2"))
     assert "curator.wait.time" not in memory.one("process_batch read").attributes
 
@@ -159,7 +159,7 @@ def test_payloads_are_not_in_the_trace(memory, script):
 # --- several runs -------------------------------------------------------------------------------------------
 
 
-def test_observer_watches_runs_side_by_side(memory, script, make_script):
+def test_observer_watches_concurrent_runs(memory, script, make_script):
     class Other(make_script):
         run_id = "f" * 32
 
@@ -220,7 +220,7 @@ class Refusing(trace.TracerProvider):
 
 
 @pytest.mark.parametrize("working_calls", [0, 1, 2, 5])
-def test_broken_provider_costs_the_trace_and_nothing_else(memory, caplog, working_calls):
+def test_broken_provider_loses_only_the_trace(memory, caplog, working_calls):
     tracer = memory.tracer_provider.get_tracer("x")
     observer = OTelObserver(Refusing(working_calls, tracer), memory.meter_provider)
     with caplog.at_level(logging.WARNING):
@@ -237,7 +237,7 @@ def test_missing_sdk_is_a_warning(script, caplog):
     assert "configure()" in record.getMessage()
 
 
-def test_disabled_sdk_is_no_warning(script, caplog, monkeypatch):
+def test_disabled_sdk_is_not_a_warning(script, caplog, monkeypatch):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     with caplog.at_level(logging.WARNING):
         script.play(OTelObserver(), script.batch())

@@ -86,7 +86,7 @@ def test_observer_uses_the_global_providers(request, tmp_path, by_name):
 
 
 @pytest.mark.usefixtures("no_global_sdk")
-def test_second_configure_is_refused_with_what_to_do(tmp_path):
+def test_second_configure_is_rejected_with_a_hint(tmp_path):
     with configure(json_file=tmp_path / "a.json"):
         with pytest.raises(ConfigurationError, match="already set up in this process") as raised:
             configure(json_file=tmp_path / "b.json")
@@ -98,7 +98,7 @@ def test_second_configure_is_refused_with_what_to_do(tmp_path):
 # --- the end of a program -----------------------------------------------------------------------------------
 
 
-def test_program_that_ends_delivers_what_is_waiting_once_though_it_forked(tmp_path):
+def test_pending_spans_are_delivered_once_at_exit_despite_a_fork(tmp_path):
     code = """
 import os, sys, warnings
 from curator_otel import configure
@@ -118,7 +118,7 @@ tracer.start_span("after").end()
     assert names == ["before", "after"]
 
 
-def test_program_that_ends_says_what_was_lost():
+def test_losses_are_reported_at_exit():
     code = """
 import socket
 from curator_core import Pipeline, Task, processing_stage

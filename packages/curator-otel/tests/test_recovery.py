@@ -55,7 +55,7 @@ Pipeline("stopped", [hang]).run(initial_tasks=[Task(data=1)], observers=[observe
 """
 
 
-def test_driver_that_is_stopped_in_a_call_that_hangs_leaves_its_root_span(tmp_path):
+def test_driver_stopped_in_a_hanging_call_exports_its_root_span(tmp_path):
     trace = tmp_path / "trace.json"
     driver = subprocess.Popen([sys.executable, "-c", STOPPED, str(trace)], stdout=subprocess.PIPE)
     assert driver.stdout.read(5) == b"hangs"
@@ -173,7 +173,7 @@ def test_another_sdk_recovers_into_another_trace_and_a_warning_says_so(begin, me
     assert memory.one("run by_hand").attributes["curator.run.state"] == "recovered"
 
 
-def test_window_is_written_once_however_often_it_is_recovered(to_file, begin, script, spans_of, tmp_path):
+def test_repeated_recovery_writes_a_window_once(to_file, begin, script, spans_of, tmp_path):
     """The window was open when the file was written, then closed and exported before the driver was killed."""
     path, directory = tmp_path / "trace.json", tmp_path / "s"
     with to_file(path) as telemetry:
@@ -197,7 +197,7 @@ def test_window_is_written_once_however_often_it_is_recovered(to_file, begin, sc
     }
 
 
-def test_traces_of_details_are_closed_too(to_file, begin, script, spans_of, tmp_path):
+def test_recover_closes_detail_traces(to_file, begin, script, spans_of, tmp_path):
     path = tmp_path / "trace.json"
     with to_file(path) as telemetry:
         observer = OTelObserver(telemetry.tracer_provider, detail="full", snapshots=tmp_path / "s")
@@ -218,7 +218,7 @@ def test_traces_of_details_are_closed_too(to_file, begin, script, spans_of, tmp_
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1}', "\x00"])
-def test_file_of_another_kind_is_refused(tmp_path, text):
+def test_other_file_is_rejected(tmp_path, text):
     path = tmp_path / "x.curator-trace.json"
     path.write_text(text)
     with pytest.raises(DataError, match="not a snapshot of a run"):
@@ -237,7 +237,7 @@ def test_file_of_another_kind_is_refused(tmp_path, text):
         lambda content: content["state"].update(details=[{"stage": 9, "window": 0, "ids": [1, 1], "times": [0, 0]}]),
     ],
 )
-def test_spoilt_snapshot_is_refused_and_nothing_written(begin, memory, script, tmp_path, spoil):
+def test_damaged_snapshot_is_rejected_and_nothing_written(begin, memory, script, tmp_path, spoil):
     path = as_left_behind(begin(memory.observer(snapshots=tmp_path), tmp_path, script.batch()))
     content = json.loads(path.read_text())
     spoil(content)
@@ -248,21 +248,21 @@ def test_spoilt_snapshot_is_refused_and_nothing_written(begin, memory, script, t
     assert len(memory.spans) == before
 
 
-def test_missing_snapshot_is_refused(tmp_path):
+def test_missing_snapshot_is_rejected(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         recover(tmp_path / "none.json")
     with pytest.raises(DataError, match="not a snapshot of a run"):
         recover("a\0b")
 
 
-def test_run_that_goes_on_is_not_recovered(begin, memory, tmp_path):
+def test_run_in_progress_is_not_recovered(begin, memory, tmp_path):
     snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path)
     with pytest.raises(DataError, match="the run is still in progress"):
         recover(snapshot, memory.tracer_provider)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_snapshot_of_ended_driver_is_recovered_although_its_parent_has_not_waited_for_it(begin, memory, tmp_path):
+def test_snapshot_of_a_zombie_driver_is_recovered(begin, memory, tmp_path):
     snapshot = begin(memory.observer(snapshots=tmp_path), tmp_path)
     content = json.loads(snapshot.read_text())
     with subprocess.Popen([sys.executable, "-c", "pass"]) as driver:
@@ -276,7 +276,7 @@ def test_snapshot_of_ended_driver_is_recovered_although_its_parent_has_not_waite
 # --- during a run -------------------------------------------------------------------------------------------
 
 
-def test_run_that_ends_removes_its_snapshot_and_no_other(memory, script, tmp_path):
+def test_run_removes_only_its_own_snapshot(memory, script, tmp_path):
     directory = tmp_path / "deep" / "er"
     observers = [memory.observer(snapshots=directory) for _ in range(2)]  # both observe the same run
     for observer in observers:
@@ -289,7 +289,7 @@ def test_run_that_ends_removes_its_snapshot_and_no_other(memory, script, tmp_pat
     wait_until(lambda: not list(directory.iterdir()))
 
 
-def test_snapshots_hold_no_payloads(begin, memory, script, boom, tmp_path):
+def test_snapshots_contain_no_payloads(begin, memory, script, boom, tmp_path):
     private = "a payload that nobody may read"
     error = boom._replace(message=private, traceback=private)
     batch = script.batch(0, 0, error=error, kinds=("failed",), metrics={"text": private})
@@ -297,13 +297,13 @@ def test_snapshots_hold_no_payloads(begin, memory, script, boom, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["file", 7, "a\0b", "s3://bucket/s"])
-def test_snapshots_that_are_no_directory_are_refused(tmp_path, given):
+def test_snapshots_that_are_not_a_directory_are_rejected(tmp_path, given):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="snapshots"):
         OTelObserver(snapshots=tmp_path / given if given == "file" else given)
 
 
-def test_snapshot_that_cannot_be_written_costs_nothing_else(memory, script, tmp_path, monkeypatch, caplog):
+def test_unwritable_snapshot_affects_nothing_else(memory, script, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(watch, "TICK_S", 0.01)
     directory = tmp_path / "snapshots"
     observer = memory.observer(snapshots=directory)
@@ -327,7 +327,7 @@ def test_snapshot_is_written_every_two_seconds(memory, script, tmp_path, monkeyp
     assert written == [2.0, 4.0, 6.0]
 
 
-def test_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypatch):
+def test_run_ends_even_if_its_snapshot_hangs(memory, script, tmp_path, monkeypatch):
     """If a file system does not respond, the trace is complete, and the file is removed once it is written."""
     hangs, goes_on = threading.Event(), threading.Event()
     write = StateFile.write
@@ -352,7 +352,7 @@ def test_run_ends_though_its_snapshot_hangs(memory, script, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_run_is_traced_where_no_thread_can_be_started(memory, script, monkeypatch):
+def test_run_is_traced_even_if_no_thread_can_start(memory, script, monkeypatch):
     def refuses(self):
         raise RuntimeError("can't start new thread")
 

@@ -15,7 +15,7 @@ SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
 
 
-def test_replay_makes_the_batches_that_the_observer_made(memory, run):
+def test_replay_creates_the_same_batches_as_the_observer(memory, run):
     result = run(memory.observer())
 
     def shape():
@@ -43,7 +43,7 @@ def test_replay_makes_the_batches_that_the_observer_made(memory, run):
     assert {name for span in memory.spans for name in span.attributes if name.startswith("curator.task.")} == set()
 
 
-def test_statistics_that_tasks_share_count_once_also_as_copies(memory, finished):
+def test_shared_statistics_count_once_even_as_copies(memory, finished):
     shared = StagePerfStats("s", 2.0, num_items_processed=3, start_time_unix_ns=T0, batch_id="0/3:x")
     copies = [dataclasses.replace(shared) for _ in range(2)]
     assert replay(map(finished, [shared, shared, *copies]), memory.tracer_provider).batches == 1
@@ -51,7 +51,7 @@ def test_statistics_that_tasks_share_count_once_also_as_copies(memory, finished)
     assert memory.one("00 s").attributes["curator.process.time"] == 2.0
 
 
-def test_batch_without_a_start_counts_and_has_no_span(memory, finished):
+def test_batch_without_a_start_is_counted_without_a_span(memory, finished):
     known = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0")
     unknown = StagePerfStats("b", 5.0, num_items_processed=2, batch_id="1/0")
     mixed = StagePerfStats("a", 3.0, batch_id="0/1")
@@ -70,12 +70,12 @@ def test_batch_without_a_start_counts_and_has_no_span(memory, finished):
 
 
 @pytest.mark.parametrize("tasks", [0, 1])
-def test_no_batch_makes_no_trace(memory, finished, tasks):
+def test_tasks_without_batches_make_no_trace(memory, finished, tasks):
     assert replay([finished()] * tasks, memory.tracer_provider) == Replayed("", 0, 0)
     assert not memory.spans
 
 
-def test_spans_without_any_start_have_the_sums_and_no_length(memory, finished):
+def test_without_start_times_spans_have_totals_and_no_duration(memory, finished):
     before = time.time_ns()
     replayed = replay([finished(StagePerfStats("a", 1.5, batch_id="0/0"))], memory.tracer_provider)
     assert replayed[1:] == (1, 1)
@@ -125,12 +125,12 @@ def test_tasks_of_nemo_curator_count_shared_records_once_and_have_no_size(memory
     assert not any("size" in name for span in memory.spans for name in span.attributes)
 
 
-def test_other_objects_are_refused():
+def test_other_objects_are_rejected():
     with pytest.raises(DataError, match="not a task"):
         replay([object()])
 
 
-def test_attributes_that_tasks_do_not_know_are_missing(memory, finished):
+def test_attributes_unknown_to_tasks_are_omitted(memory, finished):
     perf = StagePerfStats("a", 1.0, start_time_unix_ns=T0, batch_id="0/0", worker_id="w", startup_time=2.0)
     replay([finished(perf)], memory.tracer_provider)
     batch = memory.one("process_batch a").attributes
@@ -141,20 +141,20 @@ def test_attributes_that_tasks_do_not_know_are_missing(memory, finished):
         assert name not in known
 
 
-def test_stages_are_in_the_order_of_the_histories(memory, finished):
+def test_replayed_stages_are_in_the_order_of_the_histories(memory, finished):
     rows = [StagePerfStats(name, 1.0, start_time_unix_ns=T0 + n, batch_id=f"{n}/0") for n, name in enumerate("abc")]
     # The first task was an input of the second stage only.
     replay([finished(rows[1]), finished(*rows)], memory.tracer_provider)
     assert {"00 a", "01 b", "02 c"} <= set(memory.names())
 
 
-def test_limit_holds(memory, finished):
+def test_replay_keeps_the_span_limit(memory, finished):
     rows = [StagePerfStats("a", 1.0, start_time_unix_ns=T0 + n, batch_id=f"0/{n}") for n in range(100)]
     replay([finished(row) for row in rows], memory.tracer_provider, max_spans=20)
     assert len(memory.spans) <= 20
     assert memory.one("00 a").attributes["curator.batch.ended"] == 100
 
 
-def test_invalid_limit_is_refused():
+def test_invalid_limit_is_rejected():
     with pytest.raises(ConfigurationError, match="max_spans"):
         replay([], max_spans=0)

@@ -48,7 +48,7 @@ def runs(draw):
 
 
 @given(case=runs())
-def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(make_memory, make_script, case):
+def test_any_run_keeps_the_limit_counts_the_rest_and_keeps_whole_lineages(make_memory, make_script, case):
     limit, stages, batches = case
     memory, script = make_memory(), make_script(*(f"s{index}" for index in range(stages)))
     reports = [
@@ -70,7 +70,7 @@ def test_any_run_keeps_to_the_limit_counts_the_rest_and_keeps_whole_lineages(mak
             assert not report.parents or not kept.keys().isdisjoint(report.parents)
 
 
-def test_whole_lineages_are_kept_all_along_a_run_and_the_same_in_every_run(make_memory, script):
+def test_whole_lineages_are_sampled_evenly_and_reproducibly(make_memory, script):
     def chosen():
         memory = make_memory()
         reports = [
@@ -109,7 +109,7 @@ def test_lineages_begin_below_a_source_that_reports_last(memory, script):
 
 @pytest.mark.parametrize("stages", [2, 12])
 @pytest.mark.parametrize("crowd", [{}, {"sequence": 0}, {"error": BOOM, "kinds": ("failed",)}])
-def test_crowd_of_one_kind_leaves_room_for_the_others(memory, make_script, stages, crowd):
+def test_many_spans_of_one_kind_leave_room_for_others(memory, make_script, stages, crowd):
     script = make_script("read", *(f"s{number}" for number in range(2, stages)), "write")
     last = stages - 1
     script.play(
@@ -130,6 +130,6 @@ def test_crowd_of_one_kind_leaves_room_for_the_others(memory, make_script, stage
 
 
 @pytest.mark.parametrize("max_spans", [0, -1, 1.5, "many", True, None])
-def test_invalid_limit_is_refused(max_spans):
+def test_invalid_limit_is_rejected(max_spans):
     with pytest.raises(ConfigurationError, match="max_spans"):
         OTelObserver(max_spans=max_spans)

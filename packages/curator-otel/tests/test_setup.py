@@ -69,7 +69,7 @@ def no_metrics(monkeypatch):
         ({"shutdown_timeout_s": True}, "shutdown_timeout_s", "above 0"),
     ],
 )
-def test_invalid_settings_are_refused_with_a_hint(arguments, field, said):
+def test_invalid_settings_are_rejected_with_a_hint(arguments, field, said):
     with pytest.raises(ConfigurationError) as caught:
         configure(**arguments, set_global=False)
     assert caught.value.field == field
@@ -93,7 +93,7 @@ def test_paths_are_below_the_home_directory_or_the_current_one(tmp_path, monkeyp
         ("METRICS_ENDPOINT", "collector"),
     ],
 )
-def test_invalid_variables_are_refused(monkeypatch, variable, value):
+def test_invalid_variables_are_rejected(monkeypatch, variable, value):
     monkeypatch.setenv(OTLP + variable, value)
     with pytest.raises(ConfigurationError) as caught:
         configure(set_global=False)
@@ -110,7 +110,7 @@ def test_variables_of_another_exporter_are_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_metrics")
-def test_protocol_of_one_signal_wins(monkeypatch):
+def test_protocol_of_one_signal_takes_precedence(monkeypatch):
     monkeypatch.setenv(f"{OTLP}PROTOCOL", "grpc")
     for signal in ("TRACES", "METRICS"):
         monkeypatch.setenv(f"{OTLP}{signal}_PROTOCOL", "http/protobuf")
@@ -153,7 +153,7 @@ def test_disabled_sdk_is_not_set_up(tmp_path, monkeypatch, script, value):
 # --- files and console --------------------------------------------------------------------------------------
 
 
-def test_file_is_replaced_and_its_directory_made(to_file, tmp_path):
+def test_file_is_replaced_and_its_directory_created(to_file, tmp_path):
     path = tmp_path / "deep" / "er" / "trace.json"
     for _ in range(2):
         with to_file(path) as telemetry:
@@ -161,7 +161,7 @@ def test_file_is_replaced_and_its_directory_made(to_file, tmp_path):
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_metrics_have_a_file_of_their_own(to_file, tmp_path, script):
+def test_metrics_have_their_own_file(to_file, tmp_path, script):
     with to_file(tmp_path / "t.json", json_metrics_file=tmp_path / "m.json") as telemetry:
         script.play(OTelObserver(telemetry.tracer_provider, telemetry.meter_provider), script.batch())
     (request,) = map(json.loads, (tmp_path / "m.json").read_text().splitlines())
@@ -172,7 +172,7 @@ def test_metrics_have_a_file_of_their_own(to_file, tmp_path, script):
 
 
 @pytest.mark.parametrize("field", ["json_file", "json_metrics_file"])
-def test_file_that_cannot_be_written_is_refused(tmp_path, field):
+def test_unwritable_file_is_rejected(tmp_path, field):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     arguments = {"json_file": tmp_path / "t.json", field: in_the_way / "t.json"}
@@ -192,7 +192,7 @@ def test_console_shows_spans_and_metrics(capsys, script):
 # --- the handle ---------------------------------------------------------------------------------------------
 
 
-def test_flush_completes_the_file_while_the_program_goes_on(to_file, tmp_path, script):
+def test_flush_completes_the_file_during_the_program(to_file, tmp_path, script):
     telemetry = to_file(tmp_path / "t.json")
     script.play(OTelObserver(telemetry.tracer_provider), script.batch())
     assert telemetry.flush(DEADLINE_S)
@@ -213,7 +213,7 @@ def test_second_shutdown_changes_nothing_and_later_spans_count_as_dropped(to_fil
     assert not telemetry.shutdown()
 
 
-def test_shutdown_leaves_no_thread_and_no_variable(to_file, tmp_path):
+def test_shutdown_leaves_no_thread_and_no_environment_variable(to_file, tmp_path):
     before, environ = set(threading.enumerate()), dict(os.environ)
     with to_file(tmp_path / "t.json", json_metrics_file=tmp_path / "m.json") as telemetry:
         one_span(telemetry)
@@ -222,7 +222,7 @@ def test_shutdown_leaves_no_thread_and_no_variable(to_file, tmp_path):
     assert dict(os.environ) == environ
 
 
-def test_ids_do_not_come_from_random(to_file, tmp_path):
+def test_ids_do_not_use_the_global_random_state(to_file, tmp_path):
     with to_file(tmp_path / "t.json") as telemetry:
         ids = set()
         for _ in range(3):

@@ -14,7 +14,7 @@ from curator_core.results import Verdict
 from curator_otel import OTelObserver, render_tree, slowest_stage
 
 
-def test_tree_shows_what_took_how_long(traced, script, boom):
+def test_tree_shows_spans_with_durations(traced, script, boom):
     path = traced(
         lambda observer: script.play(
             observer,
@@ -49,7 +49,7 @@ def test_tree_ends_with_the_verdict(traced, script):
     assert last == "bottleneck: 'write' is at work 97% of the time; give it more workers" == str(verdict)
 
 
-def test_crowd_is_summed_up_but_for_errors_and_the_longest(traced, script, boom):
+def test_many_siblings_are_summarized_except_errors_and_the_longest(traced, script, boom):
     reports = [script.batch(0, number, at=number, took=0.1) for number in range(40)]
     reports[7] = reports[7]._replace(error=boom)
     reports[9] = reports[9]._replace(duration_ns=3_000_000_000)
@@ -76,7 +76,7 @@ def test_windows_are_drawn_as_bars(traced, script):
     assert "4 windows, activity: ▅▇▅█" in render_tree(traced(play))
 
 
-def test_runs_in_one_file_are_shown_one_after_the_other(traced, run):
+def test_runs_in_one_file_are_shown_in_sequence(traced, run):
     path = traced(run, lambda observer: run(observer, name="q"))
     assert [block.split("  ")[0] for block in render_tree(path).split("\n\n")] == ["run p", "run q"]
     assert slowest_stage(path) in ("fan_out", "Pairs")
@@ -147,7 +147,7 @@ def test_spans_of_other_programs_are_shown(tmp_path, requests, tree):
         '{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [{}]}]}]}]}',
     ],
 )
-def test_file_that_is_no_trace_is_refused_by_line(tmp_path, line):
+def test_file_that_is_not_a_trace_is_rejected_by_line(tmp_path, line):
     path = tmp_path / "trace.json"
     path.write_text('{"resourceSpans": []}\n' + line, encoding="utf-8")
     with pytest.raises(DataError) as raised:
@@ -155,7 +155,7 @@ def test_file_that_is_no_trace_is_refused_by_line(tmp_path, line):
     assert raised.value.field == f"{path}:2"
 
 
-def test_file_that_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_file_is_rejected(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         render_tree(tmp_path / "missing.json")
     with pytest.raises(DataError, match="cannot be read"):

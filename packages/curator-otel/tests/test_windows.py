@@ -57,7 +57,7 @@ def test_windows_add_up_to_their_stage_exactly(make_memory, make_script, made):
             assert [span.attributes["curator.window.number"] for span in windows] == list(range(len(windows)))
 
 
-def test_window_says_what_happened_in_it(memory, script):
+def test_window_has_the_totals_of_its_interval(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
     script.report(
@@ -89,7 +89,7 @@ def test_window_says_what_happened_in_it(memory, script):
     assert window.parent == memory.one("00 read").get_span_context()
 
 
-def test_stage_that_ends_within_its_first_window_has_none(memory, script):
+def test_stage_shorter_than_a_window_has_no_window(memory, script):
     script.play(memory.observer(), script.batch(0, 0))
     assert not memory.named("window read")
 
@@ -131,7 +131,7 @@ def test_slowest_batch_of_a_window_has_a_span(memory, script):
     assert left_out == 273 - len(memory.named("process_batch read"))
 
 
-def test_slowest_batches_are_kept_of_windows_all_along_a_run_of_many_stages(memory, make_script):
+def test_slowest_batches_of_windows_are_kept_throughout_a_run_of_many_stages(memory, make_script):
     script = make_script("read", *(f"stage{number}" for number in range(39)))
     observer = memory.observer()
     observer.on_run_start(script.info)
@@ -148,7 +148,7 @@ def test_slowest_batches_are_kept_of_windows_all_along_a_run_of_many_stages(memo
 
 
 @pytest.mark.parametrize(("max_spans", "at_most", "growth"), [(1500, 60, 0.3), (30, 6, math.inf)])
-def test_month_of_activity_has_few_windows_and_the_last_are_not_long(memory, script, max_spans, at_most, growth):
+def test_month_of_activity_has_few_windows_and_short_recent_ones(memory, script, max_spans, at_most, growth):
     observer = memory.observer(max_spans=max_spans)
     observer.on_run_start(script.info)
     age, number, closed_at = 1.0, 0, [0.0]
@@ -167,7 +167,7 @@ def test_month_of_activity_has_few_windows_and_the_last_are_not_long(memory, scr
 
 
 @pytest.mark.real_clock
-def test_windows_and_counters_leave_by_themselves_while_no_report_comes(memory, script):
+def test_windows_and_counters_are_exported_without_new_reports(memory, script):
     observer = memory.observer()
     observer.on_run_start(script.info)
     observer.on_batch(script.batch(0, 0))

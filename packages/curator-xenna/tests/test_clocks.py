@@ -56,7 +56,7 @@ def ready(start: int = T0, node: str = FAR) -> WorkerReport:
 
 
 @given(behinds, latencies)
-def test_a_clock_is_right_within_the_least_latency(behind: int, trips: list[int]) -> None:
+def test_a_clock_is_estimated_within_the_minimum_latency(behind: int, trips: list[int]) -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, behind, trips)
     seen = behind + min(trips)
@@ -66,7 +66,7 @@ def test_a_clock_is_right_within_the_least_latency(behind: int, trips: list[int]
 
 
 @given(st.integers(-NOISE, NOISE), st.data())
-def test_what_noise_may_be_is_left_alone(behind: int, data: st.DataObject) -> None:
+def test_offsets_within_the_noise_are_not_corrected(behind: int, data: st.DataObject) -> None:
     least = data.draw(st.integers(0, NOISE - behind))
     trips = [least, *data.draw(st.lists(st.integers(least, 500 * MS), max_size=100))]
     clocks = NodeClocks(HOME)
@@ -87,14 +87,14 @@ def test_the_node_of_the_driver_is_never_corrected(behind: int, trips: list[int]
 
 
 @given(st.integers(-100 * MS, S), st.integers(1, 29))
-def test_a_few_trips_that_may_be_long_ones_say_nothing(trip: int, count: int) -> None:
+def test_a_few_possibly_slow_messages_prove_no_offset(trip: int, count: int) -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, 0, [trip] * count)
     assert clocks.offset_ns(FAR) == 0
 
 
 @pytest.mark.parametrize("trip", [-100 * MS - 1, S + 1])
-def test_one_trip_says_what_no_trip_can_be(trip: int) -> None:
+def test_one_message_from_the_future_proves_an_offset(trip: int) -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, 0, [trip])
     assert clocks.offset_ns(FAR) == trip
@@ -113,7 +113,7 @@ def test_the_order_of_deliveries_does_not_matter(behind: int, trips: list[int], 
     assert shuffled.offset_ns(FAR) == in_order.offset_ns(FAR)
 
 
-def test_a_slow_network_is_told_from_a_clock_that_is_behind() -> None:
+def test_a_slow_network_is_not_mistaken_for_a_slow_clock() -> None:
     """If there are no workers on the driver's node, only the round trip is available for comparison."""
     slow, behind = NodeClocks(HOME), NodeClocks(HOME)
     for number in range(40):
@@ -124,7 +124,7 @@ def test_a_slow_network_is_told_from_a_clock_that_is_behind() -> None:
 
 
 @given(behinds, behinds, latencies)
-def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int]) -> None:
+def test_nodes_have_separate_clocks(here: int, there: int, trips: list[int]) -> None:
     both, one = NodeClocks(HOME), NodeClocks(HOME)
     observe(both, "a", here, trips)
     observe(both, "b", there, trips)
@@ -133,7 +133,7 @@ def test_nodes_have_clocks_of_their_own(here: int, there: int, trips: list[int])
 
 
 @given(st.integers(0, S), st.integers(-S, S), latencies)
-def test_where_the_drivers_node_is_busy_more_is_noise(least: int, behind: int, trips: list[int]) -> None:
+def test_a_busy_driver_node_widens_the_noise(least: int, behind: int, trips: list[int]) -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, HOME, 0, [least, 2 * S])
     observe(clocks, FAR, behind, trips)
@@ -167,7 +167,7 @@ def test_a_clock_that_drifts_is_followed(ppm: int, every: int, trips: list[int])
 
 
 @given(behinds, behinds, latencies, st.integers(200 * MS, 20 * S))
-def test_a_clock_that_is_set_is_found_out(first: int, then: int, trips: list[int], every: int) -> None:
+def test_a_clock_that_is_set_is_detected(first: int, then: int, trips: list[int], every: int) -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, first, trips, every)
     since = T0 + len(trips) * every
@@ -180,14 +180,14 @@ def test_a_clock_that_is_set_is_found_out(first: int, then: int, trips: list[int
     assert 0 <= offset - then <= max(trips) if offset else abs(then) <= NOISE + max(trips)
 
 
-def test_a_clock_that_is_set_forward_is_found_out_at_once() -> None:
+def test_a_clock_that_is_set_forward_is_detected_at_once() -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, 0, [MS] * 30)
     observe(clocks, FAR, -20 * MS, [MS])
     assert clocks.offset_ns(FAR) == -19 * MS
 
 
-def test_a_clock_that_is_set_right_is_corrected_no_longer_and_stays_on_record() -> None:
+def test_a_clock_that_becomes_correct_is_no_longer_corrected_but_listed() -> None:
     clocks = NodeClocks(HOME)
     observe(clocks, FAR, S, [MS] * 30)
     assert clocks.corrections == {FAR: 1.001}
@@ -217,26 +217,28 @@ def test_a_batch_is_corrected_by_both_nodes(clocks: NodeClocks) -> None:
     assert corrected.end_unix_ns == T0 + 3 * S
 
 
-def test_one_of_a_batchs_nodes_may_be_right(clocks: NodeClocks) -> None:
+def test_one_of_the_nodes_of_a_batch_can_be_correct(clocks: NodeClocks) -> None:
     report = batch(T0, "right", T0, "ahead")
     assert clocks.corrected(report) == report._replace(ready_unix_ns=T0 - 3 * S)
     report = batch(T0, "ahead", T0 - 4 * S, HOME)
     assert clocks.corrected(report) == report._replace(start_unix_ns=T0 - 3 * S)
 
 
-def test_inputs_of_unknown_age_stay_so(clocks: NodeClocks) -> None:
+def test_inputs_of_unknown_age_are_unchanged(clocks: NodeClocks) -> None:
     corrected = clocks.corrected(batch(T0, "behind", 0, "ahead"))
     assert (corrected.start_unix_ns, corrected.ready_unix_ns) == (T0 + 2 * S, 0)
 
 
-def test_a_step_in_a_workers_life_is_corrected(clocks: NodeClocks) -> None:
+def test_worker_reports_are_corrected(clocks: NodeClocks) -> None:
     report = ready(T0, "ahead")
     assert clocks.corrected(report) == report._replace(start_unix_ns=T0 - 3 * S)
 
 
 @pytest.mark.parametrize("make", [batch, ready])
 @pytest.mark.parametrize("node", ["right", HOME, "never heard of"])
-def test_what_is_right_stays_the_same_object(make: Callable[..., Any], node: str, clocks: NodeClocks) -> None:
+def test_a_report_without_correction_is_the_same_object(
+    make: Callable[..., Any], node: str, clocks: NodeClocks
+) -> None:
     report = make(T0, node)
     assert clocks.corrected(report) is report
 
@@ -308,7 +310,7 @@ def feed_through(watch: Recorder, send: Callable[[Node, Node, Node], Any], behin
     return run.finish(None)
 
 
-def test_every_report_reaches_the_run_in_the_time_of_the_driver() -> None:
+def test_every_report_is_in_the_time_of_the_driver() -> None:
     async def send(home: Node, near: Node, far: Node) -> None:
         for node in (home, near, far):
             await node.send(ready(node.shown(time.time_ns() - 2 * S), node.name))
@@ -333,7 +335,7 @@ def test_every_report_reaches_the_run_in_the_time_of_the_driver() -> None:
     assert "clocks corrected: node near by +40.0" in result.summary()
 
 
-def test_a_small_difference_is_corrected_once_it_is_sure() -> None:
+def test_a_small_difference_is_corrected_once_it_is_certain() -> None:
     async def send(home: Node, near: Node, far: Node) -> None:
         await far.send_batches(29, ready_node=home)
         await near.send_batches(60, ready_node=home)
@@ -350,7 +352,7 @@ def test_a_small_difference_is_corrected_once_it_is_sure() -> None:
     assert far[29:] == sorted(far[29:], reverse=True)  # the shortest trip becomes shorter
 
 
-def test_a_run_with_clocks_that_agree_is_as_ever() -> None:
+def test_a_run_with_matching_clocks_is_unchanged() -> None:
     async def send(home: Node, near: Node, far: Node) -> None:
         await home.send_batches(40, ready_node=home)
 

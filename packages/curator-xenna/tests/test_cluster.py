@@ -47,7 +47,7 @@ def run(config: dict[str, Any] | None = None) -> Any:
 
 @pytest.mark.usefixtures("no_ray_yet")
 @pytest.mark.parametrize("how", ["environment", "setting"])
-def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_ray_is_an_error(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # not listening: no other process gets the port either
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -60,7 +60,7 @@ def test_an_address_where_nobody_is(how: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("no_ray_yet")
-def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_client_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
     with pytest.raises(ExecutorError, match="Ray Client") as caught:
         run()
@@ -68,7 +68,7 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_ray_yet")
-def test_an_embedded_ray_that_does_not_start_leaves_nothing(ray_servers: Callable[[], str]) -> None:
+def test_an_embedded_ray_that_fails_to_start_leaves_nothing(ray_servers: Callable[[], str]) -> None:
     with pytest.raises(ClusterError, match=r"the embedded Ray did not start: .*memory"):
         run({"ray": {"object_store_memory": 1}})  # detected when parts of Ray are running
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
@@ -105,7 +105,7 @@ def is_accepted(option: str, value: Any) -> bool:
 
 @pytest.mark.everything
 @pytest.mark.usefixtures("no_ray_yet")
-def test_the_dashboard_and_the_workers_output_can_be_had(ray_servers: Callable[[], str]) -> None:
+def test_dashboard_and_worker_output_can_be_enabled(ray_servers: Callable[[], str]) -> None:
     with XennaExecutor({"dashboard": True, "log_to_driver": True}) as executor:
         Pipeline("p", [Same()]).run(executor, [Task(data=1)])
         running = ray_servers()

@@ -24,12 +24,12 @@ NEMO_KEYS = {
 }
 
 
-def test_takes_the_keys_that_users_have() -> None:
+def test_accepts_the_keys_of_nemo_curator() -> None:
     config = XennaExecutor(NEMO_KEYS).config
     assert {key: getattr(config, key) for key in NEMO_KEYS} == NEMO_KEYS
 
 
-def test_takes_a_config() -> None:
+def test_accepts_a_config() -> None:
     config = XennaConfig(verbose=True)
     assert XennaExecutor(config).config is config
     assert XennaExecutor().config == XennaConfig()
@@ -38,7 +38,7 @@ def test_takes_a_config() -> None:
 @pytest.mark.parametrize(
     ("key", "nearest"), [("loging_interval", "logging_interval"), ("max_workers", "max_workers_per_stage")]
 )
-def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
+def test_an_unknown_key_suggests_the_nearest(key: str, nearest: str) -> None:
     with pytest.raises(ExecutorError) as caught:
         XennaExecutor({key: 1})
     assert caught.value.field == key
@@ -83,7 +83,7 @@ def test_an_option_that_is_passed_on_is_not_a_setting(key: str, hint: str) -> No
         ("ray", "num_gpus"),
     ],
 )
-def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
+def test_an_invalid_value_is_rejected(key: str, value: Any) -> None:
     with pytest.raises(ExecutorError) as caught:
         XennaExecutor({key: value})
     assert caught.value.field == key
@@ -92,13 +92,13 @@ def test_a_value_that_makes_no_sense(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("config", [3, "verbose", [("verbose", True)]])
-def test_what_is_no_config(config: Any) -> None:
+def test_an_object_that_is_not_a_config_is_rejected(config: Any) -> None:
     with pytest.raises(ExecutorError, match="invalid configuration"):
         XennaExecutor(config)
 
 
 @given(st.text(min_size=1))
-def test_no_unknown_key_is_taken(key: str) -> None:
+def test_unknown_keys_are_rejected(key: str) -> None:
     known = XennaConfig.__dataclass_fields__
     if key not in known:
         with pytest.raises(ExecutorError):
@@ -108,7 +108,7 @@ def test_no_unknown_key_is_taken(key: str) -> None:
 @pytest.mark.parametrize(
     ("verbose", "log_to_driver", "shows"), [(False, None, False), (True, None, True), (True, False, False)]
 )
-def test_worker_output(verbose: bool, log_to_driver: bool | None, shows: bool) -> None:
+def test_worker_output_is_off_by_default(verbose: bool, log_to_driver: bool | None, shows: bool) -> None:
     assert XennaConfig(verbose=verbose, log_to_driver=log_to_driver).shows_worker_output is shows
 
 
@@ -122,7 +122,7 @@ def test_importing_loads_neither_ray_nor_xenna() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_checking_options_leaves_the_environment_as_it_was() -> None:
+def test_checking_options_does_not_change_the_environment() -> None:
     code = (
         "import sys, os; before = dict(os.environ); from curator_xenna import XennaExecutor; "
         "XennaExecutor({'xenna': {'max_queued_multiplier': 2.0}}); "

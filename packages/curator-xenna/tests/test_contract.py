@@ -127,7 +127,7 @@ def test_process_data_delegates_and_attaches_performance() -> None:
     assert outputs[0].stage_perf[-1].num_items_processed == 2
 
 
-def test_process_data_gives_a_list_where_all_is_filtered() -> None:
+def test_process_data_returns_a_list_if_all_is_filtered() -> None:
     class Drop(ProcessingStage[Task[int], Task[int]]):
         def process(self, task: Task[int]) -> None:
             return None
@@ -135,14 +135,14 @@ def test_process_data_gives_a_list_where_all_is_filtered() -> None:
     assert adapter(Drop()).process_data([Task(data=1)]) == []
 
 
-def test_setup_on_node_gets_our_node_info() -> None:
+def test_setup_on_node_gets_a_core_node_info() -> None:
     one = adapter()
     one.setup_on_node(pipelines_v1.NodeInfo(node_id="n7"), pipelines_v1.WorkerMetadata.make_dummy())
     assert one.processing_stage.node_info == NodeInfo("n7")
     assert one.processing_stage.node_worker.worker_id == "debug_worker"
 
 
-def test_setup_gets_our_worker_metadata() -> None:
+def test_setup_gets_core_worker_metadata() -> None:
     one, theirs = adapter(), pipelines_v1.WorkerMetadata.make_dummy()
     one.setup(theirs)
     assert type(one.processing_stage.worker) is WorkerMetadata

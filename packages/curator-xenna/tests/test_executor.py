@@ -105,7 +105,7 @@ def ran(request: pytest.FixtureRequest, executor: XennaExecutor, tmp_path_factor
     return Ran(result, seen, {path.name.removeprefix("down-") for path in directory.glob("down-*")}, kept)
 
 
-def test_a_source_that_asks_for_nothing_runs_in_the_driver(ran: Ran) -> None:
+def test_a_source_without_requests_runs_in_the_driver(ran: Ran) -> None:
     assert {task.data["source_pid"] for task in ran.result} == {os.getpid()}
     assert {r.worker_id for r in ran.seen.batches if r.stage_name == "Numbers"} == {"driver"}
     assert {task.task_id for task in ran.result} == {str(number) for number in range(12)}
@@ -123,11 +123,11 @@ def test_numbers_of_workers_are_within_the_limits_of_executor_and_stage(ran: Ran
     assert [stage.workers for stage in ran.result.stages] == [1, 2, 1]
 
 
-def test_the_environment_stays_as_it_was(ran: Ran) -> None:
+def test_the_environment_is_restored(ran: Ran) -> None:
     assert ran.environ_kept
 
 
-def test_a_pipeline_of_a_source_alone_starts_nothing() -> None:
+def test_a_pipeline_of_only_a_source_starts_no_ray() -> None:
     result = Pipeline("p", [Numbers()]).run(XennaExecutor({"address": "nobody:1"}))
     assert [task.data["number"] for task in result] == list(range(12))
 
@@ -169,18 +169,18 @@ def test_ignored_failures_are_counted(ignoring: tuple[Any, RunsAnother]) -> None
     assert (odd.tasks_in, odd.tasks_passed, odd.tasks_failed) == (12, 6, 6)
 
 
-def test_a_source_that_asks_for_resources_runs_in_a_worker(ignoring: tuple[Any, RunsAnother]) -> None:
+def test_a_source_that_requests_resources_runs_in_a_worker(ignoring: tuple[Any, RunsAnother]) -> None:
     result, _ = ignoring
     assert os.getpid() not in {task.data["source_pid"] for task in result}
     assert {task.task_id for task in result} == {str(number) for number in range(0, 12, 2)}
 
 
-def test_a_second_run_at_the_same_time_is_refused(ignoring: tuple[Any, RunsAnother]) -> None:
+def test_a_concurrent_second_run_is_rejected(ignoring: tuple[Any, RunsAnother]) -> None:
     _, another = ignoring
     assert [error.message for error in another.errors] == ["another run on Xenna is in progress in this process"]
 
 
-def test_what_does_not_fit_is_told_before_the_source_works(executor: XennaExecutor, tmp_path: Path) -> None:
+def test_a_plan_that_does_not_fit_is_an_error_before_the_source_runs(executor: XennaExecutor, tmp_path: Path) -> None:
     class Lists(ProcessingStage[Any, Task[Any]]):
         def process(self, task: Any) -> list[Task[Any]]:
             (tmp_path / "listed").touch()
@@ -220,13 +220,13 @@ def test_stages_that_do_not_fit_one_core_share_a_worker(script: Script) -> None:
     assert script.said["shared"]["ids"] == ["0", "1"]
 
 
-def test_for_stages_that_refuse_to_share_ray_is_started_again_with_more_cpus(script: Script) -> None:
+def test_ray_is_restarted_with_more_cpus_for_stages_that_refuse_to_share(script: Script) -> None:
     assert script.said["apart"]["groups"] == ["Größe", "Look"]
     assert script.said["apart"]["ids"] == ["0", "1"]
     assert (script.said["shared"]["cpus"], script.said["apart"]["cpus"]) == (1, 2)
 
 
-def test_each_ray_has_a_token_of_its_own_and_none_is_left(script: Script) -> None:
+def test_each_ray_has_its_own_token_and_none_is_left(script: Script) -> None:
     tokens = [script.said[run]["token"] for run in ("shared", "apart")]
     assert all(tokens)
     assert tokens[0] != tokens[1]
@@ -234,19 +234,19 @@ def test_each_ray_has_a_token_of_its_own_and_none_is_left(script: Script) -> Non
     assert script.said["asks_for_no_token"]
 
 
-def test_classes_of_a_script_come_back_as_they_were(script: Script) -> None:
+def test_classes_of_a_script_are_restored(script: Script) -> None:
     assert script.said["is_mine"]
     assert script.said["equals_mine"]
     assert script.said["cause_is_mine"]
     assert script.said["apart"]["failed"] == {"Größe": ["2"]}  # its output cannot be sent
 
 
-def test_what_belongs_to_a_process_is_found_anew_in_a_worker(script: Script) -> None:
+def test_process_bound_objects_are_looked_up_again_in_workers(script: Script) -> None:
     assert script.said["pickled_there"] == ["a", 24.0]
     assert script.said["lock_kept"]
     assert script.said["refused"] == "stage.process's global connection"
 
 
-def test_a_ray_that_nobody_asked_for_is_not_joined(script: Script) -> None:
+def test_a_running_ray_is_not_joined_unless_requested(script: Script) -> None:
     assert script.said["connected"] is False
     assert script.said["environ_kept"]

@@ -62,7 +62,7 @@ def run(executor: XennaExecutor, *stages: ProcessingStage[Any, Any], **options: 
 
 
 @pytest.mark.parametrize("restarts", [0, 2])
-def test_a_dead_worker_ends_the_run_when_no_restarts_are_left(restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_worker_without_restarts_left_ends_the_run(restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from curator_xenna._session import session
 
     sessions = []
@@ -136,7 +136,7 @@ def test_a_module_that_no_worker_can_import_ends_the_run_at_once(
     "settings",
     [{"resources": Resources(cpus=512)}, {"num_workers": 4096}, {"resources": Resources(cpus=0.1, gpus=1)}],
 )
-def test_more_than_the_machine_has_is_refused(executor: XennaExecutor, settings: dict[str, Any]) -> None:
+def test_requests_above_the_machine_are_rejected(executor: XennaExecutor, settings: dict[str, Any]) -> None:
     with pytest.raises(ResourcesError, match="does not fit") as caught:
         run(executor, Same(), Same().with_(name="greedy", **settings))
     assert caught.value.stage == "greedy"

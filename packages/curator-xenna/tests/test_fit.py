@@ -101,14 +101,14 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 # --- step by step ---------------------------------------------------------------------------------------
 
 
-def test_where_streaming_fits_nothing_is_done(lines: Any) -> None:
+def test_a_plan_that_fits_is_not_changed(lines: Any) -> None:
     found = fitted(machine(4), {}, SPLIT, {}, asking(cpus=2))
     assert names(found) == ["s0+s1", "s2", "s3"]
     assert (found.streaming, found.cpus, lines()) == (True, 0, [])
     assert workers(found) == [None, None, None]
 
 
-def test_first_stages_of_unequal_cpus_share_workers(lines: Any) -> None:
+def test_the_first_step_lets_stages_of_unequal_cpus_share_workers(lines: Any) -> None:
     found = fitted(machine(3), {}, asking(cpus=2), SPLIT, {})
     assert names(found) == ["s0+s1+s2", "s3"]
     assert [placement.share.cpus for placement in found.placements] == [2, 1]
@@ -116,38 +116,38 @@ def test_first_stages_of_unequal_cpus_share_workers(lines: Any) -> None:
     assert lines() == [UNEQUAL]
 
 
-def test_then_stages_share_workers_across_fan_outs(lines: Any) -> None:
+def test_the_second_step_lets_stages_share_workers_across_fan_outs(lines: Any) -> None:
     found = fitted(machine(2), {}, asking(cpus=2), SPLIT, {})
     assert names(found) == ["s0+s1+s2+s3"]
     assert (found.streaming, found.cpus) == (True, 0)
     assert lines() == [UNEQUAL, FAN_OUTS]
 
 
-def test_a_step_that_changes_nothing_is_not_told(lines: Any) -> None:
+def test_a_step_without_effect_is_not_logged(lines: Any) -> None:
     found = fitted(machine(1), {}, SPLIT, {})
     assert names(found) == ["s0+s1+s2"]
     assert lines() == [FAN_OUTS]
 
 
-def test_then_ray_declares_more_cpus(lines: Any) -> None:
+def test_the_third_step_declares_more_cpus(lines: Any) -> None:
     found = fitted(machine(2), {}, APART, {}, SPLIT, asking(cpus=1.5))
     assert names(found) == ["s0", "s1", "s2+s3+s4"]
     assert (found.streaming, found.cpus) == (True, 4)  # 1 + 1 + 1.5
     assert lines() == [FAN_OUTS, declares(4, 2)]
 
 
-def test_each_step_on_the_way_to_more_cpus_is_told(lines: Any) -> None:
+def test_each_step_before_more_cpus_is_logged(lines: Any) -> None:
     stages = [asking(cpus=2), {}, SPLIT, {}, {**asking(cpus=2), **APART}]
     assert names(fitted(machine(2), *stages)) == ["s0+s1+s2+s3", "s4"]
     assert lines() == [UNEQUAL, FAN_OUTS, declares(4, 2)]
 
 
-def test_where_nothing_is_fused_no_fusion_is_told(lines: Any) -> None:
+def test_fusion_is_not_logged_if_nothing_is_fused(lines: Any) -> None:
     assert names(fitted(machine(2), asking(cpus=2), SPLIT, fuse=False)) == ["s0", "s1"]
     assert lines() == [declares(3, 2)]
 
 
-def test_batch_mode_comes_last(lines: Any) -> None:
+def test_batch_mode_is_the_last_step(lines: Any) -> None:
     found = fitted(machine(2), {}, APART, {}, SPLIT, asking(cpus=2), may_declare=False)
     assert names(found) == ["s0", "s1", "s2+s3", "s4"]  # nothing is fused more than necessary
     assert (found.streaming, found.cpus) == (False, 0)
@@ -156,13 +156,13 @@ def test_batch_mode_comes_last(lines: Any) -> None:
 
 @pytest.mark.parametrize("may_declare", [True, False])
 @pytest.mark.parametrize("config", [{}, {"fuse": False}, {"execution_mode": "batch"}, {"max_workers_per_stage": 2}])
-def test_only_what_is_larger_than_the_machine_fails(may_declare: bool, config: dict[str, Any], lines: Any) -> None:
+def test_only_stages_larger_than_the_machine_fail(may_declare: bool, config: dict[str, Any], lines: Any) -> None:
     with pytest.raises(ResourcesError, match="does not fit the cluster: one worker is larger than any node"):
         fitted(machine(2), {}, asking(cpus=3), {}, may_declare=may_declare, **config)
     assert lines() == []
 
 
-def test_the_error_has_the_table_and_the_number_to_change() -> None:
+def test_the_error_has_a_table_and_the_setting_to_change() -> None:
     stages = [{}, {**asking(cpus=9, gpus=0.5), "num_workers": 2}, asking(cpus=2)]
     nodes = [Node("a", 8, (H100,)), Node("b", 4, ())]
     with pytest.raises(ResourcesError) as caught:
@@ -182,7 +182,7 @@ def test_the_error_has_the_table_and_the_number_to_change() -> None:
     )
 
 
-def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
+def test_a_worker_that_is_too_large_has_a_hint_to_request_less() -> None:
     with pytest.raises(ResourcesError) as caught:
         fitted(machine(2), {}, APART, {**asking(cpus=4), **APART})
     assert caught.value.stage == "s2"
@@ -194,14 +194,14 @@ def test_one_worker_that_is_too_large_is_told_to_ask_for_less() -> None:
 
 
 @pytest.mark.parametrize("may_declare", [True, False])
-def test_workers_that_are_asked_for_have_to_fit(may_declare: bool) -> None:
+def test_requested_workers_must_fit(may_declare: bool) -> None:
     with pytest.raises(ResourcesError, match="its workers do not fit together") as caught:
         fitted(machine(2), {}, {"num_workers": 3}, may_declare=may_declare)
     assert caught.value.stage == "s1"
     assert caught.value.hint == "lower the number of workers of 's1' to 2 or fewer, or run on a larger cluster"
 
 
-def test_an_error_names_the_node_that_has_most_of_what_is_short() -> None:
+def test_an_error_names_the_node_with_most_of_the_missing_resource() -> None:
     nodes = [Node("a", 8, (H100,)), Node("b", 64, ())]
     for asked, has in ((asking(cpus=100), "64 CPUs and 0 GPUs"), (asking(cpus=9, gpus=1), "8 CPUs and 1 GPUs")):
         with pytest.raises(ResourcesError) as caught:
@@ -218,7 +218,7 @@ def test_gpus_cannot_be_declared() -> None:
 @pytest.mark.parametrize("may_declare", [True, False])
 @pytest.mark.parametrize("config", [{}, {"fuse": False}, {"max_workers_per_stage": 2}, {"execution_mode": "batch"}])
 @pytest.mark.parametrize("stages", [[asking(cpus=3)], [{}, {"num_workers": 3}], [asking(gpus=0.5)], [{}, {}]])
-def test_what_does_not_fit_is_told_beforehand(
+def test_a_plan_that_does_not_fit_is_an_error_before_the_run(
     stages: list[dict[str, Any]], config: dict[str, Any], may_declare: bool
 ) -> None:
     stages = Plan.from_stages([Stage().with_(name=f"s{n}", **given) for n, given in enumerate(stages)], fed=True).stages
@@ -254,27 +254,27 @@ def test_twelve_fan_outs_are_one_group(cpus: int, lines: Any) -> None:
 
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("how", [{"config": {"fuse": False}}, {"settings": APART}])
-def test_twelve_stages_that_may_not_share_have_cpus_declared(cpus: int, how: dict[str, Any], lines: Any) -> None:
+def test_cpus_are_declared_for_twelve_stages_that_refuse_to_share(cpus: int, how: dict[str, Any], lines: Any) -> None:
     found = fitted(machine(cpus), *[how.get("settings", {})] * 12, **how.get("config", {}))
     assert len(found.placements) == 12
     assert (found.streaming, found.cpus, lines()) == (True, 12, [declares(12, cpus)])
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_twelve_stages_on_a_cluster_that_is_joined_run_one_after_the_other(cpus: int, lines: Any) -> None:
+def test_twelve_stages_on_a_joined_cluster_run_in_batch_mode(cpus: int, lines: Any) -> None:
     found = fitted(machine(cpus), *[APART] * 12, may_declare=False)
     assert len(found.placements) == 12
     assert (found.streaming, found.cpus, lines()) == (False, 0, [BATCH])
 
 
-def test_without_fusion_twelve_stages_stay_apart_where_they_fit(lines: Any) -> None:
+def test_without_fusion_twelve_stages_that_fit_stay_separate(lines: Any) -> None:
     found = fitted(machine(12), *TWELVE, fuse=False)
     assert names(found) == [f"s{number}" for number in range(12)]
     assert (found.streaming, found.cpus, lines()) == (True, 0, [])
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_twelve_stages_after_a_source_that_wants_a_worker(cpus: int, lines: Any) -> None:
+def test_twelve_stages_fit_beside_a_source_with_a_worker(cpus: int, lines: Any) -> None:
     found = fitted(machine(cpus), {"runtime_env": {}}, *TWELVE, source=True)
     assert [len(placement.group.stages) for placement in found.placements] == [1, 12]
     assert (found.cpus, lines()) == ((0, []) if cpus == 2 else (2, [declares(2, 1)]))
@@ -289,16 +289,16 @@ def test_a_source_gets_one_worker() -> None:
     assert workers(fitted(machine(4), {}, {})) == [None]
 
 
-def test_a_source_gets_the_workers_that_it_asks_for() -> None:
+def test_a_source_gets_the_requested_workers() -> None:
     assert workers(fitted(machine(4), {"num_workers": 2}, {}, source=True)) == [2, None]
 
 
-def test_workers_are_left_to_the_autoscaler_where_none_are_asked_for() -> None:
+def test_unset_worker_counts_are_left_to_the_autoscaler() -> None:
     assert workers(fitted(machine(8), {}, {"num_workers": 3}, {"num_workers": 3})) == [None, 3]
 
 
 @pytest.mark.parametrize(("per_node", "expected"), [(1, 2), (1.5, 3), (0.5, 1), (0.7, 2)])
-def test_workers_a_node_are_counted(per_node: float, expected: int) -> None:
+def test_workers_per_node_are_counted(per_node: float, expected: int) -> None:
     nodes = [Node("a", 8, ()), Node("b", 8, ())]
     assert workers(fitted(nodes, {"xenna_stage_spec": {"num_workers_per_node": per_node}})) == [expected]
 
@@ -321,11 +321,11 @@ def test_a_limit_on_a_large_cluster_is_distributed_in_large_steps() -> None:
     assert workers(fitted(nodes, *stages, max_workers_per_stage=700)) == [570, 300, 48, 570]
 
 
-def test_the_limit_counts_gpus_too() -> None:
+def test_the_worker_limit_applies_to_gpu_stages() -> None:
     assert workers(fitted(machine(12, gpus=1), asking(gpus=0.5), {}, max_workers_per_stage=4)) == [2, 4]
 
 
-def test_the_limit_holds_for_a_source_too() -> None:
+def test_the_worker_limit_applies_to_a_source() -> None:
     assert workers(fitted(machine(8), {}, {}, source=True, max_workers_per_stage=3)) == [1, 3]
 
 
@@ -386,7 +386,7 @@ def test_batch_mode_needs_only_the_largest_stage(lines: Any) -> None:
     assert (found.streaming, workers(found), lines()) == (False, [None] * 3, [])
 
 
-def test_shares_of_a_cpu_add_up() -> None:
+def test_fractions_of_a_cpu_are_added() -> None:
     found = fitted(machine(1), *[{**asking(cpus=1 / 9), **APART}] * 9)  # 1 - 8/9 is slightly less than 1/9
     assert (found.streaming, found.cpus) == (True, 0)
 
@@ -421,7 +421,7 @@ HALF, WHOLE, TWO = asking(gpus=0.5), asking(gpus=1), asking(gpus=2)
     ],
 )
 @pytest.mark.parametrize("may_declare", [True, False])
-def test_gpus_are_shared_out_or_used_one_after_the_other(
+def test_gpus_are_divided_or_used_in_batch_mode(
     gpus: int, stages: list[Any], fits: bool, may_declare: bool, lines: Any
 ) -> None:
     found = fitted(machine(16, gpus), *stages, may_declare=may_declare)
@@ -440,24 +440,24 @@ def test_gpus_are_shared_out_or_used_one_after_the_other(
         ([Node("a", 8, ()), Node("b", 2, (H100,))], asking(cpus=3, gpus=0.5)),
     ],
 )
-def test_a_gpu_stage_that_fits_nowhere_fails(nodes: list[Node], stage: dict[str, Any]) -> None:
+def test_a_gpu_stage_that_does_not_fit_fails(nodes: list[Node], stage: dict[str, Any]) -> None:
     with pytest.raises(ResourcesError, match="does not fit the cluster") as caught:
         fitted(nodes, {}, stage)
     assert caught.value.stage == "s1"
 
 
-def test_cpus_that_are_short_are_declared_where_the_gpus_suffice(lines: Any) -> None:
+def test_missing_cpus_are_declared_if_the_gpus_suffice(lines: Any) -> None:
     found = fitted(machine(2, gpus=1), {}, HALF, {})
     assert names(found) == ["s0", "s1", "s2"]
     assert (found.streaming, found.cpus, lines()) == (True, 3, [declares(3, 2)])
 
 
-def test_gpus_that_are_short_cannot_be_declared(lines: Any) -> None:
+def test_missing_gpus_cannot_be_declared(lines: Any) -> None:
     found = fitted(machine(2, gpus=1), {}, WHOLE, {}, WHOLE)
     assert (found.streaming, found.cpus, lines()) == (False, 0, [BATCH])
 
 
-def test_gpu_stages_that_ask_for_it_share_a_worker(lines: Any) -> None:
+def test_gpu_stages_share_a_worker_on_request(lines: Any) -> None:
     both = {**WHOLE, "fusible": True}
     found = fitted(machine(4, gpus=1), {}, both, both)
     assert names(found) == ["s0", "s1+s2"]
@@ -471,7 +471,7 @@ def test_a_gpu_stage_is_placed_before_cpu_stages_take_its_node(lines: Any) -> No
     assert lines() == []
 
 
-def test_the_ranks_of_an_spmd_group_may_lie_on_several_nodes() -> None:
+def test_the_ranks_of_an_spmd_group_can_be_on_several_nodes() -> None:
     nodes = [Node("a", 4, (H100,)), Node("b", 4, (H100,))]
     spmd = {**asking(cpus=4, gpus=2), "xenna_stage_spec": {"is_spmd": True}}
     assert fitted(nodes, spmd).streaming
@@ -501,7 +501,7 @@ def test_any_cpu_pipeline_whose_largest_stage_fits_runs(
         assert found.cpus == 0 or (may_declare and found.cpus > cpus and found.cpus < asked + 1)
 
 
-def test_a_placement_says_the_least_that_it_takes() -> None:
+def test_a_placement_has_its_minimum_resources() -> None:
     (placement,) = fitted(machine(8), {**asking(cpus=1.5), "num_workers": 2}).placements
     assert isinstance(placement, Placement)
     assert (placement.least_workers, placement.least_cpus) == (2, 3)
@@ -512,13 +512,13 @@ def test_a_placement_says_the_least_that_it_takes() -> None:
 # --- regressions ----------------------------------------------------------------------------------------
 
 
-def test_the_limit_is_each_stages_own_where_batch_mode_is_the_last_resort() -> None:
+def test_in_batch_mode_the_limit_applies_to_each_stage() -> None:
     found = fitted(machine(2), *[APART] * 3, may_declare=False, max_workers_per_stage=2)
     assert not found.streaming
     assert workers(found) == [2, 2, 2]  # as with execution_mode="batch"
 
 
 @pytest.mark.parametrize("cpus", [8, 3])
-def test_a_stage_that_gets_fewer_workers_is_told_of_once(cpus: int, lines: Any) -> None:
+def test_fewer_workers_than_requested_are_logged_once(cpus: int, lines: Any) -> None:
     fitted(machine(cpus), asking(cpus=2), {**SPLIT, "num_workers": 2}, {}, max_workers_per_stage=1)
     assert sum("max_workers_per_stage" in line for line in lines()) == 1

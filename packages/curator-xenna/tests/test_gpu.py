@@ -69,7 +69,7 @@ def test_every_gpu_is_used(seen: Any) -> None:
     assert len(set().union(*by_worker(of_gpus).values())) == GPUS - 2  # the second rank of a group gets no task
 
 
-def test_cpu_stages_beside_gpu_stages_see_none(seen: Any) -> None:
+def test_cpu_stages_see_no_gpus(seen: Any) -> None:
     assert {one["visible"] for one in seen["cpu"]} == {""}
 
 
@@ -81,7 +81,7 @@ def test_a_group_of_ranks_counts_a_batch_once(cases: Any, seen: Any) -> None:
 
 
 @pytest.mark.parametrize("case", ["too_many", "too_large"])
-def test_more_gpus_than_there_are_is_refused(cases: Any, case: str) -> None:
+def test_more_gpus_than_exist_are_rejected(cases: Any, case: str) -> None:
     assert cases[case]["stage"] == case
     assert f"{GPUS} GPUs" in cases[case]["error"]
     assert "hint:" in cases[case]["error"]

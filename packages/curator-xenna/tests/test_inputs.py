@@ -79,11 +79,11 @@ def test_eight_tasks_are_spread_over_the_machine() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 4, 8])
-def test_slow_tasks_go_one_by_one_once_they_are_measured(slots: int) -> None:
+def test_measured_slow_tasks_are_sent_one_by_one(slots: int) -> None:
     assert take_all(queue_of(64, BundlePlan(slots=slots)), takes=1.0) == [1] * 64
 
 
-def test_slow_tasks_go_one_by_one_also_where_the_first_are_unmeasured() -> None:
+def test_slow_tasks_are_sent_one_by_one_even_if_the_first_are_unmeasured() -> None:
     queue = queue_of(64)
     first = [len(queue.take().tasks) for _ in range(8)]
     assert first == [1, 1, 1, 1, 4, 4, 4, 4]
@@ -97,7 +97,7 @@ def test_whole_batches_are_sent() -> None:
     assert [size % 8 for size in sizes] == [0] * (len(sizes) - 1) + [3]
 
 
-def test_full_batches_stay_full_however_large_their_tasks_are() -> None:
+def test_full_batches_stay_full_for_large_tasks() -> None:
     tasks = [Weighed(2 * 2**20) for _ in range(100)]
     sizes = take_all(InputQueue(tasks, BundlePlan(batch_size=32, slots=4, full=True)), takes=0.1)
     assert sizes == [32, 32, 32, 4]
@@ -126,16 +126,16 @@ def test_an_empty_queue_gives_empty_bundles() -> None:
         (10_000, BundlePlan(slots=1000), 10_000),
     ],
 )
-def test_there_are_tickets_enough_and_not_too_many(count: int, plan: BundlePlan, tickets: int) -> None:
+def test_the_number_of_tickets_is_sufficient_and_limited(count: int, plan: BundlePlan, tickets: int) -> None:
     assert InputQueue([Task(data=1)] * count, plan).num_tickets == tickets
 
 
-def test_large_tasks_have_tickets_enough() -> None:
+def test_large_tasks_have_enough_tickets() -> None:
     tasks = [Weighed(600) for _ in range(2000)]
     assert InputQueue(tasks, BundlePlan(max_bytes=1000)).num_tickets == 2000
 
 
-def test_the_queue_lets_go_of_what_it_sends() -> None:
+def test_the_queue_releases_sent_tasks() -> None:
     queue = queue_of(100)
     for _ in range(10):
         queue.take()
@@ -153,7 +153,7 @@ def test_the_queue_lets_go_of_what_it_sends() -> None:
     st.builds(BundlePlan, batch_size=st.integers(1, 9), slots=st.integers(1, 40)),
     st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 100), seconds)), min_size=1, max_size=30),
 )
-def test_whatever_is_observed_no_task_is_lost_or_sent_twice(count: int, plan: BundlePlan, events: list[Any]) -> None:
+def test_every_task_is_sent_exactly_once_for_any_measurements(count: int, plan: BundlePlan, events: list[Any]) -> None:
     queue = queue_of(count, plan)
     bundles = []
     for number in range(queue.num_tickets):
@@ -177,7 +177,7 @@ def test_whatever_is_observed_no_task_is_lost_or_sent_twice(count: int, plan: Bu
     st.integers(1, 5),
     st.one_of(st.none(), seconds),
 )
-def test_no_bundle_is_larger_than_the_limit_unless_a_single_task_is(
+def test_only_a_single_large_task_exceeds_the_bundle_limit(
     sizes: list[int], batch_size: int, takes: float | None
 ) -> None:
     queue = InputQueue([Weighed(size) for size in sizes], BundlePlan(batch_size, slots=2, max_bytes=100))
@@ -193,7 +193,7 @@ def test_no_bundle_is_larger_than_the_limit_unless_a_single_task_is(
 
 @pytest.mark.parametrize("takes", [None, 1e-6, 0.01, 1.0])
 @pytest.mark.parametrize(("count", "size"), [(250, 3000), (250, 700), (2000, 100), (2000, 5)])
-def test_the_limit_holds_for_tasks_that_do_not_know_their_size(count: int, size: int, takes: float | None) -> None:
+def test_the_bundle_limit_holds_for_tasks_of_unknown_size(count: int, size: int, takes: float | None) -> None:
     tasks = [Task(data={"video": bytes(size)}) for _ in range(count)]
     queue = InputQueue(tasks, BundlePlan(slots=4, max_bytes=5000))
     bundles = []
@@ -222,14 +222,14 @@ def test_tickets_become_bundles_when_they_are_pickled() -> None:
     assert [task.data for task in there.tasks] == [0]
 
 
-def test_a_ticket_that_is_pickled_twice_gives_the_same() -> None:
+def test_a_ticket_that_is_pickled_twice_gives_the_same_bundle() -> None:
     first, second, *_ = Tickets(queue_of(100))
     data = pickle.dumps(first)
     assert pickle.loads(pickle.dumps(second)).tasks == [Task(data=1)]
     assert pickle.dumps(first) == data
 
 
-def test_later_tickets_see_what_was_measured_meanwhile() -> None:
+def test_later_tickets_use_newer_measurements() -> None:
     queue = queue_of(1000)
     first, second, *_ = Tickets(queue)
     pickle.dumps(first)
@@ -238,7 +238,7 @@ def test_later_tickets_see_what_was_measured_meanwhile() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 300, 5000])
-def test_all_tasks_are_out_when_all_tickets_are(count: int) -> None:
+def test_all_tasks_are_sent_with_the_last_ticket(count: int) -> None:
     queue = queue_of(count)
     bundles = sent(Tickets(queue))
     assert len(bundles) == queue.num_tickets
@@ -246,14 +246,14 @@ def test_all_tasks_are_out_when_all_tickets_are(count: int) -> None:
     assert queue.is_empty
 
 
-def test_nothing_stays_behind_where_the_limit_leaves_too_few_tickets() -> None:
+def test_no_task_remains_if_the_limit_leaves_too_few_tickets() -> None:
     queue = InputQueue([Task(data={"video": bytes(300)}) for _ in range(1000)], BundlePlan(max_bytes=500))
     bundles = sent(Tickets(queue))
     assert sum(len(bundle.tasks) for bundle in bundles) == 1000
     assert queue.take().tasks == []
 
 
-def test_tickets_that_are_left_over_are_empty() -> None:
+def test_surplus_tickets_are_empty() -> None:
     queue = queue_of(10_000)
     queue.pace.observe(1, 1e-6)
     bundles = sent(Tickets(queue))
@@ -263,7 +263,7 @@ def test_tickets_that_are_left_over_are_empty() -> None:
     assert set(sizes[sizes.index(0) :]) == {0}
 
 
-def test_tickets_are_counted_before_any_is_made() -> None:
+def test_the_number_of_tickets_is_known_before_creation() -> None:
     queue = queue_of(1000)
     tickets = Tickets(queue)
     assert len(tickets) == len([*tickets]) == 256
@@ -273,7 +273,7 @@ def test_tickets_are_counted_before_any_is_made() -> None:
 
 
 @pytest.mark.parametrize("read", [list, tuple, deque, lambda tickets: [*tickets]])
-def test_tickets_can_be_read_in_any_way(read: Any) -> None:
+def test_tickets_can_be_read_like_any_sequence(read: Any) -> None:
     assert len(read(Tickets(queue_of(10)))) == 10
 
 
@@ -288,12 +288,12 @@ def test_neither_tickets_nor_inputs_are_copied() -> None:
 # --- regressions ----------------------------------------------------------------------------------------
 
 
-def test_the_last_ticket_keeps_the_limit_for_tasks_that_do_not_know_their_size() -> None:
+def test_the_last_ticket_keeps_the_limit_for_tasks_of_unknown_size() -> None:
     queue = InputQueue([Task(data={"video": bytes(3000)}) for _ in range(2000)], BundlePlan(max_bytes=5000))
     assert max(len(bundle.tasks) for bundle in queue.bundles()) == 1
 
 
-def test_the_last_ticket_keeps_the_limit_where_large_tasks_come_last() -> None:
+def test_the_last_ticket_keeps_the_limit_if_large_tasks_are_last() -> None:
     sizes = [1] * 900 + [60] * 100
     queue = InputQueue([Weighed(size) for size in sizes], BundlePlan(max_bytes=100))
     queue.pace.observe(1, 1.0)
@@ -301,7 +301,7 @@ def test_the_last_ticket_keeps_the_limit_where_large_tasks_come_last() -> None:
         assert len(bundle.tasks) == 1 or sum(task.num_bytes for task in bundle.tasks) <= 100
 
 
-def test_tasks_that_took_no_time_are_sent_within_the_limit() -> None:
+def test_instant_tasks_are_sent_within_the_limit() -> None:
     queue = InputQueue([Weighed(600) for _ in range(100)], BundlePlan(max_bytes=1000))
     assert take_all(queue, takes=0.0) == [1] * 100
 

@@ -133,7 +133,7 @@ def test_the_last_session_gives_stages_that_kill_their_worker_one_task_at_a_time
     assert alone == [(1, {}), (1, {"slots_per_actor": 1}), (2, {})]
 
 
-def test_a_task_that_kills_its_worker_is_set_aside_and_only_it(executor, tmp_path, sessions):
+def test_only_the_task_that_kills_its_worker_is_set_aside(executor, tmp_path, sessions):
     result = Pipeline("poisoned", [Pairs(), Poisoned()]).run(executor, tasks(4), on_error=DeadLetter(tmp_path))
     assert sorted(task.data for task in result) == [number for number in range(-4, 4) if number != POISON]
     (letter,) = deadletter.read(tmp_path)
@@ -149,7 +149,7 @@ def test_a_task_that_kills_its_worker_is_set_aside_and_only_it(executor, tmp_pat
 
 
 @pytest.mark.everything
-def test_a_task_that_kills_its_worker_every_time_takes_no_other_task_along(executor, sessions):
+def test_a_task_that_always_kills_its_worker_fails_alone(executor, sessions):
     from curator_xenna.compat import HAS_DESTROY
 
     if not HAS_DESTROY:

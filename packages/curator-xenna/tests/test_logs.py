@@ -106,7 +106,7 @@ def test_the_source_marks_its_records_in_the_driver(ran: Ran) -> None:
     assert ran.factory_kept
 
 
-def test_warnings_of_workers_are_logged_in_the_driver_the_first_of_each_kind(ran: Ran) -> None:
+def test_first_warnings_of_each_kind_are_logged_in_the_driver(ran: Ran) -> None:
     said = [record.getMessage() for record in ran.heard]
     assert sum(text.startswith("part ") for text in said) == 5
     assert "15 more like this from workers: part %d is odd" in said

@@ -64,7 +64,7 @@ def test_options_replace_defaults_of_the_executor() -> None:
         ("mode_specific", "the fields"),
     ],
 )
-def test_what_the_executor_sets_is_refused(name: str, hint: str) -> None:
+def test_options_of_xenna_that_the_executor_sets_are_rejected(name: str, hint: str) -> None:
     error = refused(xenna={name: 1})
     assert error.field == f"xenna.{name}"
     assert hint in str(error.hint)
@@ -103,7 +103,7 @@ def test_an_option_of_a_later_version_names_that_version(name: str, since: str) 
         ("autoscaler_verbosity_level", 1, "one of 'none', 'info', 'debug'"),
     ],
 )
-def test_an_invalid_value(name: str, value: Any, expected: str) -> None:
+def test_an_invalid_value_is_rejected(name: str, value: Any, expected: str) -> None:
     error = refused(xenna={name: value})
     assert (error.field, error.given, error.expected) == (f"xenna.{name}", repr(value), expected)
 
@@ -135,14 +135,14 @@ def test_nested_settings_are_a_dict_or_an_object_of_xenna() -> None:
         ({2: 2.0}, "", "a dict of settings"),
     ],
 )
-def test_an_invalid_nested_setting(settings: Any, field: str, says: str) -> None:
+def test_an_invalid_nested_setting_is_rejected(settings: Any, field: str, says: str) -> None:
     error = refused(xenna={"scheduler": "saturation_aware", "saturation_aware": settings})
     assert error.field == f"xenna.saturation_aware{field}"
     assert says in f"{error.expected} {error.hint}"
 
 
 @from_0_5
-def test_settings_that_the_scheduler_ignores_are_refused() -> None:
+def test_settings_that_the_scheduler_ignores_are_rejected() -> None:
     ours = refused(autoscale_interval_s=20, xenna={"scheduler": "saturation_aware"})
     assert ours.field == "autoscale_interval_s"
     assert ours.hint == 'set xenna["saturation_aware"] to {"interval_s": 20} instead'
@@ -192,7 +192,7 @@ def test_options_of_ray_are_those_of_the_installed_version() -> None:
         ("local_mode", "LocalExecutor()"),
     ],
 )
-def test_what_the_executor_passes_to_ray_is_refused(name: str, hint: str) -> None:
+def test_options_of_ray_that_the_executor_sets_are_rejected(name: str, hint: str) -> None:
     error = refused(ray={name: 1})
     assert error.field == f"ray.{name}"
     assert hint in str(error.hint)

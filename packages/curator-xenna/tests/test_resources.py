@@ -41,11 +41,11 @@ def share(resources: Resources, *gpus: Gpu, **options: Any) -> Share:
         (Resources(gpus=0.25), H100, 0.25),
     ],
 )
-def test_share_of_a_gpu(resources: Resources, gpu: Gpu, gpus: float) -> None:
+def test_requests_become_a_share_of_a_gpu(resources: Resources, gpu: Gpu, gpus: float) -> None:
     assert share(resources, gpu).gpus == pytest.approx(gpus)
 
 
-def test_takes_the_model_that_offers_least() -> None:
+def test_codec_engines_are_those_of_the_smallest_model() -> None:
     assert share(Resources(nvdecs=1), H100, T4).gpus == pytest.approx(0.5)
 
 
@@ -69,7 +69,9 @@ def test_table_can_be_overridden_and_added_to() -> None:
         (Resources(nvdecs=8, entire_gpu=True), (H100,), "entire"),
     ],
 )
-def test_what_cannot_be_expressed_is_an_error(resources: Resources, gpus: tuple[Gpu, ...], says: str) -> None:
+def test_resources_that_xenna_cannot_express_are_an_error(
+    resources: Resources, gpus: tuple[Gpu, ...], says: str
+) -> None:
     with pytest.raises(ResourcesError, match=says) as caught:
         share(resources, *gpus)
     assert caught.value.stage == "decode"
@@ -95,7 +97,7 @@ def stages(*settings: dict[str, Any]) -> Any:
         ({"slots_per_acter": 3}, "slots_per_actor"),
     ],
 )
-def test_options_that_are_not_a_stages(options: dict[str, Any], says: str) -> None:
+def test_unknown_stage_options_are_rejected(options: dict[str, Any], says: str) -> None:
     with pytest.raises(StageDefinitionError, match=says) as caught:
         check_options(stages({"xenna_stage_spec": options}))
     assert caught.value.stage == "s0"
@@ -119,7 +121,7 @@ def test_an_invalid_value_of_a_stages_option(name: str, value: Any, expected: st
 
 
 @pytest.mark.parametrize("name", ["num_workers", "min_workers", "max_workers", "initial_workers"])
-def test_workers_said_twice(name: str) -> None:
+def test_contradictory_worker_counts_are_rejected(name: str) -> None:
     with pytest.raises(StageDefinitionError, match=f"{name} and num_workers_per_node are both set"):
         check_options(stages({name: 2, "xenna_stage_spec": {"num_workers_per_node": 1}}))
 
@@ -132,7 +134,7 @@ def test_workers_said_twice(name: str) -> None:
         ({"min_workers": 2}, "min_workers"),
     ],
 )
-def test_limits_that_the_autoscaler_cannot_keep(limits: dict[str, int], name: str) -> None:
+def test_limits_that_the_autoscaler_cannot_keep_are_rejected(limits: dict[str, int], name: str) -> None:
     with pytest.raises(
         StageDefinitionError, match=f"the autoscaler of cosmos-xenna .* does not support {name}"
     ) as caught:
@@ -152,10 +154,10 @@ def test_limits_that_the_autoscaler_cannot_keep(limits: dict[str, int], name: st
         ({"min_workers": 2}, XennaConfig(max_workers_per_stage=4)),
     ],
 )
-def test_limits_that_are_kept(limits: dict[str, int], config: XennaConfig) -> None:
+def test_consistent_limits_of_workers_are_accepted(limits: dict[str, int], config: XennaConfig) -> None:
     check_limits(stages({}, limits), config)
 
 
-def test_options_that_are() -> None:
+def test_known_stage_options_are_passed_on() -> None:
     check_options(stages({"xenna_stage_spec": {"slots_per_actor": 3, "over_provision_factor": 2.0, "is_spmd": True}}))
     check_options(stages({"xenna_stage_spec": {"slots_per_actor": None, "num_workers_per_node": 0.5}}))

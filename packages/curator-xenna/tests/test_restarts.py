@@ -99,7 +99,7 @@ def test_every_task_comes_out_once(survived):
     assert Counter(task.task_id for task in survived).most_common(1)[0][1] == 1
 
 
-def test_the_accounts_are_those_of_an_undisturbed_run(survived):
+def test_the_counts_are_those_of_an_undisturbed_run(survived):
     made = 2 * (COUNT - COUNT // 10)
     fails = sum(number % 10 > 0 for number in FAILS_AT)
     first, second = survived.stages
@@ -117,13 +117,13 @@ def test_a_dead_worker_is_one_line_in_the_log(survived, notices):
         assert re.fullmatch(rf"stage 'Mortal': worker .*Mortal.* \(process \d+\) {how}", notice)
 
 
-def test_what_failed_is_kept_once(survived, dead):
+def test_failed_tasks_are_stored_once(survived, dead):
     ids = [letter.task_id for letter in deadletter.read(dead)]
     assert ids == list(survived.accounting.failed["Mortal"])
     assert ids == ["3.0"]
 
 
-def test_restarts_are_told(survived, seen):
+def test_restarts_are_reported(survived, seen):
     restarts = survived.accounting.restarts
     # Before 0.4, Xenna does not replace dead workers; after the first death only the stage's own process dies.
     assert restarts == (0 if HAS_DESTROY else 1)
@@ -174,7 +174,7 @@ class DiesAfterItsReport(Light):
 
 
 @pytest.mark.everything
-def test_a_worker_that_dies_between_its_report_and_its_outputs(executor: XennaExecutor, tmp_path: Path) -> None:
+def test_a_worker_that_dies_between_report_and_outputs_loses_nothing(executor: XennaExecutor, tmp_path: Path) -> None:
     mark, seen = tmp_path / "died", Recorder()
     stages = [Spread().with_(name="First"), DiesAfterItsReport(mark), Spread().with_(name="Last")]
     tasks = [Task(data=number) for number in range(COUNT)]

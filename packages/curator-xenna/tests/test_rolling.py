@@ -80,7 +80,7 @@ class Mortal(JsonlWriter):
 
 
 @pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.everything)])
-def test_a_writer_that_dies_writes_each_task_once(executor: XennaExecutor, tmp_path: Path, moment: str) -> None:
+def test_each_task_is_written_once_if_a_writer_dies(executor: XennaExecutor, tmp_path: Path, moment: str) -> None:
     out, mark = tmp_path / "out", tmp_path / "died"
     writer = Mortal(out, mark, moment).with_(batch_size=7)
     tasks = [Task(data=number) for number in range(SOURCES)]

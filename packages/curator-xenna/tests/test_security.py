@@ -87,23 +87,23 @@ def listeners(port: int) -> set[str]:
     return {address for address, hexadecimal in listening if int(hexadecimal, 16) == port}
 
 
-def test_the_token_is_random_and_stays_out_of_this_process(token):
+def test_the_token_is_random_and_not_left_in_the_environment(token):
     assert re.fullmatch("[0-9a-f]{64}", token)
     assert "RAY_AUTH_TOKEN" not in os.environ
     assert "RAY_AUTH_MODE" not in os.environ
 
 
 @pytest.mark.parametrize("shown", ["no", "another"])
-def test_a_stranger_is_refused(answers, shown):
+def test_a_connection_without_the_token_is_rejected(answers, shown):
     assert answers[shown].startswith("refused: ")
     assert "token" in answers[shown].lower()
 
 
-def test_who_has_the_token_is_let_in(answers):
+def test_a_connection_with_the_token_is_accepted(answers):
     assert answers["the right"] == "let in\n"
 
 
-def test_the_dashboard_asks_for_it_and_listens_on_loopback_only(token):
+def test_the_dashboard_needs_the_token_and_listens_on_loopback_only(token):
     assert token
     host, _, port = ray._private.worker._global_node.webui_url.rpartition(":")
     assert host == "127.0.0.1"
@@ -123,7 +123,7 @@ def test_the_embedded_ray_starts_only_what_a_run_needs(token, ray_servers):
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_who_listens_on_all_interfaces_would_be_seen(family):
+def test_the_check_finds_a_listener_on_all_interfaces(family):
     if family == socket.AF_INET6 and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
     with socket.socket(family) as server:

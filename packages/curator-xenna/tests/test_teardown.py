@@ -85,7 +85,7 @@ class Lock:
         self.lock.release()
 
 
-def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, batch: threading.Thread) -> None:
+def test_a_batch_in_progress_is_finished_before_teardown(adapter: XennaStageAdapter, batch: threading.Thread) -> None:
     busy = Lock(adapter._lifetime._busy, ends=adapter.processing_stage.goes_on.set)
     adapter._lifetime._busy = busy  # type: ignore[assignment]
     adapter.destroy()
@@ -93,7 +93,7 @@ def test_a_batch_that_is_under_way_is_let_finish(adapter: XennaStageAdapter, bat
     assert adapter.processing_stage.torn_down
 
 
-def test_a_batch_that_does_not_finish_costs_the_teardown(
+def test_a_batch_that_does_not_finish_skips_the_teardown(
     adapter: XennaStageAdapter, batch: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:
     busy = Lock(adapter._lifetime._busy)
@@ -155,9 +155,7 @@ def test_if_setup_of_a_stage_fails_the_stages_before_it_are_torn_down_once() -> 
     assert link.sent == [("a", "ready"), ("Fails", "setup_failed"), ("a", "ended")]
 
 
-def test_a_teardown_is_waited_for_and_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_wait_for_a_teardown_is_limited(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Before 0.4, Xenna tears nothing down: the last delivery of a group returns when all its workers have done so."""
     wait, waits = asyncio.wait, []
 
@@ -181,6 +179,6 @@ def test_a_teardown_is_waited_for_and_not_for_ever(
 
 
 @pytest.mark.skipif(not HAS_DESTROY, reason="before 0.4 Xenna tears nothing down")
-def test_xenna_itself_waits_as_long() -> None:
+def test_the_limits_match_those_of_xenna() -> None:
     pool = importlib.import_module("cosmos_xenna.ray_utils.actor_pool")
     assert pool._USER_STAGE_DESTROY_BUDGET_S == TEARDOWN_S

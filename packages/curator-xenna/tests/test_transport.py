@@ -94,7 +94,7 @@ def test_fused_stages_share_a_worker_and_one_call_for_all_their_reports(
     assert calls == [*range(first, first + 20)]
 
 
-def test_stages_that_refuse_fusion_have_workers_of_their_own(executor: XennaExecutor) -> None:
+def test_stages_that_refuse_fusion_have_separate_workers(executor: XennaExecutor) -> None:
     stages = [Pid().with_(name="first"), Pid().with_(name="second", fusible=False)]
     result, watch = run(executor, stages, [Task(data=(number,)) for number in range(10_000)])
     assert sorted(task.data[0] for task in result) == list(range(10_000))
@@ -115,7 +115,7 @@ def test_batch_mode_distributes_the_bundles(executor: XennaExecutor, monkeypatch
 
 
 @pytest.mark.everything
-def test_large_tasks_travel_one_by_one(executor: XennaExecutor) -> None:
+def test_large_tasks_are_sent_one_by_one(executor: XennaExecutor) -> None:
     class Sized(Light):
         def process(self, task: Task[Any]) -> Task[Any]:
             return Task(data=len(task.data))
@@ -139,7 +139,7 @@ class Batches(Light):
 
 
 @pytest.mark.parametrize("bundle", [True, pytest.param(False, marks=pytest.mark.everything)])
-def test_full_batches_are_full_with_and_without_bundles(
+def test_full_batches_work_with_and_without_bundles(
     bundle: bool, executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "config", XennaConfig(bundle=bundle))
@@ -192,7 +192,7 @@ class Asks(Light):
         return Task(data=(task.data, at_once))
 
 
-def test_calls_of_an_asynchronous_stage_are_under_way_at_once(executor: XennaExecutor) -> None:
+def test_calls_of_an_asynchronous_stage_are_concurrent(executor: XennaExecutor) -> None:
     result = Pipeline("asks", [Asks()]).run(executor, [Task(data=number) for number in range(8)])
     assert sorted(task.data[0] for task in result) == list(range(8))
     assert max(task.data[1] for task in result) == Asks.concurrency
@@ -251,7 +251,7 @@ def test_arrays_and_tables_are_not_copied_from_worker_to_worker(carried: Any) ->
         assert task.data["seen"] == [("once", True, True, False, ROWS), ("again", True, True, False, ROWS)]
 
 
-def test_arrays_come_back_to_the_driver_as_its_own(carried: Any) -> None:
+def test_returned_arrays_are_writable_in_the_driver(carried: Any) -> None:
     result, _ = carried
     task = result[0]
     task.data["array"] += 1  # not in Ray's store, which is gone after the run
@@ -287,7 +287,7 @@ class Closed(Light):
 
 
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.everything), 2**20])
-def test_an_output_that_the_driver_cannot_open_ends_the_run(executor: XennaExecutor, size: int) -> None:
+def test_an_output_that_the_driver_cannot_unpickle_ends_the_run(executor: XennaExecutor, size: int) -> None:
     with pytest.raises(DataError, match="cannot be read by the driver: ValueError: not in this process"):
         run(executor, [Closed()], [Task(data=size)])
 
@@ -325,7 +325,7 @@ SETTINGS = {
     suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 @given(pipelines(2, 4, **SETTINGS), st.integers(1, 300), st.sampled_from([{}, {}, {"fuse": False}, {"bundle": False}]))
-def test_results_are_those_of_stages_by_themselves(
+def test_results_are_those_of_unfused_stages(
     executor: XennaExecutor, stages: list[Any], count: int, config: dict[str, bool]
 ) -> None:
     tasks = [Task(data=number) for number in range(count)]

@@ -43,7 +43,7 @@ def test_a_node_that_answers_late_is_waited_for(slow_cases: Any) -> None:
 @pytest.mark.everything
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", ["is_dead", "stays_silent"])
-def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how: str) -> None:
+def test_a_node_that_ray_declares_dead_is_not_used(slow_cases: Any, how: str) -> None:
     said = slow_cases[how]
     assert said["numbers"] == list(range(5))
     assert said["restarts"] == 0
@@ -52,7 +52,7 @@ def test_a_node_that_ray_comes_to_call_dead_is_done_without(slow_cases: Any, how
 
 @pytest.mark.everything
 @pytest.mark.timeout(600)
-def test_a_node_that_ray_calls_alive_and_that_does_not_answer_ends_the_run(slow_cases: Any) -> None:
+def test_a_silent_node_that_ray_considers_alive_ends_the_run(slow_cases: Any) -> None:
     said = slow_cases["is_silent"]
     assert said["error"].startswith(f"nodes that Ray reports as alive did not answer: {said['node']} at ")
     assert "ray stop --force" in said["hint"]

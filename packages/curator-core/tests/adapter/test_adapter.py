@@ -32,41 +32,41 @@ def same(task: Task) -> Task:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("kind", [list, tuple, iter])
-def test_a_list_adds_a_segment_also_when_it_holds_one_task(count, kind):
+def test_a_list_adds_a_segment_even_if_it_has_one_task(count, kind):
     run = Probe(Calling(lambda task: kind([Task(data=n) for n in range(count)])))
     assert [task.task_id for task in run(seen("3"))] == [f"3.{n}" for n in range(count)]
     assert run.kinds() == [("out", count)]
 
 
 @pytest.mark.parametrize("make", [lambda: None, list, lambda: iter(())], ids=["None", "a list", "an iterator"])
-def test_none_and_no_tasks_count_as_filtered(make):
+def test_none_and_an_empty_list_count_as_filtered(make):
     run = Probe(Calling(lambda task: make()))
     assert run(seen("3")) == []
     assert run.report.inputs == (InputOutcome("3", "filtered", 0),)
 
 
-def test_the_input_may_be_one_of_its_own_outputs():
+def test_an_input_can_be_one_of_its_outputs():
     run = Probe(Calling(lambda task: [task, Task(data=2)]))
     assert [task.task_id for task in run(seen("3", 1))] == ["3.0", "3.1"]
 
 
-def test_copies_of_the_input_are_outputs_like_any_other():
+def test_copies_of_the_input_are_ordinary_outputs():
     run = Probe(Calling(lambda task: [copy.copy(task), copy.copy(task), task]))
     assert [task.task_id for task in run(seen("3"))] == ["3.0", "3.1", "3.2"]
 
 
-def test_tasks_of_no_pipeline_begin_lineages():
+def test_tasks_that_no_pipeline_has_seen_start_lineages():
     run = Probe(Calling(lambda task: [Task(data=1), Task(data=2)]))
     assert [task.task_id for task in run(Task(data=0), Task(data=0))] == ["0", "1", "2", "3"]
     assert [task.task_id for task in run(Task(data=0))] == ["4", "5"]
 
 
-def test_a_source_may_emit_tasks_that_it_kept_from_an_earlier_run():
+def test_a_source_can_emit_tasks_kept_from_an_earlier_run():
     run = Probe(Calling(lambda task: [seen("7.1"), seen("9")]))
     assert [task.task_id for task in run(EmptyTask())] == ["0", "1"]
 
 
-def test_a_source_that_is_tried_again_names_from_the_start():
+def test_a_retried_source_restarts_its_ids():
     class Late(ProcessingStage):
         max_attempts = 3
         tries = 0
@@ -79,7 +79,7 @@ def test_a_source_that_is_tried_again_names_from_the_start():
     assert [task.task_id for task in run(EmptyTask())] == ["0", "1"]
 
 
-def test_no_tasks_are_no_batch():
+def test_an_empty_list_makes_no_batch():
     run = Probe(Calling(same))
     assert run() == []
     assert run.reports == []
@@ -88,7 +88,7 @@ def test_no_tasks_are_no_batch():
 # --- metadata -------------------------------------------------------------------------------------------
 
 
-def test_notes_that_a_stage_writes_on_its_input_go_along():
+def test_notes_written_on_an_input_are_passed_on():
     def note(task: Task) -> Task:
         task.metadata["new"] = 1
         return Task(data=1)
@@ -97,7 +97,7 @@ def test_notes_that_a_stage_writes_on_its_input_go_along():
     assert [task.metadata for task in run(seen("3"), seen("4", a=1))] == [{"new": 1}, {"a": 1, "new": 1}]
 
 
-def test_a_tasks_own_notes_win():
+def test_notes_of_the_output_take_precedence():
     def renew(task: Task) -> Task:
         new = Task(data=1)
         new.metadata["a"] = 2
@@ -110,13 +110,13 @@ def test_a_tasks_own_notes_win():
 @pytest.mark.parametrize(
     "make", [lambda task: Task(data=1), copy.copy, dataclasses.replace], ids=["new", "copy", "replace"]
 )
-def test_siblings_have_notes_of_their_own(make):
+def test_siblings_have_separate_notes(make):
     first, second = Probe(Calling(lambda task: [make(task), make(task)]))(seen("3", a=1))
     first.metadata["b"] = 1
     assert second.metadata == {"a": 1}
 
 
-def test_tasks_without_notes_carry_no_dict():
+def test_tasks_without_notes_have_no_dict():
     (output,) = Probe(Calling(lambda task: Task(data=1)))(seen("3"))
     assert output._state[2] is None
 
@@ -124,7 +124,7 @@ def test_tasks_without_notes_carry_no_dict():
 # --- history --------------------------------------------------------------------------------------------
 
 
-def test_the_record_is_that_of_the_report():
+def test_stage_perf_matches_the_report():
     run = Probe(CallingBatches(lambda tasks: tasks))
     run.adapter.setup_on_node(NodeInfo("node"), WorkerMetadata("worker"))
     run.adapter.setup(WorkerMetadata("worker"))
@@ -145,7 +145,7 @@ def test_the_record_is_that_of_the_report():
     assert outputs[0]._state[1] is outputs[1]._state[1]
 
 
-def test_only_the_first_batch_tells_the_start_up():
+def test_only_the_first_batch_has_a_startup_time():
     run = Probe(Calling(same))
     run.adapter.setup(WorkerMetadata())
     first, second = run(seen("0"))[0], run(seen("1"))[0]
@@ -157,7 +157,7 @@ def test_only_the_first_batch_tells_the_start_up():
 # --- reports --------------------------------------------------------------------------------------------
 
 
-def test_a_report_of_a_batch():
+def test_a_batch_report_has_all_fields():
     run = Probe(CallingBatches(lambda tasks: [tasks[0], None]))
     run(seen("0", b"123"), seen("1", b"4567"))
     report = run.report
@@ -169,7 +169,7 @@ def test_a_report_of_a_batch():
     assert (report.parents, report.ready_unix_ns, report.ready_node_id) == ((), 0, "")
 
 
-def test_a_batch_id_follows_from_stage_and_inputs():
+def test_a_batch_id_is_derived_from_stage_and_inputs():
     def id_of(*ids: str, index: int = 0) -> str:
         run = Probe(CallingBatches(lambda tasks: tasks))
         run.adapter.state.compiled = dataclasses.replace(run.adapter.compiled, index=index)
@@ -189,7 +189,7 @@ def test_a_batch_id_follows_from_stage_and_inputs():
     assert len(set(ids)) == len(ids)
 
 
-def test_parents_are_the_batches_that_made_the_inputs():
+def test_parents_are_the_batches_that_produced_the_inputs():
     first = Probe(CallingBatches(lambda tasks: [[Task(data=1), Task(data=2)] for _ in tasks]))
     outputs = [*first(seen("0"), seen("1")), *first(seen("2"))]
     second = Probe(CallingBatches(lambda tasks: tasks))
@@ -250,7 +250,7 @@ class Living(ProcessingStage):
         self.note("teardown")
 
 
-def test_a_life():
+def test_a_stage_goes_through_its_life_cycle():
     stage = Living()
     run = Probe(stage)
     node, worker = NodeInfo("n"), WorkerMetadata("w", allocation={"gpu": 1})
@@ -270,7 +270,7 @@ def test_a_life():
     assert batch.idle_ns > 0
 
 
-def test_a_failing_teardown_is_reported_and_goes_no_further():
+def test_a_failing_teardown_is_reported_and_not_raised():
     run = Probe(Living("teardown"))
     run.adapter.setup(WorkerMetadata())
     run.adapter.teardown()
@@ -278,7 +278,7 @@ def test_a_failing_teardown_is_reported_and_goes_no_further():
     assert run.reports[-1].error.message == "failed in teardown"
 
 
-def test_an_adapter_that_no_run_has_bound_works():
+def test_an_adapter_works_without_a_run():
     adapter = BaseStageAdapter(Calling(same))
     adapter.setup(WorkerMetadata())
     assert adapter.process_batch([seen("0")])[0].task_id == "0"

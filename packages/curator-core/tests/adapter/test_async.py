@@ -85,7 +85,7 @@ class MeetingOfMany(Meeting):
 
 @EXECUTORS
 @ISOLATED
-def test_as_many_calls_are_under_way_as_may_be(executor, isolated):
+def test_concurrency_limits_the_calls_in_flight(executor, isolated):
     recorder = Recorder()
     stage = Meeting().with_(isolated=isolated)
     result = Pipeline("p", [stage]).run(executor, tasks(0, *range(1, 8)), observers=[recorder])
@@ -98,7 +98,7 @@ def test_as_many_calls_are_under_way_as_may_be(executor, isolated):
 
 @EXECUTORS
 @ISOLATED
-def test_batches_are_under_way_at_once(executor, isolated):
+def test_several_batches_are_in_flight(executor, isolated):
     result = Pipeline("p", [MeetingOfMany().with_(isolated=isolated)]).run(executor, tasks(*range(1, 9)))
     assert [task.task_id for task in result] == ["0.0", "2.0", "4.0", "6.0"]
     assert max(task.data for task in result) == 4
@@ -119,7 +119,7 @@ class Picky(ProcessingStage):
 
 @EXECUTORS
 @ISOLATED
-def test_the_tasks_of_a_call_that_fails_go_alone(executor, isolated):
+def test_a_failed_call_fails_only_its_own_tasks(executor, isolated):
     stage = Picky().with_(isolated=isolated)
     result = Pipeline("p", [stage]).run(executor, tasks(*range(6), *[2] * 10), on_error="skip")
     assert [task.data for task in result] == [0, 2, 4, *[2] * 10]
@@ -140,7 +140,7 @@ def test_the_first_failure_ends_the_run_and_cancels_the_other_calls(isolated):
         Pipeline("p", [Waiting().with_(isolated=isolated)]).run(initial_tasks=tasks(0, 1, 2))
 
 
-def test_only_what_failed_is_tried_again():
+def test_only_failed_calls_are_retried():
     seen = []
 
     @processing_stage(max_attempts=3, retry_on=ConnectionError, retry_delay_s=0.0)
@@ -166,7 +166,7 @@ def test_only_what_failed_is_tried_again():
     assert [report.sequence for report in recorder.batches] == list(range(4))
 
 
-def test_a_call_that_is_late_is_canceled_without_a_process_of_its_own():
+def test_a_late_call_is_canceled_without_an_isolated_process():
     canceled = []
 
     class Slow(ProcessingStage):
@@ -187,7 +187,7 @@ def test_a_call_that_is_late_is_canceled_without_a_process_of_its_own():
 
 
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
-def test_whatever_a_call_raises_is_the_failure_of_its_task(kind):
+def test_any_exception_of_a_call_fails_its_task(kind):
     @processing_stage()
     async def ask(task):
         if task.data:
@@ -213,7 +213,7 @@ class Pages(ProcessingStage[EmptyTask, Task]):
             type(self).closed = True
 
 
-def test_asynchronous_generators_fan_out_and_are_sources():
+def test_asynchronous_generators_fan_out_and_can_be_sources():
     @processing_stage()
     async def twice(task):
         for factor in (1, 10):
@@ -225,7 +225,7 @@ def test_asynchronous_generators_fan_out_and_are_sources():
     assert len(result) == 2000
 
 
-def test_an_asynchronous_source_is_read_as_it_goes_and_closed_when_a_later_stage_fails():
+def test_an_asynchronous_source_is_streamed_and_closed_when_a_later_stage_fails():
     @processing_stage()
     def fail(task):
         if task.data == 3:
@@ -239,7 +239,7 @@ def test_an_asynchronous_source_is_read_as_it_goes_and_closed_when_a_later_stage
     assert Pages.closed
 
 
-def test_it_runs_where_the_calling_thread_has_a_loop_of_its_own():
+def test_an_asynchronous_stage_runs_in_a_thread_with_a_running_loop():
     @processing_stage()
     async def same(task):
         return task
@@ -250,7 +250,7 @@ def test_it_runs_where_the_calling_thread_has_a_loop_of_its_own():
     assert len(asyncio.run(notebook())) == 1
 
 
-def test_log_records_of_calls_under_way_at_once_name_their_tasks(caplog):
+def test_log_records_of_concurrent_calls_name_their_tasks(caplog):
     class Talking(Meeting):
         async def process(self, task):
             await super().process(task)
@@ -265,7 +265,7 @@ def test_log_records_of_calls_under_way_at_once_name_their_tasks(caplog):
     assert said == {"0", "1", "2", "3"}
 
 
-def test_what_a_stage_leaves_running_ends_with_its_worker():
+def test_asyncio_tasks_left_running_are_canceled_with_the_worker():
     ended = []
 
     async def forever():
@@ -284,7 +284,7 @@ def test_what_a_stage_leaves_running_ends_with_its_worker():
     assert ended == [True]
 
 
-def test_concurrency_is_for_asynchronous_stages():
+def test_concurrency_needs_an_asynchronous_stage():
     @processing_stage(concurrency=4)
     def plain(task):
         return task
@@ -294,7 +294,7 @@ def test_concurrency_is_for_asynchronous_stages():
     assert raised.value.hint == "write async def process, or leave concurrency unset"
 
 
-def test_what_a_plan_says_of_an_asynchronous_stage():
+def test_an_asynchronous_stage_is_compiled_with_concurrency_and_batch_size():
     @processing_stage(resources=Resources(cpus=0.5))
     async def ask(task):
         return task
@@ -319,7 +319,7 @@ class Frail(ProcessingStage):
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_a_task_that_kills_the_process_of_all_calls_takes_no_other_along(attempts):
+def test_a_task_that_kills_the_process_of_all_calls_fails_alone(attempts):
     stage = Frail().with_(max_attempts=attempts, retry_delay_s=0.0)
     result = Pipeline("p", [stage]).run(initial_tasks=tasks(*range(6)), on_error="skip")
     assert result.accounting.failed == {"Frail": ("3",)}
@@ -327,7 +327,7 @@ def test_a_task_that_kills_the_process_of_all_calls_takes_no_other_along(attempt
 
 
 @ISOLATED
-def test_the_reason_is_given_where_other_calls_were_canceled(isolated):
+def test_the_cause_is_reported_if_other_calls_were_canceled(isolated):
     class Second(ProcessingStage):
         batch_size = 2
 
@@ -340,7 +340,7 @@ def test_the_reason_is_given_where_other_calls_were_canceled(isolated):
         Pipeline("p", [Second().with_(isolated=isolated)]).run(initial_tasks=tasks(*range(4)))
 
 
-def test_where_no_input_is_valid_none_is_called():
+def test_a_batch_without_valid_inputs_makes_no_calls():
     class Invalid(Task):
         def validate(self):
             return False
@@ -354,7 +354,7 @@ def test_where_no_input_is_valid_none_is_called():
     assert result.stages[0].tasks_failed == 2
 
 
-def test_items_and_bytes_are_those_of_the_inputs_as_they_came():
+def test_items_and_bytes_are_those_of_the_original_inputs():
     @processing_stage(max_attempts=2, retry_delay_s=0.0)
     async def shorten(task):
         first = "tried" not in task.metadata and not seen
@@ -371,7 +371,7 @@ def test_items_and_bytes_are_those_of_the_inputs_as_they_came():
     assert sum(report.num_items for report in recorder.final()) == 12
 
 
-def test_a_stage_may_stop_the_loop_and_run_a_pipeline_of_its_own():
+def test_a_stage_can_stop_the_loop_and_run_a_pipeline():
     @processing_stage()
     async def inner(task):
         return Task(data=task.data + 1)
@@ -385,7 +385,7 @@ def test_a_stage_may_stop_the_loop_and_run_a_pipeline_of_its_own():
     assert [task.data for task in Pipeline("p", [outer]).run(initial_tasks=tasks(0, 1))] == [1, 2]
 
 
-def test_a_call_that_swallows_its_cancellation_has_failed_all_the_same():
+def test_a_call_that_swallows_its_cancellation_has_failed():
     @processing_stage(timeout_s=0.1)
     async def stubborn(task):
         for _ in range(20):
@@ -396,7 +396,7 @@ def test_a_call_that_swallows_its_cancellation_has_failed_all_the_same():
     assert result.stages[0].first_error.startswith("StageTimeoutError")
 
 
-def test_a_call_that_blocks_its_loop_is_ended_where_it_has_a_process(monkeypatch):
+def test_a_call_that_blocks_its_loop_is_killed_if_isolated(monkeypatch):
     monkeypatch.setattr("curator_core._processes.stage._CANCELED_S", 0.2)
 
     @processing_stage(timeout_s=0.1, concurrency=1, isolated=True)
@@ -411,7 +411,7 @@ def test_a_call_that_blocks_its_loop_is_ended_where_it_has_a_process(monkeypatch
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_call_that_breaks_the_contract_takes_no_other_along(on_error):
+def test_a_call_that_breaks_the_contract_fails_alone(on_error):
     class Forgetful(ProcessingStage):
         batch_size = 2
 
@@ -432,7 +432,7 @@ def test_a_call_that_breaks_the_contract_takes_no_other_along(on_error):
     assert result.stages[0].first_error.startswith("ContractError")
 
 
-def test_a_source_may_hold_open_what_belongs_to_a_task():
+def test_a_source_can_keep_a_context_open_across_tasks():
     here = contextvars.ContextVar("here")
 
     class Held(ProcessingStage[EmptyTask, Task]):
@@ -456,7 +456,7 @@ def test_a_source_may_hold_open_what_belongs_to_a_task():
         Pipeline("p", [Late()]).run()
 
 
-def test_a_decorator_may_make_it_synchronous():
+def test_a_decorator_can_make_the_method_synchronous():
     def blocking(function):
         @functools.wraps(function)
         def call(task):
@@ -472,7 +472,7 @@ def test_a_decorator_may_make_it_synchronous():
     assert len(Pipeline("p", [ask]).run(initial_tasks=tasks(1, 2))) == 2
 
 
-def test_an_asynchronous_set_up_that_fails_leaves_no_loop_and_its_records_name_the_stage(caplog):
+def test_a_failing_asynchronous_setup_leaves_no_loop_and_its_records_name_the_stage(caplog):
     class Unready(ProcessingStage):
         async def setup(self, worker_metadata):
             logging.getLogger("unready").warning("no model")

@@ -68,7 +68,7 @@ def batches_of(journal: list[Any], name: str) -> list[str]:
     return [event for stage, event in journal if stage == name]
 
 
-def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
+def test_outputs_before_a_failure_are_kept_and_waiting_tasks_dropped():
     journal: list[Any] = []
     outputs: list[Any] = []
     chain = chain_of(Noting("a", journal, fails_in="2"), Noting("b", journal).with_(batch_size=2))
@@ -82,7 +82,7 @@ def test_what_was_done_before_a_failure_is_there_and_what_waited_is_dropped():
     assert batches_of(journal, "b") == ["0"]
 
 
-def test_stages_of_a_worker_share_a_clock():
+def test_stages_of_a_worker_share_one_clock():
     # Otherwise each stage would count as idle while the others work.
     chain = chain_of(*(Noting(name, []) for name in "abc"))
     assert len({id(adapter.state.clock) for adapter in chain.adapters}) == 1
@@ -158,7 +158,7 @@ def accounts(result: Any) -> list[Any]:
     st.sampled_from(FusionLevel),
     st.lists(st.integers(1, 7), min_size=1, max_size=4),
 )
-def test_groups_over_bundles_give_what_one_worker_gives(stages, count, from_source, fusion, sizes):
+def test_groups_connected_by_bundles_give_the_results_of_one_worker(stages, count, from_source, fusion, sizes):
     initial = None if from_source else [Task(data=number) for number in range(count)]
     plan = Plan.from_stages([Numbers(count), *stages] if from_source else stages, fed=not from_source)
     here, there = Recorder(), Recorder()

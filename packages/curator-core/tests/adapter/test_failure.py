@@ -42,14 +42,14 @@ def shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def test_an_exception_is_described():
+def test_an_exception_has_type_message_and_traceback():
     info = error_info(caught(ValueError("bad")), "on task '3'")
     assert (info.type, info.message, info.doing) == ("ValueError", "bad", "on task '3'")
     assert "users_function" in info.traceback
     assert isinstance(unpack_exception(info.pickled), ValueError)
 
 
-def test_the_type_has_its_module():
+def test_the_exception_type_includes_its_module():
     assert error_info(NeedsTwoError(1, 2)).type == f"{__name__}.NeedsTwoError"
 
 
@@ -73,7 +73,7 @@ class Deadly:
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else "",
 )
-def test_an_exception_travels_without_code_of_its_own(exc, args):
+def test_an_exception_is_rebuilt_without_running_its_code(exc, args):
     exc.add_note("a note")
     exc.about, exc.dropped = {"code": 7}, Deadly()
     again = unpack_exception(error_info(caught(exc)).pickled)
@@ -83,12 +83,12 @@ def test_an_exception_travels_without_code_of_its_own(exc, args):
         assert str(again) == str(exc)
 
 
-def test_exceptions_in_a_group_travel_with_it():
+def test_exceptions_of_an_exception_group_are_sent_with_it():
     again = unpack_exception(error_info(caught(ExceptionGroup("both", [NeedsTwoError(1, 2), OSError(2, "x")]))).pickled)
     assert [type(each) for each in again.exceptions] == [NeedsTwoError, FileNotFoundError]
 
 
-def test_exceptions_that_hold_each_other_travel_once_each():
+def test_exceptions_that_refer_to_each_other_are_sent_once():
     errors = [ValueError(number) for number in range(200)]
     for error in errors:
         error.others = errors
@@ -96,7 +96,7 @@ def test_exceptions_that_hold_each_other_travel_once_each():
     assert again.args == (0,)
 
 
-def test_what_is_too_large_to_travel_is_described_only():
+def test_an_exception_too_large_to_send_is_only_described():
     exc = ValueError(b"x" * 100_000)
     info = error_info(caught(exc))
     assert info.pickled is None
@@ -118,7 +118,7 @@ def test_the_wrapper_names_the_stage_and_keeps_the_cause():
     assert "users_function" in shown(error)
 
 
-def test_rebuilding_shows_the_same_as_wrapping():
+def test_a_rebuilt_error_looks_like_a_wrapped_one():
     info = error_info(caught(ValueError("bad")), "on task '3'")
     error = rebuild_error(info, "S")
     assert str(error) == str(stage_error(caught(ValueError("bad")), "S", "on task '3'"))
@@ -141,13 +141,13 @@ def test_the_error_of_a_pipeline_inside_a_stage_is_wrapped():
     assert rebuild_error(error_info(inner), "Outer").stage == "Outer"
 
 
-def test_the_frames_of_the_framework_are_left_out():
+def test_tracebacks_omit_the_frames_of_the_framework():
     with pytest.raises(StageError) as raised:
         BaseStageAdapter(Raising()).process_batch([Task(data=ValueError("bad"))])
     frames = traceback.extract_tb(raised.value.__cause__.__traceback__)
     assert [frame.name for frame in frames] == ["process"]
 
 
-def test_an_error_info_travels():
+def test_an_error_info_can_be_pickled():
     info = error_info(caught(ValueError("bad")))
     assert loads(dumps(info)) == info

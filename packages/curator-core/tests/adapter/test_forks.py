@@ -112,7 +112,7 @@ source AsyncGenerator 2
 """
 
 
-def test_a_child_has_no_part_in_the_run_and_ends_as_a_process_does():
+def test_a_forked_child_does_not_affect_the_run_and_exits_normally():
     done = subprocess.run(
         [sys.executable, "-u", "-W", "ignore", "-c", SCRIPT],
         capture_output=True,

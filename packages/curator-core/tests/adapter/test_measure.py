@@ -102,7 +102,7 @@ batches = st.one_of(
 
 
 @given(batches)
-def test_a_batch_measures_what_its_tasks_do(tasks):
+def test_a_batch_measures_items_and_bytes_of_its_tasks(tasks):
     assert measure(tasks) == (sum(task.num_items for task in tasks), sum(task.num_bytes for task in tasks))
 
 
@@ -128,11 +128,11 @@ def test_a_batch_measures_what_its_tasks_do(tasks):
         ([Fixed(b"four")], (3, 4)),
     ],
 )
-def test_known_batches(tasks, measured):
+def test_items_and_bytes_of_known_batches(tasks, measured):
     assert measure(tasks) == measured
 
 
-def test_what_a_task_raises_comes_through():
+def test_an_exception_in_a_size_property_is_raised():
     with pytest.raises(KeyError, match="frames"):
         measure([Task("a"), Moody("b")])
 
@@ -147,7 +147,7 @@ class MakesOneMoody(ProcessingStage):
         return Moody(data=1) if task.data == 1 else Task(data=task.data)
 
 
-def test_an_output_that_cannot_be_measured_takes_no_neighbour_along():
+def test_an_output_that_cannot_be_measured_fails_alone():
     tasks = [Task(data=number) for number in range(3)]
     result = Pipeline("p", [MakesOneMoody()]).run(initial_tasks=tasks, on_error="skip")
     assert [task.task_id for task in result] == ["0", "2"]

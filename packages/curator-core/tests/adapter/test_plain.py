@@ -100,7 +100,7 @@ def task_of(data: Any, notes: dict[str, Any] | None = None, **more: Any) -> Task
 
 
 @given(st.lists(st.builds(task_of, VALUES, NOTES, more=VALUES), max_size=4))
-def test_what_comes_back_is_what_a_pickle_gives(tasks):
+def test_a_plain_copy_equals_a_pickled_one(tasks):
     pickled = pickle.loads(pickle.dumps(tasks))
     copies = InputCopies(tasks)
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_what_comes_back_is_what_a_pickle_gives(tasks):
     ],
     ids=lambda task: type(task).__name__,
 )
-def test_texts_numbers_and_flat_collections_take_no_pickle(task):
+def test_text_numbers_and_flat_collections_are_not_pickled(task):
     assert PlainTasks.of([task]) is not None
     (restored,) = InputCopies([task]).restore()
     assert type(restored) is type(task)
@@ -147,13 +147,13 @@ def test_texts_numbers_and_flat_collections_take_no_pickle(task):
     ],
     ids=lambda task: f"{type(task).__name__}-{task.data}",
 )
-def test_all_else_takes_a_pickle(task):
+def test_other_values_are_pickled(task):
     assert PlainTasks.of([task]) is None
     assert PlainTasks.of([Task(data=1), task]) is None
 
 
 @pytest.mark.parametrize("kind", [Reduced, Stateful, Restored, Registered])
-def test_what_a_class_does_when_it_is_pickled_is_done(kind):
+def test_custom_pickling_of_a_class_is_respected(kind):
     (restored,) = InputCopies([kind(data=1)]).restore()
     assert restored.data == 2
 
@@ -171,12 +171,12 @@ def test_a_class_that_is_registered_later_is_pickled_from_then_on(monkeypatch):
 @pytest.mark.parametrize(
     "task", [Forwarding(data={"a": 1}), Connection(":memory:")], ids=lambda task: type(task).__name__
 )
-def test_of_what_does_not_unpickle_there_is_no_snapshot(task, caplog):
+def test_tasks_that_do_not_unpickle_are_not_copied(task, caplog):
     assert InputCopies.of([task], "decode") is None
     assert "stage 'decode' cannot be retried" in caplog.text
 
 
-def test_no_attempt_sees_what_another_did_to_a_collection():
+def test_attempts_do_not_see_changes_of_earlier_ones():
     task = Clip(data="a", labels=["cat"])
     task.metadata["path"] = "a.mp4"
     copies = InputCopies([task])
@@ -197,7 +197,7 @@ def test_later_changes_of_a_flat_collection_are_not_seen():
     assert (restored.data, restored.dataset_name) == ({"text": "a"}, "")
 
 
-def test_tasks_that_share_a_collection_go_on_sharing_it():
+def test_tasks_that_share_a_collection_still_share_it():
     shared = [1]
     first, second = InputCopies([Task(data=shared), Task(data=shared)]).restore()
     assert first.data is second.data
@@ -206,7 +206,7 @@ def test_tasks_that_share_a_collection_go_on_sharing_it():
     assert both.data is both.more
 
 
-def test_classes_that_no_module_holds_need_no_name():
+def test_local_classes_are_copied():
     class Local(Task[int]):
         pass
 

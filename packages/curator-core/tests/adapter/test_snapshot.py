@@ -62,14 +62,14 @@ class Forgetful(Task[int]):
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", b"bytes", [1, {"a": (2,)}], bytearray(b"x")])
-def test_what_has_no_buffers_is_one_part(value):
+def test_a_pickle_without_buffers_is_one_piece(value):
     packed = Packed.of(value)
     assert packed.buffers == []
     assert packed.open() == value
     assert loads(packed.head) == value
 
 
-def test_arrays_stay_beside_the_pickle():
+def test_arrays_are_kept_out_of_the_pickle():
     array = Array(bytearray(10**6))
     packed = Packed.of({"array": array, "again": array})
     assert len(packed.head) < 1000
@@ -85,7 +85,7 @@ def test_several_arrays_keep_their_order():
     assert [bytes(array.memory) for array in packed.open()] == [bytes([n]) * n for n in range(1, 5)]
 
 
-def test_what_is_read_only_stays_read_only():
+def test_read_only_arrays_stay_read_only():
     packed = Packed.of([Array(bytearray(b"ab")), Array(b"ab")])
     writable, constant = packed.open()
     assert not memoryview(writable.memory).readonly
@@ -102,7 +102,7 @@ def test_a_packed_value_that_is_pickled_keeps_its_buffers_as_they_are():
         assert [memoryview(each.memory).readonly for each in (writable, constant)] == [False, True]
 
 
-def test_the_other_way_to_pickle_takes_arrays_along():
+def test_in_band_pickles_include_arrays():
     array = Array(bytearray(b"abc"))
     data = dumps(array)
     array.memory[0] = 0
@@ -118,19 +118,19 @@ def test_arrow_tables_are_not_copied():
     assert address(again) == address(table)
 
 
-def test_functions_that_no_module_holds_travel_in_parts_too():
+def test_local_functions_can_be_pickled_with_buffers():
     assert Packed.of(lambda: 5).open()() == 5
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), Moody(), (n for n in range(3))], ids=lambda v: type(v).__name__)
-def test_what_does_not_pickle_does_not_in_parts(value):
+def test_unpicklable_objects_are_rejected_with_buffers_too(value):
     assert not pickles(value)
     assert not pickles([1, {"a": value}])
     with pytest.raises((TypeError, RuntimeError)):
         Packed.of([value])
 
 
-def test_memory_with_gaps_does_not_pickle_by_itself():
+def test_noncontiguous_memory_is_not_pickled():
     # Arrays with such memory, such as numpy's, handle it themselves.
     gaps = Array(memoryview(bytearray(10))[::2])
     with pytest.raises(pickle.PicklingError, match="non-contiguous"):
@@ -138,7 +138,7 @@ def test_memory_with_gaps_does_not_pickle_by_itself():
 
 
 @pytest.mark.parametrize("value", [None, [1], lambda x: x, Array(bytearray(5)), Task(data=b"x"), Moody])
-def test_what_pickles_is_said_to(value):
+def test_pickles_is_true_for_picklable_objects(value):
     assert pickles(value)
 
 
@@ -182,7 +182,7 @@ class Reading(Changing):
         assert bytes(task.data.memory) == b"abc"
 
 
-def test_what_one_attempt_changed_is_not_seen_by_the_next():
+def test_changes_of_one_attempt_are_not_seen_by_the_next():
     stage = Changing(failures=2).with_(max_attempts=3, batch_size=2)
     given = [Task(data=[0]), Task(data=[1]), Task(data=[2])]
     recorder = Recorder()
@@ -218,7 +218,7 @@ class Doubling(ProcessingStage):
 @pytest.mark.parametrize("executor", [LocalExecutor(), LocalExecutor(workers=2)], ids=["here", "workers"])
 @pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])
 @pytest.mark.parametrize("mode", ["raise", "skip", "letters", "attempts"])
-def test_a_stage_may_write_to_the_same_arrays_whatever_becomes_of_failures(executor, isolated, mode, tmp_path):
+def test_arrays_are_equally_writable_for_every_failure_setting(executor, isolated, mode, tmp_path):
     stage = Doubling(failures=2 if mode == "attempts" else 0).with_(isolated=isolated, num_workers=1)
     policy = {"raise": "raise", "skip": "skip", "letters": DeadLetter(tmp_path), "attempts": "raise"}[mode]
     stage = stage.with_(max_attempts=3, retry_delay_s=0.0) if mode == "attempts" else stage
@@ -229,7 +229,7 @@ def test_a_stage_may_write_to_the_same_arrays_whatever_becomes_of_failures(execu
 
 @pytest.mark.parametrize("isolated", [None, True], ids=["", "isolated"])
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_what_is_read_only_is_so_whatever_becomes_of_failures(isolated, on_error):
+def test_read_only_arrays_are_read_only_for_every_failure_setting(isolated, on_error):
     frozen = np.arange(4)
     frozen.flags.writeable = False
     run = Pipeline("p", [Doubling().with_(isolated=isolated)]).run
@@ -293,7 +293,7 @@ class Looking(ProcessingStage):
     ids=["here", "isolated", "workers"],
 )
 @pytest.mark.parametrize("mode", ["raise", "skip", "letters", "attempts"])
-def test_arrays_of_each_kind_are_as_writable_as_they_came(executor, isolated, mode, tmp_path):
+def test_arrays_of_every_kind_keep_their_writability(executor, isolated, mode, tmp_path):
     given = arrays(tmp_path)
     failures = 2 if mode == "attempts" else 0
     stage = Looking(failures).with_(batch_size=len(given), isolated=isolated, num_workers=1)
@@ -311,7 +311,7 @@ def test_attempts_read_the_same_memory():
 
 
 @pytest.mark.parametrize("bad", [threading.Lock(), Moody(), Array(memoryview(bytearray(4))[::2])])
-def test_what_does_not_pickle_has_one_attempt(caplog, bad):
+def test_unpicklable_tasks_have_one_attempt(caplog, bad):
     recorder = Recorder()
     with pytest.raises(StageError, match="failed on purpose"):
         Pipeline("p", [Changing(1).with_(max_attempts=3)]).run(initial_tasks=[Task(data=[bad])], observers=[recorder])
@@ -319,7 +319,7 @@ def test_what_does_not_pickle_has_one_attempt(caplog, bad):
     assert "stage 'Changing' cannot be retried: its inputs do not pickle" in caplog.text
 
 
-def test_where_nothing_is_tried_again_nothing_is_pickled():
+def test_without_retries_inputs_are_not_pickled():
     lock = threading.Lock()
     (task,) = Pipeline("p", [Changing(0)]).run(initial_tasks=[Task(data=[lock])])
     assert task.data == [lock, 1]
@@ -329,7 +329,7 @@ def test_where_nothing_is_tried_again_nothing_is_pickled():
 
 
 @pytest.mark.parametrize("task_class", [Task, Forgetful])
-def test_tasks_come_back_with_their_state(task_class):
+def test_restored_tasks_have_their_state(task_class):
     task = task_class(data=5)
     stamp(task, new_state("7.1", (HISTORY,), {"notes": [1]}))
     copies = InputCopies([task])
@@ -350,7 +350,7 @@ def test_tasks_that_do_not_pickle_keep_their_state():
     assert [task.task_id for task in tasks] == ["0", "1"]
 
 
-def test_classes_that_no_module_holds_come_back_as_themselves():
+def test_restored_tasks_of_local_classes_keep_their_class():
     class Local:
         pass
 
@@ -365,20 +365,20 @@ class Named(Task[str]):
         return Named, (f"{self.task_id} {self.metadata['path']} {len(self.stage_perf)}",)
 
 
-def test_classes_may_pickle_what_the_framework_knows():
+def test_custom_pickling_keeps_the_state_of_the_framework():
     task = Named(data="")
     stamp(task, new_state("7", (HISTORY,), {"path": "a.mp4"}))
     (restored,) = InputCopies([task]).restore()
     assert restored.data == "7 a.mp4 1"
 
 
-def test_a_task_that_occurs_twice_stays_one_task():
+def test_a_task_that_occurs_twice_is_restored_as_one():
     task = Task(data=[1])
     first, second = InputCopies([task, task]).restore()
     assert first is second
 
 
-def test_a_copy_for_this_process_takes_functions_by_name(monkeypatch):
+def test_a_copy_within_the_process_refers_to_functions(monkeypatch):
     def found(): ...
 
     assert Packed.of_copy(found).open() is not found  # it cannot be found by its name

@@ -32,7 +32,7 @@ def same(task: Task) -> Task:
 @pytest.mark.parametrize(
     "exc", [ValueError("bad"), SystemExit(3), MemoryError(), StopIteration("x"), NotImplementedError()]
 )
-def test_whatever_a_stage_raises_is_its_failure(exc):
+def test_any_exception_is_a_failure_of_the_stage(exc):
     def work(task: Task) -> Task:
         raise exc
 
@@ -60,7 +60,7 @@ class SilentError(Exception):
 
 
 @pytest.mark.parametrize("kind", [CauselessError, UnnotedError, SilentError])
-def test_an_exception_whose_attributes_raise_is_a_failure_as_any_other(kind):
+def test_an_exception_with_raising_attributes_is_an_ordinary_failure(kind):
     def work(task: Task) -> Task:
         raise kind("no")
 
@@ -73,7 +73,7 @@ def test_an_exception_whose_attributes_raise_is_a_failure_as_any_other(kind):
 
 
 @pytest.mark.parametrize("exc", [KeyboardInterrupt, GeneratorExit])
-def test_what_ends_the_process_goes_through(exc):
+def test_exceptions_that_end_the_process_are_not_caught(exc):
     def work(task: Task) -> Task:
         raise exc
 
@@ -81,14 +81,14 @@ def test_what_ends_the_process_goes_through(exc):
         Probe(Calling(work))(seen("3"))
 
 
-def test_the_task_at_which_it_failed_is_named():
+def test_the_failing_task_is_named():
     run = Probe(Calling(fail_at("b"), batch_size=3))
     with pytest.raises(StageError, match="on task '1': cannot work on b"):
         run(seen("0", "a"), seen("1", "b"), seen("2", "c"))
     assert run.kinds() == [("failed", 0)] * 3
 
 
-def test_a_batch_that_fails_as_one_is_told_as_one():
+def test_a_failed_batch_is_reported_as_a_whole():
     run = Probe(CallingBatches(lambda tasks: 1 / 0))
     with pytest.raises(StageError, match="raised ZeroDivisionError on a batch of 2 tasks: division by zero"):
         run(seen("0"), seen("1"))
@@ -110,7 +110,7 @@ class TestRetries:
         return CallingBatches(work).with_(max_attempts=attempts)
 
     @pytest.mark.parametrize("on_error", ["raise", "skip"])
-    def test_the_last_attempt_decides(self, on_error):
+    def test_outcomes_are_those_of_the_last_attempt(self, on_error):
         run = Probe(self.stage(fails=9), on_error)
         if on_error == "raise":
             with pytest.raises(StageError, match="not yet"):
@@ -144,7 +144,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_contract(how):
+def test_outputs_that_break_the_contract_are_errors(how):
     function, says = BROKEN[how]
     ending, skipping = Probe(CallingBatches(function)), Probe(CallingBatches(function), on_error="skip")
     with pytest.raises(ContractError) as raised:
@@ -161,7 +161,7 @@ def test_a_broken_contract(how):
         assert {outcome.kind for outcome in run.reports[0].inputs} & {"failed", "retried"}
 
 
-def test_a_task_kept_from_an_earlier_call():
+def test_an_output_kept_from_an_earlier_call_is_rejected():
     kept: list[Task] = []
     run = Probe(Calling(lambda task: kept.append(task) or kept[0]))
     run(seen("0"))
@@ -170,7 +170,7 @@ def test_a_task_kept_from_an_earlier_call():
 
 
 @pytest.mark.parametrize("entry", ["text", b"bytes", {"a": 1}, {1}, 0, False], ids=repr)
-def test_an_output_that_is_no_task(entry):
+def test_an_output_that_is_not_a_task_is_rejected(entry):
     with pytest.raises(ContractError, match=f"type '{type(entry).__name__}'") as raised:
         Probe(Calling(lambda task: entry))(seen("0"))
     assert raised.value.field == "process"
@@ -213,7 +213,7 @@ def needing(attributes: list[str], columns: list[str], base: type = Calling) -> 
         ([], ["text", "lang"], "has no column 'lang'"),
     ],
 )
-def test_what_is_declared_is_checked_for_both_methods(base, attributes, columns, says):
+def test_declared_fields_are_checked_for_both_methods(base, attributes, columns, says):
     run = Probe(needing(attributes, columns, base))
     table = Table(data=1)
     stamp(table, new_state("0"))
@@ -230,7 +230,7 @@ def test_what_is_declared_is_checked_for_both_methods(base, attributes, columns,
 
 @pytest.mark.parametrize("base", [Calling, CallingBatches])
 @pytest.mark.parametrize("bad", [Invalid, Task, Unmeasurable])
-def test_neighbours_of_a_task_that_must_not_be_seen_go_through(base, bad):
+def test_neighbors_of_an_invalid_task_go_on(base, bad):
     run = Probe(needing(["fps"], [], base), on_error="skip")
     tasks = [Table(data=0), bad(data=1), Table(data=2)]
     for number, task in enumerate(tasks):
@@ -240,7 +240,7 @@ def test_neighbours_of_a_task_that_must_not_be_seen_go_through(base, bad):
     assert run.report.error.doing == "on task '1'"
 
 
-def test_a_stage_is_not_called_where_no_task_is_left():
+def test_a_stage_is_not_called_without_valid_tasks():
     run = Probe(CallingBatches(lambda tasks: 1 / 0), on_error="skip")
     assert run(Invalid(data=1)) == []
     assert run.report.error.type == "curator_core.errors.InputError"
@@ -253,7 +253,7 @@ def test_an_invalid_task_ends_a_run():
 
 @pytest.mark.parametrize("method", ["get_deterministic_id", "num_bytes"])
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_method_of_an_output_that_raises_is_the_stages_failure(method, on_error):
+def test_a_raising_method_of_an_output_is_a_failure_of_the_stage(method, on_error):
     def broken(self) -> Any:
         raise RuntimeError("no idea")
 

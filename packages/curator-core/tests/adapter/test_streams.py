@@ -101,7 +101,7 @@ def run(*stages, data=(3,), **settings):
     return Pipeline("p", stages).run(initial_tasks=tasks(*data), observers=[recorder], **settings), recorder
 
 
-def test_outputs_go_on_as_they_are_made():
+def test_outputs_of_a_generator_move_on_as_they_are_produced():
     seen = []
     result, recorder = run(Count(seen), Take(seen), data=(2, 0))
     assert seen == ["make 0", "take 0", "make 1", "take 1", "closed", "closed"]
@@ -113,13 +113,13 @@ def test_outputs_go_on_as_they_are_made():
     assert result.lost == ()
 
 
-def test_a_last_stage_whose_files_a_checkpoint_writes_down_is_read_to_its_end(tmp_path):
+def test_a_last_stage_with_a_checkpoint_is_read_to_its_end(tmp_path):
     seen = []
     run(Take(seen), Count(seen), checkpoint=tmp_path)
     assert seen == ["take 3", "make 0", "make 1", "make 2", "closed"]
 
 
-def test_a_generator_that_fails_half_way_ends_the_run_and_what_it_made_counts():
+def test_a_generator_that_fails_halfway_ends_the_run_and_its_outputs_count():
     seen = []
     with pytest.raises(StageError, match="raised ValueError on task '0': no more") as raised:
         run(Count(seen, fails_at=2), Take(seen))
@@ -163,7 +163,7 @@ def test_another_attempt_begins_with_the_first_output(on_error):
     assert result.lost == ()
 
 
-def test_its_tasks_share_batches_with_those_of_others_unless_they_are_many():
+def test_outputs_of_a_generator_share_batches_with_others_unless_they_are_many():
     seen = []
     data = (2, 3, 30, 1, 2)
     _, recorder = run(Count(seen), Take(seen).with_(batch_size=4), data=data, on_error="skip")
@@ -172,7 +172,7 @@ def test_its_tasks_share_batches_with_those_of_others_unless_they_are_many():
     assert [*chain(*batches)] == [f"{number}.{index}" for number, count in enumerate(data) for index in range(count)]
 
 
-def test_an_inner_generator_is_withdrawn_alone():
+def test_only_the_inner_generator_is_withdrawn():
     class Halves(ProcessingStage):
         def process(self, task):
             yield Task(data=task.data)
@@ -188,7 +188,7 @@ def test_an_inner_generator_is_withdrawn_alone():
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 @pytest.mark.parametrize("where", ["generator", "later stage"])
-def test_a_run_that_ends_within_it_is_resumed_with_all_of_it(on_error, where, tmp_path):
+def test_a_run_that_ends_inside_a_generator_is_resumed_with_all_its_outputs(on_error, where, tmp_path):
     class Interrupted(Count):
         def process(self, task):
             for output in super().process(task):
@@ -211,7 +211,7 @@ def test_a_run_that_ends_within_it_is_resumed_with_all_of_it(on_error, where, tm
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_an_interruption_between_two_of_its_outputs_loses_nothing(on_error, tmp_path):
+def test_an_interruption_between_two_outputs_loses_nothing(on_error, tmp_path):
     class Interrupt(RunObserver):
         def on_batch(self, report):
             if report.stage_name == "Take" and report.sequence == 1:
@@ -225,7 +225,7 @@ def test_an_interruption_between_two_of_its_outputs_loses_nothing(on_error, tmp_
     assert [task.data for task in result] == [0, 1, 2, 3]
 
 
-def test_too_many_failures_end_a_run_within_it(tmp_path):
+def test_too_many_failures_end_a_run_inside_a_generator(tmp_path):
     seen = []
     with pytest.raises(FailureLimitError) as raised:
         Pipeline("p", [Count(seen), Broken()]).run(
@@ -302,7 +302,9 @@ def test_later_stages_see_an_output_before_the_next_one_is_made(workers, on_erro
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("attempts", "batch_size"), [(1, 1), (2, 1), (2, 2)])
-def test_a_run_that_a_later_stage_ended_is_resumed_with_all_of_it(workers, attempts, batch_size, tmp_path):
+def test_a_run_ended_by_a_later_stage_is_resumed_with_all_outputs_of_the_generator(
+    workers, attempts, batch_size, tmp_path
+):
     def pipeline(bad):
         return Pipeline(
             "p", [Several().with_(max_attempts=attempts, retry_delay_s=0), Refuse(bad).with_(batch_size=batch_size)]
@@ -314,14 +316,14 @@ def test_a_run_that_a_later_stage_ended_is_resumed_with_all_of_it(workers, attem
     assert [task.data for task in result] == [*range(9)]
 
 
-def test_it_is_closed_when_a_later_stage_fails():
+def test_a_generator_is_closed_when_a_later_stage_fails():
     seen = []
     with pytest.raises(StageError, match="too much"):
         run(Count(seen), Take(seen, fails_at=1))
     assert seen == ["make 0", "take 0", "make 1", "take 1", "closed"]
 
 
-def test_time_that_is_spent_on_its_outputs_is_not_its_own():
+def test_time_spent_on_outputs_is_not_counted_for_the_generator():
     class Slow(ProcessingStage):
         def process(self, task):
             until = task.data + sum(range(200_000))

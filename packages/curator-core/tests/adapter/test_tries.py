@@ -34,8 +34,8 @@ def poisonous(*bad: str):
     return CallingBatches(work)
 
 
-class TestParting:
-    def test_a_batch_that_fails_as_one_goes_in_halves(self):
+class TestSplitting:
+    def test_a_failed_batch_is_split_in_halves(self):
         run = Probe(poisonous("c"), on_error="skip")
         outputs = run(*(seen(str(number), data) for number, data in enumerate("abcd")))
         assert [(task.task_id, task.data) for task in outputs] == [("0", "A"), ("1", "B"), ("3", "D")]
@@ -50,7 +50,7 @@ class TestParting:
         assert [report.attempt for report in run.reports] == [1, 2, 2, 3, 3]
         assert run.reports[3].error.message == "poison: ['c']"
 
-    def test_a_batch_is_tried_as_often_as_it_may_be_before_it_is_parted(self):
+    def test_a_batch_uses_all_attempts_before_it_is_split(self):
         run = Probe(poisonous("b").with_(max_attempts=2, retry_delay_s=0), on_error="skip")
         assert [task.data for task in run(seen("0", "a"), seen("1", "b"))] == ["A"]
         assert [(len(report.inputs), report.attempt) for report in run.reports] == [
@@ -61,7 +61,7 @@ class TestParting:
             (1, 4),  # a single task gets as many attempts as a batch
         ]
 
-    def test_a_neighbour_is_tried_again_as_well(self):
+    def test_neighbors_of_the_failed_task_are_retried(self):
         left = [1]
 
         def work(tasks: list[Task]) -> list[Task]:
@@ -77,13 +77,13 @@ class TestParting:
         )
         assert [task.task_id for task in run(seen("0", "bad"), seen("1", "good"))] == ["1"]
 
-    def test_ranks_of_a_group_part_nothing(self):
+    def test_batches_of_an_spmd_group_are_not_split(self):
         stage = poisonous("b").with_(xenna_stage_spec={"is_spmd": True})
         run = Probe(stage, on_error="skip")
         assert run(seen("0", "a"), seen("1", "b")) == []
         assert len(run.reports) == 1
 
-    def test_a_run_that_is_to_end_at_a_failure_parts_nothing(self):
+    def test_batches_are_not_split_if_a_failure_ends_the_run(self):
         run = Probe(poisonous("b"))
         with pytest.raises(StageError):
             run(seen("0", "a"), seen("1", "b"))
@@ -104,7 +104,7 @@ class TestParting:
         assert "do not pickle" in caplog.text
 
 
-class TestWhatIsWorthAnotherAttempt:
+class TestRetryOn:
     def stage(self, error: type[BaseException], **settings: Any) -> ProcessingStage:
         def work(task: Task) -> Task:
             if task.data == "bad":
@@ -116,19 +116,19 @@ class TestWhatIsWorthAnotherAttempt:
     @pytest.mark.parametrize(
         ("retry_on", "attempts"), [(Exception, 3), (OSError, 3), ((KeyError, OSError), 3), (KeyError, 1), ((), 1)]
     )
-    def test_exceptions_that_are_not_are_for_good_at_once(self, retry_on, attempts):
+    def test_exceptions_outside_retry_on_fail_at_once(self, retry_on, attempts):
         run = Probe(self.stage(ConnectionError, retry_on=retry_on))
         with pytest.raises(StageError):
             run(seen("0", "bad"))
         assert len(run.reports) == attempts
         assert run.kinds() == [("failed", 0)]
 
-    def test_neighbours_of_what_is_not_go_through(self):
+    def test_neighbors_of_a_task_that_is_not_retried_go_on(self):
         run = Probe(self.stage(ValueError, retry_on=OSError, batch_size=2), on_error="skip")
         assert [task.task_id for task in run(seen("0", "good"), seen("1", "bad"))] == ["0"]
         assert [report.attempt for report in run.reports] == [1, 2, 2]
 
-    def test_attempts_are_apart(self, monkeypatch):
+    def test_retry_delays_double_up_to_30_s(self, monkeypatch):
         waited: list[float] = []
         monkeypatch.setattr("curator_core._adapter.retry.time.sleep", waited.append)
         run = Probe(self.stage(ValueError).with_(max_attempts=4, retry_delay_s=8.0))
@@ -138,7 +138,7 @@ class TestWhatIsWorthAnotherAttempt:
         assert all(limit / 2 <= seconds <= limit for seconds, limit in zip(waited, limits, strict=True))
         assert all(report.idle_ns < 10**9 for report in run.reports)
 
-    def test_waiting_does_not_touch_the_users_random_numbers(self):
+    def test_retry_delays_do_not_use_the_global_random_state(self):
         random.seed(1)
         expected = random.random()
         random.seed(1)
@@ -147,13 +147,13 @@ class TestWhatIsWorthAnotherAttempt:
         assert random.random() == expected
 
 
-class TestWhatIsKept:
+class TestLetters:
     def probe(self, stage: ProcessingStage) -> Probe:
         run = Probe(stage)
         run.adapter.state.context = run.adapter.state.context._replace(on_error="skip", letter_bytes=10**6)
         return run
 
-    def test_a_task_as_it_first_came_with_its_own_error(self):
+    def test_the_letter_has_the_original_task_and_its_own_error(self):
         run = self.probe(poisonous("b", "d"))
         run(*(seen(str(number), data, note=data) for number, data in enumerate("abcd")))
         kept = [(report.inputs[each.number].task_id, each) for report in run.reports for each in report.failed_input]
@@ -167,7 +167,7 @@ class TestWhatIsKept:
             ("3", "d", {"note": "d"}),
         ]
 
-    def test_tasks_that_fail_one_by_one_have_an_error_each(self):
+    def test_tasks_that_fail_individually_have_separate_errors(self):
         run = self.probe(Calling(fail_at("b", "d"), batch_size=4))
         run(*(seen(str(number), data) for number, data in enumerate("abcd")))
         assert [(each.number, each.error.message, each.error.doing) for each in run.report.failed_input] == [
@@ -175,7 +175,7 @@ class TestWhatIsKept:
             (3, "cannot work on d", "on task '3'"),
         ]
 
-    def test_what_the_stage_did_to_it_is_not_kept(self):
+    def test_changes_by_the_stage_are_not_in_the_letter(self):
         def spoil(task: Task) -> Task:
             task.data.append("spoiled")
             raise ValueError("no")
@@ -184,14 +184,14 @@ class TestWhatIsKept:
         run(seen("0", ["fresh"]))
         assert unpack(run.report.failed_input[0].payload).data == ["fresh"]
 
-    def test_a_task_that_does_not_pickle_is_told_without(self):
+    def test_an_unpicklable_task_has_a_letter_without_payload(self):
         run = self.probe(Calling(fail_at("b")))
         task = seen("0", "b")
         task.payload = (n for n in range(3))
         run(task)
         assert [each.payload for each in run.report.failed_input] == [None]
 
-    def test_nothing_is_kept_where_nothing_is_to_be(self):
+    def test_without_dead_letters_nothing_is_stored(self):
         run = Probe(Calling(fail_at("b")), on_error="skip")
         run(seen("0", "b"))
         assert run.report.failed_input == ()

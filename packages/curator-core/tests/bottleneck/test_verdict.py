@@ -186,7 +186,7 @@ def test_the_slow_stage_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_also_where_it_has_several_workers(workers: int) -> None:
+def test_the_slow_stage_is_named_if_it_has_several_workers(workers: int) -> None:
     stages = chain(B=SLOW * workers)
     stages[1].workers = workers
     verdict = judged(stages)
@@ -195,13 +195,13 @@ def test_also_where_it_has_several_workers(workers: int) -> None:
 
 
 @pytest.mark.parametrize("pair", ["AB", "BC", "AC"])
-def test_two_that_are_slow_alike(pair: str) -> None:
+def test_two_equally_slow_stages_are_both_named(pair: str) -> None:
     verdict = judged(chain(**dict.fromkeys(pair, SLOW)))
     assert verdict.kind == "equal"
     assert all(f"'{name}'" in verdict.reason for name in pair)
 
 
-def test_a_slow_set_up() -> None:
+def test_a_slow_setup_is_named() -> None:
     stages = chain()
     stages[1].setup = 9.0
     verdict = judged(stages, tasks=700)
@@ -209,13 +209,13 @@ def test_a_slow_set_up() -> None:
     assert "9.0 s" in verdict.reason
 
 
-def test_a_set_up_that_the_run_makes_up_for_is_not_held_against_it() -> None:
+def test_a_setup_that_is_short_for_the_run_is_not_the_bottleneck() -> None:
     stages = chain(C=SLOW)
     stages[1].setup = 2.0
     assert judged(stages, tasks=400).kind == "busy"
 
 
-def test_one_giant_task() -> None:
+def test_a_giant_task_is_named() -> None:
     stages = chain(B=0.02)
     stages[1].workers = 4
     stages[1].slow = {150: 8.0}
@@ -224,14 +224,14 @@ def test_one_giant_task() -> None:
     assert "task '150' took 8.0 s" in verdict.reason
 
 
-def test_a_giant_task_that_nobody_waits_for_is_none() -> None:
+def test_a_giant_task_that_delays_nothing_is_not_named() -> None:
     stages = chain(B=0.02)
     stages[1].workers = 2
     stages[1].slow = {0: 4.0}
     assert judged(stages, tasks=800).kind != "skew"
 
 
-def test_a_stage_that_waits_for_something() -> None:
+def test_a_stage_that_waits_is_named() -> None:
     stages = chain(B=SLOW)
     stages[1].cpu = 0.05
     verdict = judged(stages)
@@ -239,7 +239,7 @@ def test_a_stage_that_waits_for_something() -> None:
     assert "95%" in verdict.reason
 
 
-def test_a_stage_whose_attempts_fail() -> None:
+def test_a_stage_with_many_failed_attempts_is_named() -> None:
     stages = chain(B=SLOW)
     stages[1].failing = 1
     verdict = judged(stages)
@@ -247,7 +247,7 @@ def test_a_stage_whose_attempts_fail() -> None:
     assert "50%" in verdict.reason
 
 
-def test_tasks_that_are_longer_on_their_way_than_at_work() -> None:
+def test_transfer_time_above_processing_time_is_named() -> None:
     # A worker is idle while the next task is in transit, as if tasks were sent one at a time.
     told: list[BatchReport | WorkerReport] = []
     stages = [OnPaper("A", 0.002), OnPaper("B", 0.002)]
@@ -262,18 +262,18 @@ def test_tasks_that_are_longer_on_their_way_than_at_work() -> None:
 
 
 @pytest.mark.parametrize(("tasks", "seconds"), [(5, 0.1), (200, 0.001)])
-def test_a_run_that_is_too_short_says_so(tasks: int, seconds: float) -> None:
+def test_a_short_run_has_no_bottleneck(tasks: int, seconds: float) -> None:
     verdict = judged(chain(B=seconds), tasks=tasks)
     assert verdict == Verdict("too_short", reason="run too short to find a bottleneck")
     assert str(verdict) == verdict.reason
 
 
-def test_few_batches_are_enough_where_they_take_long() -> None:
+def test_a_few_long_batches_are_enough_for_a_verdict() -> None:
     verdict = judged(chain(B=20.0), tasks=8)
     assert (verdict.kind, verdict.stage) == ("busy", "B")
 
 
-def test_of_stages_that_share_workers_the_slowest_is_named() -> None:
+def test_the_slowest_stage_of_shared_workers_is_named() -> None:
     stages = [OnPaper("A", FAST), OnPaper("B", FAST, fused=(OnPaper("C", SLOW),))]
     verdict = judged(stages)
     assert (verdict.kind, verdict.stage) == ("busy", "C")
@@ -281,14 +281,14 @@ def test_of_stages_that_share_workers_the_slowest_is_named() -> None:
     assert re.search(r"9\d% of that in this stage", verdict.reason)
 
 
-def test_where_nothing_stands_out_it_says_so() -> None:
+def test_a_balanced_run_has_no_bottleneck() -> None:
     evidence = Evidence((StageEvidence("A", 100, 10**9, 10**9),), (Team((0,), 1, 0.3),), 10**10, 10**10)
     verdict = judge(evidence)
     assert verdict.kind == "unclear"
     assert str(verdict) == "no bottleneck found: the busiest stage, 'A', was busy 30% of the time"
 
 
-def test_a_stage_that_starves_is_not_the_one_but_who_feeds_it() -> None:
+def test_the_stage_that_feeds_a_starving_one_is_named() -> None:
     stages = tuple(StageEvidence(name, 100, 10**9, 10**9) for name in "ABC")
     teams = (Team((0,), 8, 0.3, starved=0.05, gap=0.4), Team((1,), 1, 0.45, starved=0.5), Team((2,), 1, 0.0))
     verdict = judge(Evidence(stages, teams, 10**10, 10**10))
@@ -296,26 +296,26 @@ def test_a_stage_that_starves_is_not_the_one_but_who_feeds_it() -> None:
 
 
 @pytest.mark.parametrize(("workers", "times"), [(2, 3), (1, 20)])
-def test_a_batch_that_is_slow_but_usual_or_has_no_other_worker_is_no_giant(workers: int, times: int) -> None:
+def test_a_usual_batch_or_one_of_a_single_worker_is_not_a_giant(workers: int, times: int) -> None:
     stages = (StageEvidence("A", 100, 10**10, 10**10, median_ns=10**9),)
     loner = Loner(0, times * 10**9, 5 * 10**9, 1, "7")
     team = Team((0,), workers, 1.0)
     assert judge(Evidence(stages, (team,), 10**10, 10**10, loners=(loner,))).kind == "busy"
 
 
-def test_a_gpu_stage_takes_little_cpu_time_and_waits_for_nothing() -> None:
+def test_a_gpu_stage_with_little_cpu_time_is_not_waiting() -> None:
     stages = (StageEvidence("A", 100, 10**10, 10**8, on_gpu=True),)
     assert judge(Evidence(stages, (Team((0,), 1, 1.0),), 10**10, 10**10)).kind == "busy"
 
 
-def test_a_source_is_not_to_be_given_more_workers() -> None:
+def test_more_workers_are_not_recommended_for_a_source() -> None:
     stages = (StageEvidence("List", 100, 10**10, 10**10, is_source=True), StageEvidence("B", 100, 10**8, 10**8))
     verdict = judge(Evidence(stages, (Team((0,), 1, 0.9), Team((1,), 1, 0.1)), 10**10, 10**10))
     assert (verdict.kind, verdict.stage) == ("busy", "List")
     assert "workers" not in verdict.advice
 
 
-def test_a_few_failures_in_each_batch_are_not_what_its_time_goes_into() -> None:
+def test_a_few_failures_per_batch_are_not_the_bottleneck() -> None:
     told: list[BatchReport | WorkerReport] = []
     kinds = [InputOutcome(str(n), "failed" if n == 0 else "out", int(n > 0)) for n in range(100)]
     for task in range(100):
@@ -324,7 +324,7 @@ def test_a_few_failures_in_each_batch_are_not_what_its_time_goes_into() -> None:
     assert judged_by([OnPaper("A", 0.05)], told).kind == "busy"
 
 
-def test_stages_that_run_one_after_the_other() -> None:
+def test_the_slowest_of_sequential_stages_is_named() -> None:
     told: list[BatchReport | WorkerReport] = []
     stages = [OnPaper("A", 0.02), OnPaper("B", 0.03), OnPaper("C", 0.02)]
     at = 0.0
@@ -339,7 +339,7 @@ def test_stages_that_run_one_after_the_other() -> None:
     assert "one after the other" in verdict.reason
 
 
-def test_a_worker_that_failed_in_set_up_or_died_is_not_idle_ever_after() -> None:
+def test_a_failed_or_dead_worker_does_not_count_as_idle() -> None:
     stages = chain(B=SLOW)
     told = reports(stages, 200, 0.001)
     failed = _life(1, "B", "B-failed", "setup_failed", 0.0, 0.1)
@@ -355,7 +355,7 @@ def test_a_worker_that_failed_in_set_up_or_died_is_not_idle_ever_after() -> None
     assert verdict.busy_ratio > 0.9
 
 
-def test_processes_that_serve_all_stages_are_judged_as_one_team() -> None:
+def test_processes_that_run_all_stages_are_judged_together() -> None:
     told: list[BatchReport | WorkerReport] = []
     stages = [OnPaper("A", 0.01), OnPaper("B", 0.04)]
     for worker in "vw":
@@ -371,7 +371,7 @@ def test_processes_that_serve_all_stages_are_judged_as_one_team() -> None:
     assert verdict.reason == "'B' takes 80% of the time in all stages"
 
 
-def test_a_giant_is_found_when_reports_come_in_bundles() -> None:
+def test_a_giant_task_is_found_if_reports_are_bundled() -> None:
     stages = chain(B=0.02)
     stages[1].workers = 2
     stages[1].slow = {399: 8.0}
@@ -398,7 +398,7 @@ def test_a_giant_is_found_when_reports_come_in_bundles() -> None:
     ),
     st.integers(0, 60),
 )
-def test_whatever_happens_there_is_a_verdict(stages: list[OnPaper], tasks: int) -> None:
+def test_every_random_run_has_a_verdict(stages: list[OnPaper], tasks: int) -> None:
     for number, stage in enumerate(stages):
         stage.name = f"S{number}"
     verdict = judged(stages, tasks) if tasks else judge(Evidence((), (), 0, 0))
@@ -407,7 +407,7 @@ def test_whatever_happens_there_is_a_verdict(stages: list[OnPaper], tasks: int) 
     assert verdict.stage in {"", *(stage.name for stage in stages)}
 
 
-def test_each_run_ends_with_one() -> None:
+def test_each_run_ends_with_a_verdict() -> None:
     result = Pipeline("p", [Noop()]).run(LocalExecutor(), [Task(data=1)])
     assert result.verdict is TOO_SHORT
     assert result.summary().splitlines()[-1] == str(result.verdict)
@@ -422,7 +422,7 @@ def test_each_run_ends_with_one() -> None:
         ([OnPaper("A", 0.001), OnPaper("B", 0.001)], "too_short", ""),
     ],
 )
-def test_in_process_the_sums_say_it_all(stages: list[OnPaper], kind: str, stage: str) -> None:
+def test_in_process_the_verdict_needs_only_totals(stages: list[OnPaper], kind: str, stage: str) -> None:
     plan = Plan.from_stages([Noop().with_(name=one.name) for one in stages], fed=True)
     run = Run(plan, "LocalExecutor", (), RunSettings(), in_process=LocalExecutor().in_process)
     at = 0.0
@@ -436,7 +436,7 @@ def test_in_process_the_sums_say_it_all(stages: list[OnPaper], kind: str, stage:
     assert (verdict.kind, verdict.stage) == (kind, stage)
 
 
-def test_a_verdict_that_fails_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_verdict_does_not_affect_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curator_core._run.run.judge", lambda evidence: 1 / 0)
     result = Pipeline("p", [Noop()]).run(LocalExecutor(), [Task(data=1)])
     assert len(result) == 1

@@ -216,7 +216,7 @@ DIFFERENT = [
 ]
 
 
-def test_what_is_equal_has_one_digest_and_what_differs_has_another():
+def test_equal_values_have_one_digest_and_different_values_another():
     digests = [digest(make()) for make in DIFFERENT]
     assert [digest(make()) for make in DIFFERENT] == digests
     same = [(one, two) for one, two in itertools.combinations(range(len(digests)), 2) if digests[one] == digests[two]]
@@ -249,7 +249,7 @@ def canonical(value: Any) -> Any:
 
 
 @given(data, data)
-def test_two_digests_are_equal_exactly_where_the_values_are(one, two):
+def test_digests_are_equal_if_and_only_if_values_are(one, two):
     assert (digest(one) == digest(two)) == (canonical(one) == canonical(two))
 
 
@@ -270,7 +270,7 @@ def canonical_source(value: Any) -> str:
     return f"float({str(value)!r})" if isinstance(value, float) else repr(value)
 
 
-def test_which_objects_hold_it_does_not_count():
+def test_sharing_of_objects_does_not_affect_the_digest():
     text = "x" * 100
     assert digest([text, text]) == digest(["x" * 100, "".join(["x"] * 100)])
     inner = [1, 2]
@@ -279,14 +279,14 @@ def test_which_objects_hold_it_does_not_count():
     assert digest((shared, shared)) == digest((Plain(a=[1]), Plain(a=[1])))
 
 
-def test_what_is_shared_many_times_over_is_walked_once():
+def test_shared_objects_are_walked_once():
     value: Any = [1]
     for _ in range(60):
         value = [value, value]  # 2**60 paths down
     assert digest(value) == digest(value)
 
 
-def test_the_order_of_attributes_does_not_count():
+def test_the_order_of_attributes_does_not_affect_the_digest():
     assert digest(Plain(a=1, b=2)) == digest(Plain(b=2, a=1))
 
 
@@ -294,7 +294,7 @@ def test_an_unnamed_combination_of_flags_is_walked():
     assert digest(Rights(0)) != digest(Rights.READ)
 
 
-def test_strings_of_memory_that_are_not_contiguous_are_read():
+def test_noncontiguous_memory_is_read():
     assert digest(memoryview(b"abcd")[::2]) == digest(memoryview(b"ac"))
 
 
@@ -317,11 +317,11 @@ def test_a_variable_without_a_value_is_walked():
 # --- tasks ----------------------------------------------------------------------------------------------
 
 
-def test_an_id_is_a_c_and_twenty_digits():
+def test_a_content_id_is_c_and_twenty_hex_digits():
     assert re.fullmatch("c[0-9a-f]{20}", content_id(Task("a")))
 
 
-def test_what_the_framework_and_caches_put_on_a_task_does_not_count():
+def test_state_and_caches_on_a_task_do_not_affect_the_digest():
     before = content_id(VideoTask(["a"]))
     task = VideoTask(["a"])
     task.metadata["seen"] = True
@@ -332,7 +332,7 @@ def test_what_the_framework_and_caches_put_on_a_task_does_not_count():
     assert digest(growing) == before
 
 
-def test_what_a_class_sets_beside_its_fields_counts():
+def test_attributes_besides_the_fields_affect_the_digest():
     class UrlTask(Task[str]):
         def __init__(self, data, url):
             super().__init__(data)
@@ -346,7 +346,7 @@ class Tagged(list[int]):
     tag: str = ""
 
 
-def test_a_dataclass_that_is_a_list_is_what_it_holds_too():
+def test_the_items_of_a_dataclass_that_is_a_list_affect_the_digest():
     one, two = Tagged("x"), Tagged("x")
     one.append(1)
     assert digest(one) != digest(two)
@@ -374,7 +374,7 @@ HASH_SEEDS = """if True:
 """
 
 
-def test_it_is_the_same_in_every_process(python):
+def test_the_digest_is_the_same_in_every_process(python):
     started = [python(HASH_SEEDS, PYTHONHASHSEED=str(seed)) for seed in (1, 2, 3)]
     ids, orders = zip(*(process.communicate()[0].split(" ", 1) for process in started), strict=True)
     assert len(set(orders)) > 1  # of the members of a set: the seeds have an effect
@@ -436,7 +436,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_tables_are_what_they_say_and_not_how_they_lie_in_memory(name):
+def test_the_memory_layout_of_a_table_does_not_affect_the_digest(name):
     pa = pytest.importorskip("pyarrow")
     whole = pa.table({name: COLUMNS[name]})
     fresh = pa.table({name: pa.array(COLUMNS[name][1:4], whole.schema.field(name).type)})
@@ -446,7 +446,7 @@ def test_tables_are_what_they_say_and_not_how_they_lie_in_memory(name):
     assert digest(fresh) not in (digest(whole), digest(whole.slice(0, 3)), digest(fresh.rename_columns(["other"])))
 
 
-def test_what_lies_beneath_a_null_does_not_count():
+def test_memory_behind_a_null_does_not_affect_the_digest():
     pa = pytest.importorskip("pyarrow")
     made = pa.array([1, None, 3])
     over = pa.Array.from_buffers(pa.int64(), 3, [made.buffers()[0], pa.array([1, 2, 3]).buffers()[1]])
@@ -455,7 +455,7 @@ def test_what_lies_beneath_a_null_does_not_count():
     assert digest(over) == digest(made)
 
 
-def test_other_arrow_data():
+def test_other_arrow_data_has_a_digest():
     pa = pytest.importorskip("pyarrow")
     different = [
         lambda: pa.table({"a": [1, 2]}),
@@ -500,7 +500,7 @@ BAD = [threading.Lock(), (n for n in range(3)), Broken(), BrokenState(), {1: 2}.
         (lambda bad: Task(closure(bad)), "task.data's variable value", BAD[0]),
     ],
 )
-def test_what_cannot_be_walked_is_named(make, path, bad):
+def test_a_value_without_a_digest_is_named(make, path, bad):
     with pytest.raises(DataError, match="cannot compute a digest of this value") as caught:
         content_id(make(bad))
     error = caught.value
@@ -510,7 +510,7 @@ def test_what_cannot_be_walked_is_named(make, path, bad):
     assert error.hint == "define get_deterministic_id() in class Task, to return an id that is the same in every run"
 
 
-def test_a_member_of_a_set_or_a_key_is_named_by_what_holds_it():
+def test_a_bad_key_or_set_member_is_named_by_its_container():
     for value in ({threading.Lock()}, frozenset([threading.Lock()]), {threading.Lock(): 1}):
         with pytest.raises(DataError, match="cannot compute a digest") as caught:
             content_id(Task([value]))
@@ -518,7 +518,7 @@ def test_a_member_of_a_set_or_a_key_is_named_by_what_holds_it():
         assert "lock" in caught.value.given
 
 
-def test_an_error_of_the_object_itself_is_the_cause():
+def test_an_exception_of_the_object_is_the_cause():
     with pytest.raises(DataError, match="not today") as caught:
         content_id(Task([Broken()]))
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -540,13 +540,13 @@ def circles():
 
 
 @pytest.mark.parametrize(("value", "path"), [*circles()])
-def test_circles_are_told(value, path):
+def test_circular_references_are_errors(value, path):
     with pytest.raises(DataError, match="contains itself") as caught:
         content_id(Task(value))
     assert caught.value.field == path
 
 
-def test_what_is_nested_without_end_is_told():
+def test_endless_nesting_is_an_error():
     value: Any = []
     for _ in range(100_000):
         value = [value]
@@ -561,12 +561,12 @@ def test_deep_data_is_walked():
     assert content_id(Task(value))
 
 
-def test_a_slot_without_a_value_is_told():
+def test_a_slot_without_a_value_is_an_error():
     value = Slotted()
     del value.b
     with pytest.raises(DataError, match="cannot compute a digest"):
         content_id(Task(value))
 
 
-def test_paths_of_one_flavour_are_texts():
+def test_paths_of_one_flavor_have_the_digest_of_their_text():
     assert digest(PurePosixPath("a/b")) == digest(Path("a/b")) == digest(Path("a//b"))

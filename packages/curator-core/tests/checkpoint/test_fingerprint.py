@@ -74,7 +74,7 @@ def changes(old, new):
 # --- compared settings ----------------------------------------------------------------------------------
 
 
-def test_it_is_json_and_tells_no_values():
+def test_a_fingerprint_is_json_without_values():
     found = taken(Filter(3, key="s3cret"), upper)
     assert json.loads(json.dumps(found)) == found
     assert is_fingerprint(found)
@@ -85,11 +85,11 @@ def test_it_is_json_and_tells_no_values():
     assert set(found[1]["settings"]) == {"function"}
 
 
-def test_the_same_stages_made_anew_are_the_same():
+def test_equal_stages_have_equal_fingerprints():
     assert changes([Filter(3, names={"a", "b"}), at_least(2)], [Filter(3, names={"b", "a"}), at_least(2)]) == []
 
 
-def test_what_python_and_the_framework_set_does_not_count():
+def test_attributes_of_python_and_the_framework_do_not_affect_the_fingerprint():
     used, fresh = Filter(), Filter()
     used.metrics.add("n", 1)
     used.__doc__ = "other words"
@@ -112,16 +112,16 @@ def test_what_python_and_the_framework_set_does_not_count():
         (Filter(check=len), Filter(check=max), "stage 'Filter': check has changed"),
     ],
 )
-def test_a_changed_setting_is_told(old, new, change):
+def test_a_changed_setting_is_listed(old, new, change):
     assert change in changes([old], [new])
 
 
-def test_what_a_stage_does_not_travel_with_does_not_count(caplog):
+def test_attributes_left_out_of_the_pickle_do_not_affect_the_fingerprint(caplog):
     assert changes([WithoutItsCache(cache=threading.Lock())], [WithoutItsCache()]) == []
     assert not caplog.records
 
 
-def test_an_attribute_that_cannot_be_walked_is_told_and_left_out(caplog):
+def test_an_attribute_without_a_digest_is_logged_and_left_out(caplog):
     circle: list[Any] = ["s3cret"]
     circle.append(circle)
     with caplog.at_level(logging.WARNING):
@@ -151,11 +151,11 @@ def named(*names):
         ("a", "xyz", ["stage 0 is now 'x' instead of 'a'", "stage 'y' was added", "stage 'z' was added"]),
     ],
 )
-def test_stages_that_come_go_and_move_are_told(old, new, told):
+def test_added_removed_and_moved_stages_are_listed(old, new, told):
     assert changes(named(*old), named(*new)) == told
 
 
-def test_another_class_is_told():
+def test_a_changed_class_is_listed():
     assert changes([Filter()], [OtherFilter().with_(name="Filter")]) == [
         f"stage 'Filter' is now of class {__name__}.OtherFilter instead of {__name__}.Filter"
     ]
@@ -168,7 +168,7 @@ stages = st.lists(parts, unique_by=lambda part: part[0]).map(
 
 
 @given(stages, stages)
-def test_whatever_differs_is_told(old, new):
+def test_every_difference_is_listed(old, new):
     assert bool(difference(old, new)) == (old != new)
 
 
@@ -186,5 +186,5 @@ def test_whatever_differs_is_told(old, new):
         [{"name": "a", "class": "C", "settings": {}, "more": 1}],
     ],
 )
-def test_what_is_no_fingerprint_is_known(value):
+def test_invalid_fingerprints_are_recognized(value):
     assert not is_fingerprint(value)

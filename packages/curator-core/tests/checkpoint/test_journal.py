@@ -62,7 +62,7 @@ def test_a_record_is_a_line_with_its_checksum(path):
     assert read(path) == ([{"id": "a", "é": [1, None]}], 0)
 
 
-def test_it_is_appended_to(path):
+def test_a_journal_is_appended_to(path):
     write(path, {"id": "a"})
     before = path.read_bytes()
     write(path, {"id": "b"})
@@ -70,14 +70,14 @@ def test_it_is_appended_to(path):
     assert read(path) == ([{"id": "a"}, {"id": "b"}], 0)
 
 
-def test_lone_surrogates_and_line_ends_stay_inside(path):
+def test_lone_surrogates_and_line_ends_are_escaped(path):
     odd = {"id": "a\nb\r\u2028\udce4\0"}
     write(path, odd, odd)
     assert path.read_bytes().count(b"\n") == 2
     assert read(path) == ([odd, odd], 0)
 
 
-def test_it_can_be_read_again(path):
+def test_a_journal_can_be_read_twice(path):
     write(path, *numbered(3))
     contents = read_journal(path)
     assert list(contents) == list(contents) == numbered(3)
@@ -88,7 +88,7 @@ def test_an_empty_journal_has_no_records(path):
     assert read(path) == ([], 0)
 
 
-def test_one_that_is_not_there_cannot_be_read(path):
+def test_a_missing_journal_is_an_error(path):
     with pytest.raises(DataError, match="does not exist") as caught:
         read(path)
     assert caught.value.field == str(path)
@@ -124,7 +124,7 @@ def test_records_are_synced_in_groups(path, syncs):
     assert read(path) == (numbered(2500), 0)
 
 
-def test_a_record_is_synced_where_the_last_sync_was_long_ago(path, syncs):
+def test_a_record_is_synced_if_the_last_sync_was_long_ago(path, syncs):
     clock = Clock()
     with Journal(path, clock=clock) as journal:
         journal.append({"id": "a"})
@@ -140,7 +140,7 @@ def test_a_record_is_synced_where_the_last_sync_was_long_ago(path, syncs):
     assert len(syncs) == 3
 
 
-def test_nothing_to_write_is_not_synced(path, syncs):
+def test_without_new_records_nothing_is_synced(path, syncs):
     with Journal(path) as journal:
         journal.sync()
     assert syncs == ["directory"]
@@ -154,7 +154,7 @@ def test_closing_twice_does_nothing(path):
     assert read(path) == ([{"id": "a"}], 0)
 
 
-def test_what_a_killed_writer_had_synced_is_there(path, python):
+def test_records_synced_by_a_killed_writer_are_read(path, python):
     code = """if True:
         import sys
         from curator_core._checkpoint.journal import Journal
@@ -174,7 +174,7 @@ def test_what_a_killed_writer_had_synced_is_there(path, python):
 # --- damage ---------------------------------------------------------------------------------------------
 
 
-def test_a_torn_tail_is_dropped_and_told_once(path, caplog):
+def test_a_torn_tail_is_dropped_and_logged_once(path, caplog):
     write(path, *numbered(3))
     path.write_bytes(path.read_bytes()[:-5])
     with caplog.at_level(logging.WARNING):
@@ -185,21 +185,21 @@ def test_a_torn_tail_is_dropped_and_told_once(path, caplog):
     )
 
 
-def test_a_good_journal_is_read_in_silence(path, caplog):
+def test_an_intact_journal_logs_nothing(path, caplog):
     write(path, *numbered(3))
     with caplog.at_level(logging.DEBUG):
         read(path)
     assert not caplog.records
 
 
-def test_what_follows_a_torn_tail_is_read(path):
+def test_records_after_a_torn_tail_are_read(path):
     write(path, *numbered(3))
     path.write_bytes(path.read_bytes()[:-5])
     write(path, {"id": "new"})
     assert read(path) == ([*numbered(2), {"id": "new"}], 1)
 
 
-def test_a_last_line_that_lacks_its_end_only_is_whole(path):
+def test_a_last_line_that_lacks_only_its_newline_is_read(path):
     write(path, *numbered(3))
     path.write_bytes(path.read_bytes()[:-1])
     assert read(path) == (numbered(3), 0)
@@ -230,7 +230,7 @@ def as_text(record):
 
 
 @given(written=records, data=st.data())
-def test_every_intact_record_is_read_and_no_other(written, data):
+def test_only_intact_records_are_read(written, data):
     """The test flips any bits and truncates the file at any place."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "journal"
@@ -288,7 +288,7 @@ def test_a_full_disk_loses_nothing(path, room_for):
     ]
 
 
-def test_an_append_that_syncs_tells_of_a_full_disk_and_keeps_the_record(path, room_for):
+def test_an_append_that_syncs_raises_on_a_full_disk_and_keeps_the_record(path, room_for):
     journal = Journal(path, max_records=2)
     journal.append({"id": "a"})
     with room_for(0), pytest.raises(DataError, match="EFBIG"):
@@ -298,7 +298,7 @@ def test_an_append_that_syncs_tells_of_a_full_disk_and_keeps_the_record(path, ro
     assert read(path) == ([{"id": "a"}, {"id": "b"}], 0)
 
 
-def test_closing_on_a_full_disk_says_so_and_closes(path, room_for):
+def test_closing_on_a_full_disk_raises_and_closes(path, room_for):
     journal = Journal(path)
     journal.append({"id": "a"})
     open_before = len([*Path("/proc/self/fd").iterdir()])
@@ -312,7 +312,7 @@ def test_closing_on_a_full_disk_says_so_and_closes(path, room_for):
 @pytest.mark.parametrize(
     "record", [{"id": object()}, {"id": b"x"}, {"n": float("nan")}, {"n": float("inf")}, {(1, 2): 3}]
 )
-def test_what_has_no_form_in_json_is_refused_and_not_added(path, record):
+def test_a_record_that_json_cannot_represent_is_rejected(path, record):
     with Journal(path) as journal:
         journal.append({"id": "a"})
         with pytest.raises(DataError, match="JSON cannot represent the record") as caught:
@@ -324,7 +324,7 @@ def test_what_has_no_form_in_json_is_refused_and_not_added(path, record):
     assert read(path) == ([{"id": "a"}], 0)
 
 
-def test_a_circle_is_refused(path):
+def test_a_circular_record_is_rejected(path):
     circle = []
     circle.append(circle)
     with Journal(path) as journal, pytest.raises(DataError, match="JSON cannot represent the record"):
@@ -337,7 +337,7 @@ def test_a_journal_needs_its_directory(tmp_path):
     assert caught.value.field == str(tmp_path / "none" / "journal")
 
 
-def test_what_is_no_file_is_refused(path, not_a_file):
+def test_a_path_that_is_not_a_regular_file_is_rejected(path, not_a_file):
     not_a_file(path)
     for use in (Journal, read):
         with pytest.raises(DataError, match="not a regular file") as caught:
@@ -347,7 +347,7 @@ def test_what_is_no_file_is_refused(path, not_a_file):
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
-def test_a_journal_is_made_as_the_umask_says(path, umask, mask):
+def test_a_new_journal_respects_the_umask(path, umask, mask):
     with umask(mask):
         write(path, {"id": "a"})
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask

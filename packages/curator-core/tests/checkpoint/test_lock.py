@@ -78,7 +78,7 @@ def taken_over(tmp_path):
 # --- one at a time --------------------------------------------------------------------------------------
 
 
-def test_it_is_there_while_it_is_held_and_says_who_holds_it(tmp_path, path):
+def test_the_lock_file_exists_while_held_and_names_its_holder(tmp_path, path):
     before = time.time()
     with RunLock(tmp_path, "ours"):
         held = json.loads(path.read_bytes())
@@ -90,7 +90,7 @@ def test_it_is_there_while_it_is_held_and_says_who_holds_it(tmp_path, path):
     assert not path.exists()
 
 
-def test_a_second_one_is_refused_also_in_the_same_process(tmp_path, path):
+def test_a_second_lock_is_rejected_even_in_the_same_process(tmp_path, path):
     with RunLock(tmp_path, "first"):
         error = refused(tmp_path)
     assert f"run first on host {os.uname().nodename}, process {os.getpid()}, since 2" in error.message
@@ -102,13 +102,13 @@ def test_a_second_one_is_refused_also_in_the_same_process(tmp_path, path):
         pass
 
 
-def test_another_process_is_refused_until_it_is_released(tmp_path, path, python):
+def test_another_process_is_rejected_until_the_lock_is_released(tmp_path, path, python):
     holder = python(HOLD, tmp_path)
     assert holder.stdout.readline() == "held\n"
     assert f"run theirs on host {os.uname().nodename}, process {holder.pid}," in refused(tmp_path).message
 
 
-def test_a_killed_holder_is_succeeded(tmp_path, path, python, caplog):
+def test_the_lock_of_a_killed_holder_is_taken_over(tmp_path, path, python, caplog):
     holder = python(HOLD, tmp_path)
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_killed_holder_is_succeeded(tmp_path, path, python, caplog):
     assert "took over" in caplog.text
 
 
-def test_a_killed_holder_that_nobody_has_waited_for_is_gone_too(tmp_path, python):
+def test_the_lock_of_a_zombie_holder_is_taken_over(tmp_path, python):
     holder = python(HOLD, tmp_path)
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGKILL)
@@ -130,7 +130,7 @@ def test_a_killed_holder_that_nobody_has_waited_for_is_gone_too(tmp_path, python
 
 
 @pytest.mark.parametrize("left_behind", [False, True])
-def test_of_two_who_come_at_once_one_wins(tmp_path, path, python, left_behind):
+def test_one_of_two_simultaneous_runs_gets_the_lock(tmp_path, path, python, left_behind):
     two = [python(FIGHT, tmp_path, name) for name in "ab"]
     stale = here(pid=gone_pid(python))
     for _ in range(25):
@@ -151,17 +151,17 @@ def test_of_two_who_come_at_once_one_wins(tmp_path, path, python, left_behind):
 # --- dead holders ---------------------------------------------------------------------------------------
 
 
-def test_a_number_that_was_given_out_again_is_another_process(tmp_path, path):
+def test_a_reused_process_id_is_another_process(tmp_path, path):
     put(path, here(started=1))
     assert taken_over(tmp_path)
 
 
-def test_a_process_that_still_runs_is_no_other(tmp_path, path):
+def test_a_running_holder_is_recognized(tmp_path, path):
     put(path, here())
     refused(tmp_path)
 
 
-def test_where_nobody_knows_when_it_started_the_number_says_it(tmp_path, path, python):
+def test_without_a_start_time_the_process_id_decides(tmp_path, path, python):
     put(path, here(started=0))
     refused(tmp_path)
     put(path, here(started=0, pid=gone_pid(python)))
@@ -169,7 +169,7 @@ def test_where_nobody_knows_when_it_started_the_number_says_it(tmp_path, path, p
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_process_of_another_user_runs(python):
+def test_a_process_of_another_user_counts_as_running(python):
     code = """if True:
         import os, sys
         from curator_core._checkpoint.holder import Holder
@@ -185,7 +185,7 @@ def test_a_process_of_another_user_runs(python):
     assert done == "False True\n"
 
 
-def test_a_host_that_was_booted_since_has_lost_its_processes(tmp_path, path):
+def test_processes_from_before_a_reboot_have_ended(tmp_path, path):
     put(path, here(boot_id="another", since=1.0))
     assert taken_over(tmp_path)
 
@@ -200,7 +200,7 @@ def test_a_host_that_was_booted_since_has_lost_its_processes(tmp_path, path):
     ],
     ids=str,
 )
-def test_of_whom_nothing_is_known_counts_as_alive(tmp_path, path, python, changes):
+def test_an_unknown_holder_counts_as_alive(tmp_path, path, python, changes):
     put(path, here(pid=gone_pid(python), **changes))
     refused(tmp_path)
 
@@ -229,7 +229,7 @@ def changed(**changes):
         pytest.param(changed(more=1), id="one more field"),
     ],
 )
-def test_a_garbled_lock_is_held_by_somebody_until_it_is_old(tmp_path, path, data):
+def test_a_garbled_lock_is_respected_until_it_is_old(tmp_path, path, data):
     path.write_bytes(data)
     assert "in use by an unknown run" in refused(tmp_path).message
     almost, old = time.time() - 50, time.time() - 61
@@ -239,7 +239,7 @@ def test_a_garbled_lock_is_held_by_somebody_until_it_is_old(tmp_path, path, data
     assert taken_over(tmp_path)
 
 
-def test_a_takeover_that_was_killed_is_named(tmp_path, path, python):
+def test_a_killed_takeover_is_named(tmp_path, path, python):
     stale = here(pid=gone_pid(python))
     put(path, stale)
     put(tmp_path / "lock.takeover", stale)
@@ -251,7 +251,7 @@ def test_a_takeover_that_was_killed_is_named(tmp_path, path, python):
 # --- release --------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_longer_ours_is_left_alone(tmp_path, path, caplog):
+def test_a_lock_that_was_replaced_is_not_removed(tmp_path, path, caplog):
     with RunLock(tmp_path, "ours"):
         put(path, here())
     assert path.read_bytes()
@@ -261,7 +261,7 @@ def test_what_is_no_longer_ours_is_left_alone(tmp_path, path, caplog):
     assert caplog.text.count("was removed or replaced") == 2
 
 
-def test_it_is_released_once(tmp_path, path):
+def test_releasing_twice_removes_nothing_else(tmp_path, path):
     lock = RunLock(tmp_path, "ours")
     lock.release()
     with lock:
@@ -271,7 +271,7 @@ def test_it_is_released_once(tmp_path, path):
         assert path.exists()
 
 
-def test_it_is_released_after_an_error(tmp_path, path):
+def test_the_lock_is_released_after_an_error(tmp_path, path):
     with pytest.raises(ZeroDivisionError), RunLock(tmp_path, "ours"):
         1 / 0  # noqa: B018
     assert not path.exists()
@@ -298,14 +298,14 @@ def test_a_fork_of_the_holder_releases_nothing(tmp_path, path, python):
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_refused(tmp_path, path, not_a_file):
+def test_a_path_that_is_not_a_regular_file_is_rejected(tmp_path, path, not_a_file):
     not_a_file(path)
     with pytest.raises(DataError, match="not a regular file") as caught:
         RunLock(tmp_path, "ours").acquire()
     assert caught.value.field == str(path)
 
 
-def test_a_directory_that_is_not_there(tmp_path):
+def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         RunLock(tmp_path / "none", "ours").acquire()
 
@@ -316,7 +316,7 @@ def test_a_full_disk_leaves_no_lock_behind(tmp_path, path, room_for):
     assert not path.exists()
 
 
-def test_a_full_disk_leaves_a_stale_lock_as_it_was(tmp_path, path, python, room_for):
+def test_a_full_disk_does_not_change_a_stale_lock(tmp_path, path, python, room_for):
     put(path, here(pid=gone_pid(python)))
     before = path.read_bytes()
     with room_for(0), pytest.raises(DataError, match="EFBIG"):
@@ -326,6 +326,6 @@ def test_a_full_disk_leaves_a_stale_lock_as_it_was(tmp_path, path, python, room_
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o022])
-def test_a_lock_is_made_as_the_umask_says(tmp_path, path, umask, mask):
+def test_a_new_lock_respects_the_umask(tmp_path, path, umask, mask):
     with umask(mask), RunLock(tmp_path, "ours"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask

@@ -50,18 +50,18 @@ def test_a_path_becomes_absolute(tmp_path, monkeypatch, given):
     assert Checkpoint(given).path == str(tmp_path / "here" / "below")
 
 
-def test_a_name_with_colons_is_that_of_a_directory(tmp_path, monkeypatch):
+def test_a_name_with_colons_is_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Checkpoint("run::1").path == str(tmp_path / "run::1")
 
 
-def test_a_home_is_found(monkeypatch):
+def test_a_tilde_is_expanded_to_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert Checkpoint("~/checkpoint").path == "/somewhere/checkpoint"
 
 
 @pytest.mark.parametrize("given", [None, 1, "", b"", ["a"], "a\0b", "~nobody-such-user/x", "\ud800"])
-def test_what_is_no_path_is_refused(given):
+def test_a_value_that_is_not_a_path_is_rejected(given):
     with pytest.raises(ConfigurationError) as caught:
         Checkpoint(given)
     assert caught.value.field == "path"
@@ -69,7 +69,7 @@ def test_what_is_no_path_is_refused(given):
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/c", "gs://bucket/c", "memory://c", "https://a/c", "zip://c::a.zip"])
-def test_an_object_store_is_refused(url):
+def test_an_object_store_is_rejected(url):
     with pytest.raises(ConfigurationError, match="needs a file system") as caught:
         Checkpoint(url)
     assert caught.value.field == "path"
@@ -79,7 +79,7 @@ def test_an_object_store_is_refused(url):
 
 
 @pytest.mark.parametrize("name", ["accept_changes", "retry_failed"])
-def test_a_choice_is_true_or_false(name):
+def test_choices_are_true_or_false(name):
     with pytest.raises(ConfigurationError, match="invalid setting") as caught:
         Checkpoint("c", **{name: "yes"})
     assert (caught.value.field, caught.value.given) == (name, "'yes'")
@@ -88,7 +88,7 @@ def test_a_choice_is_true_or_false(name):
 # --- one run after the other ----------------------------------------------------------------------------
 
 
-def test_what_a_run_finished_the_next_one_knows(path):
+def test_finished_tasks_are_known_to_the_next_run(path):
     with opened(path) as checkpoint:
         assert len(checkpoint.finished) == 0
         checkpoint.finish("a")
@@ -109,7 +109,7 @@ def test_what_a_run_finished_the_next_one_knows(path):
         assert set(checkpoint.finished) == set("abcde")
 
 
-def test_its_files_are_those_that_are_documented(path):
+def test_a_checkpoint_has_the_documented_files(path):
     with opened(path) as checkpoint:
         assert {found.name for found in path.iterdir()} == {"pipeline.json", "finished.jsonl", "lock"}
         checkpoint.finish("a")
@@ -120,14 +120,14 @@ def test_its_files_are_those_that_are_documented(path):
     assert (path / "finished.jsonl").read_text()[9:] == '{"id":"a"}\n'
 
 
-def test_directories_are_made(tmp_path):
+def test_missing_directories_are_created(tmp_path):
     with opened(tmp_path / "made" / "here") as checkpoint:
         checkpoint.finish("a")
     with opened(f"file://{tmp_path}/made/here") as checkpoint:
         assert checkpoint.is_finished("a")
 
 
-def test_a_directory_behind_a_link_is_the_users_choice(tmp_path, path):
+def test_a_link_to_a_directory_is_accepted(tmp_path, path):
     (tmp_path / "disk").mkdir()
     path.symlink_to(tmp_path / "disk")
     with opened(path) as checkpoint:
@@ -135,7 +135,7 @@ def test_a_directory_behind_a_link_is_the_users_choice(tmp_path, path):
     assert (tmp_path / "disk" / "finished.jsonl").exists()
 
 
-def test_sync_makes_it_safe_before_the_end(path, python):
+def test_sync_saves_finished_tasks_before_the_end(path, python):
     code = """if True:
         import sys
         from curator_core._checkpoint.settings import Checkpoint
@@ -156,7 +156,7 @@ def test_sync_makes_it_safe_before_the_end(path, python):
         assert checkpoint.is_finished("a")
 
 
-def test_two_runs_at_once_are_refused(path):
+def test_two_simultaneous_runs_are_rejected(path):
     with opened(path, run_id="first"), pytest.raises(ConfigurationError, match="in use by run first"):
         opened(path, run_id="second")
     with opened(path, run_id="second"):
@@ -171,7 +171,7 @@ def test_closing_twice_does_nothing(path):
         assert (path / "lock").exists()
 
 
-def test_a_full_disk_is_told_at_the_end_and_the_lock_is_given_back(path, room_for):
+def test_a_full_disk_at_the_end_is_an_error_and_releases_the_lock(path, room_for):
     checkpoint = opened(path)
     checkpoint.finish("a")
     with room_for(0), pytest.raises(DataError, match="EFBIG"):
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_at_the_end_and_the_lock_is_given_back(path, room_fo
     assert not (path / "lock").exists()
 
 
-def test_a_torn_record_is_told_and_run_again(path, caplog):
+def test_a_torn_record_is_logged_and_its_task_run_again(path, caplog):
     with opened(path) as checkpoint:
         checkpoint.finish("a")
         checkpoint.finish("b")
@@ -192,7 +192,7 @@ def test_a_torn_record_is_told_and_run_again(path, caplog):
 # --- failed source tasks --------------------------------------------------------------------------------
 
 
-def test_failed_ones_are_finished_unless_they_are_to_be_run_again(path):
+def test_failed_tasks_are_finished_unless_retry_is_requested(path):
     with opened(path) as checkpoint:
         checkpoint.finish("good")
         checkpoint.finish("bad", failed=True)
@@ -210,7 +210,7 @@ def test_failed_ones_are_finished_unless_they_are_to_be_run_again(path):
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.sampled_from([None, [], OUTPUTS]))), st.booleans())
-def test_the_last_word_on_a_source_task_holds(said, retry_failed):
+def test_the_last_record_of_a_source_task_counts(said, retry_failed):
     finished, expected = EarlierRuns(retry_failed=retry_failed), {}
     for source_id, failed, outputs in said:
         finished.enter(record_of(source_id, failed=failed, outputs=outputs))
@@ -222,7 +222,7 @@ def test_the_last_word_on_a_source_task_holds(said, retry_failed):
     assert dict(finished.outputs()) == {key: value for key, value in expected.items() if value}
 
 
-def test_records_of_other_kinds_are_left_alone(path):
+def test_records_of_other_kinds_are_ignored(path):
     finished = EarlierRuns()
     for record in ({}, {"id": 1}, {"id": None}, {"note": "a"}, {"id": "a", "outputs": "?"}, {"id": "b", "more": 1}):
         finished.enter(record)
@@ -232,7 +232,7 @@ def test_records_of_other_kinds_are_left_alone(path):
 # --- a changed pipeline ---------------------------------------------------------------------------------
 
 
-def test_a_changed_pipeline_is_refused_with_the_difference(path):
+def test_a_changed_pipeline_is_rejected_with_the_difference(path):
     with opened(path, Stage(1)) as checkpoint:
         checkpoint.finish("a")
     before = {found.name: found.read_bytes() for found in path.iterdir()}
@@ -245,7 +245,7 @@ def test_a_changed_pipeline_is_refused_with_the_difference(path):
     assert {found.name: found.read_bytes() for found in path.iterdir()} == before
 
 
-def test_one_may_go_on_all_the_same(path, caplog):
+def test_a_changed_pipeline_can_be_accepted(path, caplog):
     with opened(path, Stage(1)) as checkpoint:
         checkpoint.finish("a")
     with caplog.at_level(logging.WARNING), opened(path, Stage(2), accept_changes=True) as checkpoint:
@@ -257,14 +257,14 @@ def test_one_may_go_on_all_the_same(path, caplog):
         opened(path, Stage(1))
 
 
-def test_the_same_pipeline_writes_nothing_anew(path):
+def test_an_unchanged_pipeline_is_not_rewritten(path):
     with opened(path):
         before = (path / "pipeline.json").stat()
     with opened(path, accept_changes=True):
         assert (path / "pipeline.json").stat() == before
 
 
-def test_not_every_difference_is_listed(path):
+def test_a_long_list_of_differences_is_shortened(path):
     with opened(path, *(Stage().with_(name=f"s{number}") for number in range(50))):
         pass
     with pytest.raises(ConfigurationError, match=r"stage 's10' was removed; and 39 more\n"):
@@ -274,7 +274,7 @@ def test_not_every_difference_is_listed(path):
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"\xff", b"[]", b'{"format": 1}', b'{"format": 1, "stages": [1]}']
 )
-def test_records_of_nobody_knows_which_pipeline_are_refused(path, content):
+def test_records_of_an_unknown_pipeline_are_rejected(path, content):
     with opened(path) as checkpoint:
         checkpoint.finish("a")
     (path / "pipeline.json").unlink()
@@ -288,7 +288,7 @@ def test_records_of_nobody_knows_which_pipeline_are_refused(path, content):
         pass
 
 
-def test_a_checkpoint_that_was_killed_while_it_was_made_is_made_again(path):
+def test_a_checkpoint_killed_during_creation_is_created_again(path):
     path.mkdir()
     (path / "finished.jsonl").touch()
     with opened(path):
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_was_killed_while_it_was_made_is_made_again(path):
 
 
 @pytest.mark.parametrize("accept_changes", [False, True])
-def test_the_format_of_another_release_is_refused(path, accept_changes):
+def test_a_format_of_another_release_is_rejected(path, accept_changes):
     with opened(path):
         pass
     (path / "pipeline.json").write_text('{"format": 2}')
@@ -321,7 +321,7 @@ def test_the_pipeline_file_is_synced_before_it_appears(path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["pipeline.json", "finished.jsonl", "lock"])
-def test_what_is_no_file_is_refused_and_nothing_is_held(path, not_a_file, name):
+def test_a_path_that_is_not_a_regular_file_is_rejected_and_leaves_no_lock(path, not_a_file, name):
     path.mkdir()
     not_a_file(path / name)
     with pytest.raises(DataError, match="not a regular file") as caught:
@@ -331,7 +331,7 @@ def test_what_is_no_file_is_refused_and_nothing_is_held(path, not_a_file, name):
 
 
 @pytest.mark.parametrize("below", ["", "below"])
-def test_a_file_where_the_directory_should_be(path, below):
+def test_a_file_in_place_of_the_directory_is_an_error(path, below):
     path.write_text("mine")
     with pytest.raises((ConfigurationError, DataError)) as caught:
         opened(path / below)
@@ -340,7 +340,7 @@ def test_a_file_where_the_directory_should_be(path, below):
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o022])
-def test_all_is_made_as_the_umask_says(path, umask, mask):
+def test_new_files_respect_the_umask(path, umask, mask):
     with umask(mask), opened(path) as checkpoint:
         checkpoint.finish("a")
         modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.iterdir()}

@@ -46,7 +46,7 @@ def file_of(letter=LETTER, payload=PICKLE):
     return b"".join(encode(letter, payload))
 
 
-def test_what_is_written_is_read():
+def test_written_data_is_read_back():
     letter, payload = decode(file_of(), "f")
     assert letter == dataclasses.replace(LETTER, task_class="m.C", payload_kind="pickle", payload_bytes=18)
     assert payload == PICKLE._replace(buffers=[b"", b"buffer", b"\n\n"])
@@ -54,7 +54,7 @@ def test_what_is_written_is_read():
 
 
 @given(stage=texts, task_id=texts, message=texts, pid=st.integers(), failed_at=st.integers(0, 2**32))
-def test_any_text_is_read_again(stage, task_id, message, pid, failed_at):
+def test_any_text_is_read_back(stage, task_id, message, pid, failed_at):
     known = {"stage": stage, "task_id": task_id, "error_message": message, "pid": pid, "failed_at": failed_at}
     letter, payload = decode(file_of(Letter(**known), pack_task(Task(data=stage.encode(errors="replace")), 999)), "f")
     assert {name: getattr(letter, name) for name in known} == known
@@ -62,13 +62,13 @@ def test_any_text_is_read_again(stage, task_id, message, pid, failed_at):
     assert unpack(payload).data == stage.encode(errors="replace")
 
 
-def test_a_letter_without_its_task():
+def test_a_letter_without_a_payload_is_read_back():
     letter, payload = decode(file_of(payload=Payload("none", "0.1", "m.C", size=999, note="too large")), "f")
     assert (letter.payload_kind, letter.payload_bytes, letter.payload_note) == ("none", 999, "too large")
     assert (payload.kind, payload.head, payload.buffers, payload.note) == ("none", b"", [], "too large")
 
 
-def test_the_first_line_is_for_people(tmp_path):
+def test_the_first_line_is_readable_json(tmp_path):
     path = tmp_path / "a.letter"
     path.write_bytes(file_of())
     command = f"head -1 {path} | {sys.executable} -m json.tool"
@@ -84,7 +84,7 @@ def test_the_same_letter_is_the_same_bytes():
     assert file_of() == file_of()
 
 
-def test_of_long_texts_the_middle_is_left_out():
+def test_the_middle_of_long_texts_is_omitted():
     text = f"the first line\n{'ä' * 100_000}\nthe last line"
     letter, _ = decode(file_of(dataclasses.replace(LETTER, error_traceback=text, error_message=text)), "f")
     for shown in (letter.error_traceback, letter.error_message):
@@ -106,7 +106,7 @@ def refused(data):
     return caught.value.message
 
 
-def test_any_changed_byte_is_found():
+def test_any_changed_byte_is_detected():
     data = file_of()
     for position in range(len(data)):
         for changed in (data[position] ^ 1, ord("0")):
@@ -114,14 +114,14 @@ def test_any_changed_byte_is_found():
                 refused(data[:position] + bytes([changed]) + data[position + 1 :])
 
 
-def test_any_missing_end_is_found():
+def test_any_truncation_is_detected():
     data = file_of()
     for length in range(len(data)):
         refused(data[:length])
     refused(data + b"x")
 
 
-def test_a_payload_of_another_letter_is_found():
+def test_the_payload_of_another_letter_is_detected():
     line, other = encode(LETTER, PICKLE)[0], [b"HEAD\nof it", b"", b"buffer", b"\n\n"]
     assert "checksum" in refused(line + b"".join(other))
     assert "checksum" in refused(line + b"head\nof itbuf\n\nfer")  # complete, but in another order
@@ -141,7 +141,7 @@ def test_a_payload_of_another_letter_is_found():
         (b'{"format": "curator dead letter"}\n', "'task_id' is missing"),
     ],
 )
-def test_what_is_no_letter(data, why):
+def test_other_files_are_not_letters(data, why):
     assert why in refused(data)
 
 
@@ -164,20 +164,20 @@ def test_what_is_no_letter(data, why):
         ("parts", []),
     ],
 )
-def test_a_first_line_that_says_strange_things(field, value):
+def test_an_invalid_first_line_is_an_error(field, value):
     header = json.loads(encode(LETTER, PICKLE)[0])
     line = json.dumps({**header, field: value}).encode()
     with pytest.raises(DataError, match=f"'{field}'|its payload is"):
         parse_header(line, "f")
 
 
-def test_a_letter_of_a_later_version():
+def test_a_letter_of_a_later_version_is_rejected():
     header = json.loads(encode(LETTER, PICKLE)[0])
     message = refused(json.dumps({**header, "version": 2}).encode() + b"\n")
     assert message == "unknown version 2 of a dead letter"
 
 
-def test_what_a_later_writer_adds_is_passed_over():
+def test_unknown_fields_are_ignored():
     header = json.loads(encode(LETTER, PICKLE)[0])
     letter, sizes = parse_header(json.dumps({**header, "mood": "sad"}).encode(), "f")
     assert (letter.stage, sizes) == ("Read videos", [10, 0, 6, 2])
@@ -194,12 +194,12 @@ def test_what_a_later_writer_adds_is_passed_over():
         ("a" * 128, "0", f"{'a' * 128}/0.letter"),
     ],
 )
-def test_plain_names_stay(stage, task_id, expected):
+def test_plain_names_are_unchanged(stage, task_id, expected):
     assert letter_path(stage, task_id) == expected
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-def test_other_names_are_made_safe(name):
+def test_other_names_are_changed(name):
     for path in (letter_path(name, "0"), letter_path("S", name)):
         stage, _, file = path.partition("/")
         for part in (stage, file):
@@ -209,11 +209,11 @@ def test_other_names_are_made_safe(name):
 
 
 @given(st.sets(texts | st.sampled_from(["a b", "a_b", "a/b", "a\tb", "a" * 128, "a" * 129, "a" * 130]), min_size=2))
-def test_names_that_differ_have_places_that_differ(names):
+def test_different_names_have_different_paths(names):
     assert len({letter_path(name, "0") for name in names}) == len(names)
     assert len({letter_path("S", name) for name in names}) == len(names)
 
 
-def test_what_is_made_safe_never_meets_what_was_safe():
+def test_changed_names_never_equal_plain_ones():
     altered = letter_path("a b", "0").partition("/")[0]
     assert letter_path(altered, "0") != letter_path("a b", "0")

@@ -86,7 +86,7 @@ def same(a, b):
 
 
 @given(data=json_values, name=st.text(), notes=st.none() | st.dictionaries(st.text(), json_values))
-def test_json_values_come_back_as_they_were(data, name, notes):
+def test_json_values_are_restored_exactly(data, name, notes):
     task = Task(data=data, dataset_name=name)
     stamp(task, new_state("3.1", metadata=notes))
     payload, again = round_trip(task)
@@ -110,7 +110,7 @@ def test_json_values_come_back_as_they_were(data, name, notes):
         Task(data=10**4000),
     ],
 )
-def test_what_is_plain(task):
+def test_plain_tasks_are_stored_as_json(task):
     payload, again = round_trip(task)
     assert payload.kind == "json"
     assert type(again) is type(task)
@@ -153,7 +153,7 @@ def sharing(depth):
     ],
     ids=lambda data: repr(type(data)),
 )
-def test_what_json_would_change_is_pickled(data):
+def test_values_that_json_would_change_are_pickled(data):
     payload, again = round_trip(Task(data=data))
     assert payload.kind == "pickle"
     assert type(again.data) is type(data)
@@ -161,7 +161,7 @@ def test_what_json_would_change_is_pickled(data):
         assert again.data == data
 
 
-def test_what_contains_itself_is_pickled():
+def test_circular_values_are_pickled():
     ring = []
     ring.append(ring)
     payload, again = round_trip(Task(data=ring))
@@ -170,7 +170,7 @@ def test_what_contains_itself_is_pickled():
 
 
 @pytest.mark.parametrize("notes", [{"a": (1,)}, {1: 2}, {"a": b"x"}])
-def test_notes_that_json_would_change_make_a_pickle(notes):
+def test_tasks_with_notes_that_json_would_change_are_pickled(notes):
     task = Task(data=1)
     task.metadata.update(notes)
     payload, again = round_trip(task)
@@ -178,7 +178,7 @@ def test_notes_that_json_would_change_make_a_pickle(notes):
     assert again.metadata == notes
 
 
-def test_a_field_that_somebody_added_makes_a_pickle():
+def test_tasks_with_additional_attributes_are_pickled():
     task = Task(data=1)
     task.extra = 5
     payload, again = round_trip(task)
@@ -190,7 +190,7 @@ def test_a_field_that_somebody_added_makes_a_pickle():
 
 
 @pytest.mark.parametrize("task", [VideoTask(b"abc", "d", fps=25.0), MyBatch([{"a": 1}]), Task(data=VideoTask(b""))])
-def test_classes_of_users_are_pickled(task):
+def test_tasks_of_custom_classes_are_pickled(task):
     payload, again = round_trip(task)
     assert payload.kind == "pickle"
     assert again == task
@@ -202,14 +202,14 @@ def test_the_class_is_named():
     assert pack_task(Task(data=1), LIMIT).task_class == "curator_core.tasks.Task"
 
 
-def test_id_and_notes_come_back_also_where_the_class_forgets_them():
+def test_id_and_notes_are_restored_even_if_the_class_omits_them():
     task = Forgetful([1])
     stamp(task, new_state("7", metadata={"note": 1}))
     _, again = round_trip(task)
     assert (again.task_id, again.metadata) == ("7", {"note": 1})
 
 
-def test_history_stays_behind_and_the_task_stays_as_it_is():
+def test_the_history_is_omitted_and_the_task_not_modified():
     @processing_stage()
     def note(task):
         task.metadata["seen"] = 1
@@ -226,7 +226,7 @@ def test_history_stays_behind_and_the_task_stays_as_it_is():
         assert pack_task(task, LIMIT) == payload
 
 
-def test_arrays_stay_beside_the_pickle():
+def test_arrays_are_kept_out_of_the_pickle():
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(10**5, dtype="float32").reshape(10, -1)
     payload, again = round_trip(Task(data={"a": array, "b": array}))
@@ -251,7 +251,7 @@ def test_arrow_tables():
 
 
 @pytest.mark.parametrize("task", [Task(data="x" * 1000), Task(data=("x" * 1000,)), VideoTask(b"x" * 1000)])
-def test_what_is_too_large_is_not_kept(task):
+def test_a_task_that_is_too_large_is_not_stored(task):
     stamp(task, new_state("5"))
     size = pack_task(task, LIMIT).size
     assert pack_task(task, size).kind != "none"
@@ -261,7 +261,7 @@ def test_what_is_too_large_is_not_kept(task):
     assert f"takes {payload.size:,} bytes, but max_bytes is 900" in payload.note
 
 
-def test_what_is_far_too_large_is_not_even_pickled():
+def test_a_much_too_large_task_is_not_pickled():
     @dataclass
     class Refusing(Task):
         def __reduce__(self):
@@ -281,7 +281,7 @@ def test_what_is_far_too_large_is_not_even_pickled():
     ],
     ids=["lock", "moody", "mute"],
 )
-def test_what_does_not_pickle_is_not_kept(data, reason):
+def test_an_unpicklable_task_is_not_stored(data, reason):
     task = Task(data=data)
     stamp(task, new_state("5"))
     payload = pack_task(task, LIMIT)
@@ -290,7 +290,7 @@ def test_what_does_not_pickle_is_not_kept(data, reason):
     assert task.task_id == "5"
 
 
-def test_a_task_without_its_data_is_not_kept():
+def test_a_task_without_data_is_not_stored():
     payload = pack_task(Task.__new__(Task), LIMIT)
     assert payload.kind == "none"
     assert "AttributeError" in payload.note

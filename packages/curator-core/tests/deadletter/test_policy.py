@@ -14,7 +14,7 @@ from curator_core import ConfigurationError
 from curator_core.deadletter import DeadLetter
 
 
-def test_a_path_is_made_absolute_here_and_now(tmp_path, monkeypatch):
+def test_a_path_is_made_absolute_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert DeadLetter("dead/").path == DeadLetter(Path("dead")).path == str(tmp_path / "dead")
     assert DeadLetter("run::1").path == str(tmp_path / "run::1")
@@ -26,7 +26,7 @@ def test_defaults():
     assert (policy.max_bytes, policy.storage_options) == (64 * 1024 * 1024, {})
 
 
-def test_options_are_not_shown_and_not_shared():
+def test_storage_options_are_not_shown_and_not_shared():
     options = {"secret": "hunter2"}
     policy = DeadLetter("s3://bucket", max_bytes=5, storage_options=options)
     options["secret"] = "other"  # noqa: S105 - not a real secret
@@ -45,7 +45,7 @@ def test_copies_are_equal(duplicate):
     assert again != DeadLetter("/dead", max_bytes=6)
 
 
-def test_it_is_frozen():
+def test_the_policy_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         DeadLetter("/dead").path = "x"
 
@@ -66,7 +66,7 @@ def test_it_is_frozen():
         ("storage_options", {"storage_options": {5: "hunter2"}}),
     ],
 )
-def test_bad_arguments(field, arguments):
+def test_invalid_arguments_are_rejected(field, arguments):
     with pytest.raises(ConfigurationError) as caught:
         DeadLetter(**{"path": "/dead", **arguments})
     assert caught.value.field == field

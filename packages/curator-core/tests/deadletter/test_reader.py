@@ -49,7 +49,7 @@ def noted(task, **notes):
 # --- round trips ----------------------------------------------------------------------------------------
 
 
-def test_tasks_come_back_with_what_is_theirs(dead, fail):
+def test_loaded_tasks_have_their_data_id_and_notes(dead, fail):
     fail(dead, noted(Task(data={"a": [1.5, None]}, dataset_name="d"), note="ü"), "3.1", stage="Ocr", stage_index=1)
     fail(dead, noted(DocumentBatch([{"text": "x"}]), a=[1]), "7", stage="Read videos/now")
     first, second = load(dead)
@@ -59,7 +59,7 @@ def test_tasks_come_back_with_what_is_theirs(dead, fail):
     assert (second.task_id, second.metadata) == ("3.1", {"note": "ü"})
 
 
-def test_what_the_letters_say(dead, fail):
+def test_read_returns_the_details_of_each_letter(dead, fail):
     known = {"error_type": "ValueError", "error_message": "no", "attempts": 2, "failed_at": 1.5, "pipeline": "p"}
     fail(dead, VideoTask(b"x"), "0", **known)
     (letter,) = read(dead)
@@ -70,7 +70,7 @@ def test_what_the_letters_say(dead, fail):
     assert letter.failed_at_utc == "1970-01-01T00:00:01.500+00:00"
 
 
-def test_they_are_sorted_by_stage_and_task(dead, fail):
+def test_letters_are_sorted_by_stage_and_task(dead, fail):
     places = [(10, "B", "0"), (2, "Z", "10"), (2, "Z", "9"), (2, "Z", "9.10"), (2, "Z", "9.9"), (2, "Z", "files-a")]
     for index, stage, task_id in places:
         fail(dead, Task(data=task_id), task_id, stage=stage, stage_index=index)
@@ -79,7 +79,7 @@ def test_they_are_sorted_by_stage_and_task(dead, fail):
     assert [task.data for task in load(dead)] == expected
 
 
-def test_one_letter_or_one_stage_or_several_runs(tmp_path, fail):
+def test_a_path_can_be_one_letter_one_stage_or_several_runs(tmp_path, fail):
     fail(tmp_path / "monday", Task(data=1), "0", stage="S")
     fail(tmp_path / "monday", Task(data=2), "1", stage="T")
     fail(tmp_path / "tuesday", Task(data=3), "2", stage="S")
@@ -95,7 +95,7 @@ def test_directories_whose_names_look_like_urls_and_globs(tmp_path, fail, name):
     assert [task.data for task in load(tmp_path / name)] == [1]
 
 
-def test_stages_are_told_apart(dead, fail):
+def test_letters_of_different_stages_are_separate(dead, fail):
     for stage in ("Caption", "Embed"):
         fail(dead, Task(data=stage), "0", stage=stage)
     assert [task.data for task in load(dead, stage="Embed")] == ["Embed"]
@@ -105,7 +105,7 @@ def test_stages_are_told_apart(dead, fail):
     assert error.hint == "did you mean 'Caption'?"
 
 
-def test_no_letters(tmp_path):
+def test_a_directory_without_letters_gives_an_empty_list(tmp_path):
     (tmp_path / "S").mkdir()
     (tmp_path / "S" / ".0.letter.0123.tmp").write_text("half a letter")
     (tmp_path / "README").write_text("what this is")
@@ -113,7 +113,7 @@ def test_no_letters(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/no/such/place", "memory://no/such/place"])
-def test_no_directory(path):
+def test_a_missing_directory_is_an_error(path):
     error = refused(path)
     assert error.field == path
     with pytest.raises(DataError, match="no directory or file at this path"):
@@ -131,7 +131,7 @@ def test_a_loaded_task_runs_again(tmp_path, fail):
 
 
 @pytest.mark.parametrize("is_writable", [True, False])
-def test_arrays_come_back_as_writable_as_they_were(dead, fail, is_writable):
+def test_loaded_arrays_keep_their_writability(dead, fail, is_writable):
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(30_000).reshape(3, -1)
     array.flags.writeable = is_writable
@@ -150,7 +150,7 @@ def test_arrow_tables(dead, fail):
     assert task.data == table
 
 
-def test_long_first_lines_are_read_too(dead, fail):
+def test_long_first_lines_are_read(dead, fail):
     text = "\x01" * 60_000  # six characters each, as JSON
     fail(dead, Task(data=1), "0", error_message=text, error_traceback=text)
     (letter,) = read(dead)
@@ -172,7 +172,7 @@ def test_only_first_lines_are_read(dead, fail, monkeypatch):
     assert asked == [1 << 16]
 
 
-def test_more_letters_than_are_read_at_once(dead, fail):
+def test_many_letters_are_read_in_several_requests(dead, fail):
     from curator_core.deadletter import DeadLetter
     from curator_core.deadletter.writer import LetterBox
 
@@ -200,7 +200,7 @@ class StoreFileSystem(MemoryFileSystem):
         self.listings.clear()
 
 
-def test_a_store_that_lists_in_its_own_way(fail):
+def test_a_store_that_lists_a_directory_in_itself_is_read(fail):
     fsspec.register_implementation("store", StoreFileSystem, clobber=True)
     for number in range(3):
         fail("store://dead", Task(data=number), str(number))
@@ -210,7 +210,7 @@ def test_a_store_that_lists_in_its_own_way(fail):
 # --- trust ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_executed_that_is_not_trusted(dead, fail, marker):
+def test_untrusted_pickles_are_not_executed(dead, fail, marker):
     fail(dead, Task(data=1), "0")
     fail(dead, Task(data=Executing(marker)), "1")
     fail(dead, VideoTask(b""), "2")
@@ -226,7 +226,7 @@ def test_nothing_is_executed_that_is_not_trusted(dead, fail, marker):
     assert marker.exists()
 
 
-def test_where_no_chosen_task_is_pickled_no_trust_is_needed(dead, fail, marker):
+def test_trust_is_not_needed_if_the_selected_tasks_are_json(dead, fail, marker):
     fail(dead, Task(data=1), "0", stage="Plain")
     fail(dead, Task(data=Executing(marker)), "1", stage="Pickled")
     assert [task.data for task in load(dead, stage="Plain")] == [1]
@@ -255,7 +255,7 @@ def test_a_pickle_that_claims_to_be_json_is_not_executed(tmp_path, marker):
         (b'{"data": 1, "dataset_name": "", "notes": null}', "DocumentBatch"),
     ],
 )
-def test_json_that_makes_no_task(tmp_path, head, cls):
+def test_json_that_is_not_a_task_is_an_error(tmp_path, head, cls):
     path = tmp_path / "0.letter"
     path.write_bytes(b"".join(encode(Letter(task_id="0", stage="S"), Payload("json", "0", cls, head, (), len(head)))))
     error = refused(path)
@@ -276,7 +276,7 @@ class SwappingFileSystem(MemoryFileSystem):
         return super().cat_ranges(paths, starts, ends, **options)
 
 
-def test_a_letter_that_changes_after_it_was_looked_at_is_not_executed(fail, marker):
+def test_a_letter_that_changes_while_it_is_read_is_not_executed(fail, marker):
     fsspec.register_implementation("swapping", SwappingFileSystem, clobber=True)
     fail("swapping://dead", Task(data=1), "0")
     letter, payload = Letter(task_id="0", stage="S"), pack_task(Task(data=Executing(marker)), 1000)
@@ -290,7 +290,7 @@ def test_a_letter_that_changes_after_it_was_looked_at_is_not_executed(fail, mark
 # --- tasks that cannot be loaded ------------------------------------------------------------------------
 
 
-def test_what_was_not_kept(dead, fail):
+def test_tasks_that_were_not_stored_are_an_error_or_skipped(dead, fail):
     fail(dead, Task(data="x" * 2000), "0", max_bytes=1000)
     fail(dead, Task(data=threading.Lock()), "1")
     fail(dead, Task(data=5), "2", max_bytes=1000)
@@ -307,7 +307,7 @@ def test_what_was_not_kept(dead, fail):
     assert caught.value.field == "missing"
 
 
-def test_of_many_that_were_not_kept_some_are_named(tmp_path, fail):
+def test_only_some_of_many_missing_tasks_are_named(tmp_path, fail):
     for number in range(12):
         fail(tmp_path, Task(data=1), str(number), max_bytes=0)
     assert "'8', '9' and 2 more; " in refused(tmp_path).message
@@ -318,7 +318,7 @@ class Passing(Task[bytes]):
     pass
 
 
-def test_a_class_that_is_gone(tmp_path, fail, monkeypatch):
+def test_a_missing_class_is_an_error(tmp_path, fail, monkeypatch):
     fail(tmp_path, Passing(b"x"), "0")
     monkeypatch.delattr(f"{__name__}.Passing")
     error = refused(tmp_path, trust=True)
@@ -343,7 +343,7 @@ def test_damaged_files_are_named(dead, fail, damage):
     assert "copy it again" in error.hint
 
 
-def test_what_is_no_letter_is_named(tmp_path):
+def test_a_file_that_is_not_a_letter_is_named(tmp_path):
     path = tmp_path / "mine.letter"
     path.write_bytes(b"Dear Anna" * 2_000_000)  # without a newline
     for place in (path, tmp_path):
@@ -352,7 +352,7 @@ def test_what_is_no_letter_is_named(tmp_path):
             read(place)
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, fail):
+def test_an_unreadable_file_is_named(tmp_path, fail):
     fail(tmp_path, Task(data=1), "0")
     (tmp_path / "S" / "1.letter").symlink_to(tmp_path / "gone")
     error = refused(tmp_path)
@@ -366,7 +366,7 @@ def test_links_between_directories_are_not_followed(tmp_path, fail):
     assert len(read(tmp_path)) == 1
 
 
-def test_paths_that_make_no_sense():
+def test_invalid_paths_are_rejected():
     for path in ("", None, 5, "a\0b", "~nobody-such-user/x"):
         with pytest.raises(ConfigurationError):
             load(path)

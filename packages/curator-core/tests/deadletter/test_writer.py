@@ -79,7 +79,7 @@ def test_many_letters(dead):
     assert len(fsspec.core.url_to_fs(dead)[0].find(dead)) == 300  # and no temporary files
 
 
-def test_the_last_letter_of_a_task_and_stage_stays(dead):
+def test_the_last_letter_of_a_task_and_stage_is_kept(dead):
     with_box(dead, lambda box: [box.put(letter(), payload_of(number)) for number in range(50)])
     assert [task.data for task in load(dead)] == [49]
     with_box(dead, lambda box: box.put(letter(), payload_of("a later run")))
@@ -94,7 +94,7 @@ def with_box(path, work):
     box.close()
 
 
-def test_threads_begin_with_the_first_letter_and_end_with_the_box(tmp_path):
+def test_threads_start_with_the_first_letter_and_end_on_close(tmp_path):
     box = LetterBox(DeadLetter(tmp_path / "dead"))
     box.flush()
     box.remove("S", "0")
@@ -108,7 +108,7 @@ def test_threads_begin_with_the_first_letter_and_end_with_the_box(tmp_path):
     assert len(files(tmp_path)) == 50
 
 
-def test_no_more_than_so_many_are_under_way(gated):
+def test_the_number_of_pending_letters_is_limited(gated):
     box, taken = LetterBox(DeadLetter("gated://dead")), []
 
     def put_all():
@@ -126,7 +126,7 @@ def test_no_more_than_so_many_are_under_way(gated):
     assert len(read("gated://dead")) == 40
 
 
-def test_flush_waits(gated):
+def test_flush_waits_for_pending_letters(gated):
     box = LetterBox(DeadLetter("gated://dead"))
     box.put(letter(), payload_of(1))
     threading.Thread(target=lambda: (wait_until(lambda: gated.arrived), gated.gate.set())).start()
@@ -135,7 +135,7 @@ def test_flush_waits(gated):
     box.close()
 
 
-def test_a_letter_is_removed_also_while_it_is_written(gated):
+def test_a_letter_can_be_removed_while_it_is_written(gated):
     box = LetterBox(DeadLetter("gated://dead"))
     box.put(letter("0"), payload_of(1))
     box.put(letter("1"), payload_of(1))
@@ -160,13 +160,13 @@ def test_removing(dead):
     assert len(read(dead)) == 2
 
 
-def test_the_directory_is_there_before_the_first_failure(dead):
+def test_the_directory_exists_before_the_first_failure(dead):
     LetterBox(DeadLetter(dead)).prepare()
     LetterBox(DeadLetter(dead)).prepare()
     assert read(dead) == []
 
 
-def test_files_honour_the_umask(tmp_path):
+def test_files_respect_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         with_box(tmp_path / "dead", lambda box: box.put(letter(), payload_of(1)))
@@ -180,7 +180,7 @@ def test_files_honour_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../out", "/out", "..", "a/../../../out", "~"])
-def test_no_name_leads_out(tmp_path, name):
+def test_no_name_leads_out_of_the_directory(tmp_path, name):
     dead = tmp_path / "a" / "dead"
     with_box(dead, lambda box: [box.put(letter(name), EMPTY), box.put(letter("0", name), EMPTY)])
     assert len(files(dead)) == len(files(tmp_path)) == 2
@@ -189,7 +189,7 @@ def test_no_name_leads_out(tmp_path, name):
 
 
 @pytest.mark.parametrize("target", ["outside", "nowhere"])
-def test_a_link_in_place_of_a_stage_leads_nowhere(tmp_path, target):
+def test_a_link_in_place_of_a_stage_directory_is_an_error(tmp_path, target):
     outside, dead = tmp_path / "outside", tmp_path / "dead"
     outside.mkdir()
     dead.mkdir()
@@ -209,7 +209,7 @@ def test_a_link_in_place_of_a_stage_leads_nowhere(tmp_path, target):
 
 
 @pytest.mark.parametrize("moment", ["before the stage is opened", "before the letter is written", "at the removal"])
-def test_a_link_that_takes_the_place_of_a_stage_meanwhile_leads_nowhere(tmp_path, monkeypatch, moment):
+def test_a_link_that_replaces_a_stage_directory_is_not_followed(tmp_path, monkeypatch, moment):
     outside, dead = tmp_path / "outside", tmp_path / "dead"
     outside.mkdir()
     (outside / "0.letter").write_text("mine")
@@ -251,7 +251,7 @@ def test_a_link_in_place_of_a_letter_is_replaced(tmp_path):
     assert files(dead) == ["S/0.letter"]
 
 
-def test_the_directory_itself_may_be_a_link(tmp_path):
+def test_the_directory_can_be_a_link(tmp_path):
     (tmp_path / "large disk").mkdir()
     (tmp_path / "dead").symlink_to(tmp_path / "large disk")
     with_box(tmp_path / "dead", lambda box: box.put(letter(), payload_of(1)))
@@ -271,7 +271,7 @@ def failure_of(box, *names):
     return error
 
 
-def test_no_room(tmp_path, room_for):
+def test_a_full_disk_is_an_error(tmp_path, room_for):
     box = LetterBox(DeadLetter(tmp_path))
     box.put(letter("0"), payload_of("before"))
     box.flush()
@@ -285,7 +285,7 @@ def test_no_room(tmp_path, room_for):
     assert files(tmp_path) == ["S/0.letter"]
 
 
-def test_a_failure_stays_one(tmp_path):
+def test_a_failure_is_raised_by_all_later_calls(tmp_path):
     (tmp_path / "S").write_text("in the way")
     box = LetterBox(DeadLetter(tmp_path))
     box.put(letter(), payload_of(1))
@@ -298,7 +298,7 @@ def test_a_failure_stays_one(tmp_path):
     assert files(tmp_path) == ["S"]
 
 
-def test_the_first_failure_is_raised_and_the_other_letters_are_kept(gated):
+def test_the_first_failure_is_raised_and_other_letters_are_written(gated):
     box = LetterBox(DeadLetter("gated://dead"))
     for number in range(16):
         box.put(letter(number, "broken" if number in (1, 14) else "S"), payload_of(number))
@@ -309,7 +309,7 @@ def test_the_first_failure_is_raised_and_the_other_letters_are_kept(gated):
     assert len(read("gated://dead")) == 14
 
 
-def test_a_put_raises_what_an_earlier_one_came_to(tmp_path):
+def test_put_raises_the_failure_of_an_earlier_letter(tmp_path):
     box = LetterBox(DeadLetter(tmp_path))
     (tmp_path / "S").write_text("in the way")
     box.put(letter(), payload_of(1))
@@ -320,7 +320,7 @@ def test_a_put_raises_what_an_earlier_one_came_to(tmp_path):
         box.close()
 
 
-def test_a_letter_again_after_it_failed_says_why(tmp_path):
+def test_rewriting_a_failed_letter_raises_the_original_error(tmp_path):
     (tmp_path / "S").write_text("in the way")
     box = LetterBox(DeadLetter(tmp_path))
     for _ in range(20):
@@ -330,7 +330,7 @@ def test_a_letter_again_after_it_failed_says_why(tmp_path):
         box.close()
 
 
-def test_a_directory_that_may_not_be_written_to(public_path, as_nobody):
+def test_a_read_only_directory_is_an_error(public_path, as_nobody):
     locked = public_path / "locked"
     locked.mkdir(mode=0o555)
     with as_nobody():
@@ -358,7 +358,7 @@ class BrokenFileSystem(MemoryFileSystem):
 
 
 @pytest.mark.parametrize(("task_id", "why"), [("0", "RuntimeError: SlowDown"), ("1", "errno 28, ENOSPC")])
-def test_a_remote_filesystem_that_fails(task_id, why):
+def test_a_failing_remote_filesystem_is_an_error(task_id, why):
     fsspec.register_implementation("broken", BrokenFileSystem, clobber=True)
     box = LetterBox(DeadLetter("broken://bucket/dead"))
     box.put(letter(task_id), payload_of(1))
@@ -368,7 +368,7 @@ def test_a_remote_filesystem_that_fails(task_id, why):
         box.close()
 
 
-def test_a_filesystem_that_nobody_knows():
+def test_an_unknown_filesystem_is_an_error():
     box = LetterBox(DeadLetter("nosuch://dead"))
     for call in (box.prepare, lambda: box.put(letter(), EMPTY), lambda: box.remove("S", "0")):
         with pytest.raises(ConfigurationError, match="no filesystem"):

@@ -54,7 +54,7 @@ def test_readers_are_composites_of_a_source_and_a_reader():
         assert reading.outputs() == (["data"], ["text"])
 
 
-def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypatch):
+def test_relative_paths_refer_to_where_the_stage_was_created(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").touch()
     source = FilePartitioningStage("a.txt")
@@ -65,7 +65,7 @@ def test_a_relative_path_is_that_of_where_the_stage_was_made(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "path", ["a\0b", Path("a\0b"), "s3://a\0b", "~nobody-such-user/x", "\ud800", b"a", None, 5, "file://"]
 )
-def test_what_cannot_be_a_path_is_refused_when_the_stage_is_made(path):
+def test_invalid_paths_are_rejected_when_the_stage_is_created(path):
     makes = (JsonlReader, ParquetReader, JsonlWriter, ParquetWriter, lambda path: JsonlReader(["a", path]))
     for make, field in zip(makes, ["file_paths[0]", "file_paths[0]", "path", "path", "file_paths[1]"], strict=True):
         with pytest.raises(ConfigurationError) as caught:
@@ -77,7 +77,7 @@ def test_what_cannot_be_a_path_is_refused_when_the_stage_is_made(path):
 
 
 @pytest.mark.parametrize("path", ["a\0b", "~nobody-such-user/x", "\ud800"])
-def test_paths_that_come_as_data_are_checked_as_well(path):
+def test_paths_in_tasks_are_checked(path):
     for stage in (JsonlReaderStage(), ParquetReaderStage()):
         with pytest.raises(StageError) as caught:
             Pipeline("read", [stage]).run(initial_tasks=[FileGroupTask([path])])
@@ -86,14 +86,14 @@ def test_paths_that_come_as_data_are_checked_as_well(path):
         assert (cause.field, cause.given) == ("path", repr(path))
 
 
-def test_names_that_are_not_utf_8_are_names(tmp_path):
+def test_names_that_are_not_utf_8_can_be_read(tmp_path):
     name = os.fsdecode(b"\xff.jsonl")
     (tmp_path / name).write_text('{"a": 1}\n')
     (batch,) = Pipeline("read", [JsonlReader(tmp_path / name)]).run()
     assert batch.data == [{"a": 1}]
 
 
-def test_a_tilde_in_front_is_a_home_and_elsewhere_a_name(tmp_path, monkeypatch):
+def test_a_leading_tilde_is_a_home_directory_and_others_are_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("home/a.txt", "~a.txt"):
@@ -103,7 +103,7 @@ def test_a_tilde_in_front_is_a_home_and_elsewhere_a_name(tmp_path, monkeypatch):
         assert [task.data for task in FilePartitioningStage(path).process(EmptyTask())] == [[str(tmp_path / found)]]
 
 
-def test_a_relative_path_in_a_directory_that_is_gone(tmp_path, monkeypatch):
+def test_a_relative_path_in_a_removed_directory_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -150,21 +150,21 @@ def test_a_relative_path_in_a_directory_that_is_gone(tmp_path, monkeypatch):
         (lambda: ParquetReaderStage(on_bad_record=True), "on_bad_record"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_when_the_stage_is_made(make, field):
+def test_invalid_settings_are_rejected_when_the_stage_is_created(make, field):
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert caught.value.field == field
     assert caught.value.expected
 
 
-def test_a_mistyped_compression_gets_the_nearest_one():
+def test_a_mistyped_compression_suggests_the_nearest_one():
     for stage in (JsonlWriter, JsonlReader):
         with pytest.raises(ConfigurationError, match="did you mean 'gzip'"):
             stage("x", compression="gzipp")
 
 
 @pytest.mark.parametrize("stages", [[ParquetReader("x")], [ParquetReaderStage()], [ParquetWriter("x")]])
-def test_parquet_without_pyarrow_names_the_extra_before_any_data_is_touched(stages, monkeypatch, tmp_path):
+def test_parquet_without_pyarrow_names_the_extra_before_data_is_read(stages, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(StageError, match=r"curator-core\[parquet\]") as caught:

@@ -47,7 +47,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_it_appears_when_it_is_complete(tmp_path: Path, way: str) -> None:
+def test_a_file_appears_when_it_is_complete(tmp_path: Path, way: str) -> None:
     with atomic_file(local(), str(tmp_path / "a.txt")) as stream:
         stream.write(b"one ")
         assert all(name.startswith(".") for name in names(tmp_path))
@@ -59,7 +59,7 @@ def test_it_appears_when_it_is_complete(tmp_path: Path, way: str) -> None:
     assert (tmp_path / "a.txt").read_bytes() == b"one two"
 
 
-def test_it_replaces_a_file_of_its_name(tmp_path: Path, way: str) -> None:
+def test_an_existing_file_is_replaced(tmp_path: Path, way: str) -> None:
     for text in (b"first", b"second"):
         with atomic_file(local(), str(tmp_path / "a")) as stream:
             stream.write(text)
@@ -68,7 +68,7 @@ def test_it_replaces_a_file_of_its_name(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "nothing"])
-def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path, way: str, kind: str) -> None:
+def test_an_existing_link_is_replaced_and_not_followed(tmp_path: Path, way: str, kind: str) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
@@ -90,7 +90,7 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path, way: s
         assert names(outside / "target") == []
 
 
-def test_it_stays_in_its_directory_when_a_link_takes_the_place_of_that(tmp_path: Path, way: str) -> None:
+def test_a_file_stays_in_its_directory_if_a_link_replaces_the_directory(tmp_path: Path, way: str) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
@@ -103,7 +103,7 @@ def test_it_stays_in_its_directory_when_a_link_takes_the_place_of_that(tmp_path:
 
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="a directory must be readable to be opened on this system")
-def test_its_directory_may_be_a_link_and_need_not_be_readable(tmp_path: Path, way: str) -> None:
+def test_the_directory_can_be_a_link_and_unreadable(tmp_path: Path, way: str) -> None:
     (tmp_path / "large disk").mkdir(mode=0o300)
     (tmp_path / "out").symlink_to(tmp_path / "large disk")
     with atomic_file(local(), str(tmp_path / "out" / "a")) as stream:
@@ -119,7 +119,7 @@ def write_half(path: Path, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()], ids=type)
-def test_nothing_is_left_of_one_that_fails(tmp_path: Path, way: str, error: BaseException) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, way: str, error: BaseException) -> None:
     (tmp_path / "a").write_bytes(b"before")
     with pytest.raises(type(error)):
         write_half(tmp_path / "a", error)
@@ -127,7 +127,7 @@ def test_nothing_is_left_of_one_that_fails(tmp_path: Path, way: str, error: Base
     assert (tmp_path / "a").read_bytes() == b"before"
 
 
-def test_it_has_the_permissions_that_the_user_wants(tmp_path: Path, way: str) -> None:
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, way: str) -> None:
     before = os.umask(0o027)
     try:
         with atomic_file(local(), str(tmp_path / "a")) as stream:
@@ -137,7 +137,7 @@ def test_it_has_the_permissions_that_the_user_wants(tmp_path: Path, way: str) ->
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_directory_of_its_name_is_left_alone(tmp_path: Path, way: str) -> None:
+def test_an_existing_directory_is_not_replaced(tmp_path: Path, way: str) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"), atomic_file(local(), str(tmp_path / "a")) as stream:
         stream.write(b"text")
@@ -145,25 +145,25 @@ def test_a_directory_of_its_name_is_left_alone(tmp_path: Path, way: str) -> None
     assert names(tmp_path / "a") == ["b"]
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path, way: str) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path, way: str) -> None:
     with pytest.raises(FileNotFoundError), atomic_file(local(), str(tmp_path / "no" / "a")):
         pytest.fail("the file must not be opened")
 
 
-def test_a_name_as_long_as_names_may_be(tmp_path: Path, way: str) -> None:
+def test_a_name_of_maximum_length_can_be_written(tmp_path: Path, way: str) -> None:
     with atomic_file(local(), str(tmp_path / ("n" * 255))) as stream:
         stream.write(b"text")
     assert names(tmp_path) == ["n" * 255]
 
 
 @pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system has no unnamed files")
-def test_nothing_is_left_of_one_whose_writer_is_killed(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert names(tmp_path) == []
 
 
-def test_elsewhere_it_is_written_under_another_name() -> None:
+def test_on_remote_filesystems_a_temporary_name_is_used() -> None:
     memory = fsspec.filesystem("memory")
     with atomic_file(memory, "/atomic/a") as stream:
         stream.write(b"text")
@@ -173,7 +173,7 @@ def test_elsewhere_it_is_written_under_another_name() -> None:
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["with links", "without"])
-def test_a_small_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+def test_a_small_file_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -186,7 +186,7 @@ def test_a_small_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names(tmp_path) == ["a"]
 
 
-def test_a_small_file_is_made_once_elsewhere() -> None:
+def test_a_small_file_is_created_once_on_remote_filesystems() -> None:
     memory = fsspec.filesystem("memory")
     memory.makedirs("/once", exist_ok=True)
     try:

@@ -60,7 +60,7 @@ def read(path, **options):
 
 
 @ways
-def test_all_members_are_read_empty_ones_included(tmp_path, suffix, hidden):
+def test_all_members_are_read_including_empty_ones(tmp_path, suffix, hidden):
     compress = COMPRESS[suffix]
     empty = compress(b"")
     members = [empty, compress(lines(1, 2) + b'{"n"'), empty, empty, compress(b": 3}\n"), compress(lines(4)), empty]
@@ -79,7 +79,7 @@ def test_all_members_are_read_empty_ones_included(tmp_path, suffix, hidden):
 
 @ways
 @given(st.data())
-def test_a_file_cut_anywhere_is_an_error(tmp_path_factory, suffix, hidden, data):
+def test_a_file_truncated_anywhere_is_an_error(tmp_path_factory, suffix, hidden, data):
     compress = COMPRESS[suffix]
     members = [compress(lines(*range(40))), compress(lines(*range(40, 80)))]
     whole = b"".join(members)
@@ -117,7 +117,7 @@ def test_a_stream_that_ends_with_a_block_and_a_line_is_truncated(tmp_path, data_
 
 @ways
 @pytest.mark.parametrize("spoil", ["other", "zeros", "after", "inside"])
-def test_what_is_not_of_the_format_is_an_error_wherever_it_is(tmp_path, data_error, suffix, hidden, spoil):
+def test_foreign_bytes_anywhere_are_an_error(tmp_path, data_error, suffix, hidden, spoil):
     member = COMPRESS[suffix](lines(*range(40)))
     content = {
         "other": b"plain text, and more of it than any header has\n" * 3,
@@ -148,7 +148,7 @@ def test_a_last_line_without_newline_counts_if_it_is_complete(tmp_path, data_err
 
 
 @pytest.mark.parametrize(("suffix", "hidden"), [("zst", None), ("zst", "backports.zstd")])
-def test_a_window_that_has_to_be_asked_for_is_read(tmp_path, suffix, hidden):
+def test_a_large_zstd_window_is_read(tmp_path, suffix, hidden):
     window, content = (28 - 10) << 3, lines(1)  # as written by `zstd --long=28`; readers accept up to 27 by default
     block = (len(content) << 3 | 1).to_bytes(3, "little") + content
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([window]) + block)
@@ -178,7 +178,7 @@ def test_a_format_whose_package_is_missing_is_known_by_name_and_names_the_extra(
     assert result.stages[1].tasks_failed == 2
 
 
-def test_an_archive_of_one_file_is_compressed_text_and_any_other_an_error(tmp_path, data_error):
+def test_a_zip_archive_must_contain_exactly_one_file(tmp_path, data_error):
     path = tmp_path / "a.jsonl.zip"
     path.write_bytes(zipped(**{"folder/": "", "folder/x": lines(1, 2)}))
     assert read(tmp_path) == [1, 2]

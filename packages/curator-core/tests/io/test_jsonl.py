@@ -45,7 +45,7 @@ def read(path, **options):
 
 
 @given(RECORDS, st.sampled_from([None, "gzip", "bz2", "xz"]))
-def test_what_is_written_is_read(tmp_path_factory, records, compression):
+def test_written_data_is_read_back(tmp_path_factory, records, compression):
     out = tmp_path_factory.mktemp("out")
     written = Pipeline("write", [JsonlWriter(out, compression=compression)]).run(initial_tasks=[DocumentBatch(records)])
     assert read(out) == [records]
@@ -60,14 +60,14 @@ def test_half_a_surrogate_pair_survives(tmp_path):
 
 
 @given(st.binary(max_size=60), st.integers(1, 7))
-def test_lines_are_those_of_split_whatever_the_size_of_chunks(data, size):
+def test_lines_do_not_depend_on_the_size_of_chunks(data, size):
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     expected = data.split(b"\n")
     assert list(lines_of(chunks)) == (expected if expected[-1] else expected[:-1])
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
-def test_compression_goes_by_the_name(tmp_path, suffix, compress):
+def test_compression_is_inferred_from_the_name(tmp_path, suffix, compress):
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(b'{"a": 1}\n{"a": 2}'))
     (tmp_path / "odd.bin").write_bytes(compress(b'{"a": 3}\n'))
     assert read(tmp_path) == [[{"a": 1}, {"a": 2}]]
@@ -75,7 +75,7 @@ def test_compression_goes_by_the_name(tmp_path, suffix, compress):
     assert read(tmp_path / "odd.bin", compression=name) == [[{"a": 3}]]
 
 
-def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_passed_over(tmp_path):
+def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_ignored(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n \t\n{"a": 2}\r\n\n')
     (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf")
     assert read(tmp_path) == [[{"a": 1}, {"a": 2}]]
@@ -89,12 +89,12 @@ def test_a_group_without_records_is_counted_as_filtered(tmp_path):
         assert result.stages[1].tasks_filtered == 1
 
 
-def test_fields_are_those_a_record_has(tmp_path):
+def test_missing_fields_of_a_record_are_omitted(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2, "c": 3}\n{"b": 4}\n')
     assert read(tmp_path, fields=["c", "b"]) == [[{"c": 3, "b": 2}, {"b": 4}]]
 
 
-def test_records_per_batch_runs_over_the_files_of_a_group(tmp_path):
+def test_records_per_batch_spans_the_files_of_a_group(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"n": "{name}{i}"}}\n' for i in range(3)))
     result = Pipeline("read", [JsonlReader(tmp_path, files_per_partition=2, records_per_batch=4)]).run()
@@ -107,7 +107,7 @@ def test_records_per_batch_runs_over_the_files_of_a_group(tmp_path):
     assert (first[0], first[1], second[1]) == (second[0], "0", "1")
 
 
-def test_one_task_a_group_keeps_the_id_and_the_dataset_name(tmp_path):
+def test_one_task_per_group_keeps_the_id_and_the_dataset_name(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
     group = FileGroupTask([str(tmp_path / "a.jsonl")], dataset_name="wiki")
     (batch,) = Pipeline("read", [JsonlReaderStage()]).run(initial_tasks=[group])
@@ -115,7 +115,7 @@ def test_one_task_a_group_keeps_the_id_and_the_dataset_name(tmp_path):
     assert batch.dataset_name == "wiki"
 
 
-def test_another_encoding(tmp_path):
+def test_other_encodings_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('{"a": "grün"}\n'.encode("latin-1"))
     assert read(tmp_path, encoding="latin-1") == [[{"a": "grün"}]]
 
@@ -135,7 +135,7 @@ def test_another_encoding(tmp_path):
         ('{"a": ' + "1" * 5_000 + "}", "line 3 cannot be parsed as JSON"),
     ],
 )
-def test_a_broken_line(tmp_path, data_error, line, problem):
+def test_a_broken_line_is_an_error_with_its_number(tmp_path, data_error, line, problem):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"a": 1}}\n\n{line}\n{{"a": 2}}\n')
     error = data_error(JsonlReader(path))
@@ -164,7 +164,7 @@ def test_skipped_lines_are_counted_and_logged(tmp_path, caplog):
     assert f"{tmp_path}/a.jsonl: broken lines skipped: 2; the first one is line 2" in caplog.text
 
 
-def test_a_broken_last_line_without_newline_is_told_of_as_it_may_be_a_truncated_file(tmp_path, caplog):
+def test_a_broken_last_line_without_newline_is_logged_as_possible_truncation(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\nbroken\n{"a": 2')
     assert read(tmp_path, on_bad_line="skip") == [[{"a": 1}]]
     assert "skipped: 2; the first one is line 2; the last line is one of them and has no newline" in caplog.text
@@ -193,7 +193,7 @@ RECORDS_OF_TWO = b'{"a": 1}\n{"a": 2}\n'
     ids=["CR", "CR inside", "mark", "joined", "cut and joined", "array", "array behind a blank line", "object"],
 )
 @pytest.mark.parametrize("on_bad_line", ["raise", "skip"])
-def test_what_is_wrong_with_more_than_a_line_is_not_skipped(tmp_path, data_error, content, problem, hint, on_bad_line):
+def test_faults_of_more_than_one_line_are_not_skipped(tmp_path, data_error, content, problem, hint, on_bad_line):
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     error = data_error(JsonlReader(path, on_bad_line=on_bad_line))
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_more_than_a_line_is_not_skipped(tmp_path, data_error
     ],
     ids=["UTF-16", "UTF-16 without mark", "UTF-32", "array", "gzip", "bz2", "Parquet", "CSV", "one line"],
 )
-def test_a_file_of_which_no_line_is_good_is_not_skipped(tmp_path, data_error, content, hint):
+def test_a_file_without_good_lines_is_not_skipped(tmp_path, data_error, content, hint):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n')
     path = tmp_path / "b.jsonl"
     path.write_bytes(content)
@@ -229,12 +229,12 @@ def test_a_file_of_which_no_line_is_good_is_not_skipped(tmp_path, data_error, co
     assert error.hint == first.hint
 
 
-def test_marks_at_the_start_of_lines_are_passed_over_where_the_encoding_says_so(tmp_path):
+def test_utf_8_sig_ignores_byte_order_marks_at_the_start_of_lines(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": "\xef\xbb\xbf"}\n')
     assert read(tmp_path, encoding="utf-8-sig") == [[{"a": 1}, {"a": "\ufeff"}]]
 
 
-def test_wrong_encoding_says_which_byte_where(tmp_path, data_error):
+def test_a_wrong_encoding_names_byte_and_offset(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     content = b'\xef\xbb\xbf{"a": "fine"}\n\n{"a": "gr' + "ün".encode("latin-1") + b'"}\n'
     path.write_bytes(content)
@@ -245,14 +245,14 @@ def test_wrong_encoding_says_which_byte_where(tmp_path, data_error):
     assert read(path, on_bad_line="skip") == [[{"a": "fine"}]]
 
 
-def test_the_offset_is_right_behind_many_chunks(tmp_path, data_error):
+def test_the_offset_is_correct_after_many_chunks(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": "%s"}\n' % (b"x" * 1000) * 3000 + b'{"a": "\xff"}\n')
     error = data_error(JsonlReader(path))
     assert f"line 3001 is not utf-8: byte 0xff at offset {path.read_bytes().index(bytes([0xFF]))} " in error.message
 
 
-def test_a_file_gone_between_listing_and_reading(tmp_path, data_error, memory_url):
+def test_a_file_deleted_between_listing_and_reading_is_an_error(tmp_path, data_error, memory_url):
     @processing_stage()
     def lose(task):
         for path in task.data:
@@ -270,7 +270,7 @@ def test_a_file_gone_between_listing_and_reading(tmp_path, data_error, memory_ur
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gone_file_loses_nothing_else(tmp_path):
+def test_a_deleted_file_fails_only_its_task(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.jsonl").write_text(f'{{"n": "{name}"}}\n')
 
@@ -286,13 +286,13 @@ def test_a_gone_file_loses_nothing_else(tmp_path):
     assert (result.stages[2].tasks_in, result.stages[2].tasks_out, result.stages[2].tasks_failed) == (3, 2, 1)
 
 
-def test_a_directory_in_place_of_a_file(tmp_path, data_error):
+def test_a_directory_in_place_of_a_file_is_an_error(tmp_path, data_error):
     group = FileGroupTask([str(tmp_path)])
     error = data_error(JsonlReaderStage(), initial_tasks=[group])
     assert "errno 21, EISDIR" in error.message
 
 
-def test_a_file_that_may_not_be_read(public_path, data_error, as_nobody):
+def test_an_unreadable_file_is_an_error(public_path, data_error, as_nobody):
     path = public_path / "a.jsonl"
     path.write_text("{}")
     path.chmod(0)
@@ -374,7 +374,7 @@ def test_keys_of_a_subclass_of_text_are_text(tmp_path):
     assert read(tmp_path) == [[record]]
 
 
-def test_nan_where_it_is_wanted(tmp_path):
+def test_allow_nan_writes_nan(tmp_path):
     Pipeline("write", [JsonlWriter(tmp_path, allow_nan=True)]).run(initial_tasks=[DocumentBatch([{"a": math.nan}])])
     assert math.isnan(read(tmp_path)[0][0]["a"])
 
@@ -391,7 +391,7 @@ def test_dates_and_numpy_values_are_written_as_plain_ones(tmp_path):
     assert read(tmp_path) == [[{"d": "2024-02-29", "t": "2024-02-29T01:02:03+00:00", "n": 1.5}]]
 
 
-def test_a_task_of_another_kind_is_refused_with_the_mend(tmp_path):
+def test_a_task_of_another_type_is_rejected_with_a_hint(tmp_path):
     from curator_core import InputError
 
     with pytest.raises(InputError, match="cannot write a Task") as caught:

@@ -33,7 +33,7 @@ def read(path, **options):
 
 
 @given(st.lists(ROW, min_size=1, max_size=8), st.sampled_from(["snappy", "zstd", "none"]))
-def test_what_is_written_is_read(tmp_path_factory, records, compression):
+def test_written_data_is_read_back(tmp_path_factory, records, compression):
     out = tmp_path_factory.mktemp("out")
     Pipeline("write", [ParquetWriter(out, compression=compression)]).run(initial_tasks=[DocumentBatch(records)])
     assert read(out) == [records]
@@ -48,19 +48,19 @@ def test_a_table_stays_a_table_with_its_types(tmp_path):
     assert batch.num_bytes > 0
 
 
-def test_a_column_that_begins_late_is_written(tmp_path):
+def test_a_column_that_appears_late_is_written(tmp_path):
     Pipeline("write", [ParquetWriter(tmp_path)]).run(initial_tasks=[DocumentBatch([{"a": 1}, {"b": "x"}])])
     assert read(tmp_path) == [[{"a": 1, "b": None}, {"a": None, "b": "x"}]]
 
 
-def test_fields_come_in_the_order_asked_for(tmp_path):
+def test_fields_are_in_the_requested_order(tmp_path):
     write(tmp_path / "a.parquet", a=[1], b=[2], c=[3])
     for options in ({}, {"records_per_batch": 10}):
         (batch,) = Pipeline("read", [ParquetReader(tmp_path, fields=["c", "a"], **options)]).run()
         assert batch.columns == ["c", "a"]
 
 
-def test_writers_write_the_chosen_fields(tmp_path):
+def test_writers_write_the_selected_fields(tmp_path):
     table = pa.table({"a": [1], "b": [2], "c": [3]})
     Pipeline("write", [ParquetWriter(tmp_path, fields=["c", "a"])]).run(initial_tasks=[DocumentBatch(table)])
     assert read(tmp_path) == [[{"c": 3, "a": 1}]]
@@ -68,7 +68,7 @@ def test_writers_write_the_chosen_fields(tmp_path):
     assert (tmp_path / "0.jsonl").read_text() == '{"b":2}\n'
 
 
-def test_the_files_of_a_group_make_one_table(tmp_path):
+def test_the_files_of_a_group_form_one_table(tmp_path):
     write(tmp_path / "a.parquet", n=[1, 2])
     write(tmp_path / "b.parquet", n=[3], extra=["x"])
     (records,) = read(tmp_path, files_per_partition=2)
@@ -76,7 +76,7 @@ def test_the_files_of_a_group_make_one_table(tmp_path):
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(1, 25))
-def test_records_per_batch_runs_over_row_groups_and_files(tmp_path_factory, lengths, size):
+def test_records_per_batch_spans_row_groups_and_files(tmp_path_factory, lengths, size):
     root = tmp_path_factory.mktemp("in")
     rows = iter(range(1000))
     paths = []
@@ -124,7 +124,7 @@ def damage(path):
     "spoil", [cut_off, damage, lambda path: path.write_bytes(b""), lambda path: path.write_text("{}")]
 )
 @pytest.mark.parametrize("options", [{}, {"records_per_batch": 5}])
-def test_a_file_that_is_no_parquet(tmp_path, data_error, spoil, options):
+def test_a_file_that_is_not_parquet_is_an_error(tmp_path, data_error, spoil, options):
     path = tmp_path / "a.parquet"
     write(path, text=[f"some text {i}" for i in range(50)])
     spoil(path)
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_parquet(tmp_path, data_error, spoil, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"records_per_batch": 5}])
-def test_a_column_that_is_not_there_names_the_nearest(tmp_path, data_error, options):
+def test_a_missing_column_suggests_the_nearest(tmp_path, data_error, options):
     write(tmp_path / "a.parquet", text=["x"], url=["y"])
     error = data_error(ParquetReader(tmp_path, fields=["text", "ulr"], **options))
     assert error.message == "the file has no column 'ulr'"
@@ -142,7 +142,7 @@ def test_a_column_that_is_not_there_names_the_nearest(tmp_path, data_error, opti
     assert error.hint == "did you mean 'url'?"
 
 
-def test_files_of_a_group_that_differ_in_type(tmp_path, data_error):
+def test_incompatible_types_in_a_group_are_an_error(tmp_path, data_error):
     write(tmp_path / "a.parquet", n=[1])
     write(tmp_path / "b.parquet", n=["one"])
     error = data_error(ParquetReader(tmp_path, files_per_partition=2))
@@ -151,7 +151,7 @@ def test_files_of_a_group_that_differ_in_type(tmp_path, data_error):
     assert "files_per_partition=1" in error.hint
 
 
-def test_a_file_gone_between_listing_and_reading(tmp_path, data_error):
+def test_a_file_deleted_between_listing_and_reading_is_an_error(tmp_path, data_error):
     group = FileGroupTask([str(tmp_path / "gone.parquet")])
     error = data_error(ParquetReaderStage(), initial_tasks=[group])
     assert error.message == "the file does not exist"
@@ -168,7 +168,7 @@ def test_a_file_gone_between_listing_and_reading(tmp_path, data_error):
         [{}, {}],  # Parquet does not support records without columns
     ],
 )
-def test_records_that_parquet_has_no_form_for(tmp_path, data_error, records):
+def test_records_that_parquet_cannot_represent_are_an_error(tmp_path, data_error, records):
     error = data_error(ParquetWriter(tmp_path), initial_tasks=[DocumentBatch(records)])
     assert error.message.startswith("the records cannot be written as Parquet")
     assert list(tmp_path.iterdir()) == []

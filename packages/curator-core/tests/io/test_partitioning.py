@@ -30,7 +30,7 @@ def names(*args, **kwargs):
     return [path.rpartition("/")[2] for group in groups(*args, **kwargs) for path in group]
 
 
-def test_a_directory_is_searched_to_the_bottom_in_the_order_of_names(tmp_path):
+def test_a_directory_is_searched_recursively_in_the_order_of_names(tmp_path):
     make(tmp_path, "b.txt", "a/z.txt", "a/b/c.txt", "A.txt")
     found = [str(tmp_path / name) for name in ("A.txt", "a/b/c.txt", "a/z.txt", "b.txt")]
     assert groups(tmp_path) == [[path] for path in found]
@@ -46,7 +46,7 @@ def test_globs(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
-def test_directories_that_a_glob_matches_are_left_out_with_a_word(tmp_path, caplog, scheme):
+def test_directories_that_a_glob_matches_are_skipped_and_logged(tmp_path, caplog, scheme):
     fs, _ = url_to_fs(f"{scheme}{tmp_path}")
     for name in ("2024.txt/part-0.txt", "2025.txt", "days/01/a.txt"):  # as Spark writes
         fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
@@ -60,18 +60,18 @@ def test_directories_that_a_glob_matches_are_left_out_with_a_word(tmp_path, capl
     assert not caplog.records
 
 
-def test_several_paths_give_each_file_once(tmp_path):
+def test_a_file_in_several_paths_is_listed_once(tmp_path):
     make(tmp_path, "a.txt", "b.txt", "c.txt")
     assert names([tmp_path / "c.txt", f"{tmp_path}/[ab].txt", tmp_path]) == ["a.txt", "b.txt", "c.txt"]
 
 
-def test_a_name_that_looks_like_a_glob_is_found_as_it_is(tmp_path):
+def test_an_existing_name_that_looks_like_a_glob_is_used_as_is(tmp_path):
     make(tmp_path, "part[1].txt", "part1.txt")
     assert names(tmp_path / "part[1].txt") == ["part[1].txt"]
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
-def test_directories_with_brackets_in_their_names_are_found_as_they_are(tmp_path, scheme):
+def test_directories_with_brackets_in_their_names_are_used_as_is(tmp_path, scheme):
     fs, _ = url_to_fs(f"{scheme}{tmp_path}")
     for name in ("data [2024]/a.txt", "data [2024]/b [1]/c.txt", "data 2/other.txt"):
         fs.makedirs(f"{tmp_path}/{name}".rpartition("/")[0], exist_ok=True)
@@ -91,7 +91,7 @@ def test_names_below_a_wildcard_match_themselves(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 @pytest.mark.parametrize("star", ["*.txt", "*.txt/a.txt"])
-def test_what_is_called_like_a_wildcard_hides_nothing_in_silence(tmp_path, caplog, scheme, star):
+def test_files_hidden_by_a_file_named_like_a_glob_are_logged(tmp_path, caplog, scheme, star):
     fs, root = url_to_fs(f"{scheme}{tmp_path}/{len(star)}")
     for name in (star, "b.txt"):  # as a shell makes it of `> *.txt`
         fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
@@ -101,7 +101,7 @@ def test_what_is_called_like_a_wildcard_hides_nothing_in_silence(tmp_path, caplo
     assert f"{root}/b.txt" in caplog.text
 
 
-def test_local_names_with_colons_are_no_urls(tmp_path, monkeypatch):
+def test_local_names_with_colons_are_not_urls(tmp_path, monkeypatch):
     make(tmp_path, "run::1.txt", "s3::b/c.txt", "d/x://y/z.txt")
     monkeypatch.chdir(tmp_path)
     for given_path in ("run::1.txt", tmp_path / "run::1.txt", f"file://{tmp_path}/run::1.txt", "run::*"):
@@ -110,7 +110,7 @@ def test_local_names_with_colons_are_no_urls(tmp_path, monkeypatch):
     assert names("d/x://y/*") == ["z.txt"]
 
 
-def test_a_remote_name_that_no_url_can_have_is_named(memory_url, data_error):
+def test_a_remote_name_that_cannot_be_in_a_url_is_an_error(memory_url, data_error):
     fs = fsspec.filesystem("memory")
     for name in ("a", "a::b"):  # opened by its URL, the second would be the first
         fs.pipe_file(f"{memory_url.removeprefix('memory:/')}/{name}", b"x")
@@ -119,7 +119,7 @@ def test_a_remote_name_that_no_url_can_have_is_named(memory_url, data_error):
     assert "a::b" in error.given
 
 
-def test_unfinished_files_are_passed_over_but_not_where_they_are_named(tmp_path):
+def test_hidden_files_are_skipped_unless_named_in_full(tmp_path):
     make(tmp_path, "a.txt", "_a.txt", ".a.txt.123.tmp", ".git/b.txt", "_temporary/0/c.txt")
     assert names(tmp_path) == ["_a.txt", "a.txt"]
     assert names(f"{tmp_path}/**") == ["_a.txt", "a.txt"]
@@ -139,7 +139,7 @@ def test_links_are_followed_by_directory_and_glob(tmp_path):
     assert groups(f"{tmp_path}/in/*.txt") == [[f"{tmp_path}/in/b.txt"], [f"{tmp_path}/in/file.txt"]]
 
 
-def test_a_file_has_its_own_name_where_a_link_leads_to_it_as_well(tmp_path):
+def test_a_file_that_is_also_linked_is_listed_under_its_own_name(tmp_path):
     make(tmp_path, "z/a.txt", "z/b/c.txt")
     (tmp_path / "a-link").symlink_to("z/b")
     (tmp_path / "a.txt").symlink_to("z/a.txt")
@@ -159,7 +159,7 @@ PLACES = st.lists(st.sampled_from("abc"), max_size=3).map("/".join)
 
 
 @given(st.sets(PLACES, max_size=6), st.lists(st.tuples(PLACES, st.sampled_from("xyz"), PLACES), max_size=6))
-def test_every_file_that_can_be_reached_is_found_once(tmp_path_factory, directories, links):
+def test_every_reachable_file_is_found_once(tmp_path_factory, directories, links):
     root = tmp_path_factory.mktemp("in") / "root"
     for place in {"", *directories}:
         make(root / place, "f.txt")
@@ -181,7 +181,7 @@ def test_every_file_that_can_be_reached_is_found_once(tmp_path_factory, director
             assert own >= {Path(path) for path in every if Path(path).is_relative_to(root / start)}
 
 
-def test_what_a_listing_leaves_out_is_counted_and_logged_once(tmp_path, caplog):
+def test_skipped_files_are_counted_and_logged_once(tmp_path, caplog):
     make(tmp_path, "in/a.jsonl", "in/b.jsonl.gz", "in/c.txt", "in/d.jsonl.br", "in/.e.jsonl", "in/_tmp/f.jsonl")
     (tmp_path / "in" / "g.jsonl").symlink_to("nowhere")
     (tmp_path / "in" / "h.jsonl").symlink_to("h.jsonl")
@@ -205,19 +205,19 @@ def test_what_a_listing_leaves_out_is_counted_and_logged_once(tmp_path, caplog):
     assert "skipped" not in caplog.text
 
 
-def test_what_is_left_out_is_told_where_nothing_else_is_there(tmp_path, data_error):
+def test_the_error_for_no_files_names_the_skipped_ones(tmp_path, data_error):
     make(tmp_path, ".a.txt")
     assert "hidden: 1" in data_error(FilePartitioningStage(tmp_path)).given
 
 
-def test_extensions_choose_among_what_is_listed(tmp_path):
+def test_file_extensions_select_among_listed_files(tmp_path):
     make(tmp_path, "a.jsonl", "b.JSON", "c.jsonl.gz", "d.txt", "e.gz")
     assert names(tmp_path, file_extensions=[".jsonl", ".json"]) == ["a.jsonl", "b.JSON", "c.jsonl.gz"]
     assert names(f"{tmp_path}/*", file_extensions=[".txt"]) == ["d.txt"]
     assert names(tmp_path / "d.txt", file_extensions=[".jsonl"]) == ["d.txt"]
 
 
-def test_groups_by_count_and_by_bytes(tmp_path):
+def test_groups_are_limited_by_count_and_bytes(tmp_path):
     make(tmp_path, "a", "b", "c", "d", "e", size=10)
     make(tmp_path, "f", size=100)
     sizes = lambda **kwargs: [len(group) for group in groups(tmp_path, **kwargs)]  # noqa: E731
@@ -231,7 +231,7 @@ def test_groups_by_count_and_by_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "size"), [("10", 10), ("1 kB", 1000), ("1.5KiB", 1536), ("64MiB", 64 << 20), ("2g", 2 * 10**9)]
 )
-def test_sizes_in_words(text, size):
+def test_sizes_can_be_text(text, size):
     assert FilePartitioningStage("a", blocksize=text)._max_bytes == size
 
 
@@ -247,7 +247,7 @@ def test_groups_lose_nothing_keep_the_order_and_stay_in_bounds(sizes, count, lim
         assert sum(file.size for file in group) <= limit or len(group) == 1
 
 
-def test_a_file_whose_size_is_not_known_stands_alone():
+def test_a_file_of_unknown_size_forms_its_own_group():
     from curator_core.io.listing import Found
 
     files = [Found("a", 1, "a"), Found("b", None, "b"), Found("c", 1, "c")]
@@ -255,7 +255,7 @@ def test_a_file_whose_size_is_not_known_stands_alone():
     assert [[file.name for file in group] for group in made] == [["a"], ["b"], ["c"]]
 
 
-def test_ids_come_from_the_paths_not_from_how_they_were_given(tmp_path, monkeypatch):
+def test_ids_are_derived_from_the_paths_that_were_found(tmp_path, monkeypatch):
     make(tmp_path, "a.txt", "b.txt")
     monkeypatch.chdir(tmp_path)
     ids = [
@@ -266,14 +266,14 @@ def test_ids_come_from_the_paths_not_from_how_they_were_given(tmp_path, monkeypa
     assert all(other == ids[0] for other in ids)
 
 
-def test_groups_are_made_while_they_are_consumed(tmp_path):
+def test_groups_are_created_lazily(tmp_path):
     make(tmp_path, *(f"{number:02}" for number in range(20)))
     source = FilePartitioningStage(tmp_path).process(EmptyTask())
     assert next(source).data == [str(tmp_path / "00")]
     source.close()
 
 
-def test_a_filesystem_that_is_not_local(memory_url, caplog):
+def test_a_remote_filesystem_works(memory_url, caplog):
     fs = fsspec.filesystem("memory")
     for name in ("b.txt", "a.txt", "d/c.txt", "_schema/000001"):
         fs.pipe_file(f"{memory_url}/{name}", b"x")
@@ -290,7 +290,7 @@ def test_a_filesystem_that_is_not_local(memory_url, caplog):
             assert file.read() == b"x"
 
 
-def test_an_archive_by_a_chained_url(tmp_path):
+def test_an_archive_is_read_through_a_chained_url(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.txt", "1")
         archive.writestr("b.txt", "2")
@@ -305,7 +305,7 @@ def test_storage_options_reach_the_filesystem(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["missing.txt", "missing/", "*.csv", "empty"])
-def test_a_path_where_nothing_is(tmp_path, data_error, path):
+def test_a_path_without_files_is_an_error(tmp_path, data_error, path):
     make(tmp_path, "a.txt")
     (tmp_path / "empty").mkdir()
     error = data_error(FilePartitioningStage([tmp_path, tmp_path / path]))
@@ -313,7 +313,7 @@ def test_a_path_where_nothing_is(tmp_path, data_error, path):
     assert error.field == str(tmp_path / path)
 
 
-def test_nothing_with_the_right_extension_says_what_there_is(tmp_path, data_error):
+def test_the_error_for_wrong_extensions_names_a_file(tmp_path, data_error):
     make(tmp_path, "a.txt", "b.txt")
     error = data_error(FilePartitioningStage(tmp_path, file_extensions=[".jsonl"]))
     assert "none of the 2 files" in error.message
@@ -321,7 +321,7 @@ def test_nothing_with_the_right_extension_says_what_there_is(tmp_path, data_erro
     assert ".jsonl" in error.expected
 
 
-def test_a_directory_that_may_not_be_listed_is_an_error_and_not_left_out(public_path, data_error, as_nobody):
+def test_an_unreadable_directory_is_an_error(public_path, data_error, as_nobody):
     make(public_path, "a.txt", "locked/b.txt")
     (public_path / "locked").chmod(0)
     for path in (public_path, public_path / "locked", public_path / "locked" / "b.txt"):
@@ -333,7 +333,7 @@ def test_a_directory_that_may_not_be_listed_is_an_error_and_not_left_out(public_
 
 
 @pytest.mark.parametrize("url", ["klingon://bucket/x", "s3x://bucket/*.jsonl"])
-def test_a_scheme_that_is_not_known(url):
+def test_an_unknown_scheme_is_an_error(url):
     with pytest.raises(StageError) as caught:
         Pipeline("p", [FilePartitioningStage(url)]).run()
     cause = caught.value.__cause__

@@ -54,7 +54,7 @@ def read(reader):
 
 @given(CONTENT, st.integers(1, 80), st.sampled_from([1, 7, 1 << 20]))
 @example(b'{"t": ""}\n' * 3, 10, 1)  # lines and ranges begin at the same places
-def test_every_line_is_read_once_whatever_the_size_of_ranges(tmp_path_factory, content, split, chunk):
+def test_every_line_is_read_once_for_any_size_of_ranges(tmp_path_factory, content, split, chunk):
     path = tmp_path_factory.mktemp("in") / "a.jsonl"
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +65,7 @@ def test_every_line_is_read_once_whatever_the_size_of_ranges(tmp_path_factory, c
     assert len(stops) == (0 if len(content) <= split else -(-len(content) // split))
 
 
-def test_a_broken_line_of_a_range_is_named_by_where_it_is(tmp_path, data_error):
+def test_a_broken_line_of_a_range_is_named_by_its_offset(tmp_path, data_error):
     path = tmp_path / "a.jsonl"
     content = b'{"a": "' + b"x" * 3000 + b'"}\n' + b'{"a": 1}\n' * 200
     for broken, problem in (
@@ -80,7 +80,7 @@ def test_a_broken_line_of_a_range_is_named_by_where_it_is(tmp_path, data_error):
     assert data_error(JsonlReader(path, split="1kB")).message.startswith("line 1 is not JSON")
 
 
-def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_path):
+def test_readers_split_files_above_64_mib_by_default(tmp_path):
     limit = 64 << 20
     for name, size in (("a.jsonl", limit), ("b.jsonl", 2 * limit + 1), ("c.jsonl.gz", limit + 1), ("d.jsonl", 1)):
         (tmp_path / name).touch()
@@ -105,7 +105,7 @@ def test_files_above_64_mib_are_split_by_the_readers_unless_told_otherwise(tmp_p
     }
 
 
-def test_ranges_count_for_what_they_hold_so_that_bundles_of_them_stay_small(tmp_path):
+def test_ranges_report_their_bytes_so_that_bundles_stay_small(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"n": 1}\n' * 10)
     tasks = [*FilePartitioningStage(tmp_path, split=50).process(EmptyTask())]
     assert [task.num_bytes for task in tasks] == [50, 40]
@@ -113,7 +113,7 @@ def test_ranges_count_for_what_they_hold_so_that_bundles_of_them_stay_small(tmp_
     assert FileGroupTask(["whole"]).num_bytes == 0
 
 
-def test_what_cannot_be_read_from_its_middle_is_not_split(tmp_path, data_error):
+def test_compressed_files_and_archives_are_not_split(tmp_path, data_error):
     lines = b'{"a": 1}\n' * 50
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.jsonl", lines)
@@ -146,7 +146,7 @@ def test_a_file_that_became_smaller_is_an_error(tmp_path, data_error, reader):
     assert error.field == str(path)
 
 
-def test_what_is_appended_to_a_split_file_after_it_was_listed_is_not_read(tmp_path):
+def test_data_appended_to_a_split_file_after_listing_is_not_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n' * 50)
     groups = [FileGroupTask(files, byte_range=each) for files, each in source(path, split=200)]
@@ -156,7 +156,7 @@ def test_what_is_appended_to_a_split_file_after_it_was_listed_is_not_read(tmp_pa
     assert [record["a"] for task in result for record in task.to_records()] == [1] * 50
 
 
-def test_ranges_are_tasks_of_their_own_in_outputs_and_checkpoints(tmp_path):
+def test_ranges_are_separate_tasks_in_outputs_and_checkpoints(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(b'{"n": %d}\n' % n for n in range(100)))
     pipeline = Pipeline("copy", [JsonlReader(path, split=300), JsonlWriter(tmp_path / "out")])
@@ -174,7 +174,7 @@ def test_ranges_are_tasks_of_their_own_in_outputs_and_checkpoints(tmp_path):
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(40, 3000), st.sampled_from([None, 7]))
-def test_every_row_group_is_read_once_whatever_the_size_of_ranges(tmp_path_factory, rows, group_size, split, batch):
+def test_every_row_group_is_read_once_for_any_size_of_ranges(tmp_path_factory, rows, group_size, split, batch):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path_factory.mktemp("in") / "a.parquet"
     table = pa.table({"n": list(range(rows)), "text": [f"text {n % 3}" for n in range(rows)]})

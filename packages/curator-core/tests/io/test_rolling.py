@@ -86,7 +86,7 @@ def emit(parents, children, *, poison=(), record_size=TEXT):
 
 
 @pytest.mark.parametrize("executor", [LocalExecutor(), LocalExecutor(workers=2)], ids=["here", "two"])
-def test_many_small_tasks_make_few_files_of_about_the_size(tmp_path, executor):
+def test_many_small_tasks_make_few_files_of_about_the_target_size(tmp_path, executor):
     import duckdb
     import pandas as pd
     import pyarrow.dataset as ds
@@ -118,7 +118,7 @@ def test_the_outputs_name_each_file_once_for_a_reader(tmp_path, writer):
     limit=st.integers(50, 2000),
     batch_size=st.integers(1, 12),
 )
-def test_a_file_is_larger_than_its_target_only_where_one_task_is(sizes, limit, batch_size):
+def test_only_a_file_of_one_task_exceeds_the_target_size(sizes, limit, batch_size):
     url = f"memory://rolling-{os.urandom(6).hex()}"
     tasks = [DocumentBatch([{"id": number, "n": place} for place in range(size)]) for number, size in enumerate(sizes)]
     writer = JsonlWriter(url, target_size=limit).with_(batch_size=batch_size)
@@ -133,7 +133,7 @@ def test_a_file_is_larger_than_its_target_only_where_one_task_is(sizes, limit, b
     assert result.stages[0].tasks_filtered == sizes.count(0)
 
 
-def test_a_large_task_has_a_file_of_its_own(tmp_path):
+def test_a_large_task_has_its_own_file(tmp_path):
     tasks = [DocumentBatch(records(0, 1)), DocumentBatch(records(1, 100)), DocumentBatch(records(101, 1))]
     result = Pipeline("p", [JsonlWriter(tmp_path, target_size="10kB")]).run(initial_tasks=tasks)
     assert [len(Path(path).read_text().splitlines()) for path in paths_of(result)] == [1, 100, 1]
@@ -150,7 +150,7 @@ def test_a_file_is_named_after_its_tasks(tmp_path):
     assert names[0].endswith(".jsonl.gz")
 
 
-def test_a_file_has_one_schema_also_where_that_grows(tmp_path):
+def test_a_file_has_one_schema_even_if_the_schema_grows(tmp_path):
     import pyarrow.dataset as ds
 
     rows = [{"id": 0, "a": None}, {"id": 1, "a": None}, {"id": 2, "a": "x"}, {"id": 3, "a": None}, {"id": 4, "b": 0.5}]
@@ -170,7 +170,7 @@ def test_a_declared_schema_and_bad_records_work_as_for_single_files(tmp_path):
     assert not (tmp_path / "_schema").exists()
 
 
-def test_metrics_count_what_is_in_the_files(tmp_path):
+def test_metrics_count_records_and_bytes_of_the_files(tmp_path):
     result = Pipeline("p", [JsonlWriter(tmp_path, target_size="4kB")]).run(initial_tasks=batches(20))
     metrics = result[0].stage_perf[0].custom_metrics
     assert metrics == {"records_written": 200, "bytes_written": sum(path.stat().st_size for path in visible(tmp_path))}
@@ -180,7 +180,7 @@ def test_metrics_count_what_is_in_the_files(tmp_path):
 
 
 @writers
-def test_what_cannot_be_written_takes_no_neighbour_along(tmp_path, writer):
+def test_a_task_that_cannot_be_written_fails_alone(tmp_path, writer):
     poison = {13, 14, 37}
     stages = [*emit(10, 5, poison=poison), writer(tmp_path / "out", target_size="2kB").with_(batch_size=16)]
     policy = DeadLetter(tmp_path / "dead")
@@ -212,7 +212,7 @@ def test_another_attempt_writes_the_same_files(tmp_path):
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_a_run_that_fails_keeps_what_it_has_counted_and_nothing_else(tmp_path):
+def test_a_failed_run_keeps_only_counted_files(tmp_path):
     stages = [*emit(10, 5, poison={33}), JsonlWriter(tmp_path, target_size="2kB").with_(batch_size=10)]
     with pytest.raises(StageError, match="has no JSON equivalent") as raised:
         Pipeline("p", stages).run()
@@ -239,7 +239,7 @@ def dies_once(mark, at=3):
     return Dies
 
 
-def test_what_is_done_again_after_a_worker_died_is_written_once(tmp_path):
+def test_tasks_repeated_after_a_worker_died_are_written_once(tmp_path):
     """Files have seven tasks, source tasks five: some tasks of unfinished source tasks are in files."""
     writer = dies_once(tmp_path / "mark")(tmp_path / "out", target_size="1MB").with_(batch_size=7)
     result = Pipeline("p", [*emit(40, 5), writer]).run(LocalExecutor(workers=2))
@@ -318,7 +318,7 @@ def run_script(out, checkpoint, moment, kind="json"):
     ("moment", "there"),
     [("written", 3), ("counted", 3), ("there", 4)],
 )
-def test_a_run_that_was_killed_goes_on_with_its_checkpoint(tmp_path, moment, there):
+def test_a_killed_run_resumes_with_its_checkpoint(tmp_path, moment, there):
     """Kill it when files are not counted; when they are counted but not renamed; and when the source is unfinished."""
     out, checkpoint = tmp_path / "out", tmp_path / "checkpoint"
     assert run_script(out, checkpoint, moment).returncode == -signal.SIGKILL
@@ -331,7 +331,7 @@ def test_a_run_that_was_killed_goes_on_with_its_checkpoint(tmp_path, moment, the
     assert [path for path in out.iterdir() if path.is_dir()] == []
 
 
-def test_what_is_not_counted_is_not_seen_by_readers(tmp_path):
+def test_files_that_are_not_counted_are_invisible_to_readers(tmp_path):
     import duckdb
     import pandas as pd
     import pyarrow.dataset as ds
@@ -348,7 +348,7 @@ def test_what_is_not_counted_is_not_seen_by_readers(tmp_path):
     assert "was killed while writing" in run_script(out, "", "never", "parquet").stderr
 
 
-def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
+def test_retried_failures_do_not_rewrite_their_neighbors(tmp_path):
     """A source task with a failure starts again, with another batch size, and its tasks in files stay."""
     mended = tmp_path / "mended"
 
@@ -373,7 +373,7 @@ def test_failures_that_are_tried_again_find_their_neighbours_written(tmp_path):
     assert sorted(paths_of(result)) == sorted(map(str, visible(tmp_path / "out")))
 
 
-def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp_path):
+def test_a_worker_death_in_a_resumed_run_loses_nothing_of_earlier_runs(tmp_path):
     """This includes source tasks that the source has not emitted yet: here the last one, mostly in files already."""
     mended, mark = tmp_path / "mended", tmp_path / "mark"
     _, children = emit(0, 5)
@@ -411,7 +411,7 @@ def test_a_worker_that_dies_in_a_resumed_run_forgets_nothing_of_earlier_ones(tmp
 # --- other runs -----------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_without_a_checkpoint_is_refused(tmp_path):
+def test_a_second_run_without_a_checkpoint_is_rejected(tmp_path):
     pipeline = Pipeline("p", [JsonlWriter(tmp_path, target_size="1MB")])
     pipeline.run(initial_tasks=batches(3))
     with pytest.raises(ConfigurationError, match="files of another run") as raised:
@@ -423,7 +423,7 @@ def test_a_second_run_without_a_checkpoint_is_refused(tmp_path):
     assert ids_in(tmp_path) == [*range(30)]
 
 
-def test_a_directory_that_another_run_writes_to_is_refused(tmp_path):
+def test_a_directory_that_another_run_writes_to_is_rejected(tmp_path):
     (tmp_path / "_staging-part-0123").mkdir()
     with pytest.raises(ConfigurationError, match="another run is writing to the directory") as raised:
         Pipeline("p", [JsonlWriter(tmp_path, target_size="1MB")]).run(initial_tasks=batches(1))
@@ -433,7 +433,7 @@ def test_a_directory_that_another_run_writes_to_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["_staging-part-0123"]
 
 
-def test_shards_write_to_one_directory(tmp_path):
+def test_shards_can_write_to_one_directory(tmp_path):
     pipeline = Pipeline("p", [JsonlWriter(tmp_path, target_size="1MB")])
     tasks = [DocumentBatch([{"id": number}]) for number in range(20)]
     (tmp_path / "_staging-shard-1-of-2-0123").mkdir()  # of a shard that runs at the same time
@@ -446,7 +446,7 @@ def test_shards_write_to_one_directory(tmp_path):
             pipeline.run(initial_tasks=tasks, shard=shard)
 
 
-def test_a_finished_run_with_a_checkpoint_writes_nothing_more(tmp_path):
+def test_repeating_a_finished_run_with_a_checkpoint_writes_nothing(tmp_path):
     pipeline = Pipeline("p", [JsonlWriter(tmp_path / "out", target_size="1MB")])
     tasks = [DocumentBatch([{"id": number}]) for number in range(20)]
     first, second = (pipeline.run(initial_tasks=tasks, checkpoint=tmp_path / "checkpoint") for _ in range(2))
@@ -459,13 +459,13 @@ def test_a_finished_run_with_a_checkpoint_writes_nothing_more(tmp_path):
 
 @writers
 @pytest.mark.parametrize("size", [0, -1, "much", 1.5, True])
-def test_what_is_no_size_is_refused(tmp_path, writer, size):
+def test_invalid_sizes_are_rejected(tmp_path, writer, size):
     with pytest.raises(ConfigurationError, match=r"invalid size|invalid count") as raised:
         writer(tmp_path, target_size=size)
     assert raised.value.field == "target_size"
 
 
-def test_a_stage_after_the_writer_is_refused(tmp_path):
+def test_a_stage_after_the_writer_is_rejected(tmp_path):
     with pytest.raises(PipelineError, match="no later stage can read them") as raised:
         Pipeline("p", [JsonlWriter(tmp_path, target_size="1MB"), JsonlReaderStage()]).run(initial_tasks=batches(1))
     assert (raised.value.stage, raised.value.field) == ("JsonlWriter", "target_size")
@@ -474,7 +474,7 @@ def test_a_stage_after_the_writer_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_run_it_says_what_is_missing(tmp_path):
+def test_target_size_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match="but there is no run") as raised:
         JsonlWriter(tmp_path, target_size="1MB").setup(WorkerMetadata())
     assert raised.value.field == "target_size"
@@ -482,7 +482,7 @@ def test_without_a_run_it_says_what_is_missing(tmp_path):
     assert raised.value.hint
 
 
-def test_a_driver_that_does_not_see_the_files_says_so(tmp_path):
+def test_a_driver_that_does_not_see_the_files_is_an_error(tmp_path):
     class Elsewhere(JsonlWriter):
         def process_batch(self, tasks):
             outputs = super().process_batch(tasks)

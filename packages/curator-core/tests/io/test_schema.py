@@ -82,7 +82,7 @@ def types_of(out):
 # --- the writer -----------------------------------------------------------------------------------------
 
 
-def test_what_a_run_settles_on_is_read_by_others(tmp_path, caplog):
+def test_the_settled_schema_is_read_by_other_tools(tmp_path, caplog):
     write(tmp_path, *BATCHES)
     schema = settled(tmp_path)
     assert sum(batch.num_items for batch in Pipeline("p", [ParquetReader(tmp_path)]).run()) == len(RECORDS)
@@ -97,7 +97,7 @@ def test_what_a_run_settles_on_is_read_by_others(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("schema", [TYPES, pa.schema(TYPES)], ids=["mapping", "schema"])
-def test_files_of_a_declared_schema_are_alike_and_need_no_help_to_be_read(tmp_path, schema):
+def test_files_of_a_declared_schema_match_without_further_options(tmp_path, schema):
     write(tmp_path, *BATCHES, schema=schema)
     assert all(found.equals(pa.schema(TYPES)) for found in types_of(tmp_path).values())
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
@@ -131,7 +131,7 @@ def test_several_processes_settle_on_one_schema(tmp_path):
     assert all(set(before.names) <= set(after.names) for before, after in pairwise(versions))
 
 
-def test_of_several_that_promote_at_once_none_is_forgotten(tmp_path):
+def test_no_simultaneous_promotion_is_lost(tmp_path):
     fs, start, failed = fsspec.filesystem("file"), threading.Barrier(8, timeout=DEADLINE_S), []
 
     def promote(number):
@@ -152,7 +152,7 @@ def test_of_several_that_promote_at_once_none_is_forgotten(tmp_path):
     assert sorted(versions) == [f"{number:06}" for number in range(1, 9)]  # and no incomplete files
 
 
-def test_a_run_that_goes_on_keeps_to_the_schema_of_the_one_before(tmp_path, memory_url):
+def test_a_resumed_run_keeps_the_settled_schema(tmp_path, memory_url):
     for out in (str(tmp_path), memory_url):
         write(out, *BATCHES[:2])
         result = Pipeline("more", [ParquetReader(f"{out}/0.parquet"), ParquetWriter(out)]).run()
@@ -176,7 +176,7 @@ def test_a_record_that_cannot_be_promoted_is_named(tmp_path, data_error):
     assert types_of(tmp_path) == before
 
 
-def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
+def test_bad_records_are_skipped_and_counted(tmp_path, caplog):
     batches = [
         [{"n": 1}, {"n": "x"}, {"n": 2}, {"n": 2**70}, {"n": 3}],  # wrong type, and too large
         [{"n": "y"}, {"n": None}, {"n": 4, "meta": {}}, {}],  # violates the settled type; not supported by Parquet
@@ -212,7 +212,7 @@ def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
     ],
 )
 @pytest.mark.parametrize("form", [list, pa.Table.from_pylist])
-def test_nothing_is_lost_to_a_declared_type(tmp_path, data_error, kind, good, bad, form):
+def test_conversion_to_a_declared_type_loses_nothing(tmp_path, data_error, kind, good, bad, form):
     schema = {"a": kind}
     kind = pa.schema(schema).field("a").type
     if form is list or not (pa.types.is_map(kind) or good == 2**64 - 1):  # tables of other types cannot contain these
@@ -228,7 +228,7 @@ def test_nothing_is_lost_to_a_declared_type(tmp_path, data_error, kind, good, ba
     assert list((tmp_path / "none").iterdir()) == []
 
 
-def test_a_declared_schema_says_which_columns_there_are(tmp_path, data_error):
+def test_a_declared_schema_determines_the_columns(tmp_path, data_error):
     batch = DocumentBatch([{"a": 1}, {"a": 2, "b": "x"}])
     error = data_error(ParquetWriter(tmp_path, schema={"a": "int64"}), initial_tasks=[batch])
     assert "record 1 has a column 'b' of type string, which the schema does not have" in error.message
@@ -240,7 +240,7 @@ def test_a_declared_schema_says_which_columns_there_are(tmp_path, data_error):
     assert "record 1 has a value of type int64 in column 'a' of type int64: nulls are not allowed" in error.message
 
 
-def test_what_parquet_has_no_form_for_is_named(tmp_path, data_error):
+def test_values_that_parquet_cannot_represent_are_named(tmp_path, data_error):
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     unwritable = "record 1 has a value in column 'a' that cannot be written:"
     far = pa.table({"a": pa.array([0, 10**17], pa.timestamp("s"))})  # Parquet has no seconds, only milliseconds
@@ -268,13 +268,13 @@ def test_what_parquet_has_no_form_for_is_named(tmp_path, data_error):
         pytest.param([[]], DEEP, marks=pytest.mark.skipif(parquet_takes(DEEP), reason="this pyarrow has no limit")),
     ],
 )
-def test_of_records_that_cannot_be_written_only_those_are_left_out(tmp_path, good, bad):
+def test_only_records_that_cannot_be_written_are_skipped(tmp_path, good, bad):
     result = write(tmp_path, [{"a": bad}, {"a": good}, {"a": bad}, {"a": good, "b": 1}], on_bad_record="skip")
     assert pq.read_table(tmp_path / "0.parquet").to_pylist() == [{"a": good, "b": None}, {"a": good, "b": 1}]
     assert result[0].stage_perf[0].custom_metrics["skipped_records"] == 2
 
 
-def test_a_name_that_cannot_be_encoded_costs_its_record(tmp_path):
+def test_a_record_with_a_name_that_cannot_be_encoded_is_skipped(tmp_path):
     result = write(tmp_path, [{"a": 1}, {"a": 2, "half \ud83d": 1}, {"a": 3}], on_bad_record="skip")
     assert pq.read_table(tmp_path / "0.parquet").to_pylist() == [{"a": 1}, {"a": 3}]
     assert result[0].stage_perf[0].custom_metrics["skipped_records"] == 1
@@ -328,7 +328,7 @@ def test_a_value_that_does_not_fit_the_merged_type_is_named(tmp_path, data_error
 
 
 @pytest.mark.parametrize("options", [{}, {"records_per_batch": 1}, {"files_per_partition": 3}])
-def test_a_declared_schema_is_that_of_each_task(different, options):
+def test_every_task_of_a_reader_has_the_declared_schema(different, options):
     schema = {"s": "string", "n": pa.float32(), "more": "int64"}
     tasks = Pipeline("read", [ParquetReader(different, schema=schema, **options)]).run()
     assert all(task.data.schema == pa.schema(schema) for task in tasks)
@@ -336,7 +336,7 @@ def test_a_declared_schema_is_that_of_each_task(different, options):
     assert records == [{"s": s, "n": n, "more": None} for s, n in (("a", 1), ("b", 0.5), (None, 3))]
 
 
-def test_what_does_not_fit_a_declared_schema_is_named_or_left_out(tmp_path, data_error):
+def test_records_that_do_not_fit_a_declared_schema_are_named_or_skipped(tmp_path, data_error):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"n": [1, 2, 300, 4], "s": ["a", "b", "c", "d"]}), path)
     for options in ({}, {"records_per_batch": 2}):
@@ -349,7 +349,7 @@ def test_what_does_not_fit_a_declared_schema_is_named_or_left_out(tmp_path, data
         assert tasks[-1].stage_perf[-1].custom_metrics == {"skipped_records": 1}
 
 
-def test_a_file_with_two_columns_of_one_name_is_named(tmp_path, data_error):
+def test_a_file_with_duplicate_column_names_is_named(tmp_path, data_error):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
     for options in ({}, {"fields": ["a"]}, {"schema": {"a": "int64"}}):

@@ -41,7 +41,7 @@ def found(url):
 
 
 @writers
-def test_files_are_named_after_tasks_and_their_paths_come_out(tmp_path, writer):
+def test_files_are_named_after_tasks_and_their_paths_returned(tmp_path, writer):
     out = tmp_path / "made" / "here"
     result = run(writer(out), [{"a": 1}], [{"a": 2}])
     suffix = ".jsonl" if writer is JsonlWriter else ".parquet"
@@ -78,7 +78,7 @@ def test_staged_files_are_removed_below_a_remote_directory_with_brackets(memory_
 
 
 @writers
-def test_names_follow_lineage(tmp_path, writer):
+def test_file_names_follow_lineage(tmp_path, writer):
     @processing_stage()
     def halve(task):
         return [DocumentBatch(task.data[:1]), DocumentBatch(task.data[1:])]
@@ -108,14 +108,14 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, make, monkeypatch):
 
 
 @writers
-def test_a_task_without_records_leaves_no_file_and_counts_as_filtered(tmp_path, writer):
+def test_a_task_without_records_writes_no_file_and_counts_as_filtered(tmp_path, writer):
     result = run(writer(tmp_path), [], [{"a": 1}])
     assert len(contents(tmp_path)) == 1
     assert (result.stages[0].tasks_filtered, result.stages[0].tasks_out) == (1, 1)
 
 
 @writers
-def test_a_filesystem_that_is_not_local(memory_url, writer):
+def test_a_remote_filesystem_works(memory_url, writer):
     out = f"{memory_url}/out[1]"  # its name looks like a pattern
     result = run(writer(out), [{"a": 1}], [{"a": 2}])
     reader = JsonlReader if writer is JsonlWriter else ParquetReader
@@ -126,7 +126,7 @@ def test_a_filesystem_that_is_not_local(memory_url, writer):
     assert len(found(out)) == 2
 
 
-def test_nobody_sees_half_a_file(tmp_path):
+def test_partial_files_are_never_visible(tmp_path):
     """A reader that polls the file always sees one complete version or the other."""
     path = tmp_path / "0.jsonl"
     versions = [[{"n": version, "text": "x" * 100}] * 2000 for version in (1, 2)]
@@ -163,7 +163,7 @@ def test_nobody_sees_half_a_file(tmp_path):
     [JsonlWriter, ParquetWriter, lambda path: JsonlWriter(path, compression="gzip")],
     ids=["jsonl", "parquet", "gz"],
 )
-def test_no_room(tmp_path, data_error, make, room_for):
+def test_a_full_disk_is_an_error(tmp_path, data_error, make, room_for):
     run(make(tmp_path), [{"text": "before"}])
     before = contents(tmp_path)
     with room_for(50_000):
@@ -186,7 +186,7 @@ class FullFileSystem(MemoryFileSystem):
 
 
 @writers
-def test_no_room_on_a_filesystem_that_is_not_local(data_error, writer):
+def test_a_full_remote_filesystem_is_an_error(data_error, writer):
     fsspec.register_implementation("full", FullFileSystem, clobber=True)
     error = data_error(writer("full://bucket/out"), initial_tasks=[DocumentBatch([{"a": 1}])])
     assert "No space left on device (errno 28, ENOSPC)" in error.message
@@ -195,7 +195,7 @@ def test_no_room_on_a_filesystem_that_is_not_local(data_error, writer):
 
 
 @writers
-def test_a_directory_that_may_not_be_written_to(public_path, data_error, writer, as_nobody):
+def test_a_read_only_directory_is_an_error(public_path, data_error, writer, as_nobody):
     locked = public_path / "locked"
     locked.mkdir()
     locked.chmod(0o555)
@@ -209,7 +209,7 @@ def test_a_directory_that_may_not_be_written_to(public_path, data_error, writer,
 
 
 @writers
-def test_a_file_where_the_directory_should_be(tmp_path, data_error, writer):
+def test_a_file_in_place_of_the_directory_is_an_error(tmp_path, data_error, writer):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         error = data_error(writer(path), initial_tasks=[DocumentBatch([{"a": 1}])])
@@ -218,7 +218,7 @@ def test_a_file_where_the_directory_should_be(tmp_path, data_error, writer):
 
 
 @writers
-def test_a_directory_where_the_file_should_be(tmp_path, data_error, writer):
+def test_a_directory_in_place_of_the_file_is_an_error(tmp_path, data_error, writer):
     suffix = ".jsonl" if writer is JsonlWriter else ".parquet"
     (tmp_path / f"0{suffix}").mkdir()
     error = data_error(writer(tmp_path), initial_tasks=[DocumentBatch([{"a": 1}])])
@@ -227,7 +227,7 @@ def test_a_directory_where_the_file_should_be(tmp_path, data_error, writer):
 
 
 @writers
-def test_a_directory_that_goes_while_the_pipeline_runs(tmp_path, data_error, writer):
+def test_a_directory_removed_during_the_run_is_an_error(tmp_path, data_error, writer):
     @processing_stage()
     def lose(task):
         (tmp_path / "out").rmdir()
@@ -237,7 +237,7 @@ def test_a_directory_that_goes_while_the_pipeline_runs(tmp_path, data_error, wri
     assert "errno 2, ENOENT" in error.message
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path):
+def test_an_interrupt_leaves_no_files(tmp_path):
     class Batch(DocumentBatch):
         def to_records(self):
             yield from self.data
@@ -248,13 +248,13 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_task_fails_alone(tmp_path):
+def test_a_task_that_cannot_be_written_does_not_affect_others(tmp_path):
     result = run(JsonlWriter(tmp_path), [{"a": 1}], [{"a": {1}}], [{"a": 3}], on_error="skip")
     assert sorted(contents(tmp_path)) == ["0.jsonl", "2.jsonl"]
     assert (result.stages[0].tasks_out, result.stages[0].tasks_failed) == (2, 1)
 
 
-def test_a_writer_outside_a_pipeline_says_that_it_needs_ids(tmp_path):
+def test_a_writer_outside_a_pipeline_needs_ids(tmp_path):
     with pytest.raises(DataError, match="id cannot be a file name"):
         JsonlWriter(tmp_path).process(DocumentBatch([{"a": 1}]))
 

@@ -46,7 +46,7 @@ def test_a_worker_that_dies_is_reported_and_the_others_are_torn_down(tmp_path, h
 
 
 @pytest.mark.parametrize("where", ["setup", "teardown"])
-def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
+def test_a_worker_that_dies_in_setup_or_teardown_is_reported(where):
     class Fatal(ProcessingStage):
         def setup(self, worker_metadata):
             if where == "setup":
@@ -62,7 +62,7 @@ def test_a_worker_that_dies_in_set_up_or_teardown_is_reported(where):
         Pipeline("p", [Fatal()]).run(TWO_ONCE, tasks(1))
 
 
-def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
+def test_a_run_continues_after_a_process_died(tmp_path, caplog):
     """The process dies while its source still emits tasks."""
     count = 3000
     work = stage(dies_once(tmp_path / "mark"), name="work", batch_size=2)
@@ -77,7 +77,7 @@ def test_a_run_goes_on_after_a_process_has_died(tmp_path, caplog):
     assert "restarts left: 2" in caplog.text
 
 
-def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
+def test_a_run_with_a_source_continues_after_a_second_death(tmp_path):
     """The second death happens before most of the repeated source tasks are read again."""
     first, second = tmp_path / "first", tmp_path / "second"
 
@@ -101,7 +101,7 @@ def test_a_run_from_a_source_goes_on_after_a_second_death(tmp_path):
     assert (result.lost, result.accounting.restarts) == ((), 2)
 
 
-def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
+def test_a_worker_that_dies_while_it_answers_does_not_block_the_run(tmp_path):
     """A partial answer of the dead worker must not look like the beginning of a complete one."""
     first = tmp_path / "first"
 
@@ -123,7 +123,7 @@ def test_a_worker_that_dies_while_it_answers_is_not_waited_for(tmp_path):
     assert result.accounting.restarts == 1
 
 
-def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, monkeypatch):
+def test_a_failure_during_a_death_ends_the_run_with_on_error_raise(tmp_path, monkeypatch):
     """A task is in flight when another worker dies, and raises after that: it must not count as finished."""
     noticed, shut_down = tmp_path / "noticed", Scheduler._shut_down
 
@@ -146,7 +146,7 @@ def test_a_failure_beside_a_death_ends_a_run_that_is_to_end_at_one(tmp_path, mon
     assert raised.value.result.accounting.restarts == 0
 
 
-def test_initial_tasks_go_on_in_stages_with_processes_of_their_own_and_count_as_finished(tmp_path):
+def test_initial_tasks_continue_in_isolated_stages_and_count_as_finished(tmp_path):
     work = stage(dies_once(tmp_path / "mark"))
     result = Pipeline("p", [work]).run(TWO, tasks(*range(20)), checkpoint=tmp_path / "progress")
     assert (len(result), result.accounting.restarts) == (20, 1)
@@ -156,7 +156,7 @@ def test_initial_tasks_go_on_in_stages_with_processes_of_their_own_and_count_as_
     assert len(again.accounting.resumed) == 20
 
 
-def test_tasks_that_kill_processes_are_set_aside_and_only_they(tmp_path):
+def test_only_tasks_that_kill_processes_are_set_aside(tmp_path):
     """The process dies after its source has emitted all of its tasks."""
     end = deadly("crash")
 
@@ -195,7 +195,7 @@ def test_letter_is_removed_if_the_task_succeeds_after_a_restart(tmp_path):
     assert list(deadletter.read(letters)) == []
 
 
-def test_a_task_that_kills_processes_ends_a_run_that_is_to_end_at_a_failure():
+def test_a_task_that_kills_processes_ends_the_run_with_on_error_raise():
     end = deadly("kill")
 
     def work(task):
@@ -209,7 +209,7 @@ def test_a_task_that_kills_processes_ends_a_run_that_is_to_end_at_a_failure():
     assert raised.value.result.accounting.restarts == 1
 
 
-def test_a_stage_that_refuses_a_process_of_its_own_uses_up_the_restarts(caplog):
+def test_a_stage_that_must_not_be_isolated_uses_up_the_restarts(caplog):
     end = deadly("exit")
     work = stage(lambda task: end() if task.data == 2 else task, isolated=False)
     with pytest.raises(WorkerDiedError, match="while it had work") as raised:
@@ -219,7 +219,7 @@ def test_a_stage_that_refuses_a_process_of_its_own_uses_up_the_restarts(caplog):
     assert "2" in raised.value.result.accounting.unfinished
 
 
-def test_a_set_up_that_kills_its_process_fails_with_the_stage():
+def test_a_setup_that_kills_its_process_is_an_error_of_the_stage():
     class Fatal(ProcessingStage):
         def setup(self, worker_metadata):
             os._exit(1)

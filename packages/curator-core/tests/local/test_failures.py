@@ -15,7 +15,7 @@ from ..helpers import tasks  # noqa: TID252 - no import can write this directory
 from .stages import TWO, living, meeting, stage  # noqa: TID252 - no import can write this directory's name
 
 
-def test_a_failure_keeps_what_is_complete_and_tears_down_every_process(tmp_path):
+def test_a_failure_keeps_finished_outputs_and_tears_down_every_process(tmp_path):
     journal = Journal(tmp_path)
     where = meeting(tmp_path)
 
@@ -42,7 +42,7 @@ def test_a_failure_keeps_what_is_complete_and_tears_down_every_process(tmp_path)
     assert not result.complete
 
 
-def test_a_failure_is_skipped():
+def test_failures_are_skipped_on_processes():
     work = stage(lambda task: Task(data=1 / task.data), batch_size=2)
     result = Pipeline("p", [work]).run(TWO, tasks(1, 0, 2, 0), on_error="skip")
     assert [(task.task_id, task.data) for task in result] == [("0", 1.0), ("2", 0.5)]
@@ -51,7 +51,7 @@ def test_a_failure_is_skipped():
 
 
 @pytest.mark.parametrize("where", ["node", "setup"])
-def test_a_failure_in_set_up_tears_down_what_was_set_up(tmp_path, where):
+def test_a_failing_setup_tears_down_the_stages_that_were_set_up(tmp_path, where):
     journal = Journal(tmp_path)
 
     class Bad(ProcessingStage):
@@ -74,7 +74,7 @@ def test_a_failure_in_set_up_tears_down_what_was_set_up(tmp_path, where):
     assert lives == ({} if where == "node" else {"setup": 1, "teardown": 1})
 
 
-def test_a_failing_teardown_is_shown_and_breaks_nothing(tmp_path, caplog):
+def test_a_failing_teardown_is_logged_and_does_not_fail_the_run(tmp_path, caplog):
     journal = Journal(tmp_path)
     stages = [living(journal, "good"), living(journal, "bad", fails_in="teardown")]
     assert Pipeline("p", stages).run(TWO, tasks(1)).complete
@@ -83,7 +83,7 @@ def test_a_failing_teardown_is_shown_and_breaks_nothing(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("isolated", [None, True])
-def test_a_stage_that_raises_keyboard_interrupt_is_no_ctrl_c(isolated):
+def test_keyboard_interrupt_raised_by_a_stage_is_not_ctrl_c(isolated):
     def work(task):
         if task.data == 3:
             raise KeyboardInterrupt
@@ -105,6 +105,6 @@ class Explosive:
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_task_whose_unpickling_raises_what_is_no_exception_ends_the_run(on_error):
+def test_a_task_whose_unpickling_raises_a_base_exception_ends_the_run(on_error):
     with pytest.raises(DataError, match="a task cannot be read by worker local-0: SystemExit: 5"):
         Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(Explosive(sys.exit)), on_error=on_error)

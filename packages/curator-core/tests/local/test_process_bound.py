@@ -91,7 +91,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_globals_that_every_process_has_are_found_anew(tmp_path, monkeypatch, kind):
+def test_globals_that_every_process_has_are_looked_up_again(tmp_path, monkeypatch, kind):
     if kind in ("loguru", "structlog", "opentelemetry"):
         pytest.importorskip("opentelemetry.sdk" if kind == "opentelemetry" else kind)
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_globals_that_every_process_has_are_found_anew(tmp_path, monkeypatch, ki
         assert run_script(tmp_path, script, workers)[-1] == "[2, 3]"
 
 
-def test_all_stages_of_a_worker_share_what_a_module_has(tmp_path):
+def test_all_stages_of_a_worker_share_globals_of_modules(tmp_path):
     (tmp_path / "beside.py").write_text(
         "import sqlite3, threading\ndb, gate = sqlite3.connect(':memory:'), threading.Lock()"
     )
@@ -131,7 +131,7 @@ def test_all_stages_of_a_worker_share_what_a_module_has(tmp_path):
         assert run_script(tmp_path, script, workers) == ["(True, True) (True, True) True"]
 
 
-def test_a_lock_of_a_script_is_one_in_a_process_and_itself_at_home(tmp_path):
+def test_a_lock_of_a_script_is_one_lock_per_process(tmp_path):
     script = """
         import subprocess, sys, threading
         from curator_core._transport.pickling import dumps, loads
@@ -152,7 +152,7 @@ def test_a_lock_of_a_script_is_one_in_a_process_and_itself_at_home(tmp_path):
     assert run_script(tmp_path, script, "1") == ["True True"]
 
 
-def test_a_lock_of_a_module_is_the_modules_and_others_do_not_travel():
+def test_a_lock_of_a_module_is_found_and_other_locks_are_rejected():
     assert loads(dumps([LOCK]))[0] is LOCK
     with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
         dumps([threading.Lock()])
@@ -206,7 +206,7 @@ REFUSED = """
 """
 
 
-def test_other_globals_are_named_before_a_worker_starts_and_stay_where_nothing_travels(tmp_path):
+def test_other_unpicklable_globals_are_named_before_a_worker_starts(tmp_path):
     assert run_script(tmp_path, REFUSED, "1") == [
         "stage.use's global db | stage.use uses the global 'db'",
         "stage.use's global var | stage.use uses the global 'var'",
@@ -250,5 +250,5 @@ MAIN = """
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_stage_pickles_what_the_script_defines(tmp_path, workers):
+def test_a_stage_can_pickle_objects_that_the_script_defines(tmp_path, workers):
     assert run_script(tmp_path, MAIN, workers) == ["[True, True] 4 4", "True True"]

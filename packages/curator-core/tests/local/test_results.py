@@ -61,7 +61,7 @@ def test_outputs_ids_and_counts_are_those_of_one_worker():
     pipelines(most=4, num_workers=st.sampled_from([None, 1]), fusible=st.sampled_from([None, False])),
     st.lists(st.integers(0, 20), min_size=1, max_size=30),
 )
-def test_random_pipelines_give_what_one_worker_gives(stages, data):
+def test_random_pipelines_give_the_results_of_one_worker(stages, data):
     here, there = (
         Pipeline("p", stages).run(executor, tasks(*data), on_error="skip", max_failures=math.inf)
         for executor in (LocalExecutor(), TWO)
@@ -109,7 +109,7 @@ def watched(tmp_path_factory) -> Watched:
 
 
 @in_one_run
-def test_two_processes_work_at_once_and_the_order_stays(watched):
+def test_two_processes_work_at_once_and_keep_the_order(watched):
     assert [task.data[0] for task in watched.result] == list(range(20))
     pids = {task.data[1] for task in watched.result}
     assert len(pids) == 2
@@ -129,7 +129,7 @@ def test_reports_come_in_the_calling_thread(watched):
 
 
 @pytest.mark.parametrize("setting", ["num_workers", "max_workers"])
-def test_groups_of_few_workers_get_different_processes(setting):
+def test_groups_with_few_workers_get_different_processes(setting):
     def where(name):
         return stage(lambda task: Task(data=[*task.data, os.getpid()]), name=name, fusible=False, **{setting: 1})
 
@@ -137,7 +137,7 @@ def test_groups_of_few_workers_get_different_processes(setting):
     assert len(set(task.data)) == 2
 
 
-def test_only_as_many_processes_are_started_as_there_is_work_for(tmp_path):
+def test_no_more_processes_are_started_than_needed(tmp_path):
     journal = Journal(tmp_path)
     recorder = Recorder()
     Pipeline("p", [living(journal, "a"), living(journal, "b")]).run(TWO, tasks(1), observers=[recorder])
@@ -164,7 +164,7 @@ def test_a_source_alone_needs_no_process():
     assert [task.data for task in result] == [os.getpid()]
 
 
-def test_a_pipeline_inside_a_stage_on_processes_of_its_own():
+def test_a_stage_can_run_a_pipeline_on_its_own_processes():
     def inner(task):
         add = processing_stage(name="add")(lambda t: Task(data=t.data + 1))
         (output,) = Pipeline("inner", [add]).run(LocalExecutor(workers=2), [Task(data=task.data)])
@@ -176,7 +176,7 @@ def test_a_pipeline_inside_a_stage_on_processes_of_its_own():
 # --- streams ----------------------------------------------------------------------------------------------
 
 
-def test_a_source_runs_only_so_far_ahead(monkeypatch):
+def test_a_source_runs_ahead_by_a_limited_number_of_tasks(monkeypatch):
     monkeypatch.setattr("curator_core._local.queues._MAX_WINDOW", 2)
     monkeypatch.setattr("curator_core._local.queues._MAX_BUNDLE", 8)
     made, ahead = 0, []
@@ -208,7 +208,7 @@ def test_a_source_runs_only_so_far_ahead(monkeypatch):
     assert max(ahead) <= 2 * 8 + 2 * 2 * 8
 
 
-def test_a_source_that_fails_half_way_ends_the_run_in_good_order(tmp_path):
+def test_a_source_that_fails_halfway_ends_the_run_cleanly(tmp_path):
     journal = Journal(tmp_path)
 
     class Source(ProcessingStage):

@@ -17,7 +17,7 @@ from ..helpers import tasks  # noqa: TID252 - no import can write this directory
 from .stages import TWO  # noqa: TID252 - no import can write this directory's name
 
 
-def test_a_script_without_a_guard_and_with_everything_in_main(script):
+def test_a_script_runs_without_a_main_guard(script):
     running = script(
         """
         import dataclasses
@@ -88,7 +88,7 @@ def wait_until_both_hang(running):
     assert sorted(running.line() for _ in range(4)) == ["hangs", "hangs", "ready", "ready"]
 
 
-def test_ctrl_c_leaves_the_summary_tears_down_and_leaves_no_process(script):
+def test_ctrl_c_prints_the_summary_tears_down_and_leaves_no_process(script):
     running = script(INTERRUPTED.format(grace=NEVER_S, work="return task"))
     assert [running.line(), running.line()] == ["ready", "ready"]
     running.interrupt()
@@ -143,7 +143,7 @@ def test_workers_and_files_end_with_a_driver_that_is_killed(script, work):
     wait_until(lambda: running.is_gone)
 
 
-def test_a_thread_that_a_stage_leaves_behind_keeps_no_process(script):
+def test_leftover_threads_of_a_stage_do_not_keep_its_process(script):
     running = script(
         """
         import threading
@@ -180,7 +180,7 @@ Path("result").write_text(str([task.data for task in result]))
 
 
 @pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
-def test_it_runs_with_standard_streams_closed_as_a_daemons_are(tmp_path, closed):
+def test_a_run_works_with_closed_standard_streams(tmp_path, closed):
     (tmp_path / "script.py").write_text(AS_DAEMON)
     shell = f"{sys.executable} script.py " + " ".join(f"{number}>&-" for number in closed.split())
     done = subprocess.run(["/bin/sh", "-c", shell], cwd=tmp_path, timeout=DEADLINE_S, check=False)

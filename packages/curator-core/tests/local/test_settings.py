@@ -16,7 +16,7 @@ from .stages import TWO, stage  # noqa: TID252 - no import can write this direct
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True, None])
-def test_a_number_of_workers_that_makes_no_sense(workers):
+def test_an_invalid_number_of_workers_is_rejected(workers):
     with pytest.raises(ExecutorError, match="invalid number of workers") as raised:
         LocalExecutor(workers=workers)
     assert raised.value.field == "workers"
@@ -24,14 +24,14 @@ def test_a_number_of_workers_that_makes_no_sense(workers):
 
 
 @pytest.mark.parametrize("most", [-1, 1.5, "2", True, None])
-def test_a_number_of_restarts_that_makes_no_sense(most):
+def test_an_invalid_number_of_restarts_is_rejected(most):
     with pytest.raises(ExecutorError, match="invalid number of restarts") as raised:
         LocalExecutor(workers=2, max_restarts=most)
     assert raised.value.field == "max_restarts"
     assert raised.value.expected == "a whole number, 0 or more"
 
 
-def test_a_process_that_cannot_be_started_is_an_error_of_the_setting(monkeypatch):
+def test_a_process_that_cannot_start_is_an_error_that_names_the_setting(monkeypatch):
     def fails(command, **keywords):
         if "curator_core._local.worker" in command[-1]:
             raise OSError(24, "Too many open files")

@@ -129,7 +129,7 @@ def finished(checkpoint: Path) -> int:
         (signal.SIGUSR1, 138, "preempted", 2, True),
     ],
 )
-def test_the_run_is_torn_down_and_accounted_for(
+def test_a_stopped_run_is_torn_down_and_accounted_for(
     script: Callable[[str], Script],
     tmp_path: Path,
     number: int,
@@ -155,19 +155,19 @@ def test_the_run_is_torn_down_and_accounted_for(
     wait_until(lambda: running.is_gone)
 
 
-def test_repeats_do_no_harm_until_the_process_has_ended(script: Callable[[str], Script]) -> None:
+def test_repeated_signals_are_ignored_until_the_process_ends(script: Callable[[str], Script]) -> None:
     status, out, err = script(REPEATED).end()
     assert (status, err) == (143, "")
     assert out == "log finally exit late exit interpreter "
 
 
-def test_a_process_that_goes_on_can_be_stopped_once_its_time_to_end_is_over(script: Callable[[str], Script]) -> None:
+def test_a_process_that_continues_can_be_stopped_after_the_grace_period(script: Callable[[str], Script]) -> None:
     status, out, _ = script(GOES_ON).end()
     assert (status, out) == (-signal.SIGTERM, "goes on\n")
 
 
 @pytest.mark.parametrize(("workers", "isolated"), [(1, None), (1, True), (2, None)])
-def test_code_that_nothing_interrupts_does_not_outlast_the_deadline(
+def test_code_that_cannot_be_interrupted_ends_at_the_deadline(
     script: Callable[[str], Script], tmp_path: Path, workers: int, isolated: bool | None
 ) -> None:
     checkpoint = tmp_path / "progress"

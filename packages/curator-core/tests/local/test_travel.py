@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
     return (value.tolist(), value.flags.writeable) if hasattr(value, "tolist") else value
 
 
-def test_large_data_arrive_whole():
+def test_large_data_arrives_complete():
     given = payloads()
     same, split = stage(lambda task: task, name="same"), stage(lambda task: task, name="again", fusible=False)
     result = Pipeline("p", [same, split]).run(TWO, tasks(*given))
@@ -70,7 +70,7 @@ def test_a_bundle_has_a_tenth_of_a_second_of_work_in_whole_batches(task_s, batch
     assert queue.size == size
 
 
-def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
+def test_messages_are_complete_without_room_for_shared_files(tmp_path):
     from curator_core._local.parcels import SharedFiles
 
     for directory in (tmp_path, tmp_path / "missing"):
@@ -87,7 +87,7 @@ def test_parcels_are_whole_where_there_is_no_room_for_files(tmp_path):
     st.lists(st.integers(1, 12), min_size=1),
     st.integers(1, 4),
 )
-def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, unit):
+def test_a_backlog_is_sent_in_full_batches_in_order(tmp_path_factory, adds, sizes, unit):
     from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._plan.bundles import BundlePlan
 
@@ -114,7 +114,7 @@ def test_a_backlog_gives_whole_batches_in_order(tmp_path_factory, adds, sizes, u
 
 
 @pytest.mark.parametrize(("fuse", "bundle"), [(True, False), (False, True)])
-def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
+def test_fusion_and_bundles_do_not_change_the_outputs(fuse, bundle):
     seen = Recorder()
     stages = [stage(lambda task: Task(data=task.data + 1), name=name) for name in ("first", "second")]
     executor = LocalExecutor(workers=2, fuse=fuse, bundle=bundle)
@@ -126,7 +126,7 @@ def test_neither_fusing_nor_bundling_changes_what_comes_out(fuse, bundle):
     assert (max(sent_with.values()) == 1) is not bundle
 
 
-def test_bundles_are_no_larger_than_they_may_be():
+def test_bundles_keep_their_maximum_size():
     from curator_core._local.parcels import Backlog, SharedFiles
     from curator_core._plan.bundles import BundlePlan
 
@@ -141,7 +141,7 @@ def test_bundles_are_no_larger_than_they_may_be():
         assert taken == counts
 
 
-def test_parcels_of_tasks_that_do_not_know_their_size_are_split():
+def test_bundles_of_tasks_of_unknown_size_are_split():
     from curator_core._local.parcels import SharedFiles
 
     for data in ([{"text": letter * 1000} for letter in "abcdefg"], [bytes([n]) * 1000 for n in range(7)]):
@@ -152,7 +152,7 @@ def test_parcels_of_tasks_that_do_not_know_their_size_are_split():
         assert all(parcel.nbytes <= 2500 for parcel in parcels)
 
 
-def test_a_stage_may_be_large():
+def test_large_stages_can_be_sent():
     table = os.urandom(2_000_000)
     result = Pipeline("p", [stage(lambda task: Task(data=len(table)))]).run(TWO, tasks(1, 2))
     assert [task.data for task in result] == [2_000_000] * 2
@@ -173,7 +173,7 @@ def test_an_output_that_does_not_pickle_is_the_failure_of_its_batch():
     assert (result.stages[0].tasks_failed, result.lost) == (1, ())
 
 
-def test_a_retried_attempt_is_not_taken_for_the_failure():
+def test_the_failure_is_attributed_to_the_last_attempt():
     class Late(ProcessingStage):
         max_attempts = 2
         tried = False
@@ -191,7 +191,7 @@ def test_a_retried_attempt_is_not_taken_for_the_failure():
         Pipeline("p", [Late().with_(batch_size=1), stage(lambda task: task, batch_size=2)]).run(TWO, tasks(0, 1))
 
 
-def test_a_source_task_that_does_not_pickle_is_the_sources_fault():
+def test_an_unpicklable_source_task_is_a_failure_of_the_source():
     source = stage(lambda task: [Task(data=threading.Lock())], name="source")
     with pytest.raises(ContractError, match="cannot be sent to another process") as raised:
         Pipeline("p", [source, stage(lambda task: task)]).run(TWO)
@@ -199,7 +199,7 @@ def test_a_source_task_that_does_not_pickle_is_the_sources_fault():
     assert isinstance(raised.value.__cause__, TypeError)
 
 
-def test_an_initial_task_that_does_not_pickle_is_the_callers_fault():
+def test_an_unpicklable_initial_task_is_an_error_of_the_caller():
     with pytest.raises(ConfigurationError, match="an initial task cannot be sent") as raised:
         Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(0, {"lock": threading.Lock()}))
     assert raised.value.field == "task '1'.data['lock']"
@@ -212,7 +212,7 @@ class OneWay:
         return int, ("no number",)
 
 
-def test_a_task_that_does_not_unpickle_is_told_from_a_dead_worker():
+def test_a_task_that_does_not_unpickle_does_not_count_as_a_dead_worker():
     with pytest.raises(DataError, match="a task cannot be read by worker local-0: ValueError: invalid literal"):
         Pipeline("p", [stage(lambda task: task)]).run(TWO, tasks(OneWay()))
 

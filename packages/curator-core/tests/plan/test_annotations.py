@@ -127,7 +127,7 @@ FORMS = pytest.mark.parametrize("form", [as_text, as_object, as_quoted_text])
 
 @FORMS
 @pytest.mark.parametrize("text", ONE_TASK)
-def test_one_task_is_no_fan_out(text, form):
+def test_one_task_is_not_a_fan_out(text, form):
     assert not fans_out(annotated(Each, form(text)))
 
 
@@ -139,7 +139,7 @@ def test_a_list_or_an_iterator_is_a_fan_out(text, form):
 
 @FORMS
 @pytest.mark.parametrize("text", ONE_TASK_EACH)
-def test_the_outer_list_of_a_batch_is_no_fan_out(text, form):
+def test_the_outer_list_of_a_batch_is_not_a_fan_out(text, form):
     assert not fans_out(annotated(Batches, form(text)))
 
 
@@ -149,13 +149,13 @@ def test_lists_within_the_list_of_a_batch_are_a_fan_out(text, form):
     assert fans_out(annotated(Batches, form(text)))
 
 
-def test_where_nothing_is_said_there_is_no_fan_out():
+def test_without_annotations_there_is_no_fan_out():
     assert not fans_out(Each())
     assert not fans_out(Batches())
 
 
 @pytest.mark.parametrize("annotation", ["not code at all", "list[", "", object(), 5, "~Y | Task", "f(list)"])
-def test_what_cannot_be_read_is_no_fan_out(annotation):
+def test_an_unreadable_annotation_is_not_a_fan_out(annotation):
     assert not fans_out(annotated(Each, annotation))
     assert not fans_out(annotated(Batches, annotation))
 
@@ -172,7 +172,7 @@ def test_type_variables_are_read():
     assert not fans_out(annotated(Each, several))
 
 
-def test_a_function_says_it_for_its_stage():
+def test_the_annotation_of_a_function_applies_to_its_stage():
     @processing_stage()
     def split(task: Task) -> list[Task]:
         return [task]
@@ -185,7 +185,7 @@ def test_a_function_says_it_for_its_stage():
     assert not fans_out(keep)
 
 
-def test_a_wrapped_method_says_what_the_method_inside_says():
+def test_a_wrapped_method_has_the_annotation_of_the_inner_one():
     def logged(method):
         @functools.wraps(method)
         def wrapper(*args):
@@ -201,7 +201,7 @@ def test_a_wrapped_method_says_what_the_method_inside_says():
     assert fans_out(Split())
 
 
-def test_an_inherited_method_says_it_too():
+def test_annotations_of_inherited_methods_count():
     class Split(Each):
         def process(self, task) -> typing.Iterator[Task]:
             yield task
@@ -217,7 +217,7 @@ def test_an_inherited_method_says_it_too():
     assert not fans_out(Silent())
 
 
-def test_only_the_method_that_is_called_is_asked():
+def test_only_the_annotation_of_the_called_method_counts():
     class Both(Batches):
         def process(self, task) -> list[Task]:
             return [task]
@@ -228,11 +228,11 @@ def test_only_the_method_that_is_called_is_asked():
 @pytest.mark.parametrize("stage_class", [Each, Batches])
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("annotation", ["Task", "list[Task]", "list[list[Task]]"])
-def test_what_is_declared_overrules_what_is_annotated(stage_class, declared, annotation):
+def test_a_declared_fan_out_overrides_the_annotation(stage_class, declared, annotation):
     assert fans_out(annotated(stage_class, annotation).with_(fans_out=declared)) is declared
 
 
-def test_a_class_may_declare_it():
+def test_a_class_can_declare_a_fan_out():
     class Split(Each):
         fans_out = True
 
@@ -241,11 +241,11 @@ def test_a_class_may_declare_it():
 
 
 @pytest.mark.parametrize("text", ["Optional['list[Task]']", "Union['Task', 'list[Task]']"])
-def test_quoted_parts_of_unions_are_read(text):
+def test_quoted_members_of_unions_are_read(text):
     assert fans_out(annotated(Each, as_object(text)))
 
 
-def test_a_list_of_a_class_that_a_function_holds_is_a_fan_out():
+def test_a_list_of_a_local_class_is_a_fan_out():
     class Local(Task):
         pass
 
@@ -274,5 +274,5 @@ def words(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(MappedToOne(words), False), (MappedToMany(str.split), True)])
-def test_what_a_stage_holds_is_not_asked(stage, expected):
+def test_attributes_of_a_stage_are_not_inspected(stage, expected):
     assert fans_out(stage) is expected

@@ -130,7 +130,7 @@ def test_stages_that_need_the_same_share_a_worker(first, second):
         ),
     ],
 )
-def test_stages_that_do_not_are_apart_and_it_is_said_why(first, second, reason):
+def test_stages_with_different_needs_are_apart_and_explain_says_why(first, second, reason):
     groups = groups_of(first, second)
     assert names_of(groups) == ["a", "b"]
     assert [group.boundary for group in groups] == ["", reason]
@@ -172,7 +172,7 @@ def test_a_stage_is_compared_with_the_one_before_it():
         ({"full_batches": True, "batch_size": 2}, [2, 2, 2, 2]),
     ],
 )
-def test_each_level_joins_what_it_says(second, groups_at):
+def test_each_fusion_level_fuses_as_documented(second, groups_at):
     assert [len(groups_of({}, second, fusion=fusion)) for fusion in LEVELS] == groups_at
 
 
@@ -182,7 +182,7 @@ def test_only_the_last_level_crosses_fan_outs():
     assert [len(groups_of(split, asking(cpus=2), fusion=fusion)) for fusion in LEVELS] == [2, 2, 2, 1]
 
 
-def test_gpu_stages_of_different_cpus_may_share_where_they_ask_to():
+def test_gpu_stages_with_different_cpus_share_on_request():
     two = {"resources": Resources(cpus=2, gpus=0.5)}
     assert [len(groups_of(GPU, two, fusion=fusion)) for fusion in LEVELS] == [2, 2, 2, 2]
     asked = [{**GPU, "fusible": True}, {**two, "fusible": True}]
@@ -190,14 +190,14 @@ def test_gpu_stages_of_different_cpus_may_share_where_they_ask_to():
 
 
 @pytest.mark.parametrize("fusion", LEVELS)
-def test_a_source_stands_alone(fusion):
+def test_a_source_forms_its_own_group(fusion):
     groups = groups_of({}, {}, fusion=fusion, source=True)
     assert groups[0].name == "read"
     assert groups[1].boundary == "'read' is a source"
     assert len(groups) == (3 if fusion is FusionLevel.OFF else 2)
 
 
-def test_with_fusion_off_each_stage_says_so():
+def test_with_fusion_off_each_stage_gives_that_reason():
     groups = groups_of({}, {"fusible": True}, asking(cpus=2), fusion=FusionLevel.OFF)
     assert [group.boundary for group in groups] == ["", "fusion is off", "fusion is off"]
 
@@ -205,7 +205,7 @@ def test_with_fusion_off_each_stage_says_so():
 # --- a group --------------------------------------------------------------------------------------------
 
 
-def test_a_group_asks_for_what_its_stages_ask():
+def test_a_group_requests_the_resources_of_its_stages():
     common = {"num_workers": 2, "runtime_env": {"pip": ["x"]}, "xenna_stage_spec": {"slots_per_actor": 3}}
     sizes = [asking(cpus=1), {**asking(cpus=3), "batch_size": 8}, {**asking(cpus=2), "batch_size": 3}]
     (group,) = groups_of(*({**common, **size} for size in sizes), fusion=FusionLevel.UNEQUAL_CPUS)
@@ -217,13 +217,13 @@ def test_a_group_asks_for_what_its_stages_ask():
     assert not group.full_batches
 
 
-def test_a_group_of_gpu_stages_asks_for_their_gpu_once():
+def test_a_group_of_gpu_stages_requests_one_gpu():
     two = {"resources": Resources(cpus=2, gpus=0.5), "fusible": True}
     (group,) = groups_of(SHARED_GPU, two, fusion=FusionLevel.UNEQUAL_CPUS)
     assert group.resources == Resources(cpus=2, gpus=0.5)
 
 
-def test_a_group_begins_with_the_stage_that_wants_full_batches():
+def test_a_stage_with_full_batches_starts_a_group():
     groups = groups_of({}, {"full_batches": True, "batch_size": 4}, {"batch_size": 2})
     assert names_of(groups) == ["a", "b+c"]
     assert [group.full_batches for group in groups] == [False, True]
@@ -233,7 +233,7 @@ def test_groups_are_numbered():
     assert [group.index for group in groups_of({}, asking(cpus=2), {}, {})] == [0, 1, 2]
 
 
-def test_no_stages_make_no_groups():
+def test_without_stages_there_are_no_groups():
     assert group_stages([]) == ()
 
 
@@ -252,19 +252,19 @@ def test_no_stages_make_no_groups():
         (GPU, False),
     ],
 )
-def test_batches_are_full_on_gpus_and_where_it_is_declared(given, full):
+def test_batches_are_full_on_gpus_and_if_declared(given, full):
     stage = Batches().with_(**given)
     assert Plan.from_stages([stage]).stages[0].full_batches is full
 
 
-def test_a_stage_says_nothing_of_fusion_until_it_is_told():
+def test_fusion_settings_are_unset_by_default():
     compiled = Plan.from_stages([Pass()]).stages[0]
     assert (Pass().fusible, Pass().fans_out, Pass().full_batches) == (None, None, None)
     assert (compiled.fusible, compiled.fans_out, compiled.full_batches) == (None, False, False)
 
 
 @pytest.mark.parametrize("fusible", [None, True, False])
-def test_a_view_has_what_the_stage_says_of_fusion(fusible):
+def test_a_compiled_stage_has_the_fusion_settings_of_the_stage(fusible):
     assert Plan.from_stages([Pass().with_(fusible=fusible)]).stages[0].fusible is fusible
 
 
@@ -324,7 +324,7 @@ def test_a_plan_of_one_stage_explains_itself():
     assert Plan.from_stages([Source()], "p").explain() == "p: 1 stage in 1 group\n  00 Source  (source)"
 
 
-def test_the_groups_of_a_plan_that_travelled_are_the_same():
+def test_the_groups_of_a_pickled_plan_are_the_same():
     plan = plan_of({}, {"fans_out": True}, asking(cpus=2), source=True)
     assert loads(dumps(plan)).explain() == plan.explain()
 

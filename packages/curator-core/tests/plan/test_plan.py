@@ -83,7 +83,7 @@ def view_of(stage: Any) -> Any:
 # --- rejected pipelines ---------------------------------------------------------------------------------
 
 
-def test_an_empty_pipeline():
+def test_an_empty_pipeline_is_rejected():
     with pytest.raises(PipelineError, match="pipeline 'p' has no stages") as raised:
         Pipeline("p").compile()
     assert raised.value.field == "stages"
@@ -91,26 +91,26 @@ def test_an_empty_pipeline():
 
 
 @pytest.mark.parametrize("thing", [42, "Pass", None, lambda task: task, object()])
-def test_what_is_no_stage(thing):
+def test_an_object_that_is_not_a_stage_is_rejected(thing):
     with pytest.raises(StageDefinitionError, match="stage 1 is not a ProcessingStage") as raised:
         Pipeline("p", [Pass(), thing]).compile()
     assert raised.value.field == "stages[1]"
     assert "decorate" in raised.value.hint
 
 
-def test_a_class_in_place_of_a_stage():
+def test_a_class_in_place_of_a_stage_is_rejected():
     with pytest.raises(StageDefinitionError, match="call the class"):
         Pipeline("p", [Pass]).compile()
 
 
-def test_a_stage_that_does_nothing():
+def test_a_stage_without_a_method_is_rejected():
     with pytest.raises(StageDefinitionError, match="has neither process") as raised:
         Pipeline("p", [Neither()]).compile()
     assert raised.value.stage == "Neither"
     assert "process_batch(self, tasks)" in raised.value.expected
 
 
-def test_two_stages_of_one_name():
+def test_two_stages_with_one_name_are_rejected():
     with pytest.raises(PipelineError, match="stages 0 and 2 have the same name") as raised:
         Pipeline("p", [Pass(), Both(), Pass()]).compile()
     assert raised.value.stage == "Pass"
@@ -147,7 +147,7 @@ def test_two_stages_of_one_name():
         ("xenna_stage_spec", {1: 2}),
     ],
 )
-def test_settings_that_make_no_sense(field, value):
+def test_invalid_settings_are_rejected(field, value):
     with pytest.raises(StageDefinitionError, match="invalid setting") as raised:
         Pipeline("p", [Pass().with_(**{field: value})]).compile()
     assert raised.value.field == field
@@ -159,13 +159,13 @@ def test_settings_that_make_no_sense(field, value):
 
 @pytest.mark.parametrize("fields", [["text"], "text", (["a"], ["b"], ["c"]), (["a"], "b"), ([1], []), 5])
 @pytest.mark.parametrize("method", ["needs", "adds"])
-def test_declarations_that_say_nothing(fields, method):
+def test_invalid_declarations_are_rejected(fields, method):
     with pytest.raises(StageDefinitionError, match="invalid return value of") as raised:
         Pipeline("p", [Columns("S", **{method: fields})]).compile()
     assert raised.value.field in ("inputs()", "outputs()")
 
 
-def test_a_stage_must_not_take_the_place_of_its_metrics():
+def test_a_stage_cannot_replace_its_metrics():
     @dataclass
     class Mine(Pass):
         metrics: int = 5
@@ -175,7 +175,7 @@ def test_a_stage_must_not_take_the_place_of_its_metrics():
 
 
 @pytest.mark.parametrize("held", [threading.Lock(), (n for n in range(3))], ids=["lock", "generator"])
-def test_a_stage_that_holds_what_does_not_pickle(held):
+def test_a_stage_with_an_unpicklable_attribute_is_rejected(held):
     with pytest.raises(StageDefinitionError, match="cannot be sent to a worker") as raised:
         Pipeline("p", [Pass(), Holding({"a": [0, held]})]).compile()
     assert raised.value.stage == "Holding"
@@ -186,7 +186,7 @@ def test_a_stage_that_holds_what_does_not_pickle(held):
 
 
 @pytest.mark.parametrize("mode", ["r", "rb", "w", "a"])
-def test_a_stage_that_holds_an_open_file(tmp_path, mode):
+def test_a_stage_with_an_open_file_is_rejected(tmp_path, mode):
     path = tmp_path / "file"
     path.write_text("content")
     with path.open(mode) as file, pytest.raises(StageDefinitionError, match="cannot be sent") as raised:
@@ -194,12 +194,12 @@ def test_a_stage_that_holds_an_open_file(tmp_path, mode):
     assert raised.value.field == "stage.held"
 
 
-def test_a_stage_may_hold_a_lambda():
+def test_a_stage_can_have_a_lambda():
     stage = view_of(Holding(lambda x: x + 1)).stage
     assert loads(dumps(stage)).held(1) == 2
 
 
-def test_a_stage_may_hold_itself():
+def test_a_stage_can_refer_to_itself():
     stage = Holding(None)
     stage.held = stage
     assert view_of(stage).name == "Holding"
@@ -217,12 +217,12 @@ LANGUAGE = (["data"], ["language"])
 NOTHING: tuple[list[str], list[str]] = ([], [])
 
 
-def test_what_a_source_gives_can_be_needed():
+def test_a_stage_can_require_outputs_of_the_source():
     compile_columns(Source(), Columns("b", needs=TEXT))
 
 
 @pytest.mark.parametrize("fed", [None, False])
-def test_what_no_stage_gives_cannot_be_needed(fed):
+def test_a_required_field_that_no_stage_adds_is_an_error(fed):
     with pytest.raises(PipelineError, match="needs 'language', which no earlier stage provides") as raised:
         compile_columns(Source(), Columns("b", needs=TEXT, adds=NOTHING), Columns("c", needs=LANGUAGE), fed=fed)
     assert (raised.value.stage, raised.value.field) == ("c", "inputs()")
@@ -230,43 +230,43 @@ def test_what_no_stage_gives_cannot_be_needed(fed):
     assert "outputs()" in raised.value.hint
 
 
-def test_what_a_stage_in_between_adds_can_be_needed():
+def test_a_stage_can_require_outputs_of_a_stage_in_between():
     compile_columns(Source(), Columns("b", needs=TEXT, adds=LANGUAGE), Columns("c", needs=LANGUAGE))
 
 
-def test_after_a_stage_that_says_nothing_anything_may_be_there():
+def test_after_a_stage_without_declarations_any_field_can_exist():
     compile_columns(Source(), Pass(), Columns("c", needs=LANGUAGE))
     compile_columns(Pass(), Columns("c", needs=LANGUAGE))
 
 
-def test_a_later_stage_does_not_help():
+def test_a_field_that_a_later_stage_adds_is_missing():
     with pytest.raises(PipelineError, match="needs 'language'"):
         compile_columns(Source(), Columns("b", needs=LANGUAGE), Columns("c", adds=LANGUAGE))
 
 
-def test_attributes_are_checked_too():
+def test_required_attributes_are_checked():
     with pytest.raises(PipelineError, match="needs 'fps' and 'codec'"):
         compile_columns(Source(), Columns("b", needs=(["data", "task_id", "fps", "codec"], [])))
 
 
-def test_initial_tasks_may_have_any_column():
+def test_initial_tasks_can_have_any_column():
     compile_columns(Columns("a", adds=TEXT), Columns("b", needs=LANGUAGE), fed=True)
 
 
-def test_a_stage_that_needs_something_is_no_source():
+def test_a_stage_that_requires_fields_is_not_a_source():
     compile_columns(Columns("a", needs=TEXT, adds=NOTHING), Columns("b", needs=LANGUAGE))
 
 
-def test_a_stage_that_takes_tasks_is_no_source():
+def test_a_stage_that_takes_tasks_is_not_a_source():
     compile_columns(TakesTasks(), Columns("b", needs=LANGUAGE))
 
 
-def test_without_initial_tasks_the_first_stage_is_given_an_empty_task():
+def test_without_initial_tasks_the_first_stage_gets_an_empty_task():
     with pytest.raises(PipelineError, match="needs 'text'"):
         compile_columns(Columns("a", needs=TEXT), fed=False)
 
 
-def test_run_knows_whether_there_are_initial_tasks():
+def test_compile_depends_on_whether_there_are_initial_tasks():
     pipeline = Pipeline("p", [TakesTasks(), Columns("b", needs=LANGUAGE)])
     with pytest.raises(PipelineError, match="needs 'language'"):
         pipeline.run()
@@ -277,7 +277,7 @@ def test_run_knows_whether_there_are_initial_tasks():
 # --- settings that are read -----------------------------------------------------------------------------
 
 
-def test_a_view_has_what_the_stage_says():
+def test_a_compiled_stage_has_the_settings_of_the_stage():
     stage = Columns("S", needs=TEXT, adds=LANGUAGE).with_(
         batch_size=8,
         resources=Resources(cpus=2),
@@ -301,12 +301,12 @@ def test_an_unset_batch_size_is_one():
     assert view_of(Pass().with_(batch_size=None)).batch_size == 1
 
 
-def test_a_stage_with_both_methods_works_in_batches():
+def test_a_stage_with_both_methods_uses_process_batch():
     assert view_of(Both()).batched
     assert not view_of(Pass()).batched
 
 
-def test_num_workers_may_be_an_attribute():
+def test_num_workers_can_be_an_attribute():
     class Fixed(Pass):
         num_workers = 4  # type: ignore[assignment]
 
@@ -322,7 +322,7 @@ def test_num_workers_may_be_an_attribute():
         ({"min_workers": 2, "initial_workers": 1, "max_workers": 4}, "min_workers <= initial_workers <= max_workers"),
     ],
 )
-def test_limits_of_workers_in_the_wrong_order(limits, expected):
+def test_limits_of_workers_in_the_wrong_order_are_rejected(limits, expected):
     with pytest.raises(StageDefinitionError, match="invalid setting") as raised:
         view_of(Pass().with_(**limits))
     assert (raised.value.field, raised.value.expected) == (expected.replace(" <=", ","), expected)
@@ -367,11 +367,11 @@ def test_equal_limits_are_a_fixed_number_of_workers(initial):
         ({"num_workers": 1}, True),
     ],
 )
-def test_which_source_wants_a_worker(settings, wants):
+def test_a_source_with_requirements_needs_a_worker(settings, wants):
     assert view_of(Pass().with_(**settings)).wants_a_worker is wants
 
 
-def test_a_plan_does_not_change_with_what_the_caller_holds():
+def test_later_changes_of_a_stage_do_not_change_the_plan():
     environment: dict[str, Any] = {"env_vars": {"A": "1"}}
     stage = Pass().with_(runtime_env=environment)
     pipeline = Pipeline("p", [stage])
@@ -386,35 +386,35 @@ def test_a_plan_does_not_change_with_what_the_caller_holds():
         plan.stages[0].batch_size = 2
 
 
-def test_compiling_changes_no_stage():
+def test_compiling_does_not_modify_stages():
     stage = Holding([1])
     Pipeline("p", [stage]).compile()
     assert vars(stage) == {"held": [1]}
 
 
-def test_a_fresh_stage_shares_nothing():
+def test_a_stage_copy_shares_nothing():
     compiled = view_of(Holding([1]))
     compiled.fresh_stage().held.append(2)
     assert compiled.stage.held == [1]
 
 
-def test_a_fresh_stage_shares_what_a_module_has():
+def test_a_stage_copy_shares_globals_of_modules():
     held = view_of(Holding([threading, LOCK, [1]])).fresh_stage().held
     assert held[0] is threading
     assert held[1] is LOCK
 
 
-def test_a_plan_travels():
+def test_a_plan_can_be_pickled():
     plan = Plan.from_stages([Pass(), Both()], "p")
     assert [compiled.name for compiled in loads(dumps(plan)).stages] == ["Pass", "Both"]
 
 
-def test_stages_come_in_order():
+def test_stages_are_in_order():
     plan = Plan.from_stages(iter([Pass().with_(name=name) for name in "cab"]))
     assert [(compiled.index, compiled.name) for compiled in plan.stages] == [(0, "c"), (1, "a"), (2, "b")]
 
 
-def test_describe_says_what_each_stage_needs_and_no_secrets():
+def test_describe_lists_the_needs_of_each_stage_without_secrets():
     stage = Pass().with_(
         name="gpu", resources=Resources(gpus=0.5), num_workers=2, runtime_env={"env_vars": {"TOKEN": "s3cret"}}
     )

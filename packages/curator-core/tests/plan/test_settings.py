@@ -94,7 +94,7 @@ def test_every_setting_has_another_value_in_these_tests():
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_another_value_reaches_the_compiled_stage(name):
+def test_a_changed_setting_reaches_the_compiled_stage(name):
     field = SETTINGS[name].field
     assert getattr(compiled(changed(name)), field) != getattr(compiled(Waits()), field)
 

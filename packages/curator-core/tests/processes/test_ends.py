@@ -29,7 +29,7 @@ from .stages import Deadly, DeadlyBatches, deadly, run  # noqa: TID252 - no impo
         ("is killed by a signal without a name", f"was killed by signal {signal.SIGRTMIN + 1}"),
     ],
 )
-def test_what_kills_it_is_named(data, how, capfd):
+def test_a_call_that_kills_its_process_is_named(data, how, capfd):
     with pytest.raises(ProcessDiedError) as raised:
         run(Deadly(), data=["good", data])
     assert how in str(raised.value)
@@ -39,7 +39,7 @@ def test_what_kills_it_is_named(data, how, capfd):
     assert (" in deadly\n" in capfd.readouterr().err) == (data == "segfaults")  # where the stage crashed
 
 
-def test_only_what_kills_it_is_lost(tmp_path):
+def test_only_the_task_that_kills_the_process_is_lost(tmp_path):
     result = run(Deadly(), data=["a", "exits", "b", "segfaults", "c"], on_error=DeadLetter(tmp_path))
     assert [task.data for task in result] == [*"abc"]
     letters = {letter.task_id: letter.error_type for letter in deadletter.read(tmp_path)}
@@ -47,14 +47,14 @@ def test_only_what_kills_it_is_lost(tmp_path):
     assert set(letters.values()) == {"curator_core.errors.ProcessDiedError"}
 
 
-def test_a_batch_that_has_cost_a_process_goes_alone_and_not_in_halves():
+def test_a_batch_that_killed_a_process_is_retried_task_by_task():
     recorder = Recorder()
     result = run(DeadlyBatches(), data=[*"abcdef", "exits", "g"], on_error="skip", observers=[recorder])
     assert [task.data for task in result] == [*"abcdefg"]
     assert [len(report.inputs) for report in recorder.batches] == [8] + 8 * [1]
 
 
-def test_what_takes_too_long_is_ended():
+def test_a_call_that_takes_too_long_is_killed():
     result = run(Deadly().with_(isolated=None, timeout_s=1.5), data=["a", "hangs", "b"], on_error="skip")
     assert [task.data for task in result] == ["a", "b"]
     assert result.accounting.failed == {"Deadly": ("1",)}
@@ -74,7 +74,7 @@ def test_what_takes_too_long_is_ended_with_what_it_has_started(tmp_path):
     wait_until(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
 
 
-def test_a_timeout_says_what_to_change():
+def test_a_timeout_error_has_a_hint():
     with pytest.raises(StageTimeoutError) as raised:
         run(Deadly().with_(timeout_s=0.5), data=["spins"])
     assert "field: timeout_s" in str(raised.value)
@@ -82,7 +82,7 @@ def test_a_timeout_says_what_to_change():
     assert "raise timeout_s" in str(raised.value)
 
 
-def test_one_that_is_killed_by_chance_tries_once_more(tmp_path, caplog):
+def test_a_call_killed_by_chance_is_repeated_once(tmp_path, caplog):
     class KilledOnce(ProcessingStage):
         isolated = True
 
@@ -100,7 +100,7 @@ def test_one_that_is_killed_by_chance_tries_once_more(tmp_path, caplog):
     )
 
 
-def test_kills_are_attempts_where_there_are_several(tmp_path):
+def test_kills_count_as_attempts_if_there_are_several(tmp_path):
     class Counting(ProcessingStage):
         isolated = True
         max_attempts = 3
@@ -129,7 +129,7 @@ def test_a_new_process_is_set_up():
     assert [task.data for task in run(Loaded(), data=["a", "exits", "b"], on_error="skip")] == ["local", "local"]
 
 
-def test_ctrl_c_ends_it(tmp_path, children):
+def test_ctrl_c_ends_the_isolated_process(tmp_path, children):
     before, main, begun = children(), threading.main_thread().ident, tmp_path / "begun"
     os.mkfifo(begun)
 
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_it(tmp_path, children):
 
 
 @pytest.mark.parametrize("hangs", ["threading.Event().wait()", "re.fullmatch(r'(a+)+', 'a' * 40 + 'b')"])
-def test_it_ends_when_its_worker_is_killed(tmp_path, hangs):
+def test_an_isolated_process_ends_if_its_worker_is_killed(tmp_path, hangs):
     """This includes C code that never returns to Python, such as a regular expression that backtracks."""
     program = f"""
 import os, re, threading
@@ -189,7 +189,7 @@ Pipeline("p", [Hanging()]).run(initial_tasks=[Task(data=1)])
     assert left == []
 
 
-def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
+def test_a_death_is_noticed_while_a_grandchild_lives(tmp_path):
     class Forking(ProcessingStage):
         isolated = True
 
@@ -208,7 +208,7 @@ def test_its_death_is_seen_while_something_that_it_has_started_lives(tmp_path):
             os.kill(int(path.name), signal.SIGKILL)
 
 
-def test_a_new_process_that_cannot_be_set_up_says_so(tmp_path):
+def test_a_new_process_whose_setup_fails_is_an_error(tmp_path):
     class Greedy(Deadly):
         def setup(self, worker):
             (tmp_path / "taken").touch(exist_ok=False)
@@ -219,7 +219,7 @@ def test_a_new_process_that_cannot_be_set_up_says_so(tmp_path):
     assert "its new process cannot be set up: FileExistsError" in recorder.batches[-1].error.message
 
 
-def test_metrics_of_a_batch_outlive_a_process(tmp_path):
+def test_metrics_of_a_batch_survive_the_process(tmp_path):
     class Counting(Deadly):
         batch_size = 4
 
@@ -235,7 +235,7 @@ def test_metrics_of_a_batch_outlive_a_process(tmp_path):
     assert recorder.batches[0].metrics == {"loads": 1, "calls": 3}
 
 
-def test_it_ends_by_itself_where_a_fork_of_the_worker_has_a_copy_of_everything_that_is_open(tmp_path):
+def test_an_isolated_process_ends_even_if_a_fork_has_its_pipes_open(tmp_path):
     pids = []
 
     class Leaving(ProcessingStage):
@@ -263,7 +263,7 @@ def test_it_ends_by_itself_where_a_fork_of_the_worker_has_a_copy_of_everything_t
 
 
 @pytest.mark.parametrize("method", ["setup_on_node", "setup", "teardown"])
-def test_a_set_up_or_teardown_that_hangs_is_ended(method, children):
+def test_a_hanging_setup_or_teardown_is_killed(method, children):
     class Hanging(ProcessingStage):
         setup_timeout_s = 0.5
 

@@ -19,7 +19,7 @@ from .stages import Deadly, Exiting, UnfitError, Unlucky, run, unfit  # noqa: TI
 
 @pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize(("retry_on", "calls"), [(UnfitError, 3), (ConnectionError, 1)])
-def test_retry_on_knows_exceptions_that_do_not_unpickle(tmp_path, isolated, retry_on, calls):
+def test_retry_on_matches_exceptions_that_do_not_unpickle(tmp_path, isolated, retry_on, calls):
     stage = Unlucky(tmp_path / "calls", unfit).with_(isolated=isolated, retry_on=retry_on, max_attempts=3)
     recorder = Recorder()
     result = run(stage, data=["a"], on_error="skip", observers=[recorder])
@@ -29,14 +29,14 @@ def test_retry_on_knows_exceptions_that_do_not_unpickle(tmp_path, isolated, retr
     assert recorder.batches[0].error.doing == "on task '0'"
 
 
-def test_attempts_for_other_exceptions_take_none_of_those_for_a_chance_kill(tmp_path):
+def test_other_retries_do_not_use_up_the_repeat_after_a_kill(tmp_path):
     marks = tmp_path / "calls"
     marks.write_text("x")
     stage = Unlucky(marks, lambda: os._exit(1)).with_(isolated=True, retry_on=ConnectionError, max_attempts=3)
     assert len(run(stage, data=["a"])) == 1
 
 
-def test_notes_that_cannot_be_sent_are_a_failure_and_no_crash():
+def test_notes_that_cannot_be_sent_are_a_failure_and_not_a_crash():
     class Noting(ProcessingStage):
         isolated = True
 
@@ -48,7 +48,7 @@ def test_notes_that_cannot_be_sent_are_a_failure_and_no_crash():
         run(Noting(), data=["a"])
 
 
-def test_an_exception_of_a_class_that_only_the_process_has_is_described():
+def test_an_exception_of_a_class_that_only_the_process_knows_is_described():
     class Foreign(ProcessingStage):
         isolated = True
 
@@ -62,12 +62,12 @@ def test_an_exception_of_a_class_that_only_the_process_has_is_described():
     assert "only_there.ForeignError: not here" in str(raised.value.__cause__)
 
 
-def test_what_exits_while_it_is_read_is_a_failure():
+def test_a_task_that_exits_while_unpickling_is_a_failure():
     result = run(Deadly(), data=[Exiting(), "a"], on_error="skip")
     assert [task.data for task in result] == ["a"]
 
 
-def test_what_is_no_exception_is_the_failure_of_its_task(monkeypatch, children):
+def test_a_base_exception_is_the_failure_of_its_task(monkeypatch, children):
     monkeypatch.setattr("curator_core._processes.process._EXIT_S", 0.3)  # its thread does not end on its own
 
     class Cancelling(ProcessingStage):

@@ -19,7 +19,7 @@ from curator_core.testing import Recorder
 from .stages import Deadly, Elsewhere, Recording, run  # noqa: TID252 - no import can write this directory's name
 
 
-def test_it_runs_in_a_process_that_ends_with_the_run(children):
+def test_an_isolated_stage_runs_in_a_process_that_ends_with_the_run(children):
     before = children()
     pids = {task.data for task in run(Elsewhere(), data=range(5))}
     assert len(pids) == 1
@@ -27,7 +27,7 @@ def test_it_runs_in_a_process_that_ends_with_the_run(children):
     assert children() <= before
 
 
-def test_life_is_that_of_a_stage(tmp_path):
+def test_an_isolated_stage_has_the_usual_life_cycle(tmp_path):
     class Living(ProcessingStage):
         isolated = True
 
@@ -54,7 +54,7 @@ def test_life_is_that_of_a_stage(tmp_path):
     assert len(set(pids)) == 1
 
 
-def test_what_it_raises_is_raised_here():
+def test_exceptions_of_an_isolated_stage_are_raised_in_the_driver():
     with pytest.raises(StageError, match="raised ValueError on task '0': that is no good") as raised:
         run(Deadly(), data=["raises"])
     assert isinstance(raised.value.__cause__, ValueError)
@@ -62,7 +62,7 @@ def test_what_it_raises_is_raised_here():
 
 
 @pytest.mark.parametrize("where", ["setup_on_node", "setup"])
-def test_a_set_up_that_raises_ends_the_process(children, where):
+def test_a_failing_setup_ends_the_process(children, where):
     def fail(self, *_):
         raise OSError("no model")
 
@@ -73,7 +73,7 @@ def test_a_set_up_that_raises_ends_the_process(children, where):
     assert children() <= before
 
 
-def test_everything_is_as_in_this_process():
+def test_an_isolated_stage_gives_the_same_results_and_reports():
     data = ["a", "itself", "many", "drop", "raises", "forgets", "b", "c"]
     seen = []
     for isolated in (False, True):
@@ -87,7 +87,7 @@ def test_everything_is_as_in_this_process():
     assert seen[0] == seen[1]
 
 
-def test_its_cpu_time_is_counted():
+def test_cpu_time_of_the_isolated_process_is_counted():
     class Busy(ProcessingStage):
         isolated = True
 
@@ -103,7 +103,7 @@ def test_its_cpu_time_is_counted():
     assert 50_000_000 <= report.cpu_ns <= report.duration_ns
 
 
-def test_log_records_say_what_they_are_about(tmp_path):
+def test_log_records_of_an_isolated_stage_name_their_task(tmp_path):
     class Logging(ProcessingStage):
         isolated = True
 
@@ -134,7 +134,7 @@ def test_arrays_come_back_writable():
     assert task.data.sum() == 2_000_000
 
 
-def test_what_cannot_be_sent_back_is_a_failure_of_the_stage():
+def test_an_output_that_cannot_be_sent_back_is_a_failure_of_the_stage():
     class Opening(ProcessingStage):
         isolated = True
 
@@ -145,12 +145,12 @@ def test_what_cannot_be_sent_back_is_a_failure_of_the_stage():
         run(Opening(), data=["a"])
 
 
-def test_what_cannot_be_sent_there_is_one_too():
+def test_an_input_that_cannot_be_sent_is_a_failure_of_the_stage():
     result = run(Deadly(), data=[threading.Lock(), "a"], on_error="skip")
     assert [task.data for task in result] == ["a"]
 
 
-def test_the_same_on_several_processes():
+def test_isolated_stages_work_on_several_processes():
     stages = [Deadly().with_(timeout_s=1.5), Elsewhere().with_(isolated=None)]
     tasks = [Task(data=each) for each in ["a", "hangs", "b", "exits", "c"]]
     result = Pipeline("p", stages).run(LocalExecutor(workers=2), tasks, on_error="skip")
@@ -159,17 +159,17 @@ def test_the_same_on_several_processes():
 
 
 @pytest.mark.parametrize("value", [0, -1, "soon", True, float("inf")])
-def test_a_time_limit_that_makes_no_sense(value):
+def test_an_invalid_time_limit_is_rejected(value):
     with pytest.raises(StageDefinitionError, match="timeout_s"):
         Pipeline("p", [Deadly().with_(timeout_s=value)]).compile()
 
 
-def test_a_time_limit_needs_a_process():
+def test_a_time_limit_needs_an_isolated_process():
     with pytest.raises(StageDefinitionError, match="leave isolated unset"):
         Pipeline("p", [Deadly().with_(timeout_s=1.0, isolated=False)]).compile()
 
 
-def test_the_path_of_a_module_goes_along(tmp_path, monkeypatch):
+def test_the_module_search_path_is_passed_on(tmp_path, monkeypatch):
     (tmp_path / "far_away.py").write_text(
         "from curator_core import ProcessingStage\n"
         "class Far(ProcessingStage):\n"
@@ -183,7 +183,7 @@ def test_the_path_of_a_module_goes_along(tmp_path, monkeypatch):
     assert len(run(far_away.Far(), data=["a"])) == 1
 
 
-def test_what_it_leaves_open_is_written_at_its_end(tmp_path):
+def test_open_files_are_flushed_when_the_process_ends(tmp_path):
     class Leaving(ProcessingStage):
         isolated = True
 
@@ -198,6 +198,6 @@ def test_what_it_leaves_open_is_written_at_its_end(tmp_path):
     assert (tmp_path / "left").exists()
 
 
-def test_a_path_that_is_no_text(tmp_path, monkeypatch):
+def test_a_path_entry_that_is_not_text_is_accepted(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
     assert len(run(Elsewhere(), data=["a"])) == 1

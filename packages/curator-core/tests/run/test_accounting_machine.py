@@ -354,7 +354,7 @@ def test_the_accounts_are_those_of_a_plain_model():
     assert Accounting.steps - before >= STEPS
 
 
-def test_a_first_error_is_told_where_something_failed():
+def test_a_run_with_failures_has_a_first_error():
     machine = Accounting()
     machine.begin(stages=2, origin="fed", count=1, policy="skip", restarts=1, is_stopped=False)
     machine.a_batch_ends(0, [2])

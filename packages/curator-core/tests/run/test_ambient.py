@@ -40,20 +40,20 @@ def run(*observers):
     return Pipeline("p", [Pass()]).run(initial_tasks=[Task(data=1)], observers=observers)
 
 
-def test_it_watches_runs_that_do_not_name_it(ambient):
+def test_an_ambient_observer_watches_all_runs(ambient):
     first, second = run(), run()
     assert [result for result, _ in ambient.ends] == [first, second]
     assert [report.run_id for report in ambient.batches] == [first.run_id, second.run_id]
 
 
-def test_it_watches_on_every_executor(ambient):
+def test_an_ambient_observer_watches_every_executor(ambient):
     LocalExecutor().execute([Pass()], [Task(data=1)])
     LocalExecutor(workers=2).execute(Plan.from_stages([Pass()], fed=True), [Task(data=1)])
     assert len(ambient.ends) == 2
     assert len(ambient.batches) == 2
 
 
-def test_it_watches_beside_observers_of_other_classes(ambient):
+def test_an_ambient_observer_watches_beside_observers_of_other_classes(ambient):
     other = Special()
     run(Other())
     assert len(ambient.ends) == 1
@@ -62,19 +62,19 @@ def test_it_watches_beside_observers_of_other_classes(ambient):
 
 
 @pytest.mark.parametrize("given", [Recorder, Special])
-def test_it_stays_out_where_one_of_its_class_was_given(ambient, given):
+def test_an_ambient_observer_yields_to_a_given_one_of_its_class(ambient, given):
     own = given()
     run(own)
     assert len(own.ends) == 1
     assert ambient.ends == []
 
 
-def test_it_is_told_once_where_it_was_given_too(ambient):
+def test_an_ambient_observer_that_is_also_given_is_notified_once(ambient):
     run(ambient)
     assert len(ambient.ends) == 1
 
 
-def test_asking_twice_changes_nothing(ambient):
+def test_undoing_twice_changes_nothing(ambient):
     undo = watch_all_runs(ambient)
     run()
     assert len(ambient.ends) == 1
@@ -84,7 +84,7 @@ def test_asking_twice_changes_nothing(ambient):
     assert len(ambient.ends) == 2  # the fixture has registered it as well
 
 
-def test_what_was_asked_for_twice_is_watched_until_both_have_ended_it():
+def test_watching_twice_lasts_until_both_have_ended():
     recorder = Recorder()
     first, second = watch_all_runs(recorder), watch_all_runs(recorder)
     first()
@@ -103,7 +103,7 @@ def test_two_observers_of_one_class_both_watch(ambient):
     assert (len(ambient.ends), len(second.ends)) == (2, 1)
 
 
-def test_a_run_under_way_is_watched_to_its_end():
+def test_a_run_in_progress_is_watched_to_its_end():
     recorder = Recorder()
     undo = watch_all_runs(recorder)
 
@@ -118,7 +118,7 @@ def test_a_run_under_way_is_watched_to_its_end():
     assert ambient_observers(()) == ()
 
 
-def test_one_that_fails_costs_the_run_nothing(caplog):
+def test_a_failing_ambient_observer_does_not_affect_the_run(caplog):
     class Broken(RunObserver):
         def on_run_start(self, run):
             raise ValueError("broken")
@@ -131,7 +131,7 @@ def test_one_that_fails_costs_the_run_nothing(caplog):
     assert "failed in on_run_start" in caplog.text
 
 
-def test_threads_may_come_and_go(ambient):
+def test_threads_can_start_and_stop_watching(ambient):
     """Every undo function removes its own observer and no other."""
     barrier = threading.Barrier(8, timeout=DEADLINE_S)
 
@@ -149,14 +149,14 @@ def test_threads_may_come_and_go(ambient):
 
 
 @pytest.mark.parametrize("given", [None, "otel", object()])
-def test_what_is_no_observer_is_refused(given):
+def test_an_object_that_is_not_an_observer_is_rejected(given):
     with pytest.raises(ExecutorError, match="not a RunObserver") as raised:
         watch_all_runs(given)
     assert raised.value.field == "observer"
     assert ambient_observers(()) == ()
 
 
-def test_a_class_instead_of_an_observer_is_told_apart():
+def test_a_class_instead_of_an_observer_is_rejected_with_a_hint():
     with pytest.raises(ExecutorError) as raised:
         watch_all_runs(Recorder)
     assert raised.value.hint == "call the class: Recorder()"

@@ -68,38 +68,38 @@ class Losing(LocalExecutor):
 
 
 @pytest.mark.parametrize("given", [Task(data=1), 5])
-def test_initial_tasks_that_are_no_list(given):
+def test_initial_tasks_that_are_not_a_list_are_rejected(given):
     with pytest.raises(ConfigurationError, match="initial_tasks is not a list of tasks") as raised:
         Pipeline("p", [Pass()]).run(initial_tasks=given)
     assert "initial_tasks=[task]" in raised.value.hint
 
 
 @pytest.mark.parametrize("given", [[Task(data=1), "text"], [Task(data=1), Task], "ab"])
-def test_initial_tasks_that_are_no_tasks(given):
+def test_initial_tasks_that_are_not_tasks_are_rejected(given):
     with pytest.raises(ConfigurationError, match="an initial task is not a Task") as raised:
         Pipeline("p", [Pass()]).run(initial_tasks=given)
     assert raised.value.field.startswith("initial_tasks[")
 
 
-def test_initial_tasks_may_be_any_iterable():
+def test_initial_tasks_can_be_any_iterable():
     assert len(Pipeline("p", [Pass()]).run(initial_tasks=(task for task in tasks(3)))) == 3
 
 
 @pytest.mark.parametrize("policy", ["ignore", None, True])
-def test_an_unknown_failure_policy(policy):
+def test_an_unknown_failure_policy_is_rejected(policy):
     with pytest.raises(ConfigurationError, match="unknown failure policy") as raised:
         run(on_error=policy)
     assert raised.value.field == "on_error"
 
 
 @pytest.mark.parametrize("observer", [object(), Recorder, print])
-def test_an_observer_that_is_none(observer):
+def test_an_invalid_observer_is_rejected(observer):
     with pytest.raises(ExecutorError, match="an observer is not a RunObserver") as raised:
         run(observers=[Recorder(), observer])
     assert raised.value.field == "observers[1]"
 
 
-def test_nothing_runs_where_arguments_are_wrong():
+def test_nothing_runs_if_an_argument_is_invalid():
     recorder = Recorder()
     with pytest.raises(ConfigurationError):
         Pipeline("p", [Pass()]).run(initial_tasks=["text"], observers=[recorder])
@@ -110,7 +110,7 @@ def test_nothing_runs_where_arguments_are_wrong():
 # --- accounts -------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_loses_a_task_says_so():
+def test_a_run_that_loses_a_task_is_an_error():
     recorder = Recorder()
     with pytest.raises(TasksLostError, match="1 of 3 tasks between the input and 'Pass'") as raised:
         run(executor=Losing(), observers=[recorder])
@@ -120,7 +120,7 @@ def test_a_run_that_loses_a_task_says_so():
     assert raised.value.result.lost
 
 
-def test_a_run_that_goes_on_after_failures_tells_its_losses():
+def test_a_run_that_skips_failures_reports_lost_tasks():
     result = run(executor=Losing(), on_error="skip")
     assert result.lost == ("1 of 3 tasks between the input and 'Pass'",)
     assert "unaccounted for" in result.summary()
@@ -143,7 +143,7 @@ def report(stage: int, *outcomes: tuple[str, int], **fields: Any) -> BatchReport
     )
 
 
-class TestLedger:
+class TestStageTotals:
     @pytest.fixture
     def ledger(self) -> RunTotals:
         return RunTotals(Plan.from_stages([Pass().with_(name="a"), Pass().with_(name="b")]))
@@ -159,7 +159,7 @@ class TestLedger:
         assert (summary.first_start_unix_ns, summary.last_end_unix_ns) == (500, 2_500)
         assert summary.items_per_s == 8 / summary.process_s
 
-    def test_a_retried_attempt_counts_as_such_only(self, ledger):
+    def test_a_retried_attempt_counts_only_as_retried(self, ledger):
         error = ErrorInfo("ValueError", "bad", "")
         ledger.on_batch(report(0, ("retried", 0), ("retried", 0), error=error))
         summary = ledger.summaries()[0]
@@ -209,7 +209,7 @@ def test_a_result_is_a_sequence_of_the_outputs():
     assert repr(result) == f"<RunResult {result.run_id}: 3 tasks, 1 stages>"
 
 
-def test_a_result_travels():
+def test_a_result_can_be_pickled():
     result = run()
     again = pickle.loads(pickle.dumps(result))
     assert again == result
@@ -247,7 +247,7 @@ def test_the_summary_of_a_large_run_fits_into_a_terminal():
     assert lines[3].startswith("FilterByAes…  12,345,678  12,345,678  ")
 
 
-def test_the_summary_says_that_accounts_add_up_only_of_runs_that_have_shown_it():
+def test_the_summary_says_that_counts_add_up_only_if_they_were_checked():
     assert "no tasks lost: in = passed + filtered + failed" in run().summary()
     assert "no tasks lost" not in RunResult(stages=[StageSummary("read")], lost=["1 of 3 tasks"]).summary()
     with pytest.raises(StageError) as raised:
@@ -255,7 +255,7 @@ def test_the_summary_says_that_accounts_add_up_only_of_runs_that_have_shown_it()
     assert "no tasks lost" not in raised.value.result.summary()
 
 
-def test_the_summary_names_what_is_not_finished():
+def test_the_summary_names_unfinished_tasks():
     class FailsOnTheSecond(ProcessingStage):
         def process(self, task):
             if task.data == 1:
@@ -272,7 +272,7 @@ def test_the_summary_names_what_is_not_finished():
     assert "not finished" not in run().summary()
 
 
-def test_the_summary_says_how_often_the_engine_was_started_again():
+def test_the_summary_has_the_number_of_restarts():
     for restarts, shown in ((1, "1 time"), (2, "2 times")):
         result = RunResult(accounting=Accounting(restarts=restarts))
         assert result.summary().splitlines()[-1] == (
@@ -281,12 +281,12 @@ def test_the_summary_says_how_often_the_engine_was_started_again():
     assert "started again" not in run().summary()
 
 
-def test_the_summary_of_failures_is_one_line_a_stage():
+def test_the_summary_has_one_line_of_failures_per_stage():
     result = run(Fail(), on_error="skip")
     assert result.summary().splitlines()[-1] == "'Fail' failed on 3 tasks; first error: ValueError: bad"
 
 
-def test_the_summary_says_which_clocks_were_corrected():
+def test_the_summary_names_corrected_clocks():
     result = RunResult(clock_offsets={"ab12cd34ef": 0.0123, "0123456789": -2.5})
     assert result.summary().splitlines()[-1] == (
         "clocks corrected: node 01234567 by -2.500 s, node ab12cd34 by +0.012 s"
@@ -295,13 +295,13 @@ def test_the_summary_says_which_clocks_were_corrected():
     assert many.summary().splitlines()[-1].endswith("node node-96 by +0.960 s, and 95 more")
 
 
-def test_a_run_on_one_machine_corrects_no_clock():
+def test_a_run_on_one_machine_does_not_correct_clocks():
     result = run()
     assert result.clock_offsets == {}
     assert "clocks" not in result.summary()
 
 
-def test_what_an_executor_corrected_is_in_the_result():
+def test_corrections_of_clocks_are_in_the_result():
     class Distant(LocalExecutor):
         def run_plan(self, run):
             super().run_plan(run)
@@ -310,7 +310,7 @@ def test_what_an_executor_corrected_is_in_the_result():
     assert run(executor=Distant()).clock_offsets == {"far": -0.25}
 
 
-def test_run_ids_leave_a_seeded_random_alone():
+def test_run_ids_do_not_use_the_global_random_state():
     random.seed(5)
     expected = random.random()
     random.seed(5)
@@ -322,14 +322,14 @@ def test_run_ids_leave_a_seeded_random_alone():
 # --- observers ------------------------------------------------------------------------------------------
 
 
-def test_an_observer_that_stands_twice_is_told_once():
+def test_an_observer_that_is_given_twice_is_notified_once():
     recorder = Recorder()
     run(observers=[recorder, recorder])
     assert len(recorder.ends) == 1
     assert len(recorder.batches) == 3
 
 
-def test_an_observer_that_fails_is_logged_once_and_told_the_end(caplog):
+def test_a_failing_observer_is_logged_once_and_notified_of_the_end(caplog):
     class Odd(Troublemaker):
         calls = 0
         ended = False
@@ -356,12 +356,12 @@ def test_an_observer_that_fails_is_logged_once_and_told_the_end(caplog):
     assert "at the batch" in caplog.text
 
 
-def test_an_observer_that_fails_does_not_hide_the_runs_error():
+def test_a_failing_observer_does_not_hide_the_error_of_the_run():
     with pytest.raises(Exception, match="bad"):
         run(Fail(), observers=[Troublemaker()])
 
 
-def test_the_end_is_told_where_the_executor_itself_breaks():
+def test_observers_are_notified_of_the_end_if_the_executor_fails():
     class Breaking(BaseExecutor):
         def run_plan(self, run):
             raise RuntimeError("a bug")
@@ -374,7 +374,7 @@ def test_the_end_is_told_where_the_executor_itself_breaks():
     assert isinstance(error, RuntimeError)
 
 
-def test_a_source_has_no_known_number_of_tasks():
+def test_the_number_of_source_tasks_is_unknown():
     recorder = Recorder()
     Pipeline("p", [Pass()]).run(observers=[recorder])
     assert recorder.run.num_source_tasks is None

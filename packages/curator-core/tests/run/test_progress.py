@@ -53,7 +53,7 @@ def run(observer: ProgressBar, *data: int) -> None:
     Pipeline("p", stages).run(initial_tasks=[Task(data=d) for d in data], observers=[observer], on_error="skip")
 
 
-def test_one_line_a_stage():
+def test_each_stage_has_one_line():
     file = Terminal()
     run(ProgressBar(file), 2, 3)
     first, second = lines(file)
@@ -61,20 +61,20 @@ def test_one_line_a_stage():
     assert re.match(r"positive: 100%.*5/5", second)
 
 
-def test_failures_are_shown():
+def test_the_progress_bar_shows_failures():
     file = Terminal()
     run(ProgressBar(file), 2, 3)
     assert "failed=2" in lines(file)[1]
     assert "failed" not in lines(file)[0]
 
 
-def test_silent_where_nobody_looks():
+def test_without_a_terminal_nothing_is_printed():
     file = io.StringIO()
     run(ProgressBar(file), 2)
     assert file.getvalue() == ""
 
 
-def test_silent_without_a_standard_error(monkeypatch):
+def test_without_standard_error_nothing_is_printed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     run(ProgressBar(), 2)
 
@@ -86,7 +86,7 @@ def test_standard_error_is_the_default(monkeypatch):
     assert len(lines(file)) == 2
 
 
-def test_a_source_is_one_task():
+def test_a_source_counts_as_one_task():
     file = Terminal()
     emit = Calling(lambda task: iter([Task(data=1), Task(data=2)]))
     Pipeline("p", [emit, Calling(positive, name="positive")]).run(observers=[ProgressBar(file)])
@@ -104,7 +104,7 @@ def test_lines_are_closed_when_the_run_fails():
     assert "failed=1" in lines(file)[0]
 
 
-def test_one_bar_may_watch_two_runs():
+def test_one_bar_can_watch_two_runs():
     file = Terminal()
     observer = ProgressBar(file)
     run(observer, 2)
@@ -112,7 +112,7 @@ def test_one_bar_may_watch_two_runs():
     assert "3/3" in lines(file)[1]
 
 
-def test_a_retried_attempt_is_no_progress():
+def test_a_retried_attempt_is_not_progress():
     file, left = Terminal(), [1]
 
     def work(task: Task) -> Task:
@@ -131,7 +131,7 @@ class ZMQInteractiveShell:
     """Has the class name by which the shell of a Jupyter kernel is recognized."""
 
 
-def test_a_notebook_is_told_by_its_shell(monkeypatch):
+def test_a_notebook_is_recognized_by_its_shell(monkeypatch):
     assert not _in_notebook()
     kernel = types.ModuleType("IPython")
     kernel.get_ipython = ZMQInteractiveShell  # type: ignore[attr-defined]

@@ -49,14 +49,14 @@ def journal(directory: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("fed", [None, True])
-def test_a_plan_that_was_not_told_whether_it_is_fed(tmp_path, fed):
+def test_a_failed_task_is_not_recorded_for_either_value_of_fed(tmp_path, fed):
     plan = Pipeline("p", [twice, failing_at(-1)]).compile(fed=fed)
     with pytest.raises(StageError):
         LocalExecutor().execute(plan, tasks(1), checkpoint=tmp_path)
     assert journal(tmp_path) == []
 
 
-def test_a_failure_is_kept_before_it_is_written_down(tmp_path):
+def test_a_letter_is_written_before_the_failure_is_recorded(tmp_path):
     (tmp_path / "dead" / "Failing").mkdir(parents=True)
     (tmp_path / "dead" / "Failing").rmdir()
     (tmp_path / "dead" / "Failing").write_text("in the way")
@@ -67,7 +67,7 @@ def test_a_failure_is_kept_before_it_is_written_down(tmp_path):
     assert not [record for record in journal(tmp_path / "done") if record.get("failed")]
 
 
-def test_a_letter_says_where_the_task_failed_as_the_report_does(tmp_path):
+def test_a_letter_names_the_same_worker_as_the_report(tmp_path):
     recorder = Recorder()
     result = Pipeline("p", [failing_at(2)]).run(
         initial_tasks=tasks(1, 2, 3), on_error=DeadLetter(tmp_path), observers=[recorder]
@@ -84,7 +84,7 @@ def test_a_letter_says_where_the_task_failed_as_the_report_does(tmp_path):
     assert letter.trace_id == result.trace_id == ""  # no trace was written
 
 
-def test_what_is_finished_is_on_disk_while_the_run_goes_on(tmp_path):
+def test_finished_tasks_are_on_disk_during_the_run(tmp_path):
     seen: list[int] = []
 
     def look(task: Task[int]) -> Task[int]:
@@ -95,7 +95,7 @@ def test_what_is_finished_is_on_disk_while_the_run_goes_on(tmp_path):
     assert seen == [0, 1, 2]
 
 
-def test_the_reason_of_an_end_is_not_hidden_by_what_follows(tmp_path):
+def test_later_errors_do_not_hide_the_reason_for_the_end(tmp_path):
     def interrupt(task: Task[int]) -> Task[int]:
         if task.data == 2:
             raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_the_reason_of_an_end_is_not_hidden_by_what_follows(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("full", ["checkpoint", "dead letters", "files of several tasks"])
-def test_a_full_disk_under_the_runs_own_files_ends_it_with_its_result(tmp_path, room_for, workers, full):
+def test_a_full_disk_for_checkpoint_or_letters_ends_the_run_with_its_result(tmp_path, room_for, workers, full):
     @processing_stage()
     def odd(task: DocumentBatch) -> DocumentBatch:
         if task.data[0]["n"] % 2:
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_cannot_be_closed_ends_the_run_as_other_failures_do(tm
     assert len(journal(tmp_path)) == 1
 
 
-def test_tasks_that_keep_their_ids_come_once(tmp_path):
+def test_initial_tasks_with_the_same_id_are_rejected(tmp_path):
     Pipeline("p", [failing_at(1)]).run(initial_tasks=tasks(1), on_error=DeadLetter(tmp_path))
     (task,) = deadletter.load(tmp_path)
     with pytest.raises(ConfigurationError, match="the same id") as caught:
@@ -173,7 +173,7 @@ def test_a_pipeline_that_is_only_a_source_leaves_nothing_unfinished():
     assert result.accounting.unfinished == ()
 
 
-def test_files_may_be_paths(tmp_path):
+def test_a_file_group_can_contain_path_objects(tmp_path):
     def write(task: Task[str]) -> FileGroupTask:
         return FileGroupTask([tmp_path / task.data])  # type: ignore[list-item]  # as users do
 
@@ -182,7 +182,7 @@ def test_files_may_be_paths(tmp_path):
     assert [task.data for task in result] == [[str(tmp_path / "a")]]
 
 
-def test_a_stage_to_start_at_has_to_be_there_and_to_be_fed():
+def test_start_at_needs_an_existing_stage_and_initial_tasks():
     with pytest.raises(PipelineError, match="unknown stage 'Faling'") as caught:
         Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1), start_at="Faling")
     assert "Failing" in caught.value.hint
@@ -190,7 +190,7 @@ def test_a_stage_to_start_at_has_to_be_there_and_to_be_fed():
         Pipeline("p", [failing_at()]).run(start_at="Failing")
 
 
-def test_only_later_stages_run_from_a_stage_on():
+def test_start_at_runs_only_later_stages():
     result = Pipeline("p", [twice, failing_at()]).run(initial_tasks=tasks(1), start_at="Failing")
     assert [stage.name for stage in result.stages] == ["Failing"]
 
@@ -208,7 +208,7 @@ def test_only_later_stages_run_from_a_stage_on():
         ({"checkpoint": 3}, "path"),
     ],
 )
-def test_settings_that_make_no_sense(settings, field):
+def test_invalid_settings_are_rejected(settings, field):
     with pytest.raises(ConfigurationError) as caught:
         Pipeline("p", [failing_at()]).run(initial_tasks=tasks(1), **settings)
     assert caught.value.field == field
@@ -216,7 +216,7 @@ def test_settings_that_make_no_sense(settings, field):
     assert caught.value.hint
 
 
-def test_a_share_of_failures_ends_a_run_when_there_were_enough():
+def test_a_share_of_failures_ends_a_run_after_enough_tasks():
     from curator_core import FailureLimitError
 
     data = tasks(*range(300))
@@ -243,7 +243,7 @@ def test_a_stage_that_fails_on_all_of_its_first_tasks_ends_the_run(workers):
     assert Pipeline("p", [failing_at(*range(99))]).run(executor, data[:99], on_error="skip").complete
 
 
-def test_what_failed_in_the_last_stage_runs_again_where_that_is_asked_for(tmp_path):
+def test_failures_of_the_last_stage_are_run_again_on_request(tmp_path):
     for _ in range(2):
         Pipeline("p", [failing_at(2)]).run(initial_tasks=tasks(1, 2), on_error="skip", checkpoint=tmp_path)
     assert [record["id"] for record in journal(tmp_path) if record.get("failed")] == [journal(tmp_path)[1]["id"]]

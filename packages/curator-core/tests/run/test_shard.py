@@ -72,7 +72,7 @@ def written(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_shards_divide_a_source_and_one_that_is_missing_is_run_again(tmp_path: Path, workers: int) -> None:
+def test_shards_divide_a_source_and_a_missing_one_is_run_again(tmp_path: Path, workers: int) -> None:
     out, progress = tmp_path / "out", tmp_path / "progress"
     out.mkdir()
     results = [
@@ -117,7 +117,7 @@ class Same(ProcessingStage[Any, Any]):
     ("earlier", "later"),
     [({"shard": (0, 2)}, {"shard": (0, 3)}), ({"shard": (0, 2)}, {}), ({}, {"shard": (0, 2)})],
 )
-def test_another_number_of_shards_is_refused(tmp_path: Path, earlier: dict[str, Any], later: dict[str, Any]) -> None:
+def test_another_number_of_shards_is_rejected(tmp_path: Path, earlier: dict[str, Any], later: dict[str, Any]) -> None:
     pipeline = Pipeline("p", [Same()])
     pipeline.run(initial_tasks=tasks(*NAMES), checkpoint=tmp_path, **earlier)
     with pytest.raises(ConfigurationError, match="the checkpoint was made for"):
@@ -152,13 +152,17 @@ class TestAuto:
         return Pipeline("p", [Same()]).run(initial_tasks=tasks(1), shard="auto").accounting.shard
 
     @pytest.mark.parametrize("scheduler", VARIABLES)
-    def test_what_schedulers_say(self, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_shard_is_read_from_the_variables_of_schedulers(
+        self, scheduler: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name, value in VARIABLES[scheduler].items():
             monkeypatch.setenv(name, value)
         assert self.shard() == (2, 4)
 
     @pytest.mark.parametrize("variables", [{}, {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}])
-    def test_outside_of_an_array(self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_outside_of_an_array_job_auto_is_an_error(
+        self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(ConfigurationError, match="not part of an array job") as raised:
@@ -182,7 +186,7 @@ class TestAuto:
             ("sge", {"SGE_TASK_FIRST": "3"}, "it starts at 3"),
         ],
     )
-    def test_what_is_not_a_shard(
+    def test_invalid_variables_of_schedulers_are_errors(
         self, scheduler: str, changes: dict[str, str | None], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name, value in {**VARIABLES[scheduler], **changes}.items():
@@ -202,7 +206,7 @@ class TestAuto:
             ({"AWS_BATCH_JOB_ARRAY_INDEX": "3", "AWS_BATCH_JOB_ARRAY_SIZE": "4"}, 3),
         ],
     )
-    def test_an_element_is_repeated_where_the_count_is_given(
+    def test_an_element_can_be_repeated_if_the_count_is_given(
         self, variables: dict[str, str], index: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         for name, value in {**variables, "CURATOR_SHARD_COUNT": "16"}.items():
@@ -222,7 +226,7 @@ class TestAuto:
         assert "set CURATOR_SHARD_COUNT" in raised.value.hint
 
     @pytest.mark.parametrize(("names", "values"), [(SLURM, "0100"), (SGE, "111")])
-    def test_a_single_first_element_is_the_whole_source_and_is_told(
+    def test_a_single_first_element_is_the_whole_source_and_logged(
         self,
         names: tuple[str, ...],
         values: str,
@@ -236,7 +240,7 @@ class TestAuto:
         assert record.levelname == "WARNING"
         assert "this run processes the whole source" in record.getMessage()
 
-    def test_all_elements_are_refused_where_one_has_no_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_all_elements_are_rejected_if_one_has_no_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in zip((*SLURM, "CURATOR_SHARD_COUNT"), "14144", strict=True):  # --array=1-4
             monkeypatch.setenv(name, value)
         with pytest.raises(ConfigurationError, match="4 is not one of 4 numbers that start at 0"):
@@ -246,6 +250,6 @@ class TestAuto:
 @pytest.mark.parametrize(
     "shard", [(4, 4), (-1, 4), (0, 0), (0, -1), (1,), (0, 1, 2), ("0", "4"), (True, 2), 3, "all", {}]
 )
-def test_an_invalid_shard(shard: Any) -> None:
+def test_an_invalid_shard_is_rejected(shard: Any) -> None:
     with pytest.raises(ConfigurationError, match="invalid shard"):
         Pipeline("p", [Same()]).run(initial_tasks=tasks(1), shard=shard)

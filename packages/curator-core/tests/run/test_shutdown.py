@@ -78,7 +78,7 @@ def stopped_by(pipeline: Pipeline, **options: Any) -> RunStopped:
 @pytest.mark.parametrize(
     ("number", "state", "code"), [(signal.SIGTERM, "terminated", 143), (signal.SIGUSR1, "preempted", 138)]
 )
-def test_the_run_ends_in_good_order(
+def test_a_signal_ends_the_run_with_its_result(
     number: int, state: str, code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = Recorder()
@@ -140,7 +140,7 @@ def finalize() -> None:
 
 
 @pytest.mark.parametrize("work", [swallow, fail_of_it, run_inside, in_asyncio, finalize])
-def test_whatever_the_stage_makes_of_it(work: Callable[[], Any], tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_even_if_a_stage_swallows_it(work: Callable[[], Any], tmp_path: Path) -> None:
     stopped = stopped_by(Pipeline("p", [at(2, work)]), checkpoint=tmp_path, on_error="skip", shutdown_grace_s=NEVER_S)
     assert stopped.result is not None
     assert stopped.result.state == "terminated"
@@ -151,7 +151,7 @@ def test_whatever_the_stage_makes_of_it(work: Callable[[], Any], tmp_path: Path)
     assert (2 in [task.data for task in again]) == (work is not swallow)  # which returned an output
 
 
-def test_signals_that_follow_do_not_cut_the_teardown_short() -> None:
+def test_later_signals_do_not_interrupt_the_teardown() -> None:
     log: list[str] = []
 
     class Slow(Logging):
@@ -165,7 +165,7 @@ def test_signals_that_follow_do_not_cut_the_teardown_short() -> None:
     assert (stopped.code, log) == (143, ["torn down"])
 
 
-def test_a_run_after_one_that_was_stopped_is_stopped_as_well() -> None:
+def test_a_second_run_can_be_stopped_too() -> None:
     first = stopped_by(Pipeline("p", [at(2)]))
     send()  # nothing: it is a repeat, while no run is on
     second = stopped_by(Pipeline("p", [at(3, lambda: send(signal.SIGUSR1))]))
@@ -174,13 +174,13 @@ def test_a_run_after_one_that_was_stopped_is_stopped_as_well() -> None:
     assert [task.data for task in second.result] == [1, 2]
 
 
-def test_a_run_that_no_signal_has_stopped_gives_its_handlers_back() -> None:
+def test_an_undisturbed_run_restores_the_signal_handlers() -> None:
     Pipeline("p", [at(0)]).run(initial_tasks=tasks(1))
     assert [signal.getsignal(number) for number in STOPS] == [signal.SIG_DFL] * 2
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_what_is_started_after_a_stopped_run_reacts_as_usual() -> None:
+def test_processes_started_after_a_stopped_run_react_to_signals() -> None:
     stopped_by(Pipeline("p", [at(2)]))
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(DEADLINE_S,))
     forked.start()
@@ -205,7 +205,7 @@ def test_a_signal_before_the_run_begins_does_not_wait_for_the_deadline() -> None
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_signal_in_a_generator_leaves_no_outputs_that_are_not_counted(on_error: str) -> None:
+def test_a_signal_in_a_generator_leaves_no_uncounted_outputs(on_error: str) -> None:
     def split(task: Task[int]) -> Iterator[Task[int]]:
         for number in range(5):
             if (task.data, number) == (2, 3):
@@ -227,7 +227,7 @@ def test_a_signal_at_the_very_end_keeps_the_result() -> None:
     assert (stopped.result.state, len(stopped.result)) == ("complete", 3)
 
 
-def test_a_signal_while_the_accounts_are_kept_is_raised_after_them() -> None:
+def test_a_signal_during_bookkeeping_is_raised_afterward() -> None:
     class Early(RunObserver):
         seen = 0
 
@@ -241,7 +241,7 @@ def test_a_signal_while_the_accounts_are_kept_is_raised_after_them() -> None:
     assert stopped.result.stages[0].tasks_passed == early.seen
 
 
-def test_a_handler_of_the_users_is_left_alone() -> None:
+def test_a_signal_handler_of_the_user_is_kept() -> None:
     came: list[int] = []
     for number in STOPS:
         signal.signal(number, lambda number, frame: came.append(number))
@@ -263,7 +263,7 @@ def test_only_the_main_thread_handles_signals() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_what_a_stage_forks_ends_alone() -> None:
+def test_a_signal_to_a_forked_process_ends_only_that_process() -> None:
     codes: list[int | None] = []
 
     def fork() -> None:
@@ -278,12 +278,12 @@ def test_what_a_stage_forks_ends_alone() -> None:
 
 
 @pytest.mark.parametrize("grace", [0, -1, float("inf"), float("nan"), "10", True, None])
-def test_an_invalid_time_to_shut_down(grace: Any) -> None:
+def test_an_invalid_shutdown_grace_is_rejected(grace: Any) -> None:
     with pytest.raises(ConfigurationError, match="invalid grace period"):
         Pipeline("p", [at(0)]).run(initial_tasks=tasks(1), shutdown_grace_s=grace)
 
 
-def test_a_signal_that_comes_while_the_watch_ends_does_no_harm() -> None:
+def test_a_signal_at_the_end_of_the_watch_is_handled() -> None:
     shutdown = Shutdown()
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
     try:

@@ -32,7 +32,7 @@ class TestStreaming:
         run = Probe(Calling(lambda task: function(), **settings), on_error)
         return run, run.adapter.process_source(EmptyTask())
 
-    def test_outputs_come_as_they_are_made(self):
+    def test_outputs_of_a_source_are_used_as_they_are_produced(self):
         made: list[int] = []
 
         def emit():
@@ -48,7 +48,7 @@ class TestStreaming:
         assert run.report.inputs == (InputOutcome("", "out", 3),)
 
     @pytest.mark.parametrize("entry", [None, [], iter(())], ids=["None", "list", "iterator"])
-    def test_a_source_of_nothing(self, entry):
+    def test_a_source_of_no_tasks(self, entry):
         run, outputs = self.source(lambda: entry)
         assert list(outputs) == []
         assert run.report.inputs == (InputOutcome("", "filtered", 0),)
@@ -57,7 +57,7 @@ class TestStreaming:
         _, outputs = self.source(lambda: Task(data=1))
         assert [task.task_id for task in outputs] == ["0"]
 
-    def test_only_its_own_time_counts(self):
+    def test_only_time_of_the_source_itself_counts(self):
         def emit():
             yield Task(data=1)
             yield Task(data=2)
@@ -70,7 +70,7 @@ class TestStreaming:
         assert [task.task_id for task in outputs] == ["1"]
         assert 0 < run.report.cpu_ns < 20_000_000
 
-    def test_metrics_reach_report_and_history(self):
+    def test_metrics_of_a_source_are_in_report_and_history(self):
         class Measuring(ProcessingStage):
             def process(self, task):
                 for number in range(2):
@@ -82,7 +82,7 @@ class TestStreaming:
         assert run.report.metrics == {"n": 2}
         assert dict(outputs[0].stage_perf[0].custom_metrics) == {"n": 2}
 
-    def test_a_task_that_is_emitted_twice_is_refused(self):
+    def test_a_task_that_is_emitted_twice_is_rejected(self):
         task = Task(data=1)
         run, outputs = self.source(lambda: iter([task, task]))
         assert next(outputs) is task
@@ -90,7 +90,7 @@ class TestStreaming:
             next(outputs)
         assert run.kinds() == [("failed", 1)]
 
-    def test_also_when_it_has_gone_on_meanwhile(self):
+    def test_a_task_that_is_emitted_again_after_later_stages_is_rejected(self):
         task = Task(data=1)
         _, outputs = self.source(lambda: iter([task, task]))
         Probe(Calling(same))(next(outputs))
@@ -98,7 +98,7 @@ class TestStreaming:
             next(outputs)
 
     @pytest.mark.parametrize("on_error", ["raise", "skip"])
-    def test_a_source_that_fails_half_way_has_failed_and_what_it_emitted_counts(self, on_error):
+    def test_the_outputs_of_a_source_that_fails_halfway_count(self, on_error):
         def emit():
             yield Task(data=1)
             raise ValueError("the disk is gone")
@@ -113,7 +113,7 @@ class TestStreaming:
         assert run.report.inputs == (InputOutcome("", "failed", 1),)
         assert run.report.error.message == "the disk is gone"
 
-    def test_a_source_that_is_no_longer_listened_to_cleans_up_and_reports(self):
+    def test_a_source_that_is_closed_early_cleans_up_and_reports(self):
         events = []
 
         def emit():
@@ -129,12 +129,12 @@ class TestStreaming:
         assert events == ["closed"]
         assert run.kinds() == [("out", 1)]
 
-    def test_a_source_that_emits_no_tasks_is_refused(self):
+    def test_a_source_that_emits_other_objects_is_rejected(self):
         _, outputs = self.source(lambda: iter([5]))
         with pytest.raises(ContractError, match="type 'int'"):
             next(outputs)
 
-    def test_a_source_that_may_be_tried_again_is_not_streamed(self):
+    def test_a_source_with_retries_is_not_streamed(self):
         tries = []
 
         def emit():
@@ -148,7 +148,7 @@ class TestStreaming:
         assert [report.attempt for report in run.reports] == [1, 2, 3]
 
 
-def test_what_an_attempt_named_is_named_again_where_its_outputs_cannot_be_measured():
+def test_ids_are_reassigned_if_outputs_cannot_be_measured():
     class Odd(Task):
         @property
         def num_bytes(self):

@@ -59,7 +59,7 @@ def deal(total: int, plan: BundlePlan, takes: float) -> list[int]:
 # --- a bundle -------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_travels():
+def test_a_bundle_can_be_pickled():
     first = Task(data=b"x")
     stamp(first, new_state("7.1"))
     there = loads(dumps(Bundle([first, Task(data="y")])))
@@ -73,7 +73,7 @@ def test_a_bundle_is_not_copied():
     assert copy.deepcopy([bundle])[0] is bundle
 
 
-def test_what_arrives_is_unbundled_in_order():
+def test_bundles_are_unpacked_in_order():
     one, two, three, four = tasks_of(1, 2, 3, 4)
     assert unbundled([Bundle([one, two]), three, Bundle([]), Bundle([four])]) == [one, two, three, four]
     assert unbundled([]) == []
@@ -90,7 +90,7 @@ def test_counts_are_rounded_up_to_whole_batches(batch_size, count, whole):
 # --- pace -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_known_before_something_is_measured():
+def test_without_measurements_the_pace_is_unknown():
     pace = Pace(BundlePlan())
     assert pace.seconds_per_task is None
     pace.observe(0, 1.0)
@@ -141,7 +141,7 @@ def test_bundles_shrink_as_soon_as_tasks_get_slow():
     assert pace.next_size() == 1
 
 
-def test_half_of_what_remains_is_dealt_out_evenly_but_for_what_is_not_worth_a_hop():
+def test_half_of_the_remaining_tasks_are_spread_evenly():
     pace = Pace(BundlePlan(slots=4))
     pace.observe(1, 0.001)
     for _ in range(5):
@@ -160,7 +160,7 @@ def test_ten_thousand_quick_tasks_make_tens_of_bundles(slots, takes):
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_slow_tasks_go_one_by_one_once_they_are_measured(slots):
+def test_measured_slow_tasks_are_sent_one_by_one(slots):
     assert deal(64, BundlePlan(slots=slots), 1.0) == [1] * 64
 
 
@@ -175,7 +175,7 @@ def test_slow_tasks_do_not_queue_behind_each_other(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("draw", [lambda rng: rng.uniform(0.1, 2.0), lambda rng: 0.1 * 20 ** (rng.random() ** 2)])
-def test_slow_tasks_that_were_made_of_one_do_not_queue_behind_each_other(seed, draw):
+def test_slow_outputs_of_one_task_do_not_queue_behind_each_other(seed, draw):
     # The same, if all tasks are bundled at once before any is measured.
     rng = random.Random(seed)
     durations = [draw(rng) for _ in range(64)]
@@ -221,7 +221,7 @@ def makespan(
 
 
 @given(plans, st.lists(st.one_of(st.tuples(st.integers(0, 50), seconds), st.integers(1, 5000)), max_size=40))
-def test_whatever_is_observed_sizes_are_whole_batches_that_keep_all_limits(plan, events):
+def test_sizes_are_full_batches_within_all_limits(plan, events):
     pace = Pace(plan)
     last = 0
     for event in events:
@@ -260,14 +260,14 @@ def test_whatever_is_observed_sizes_are_whole_batches_that_keep_all_limits(plan,
         (BundlePlan(batch_size=4), 7.0, [4, 4, 2]),
     ],
 )
-def test_what_a_worker_made_is_split_by_what_comes_next(plan, takes, sizes):
+def test_outputs_of_a_worker_are_split_for_the_next_stage(plan, takes, sizes):
     tasks = tasks_of(*range(10))
     parts = [*split(tasks, plan, takes)]
     assert [len(part) for part in parts] == sizes
     assert [task for part in parts for task in part] == tasks
 
 
-def test_unmeasured_parts_have_a_limit():
+def test_unmeasured_pieces_have_a_limit():
     assert [len(part) for part in split(tasks_of(*range(150)), BundlePlan(), None)] == [64, 43, 22, 11, 5, 3, 1, 1]
 
 
@@ -287,7 +287,7 @@ def test_splitting_loses_nothing_and_keeps_the_limit_of_bytes(sizes, batch_size,
         assert all(len(part) % batch_size == 0 for part in parts[:-1])
 
 
-def test_bundles_of_full_batches_follow_the_stage_that_wants_them():
+def test_bundles_follow_the_stage_that_needs_full_batches():
     class Several(ProcessingStage[Task, Task]):
         def process_batch(self, tasks):
             return tasks
@@ -320,7 +320,7 @@ def test_bundles_of_full_batches_follow_the_stage_that_wants_them():
         ([20] * 5, 2, 5),
     ],
 )
-def test_a_bundle_holds_what_fits_in_whole_batches_and_at_least_one(sizes, batch_size, fits):
+def test_a_bundle_has_as_many_full_batches_as_fit_and_at_least_one(sizes, batch_size, fits):
     tasks = [Weighed(size) for size in sizes]
     bundle = within_bytes(tasks, BundlePlan(batch_size, max_bytes=100))
     assert [*map(id, bundle)] == [*map(id, tasks[:fits])]
@@ -328,14 +328,14 @@ def test_a_bundle_holds_what_fits_in_whole_batches_and_at_least_one(sizes, batch
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_bytes_know_their_size(kind):
+def test_byte_payloads_are_measured(kind):
     tasks = tasks_of(*(kind(40) for _ in range(5)))
     assert len(within_bytes(tasks, BundlePlan(max_bytes=100))) == 2
 
 
 @pytest.mark.parametrize("wrap", [lambda data: {"video": data}, lambda data: [data], lambda data: (data, 1)])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_tasks_that_do_not_know_their_size_are_weighed(wrap, batch_size):
+def test_tasks_of_unknown_size_are_measured(wrap, batch_size):
     plan = BundlePlan(batch_size, max_bytes=10_000)
     tasks = tasks_of(*(wrap(bytes([n]) * 1000) for n in range(50)))
     parts = [*split(tasks, plan, 0.0)]
@@ -344,23 +344,23 @@ def test_tasks_that_do_not_know_their_size_are_weighed(wrap, batch_size):
     assert all(len(pickle.dumps(Bundle(part))) <= 10_000 for part in parts)
 
 
-def test_a_large_task_that_does_not_know_its_size_travels_alone():
+def test_a_large_task_of_unknown_size_is_sent_alone():
     tasks = tasks_of({"a": bytes(3000)}, {"a": bytes(3000)})
     assert len(within_bytes(tasks, BundlePlan(max_bytes=2000))) == 1
 
 
-def test_tasks_that_do_not_pickle_are_left_to_whoever_sends_them():
+def test_unpicklable_tasks_are_left_to_the_sender():
     tasks = tasks_of({"lock": threading.Lock()}, {})
     assert within_bytes(tasks, BundlePlan(max_bytes=1000)) == tasks
 
 
-def test_large_tasks_travel_alone():
+def test_large_tasks_are_sent_alone():
     large = bytes(MAX_BUNDLE_BYTES // 2 + 1)
     assert [len(part) for part in split(tasks_of(*[large] * 8), BundlePlan(), 0.0)] == [1] * 8
 
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=30), st.integers(1, 6))
-def test_no_task_more_would_fit(sizes, batch_size):
+def test_bundles_are_as_large_as_possible(sizes, batch_size):
     count = len(within_bytes([Weighed(size) for size in sizes], BundlePlan(batch_size, max_bytes=100)))
     more = [sum(sizes[:n]) > 100 for n in range(1, len(sizes) + 1)]
     assert [a for a, b in pairwise(more) if a > b] == []

@@ -38,16 +38,16 @@ def closure_over(value: object):
     return lambda: value
 
 
-def test_what_is_dumped_is_loaded():
+def test_dumped_objects_are_loaded():
     value = {"a": [1, (2, b"x")], "b": None}
     assert loads(dumps(value)) == value
 
 
-def test_functions_that_no_module_holds_travel():
+def test_local_functions_can_be_pickled():
     assert loads(dumps(closure_over(5)))() == 5
 
 
-def test_classes_that_no_module_holds_travel():
+def test_local_classes_can_be_pickled():
     class Local:
         x = 3
 
@@ -58,7 +58,7 @@ def test_plain_pickle_reads_it():
     assert pickle.loads(dumps([1, 2])) == [1, 2]
 
 
-def test_an_open_file_is_refused(tmp_path):
+def test_an_open_file_is_rejected(tmp_path):
     path = tmp_path / "file"
     path.write_text("content")
     with path.open() as text, path.open("rb") as raw, path.open("w") as writing:
@@ -67,7 +67,7 @@ def test_an_open_file_is_refused(tmp_path):
                 dumps([file])
 
 
-def test_files_in_memory_and_the_standard_streams_travel(monkeypatch):
+def test_in_memory_files_and_standard_streams_can_be_pickled(monkeypatch):
     assert loads(dumps(io.BytesIO(b"x"))).read() == b"x"
     assert loads(dumps(io.StringIO("x"))).read() == "x"
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # pytest has replaced it with a file
@@ -75,7 +75,7 @@ def test_files_in_memory_and_the_standard_streams_travel(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [[1], closure_over(1), b"x" * 10**6])
-def test_checking_accepts_what_dumping_does(value):
+def test_the_check_accepts_what_can_be_dumped(value):
     check_pickles(value)
 
 
@@ -92,27 +92,27 @@ def test_checking_accepts_what_dumping_does(value):
         (lambda bad: bad, "stage"),
     ],
 )
-def test_what_does_not_pickle_is_found(make, path):
+def test_the_unpicklable_attribute_is_found(make, path):
     for bad in (threading.Lock(), (n for n in range(3)), Moody()):
         found_path, found = find_unpicklable(make(bad), "stage")
         assert found_path == path
         assert found is bad
 
 
-def test_a_global_that_a_function_uses_is_found():
+def test_an_unpicklable_global_of_a_function_is_found():
     names = {"lock": threading.Lock()}
     exec("def work():\n    return lock", names)  # noqa: S102 - a function that is in no file
     path, _ = find_unpicklable(Holder(work=names["work"]), "stage")
     assert path == "stage.work's global lock"
 
 
-def test_a_member_of_a_set_is_found():
+def test_an_unpicklable_member_of_a_set_is_found():
     lock = threading.Lock()
     path, found = find_unpicklable({lock}, "stage")
     assert (path, found) == ("stage[0]", lock)
 
 
-def test_circles_are_walked_once():
+def test_circular_references_are_walked_once():
     holder = Holder(a=1)
     holder.itself = holder
     holder.bad = threading.Lock()
@@ -121,7 +121,7 @@ def test_circles_are_walked_once():
     assert path.endswith(".bad")
 
 
-def test_what_the_object_leaves_out_itself_is_not_to_blame():
+def test_attributes_left_out_of_the_pickle_are_not_blamed():
     bad = (n for n in range(3))
     stage = WithoutItsLock(lock=threading.Lock(), numbers=bad)
     assert find_unpicklable(stage, "stage") == ("stage.numbers", bad)

@@ -80,14 +80,14 @@ class Shout(str):
 Shout.__qualname__ = "nowhere.Shout"
 
 
-def test_what_is_not_plain_goes_along_all_the_same() -> None:
+def test_reports_can_contain_objects_that_are_not_plain() -> None:
     report = BatchReport("r", 0, Shout("LOUD"), "0/1", "w", "n", 1, 0, 1, 1, ("1",), {})
     (out,) = unpack_reports(pack_reports([report]))
     assert out.stage_name == "LOUD"
 
 
 @given(st.lists(batches | workers, max_size=6))
-def test_reports_come_out_as_they_went_in(reports: list[BatchReport | WorkerReport]) -> None:
+def test_packed_reports_are_unpacked_unchanged(reports: list[BatchReport | WorkerReport]) -> None:
     out = unpack_reports(pack_reports(reports))
     assert out == reports
     assert [type(report) for report in out] == [type(report) for report in reports]

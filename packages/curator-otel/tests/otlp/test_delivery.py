@@ -34,7 +34,7 @@ def patient(server, **settings):
 # --- temporary failures -------------------------------------------------------------------------------------
 
 
-def test_burst_loses_nothing(sink, make_faulty, answer):
+def test_burst_of_reports_loses_nothing(sink, make_faulty, answer):
     go_on = threading.Event()
     with patient(make_faulty(answer(after=go_on))) as telemetry:
         tracer = telemetry.tracer_provider.get_tracer("application")
@@ -47,7 +47,7 @@ def test_burst_loses_nothing(sink, make_faulty, answer):
 
 @heeds_retry_after
 @pytest.mark.parametrize("status", [429, 503])
-def test_busy_receiver_gets_everything_when_it_says(sink, make_faulty, answer, send, caplog, status):
+def test_busy_receiver_gets_everything_after_retry_after(sink, make_faulty, answer, send, caplog, status):
     busy = answer(status, (("Retry-After", "0"),))
     # The exporter's own back-off, 1 + 2 + 4 + 8 seconds, would exceed the ten seconds after which it gives up.
     server = make_faulty(busy, busy, busy, busy)
@@ -60,7 +60,7 @@ def test_busy_receiver_gets_everything_when_it_says(sink, make_faulty, answer, s
     assert not reports(caplog)
 
 
-def test_connection_that_is_closed_once_is_made_again(sink, make_faulty, answer, send, caplog):
+def test_closed_connection_is_opened_again(sink, make_faulty, answer, send, caplog):
     server = make_faulty(answer(closes=True))
     telemetry = patient(server)
     sent = send(telemetry)
@@ -82,7 +82,7 @@ def test_receiver_that_starts_late_gets_everything(sink, make_faulty, send, comp
     assert not reports(caplog)
 
 
-def test_slow_receiver_does_not_hold_the_run_up(sink, make_faulty, answer, send, monkeypatch):
+def test_slow_receiver_does_not_delay_the_run(sink, make_faulty, answer, send, monkeypatch):
     """The run is over before the receiver accepts its first span."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     go_on = threading.Event()
@@ -96,7 +96,7 @@ def test_slow_receiver_does_not_hold_the_run_up(sink, make_faulty, answer, send,
     assert len(sink.spans) == sent.ended
 
 
-def test_receiver_that_comes_back_costs_what_was_sent_meanwhile(sink, make_faulty, answer, send, caplog):
+def test_receiver_outage_loses_only_what_was_sent_during_it(sink, make_faulty, answer, send, caplog):
     server = make_faulty(forever=answer(400))
     telemetry = patient(server)
     first = send(telemetry)
@@ -116,9 +116,7 @@ def test_receiver_that_comes_back_costs_what_was_sent_meanwhile(sink, make_fault
     assert "400" in said
 
 
-def test_receiver_of_traces_only_refuses_metrics_unless_they_are_turned_off(
-    make_faulty, answer, send, caplog, monkeypatch
-):
+def test_receiver_of_traces_only_needs_metrics_turned_off(make_faulty, answer, send, caplog, monkeypatch):
     server = make_faulty(metrics=answer(405))
     telemetry = patient(server)
     send(telemetry)
@@ -165,7 +163,7 @@ def test_endpoint_that_never_answers_is_reported_once(send, caplog):
         lose(f"http://127.0.0.1:{server.getsockname()[1]}", send, caplog)
 
 
-def test_metrics_that_nothing_has_taken_at_the_end_are_reported(send, caplog, monkeypatch):
+def test_metrics_not_delivered_at_the_end_are_reported(send, caplog, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")  # no span can be lost
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -175,7 +173,7 @@ def test_metrics_that_nothing_has_taken_at_the_end_are_reported(send, caplog, mo
     assert f"the last metrics did not reach {endpoint}/v1/metrics" in caplog.text
 
 
-def test_address_that_does_not_exist_is_reported_once(send, complaints, caplog):
+def test_unknown_host_is_reported_once(send, complaints, caplog):
     lose("http://collector.invalid:4318", send, caplog, complaints.first)
 
 
@@ -191,7 +189,7 @@ def test_address_that_does_not_exist_is_reported_once(send, complaints, caplog):
     ],
     ids=["closes", "400", "404", "429", "500", "503"],
 )
-def test_endpoint_that_refuses_is_reported_once_and_not_asked_forever(
+def test_rejecting_endpoint_is_reported_once_and_retries_are_limited(
     make_faulty, answer, send, complaints, caplog, monkeypatch, fault
 ):
     # By default, the exporter would retry for half a minute after the SDK stops it: five times or more.
@@ -205,7 +203,7 @@ def test_endpoint_that_refuses_is_reported_once_and_not_asked_forever(
     assert max(server.tries.values()) < 5 * requests_a_try
 
 
-def test_metrics_that_are_lost_as_well_are_in_the_same_report(make_faulty, answer, send, caplog):
+def test_lost_metrics_are_in_the_report_of_lost_spans(make_faulty, answer, send, caplog):
     server = make_faulty(forever=answer(400), metrics=answer(400))
     telemetry = patient(server)
     sent = send(telemetry)
@@ -214,7 +212,7 @@ def test_metrics_that_are_lost_as_well_are_in_the_same_report(make_faulty, answe
     assert said.startswith(f"{sent.ended} spans and the last metrics did not reach {server.url}/v1/traces; runs are un")
 
 
-def test_full_disk_costs_the_trace_and_nothing_else(send, caplog, tmp_path):
+def test_full_disk_loses_only_the_trace(send, caplog, tmp_path):
     full = tmp_path / "full.json"
     full.symlink_to("/dev/full")
     with caplog.at_level(logging.INFO):
@@ -237,7 +235,7 @@ class Broken:
         raise RuntimeError("broken")
 
 
-def test_exporter_that_raises_is_counted_as_losing_everything():
+def test_raising_exporter_counts_as_losing_everything():
     watched = WatchedExporter(Broken(), SpanExportResult.FAILURE)
     assert watched.export([1, 2, 3]) is SpanExportResult.FAILURE
     watched.shutdown()
@@ -249,7 +247,7 @@ def test_exporter_that_raises_is_counted_as_losing_everything():
 # --- effects on the application -----------------------------------------------------------------------------
 
 
-def test_logs_of_other_exporters_of_the_application_are_let_through(make_faulty, answer, send, caplog):
+def test_logs_of_other_exporters_are_not_suppressed(make_faulty, answer, send, caplog):
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     server = make_faulty(forever=answer(400))
@@ -263,7 +261,7 @@ def test_logs_of_other_exporters_of_the_application_are_let_through(make_faulty,
     assert caplog.records[0].name.startswith("opentelemetry.exporter.otlp.proto.http")
 
 
-def test_seeded_sequence_of_the_user_is_not_disturbed(sink, send):
+def test_global_random_state_is_not_used(sink, send):
     """Ids, exemplars, and the back-off that the exporter draws per request in its own thread do not affect it."""
     random.seed(3)
     expected = [random.random() for _ in range(3)]

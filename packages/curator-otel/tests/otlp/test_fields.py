@@ -26,7 +26,7 @@ VALUES = {"string": "string_value", "int": "int_value", "double": "double_value"
 # --- the tree -----------------------------------------------------------------------------------------------
 
 
-def test_every_span_arrives_once_and_parents_after_their_children(received):
+def test_every_span_arrives_once_and_after_its_children(received):
     sink, _ = received
     names = Counter(span.name for span in sink.spans if not span.name.startswith("run started "))
     assert names == {"run numbers": 1, **dict.fromkeys(STAGES, 1), **BATCHES, "worker setup": 3}
@@ -61,7 +61,7 @@ def test_batches_and_setups_are_below_their_stage_and_stages_below_the_run(recei
     assert {spans[span.parent_span_id].name for span in sink.named("worker setup")} == set(STAGES)
 
 
-def test_links_lead_to_the_batches_that_made_the_inputs(received):
+def test_links_refer_to_the_batches_that_produced_the_inputs(received):
     sink, _ = received
     spans = {span.span_id: span for span in sink.spans}
     made_by = {"process_batch split": set(), "process_batch sieve": {"process_batch split"}}
@@ -79,7 +79,7 @@ def test_links_lead_to_the_batches_that_made_the_inputs(received):
     assert linked == {"process_batch sieve": 8, "process_batch pair": 4}  # one per batch, and two per batch
 
 
-def test_times_are_nanoseconds_and_children_lie_within_their_parents(received):
+def test_times_are_nanoseconds_and_children_are_within_their_parents(received):
     sink, _ = received
     run = sink.one("run numbers")
     spans = {span.span_id: span for span in sink.spans}
@@ -145,7 +145,7 @@ def test_metrics_of_a_stage_keep_their_types(received):
         }
 
 
-def test_run_says_what_its_result_says(received):
+def test_run_span_agrees_with_the_result(received):
     sink, result = received
     slowest = max(result.stages, key=lambda stage: stage.process_s)
     attributes = sink.attributes_of(sink.one("run numbers"))
@@ -173,7 +173,7 @@ def test_run_says_what_its_result_says(received):
     assert attributes.get("curator.bottleneck.stage", "") == result.verdict.stage
 
 
-def test_stages_and_batches_say_what_the_result_says(received):
+def test_stage_and_batch_spans_agree_with_the_result(received):
     sink, result = received
     for index, (name, stage) in enumerate(zip(STAGES, result.stages, strict=True)):
         attributes = sink.attributes_of(sink.one(name))
@@ -202,7 +202,7 @@ def test_stages_and_batches_say_what_the_result_says(received):
         assert {batch["process.pid"] for batch in batches} == {os.getpid()}
 
 
-def test_failed_batches_and_their_stage_are_marked_and_the_run_that_went_on_is_not(received):
+def test_skipped_failures_mark_batches_and_stage_but_not_the_run(received):
     sink, _ = received
     failed = [span for span in sink.named("process_batch sieve") if span.status.code == Status.STATUS_CODE_ERROR]
     assert len(failed) == 2

@@ -48,7 +48,7 @@ def test_base_endpoint_gets_each_signal_below_its_path(sink, send, environ):
     assert "curator.batch.count" in sink.metrics
 
 
-def test_endpoint_of_one_signal_is_taken_as_it_is(sink, make_sink, send, environ):
+def test_endpoint_of_one_signal_is_used_unchanged(sink, make_sink, send, environ):
     sink.handlers = {"/spans": sink.handle_trace}
     with make_sink() as other:
         other.handlers = {"/numbers": other.handle_metrics}
@@ -64,7 +64,7 @@ def test_endpoint_of_one_signal_is_taken_as_it_is(sink, make_sink, send, environ
     assert not sink.measured
 
 
-def test_endpoint_of_the_program_wins(sink, send, environ):
+def test_endpoint_in_code_takes_precedence(sink, send, environ):
     environ(ENDPOINT="http://127.0.0.1:9")
     send_by_environment(send, endpoint=sink.url)
     assert sink.spans
@@ -74,7 +74,7 @@ def test_endpoint_of_the_program_wins(sink, send, environ):
 # --- requests -----------------------------------------------------------------------------------------------
 
 
-def test_headers_arrive_and_those_of_one_signal_with_it_alone(sink, send, environ):
+def test_headers_of_one_signal_are_sent_only_with_it(sink, send, environ):
     environ(ENDPOINT=sink.url, HEADERS="x-key=abc,authorization=Bearer%20a%3Db", METRICS_HEADERS="x-key=metrics")
     send_by_environment(send)
     assert sink.traces
@@ -86,7 +86,7 @@ def test_headers_arrive_and_those_of_one_signal_with_it_alone(sink, send, enviro
     assert {request.headers["x-key"] for request in sink.measured} == {"metrics"}
 
 
-def test_compression_is_heeded_and_that_of_one_signal_wins(sink, send, environ):
+def test_compression_variable_of_one_signal_takes_precedence(sink, send, environ):
     environ(ENDPOINT=sink.url, COMPRESSION="gzip", METRICS_COMPRESSION="none")
     sent = send_by_environment(send)
     assert {request.headers.get("content-encoding") for request in sink.traces} == {"gzip"}
@@ -96,7 +96,7 @@ def test_compression_is_heeded_and_that_of_one_signal_wins(sink, send, environ):
     assert all(sent_bytes < plain_bytes / 2 for sent_bytes, plain_bytes in sizes)
 
 
-def test_timeout_ends_the_wait_for_a_receiver(send, environ, monkeypatch):
+def test_timeout_variable_limits_the_wait_for_a_receiver(send, environ, monkeypatch):
     timeouts, request = [], requests.Session.request
 
     def noted(self, *args, timeout=None, **kwargs):
@@ -138,7 +138,7 @@ def tls(authority):
     return context
 
 
-def test_unknown_certificate_is_refused(make_sink, tls, send, environ, complaints, caplog):
+def test_unknown_certificate_is_rejected(make_sink, tls, send, environ, complaints, caplog):
     with make_sink(tls) as sink:
         environ(ENDPOINT=sink.url)
         telemetry = configure(set_global=False, shutdown_timeout_s=0.2)
@@ -154,7 +154,7 @@ def test_unknown_certificate_is_refused(make_sink, tls, send, environ, complaint
     assert "CERTIFICATE_VERIFY_FAILED" in said
 
 
-def test_named_certificates_are_trusted_and_shown(make_sink, authority, tls, trusted, tmp_path, send, environ):
+def test_configured_certificates_are_trusted_and_presented(make_sink, authority, tls, trusted, tmp_path, send, environ):
     tls.verify_mode = ssl.CERT_REQUIRED
     authority.configure_trust(tls)
     mine = authority.issue_cert("curator@example.org")
@@ -174,7 +174,7 @@ def test_named_certificates_are_trusted_and_shown(make_sink, authority, tls, tru
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_certificates_of_the_company_come_first(
+def test_ca_bundle_of_the_environment_takes_precedence(
     make_sink, tls, trusted, tmp_path, send, environ, monkeypatch, variable
 ):
     other = tmp_path / "other.pem"
@@ -216,7 +216,7 @@ def test_short_queue_drops_and_counts(sink, make_faulty, answer, monkeypatch):
     assert len(sink.spans) + telemetry.dropped == 200
 
 
-def test_sampler_that_keeps_no_trace_leaves_the_metrics(sink, send, monkeypatch):
+def test_sampler_that_drops_all_traces_keeps_metrics(sink, send, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     sent = send_by_environment(send, endpoint=sink.url)
     assert sent.ended == 0
@@ -224,7 +224,7 @@ def test_sampler_that_keeps_no_trace_leaves_the_metrics(sink, send, monkeypatch)
     assert "curator.batch.count" in sink.metrics
 
 
-def test_interval_of_metrics_is_heeded(sink, send, monkeypatch):
+def test_export_interval_of_metrics_is_respected(sink, send, monkeypatch):
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
     arrived = threading.Semaphore(0)
 
@@ -238,7 +238,7 @@ def test_interval_of_metrics_is_heeded(sink, send, monkeypatch):
         assert all(arrived.acquire(timeout=DEADLINE_S) for _ in range(3))  # before anything is flushed or shut down
 
 
-def test_temporality_of_metrics_is_heeded(sink, send, environ):
+def test_temporality_of_metrics_is_respected(sink, send, environ):
     environ(METRICS_TEMPORALITY_PREFERENCE="delta")
     send_by_environment(send, endpoint=sink.url)
     assert sink.metrics["curator.run.count"].sum.aggregation_temporality == 1  # delta

@@ -14,7 +14,7 @@ from curator_core import LocalExecutor, StagePerfStats
 T0 = 1_700_000_000 * 1_000_000_000
 
 
-def test_slices_of_processes_are_as_long_as_the_result_says(draw, run):
+def test_slices_have_the_durations_of_the_result(draw, run):
     result = run(executor=LocalExecutor(workers=2))
     viewer = draw(result)
     assert viewer.seconds() == pytest.approx({stage.name: stage.process_s for stage in result.stages}, abs=1e-7)
@@ -58,7 +58,7 @@ def test_nodes_are_processes_and_workers_are_tracks(draw, finished, perf):
     assert len(orders) == 4
 
 
-def test_slice_shows_what_its_batch_knows(draw, finished, perf):
+def test_slice_has_the_details_of_its_batch(draw, finished, perf):
     known = {"idle": 1, "text": "x", "bad": float("nan")}
     stats = perf(actor_idle_time=0.25, num_items_processed=3, startup_time=2.0, custom_metrics=known)
     (event,) = draw([finished(stats)]).slices
@@ -74,7 +74,7 @@ def test_slice_shows_what_its_batch_knows(draw, finished, perf):
     assert (event["name"], event["cat"], event["ts"], event["dur"]) == ("s", "batch", 0, 1e6)
 
 
-def test_slices_that_overlap_have_a_line_each(draw, finished, perf):
+def test_overlapping_slices_have_separate_lines(draw, finished, perf):
     """A source works intermittently from its first task to its last, while other stages work."""
     stats = [
         ("short", 0, 0.5),
@@ -97,7 +97,7 @@ def test_slices_that_overlap_have_a_line_each(draw, finished, perf):
     assert viewer.seconds() == {name: took for name, _, took in stats}
 
 
-def test_slices_that_touch_share_a_line_to_the_nanosecond(draw, finished):
+def test_adjacent_slices_share_a_line(draw, finished):
     """This works for 52 days, at times that a float of microseconds cannot represent."""
     chance = random.Random(5)
     stats = []

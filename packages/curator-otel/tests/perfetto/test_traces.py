@@ -38,7 +38,7 @@ def test_slices_of_a_trace_are_those_of_the_result(draw, traced, run):
         assert Counter((a["name"], b["name"]) for a, b in viewer.links) == {("fan_out", "Pairs"): 6}
 
 
-def test_runs_in_one_file_have_a_process_each(draw, traced, run):
+def test_each_run_in_a_file_has_its_own_process(draw, traced, run):
     viewer = draw(traced(run, run, lambda observer: run(observer, name="q")))
     assert sorted(viewer.processes.values()) == ["node local", "run p", "run p", "run q"]
     assert Counter(event["name"] for event in viewer.of("run")) == {"run p": 2, "run q": 1}
@@ -84,7 +84,7 @@ def test_errors_are_colored_and_marked(draw, traced, script, boom):
     assert failed["args"].items() >= {"outcome": "failed", "batch.attempt": 2, "error.type": "ValueError"}.items()
 
 
-def test_slice_shows_what_its_batch_did(draw, traced, script):
+def test_slice_has_the_outcomes_of_its_batch(draw, traced, script):
     report = script.batch(kinds=("out", "filtered"), cpu_ns=5, idle_ns=7 * SECOND, metrics={"seen": 2})
     (event,) = draw(traced(lambda observer: script.play(observer, report))).of("batch")
     assert (

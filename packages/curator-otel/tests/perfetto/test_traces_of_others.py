@@ -40,7 +40,7 @@ def test_spans_of_the_application_are_around_its_runs(draw, file_of):
     }
 
 
-def test_killed_run_is_drawn_as_far_as_it_is_known(draw, file_of):
+def test_killed_run_is_drawn_up_to_the_last_known_state(draw, file_of):
     batch = span(5, "process_batch s", 20, 30, parent=9, curator_batch_id="b", curator_stage_name="s")
     viewer = draw(file_of(span(1, "run started p", 1, 1, curator_run_id="r"), batch))
     assert viewer.tracks() == {("run started p", "run started p"), ("node local", "local")}
@@ -66,18 +66,18 @@ def test_attributes_of_a_batch_in_two_traces_are_joined(draw, file_of, step):
     assert viewer.slices[0]["args"] == {"batch.id": "0/1", "run.id": "r", "batch.kept": "first", "batch.more": "x"}
 
 
-def test_links_to_spans_elsewhere_are_left_out(draw, file_of):
+def test_links_to_spans_in_other_files_are_omitted(draw, file_of):
     path = file_of(span(1, "a", 0, 10), span(2, "b", 20, 30, links=[1, 7]), span(3, "c", 20, 40, trace="b", links=[1]))
     assert [(a["name"], b["name"]) for a, b in draw(path).links] == [("a", "b")]
 
 
-def test_links_lead_to_a_slice_and_not_to_those_inside_it(draw, file_of):
+def test_links_refer_to_the_outer_slice(draw, file_of):
     path = file_of(
         span(1, "outer", 1, 100), span(2, "inner", 1, 100, parent=1), span(3, "next", 200, 300, links=[1, 2])
     )
     assert {(a["name"], b["name"]) for a, b in draw(path).links} == {("outer", "next"), ("inner", "next")}
 
 
-def test_spans_without_a_start_are_left_out_and_those_that_end_early_have_no_length(draw, file_of):
+def test_spans_without_a_start_are_omitted_and_negative_durations_are_zero(draw, file_of):
     viewer = draw(file_of(span(1, "never", 0, 5) | {"startTimeUnixNano": "0"}, span(2, "early", 10, 5)))
     assert [(event["name"], event["dur"]) for event in viewer.slices] == [("early", 0)]

@@ -74,7 +74,7 @@ class WorkingConformance(ConformanceBase):
 
     # --- lineage ----------------------------------------------------------------------------------------
 
-    def test_ids_follow_the_fan_outs(self, busy: Seen) -> None:
+    def test_ids_gain_a_segment_at_each_fan_out(self, busy: Seen) -> None:
         grown = [leaf for number, tree in enumerate(_TREES) for leaf in grow(tree, str(number), 2)]
         expected = sorted((task_id, data) for task_id, data in grown if data >= 0)
         assert sorted((task.task_id, task.data) for task in busy.result) == expected
@@ -83,12 +83,12 @@ class WorkingConformance(ConformanceBase):
         assert again.ids() == busy.ids()
         assert again.result.run_id != busy.result.run_id
 
-    def test_outputs_come_in_order_where_that_is_promised(self, busy: Seen) -> None:
+    def test_outputs_are_in_order_if_the_executor_promises_it(self, busy: Seen) -> None:
         if self.ordered:
             numbers = [[int(part) for part in task.task_id.split(".")] for task in busy.result]
             assert numbers == sorted(numbers)
 
-    def test_metadata_reaches_what_stages_make_anew(self, busy: Seen) -> None:
+    def test_metadata_is_passed_on_to_new_tasks(self, busy: Seen) -> None:
         for task in busy.result:
             source = int(task.task_id.split(".")[0])
             assert task.metadata == ({} if source == 1 else {"origin": source})
@@ -96,7 +96,7 @@ class WorkingConformance(ConformanceBase):
     def test_siblings_do_not_share_their_metadata(self, busy: Seen) -> None:
         assert len({id(task.metadata) for task in busy.result}) == len(busy.result)
 
-    def test_dropped_and_fanned_out_inputs_are_told_apart(self, busy: Seen) -> None:
+    def test_dropped_and_fanned_out_inputs_are_distinguished(self, busy: Seen) -> None:
         outcomes = busy.recorder.outcomes("Split")
         assert [outcomes[str(number)] for number in range(6)] == [
             ("out", 1),
@@ -110,16 +110,16 @@ class WorkingConformance(ConformanceBase):
 
     # --- batches ----------------------------------------------------------------------------------------
 
-    def test_batches_are_never_larger_than_the_stage_says(self, busy: Seen, again: Seen) -> None:
+    def test_batches_have_at_most_batch_size_tasks(self, busy: Seen, again: Seen) -> None:
         for seen, sizes in ((busy, (3, 1, 1, 2, 4)), (again, (1, 4, 2, 3, 1))):
             for report in seen.recorder.batches:
                 assert 1 <= report.num_in <= sizes[report.stage_index]
 
-    def test_a_stage_sees_the_batches_that_are_reported(self, busy: Seen) -> None:
+    def test_reported_batches_are_those_that_the_stage_received(self, busy: Seen) -> None:
         for report in busy.recorder.of("Renew"):
             assert report.metrics["seen"] == report.metrics["tasks"] == report.num_in
 
-    def test_retries_see_the_inputs_as_they_first_came(self, busy: Seen) -> None:
+    def test_each_retry_gets_the_original_inputs(self, busy: Seen) -> None:
         assert not [task for task in busy.result if task.data == "spoiled" or "spoiled" in task.metadata]
 
     def test_each_attempt_leaves_a_report(self, busy: Seen) -> None:
@@ -136,7 +136,7 @@ class WorkingConformance(ConformanceBase):
 
     # --- reports ----------------------------------------------------------------------------------------
 
-    def test_every_field_of_every_report_makes_sense(self, busy: Seen) -> None:
+    def test_every_field_of_every_report_is_valid(self, busy: Seen) -> None:
         run, now = busy.recorder.run, time.time_ns()
         assert run is not None
         known = {report.batch_id for report in busy.recorder.batches}
@@ -167,17 +167,17 @@ class WorkingConformance(ConformanceBase):
         items = {report.stage_name: report.num_items for report in busy.recorder.of("Sieve")}
         assert items, "the stage sent no reports"
 
-    def test_items_are_those_of_the_inputs(self, busy: Seen) -> None:
+    def test_reported_items_are_those_of_the_inputs(self, busy: Seen) -> None:
         assert busy.stage("Renew").items == sum(len(tree) if isinstance(tree, list) else 1 for tree in _TREES)
 
-    def test_batches_are_numbered_worker_by_worker(self, busy: Seen) -> None:
+    def test_batches_are_numbered_per_worker(self, busy: Seen) -> None:
         numbers: dict[tuple[str, str], list[int]] = {}
         for report in busy.recorder.batches:
             numbers.setdefault((report.stage_name, report.worker_id), []).append(report.sequence)
         for seen in numbers.values():
             assert seen == list(range(len(seen)))
 
-    def test_each_input_is_settled_once(self, busy: Seen) -> None:
+    def test_each_input_has_one_outcome(self, busy: Seen) -> None:
         for name in self.stage_names:
             final = [report for report in busy.recorder.final() if report.stage_name == name]
             ids = [outcome.task_id for report in final for outcome in report.inputs]
@@ -203,7 +203,7 @@ class WorkingConformance(ConformanceBase):
             assert first.custom_metrics == by_id[first.batch_id].metrics
             assert ("custom.seen", first.custom_metrics["seen"]) in first.items()
 
-    def test_stage_perf_is_the_tasks_own_history_oldest_first(self, busy: Seen) -> None:
+    def test_stage_perf_is_the_history_of_the_task_oldest_first(self, busy: Seen) -> None:
         by_id = {report.batch_id: report for report in busy.recorder.final()}
         for task in busy.result:
             assert [stats.stage_name for stats in task.stage_perf] == list(self.stage_names)
@@ -238,7 +238,7 @@ class WorkingConformance(ConformanceBase):
         nodes = [event.who for event in events if event.event == "setup_on_node"]
         assert len(nodes) == len(set(nodes)) == len({r.node_id for r in busy.recorder.of("Renew")} | set(nodes))
 
-    def test_workers_report_their_set_up_and_their_end(self, busy: Seen) -> None:
+    def test_workers_report_setup_and_end(self, busy: Seen) -> None:
         for name in self.stage_names:
             events: dict[str, list[str]] = {}
             for report in busy.recorder.workers:
@@ -254,11 +254,11 @@ class WorkingConformance(ConformanceBase):
 
     # --- around the run ---------------------------------------------------------------------------------
 
-    def test_an_observer_that_fails_breaks_nothing(self, busy: Seen) -> None:
+    def test_a_failing_observer_does_not_affect_the_run(self, busy: Seen) -> None:
         assert busy.result.complete
         assert [error for _, error in busy.recorder.ends] == [None]
 
-    def test_observers_are_told_about_the_run(self, busy: Seen) -> None:
+    def test_observers_are_notified_of_the_run(self, busy: Seen) -> None:
         run = busy.recorder.run
         assert run is not None
         assert (run.run_id, run.pipeline_name) == (busy.result.run_id, "conformance")
@@ -274,7 +274,7 @@ class WorkingConformance(ConformanceBase):
         assert all(name in text for name in self.stage_names)
         assert busy.result.wall_time_s > 0
 
-    def test_what_the_caller_holds_stays_as_it_was(self, busy: Seen, caller: dict[str, list[Any]]) -> None:
+    def test_objects_of_the_caller_are_not_modified(self, busy: Seen, caller: dict[str, list[Any]]) -> None:
         assert busy.result.complete
         assert [task.data for task in caller["tasks"]] == _TREES
         assert {task.task_id for task in caller["tasks"]} == {""}
@@ -315,29 +315,29 @@ class EdgeConformance(ConformanceBase):
         assert (by_number[0], by_number[1]) == ("b", "a")
         assert (by_number[3], by_number[7], by_number[8]) == ("3", "7", "8")
 
-    def test_source_ids_are_unique_and_fit_for_file_names(self, sourced: Seen) -> None:
+    def test_source_ids_are_unique_and_valid_file_names(self, sourced: Seen) -> None:
         ids = sourced.ids()
         assert len(set(ids)) == 9
         assert all(re.fullmatch("[A-Za-z0-9_-]+", task_id) for task_id in ids)
 
-    def test_a_stage_that_no_module_holds_runs_with_its_lambda(self, sourced: Seen) -> None:
+    def test_a_local_stage_with_a_lambda_runs(self, sourced: Seen) -> None:
         assert sourced.stage("Local").tasks_out == 9
 
-    def test_the_source_leads_the_history_of_its_tasks(self, sourced: Seen) -> None:
+    def test_the_source_is_first_in_the_history_of_its_tasks(self, sourced: Seen) -> None:
         for task in sourced.result:
             assert [stats.stage_name for stats in task.stage_perf] == ["Numbers", "Local"]
 
-    def test_no_initial_tasks(self, executor: BaseExecutor) -> None:
+    def test_an_empty_input_gives_an_empty_result(self, executor: BaseExecutor) -> None:
         seen = self.run(executor, [Renew(), Sieve()], [])
         self.check_nothing_came_out(seen, [("Renew", 0, 0), ("Sieve", 0, 0)])
         assert seen.recorder.batches == []
 
-    def test_a_source_that_emits_nothing(self, executor: BaseExecutor) -> None:
+    def test_a_source_without_tasks_gives_an_empty_result(self, executor: BaseExecutor) -> None:
         seen = self.run(executor, [Numbers(0), Renew()])
         self.check_nothing_came_out(seen, [("Numbers", 1, 1), ("Renew", 0, 0)])
         assert [outcome.kind for report in seen.recorder.batches for outcome in report.inputs] == ["filtered"]
 
-    def test_everything_is_dropped_half_way(self, executor: BaseExecutor) -> None:
+    def test_dropping_all_tasks_in_a_middle_stage_gives_an_empty_result(self, executor: BaseExecutor) -> None:
         stages = [Renew(), Sieve(), Renew().with_(name="After")]
         alone = [stage.with_(num_workers=1) for stage in stages]  # as `Single` has
         seen = self.run(executor, alone, [Task(-n) for n in range(1, 6)])
@@ -366,7 +366,7 @@ class EdgeConformance(ConformanceBase):
         tasks = [Task(data=data) for data in _payloads()]
         return cls.run(executor, [Checksum(), Checksum().with_(name="Recheck")], tasks)
 
-    def test_large_payloads_arrive_whole(self, heavy: Seen) -> None:
+    def test_large_payloads_arrive_complete(self, heavy: Seen) -> None:
         by_id = {task.task_id: task for task in heavy.result}
         for number, data in enumerate(_payloads()):
             task = by_id[str(number)]

@@ -53,31 +53,31 @@ class FailureConformance(ConformanceBase):
         stages = [Renew(failed_journal).with_(batch_size=1), Broken(bad=3)]
         return cls.run(executor, stages, [Task(data=number) for number in range(6)])
 
-    def test_the_error_names_the_stage_and_what_it_raised(self, failed: Seen) -> None:
+    def test_the_error_names_the_stage_and_its_exception(self, failed: Seen) -> None:
         assert isinstance(failed.error, StageError)
         assert failed.error.stage == "Broken"
         assert "SampleError" in str(failed.error)
         assert "cannot work on 3 (code 7)" in str(failed.error)
 
-    def test_the_error_shows_the_users_own_traceback(self, failed: Seen) -> None:
+    def test_the_error_shows_the_traceback_of_the_user(self, failed: Seen) -> None:
         text = _shown(failed.error)
         assert "_deep_inside" in text
         assert 'raise KeyError("the root of it")' in text
         assert "curator_core.testing.stages.SampleError" in text
 
-    def test_the_error_has_the_result_of_what_was_done(self, failed: Seen) -> None:
+    def test_the_error_has_the_partial_result(self, failed: Seen) -> None:
         assert not failed.result.complete
         assert failed.stage("Renew").tasks_in >= 1
         assert failed.stage("Broken").tasks_failed >= 1
         assert "Broken" in failed.result.summary()
 
-    def test_observers_are_told_of_the_failure_once(self, failed: Seen) -> None:
+    def test_observers_are_notified_of_the_failure_once(self, failed: Seen) -> None:
         assert len(failed.recorder.ends) == 1
         result, error = failed.recorder.ends[0]
         assert isinstance(error, StageError)
         assert result.run_id == failed.result.run_id
 
-    def test_the_batch_that_failed_left_its_report(self, failed: Seen) -> None:
+    def test_a_failed_batch_leaves_a_report(self, failed: Seen) -> None:
         (report,) = [report for report in failed.recorder.of("Broken") if report.error is not None]
         assert {outcome.kind for outcome in report.inputs} == {"failed"}
         assert report.error is not None
@@ -86,7 +86,7 @@ class FailureConformance(ConformanceBase):
         assert "_deep_inside" in report.error.traceback
         assert report.duration_ns > 0
 
-    def test_a_stage_that_fails_in_set_up(self, executor: BaseExecutor) -> None:
+    def test_a_failing_setup_ends_the_run(self, executor: BaseExecutor) -> None:
         seen = self.run(executor, [BrokenSetup()], [Task(data=0)])
         assert isinstance(seen.error, StageError)
         assert seen.error.stage == "BrokenSetup"
@@ -98,7 +98,7 @@ class FailureConformance(ConformanceBase):
         assert events[0].error.type == "curator_core.testing.stages.SamplePanicError"
         assert not seen.recorder.of("BrokenSetup")
 
-    def test_a_stage_that_breaks_the_contract(self, executor: BaseExecutor) -> None:
+    def test_a_broken_contract_ends_the_run(self, executor: BaseExecutor) -> None:
         seen = self.run(executor, [Misbehaving()], [Task(data="too few")])
         assert isinstance(seen.error, ContractError)
         assert seen.error.stage == "Misbehaving"
@@ -117,15 +117,15 @@ class FailureConformance(ConformanceBase):
         stages: list[Any] = [Misbehaving(), WithColumns(), Broken(bad="bad"), Unruly(), Service()]
         return cls.run(executor, [stage.with_(num_workers=1) for stage in stages], _SKIPPED, on_error="skip")
 
-    def test_failures_that_are_skipped_raise_nothing(self, skipped: Seen) -> None:
+    def test_skipped_failures_do_not_raise(self, skipped: Seen) -> None:
         assert skipped.error is None
         assert skipped.result.complete
 
-    def test_neighbours_of_what_fails_go_through(self, skipped: Seen) -> None:
+    def test_neighbors_of_a_failed_task_go_on(self, skipped: Seen) -> None:
         good = {str(task.data) for task in skipped.result}
         assert good == {"foreign", "good", "good as well", "4", "is down for once"}
 
-    def test_what_fails_is_counted(self, skipped: Seen) -> None:
+    def test_failed_tasks_are_counted(self, skipped: Seen) -> None:
         self.check_accounts(skipped)
         failed = [skipped.stage(name).tasks_failed for name in _FAILING]
         assert failed == [8, 1, 1, 4, 2]
@@ -147,7 +147,7 @@ class FailureConformance(ConformanceBase):
         assert error.type == "curator_core.errors.ContractError"
         assert says in error.message
 
-    def test_an_output_of_another_input_is_refused(self, skipped: Seen) -> None:
+    def test_an_output_that_belongs_to_another_input_is_rejected(self, skipped: Seen) -> None:
         # There are two such tasks: the stage returned the earlier one as the output of the later one.
         ids = [str(number) for number, task in enumerate(_SKIPPED) if task.data == "foreign"]
         outcomes = skipped.recorder.outcomes("Misbehaving")
@@ -166,13 +166,13 @@ class FailureConformance(ConformanceBase):
             ("raises what ends processes", "FatalError", "<its __str__ raised SystemExit>"),
         ],
     )
-    def test_whatever_a_stage_raises_fails_its_task(self, skipped: Seen, fault: str, kind: str, says: str) -> None:
+    def test_any_exception_of_a_stage_fails_its_task(self, skipped: Seen, fault: str, kind: str, says: str) -> None:
         task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == fault)
         assert skipped.recorder.outcomes("Unruly")[task_id] == ("failed", 0)
         error = _error_of(skipped, "Unruly", task_id)
         assert (error.type.rpartition(".")[2], error.message) == (kind, says)
 
-    def test_a_forked_child_has_no_part_in_the_run(self, skipped: Seen) -> None:
+    def test_a_forked_child_does_not_affect_the_run(self, skipped: Seen) -> None:
         assert [task.data for task in skipped.result if isinstance(task.data, int)] == [4]
 
     @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ class FailureConformance(ConformanceBase):
             ("never answers", ("failed", 0)),
         ],
     )
-    def test_asynchronous_calls_fail_and_come_again_each_by_itself(
+    def test_asynchronous_calls_fail_and_are_retried_individually(
         self, skipped: Seen, fault: str, outcome: tuple[str, int]
     ) -> None:
         task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == fault)
@@ -198,9 +198,7 @@ class FailureConformance(ConformanceBase):
         ("stage", "data", "says"),
         [("Misbehaving", "not valid", "is not valid"), ("WithColumns", "no column", "has no column 'text'")],
     )
-    def test_a_task_that_a_stage_must_not_see_is_reported(
-        self, skipped: Seen, stage: str, data: str, says: str
-    ) -> None:
+    def test_an_invalid_task_is_reported(self, skipped: Seen, stage: str, data: str, says: str) -> None:
         task_id = next(str(number) for number, task in enumerate(_SKIPPED) if task.data == data)
         assert skipped.recorder.outcomes(stage)[task_id] == ("failed", 0)
         error = _error_of(skipped, stage, task_id)

@@ -67,10 +67,10 @@ class ReliabilityConformance(ConformanceBase):
         tasks = [Task(data=number) for number in range(_COUNT)]
         return executor.execute([Squares()], tasks, on_error=DeadLetter(letters))
 
-    def test_what_fails_takes_no_neighbour_along(self, poisoned: RunResult) -> None:
+    def test_a_failed_task_does_not_fail_its_neighbors(self, poisoned: RunResult) -> None:
         assert sorted(task.data for task in poisoned) == [n * n for n in range(_COUNT) if n not in POISON]
 
-    def test_what_fails_is_accounted_for_by_id(self, poisoned: RunResult) -> None:
+    def test_failed_tasks_are_listed_by_id(self, poisoned: RunResult) -> None:
         accounting = poisoned.accounting
         assert sorted(accounting.failed["Squares"], key=int) == [str(number) for number in sorted(POISON)]
         assert (accounting.admitted, accounting.unfinished) == (_COUNT, ())
@@ -89,7 +89,7 @@ class ReliabilityConformance(ConformanceBase):
             assert letter.node_id
             assert letter.pid
 
-    def test_letters_have_the_tasks_as_they_came_and_can_be_run_again(
+    def test_letters_contain_the_original_tasks_which_can_be_rerun(
         self, executor: BaseExecutor, poisoned: RunResult, letters: Path
     ) -> None:
         del poisoned
@@ -99,7 +99,7 @@ class ReliabilityConformance(ConformanceBase):
         result = executor.execute(plan, tasks, keep_ids=True)
         assert {task.task_id: task.data for task in result} == {str(n): n * n for n in POISON}
 
-    def test_what_kills_or_hangs_its_process_takes_nothing_else_along(self, executor: BaseExecutor) -> None:
+    def test_a_crash_or_hang_fails_only_its_own_task(self, executor: BaseExecutor) -> None:
         data = ["a", "b", "dies", "c", "d", "hangs", "e"]
         result = executor.execute([Fragile()], [Task(data=each) for each in data], on_error="skip")
         assert sorted(task.data for task in result) == [*"abcde"]
@@ -107,7 +107,7 @@ class ReliabilityConformance(ConformanceBase):
         assert result.accounting.restarts == 0
         assert list(result.lost) == []
 
-    def test_a_run_that_only_fails_ends(self, executor: BaseExecutor) -> None:
+    def test_too_many_failures_end_the_run(self, executor: BaseExecutor) -> None:
         tasks = [Task(data=3) for _ in range(_COUNT)]
         with pytest.raises(FailureLimitError) as caught:
             executor.execute([Squares().with_(batch_size=1)], tasks, on_error="skip", max_failures=2)
@@ -117,7 +117,7 @@ class ReliabilityConformance(ConformanceBase):
 
     # --- outputs ----------------------------------------------------------------------------------------
 
-    def test_outputs_that_nobody_wants_are_not_collected(self, executor: BaseExecutor) -> None:
+    def test_outputs_are_not_collected_unless_requested(self, executor: BaseExecutor) -> None:
         result = executor.execute([Twice()], [Task(data=number) for number in range(5)], collect=False)
         assert list(result) == []
         assert result.stages[0].tasks_out == 10
@@ -141,7 +141,7 @@ class ReliabilityConformance(ConformanceBase):
         third = executor.execute([Listing([*numbers, 12]), Twice(), Filed(files)], checkpoint=_changed(checkpoint))
         return Resumed(files, dead, before, after, second, third)
 
-    def test_a_run_goes_on_where_one_before_it_ended(self, resumed: Resumed) -> None:
+    def test_a_run_resumes_where_the_previous_one_ended(self, resumed: Resumed) -> None:
         both = {*range(12), *(number + 100 for number in range(12))}
         assert set(resumed.after) == both - _BROKEN
         # An output may be written again only if another output of the same source task was not written.
@@ -149,22 +149,22 @@ class ReliabilityConformance(ConformanceBase):
         done = {number % 100 for number in resumed.before} - {number % 100 for number in repeated}
         assert len(resumed.second.accounting.resumed) >= len(done) - 1
 
-    def test_what_is_finished_is_not_run_again(self, resumed: Resumed) -> None:
+    def test_finished_tasks_are_not_run_again(self, resumed: Resumed) -> None:
         assert len(resumed.third.accounting.resumed) == 12
         assert resumed.third.stages[-1].tasks_in == 2
         assert sorted((Counter(_lines(resumed.files)) - Counter(resumed.after)).elements()) == [12, 112]
         assert list(resumed.third.lost) == []
 
-    def test_what_failed_and_was_kept_is_finished(self, resumed: Resumed) -> None:
+    def test_failed_tasks_with_a_letter_count_as_finished(self, resumed: Resumed) -> None:
         assert [letter.error_message for letter in deadletter.read(resumed.dead)] == ["cannot write 9"]
         assert 9 not in _lines(resumed.files)
 
-    def test_outputs_of_earlier_runs_come_back_as_well(self, resumed: Resumed) -> None:
+    def test_outputs_of_earlier_runs_are_returned(self, resumed: Resumed) -> None:
         came = {Path(path).name for task in resumed.third for path in task.data}
         assert came == {path.name for path in resumed.files.iterdir()}
         assert {tuple(task.data) for task in resumed.second} < {tuple(task.data) for task in resumed.third}
 
-    def test_initial_tasks_are_resumed_as_well(self, executor: BaseExecutor, tmp_path: Path) -> None:
+    def test_initial_tasks_are_resumed(self, executor: BaseExecutor, tmp_path: Path) -> None:
         files, checkpoint = tmp_path / "files", tmp_path / "checkpoint"
         writer = Filed(files).with_(num_workers=1)
         for numbers in ([1, 2], [2, 3, 1]):
