@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,35 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system has no unnamed files")
+def test_the_next_writer_removes_what_one_left_that_was_killed_while_it_replaced_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    replacing = "os.replace = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+    killed = KILLED.replace("    os.kill(os.getpid(), signal.SIGKILL)\n", "").replace("with", f"{replacing}\nwith", 1)
+    ended = subprocess.run([sys.executable, "-c", killed, str(tmp_path / "a")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    with atomic_file(local(), str(tmp_path / "a")) as stream:
+        stream.write(b"new")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not CAN_BE_NAMELESS, reason="this system has no unnamed files")
+def test_several_writers_replace_a_file_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def write(number: int) -> None:
+        for _ in range(50):
+            with atomic_file(local(), str(tmp_path / "a")) as stream:
+                stream.write(b"%d" % number * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() in [b"%d" % number * 1000 for number in range(4)]
 
 
 def test_on_remote_filesystems_a_temporary_name_is_used() -> None:

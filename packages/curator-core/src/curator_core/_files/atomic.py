@@ -6,9 +6,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from curator_core.tasks import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +62,8 @@ def atomic_file_in(directory: int, name: str, *, sync: bool = False) -> Iterator
         name: The final name in the directory.
         sync: Whether to sync the content to disk before the file appears.
     """
-    temporary, nameless = _temporary(name), _open_nameless(directory)
+    nameless = _open_nameless(directory)
+    temporary = _temporary(name) if nameless is None else _replacement(name)
     try:
         if nameless is None:
             with _open_new(directory, temporary) as stream:
@@ -178,6 +181,11 @@ def _temporary(name: str) -> str:
     return f".{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
 
 
+def _replacement(name: str) -> str:
+    # The same for all attempts, so that the next one replaces the link that a killed one has left.
+    return f".{name[:_NAME_LIMIT]}.{digest(name, 6)}.tmp"
+
+
 def _open_nameless(directory: int) -> BinaryIO | None:
     """Open a file without a name in a directory; None if the operating system or the file system cannot do that."""
     if not (hasattr(os, "O_TMPFILE") and Path(_OPEN_FILES).is_dir()):
@@ -205,8 +213,22 @@ def _name(descriptor: int, directory: int, temporary: str, name: str) -> None:
     try:
         os.link(source, name, dst_dir_fd=directory)  # with dst_dir_fd, the link in /proc is followed
     except FileExistsError:
+        while not _link_anew(source, directory, temporary):
+            pass
+        # If the link is gone, another attempt at the same file removed it and puts its own content there.
+        with suppress(FileNotFoundError):
+            os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _link_anew(source: str, directory: int, temporary: str) -> bool:
+    """Give an open file a temporary name, in place of what a killed attempt left; return False if it is taken again."""
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)
+    try:
         os.link(source, temporary, dst_dir_fd=directory)
-        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _remove(remove: Callable[[str], None], path: str) -> None:
