@@ -38,7 +38,7 @@ def test_summary_uses_successful_rounds() -> None:
     found = results.summary("tiny-1000", "ours")
     assert found is not None
     assert (found.status, found.rounds, found.median, found.least, found.most) == ("ok", 3, 2.0, 1.0, 3.0)
-    assert results.median("tiny-1000", "nobody") is None
+    assert results.median("tiny-1000", "another") is None
 
 
 def test_a_timeout_has_no_median() -> None:

@@ -148,7 +148,7 @@ def test_custom_metrics_are_bounded_in_number_length_and_kind(memory, script):
 
 
 def test_payloads_are_not_in_the_trace(memory, script):
-    private = "a payload that nobody may read"
+    private = "a private payload"
     careless = script.batch(0, 0, metrics={"task": Task(data=private), "bytes": private.encode()})
     script.play(memory.observer(), careless)
     Pipeline("p", [same]).run(initial_tasks=[Task(data=private)], observers=[memory.observer()])

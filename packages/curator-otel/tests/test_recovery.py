@@ -290,7 +290,7 @@ def test_run_removes_only_its_own_snapshot(memory, script, tmp_path):
 
 
 def test_snapshots_contain_no_payloads(begin, memory, script, boom, tmp_path):
-    private = "a payload that nobody may read"
+    private = "a private payload"
     error = boom._replace(message=private, traceback=private)
     batch = script.batch(0, 0, error=error, kinds=("failed",), metrics={"text": private})
     assert private not in begin(memory.observer(snapshots=tmp_path), tmp_path, batch).read_text()

@@ -128,14 +128,14 @@ def test_the_environment_is_restored(ran: Ran) -> None:
 
 
 def test_a_pipeline_of_only_a_source_starts_no_ray() -> None:
-    result = Pipeline("p", [Numbers()]).run(XennaExecutor({"address": "nobody:1"}))
+    result = Pipeline("p", [Numbers()]).run(XennaExecutor({"address": "no-such-host:1"}))
     assert [task.data["number"] for task in result] == list(range(12))
 
 
 def test_limits_that_xenna_cannot_keep_are_an_error_before_anything_starts() -> None:
     stage = Odd().with_(num_workers=None, initial_workers=2)
     with pytest.raises(StageDefinitionError, match="does not support initial_workers"):
-        Pipeline("p", [Numbers(), stage]).run(XennaExecutor({"address": "nobody:1"}))
+        Pipeline("p", [Numbers(), stage]).run(XennaExecutor({"address": "no-such-host:1"}))
 
 
 class RunsAnother(RunObserver):

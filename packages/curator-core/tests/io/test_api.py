@@ -63,7 +63,7 @@ def test_relative_paths_refer_to_where_the_stage_was_created(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "path", ["a\0b", Path("a\0b"), "s3://a\0b", "~nobody-such-user/x", "\ud800", b"a", None, 5, "file://"]
+    "path", ["a\0b", Path("a\0b"), "s3://a\0b", "~no-such-user/x", "\ud800", b"a", None, 5, "file://"]
 )
 def test_invalid_paths_are_rejected_when_the_stage_is_created(path):
     makes = (JsonlReader, ParquetReader, JsonlWriter, ParquetWriter, lambda path: JsonlReader(["a", path]))
@@ -76,7 +76,7 @@ def test_invalid_paths_are_rejected_when_the_stage_is_created(path):
         assert error.hint
 
 
-@pytest.mark.parametrize("path", ["a\0b", "~nobody-such-user/x", "\ud800"])
+@pytest.mark.parametrize("path", ["a\0b", "~no-such-user/x", "\ud800"])
 def test_paths_in_tasks_are_checked(path):
     for stage in (JsonlReaderStage(), ParquetReaderStage()):
         with pytest.raises(StageError) as caught:

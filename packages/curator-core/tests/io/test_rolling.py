@@ -350,13 +350,13 @@ def test_files_that_are_not_counted_are_invisible_to_readers(tmp_path):
 
 def test_retried_failures_do_not_rewrite_their_neighbors(tmp_path):
     """A source task with a failure starts again, with another batch size, and its tasks in files stay."""
-    mended = tmp_path / "mended"
+    repaired = tmp_path / "repaired"
 
     def pipeline(batch_size):
         @processing_stage()
         def spoil(task):
             (record,) = task.to_records()
-            if record["id"] == 12 and not mended.exists():
+            if record["id"] == 12 and not repaired.exists():
                 raise ValueError("spoilt")
             return task
 
@@ -366,7 +366,7 @@ def test_retried_failures_do_not_rewrite_their_neighbors(tmp_path):
     path = tmp_path / "checkpoint"
     pipeline(7).run(on_error="skip", checkpoint=path)
     assert ids_in(tmp_path / "out") == sorted({*range(50)} - {12})
-    mended.touch()
+    repaired.touch()
     result = pipeline(2).run(on_error="skip", checkpoint=Checkpoint(path, retry_failed=True))
     assert (len(result.accounting.resumed), result.stages[3].tasks_in) == (9, 5)
     assert ids_in(tmp_path / "out") == [*range(50)]
@@ -375,14 +375,14 @@ def test_retried_failures_do_not_rewrite_their_neighbors(tmp_path):
 
 def test_a_worker_death_in_a_resumed_run_loses_nothing_of_earlier_runs(tmp_path):
     """This includes source tasks that the source has not emitted yet: here the last one, mostly in files already."""
-    mended, mark = tmp_path / "mended", tmp_path / "mark"
+    repaired, mark = tmp_path / "repaired", tmp_path / "mark"
     _, children = emit(0, 5)
 
     class Parents(ProcessingStage):
         def process(self, task: EmptyTask):
             yield from (DocumentBatch([{"id": number}]) for number in range(39))
             others = itertools.count(1000)
-            while mended.exists() and not mark.exists():  # so that the driver has work until then
+            while repaired.exists() and not mark.exists():  # so that the driver has work until then
                 yield DocumentBatch([{"id": next(others)}])
             yield DocumentBatch([{"id": 39}])
 
@@ -392,7 +392,7 @@ def test_a_worker_death_in_a_resumed_run_loses_nothing_of_earlier_runs(tmp_path)
 
     def work(task):
         (record,) = task.to_records()
-        if record["id"] % 5 == 2 and not mended.exists():
+        if record["id"] % 5 == 2 and not repaired.exists():
             raise ValueError("spoilt")
         return task
 
@@ -402,7 +402,7 @@ def test_a_worker_death_in_a_resumed_run_loses_nothing_of_earlier_runs(tmp_path)
     mark.touch()
     pipeline.run(checkpoint=path, **options)
     mark.unlink()
-    mended.touch()
+    repaired.touch()
     result = pipeline.run(LocalExecutor(workers=2), checkpoint=Checkpoint(path, retry_failed=True), **options)
     assert (result.accounting.restarts, result.lost) == (1, ())
     assert ids_in(tmp_path / "out") == [*range(200)]

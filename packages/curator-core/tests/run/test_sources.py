@@ -162,7 +162,7 @@ def test_ids_are_reassigned_if_outputs_cannot_be_measured():
 
         def process(self, task):
             self.calls += 1
-            return [Odd(data="fine"), Odd(data="broken" if self.calls == 1 else "mended")]
+            return [Odd(data="fine"), Odd(data="broken" if self.calls == 1 else "repaired")]
 
     result = Pipeline("p", [Source()]).run()
-    assert [(task.task_id, task.data) for task in result] == [("0", "fine"), ("1", "mended")]
+    assert [(task.task_id, task.data) for task in result] == [("0", "fine"), ("1", "repaired")]
