@@ -11,11 +11,13 @@ are grouped by purpose:
 - Transport: `Packed`, `pack_reports`, and `unpack_reports` carry objects between processes.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
+- Settings: `is_whole` and `is_amount` check numbers, and `unknown_name` describes a name that does not exist.
 """
 
 from curator_core._adapter.chain import Chain
 from curator_core._adapter.worker_state import RunContext, is_isolated
 from curator_core._guard.interrupts import become_worker
+from curator_core._numbers import is_amount, is_whole
 from curator_core._plan.bundles import (
     MAX_BUNDLE_BYTES,
     Bundle,
@@ -58,7 +60,9 @@ __all__ = [
     "estimated_bytes",
     "fail_unsendable",
     "group_stages",
+    "is_amount",
     "is_isolated",
+    "is_whole",
     "mark_records",
     "message_of",
     "pack_reports",

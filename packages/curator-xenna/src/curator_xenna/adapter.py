@@ -8,7 +8,7 @@ import threading
 import unicodedata
 from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from curator_core import BaseStageAdapter, NodeInfo, WorkerMetadata
 from curator_core.backends import stage_error
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from curator_core.backends import CompiledStage, Packed
     from curator_xenna._convert.resources import Share
 
-__all__ = ["Lifetime", "XennaStageAdapter", "create_named_xenna_stage_adapter", "in_ascii", "resources_of"]
+__all__ = ["Lifetime", "XennaStageAdapter", "create_named_xenna_stage_adapter", "named_class", "resources_of"]
 
 logger = logging.getLogger(__name__)
+
+Adapter = TypeVar("Adapter", bound="Stage[Any, Any]")
 
 _FINISH_S = 10.0  # how long a teardown waits for the running batch; Xenna allows 45 s for the whole teardown
 
@@ -158,18 +160,22 @@ def create_named_xenna_stage_adapter(stage: Any) -> XennaStageAdapter:
     Args:
         stage: The stage.
     """
-    return _named_class(type(stage).__name__)(stage)
+    return named_class(XennaStageAdapter, type(stage).__name__)(stage)
+
+
+def named_class(base: type[Adapter], name: str) -> type[Adapter]:
+    """Return a class of adapters with a name, in letters that Xenna and Ray accept; the same one for the same name."""
+    named: type[Adapter] = base if name == base.__name__ else _subclass(base, _in_ascii(name))
+    return named
 
 
 @cache
-def _named_class(name: str) -> type[XennaStageAdapter]:
-    if name == XennaStageAdapter.__name__:
-        return XennaStageAdapter
-    return type(in_ascii(name), (XennaStageAdapter,), {"__module__": __name__, "__doc__": XennaStageAdapter.__doc__})
+def _subclass(base: type, name: str) -> Any:
+    return type(name, (base,), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
 def _restore(class_name: str, stage: Packed) -> XennaStageAdapter:
-    return _named_class(class_name)(*unpack(stage))
+    return named_class(XennaStageAdapter, class_name)(*unpack(stage))
 
 
 def resources_of(compiled: CompiledStage, share: Share) -> Resources:
@@ -177,7 +183,7 @@ def resources_of(compiled: CompiledStage, share: Share) -> Resources:
     return Resources(cpus=share.cpus, gpus=share.gpus, is_spmd=bool(compiled.engine_options.get("is_spmd")))
 
 
-def in_ascii(name: str) -> str:
+def _in_ascii(name: str) -> str:
     """Transliterate a name to ASCII, the only encoding that Xenna and Ray accept. Reports keep the original."""
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from curator_core import ExecutorError
-from curator_core.backends import MAX_BUNDLE_BYTES, unknown_name
+from curator_core.backends import MAX_BUNDLE_BYTES, is_whole, unknown_name
 
 __all__ = ["XennaConfig"]
 
@@ -125,10 +125,10 @@ class XennaConfig:
         self._require("cpu_allocation_percentage", valid, "None or a number above 0 and up to 1")
         self._require("execution_mode", self.execution_mode in ("streaming", "batch"), "'streaming' or 'batch'")
         for name in ("max_workers_per_stage", "slots_per_actor", "num_cpus"):
-            self._require(name, _is_count(getattr(self, name), least=1), "None or a whole number, 1 or more")
-        valid = _is_count(self.max_restarts, least=0) and self.max_restarts is not None
-        self._require("max_restarts", valid, "a whole number, 0 or more")
-        self._require("max_bundle_bytes", _is_count(self.max_bundle_bytes or 0, least=1), "a whole number, 1 or more")
+            value = getattr(self, name)
+            self._require(name, value is None or is_whole(value, 1), "None or a whole number, 1 or more")
+        self._require("max_restarts", is_whole(self.max_restarts, 0), "a whole number, 0 or more")
+        self._require("max_bundle_bytes", is_whole(self.max_bundle_bytes, 1), "a whole number, 1 or more")
         for name in ("ignore_failures", "fuse", "bundle", "dashboard", "verbose"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         self._require("log_to_driver", self.log_to_driver in (None, True, False), "None, True or False")
@@ -158,10 +158,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
-
-
 def _is_options(options: Any) -> bool:
     return options is None or (isinstance(options, Mapping) and all(isinstance(name, str) for name in options))
 
@@ -173,6 +169,6 @@ def _is_codec_table(table: Any) -> bool:
         isinstance(model, str)
         and isinstance(engines, tuple | list)
         and len(engines) == 2
-        and all(_is_count(number, least=0) and number is not None for number in engines)
+        and all(is_whole(number, 0) for number in engines)
         for model, engines in table.items()
     )

@@ -178,12 +178,16 @@ def is_local(fs: Any) -> bool:
 
 def _temporary(name: str) -> str:
     # Random, so that two attempts at the same task never write to the same file.
-    return f".{name[:_NAME_LIMIT]}.{os.urandom(6).hex()}.tmp"
+    return _hidden(name, os.urandom(6).hex())
 
 
 def _replacement(name: str) -> str:
     # The same for all attempts, so that the next one replaces the link that a killed one has left.
-    return f".{name[:_NAME_LIMIT]}.{digest(name, 6)}.tmp"
+    return _hidden(name, digest(name, 6))
+
+
+def _hidden(name: str, distinction: str) -> str:
+    return f".{name[:_NAME_LIMIT]}.{distinction}.tmp"
 
 
 def _open_nameless(directory: int) -> BinaryIO | None:

@@ -8,7 +8,6 @@ number ends the run after its first batch. So names, types, and signs are checke
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from enum import Enum
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import ray
 from cosmos_xenna.pipelines import v1 as pipelines_v1
 
 from curator_core import ExecutorError
-from curator_core.backends import unknown_name
+from curator_core.backends import is_amount, is_whole, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Set
@@ -206,9 +205,8 @@ def _object(value: Any, kind: type[Any], field: str) -> Any:
 
 
 def _mismatch_of_number(value: Any, kind: type[int | float], *, is_above_zero: bool) -> str:
-    accepted = int if kind is int else int | float
-    valid = isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value)
-    if valid and (value > 0 or (value == 0 and not is_above_zero)):
+    valid = is_whole(value, 0) if kind is int else is_amount(value)
+    if valid and not (is_above_zero and value == 0):
         return ""
     number = "a whole number" if kind is int else "a number"
     return f"{number} above 0" if is_above_zero else f"{number}, 0 or more"

@@ -4,19 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from curator_core import StageError
 from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
 from curator_xenna import adapter as stage_adapter
 from curator_xenna._session.packing import pack, unpack
-from curator_xenna.adapter import (
-    Lifetime,
-    XennaStageAdapter,
-    in_ascii,
-    resources_of,
-)
+from curator_xenna.adapter import Lifetime, XennaStageAdapter, named_class, resources_of
 from curator_xenna.compat import HAS_DESTROY, Resources, Stage
 
 if TYPE_CHECKING:
@@ -197,8 +192,8 @@ def create_group_adapter(group: StageGroup, role: Role) -> GroupAdapter:
         role: The group's part in the run.
     """
     adapters = [_adapter_of(compiled) for compiled in group.stages]
-    name = in_ascii(group.name) if len(adapters) > 1 else type(adapters[0]).__name__
-    return _named_class(name)(adapters, role)
+    name = group.name if len(adapters) > 1 else type(adapters[0]).__name__
+    return named_class(GroupAdapter, name)(adapters, role)
 
 
 def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
@@ -207,11 +202,6 @@ def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
     return made
 
 
-@cache
-def _named_class(name: str) -> type[GroupAdapter]:
-    return type(name, (GroupAdapter,), {"__module__": __name__, "__doc__": GroupAdapter.__doc__})
-
-
 def _restore(class_name: str, stages: Packed, role: Role) -> GroupAdapter:
     adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in unpack(stages)]
-    return _named_class(class_name)(adapters, role)
+    return named_class(GroupAdapter, class_name)(adapters, role)
