@@ -151,6 +151,23 @@ def accounts(result: Any) -> list[Any]:
     return [(s.name, s.tasks_in, s.tasks_passed, s.tasks_filtered, s.tasks_failed, s.tasks_out) for s in result.stages]
 
 
+def outcomes(recorder: Recorder, plan: Plan) -> list[dict[str, tuple[str, int]]]:
+    """Return the outcomes in each stage, without those of outputs that were withdrawn.
+
+    In one process, the outputs of a generator go on before it ends; if it then fails, observers have seen them.
+    """
+    found, failed = list[dict[str, tuple[str, int]]](), set[str]()
+    for compiled in plan.stages:
+        of_stage = {
+            task_id: outcome
+            for task_id, outcome in recorder.outcomes(compiled.name).items()
+            if not any(task_id.startswith(f"{ancestor}.") for ancestor in failed)
+        }
+        failed |= {task_id for task_id, (kind, _) in of_stage.items() if kind == "failed"}
+        found.append(of_stage)
+    return found
+
+
 @given(
     in_groups,
     st.integers(0, 10),
@@ -168,7 +185,7 @@ def test_groups_connected_by_bundles_give_the_results_of_one_worker(stages, coun
     assert seen(result) == seen(expected)
     assert accounts(result) == accounts(expected)
     assert result.lost == expected.lost == ()
-    assert {s.name: there.outcomes(s.name) for s in plan.stages} == {s.name: here.outcomes(s.name) for s in plan.stages}
+    assert outcomes(there, plan) == outcomes(here, plan)
     assert all(len(report.inputs) <= plan.stages[report.stage_index].batch_size for report in there.batches)
     assert len({task.task_id for task in result}) == len(result)
 
