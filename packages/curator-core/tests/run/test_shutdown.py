@@ -17,6 +17,7 @@ import pytest
 from tests.waiting import DEADLINE_S, NEVER_S, wait_until
 
 from curator_core import Checkpoint, ConfigurationError, Pipeline, RunObserver, RunStopped, Task
+from curator_core._guard.signals import handler_of, signals_blocked
 from curator_core._run.shutdown import Shutdown
 from curator_core.testing import Recorder
 from curator_core.testing.probe import Calling
@@ -295,3 +296,31 @@ def test_a_signal_at_the_end_of_the_watch_is_handled() -> None:
             assert not watch.is_alive()
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *STOPS])
+def test_blocked_signal_that_another_thread_receives_is_handled_after_the_block(number):
+    """The kernel gives a signal that the main thread blocks to a thread that does not."""
+    came: list[Any] = []
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)  # it blocks no signal
+    other.start()
+    before, wakeup_before = signal.signal(number, lambda signum, _: came.append(signum)), signal.set_wakeup_fd(writes)
+    ours = signal.getsignal(number)
+    try:
+        with signals_blocked(), signals_blocked():
+            os.kill(os.getpid(), number)
+            assert os.read(reads, 1) == bytes([number])  # the C half of the handler has run
+            assert handler_of(number) is ours
+            assert came == []
+        assert came == [number]
+        assert signal.getsignal(number) is ours
+    finally:
+        signal.set_wakeup_fd(wakeup_before)
+        signal.signal(number, before)
+        over.set()
+        other.join()
+        os.close(reads)
+        os.close(writes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["STOP_SIGNALS", "leave_signals_to_driver", "signals_blocked"]
+__all__ = ["STOP_SIGNALS", "handler_of", "leave_signals_to_driver", "signals_blocked"]
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -24,12 +25,59 @@ def signals_blocked() -> Iterator[None]:
 
     A scheduler sends signals to all processes of a job, and a terminal sends Ctrl-C to all of its processes. A process
     that is just starting would die of them.
+
+    In the main thread, handlers are called after the block. That the thread blocks a signal is not enough: the kernel
+    gives it to a thread that does not, and Python then calls the handler in the main thread all the same.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
-    try:
+    with _handlers_deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handlers_deferred() -> Iterator[None]:
+    with ExitStack() as given_back:  # continues with the other handlers if one of them raises
+        if threading.current_thread() is threading.main_thread():
+            for number in _DRIVERS_SIGNALS:
+                if callable(handler := signal.getsignal(number)):
+                    deferred = _Deferred(number, handler)
+                    given_back.callback(deferred.end)
+                    signal.signal(number, deferred)
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Deferred:
+    """A handler that calls another one later.
+
+    Args:
+        number: The signal.
+        handler: The other handler.
+    """
+
+    def __init__(self, number: int, handler: Any) -> None:
+        self.handler = handler
+        self._number = number
+        self._has_come = False
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        self._has_come = True
+
+    def end(self) -> None:
+        """Install the other handler again, and call it if the signal has come."""
+        signal.signal(self._number, self.handler)
+        if self._has_come:
+            self.handler(self._number, None)
+
+
+def handler_of(number: int) -> Any:
+    """Return the handler of a signal, also while it is deferred."""
+    handler = signal.getsignal(number)
+    while isinstance(handler, _Deferred):
+        handler = handler.handler
+    return handler
 
 
 def leave_signals_to_driver() -> None:

@@ -27,7 +27,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from curator_core._guard.interrupts import StopSignal
-from curator_core._guard.signals import STOP_SIGNALS
+from curator_core._guard.signals import STOP_SIGNALS, handler_of
 from curator_core.errors import RunStopped
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Shutdown:
         return bool(self._engine) and getattr(handler, "__module__", "").partition(".")[0] == self._engine
 
     def _is_ours(self, number: int) -> bool:
-        return signal.getsignal(number) == self._handle
+        return handler_of(number) == self._handle  # type: ignore[no-any-return]  # a comparison
 
     def _give_back(self) -> None:
         if self in _armed:
