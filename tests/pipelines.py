@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 from curator_core import ProcessingStage, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hypothesis.strategies import SearchStrategy
+
+    from curator_core import BatchReport
 
 # The actions of a stage on a task. A number means a list of that many new tasks.
 DROP, KEEP, RENEW, FAIL = "drop", "keep", "renew", "fail"
@@ -61,6 +65,17 @@ class ScriptedGenerators(Scripted):
             yield Task(data=task.data + number)
         if action == FAIL:
             raise ValueError(f"failed on purpose at {task.data}")
+
+
+def kept(reports: Iterable[BatchReport]) -> list[BatchReport]:
+    """Return the reports without those about outputs that were withdrawn, because their generator failed.
+
+    In one process, the outputs of a generator go on before it ends, so observers have seen them.
+    """
+    reports = [*reports]
+    failed = {outcome.task_id for report in reports for outcome in report.inputs if outcome.kind == "failed"}
+    prefixes = tuple(f"{task_id}." for task_id in failed)
+    return [report for report in reports if not any(task_id.startswith(prefixes) for task_id in report.input_ids)]
 
 
 def pipelines(least: int = 1, most: int = 5, **settings: SearchStrategy[Any]) -> SearchStrategy[list[Scripted]]:

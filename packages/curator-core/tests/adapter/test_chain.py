@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.pipelines import pipelines
+from tests.pipelines import kept, pipelines
 
 from curator_core import EmptyTask, LocalExecutor, Plan, ProcessingStage, StageError, Task
 from curator_core._adapter.adapter import BaseStageAdapter
@@ -151,21 +151,10 @@ def accounts(result: Any) -> list[Any]:
     return [(s.name, s.tasks_in, s.tasks_passed, s.tasks_filtered, s.tasks_failed, s.tasks_out) for s in result.stages]
 
 
-def outcomes(recorder: Recorder, plan: Plan) -> list[dict[str, tuple[str, int]]]:
-    """Return the outcomes in each stage, without those of outputs that were withdrawn.
-
-    In one process, the outputs of a generator go on before it ends; if it then fails, observers have seen them.
-    """
-    found, failed = list[dict[str, tuple[str, int]]](), set[str]()
-    for compiled in plan.stages:
-        of_stage = {
-            task_id: outcome
-            for task_id, outcome in recorder.outcomes(compiled.name).items()
-            if not any(task_id.startswith(f"{ancestor}.") for ancestor in failed)
-        }
-        failed |= {task_id for task_id, (kind, _) in of_stage.items() if kind == "failed"}
-        found.append(of_stage)
-    return found
+def outcomes(recorder: Recorder) -> dict[tuple[str, str], tuple[str, int]]:
+    """Return the outcome of each input of each stage."""
+    final = [report for report in kept(recorder.batches) if not report.is_retried]
+    return {(report.stage_name, o.task_id): (o.kind, o.count) for report in final for o in report.inputs}
 
 
 @given(
@@ -185,7 +174,7 @@ def test_groups_connected_by_bundles_give_the_results_of_one_worker(stages, coun
     assert seen(result) == seen(expected)
     assert accounts(result) == accounts(expected)
     assert result.lost == expected.lost == ()
-    assert outcomes(there, plan) == outcomes(here, plan)
+    assert outcomes(there) == outcomes(here)
     assert all(len(report.inputs) <= plan.stages[report.stage_index].batch_size for report in there.batches)
     assert len({task.task_id for task in result}) == len(result)
 
@@ -197,6 +186,6 @@ def test_one_bundle_for_each_group_makes_the_same_batches(stages, count):
     for executor in (LocalExecutor(), InGroups(FusionLevel.OFF, [10_000]), InGroups(FusionLevel.FAN_OUTS, [10_000])):
         recorder = Recorder()
         executor.execute(plan, observers=[recorder], on_error="skip")
-        by_stage = [[r for r in recorder.batches if r.stage_name == compiled.name] for compiled in plan.stages]
+        by_stage = [[r for r in kept(recorder.batches) if r.stage_name == compiled.name] for compiled in plan.stages]
         batches.append([[(r.batch_id, r.inputs, sorted(r.parents)) for r in reports] for reports in by_stage])
     assert batches[0] == batches[1] == batches[2]
