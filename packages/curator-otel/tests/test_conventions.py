@@ -143,7 +143,7 @@ def test_each_concept_has_one_name_on_all_spans_and_metrics():
         assert (metric.unit, metric.description) == (attribute.unit, attribute.description)
     sums = {name for name, row in ATTRIBUTES.items() if {"run", "stage", "window"} <= {*row.on}}
     assert sums == {
-        *(f"curator.task.{what}" for what in ("in", "out", "filtered", "failed")),
+        *(f"curator.task.{what}" for what in ("in", "out", "filtered", "failed", "merged")),
         *("curator.batch.ended", "curator.batch.retried"),
         *(f"curator.{what}.time" for what in ("process", "cpu", "idle")),
     }

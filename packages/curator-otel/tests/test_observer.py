@@ -114,6 +114,7 @@ def test_batch_span_has_all_attributes(memory, script):
         "curator.task.out": 1,
         "curator.task.filtered": 1,
         "curator.task.failed": 0,
+        "curator.task.merged": 0,
         "curator.item.count": 5,
         "curator.input.size": 10,
         "curator.output.size": 20,

@@ -51,7 +51,7 @@ def hang(task):
 
 telemetry = configure(json_file=sys.argv[1], set_global=False)
 observer = OTelObserver(telemetry.tracer_provider, telemetry.meter_provider)
-Pipeline("stopped", [hang]).run(initial_tasks=[Task(data=1)], observers=[observer], shutdown_grace_s=2)
+Pipeline("stopped", [hang]).run(initial_tasks=[Task(data=1)], observers=[observer], shutdown_grace_s=4)
 """
 
 

@@ -80,6 +80,7 @@ def test_window_has_the_totals_of_its_interval(memory, script):
         "curator.task.out": 2,
         "curator.task.filtered": 1,
         "curator.task.failed": 1,
+        "curator.task.merged": 0,
         "curator.item.count": 3,
         "curator.process.time": 6.0,
         "curator.cpu.time": 1.0,

@@ -20,7 +20,7 @@ _SHORTEST_NAME = 12  # characters left of a stage's name if long counts make the
 _LINE_LIMIT = 120  # characters of an error that the summary shows
 _NODES_LIMIT = 4  # nodes whose clocks the summary shows: those that differ most
 _IDS_LIMIT = 5  # source tasks that the summary names
-_ACCOUNTS = "no tasks lost: in = passed + filtered + failed in each stage, and each output went into the next stage"
+_ACCOUNTS = "no tasks lost: in = {outcomes} in each stage, and each output went into the next stage"
 _RESUMED = ", except those that an earlier run finished"
 _ELSEWHERE = ", except those of other shards"
 
@@ -58,7 +58,7 @@ TOO_SHORT = Verdict("too_short", reason="run too short to find a bottleneck")
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """Totals of one stage in a run. ``tasks_in == tasks_passed + tasks_filtered + tasks_failed`` always holds.
+    """Totals of one stage in a run. ``tasks_in`` is always the sum of the other four numbers of inputs.
 
     Attributes:
         name: Name of the stage.
@@ -68,6 +68,7 @@ class StageSummary:
         tasks_out: Output tasks; more than passed if the stage fans out.
         tasks_filtered: Inputs that the stage dropped.
         tasks_failed: Inputs lost to an error.
+        tasks_merged: Inputs that went into the tasks of another input: only stages of other frameworks do that.
         attempts_retried: Attempts that raised and were retried.
         items: Sum of ``num_items`` over the inputs.
         process_s: Seconds in the stage's code, over all workers.
@@ -87,6 +88,7 @@ class StageSummary:
     tasks_out: int = 0
     tasks_filtered: int = 0
     tasks_failed: int = 0
+    tasks_merged: int = 0
     attempts_retried: int = 0
     items: int = 0
     process_s: float = 0.0
@@ -190,7 +192,8 @@ class RunResult(list[Any]):
             lines.append(_table(self.stages))
             if self.complete and not self.lost:
                 left_out = _RESUMED * bool(self.accounting.resumed) + _ELSEWHERE * bool(self.accounting.elsewhere)
-                lines.append(_ACCOUNTS + left_out)
+                outcomes = " + ".join(_outcomes(self.stages))
+                lines.append(_ACCOUNTS.format(outcomes=outcomes) + left_out)
             lines.append(str(self.verdict))
         for stage in self.stages:
             if stage.first_error:
@@ -208,8 +211,9 @@ class RunResult(list[Any]):
 
 def _table(summaries: Sequence[StageSummary]) -> str:
     """Return the totals as a text table, one line per stage: its inputs, their outcomes, and its outputs."""
-    header = ("batches", "in", "passed", "filtered", "failed", "out", "process s", "idle s", "start-up s", "items/s")
-    rows = [header, *map(_row, summaries)]
+    outcomes = _outcomes(summaries)
+    header = ("batches", "in", *outcomes, "out", "process s", "idle s", "start-up s", "items/s")
+    rows = [header, *(_row(stage, outcomes) for stage in summaries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = max(_WIDTH - sum(width + 2 for width in widths), _SHORTEST_NAME)
     names = ["stage", *(_cut(stage.name, room) for stage in summaries)]
@@ -226,13 +230,17 @@ def _cut(name: str, room: int) -> str:
     return name if len(name) <= room else f"{name[: room - 1]}…"
 
 
-def _row(stage: StageSummary) -> tuple[str, ...]:
+def _outcomes(summaries: Sequence[StageSummary]) -> list[str]:
+    """Return the outcomes of inputs that a table shows: stages that merge are rare."""
+    merged = ["merged"] if any(stage.tasks_merged for stage in summaries) else []
+    return ["passed", "filtered", "failed", *merged]
+
+
+def _row(stage: StageSummary, outcomes: Sequence[str]) -> tuple[str, ...]:
     return (
         f"{stage.batches:,}",
         f"{stage.tasks_in:,}",
-        f"{stage.tasks_passed:,}",
-        f"{stage.tasks_filtered:,}",
-        f"{stage.tasks_failed:,}",
+        *(f"{getattr(stage, f'tasks_{outcome}'):,}" for outcome in outcomes),
         f"{stage.tasks_out:,}",
         f"{stage.process_s:.2f}",
         f"{stage.idle_s:.2f}",

@@ -28,6 +28,7 @@ class Model:
         self.became: dict[Node, tuple[str, list[str]] | None] = {}  # kind and outputs; None: not known yet
         self.batches, self.retried, self.workers = Counter[int](), Counter[int](), Counter[int]()
         self.restarts = 0
+        self.joined: list[set[str]] = []  # source tasks with common descendants, disjoint
 
     def admit(self, source_id: str) -> Node:
         self.sources.append(source_id)
@@ -45,15 +46,26 @@ class Model:
         goes_on = node.stage + 1 < self.stages and node.source_id != DRIVER
         return [self.begin(Node(node.source_id, node.stage + 1, task_id)) for task_id in made if goes_on]
 
+    def merge(self, batch: list[Node], made: list[str]) -> list[Node]:
+        """End a batch whose outputs are made of all its inputs together."""
+        sources = {node.source_id for node in batch}
+        touched = [group for group in self.joined if group & sources]
+        self.joined = [group for group in self.joined if group not in touched] + [sources.union(*touched)]
+        for node in batch[1:]:
+            self.end(node, "merged", [])
+        return self.end(batch[0], "out", made)
+
     def restart(self) -> list[Node]:
         again = self.unfinished
         self.restarts += 1
         self.became = {node: fate for node, fate in self.became.items() if node.source_id not in again}
+        self.joined = [group for group in self.joined if not group & {*again}]
         return [self.begin(Node(source_id, self.first, source_id)) for source_id in again]
 
     @property
     def unfinished(self) -> list[str]:
         under_way = {node.source_id for node, fate in self.became.items() if fate is None}
+        under_way |= {source_id for group in self.joined if group & under_way for source_id in group}
         return [source_id for source_id in self.sources if source_id in under_way]
 
     @property
@@ -88,6 +100,7 @@ class Model:
             tasks_out=sum(len(made) for _, made in ended),
             tasks_filtered=kinds["filtered"],
             tasks_failed=kinds["failed"],
+            tasks_merged=kinds["merged"],
             attempts_retried=self.retried[stage],
             workers=self.workers[stage],
         )

@@ -38,7 +38,7 @@ ERROR = ErrorInfo("ValueError", "no", "")
 NUMBERS = counted_up()
 
 Fate = str | int
-"""The fate of a task: it is passed on, dropped, fails, or fans out to a number of tasks."""
+"""The fate of a task: it is passed on, dropped, fails with or without outputs, or fans out to a number of tasks."""
 
 
 class Step(ProcessingStage[Task, Task]):
@@ -52,7 +52,7 @@ def plan_of(stages: int, *, has_source: bool) -> Plan:
 
 
 PICKS = st.integers(0, 99)
-FATES = st.lists(st.sampled_from(["on", "filtered", "failed", 0, 1, 2, 3, 4]), min_size=1, max_size=6)
+FATES = st.lists(st.sampled_from(["on", "filtered", "failed", "failed halfway", 0, 1, 2, 3, 4]), min_size=1, max_size=6)
 SETTING = {
     "stages": st.integers(1, 5),
     "origin": st.sampled_from(["fed", "fed with ids", "driver", "stream", "worker"]),
@@ -177,8 +177,20 @@ class Accounting(stateful.RuleBasedStateMachine):
             outcomes.append(InputOutcome(node.task_id, kind, len(children)))
             self.waiting += self.model.end(node, kind, children)
             made += children
-        self._count(batch[0].stage, outcomes)
-        if batch[0].stage + 1 == self.model.stages:
+        self._ended(batch[0].stage, outcomes, made)
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=PICKS, size=st.integers(1, 6), pieces=st.integers(1, 4))
+    def a_batch_merges(self, pick: int, size: int, pieces: int) -> None:
+        batch = self._taken(pick, size)
+        made = [child_id(batch[0].task_id, index) for index in range(pieces)]
+        self.waiting += self.model.merge(batch, made)
+        merged = [InputOutcome(node.task_id, "merged", 0) for node in batch[1:]]
+        self._ended(batch[0].stage, [InputOutcome(batch[0].task_id, "out", pieces), *merged], made)
+
+    def _ended(self, stage: int, outcomes: list[InputOutcome], made: list[str]) -> None:
+        self._count(stage, outcomes)
+        if stage + 1 == self.model.stages:
             self.parcels += [seen(task_id) for task_id in made]
             if self.is_held:  # then outputs arrive with the report
                 self.outputs_arrive()
@@ -298,12 +310,15 @@ class Accounting(stateful.RuleBasedStateMachine):
         return batch
 
     def _becomes(self, node: Node, fate: Fate) -> tuple[str, list[str]]:
+        is_halfway = fate == "failed halfway"
+        if is_halfway:
+            fate = "failed"
         if fate == "failed" and self.policy == "raise":
             fate = "filtered"  # the first failure would end the run
         if fate == "on" and node.task_id:
             return "out", [node.task_id]
         pieces = 1 if fate == "on" else fate if isinstance(fate, int) else 0
-        if fate == "failed" and not node.task_id:
+        if fate == "failed" and (is_halfway or not node.task_id):
             pieces = 2  # outputs of a source before its failure continue
         kind = fate if fate in ("filtered", "failed") else "out" if pieces else "filtered"
         return str(kind), [child_id(node.task_id, index) for index in range(pieces)]

@@ -39,6 +39,7 @@ _COUNTS = (
     (names.TASK_COUNT, "out", "passed"),
     (names.TASK_COUNT, "filtered", "filtered"),
     (names.TASK_COUNT, "failed", "failed"),
+    (names.TASK_COUNT, "merged", "merged"),
     (names.TASKS_OUT, "", "out"),
     (names.ITEMS, "", "items"),
     (names.PROCESS_TIME, "", "process_ns"),

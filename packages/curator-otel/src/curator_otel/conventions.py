@@ -207,6 +207,9 @@ TASKS_IN = _whole(
 TASKS_OUT = _whole("curator.task.out", "{task}", (*_SUMMED, "batch"), "Output tasks.")
 TASKS_FILTERED = _whole("curator.task.filtered", "{task}", (*_SUMMED, "batch"), "Tasks dropped on purpose.")
 TASKS_FAILED = _whole("curator.task.failed", "{task}", (*_SUMMED, "batch"), "Tasks lost to errors.")
+TASKS_MERGED = _whole(
+    "curator.task.merged", "{task}", (*_SUMMED, "batch"), "Input tasks that went into the tasks of another input."
+)
 TASKS_UNREPORTED = _whole(
     "curator.task.unreported",
     "{task}",

@@ -183,6 +183,7 @@ def test_stage_and_batch_spans_agree_with_the_result(received):
             "curator.task.out": stage.tasks_out,
             "curator.task.filtered": stage.tasks_filtered,
             "curator.task.failed": stage.tasks_failed,
+            "curator.task.merged": stage.tasks_merged,
             "curator.item.count": stage.items,
         }
         expected = counts | {

@@ -12,21 +12,26 @@ from typing import TYPE_CHECKING, Any
 from curator_core._checkpoint.journal import read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["EarlierRuns", "record_of", "record_of_files", "written_in"]
 
-_ID, _FAILED, _OUTPUTS = "id", "failed", "outputs"
+_ID, _FAILED, _OUTPUTS, _JOINED = "id", "failed", "outputs", "joined"
 _STAGED, _TASKS = "staged", "tasks"
 
 
-def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None) -> dict[str, Any]:
-    """Return the journal's record of a finished source task, without values that are the default."""
+def record_of(source_id: str, *, failed: bool, outputs: list[Any] | None, joined: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the journal's record of a finished source task, without values that are the default.
+
+    Source tasks with common outputs are one record, so that a crash cannot leave some of them without the others.
+    """
     record: dict[str, Any] = {_ID: source_id}
     if failed:
         record[_FAILED] = True
     if outputs:
         record[_OUTPUTS] = outputs
+    if joined:
+        record[_JOINED] = [*joined]
     return record
 
 
@@ -81,14 +86,17 @@ class EarlierRuns(Mapping[str, "list[Any]"]):
         source_id, outputs = record.get(_ID), record.get(_OUTPUTS)
         if not isinstance(source_id, str):
             return
-        self._with_outputs.pop(source_id, None)
-        self._plain.discard(source_id)
+        joined = record.get(_JOINED, ())
+        for each in (source_id, *joined):
+            self._with_outputs.pop(each, None)
+            self._plain.discard(each)
         if self._retry_failed and record.get(_FAILED):
             return
         if outputs and isinstance(outputs, list):
             self._with_outputs[source_id] = _as_json(outputs)
         else:
             self._plain.add(source_id)
+        self._plain.update(joined)
 
     def outputs(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the ids of source tasks that have outputs, with these outputs."""

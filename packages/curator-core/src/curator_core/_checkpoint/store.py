@@ -100,18 +100,26 @@ class OpenCheckpoint:
         self._journal.append(record_of_files(label, tasks))
         self._journal.sync()
 
-    def finish(self, source_id: str, *, failed: bool = False, outputs: list[Any] | None = None) -> None:
+    def finish(
+        self,
+        source_id: str,
+        *,
+        failed: bool = False,
+        outputs: list[Any] | None = None,
+        joined: Sequence[str] = (),
+    ) -> None:
         """Record that this run has finished a source task. The record is on disk soon, or after `sync`.
 
         Args:
             source_id: The id of the source task.
             failed: Whether it is finished because it failed.
             outputs: Its outputs in the form of JSON values, for later runs.
+            joined: The ids of source tasks that finish with it, because they have common outputs.
 
         Raises:
             DataError: JSON cannot represent the outputs; or the journal cannot be written, see `Journal.sync`.
         """
-        self._journal.append(record_of(source_id, failed=failed, outputs=outputs))
+        self._journal.append(record_of(source_id, failed=failed, outputs=outputs, joined=joined))
 
     def write(self) -> None:
         """Write all records, so that they survive the end of this process.

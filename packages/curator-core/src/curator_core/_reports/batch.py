@@ -34,9 +34,12 @@ __all__ = [
     "input_outcomes",
 ]
 
-OutcomeKind = Literal["out", "filtered", "failed", "retried"]
-"""The outcome of an input: it gave tasks, was dropped on purpose, was lost to an error, or will be passed to the stage
-again (a later report of the same batch has its outcome)."""
+OutcomeKind = Literal["out", "filtered", "failed", "merged", "retried"]
+"""The outcome of an input: it gave tasks, was dropped on purpose, was lost to an error, went into the tasks of another
+input of its batch, or will be passed to the stage again (a later report of the same batch has its outcome).
+
+Stages of this package never merge. A stage of another framework may turn a batch into any number of tasks: these count
+as the outputs of the first input of the batch, and the other inputs are merged into it."""
 
 
 class InputOutcome(NamedTuple):
@@ -54,7 +57,13 @@ class InputOutcome(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which is not needed here
 
 
-FIELD_OF: dict[OutcomeKind, str] = {"out": "passed", "filtered": "filtered", "failed": "failed", "retried": "retried"}
+FIELD_OF: dict[OutcomeKind, str] = {
+    "out": "passed",
+    "filtered": "filtered",
+    "failed": "failed",
+    "merged": "merged",
+    "retried": "retried",
+}
 """The field of `Tally` that counts the inputs with an outcome, in the order of the fields."""
 
 
@@ -65,6 +74,7 @@ class Tally(NamedTuple):
         passed: Inputs that gave at least one task.
         filtered: Inputs dropped on purpose.
         failed: Inputs lost to an error.
+        merged: Inputs that went into the tasks of another input.
         retried: Inputs that will be passed to the stage again.
         out: Output tasks.
     """
@@ -72,6 +82,7 @@ class Tally(NamedTuple):
     passed: int = 0
     filtered: int = 0
     failed: int = 0
+    merged: int = 0
     retried: int = 0
     out: int = 0
 
@@ -115,6 +126,7 @@ class ErrorInfo(NamedTuple):
         traceback: The formatted traceback, with only the user's frames.
         pickled: The exception itself if it pickles within 64 kB, otherwise None.
         doing: What the stage was doing, to follow "raised ValueError": ``"in setup"``, ``"on task '3'"``.
+        ends_run: Whether the run ends if failures end it.
     """
 
     type: str
@@ -122,6 +134,7 @@ class ErrorInfo(NamedTuple):
     traceback: str
     pickled: bytes | None = None
     doing: str = ""
+    ends_run: bool = True
 
 
 class WrittenFiles(NamedTuple):
@@ -252,7 +265,7 @@ class BatchReport(NamedTuple):
         """Count the inputs by outcome, and the output tasks."""
         number, others = len(self.input_ids), self.other_outcomes
         if not others:
-            return Tally(number, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
+            return Tally(number, 0, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
         single = number - len(others)
         counts = Counter[str]({"out": single})
         made = single

@@ -29,6 +29,7 @@ class StageTotals:
         out: Output tasks.
         filtered: Input tasks that were dropped on purpose.
         failed: Input tasks that were lost to an error.
+        merged: Input tasks that went into the tasks of another input.
         items: Items in the input tasks.
         process_ns: Time in the stage's code, over all workers.
         cpu_ns: CPU time of the working threads.
@@ -40,13 +41,13 @@ class StageTotals:
     """
 
     __slots__ = (
-        *("batches_ok", "batches_failed", "batches_retried", "passed", "out", "filtered", "failed", "items"),
+        *("batches_ok", "batches_failed", "batches_retried", "passed", "out", "filtered", "failed", "merged", "items"),
         *("process_ns", "cpu_ns", "idle_ns", "startup_ns", "workers", "first_ns", "last_ns"),
     )
 
     def __init__(self) -> None:
         self.batches_ok = self.batches_failed = self.batches_retried = 0
-        self.passed = self.out = self.filtered = self.failed = self.items = 0
+        self.passed = self.out = self.filtered = self.failed = self.merged = self.items = 0
         self.process_ns = self.cpu_ns = self.idle_ns = self.startup_ns = 0
         self.workers = self.first_ns = self.last_ns = 0
 

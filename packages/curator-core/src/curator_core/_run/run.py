@@ -375,7 +375,8 @@ class Run:
         """Record that source tasks are finished, except those with failures that a later run must retry."""
         if self._held:
             for each in finished:
-                self._held.pop(each.source_id, None)
+                for source_id in (each.source_id, *each.joined):
+                    self._held.pop(source_id, None)
         if self._store is None:
             return
         skips = self.context.on_error == "skip"
@@ -386,7 +387,8 @@ class Run:
         for each in finished:
             if skips or not each.failed:
                 outputs = [[made.task_id, made.paths, made.dataset_name] for made in each.written_files if made.paths]
-                self._store.finish(each.source_id, failed=each.failed > 0, outputs=outputs or None)
+                failed = each.failed > 0
+                self._store.finish(each.source_id, failed=failed, outputs=outputs or None, joined=each.joined)
         self._store.write()
 
     def lost(self) -> list[str]:

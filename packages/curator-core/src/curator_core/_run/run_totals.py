@@ -62,6 +62,7 @@ class _StageAccount(StageTotals):
             tasks_out=self.out,
             tasks_filtered=self.filtered,
             tasks_failed=self.failed,
+            tasks_merged=self.merged,
             attempts_retried=self.batches_retried,
             items=self.items,
             process_s=self.process_ns / 1e9,

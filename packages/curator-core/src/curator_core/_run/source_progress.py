@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from curator_core._reports.batch import FIELD_OF, ONE_OUT, Tally
@@ -25,19 +26,26 @@ class Finished(NamedTuple):
         source_id: The id of the source task.
         failed: How many of its descendants failed.
         written_files: The files that the last stage reports to have written.
+        joined: The ids of other source tasks that are finished with it, because they went into the same tasks.
     """
 
     source_id: str
     failed: int
     written_files: tuple[WrittenFiles, ...]
+    joined: tuple[str, ...] = ()
 
 
 class _Open:
-    """A source task in progress."""
+    """A source task in progress, or several that went into one task.
 
-    __slots__ = ("announced", "failed", "live", "written_files", "tallies")
+    Args:
+        source_id: The id of the source task.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("announced", "failed", "live", "members", "tallies", "written_files")
+
+    def __init__(self, source_id: str) -> None:
+        self.members = [source_id]
         self.live = 1  # does not include the outputs of announced tasks
         self.announced = self.failed = 0
         self.written_files: list[WrittenFiles] = []
@@ -51,9 +59,22 @@ class _Open:
         tally[_PLACES[kind]] += 1
         tally[_OUT_PLACE] += count
 
+    def absorb(self, other: _Open) -> None:
+        """Add the members of another object, and all that was counted for them."""
+        self.members += other.members
+        self.live += other.live
+        self.failed += other.failed
+        self.written_files += other.written_files
+        for stage, theirs in other.tallies.items():
+            ours = self.tallies.get(stage, [0] * len(theirs))
+            self.tallies[stage] = [*map(add, ours, theirs)]
+
 
 class SourceProgress:
     """Counts, for each source task, how many of its descendants are still in flight.
+
+    Source tasks with a common descendant finish together: otherwise a later run would repeat only some of them, and
+    write again what they have in common with the others.
 
     A report says how many tasks each input gave. It arrives before the reports of these outputs, or the input has been
     announced, so the count is zero only when nothing is left. Finished source tasks are forgotten: memory is
@@ -94,7 +115,7 @@ class SourceProgress:
         source_id = self.source_of(task_id)
         if source_id is None:
             return lambda: None
-        known = self._open[source_id] = self._open[source_id] or _Open()
+        known = self._known(source_id)
         known.announced += 1
         self._announced.add(task_id)
         live, failed, num_written = known.live, known.failed, len(known.written_files)
@@ -119,7 +140,9 @@ class SourceProgress:
         if not (others or counts_all) or stage < self._first or report.is_retried:
             return ()
         written_files = _by_task(report.written_files) if report.written_files else {}
-        finished = []
+        if any(kind == "merged" for kind, _ in others.values()):
+            self._join(report)
+        finished: list[Finished] = []
         for number in range(len(ids)) if counts_all else others:
             task_id = ids[number]
             source_id = task_id if task_id in self._open else self.source_of(task_id)
@@ -132,7 +155,7 @@ class SourceProgress:
                     del self._open[source_id]
                     finished.append(Finished(source_id, 0, ()))
                     continue
-                known = self._open[source_id] = _Open()
+                known = self._known(source_id)
             if self.can_restart:
                 known.enter(stage, kind, count)
             known.live += (0 if is_last else count) - 1
@@ -142,22 +165,48 @@ class SourceProgress:
             known.failed += kind == "failed"
             known.written_files += written_files.get(task_id, ())
             if not (known.live or known.announced):
-                del self._open[source_id]
-                finished.append(Finished(source_id, known.failed, tuple(known.written_files)))
+                finished.append(self._finish(known))
         return finished
+
+    def _known(self, source_id: str) -> _Open:
+        known = self._open[source_id]
+        if known is None:
+            known = self._open[source_id] = _Open(source_id)
+        return known
+
+    def _join(self, report: BatchReport) -> None:
+        """Join the source tasks whose descendants went into the same tasks."""
+        # A merged batch is not announced: its inputs are lists, and never outputs of a generator.
+        joined = [each.task_id for each in report.inputs if each.count or each.kind == "merged"]
+        source_ids = [source_id for source_id in map(self.source_of, joined) if source_id is not None]
+        for source_id in source_ids[1:]:
+            first, other = self._known(source_ids[0]), self._known(source_id)
+            if other is not first:
+                first.absorb(other)
+                self._open |= dict.fromkeys(other.members, first)
+
+    def _finish(self, known: _Open) -> Finished:
+        for source_id in known.members:
+            del self._open[source_id]
+        source_id, *joined = known.members
+        return Finished(source_id, known.failed, tuple(known.written_files), tuple(joined))
 
     @property
     def written_files(self) -> list[WrittenFiles]:
         """The files that the last stage reports to have written for unfinished source tasks."""
-        return [each for known in self._open.values() if known for each in known.written_files]
+        return [each for known in self._in_progress() for each in known.written_files]
+
+    def _in_progress(self) -> list[_Open]:
+        """Return each object once, even if several source tasks share it."""
+        return [*{id(known): known for known in self._open.values() if known is not None}.values()]
 
     def restart(self) -> dict[int, Tally]:
         """Restart the unfinished source tasks, and return what was counted for them, by stage."""
         totals: dict[int, Tally] = {}
-        for source_id, known in self._open.items():
-            for stage, tally in known.tallies.items() if known else ():
+        for known in self._in_progress():
+            for stage, tally in known.tallies.items():
                 totals[stage] = totals.get(stage, Tally()).plus(Tally(*tally))
-            self._open[source_id] = None
+        self._open = dict.fromkeys(self._open)
         return totals
 
     def source_of(self, task_id: str) -> str | None:

@@ -87,7 +87,8 @@ class ConformanceBase:
         """Check that every task is accounted for, in the summaries and in the reports that they are computed from."""
         before = None
         for summary in seen.result.stages:
-            assert summary.tasks_in == summary.tasks_passed + summary.tasks_filtered + summary.tasks_failed
+            outcomes = (summary.tasks_passed, summary.tasks_filtered, summary.tasks_failed, summary.tasks_merged)
+            assert summary.tasks_in == sum(outcomes)
             if before is not None:
                 assert summary.tasks_in == before.tasks_out, f"tasks lost between '{before.name}' and '{summary.name}'"
             before = summary
@@ -98,6 +99,7 @@ class ConformanceBase:
             assert summary.tasks_passed == kinds.count("out")
             assert summary.tasks_filtered == kinds.count("filtered")
             assert summary.tasks_failed == kinds.count("failed")
+            assert summary.tasks_merged == kinds.count("merged")
             assert summary.tasks_out == sum(report.num_out for report in final)
         assert before is not None
         assert before.tasks_out == len(seen.result)

@@ -159,10 +159,11 @@ def _sums(did: Mapping[str, int]) -> Attributes:
     return {
         names.BATCHES: did["batches_ok"] + did["batches_failed"],
         names.BATCHES_RETRIED: did["batches_retried"],
-        names.TASKS_IN: did["passed"] + did["filtered"] + did["failed"],
+        names.TASKS_IN: did["passed"] + did["filtered"] + did["failed"] + did["merged"],
         names.TASKS_OUT: did["out"],
         names.TASKS_FILTERED: did["filtered"],
         names.TASKS_FAILED: did["failed"],
+        names.TASKS_MERGED: did["merged"],
         names.ITEMS: did["items"],
         names.PROCESS_TIME: did["process_ns"] / 1e9,
         names.CPU_TIME: did["cpu_ns"] / 1e9,
@@ -225,6 +226,7 @@ def _tasks(report: BatchReport) -> Attributes:
         names.TASKS_OUT: tally.out,
         names.TASKS_FILTERED: tally.filtered,
         names.TASKS_FAILED: tally.failed,
+        names.TASKS_MERGED: tally.merged,
     }
 
 

@@ -18,7 +18,7 @@ __all__ = ["SUMS", "StageActivity", "outcome_of"]
 
 SUMS = (
     *("batches_ok", "batches_failed", "batches_retried"),
-    *("passed", "out", "filtered", "failed", "items"),
+    *("passed", "out", "filtered", "failed", "merged", "items"),
     *("process_ns", "cpu_ns", "idle_ns"),
 )
 """The fields of `StageTotals` that only batches change."""

@@ -30,7 +30,8 @@ __all__ = ["Replayed", "replay"]
 
 # Attributes that tasks have no values for.
 _UNKNOWN = (
-    *(names.TASKS_IN, names.TASKS_OUT, names.TASKS_FILTERED, names.TASKS_FAILED, names.TASKS_UNREPORTED),
+    *(names.TASKS_IN, names.TASKS_OUT, names.TASKS_FILTERED, names.TASKS_FAILED, names.TASKS_MERGED),
+    names.TASKS_UNREPORTED,
     *(names.BATCHES_RETRIED, names.WORKERS, names.CPU_TIME, names.OUTCOME),
     *(names.BATCH_SEQUENCE, names.BATCH_ATTEMPT, names.BATCH_GROUP),
 )

@@ -181,6 +181,7 @@ _STAGE_FACTS = (
     (names.TASKS_OUT, "out"),
     (names.TASKS_FILTERED, "filtered"),
     (names.TASKS_FAILED, "failed"),
+    (names.TASKS_MERGED, "merged"),
     (names.BATCHES_RETRIED, "retried"),
 )
 
