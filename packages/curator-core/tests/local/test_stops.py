@@ -172,7 +172,7 @@ def test_code_that_cannot_be_interrupted_ends_at_the_deadline(
 ) -> None:
     checkpoint = tmp_path / "progress"
     running = script(
-        STOPPED.format(workers=workers, isolated=isolated, hangs=True, checkpoint=str(checkpoint), grace=2)
+        STOPPED.format(workers=workers, isolated=isolated, hangs=True, checkpoint=str(checkpoint), grace=4)
     )
     wait_until(lambda: running.line() == "hangs")
     running.interrupt(signal.SIGTERM)
