@@ -32,7 +32,7 @@ SHARED_MEMORY_BEFORE = pytest.StashKey[set[Path]]()
 # Ray's agents take a while to notice that their cluster is gone, longer on a busy machine.
 ENDS_WITHIN_S = 60
 LONG_S = 1800  # for a test of many examples
-OF_RAY = ("ray", "pymp-*")  # its directory, and the files that its dashboard leaves when Ray kills it
+OF_RAY = ("ray", "ray_pipeline", "pymp-*")  # directories of Ray and Xenna, and what a killed dashboard leaves
 
 EVERYTHING = "everything"  # both a profile of hypothesis and a marker
 

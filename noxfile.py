@@ -111,8 +111,8 @@ ON_EACH_PAIR = (
     "tests/integration/test_readme.py",
 )
 
-# What the benchmarks compare us with. NeMo Curator requires many packages that CPU runs do not need; these are the ones
-# that they do need.
+# NeMo Curator, whose pipelines run on our executors, and with which the benchmarks compare us. It requires many
+# packages that CPU runs do not need; these are the ones that they do need.
 NEMO_CURATOR = ["nemo-curator==1.4.0"]
 NEMO_CURATOR_NEEDS = [
     "cosmos-xenna==0.2.0",
@@ -129,6 +129,8 @@ NEMO_CURATOR_NEEDS = [
     "pyarrow",
     "tqdm",
 ]
+NEMO_CURATOR_STAGES = ["av", "ftfy", "pillow", "regex", "soundfile"]  # stages need these too
+ITS_PAGE = "test_the_python_on_a_page_prints_the_output_that_it_shows[guides/coming-from-nemo-curator.md]"
 
 # Turn off Ray's usage reports. Allow bytecode: without it, every Ray worker would compile its imports, which takes
 # longer than the tests.
@@ -303,6 +305,15 @@ def install_into(session: nox.Session, python: Path, *what: str) -> None:
 
 
 @nox.session(python="3.11", venv_backend="uv", default=False)
+def nemo(session: nox.Session) -> None:
+    """Test pipelines of NeMo Curator on all executors, beside NeMo Curator's own. Needs uv."""
+    session.install(*from_tree(ALL), *TOOLS["tests-all"], *NEMO_CURATOR_NEEDS, *NEMO_CURATOR_STAGES)
+    session.install("--no-deps", *NEMO_CURATOR)
+    paths = ("tests/nemo", f"tests/integration/test_docs_snippets.py::{ITS_PAGE}")
+    run_tests(session, *BY_MODULE, *paths)
+
+
+@nox.session(python="3.11", venv_backend="uv", default=False)
 def minimums(session: nox.Session) -> None:
     """Test the oldest Python with the oldest release of every dependency, to check the lower bounds. Needs uv."""
     session.install("--resolution=lowest-direct", *from_tree(ALL), *TOOLS["tests-all"])
@@ -348,7 +359,7 @@ def everything(session: nox.Session) -> None:
     """Run everything that can be tested here, for hours: must pass before an issue is closed as resolved."""
     for name in ("lint", "types", "contracts", "wheels", "minimums", "docs", "demo", "phoenix"):
         session.notify(name)
-    for name in ("tests-core", "tests-otel", "tests-xenna", "integration"):  # each in a separate environment
+    for name in ("tests-core", "tests-otel", "tests-xenna", "integration", "nemo"):  # each in a separate environment
         session.notify(name, EVERYTHING)
     here = "{}.{}".format(*sys.version_info)
     for pair in COMPAT:

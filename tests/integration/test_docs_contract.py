@@ -19,7 +19,7 @@ CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
 # The names of the directories in docs/testing.md.
 SUITES = {
     **{name: ROOT / "packages" / f"curator-{name}" / "tests" for name in ("core", "otel", "xenna")},
-    **{name: ROOT / "tests" / name for name in ("integration", "packaging", "chaos", "phoenix")},
+    **{name: ROOT / "tests" / name for name in ("integration", "packaging", "chaos", "phoenix", "nemo")},
     "kit": ROOT / "packages" / "curator-core" / "src" / "curator_core" / "testing",
 }
 TEST = re.compile(r"`(?P<where>[\w/.]*)::(?P<name>\w+)`")

@@ -31,6 +31,7 @@ FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # These need a cluster; all other pages run in one process without a cluster.
 ON_XENNA = {"guides/running-on-xenna.md"}
+NEEDS = {"guides/running-on-xenna.md": "curator_xenna", "guides/coming-from-nemo-curator.md": "nemo_curator"}
 
 RUNNER = """
 import contextlib, io, json, linecache, sys, traceback
@@ -102,8 +103,8 @@ def alike(shown: str, said: str) -> bool:
 def test_the_python_on_a_page_prints_the_output_that_it_shows(
     page: str, masked: Callable[[str], str], tmp_path: Path
 ) -> None:
-    if page in ON_XENNA:
-        pytest.importorskip("curator_xenna")
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     blocks = blocks_of(DOCS / page)
     program = json.dumps([page, [(block.line, block.source) for block in blocks], page in ON_XENNA])
     save_files(blocks, tmp_path)

@@ -43,6 +43,7 @@ ENTRY_POINTS = {
     "curator-core": {
         ("curator.executors", "local", "curator_core._local.executor:LocalExecutor"),
         ("curator.observers", "progress", "curator_core._run.progress:ProgressBar"),
+        ("curator.dialects", "nemo_curator.stages.base.ProcessingStage", "curator_core._nemo.dialect:NEMO"),
     },
     "curator-xenna": {("curator.executors", "xenna", "curator_xenna.executor:XennaExecutor")},
     "curator-otel": {
@@ -134,7 +135,8 @@ def test_entry_points_can_be_loaded(dist: Distribution) -> None:
     found = dist.entry_points
     assert {(point.group, point.name, point.value) for point in found} == ENTRY_POINTS[dist.name]
     for point in found:
-        assert point.load().__name__ == point.attr
+        if point.group != "curator.dialects":  # they need the framework that they translate: `nox -s nemo` loads them
+            assert point.load().__name__ == point.attr
 
 
 def test_import_loads_no_engine_and_no_telemetry(dist: Distribution) -> None:

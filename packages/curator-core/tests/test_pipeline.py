@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoints, PackageNotFoundError, distribution
 import pytest
 
 from curator_core import ExecutorError, LocalExecutor, Pipeline, PipelineError, ProcessingStage, ProgressBar, Task
-from curator_core.pipeline import find_installed
+from curator_core._run.installed import find_installed
 from curator_core.testing import Recorder
 
 

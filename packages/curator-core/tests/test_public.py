@@ -118,8 +118,8 @@ DOORS = {"curator_core": PUBLIC, "curator_core.backends": FOR_EXECUTORS, "curato
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(curator_core.__path__, "curator_core.")
-    if name.split(".")[-1] not in ("__about__", "__main__")
-]
+    if name.split(".")[-1] not in ("__about__", "__main__") and not name.startswith("curator_core._nemo.")
+]  # those of _nemo need NeMo Curator: `nox -s nemo` imports them
 ENGINES = {"ray", "cosmos_xenna", "opentelemetry"}
 HEAVY = ENGINES | {"pyarrow", "pandas", "numpy", "cloudpickle", "tqdm", "fsspec", "pytest"}
 

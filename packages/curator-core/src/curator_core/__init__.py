@@ -19,8 +19,8 @@ To read the source, start with these modules, in this order:
     _adapter/worker_state.py    150         a stage on a worker
     _adapter/adapter.py         240         the one path of every batch
     _adapter/attempt.py         460         one attempt at one batch: call, settle, report
-    _run/executor.py            250         what all executors have in common
-    _run/run.py                 500         a run and its accounts
+    _run/executor.py            340         what all executors have in common
+    _run/run.py                 530         a run and its accounts
 """
 
 from curator_core.__about__ import __version__

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from curator_core._local.executor import LocalExecutor
 from curator_core._plan.plan import Plan
 from curator_core._plan.sendable import check_sent
-from curator_core.errors import ExecutorError, PipelineError, nearest, unknown_name
+from curator_core._run.installed import instance
+from curator_core.errors import ExecutorError, PipelineError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +27,7 @@ if TYPE_CHECKING:
     from curator_core.stages import ProcessingStage
     from curator_core.tasks import Task
 
-__all__ = ["Pipeline", "find_installed"]
-
-
-# The names under which this project's own packages register.
-_PACKAGES = {"executor": {"xenna": "curator-xenna"}, "observer": {"otel": "curator-otel"}}
+__all__ = ["Pipeline"]
 
 
 class Pipeline:
@@ -120,7 +118,7 @@ class Pipeline:
         if start_at is not None:
             plan = _from_stage(plan, start_at, initial_tasks)
         chosen = LocalExecutor() if executor is None else _executor(executor)
-        watching = [_instance("observer", observer) for observer in observers]
+        watching = [instance("observer", observer) for observer in observers]
         result: RunResult = chosen.execute(
             plan,
             initial_tasks,
@@ -172,42 +170,11 @@ def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
             hint="pass initial_tasks=curator_core.deadletter.load(path, stage=…)",
         )
     stages = [compiled.stage for compiled in plan.stages[names.index(name) :]]
-    return Plan.from_stages(stages, plan.name, fed=True)
-
-
-def find_installed(kind: str, name: str) -> Any:
-    """Return the object that an installed package registers under a name.
-
-    Args:
-        kind: ``"executor"`` or ``"observer"``.
-        name: Its name in the entry points ``curator.executors`` or ``curator.observers``.
-
-    Raises:
-        ExecutorError: Nothing is installed under that name, or it cannot be imported.
-    """
-    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms, needed only for names given as strings
-
-    found = entry_points(group=f"curator.{kind}s")
-    if name not in found.names:
-        details = unknown_name(kind, name, found.names)
-        meant = nearest(name, {*found.names, *_PACKAGES[kind]})
-        if meant is not None and meant not in found.names:
-            details["hint"] = f"python -m pip install {_PACKAGES[kind][meant]}, which provides the {kind} {meant!r}"
-        raise ExecutorError(f"no {kind} '{name}' is installed", given=name, **details)
-    try:
-        return found[name].load()
-    except (ImportError, AttributeError) as exc:
-        raise ExecutorError(
-            f"the {kind} '{name}' cannot be imported: {exc}",
-            field=name,
-            given=found[name].value,
-            expected="a package that works in this environment",
-            hint="see the traceback above this one, and reinstall what is missing",
-        ) from exc
+    return replace(Plan.from_stages(stages, plan.name, fed=True), dialect=plan.dialect)
 
 
 def _executor(given: Any) -> Any:
-    chosen = _instance("executor", given)
+    chosen = instance("executor", given)
     if isinstance(chosen, type) or not hasattr(chosen, "execute"):
         raise ExecutorError(
             "not an executor",
@@ -217,7 +184,3 @@ def _executor(given: Any) -> Any:
             hint=f"call the class: {chosen.__name__}()" if isinstance(chosen, type) else "use LocalExecutor()",
         )
     return chosen
-
-
-def _instance(kind: str, value: Any) -> Any:
-    return find_installed(kind, value)() if isinstance(value, str) else value

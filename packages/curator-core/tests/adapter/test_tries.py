@@ -150,7 +150,8 @@ class TestRetryOn:
 class TestLetters:
     def probe(self, stage: ProcessingStage) -> Probe:
         run = Probe(stage)
-        run.adapter.state.context = run.adapter.state.context._replace(on_error="skip", letter_bytes=10**6)
+        state = run.adapter.state
+        state.enter(state.context._replace(on_error="skip", letter_bytes=10**6), state.sink)
         return run
 
     def test_the_letter_has_the_original_task_and_its_own_error(self):

@@ -78,7 +78,7 @@ class BaseStageAdapter:
                 reported.
         """
         state, compiled = self.state, self.state.compiled
-        state.context, state.sink = context, sink
+        state.enter(context, sink)
         is_called_by_task = compiled.batch_size == 1 and not (compiled.batched or compiled.concurrency)
         # The report of the last stage names all files of its input.
         is_last_of_files = context.written_files_of == compiled.index

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from curator_core._foreign import BoxedTask
 from curator_core._reports.batch import FailedInput, WrittenFiles, input_outcomes
 from curator_core._reports.failures import error_info
 from curator_core.tasks import FileGroupTask
@@ -50,16 +51,19 @@ def written_files_of(
         others: The outcomes of the inputs that did not give exactly one task.
         outputs: The outputs, in order.
     """
-    if not any(map(_is_whole, outputs)):
+    written = [_paths_of(task) for task in outputs]
+    if not any(paths is not None for paths in written):
         return ()
     made_of = (outcome.task_id for outcome in input_outcomes(ids, others) for _ in range(outcome.count))
     return tuple(
-        WrittenFiles(input_id, task.task_id, [os.fspath(path) for path in task.data], task.dataset_name)
-        for input_id, task in zip(made_of, outputs, strict=True)
-        if _is_whole(task)
+        WrittenFiles(input_id, task.task_id, [os.fspath(path) for path in paths], task.dataset_name)
+        for input_id, task, paths in zip(made_of, outputs, written, strict=True)
+        if paths is not None
     )
 
 
-def _is_whole(task: Any) -> bool:
-    """Whether a task names files that were written; a task with a byte range names a file still to read."""
-    return isinstance(task, FileGroupTask) and task.byte_range is None
+def _paths_of(task: Any) -> list[str] | None:
+    """Return the files that were written; a task with a byte range names a file still to read."""
+    if isinstance(task, BoxedTask):
+        return task.written_paths
+    return task.data if isinstance(task, FileGroupTask) and task.byte_range is None else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from curator_core._adapter.attachments import failed_inputs, written_files_of
 from curator_core._adapter.checks import are_always_valid, check_count, check_output, check_task
 from curator_core._adapter.lineage import batch_id_of, histories_of, produced, with_row
-from curator_core._calls.returned import AT_REST, LISTS, Failed, read_out
+from curator_core._calls.returned import AT_REST, LISTS, MERGED, Failed, read_out
 from curator_core._guard.user_code import check_failure, leave_fork, this_process
 from curator_core._reports.batch import ONE_OUT, BatchReport, input_outcomes
 from curator_core._reports.failures import error_info, is_of, stage_error
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from curator_core._adapter.input_copies import InputCopies
     from curator_core._adapter.worker_state import WorkerState
     from curator_core._performance import PerfRow
-    from curator_core._reports.batch import FailedInput, OutcomeKind, WrittenFiles
+    from curator_core._reports.batch import ErrorInfo, FailedInput, OutcomeKind, WrittenFiles
     from curator_core.tasks import TaskState
 
 __all__ = ["Attempt"]
@@ -33,6 +33,7 @@ _TOO_SHORT_NS = 50_000  # wall time below which CPU time is not read: reading ta
 _CPU_FRESH_NS = 1_000_000  # how long a reading of a thread's CPU time stays valid
 _FILTERED: tuple[OutcomeKind, int] = ("filtered", 0)
 _FAILED: tuple[OutcomeKind, int] = ("failed", 0)
+_MERGED: tuple[OutcomeKind, int] = ("merged", 0)
 _RETRIED: tuple[OutcomeKind, int] = ("retried", 0)
 _state_of = attrgetter("_state")
 
@@ -51,12 +52,14 @@ class Attempt:
         error: The first error, if there is one.
         doing: What the stage was doing when the error was raised, for a message.
         comes_again: Whether the inputs will be retried.
+        ends_run: Whether the error ends the run if failures end it.
     """
 
     # Defaults that most batches never change: setting them on each instance would cost 0.1 us apiece.
     error: BaseException | None = None
     doing = ""
     comes_again = False
+    ends_run = True
     _ids_called: Sequence[str] = ()  # ids of the inputs that the stage sees, if it does not see all of them
     _num_items = _in_bytes = _out_bytes = 0
     _start_unix = _start = _duration_ns = _cpu_ns = 0
@@ -81,7 +84,7 @@ class Attempt:
         self.last = last
         self.copies = copies
         self._at: int | None = 0 if len(tasks) == 1 else None  # the input that the error is about; None if unknown
-        self._isolates = last and state.context.on_error == "skip"  # a failed input then does not fail the others
+        self._isolates = last and state.skips_failures  # a failed input then does not fail the others
         self._recorder = state.processing_stage.metrics
         self._states: list[TaskState] = [*map(_state_of, tasks)]
         self._ids = [state[0] for state in self._states]
@@ -112,7 +115,7 @@ class Attempt:
         self._raise_error()
 
     def _raise_error(self) -> None:
-        if self.error is not None and not self.comes_again and self.state.context.on_error == "raise":
+        if self.error is not None and self.ends_run and not (self.comes_again or self.state.skips_failures):
             raise stage_error(self.error, self.compiled.name, self.doing)
 
     def execute(self) -> list[Any]:
@@ -277,7 +280,7 @@ class Attempt:
                 good += made
             except BaseException as exc:  # noqa: BLE001 - raised by a method of the user's task
                 check_failure(exc)
-                self._outcomes[number] = self._lose(number, exc)
+                self._outcomes[number] = self._lose(number, Failed(exc))
         return good
 
     def _settle_each(self, entries: Sequence[Any], row: PerfRow) -> list[Any]:
@@ -307,27 +310,30 @@ class Attempt:
     ) -> tuple[OutcomeKind, int]:
         if entry is None:
             return _FILTERED
-        if not isinstance(entry, Failed):
-            try:
-                made = self._adopt(given, self._states[number], entry, perf)
-            except BaseException as exc:
-                check_failure(exc)
-                if not self._isolates:
-                    raise
-                entry = Failed(exc)
-            else:
-                outputs += made
-                return ("out", len(made)) if made else _FILTERED
-        return self._lose(number, entry.error)
+        if entry is MERGED:
+            return _MERGED
+        failed = entry if isinstance(entry, Failed) else None
+        try:
+            made = self._adopt(given, self._states[number], entry if failed is None else failed.outputs, perf)
+        except BaseException as exc:
+            check_failure(exc)
+            if not self._isolates:
+                raise
+            return self._lose(number, Failed(exc))
+        outputs += made
+        if failed is not None:
+            return self._lose(number, failed, len(made))
+        return ("out", len(made)) if made else _FILTERED
 
-    def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
+    def _lose(self, number: int, failed: Failed, made: int = 0) -> tuple[OutcomeKind, int]:
         """Record that an input failed. The report shows the error of the first one."""
-        if self.error is None:
+        if self.error is None or (failed.ends_run and not self.ends_run):
             self._at = number
-            self._blame(error)
+            self.ends_run = failed.ends_run
+            self._blame(failed.error)
         self._errors = self._errors or {}
-        self._errors[number] = error
-        return _FAILED
+        self._errors[number] = failed.error
+        return ("failed", made) if made else _FAILED
 
     def _adopt(
         self, given: Any, parent: TaskState, entry: Any, perf: tuple[PerfRow, ...], first: int = 0
@@ -413,6 +419,10 @@ class Attempt:
             self._batch_id,
         )
 
+    def _error_info(self, error: BaseException) -> ErrorInfo:
+        ends_run = self.ends_run and not self.compiled.skips_failures
+        return error_info(error, self.doing)._replace(ends_run=ends_run)
+
     def close(self) -> BatchReport:
         """End the attempt and return the report. The worker is idle from now on."""
         state, context = self.state, self.state.context
@@ -449,7 +459,7 @@ class Attempt:
             self._out_bytes,
             self._num_items,
             self._metrics,
-            None if self.error is None else error_info(self.error, self.doing),
+            None if self.error is None else self._error_info(self.error),
             failed_input,
             self._written_files,
         )

@@ -56,7 +56,7 @@ class ConcurrentAttempt(Attempt):
     ) -> None:
         super().__init__(state, tasks, number, last=last, copies=copies)
         self._call_size = call_size
-        self._ends_run = last and state.context.on_error != "skip"
+        self._ends_run = last and not state.skips_failures
         self._isolates = not self._ends_run
         self._sizes: list[tuple[int, int]] = []  # items and bytes of each input, before the calls
         self._retried: dict[int, BaseException] = {}
@@ -173,7 +173,7 @@ class ConcurrentAttempt(Attempt):
     def _stops_at(self) -> Any:
         if self._ends_run:
             return "all"
-        return "none" if self.state.context.on_error == "skip" else "final"
+        return "none" if self.state.skips_failures else "final"
 
     def _work_on(self, call: Sequence[Any]) -> StageWork:
         state = self.state
@@ -192,11 +192,11 @@ class ConcurrentAttempt(Attempt):
             self.state.source_ids = source_ids  # a source that is retried reuses these names
         return outputs
 
-    def _lose(self, number: int, error: BaseException) -> tuple[OutcomeKind, int]:
-        following = self._following(error)
+    def _lose(self, number: int, failed: Failed, made: int = 0) -> tuple[OutcomeKind, int]:
+        following = self._following(failed.error)
         if following is None:
-            return super()._lose(number, error)
-        self._retried[number] = error
+            return super()._lose(number, failed, made)
+        self._retried[number] = failed.error
         following.append(number)
         return ("retried", 0)
 

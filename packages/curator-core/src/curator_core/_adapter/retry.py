@@ -36,7 +36,7 @@ def keeps_inputs(state: WorkerState, count: int) -> bool:
         return True
     # The tasks of a batch may fail because of something they share: one call, or the process that makes all calls.
     share = compiled.batched or (compiled.concurrency > 0 and state.is_isolated)
-    return context.on_error == "skip" and share and count > 1
+    return state.skips_failures and share and count > 1
 
 
 class RetryingBatch:

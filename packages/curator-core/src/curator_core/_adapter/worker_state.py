@@ -89,6 +89,7 @@ class WorkerState:
         compiled: The stage, as it was read.
         context: The run that the worker is part of.
         sink: Called with each report.
+        skips_failures: Whether failures of the stage are counted and do not end the run.
         place: Stage name, worker id, and node id, as of the last call to ``setup`` or ``setup_on_node``.
         pid: The process id of the worker.
         sequence: Number of the next batch.
@@ -102,8 +103,7 @@ class WorkerState:
     def __init__(self, processing_stage: Any, compiled: CompiledStage) -> None:
         self.processing_stage = processing_stage
         self.compiled = compiled
-        self.context = RunContext()
-        self.sink: Callable[[BatchReport | WorkerReport], None] = _nowhere
+        self.enter(RunContext(), _nowhere)
         self.place = Place.of(compiled.name, WorkerMetadata().worker_id, NodeInfo().node_id)
         self.pid = os.getpid()
         self.sequence = 0
@@ -114,16 +114,21 @@ class WorkerState:
         self.is_isolated = False
         self._loop: EventLoop | None = None
 
+    def enter(self, context: RunContext, sink: Callable[[BatchReport | WorkerReport], None]) -> None:
+        """Make the worker part of a run."""
+        self.context, self.sink = context, sink
+        self.skips_failures = context.on_error == "skip" or self.compiled.skips_failures
+
     @property
     def withdraws(self) -> bool:
         """Whether outputs of a generator that fails partway are withdrawn, because its input is retried or skipped."""
-        return self.context.on_error == "skip" or self.compiled.max_attempts > 1
+        return self.skips_failures or self.compiled.max_attempts > 1
 
     @property
     def splits_batches(self) -> bool:
         """Whether a batch that fails is split to retry its tasks separately."""
         # The ranks of an SPMD group must call the stage together, so a single rank must not split its batch.
-        return self.context.on_error == "skip" and not self.compiled.engine_options.get("is_spmd")
+        return self.skips_failures and not self.compiled.engine_options.get("is_spmd")
 
     @property
     def loop(self) -> EventLoop:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from curator_core.tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["AT_REST", "LISTS", "Failed", "as_iterable", "read_out"]
+__all__ = ["AT_REST", "LISTS", "MERGED", "Failed", "Merged", "as_iterable", "read_out"]
 
 LISTS = (list, tuple)
 AT_REST: set[type] = {type(None), list, tuple, Task}
@@ -21,12 +21,33 @@ _MANY_CLASSES = 256
 
 
 class Failed:
-    """An error in place of a task's output."""
+    """An error in place of a task's output.
 
-    __slots__ = ("error",)
+    Args:
+        error: The error.
+        outputs: What the stage made of the task nevertheless.
+        ends_run: Whether the run ends if failures end it. A stage of another framework may give up on a task by
+            returning a marker, which ends no run there.
+    """
 
-    def __init__(self, error: BaseException) -> None:
+    __slots__ = ("ends_run", "error", "outputs")
+
+    def __init__(self, error: BaseException, outputs: Sequence[Any] = (), *, ends_run: bool = True) -> None:
         self.error = error
+        self.outputs = outputs
+        self.ends_run = ends_run
+
+
+class Merged:
+    """In place of a task's output: it went into the outputs of the first task of its batch; see `OutcomeKind`."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> str:
+        return "MERGED"
+
+
+MERGED = Merged()
 
 
 def read_out(entry: Any) -> Any:

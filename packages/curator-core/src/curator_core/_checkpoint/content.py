@@ -21,6 +21,7 @@ from pathlib import PurePath, PureWindowsPath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from curator_core._foreign import BoxedTask
 from curator_core._guard.user_code import check_failure
 from curator_core._transport.exceptions import message_of
 from curator_core.errors import DataError
@@ -49,7 +50,7 @@ def content_id(task: Any) -> str:
         DataError: It contains an object without comparable content, such as an open file, or it contains itself.
     """
     return "c" + value_digest(
-        task,
+        task.content if isinstance(task, BoxedTask) else task,
         "task",
         f"define get_deterministic_id() in class {type(task).__name__}, to return an id that is the same in every run",
     )

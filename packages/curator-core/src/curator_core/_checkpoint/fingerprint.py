@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from curator_core._checkpoint.content import qualified_name, value_digest
+from curator_core._foreign import WrappedStage
 from curator_core._settings import SETTINGS
 from curator_core.errors import DataError
 
@@ -37,7 +38,11 @@ def fingerprint(stages: Sequence[CompiledStage]) -> list[dict[str, Any]]:
         warning.
     """
     return [
-        {"name": compiled.name, "class": qualified_name(type(compiled.stage)), "settings": dict(_settings(compiled))}
+        {
+            "name": compiled.name,
+            "class": qualified_name(type(compiled.definition)),
+            "settings": dict(_settings(compiled)),
+        }
         for compiled in stages
     ]
 
@@ -94,9 +99,12 @@ def _moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _settings(compiled: CompiledStage) -> Iterator[tuple[str, str]]:
-    for name, value in sorted(_configuration(compiled.stage).items()):
+    not_compared = _NOT_COMPARED
+    if isinstance(compiled.stage, WrappedStage):
+        not_compared |= compiled.stage.not_compared
+    for name, value in sorted(_configuration(compiled.definition).items()):
         is_pythons_own = name.startswith("__") and name.endswith("__")  # such as __doc__
-        if name not in _NOT_COMPARED and not is_pythons_own:
+        if name not in not_compared and not is_pythons_own:
             yield name, _digest(value, name, compiled.name)
 
 

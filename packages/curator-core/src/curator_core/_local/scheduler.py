@@ -326,12 +326,14 @@ def _opened(parcel: Parcel) -> list[Any]:
 
 def _failure(reports: Sequence[Any]) -> StageError:
     """Return the error of a stage, from the last report that has one."""
-    failed = [report for report in reports if report.error is not None and _ends_run(report)]
+    failed = [report for report in reports if _ends_run(report)]
     return rebuild_error(failed[-1].error, failed[-1].stage_name)
 
 
 def _ends_run(report: Any) -> bool:
     """Whether a failure ends the run: of a batch that is not retried, or of a setup, but not of a teardown."""
+    if report.error is None or not report.error.ends_run:
+        return False
     return not report.is_retried if isinstance(report, BatchReport) else report.event == "setup_failed"
 
 

@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
+from curator_core._foreign import WrappedStage
 from curator_core._plan.fan_out import is_asynchronous, says_fan_out
 from curator_core._settings import SETTINGS, as_tuple, invalid_setting
 from curator_core._transport.pickling import copied
@@ -41,7 +42,8 @@ class CompiledStage:
     Attributes:
         index: Position in the plan.
         class_name: Name of its class, which engines show.
-        stage: The user's stage. Executors run copies of it: see `fresh_stage`.
+        stage: The user's stage, or what wraps it. Executors run copies of it: see `fresh_stage`.
+        definition: The user's stage: the same, unless it is of another framework.
         batched: Whether it implements ``process_batch``.
         batch_size: How many tasks a batch has at most. A batch of an asynchronous stage has as many tasks as are
             processed concurrently.
@@ -54,12 +56,14 @@ class CompiledStage:
         num_workers: The fixed number of workers: also if the stage sets equal limits, which then are None here.
         engine_options: The options that ``xenna_stage_spec()`` returns.
         is_committed: Whether the driver publishes the stage's files.
+        skips_failures: Whether failures of the stage never end the run.
     """
 
     index: int
     name: str
     class_name: str
     stage: ProcessingStage[Any, Any]
+    definition: Any
     batched: bool
     batch_size: int
     call_size: int
@@ -83,6 +87,7 @@ class CompiledStage:
     adds: Fields | None
     engine_options: Mapping[str, Any]
     is_committed: bool
+    skips_failures: bool
 
     def fresh_stage(self) -> ProcessingStage[Any, Any]:
         """Return a copy to set up and run, so that the user's stage stays a definition."""
@@ -119,6 +124,7 @@ def compile_stage(index: int, stage: Any) -> CompiledStage:
     Raises:
         StageDefinitionError: The object is not a stage, or one of its settings is invalid.
     """
+    definition = stage.definition if isinstance(stage, WrappedStage) else stage
     if not isinstance(stage, ProcessingStage):
         raise StageDefinitionError(
             f"stage {index} is not a ProcessingStage",
@@ -145,13 +151,15 @@ def compile_stage(index: int, stage: Any) -> CompiledStage:
     } | _numbers_of_workers(stage, values)
     compiled = CompiledStage(
         index=index,
-        class_name=type(stage).__name__,
+        class_name=type(definition).__name__,
         stage=stage,
+        definition=definition,
         batched=batched,
         call_size=call_size,
         needs=_read_fields(stage, "inputs"),
         adds=_read_fields(stage, "outputs"),
         is_committed=stage._is_committed,
+        skips_failures=isinstance(stage, WrappedStage) and stage.skips_failures,
         **values,
     )
     if not compiled.batched and not _implements(stage, "process"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curator_core._foreign import find_dialect
 from curator_core._plan.compiled import LIMITS_OF_WORKERS, CompiledStage, Fields, compile_stage
 from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.sendable import check_copied
@@ -16,6 +17,8 @@ from curator_core.tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from curator_core._foreign import Dialect
 
 __all__ = ["CompiledStage", "Fields", "FusionLevel", "Plan", "StageGroup", "compile_stage", "dumps"]
 
@@ -28,11 +31,13 @@ class Plan:
         name: Name of the pipeline.
         stages: Its stages, in order, with composites expanded.
         has_source: Whether the first stage is a source.
+        dialect: Translates the tasks of the run, if the stages are of another framework.
     """
 
     name: str
     stages: tuple[CompiledStage, ...]
     has_source: bool = False
+    dialect: Dialect | None = None
 
     @classmethod
     def from_stages(cls, stages: Iterable[Any], name: str = "pipeline", *, fed: bool | None = None) -> Plan:
@@ -49,6 +54,10 @@ class Plan:
                 stage provides.
             StageDefinitionError: A stage cannot run as it is written.
         """
+        stages = [*stages]
+        dialect = find_dialect(stages)
+        if dialect is not None:
+            stages = dialect.wrap(stages, fed=bool(fed))
         leaves = [leaf for stage in stages for leaf in decompose(stage)]
         if not leaves:
             raise PipelineError(
@@ -58,14 +67,14 @@ class Plan:
                 expected="at least one stage",
                 hint="call add_stage(…) before run()",
             )
-        stages = tuple(compile_stage(index, stage) for index, stage in enumerate(leaves))
-        _check_names(stages)
-        _check_committed(stages)
-        has_source = fed is False or (fed is None and stages[0].may_be_source)
+        compiled = tuple(compile_stage(index, stage) for index, stage in enumerate(leaves))
+        _check_names(compiled)
+        _check_committed(compiled)
+        has_source = fed is False or (fed is None and compiled[0].may_be_source)
         if has_source:
-            _check_provided(stages)
-        check_copied(stages)
-        return cls(name=name, stages=stages, has_source=has_source)
+            _check_provided(compiled)
+        check_copied(compiled)
+        return cls(name=name, stages=compiled, has_source=has_source, dialect=dialect)
 
     @property
     def groups(self) -> tuple[StageGroup, ...]:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from curator_core._adapter.worker_state import RunContext, is_isolated
 from curator_core._checkpoint.settings import Checkpoint
+from curator_core._foreign import find_dialect
 from curator_core._guard.interrupts import heard_interrupts
 from curator_core._plan.plan import Plan
 from curator_core._plan.sendable import check_sent
 from curator_core._reports.observers import RunObserver, ambient_observers
+from curator_core._run.presets import PRESETS, checked_presets, presets_of_environment
 from curator_core.errors import ConfigurationError, CuratorError, ExecutorError
 from curator_core.logs import marked_records
 from curator_core.tasks import SourceIds, Task, new_state, stamp, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from curator_core._files.paths import PathLike
     from curator_core._plan.compiled import CompiledStage
@@ -46,6 +49,7 @@ class BaseExecutor(ABC):
 
     in_process: bool = False
     engine: str = ""
+    _presets: Mapping[str, Any] = {}
 
     def execute(
         self,
@@ -97,18 +101,33 @@ class BaseExecutor(ABC):
         from curator_core._run.settings import RunSettings  # noqa: PLC0415 - see above
         from curator_core._shard import read_shard  # noqa: PLC0415 - see above
 
-        settings = RunSettings(
-            on_error=self.failure_policy(on_error),
-            max_failures=max_failures,
-            checkpoint=_checkpoint(checkpoint),
-            collect=collect,
-            shard=None if shard is None else read_shard(shard, os.environ),
-            shutdown_grace_s=shutdown_grace_s,
-        )
-        plan = plan if isinstance(plan, Plan) else Plan.from_stages(plan, fed=initial_tasks is not None)
+        if not isinstance(plan, Plan):
+            plan, initial_tasks = self._compiled(plan, initial_tasks)
         plan = replace(plan, has_source=initial_tasks is None)  # a plan made without this knowledge has only guessed
+        asked = self._with_presets(
+            plan,
+            {
+                "observers": observers,
+                "on_error": on_error,
+                "max_failures": max_failures,
+                "checkpoint": checkpoint,
+                "collect": collect,
+                "shard": shard,
+                "shutdown_grace_s": shutdown_grace_s,
+            },
+        )
+        settings = RunSettings(
+            on_error=self.failure_policy(asked["on_error"]),
+            max_failures=asked["max_failures"],
+            checkpoint=_checkpoint(asked["checkpoint"]),
+            collect=asked["collect"],
+            shard=None if asked["shard"] is None else read_shard(asked["shard"], os.environ),
+            shutdown_grace_s=asked["shutdown_grace_s"],
+        )
         check_sent(self.sent_stages(plan))
-        watching = (*_check_observers(observers), *ambient_observers(observers))
+        if plan.dialect is not None and initial_tasks is not None:
+            initial_tasks = plan.dialect.box(_iterable(initial_tasks), copies=self.in_process)
+        watching = (*_check_observers(asked["observers"]), *ambient_observers(asked["observers"]))
         run = Run(
             plan,
             type(self).__name__,
@@ -120,6 +139,44 @@ class BaseExecutor(ABC):
         )
         with run.stop.armed(partial(_give_up, run)):
             return self._execute(run, initial_tasks, keep_ids=keep_ids)
+
+    def with_(self, **settings: Any) -> Self:
+        """Return a copy of the executor with settings for the runs that are started without them.
+
+        Another framework starts a run with nothing but an executor:
+
+            pipeline.run(executor=LocalExecutor(workers=8).with_(on_error="skip", checkpoint="run.checkpoint"))
+
+        A run that is given the default of a setting counts as started without it.
+
+        Args:
+            **settings: ``name``, the name of the pipeline, and the arguments of `execute` from ``observers`` on, except
+                ``keep_ids``. Observers may be names of installed ones.
+
+        Raises:
+            ExecutorError: An unknown setting, or no observer of that name is installed.
+        """
+        changed = copy.copy(self)
+        changed._presets = {**self._presets, **checked_presets(settings)}
+        return changed
+
+    def _compiled(self, stages: Iterable[Any], initial_tasks: Any) -> tuple[Plan, Any]:
+        """Return the plan of stages, and the initial tasks; None if the first stage is a source."""
+        stages = [*stages]
+        name, dialect = self._presets.get("name"), find_dialect(stages)
+        if dialect is not None:
+            name = name or dialect.name_of_run()
+            initial_tasks = dialect.initial(initial_tasks or ())
+        name = name or PRESETS["name"]
+        return Plan.from_stages(stages, name, fed=initial_tasks is not None), initial_tasks
+
+    def _with_presets(self, plan: Plan, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run: as asked for, or of `with_`, or, for other frameworks, of the environment."""
+        given = {name: value for name, value in asked.items() if value not in (PRESETS[name], [])}
+        if plan.dialect is None:
+            return {**PRESETS, **self._presets, **given}
+        given = {**presets_of_environment(os.environ), **self._presets, **given}
+        return {**PRESETS, **given, **plan.dialect.settings(given)}
 
     def _execute(self, run: Run, initial_tasks: Iterable[Any] | None, *, keep_ids: bool) -> RunResult:
         sources = (
@@ -185,7 +242,8 @@ def _checkpoint(given: Checkpoint | PathLike | None) -> Checkpoint | None:
     return given if given is None or isinstance(given, Checkpoint) else Checkpoint(given)
 
 
-def _name_sources(tasks: Iterable[Any], names: SourceIds, *, keep_ids: bool) -> list[Any]:
+def _iterable(tasks: Any) -> Iterable[Any]:
+    """Return initial tasks as they are; raise if they are not a list or another iterable of tasks."""
     if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
         raise ConfigurationError(
             "initial_tasks is not a list of tasks",
@@ -194,8 +252,12 @@ def _name_sources(tasks: Iterable[Any], names: SourceIds, *, keep_ids: bool) -> 
             expected="a list of tasks, or None if the first stage is a source",
             hint="pass initial_tasks=[task]",
         )
+    return tasks
+
+
+def _name_sources(tasks: Iterable[Any], names: SourceIds, *, keep_ids: bool) -> list[Any]:
     named, seen = [], set[str]()
-    for number, given in enumerate(tasks):
+    for number, given in enumerate(_iterable(tasks)):
         if not isinstance(given, Task):
             raise ConfigurationError(
                 "an initial task is not a Task",

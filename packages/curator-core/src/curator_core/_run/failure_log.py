@@ -152,7 +152,7 @@ class FailureLog:
             FailureLimitError: More tasks failed than allowed.
         """
         limit, stage = self._limit, report.stage_name
-        if stage not in self.task_ids:
+        if stage not in self.task_ids or (limit is None and report.error is not None and not report.error.ends_run):
             return
         count, seen = len(self.task_ids[stage]), self._totals.tasks_in(report.stage_index)
         given = f"{count:,} of {seen:,} tasks"

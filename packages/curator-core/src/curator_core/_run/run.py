@@ -288,6 +288,8 @@ class Run:
                 report = report.all_as("retried")
             self._totals.on_batch(report)
             if report.error is not None:
+                if self.plan.dialect is not None and not report.error.ends_run:
+                    self.plan.dialect.gave_up(report.error.type)
                 report = self._failures.enter(report)
             if self._commits is not None and report.written_files:
                 self._commits.enter(report, self._sources.source_of)
@@ -416,8 +418,9 @@ class Run:
 
     def finish(self, error: BaseException | None) -> RunResult:
         """Make the result, and tell the observers that the run is over."""
+        outputs = [*self.outputs, *self._earlier_outputs()]
         result = RunResult(
-            [*self.outputs, *self._earlier_outputs()],
+            outputs if self.plan.dialect is None else self.plan.dialect.unbox(outputs),
             run_id=self.context.run_id,
             pipeline_name=self.plan.name,
             wall_time_s=time.perf_counter() - self._start,

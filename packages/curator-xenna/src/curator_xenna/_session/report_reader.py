@@ -163,6 +163,8 @@ class ReportReader:
     def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
         if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
             return
+        if not report.error.ends_run:
+            return
         if report.is_retried and delivery.is_primary:
             return  # there are attempts left
         self.failed_batch = report
