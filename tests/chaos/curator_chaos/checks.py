@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["contents", "holds", "nothing_runs", "shared_memory", "temporary_files"]
 
-_ALONE_S = 60.0  # Ray's processes may take a while to notice that their driver was killed
+_ALONE_S = 120.0  # Ray's processes may take a while to notice that their driver was killed
 _SHARED_MEMORY = Path("/dev/shm")
 _OF_RAY = "pymp-*"  # left by its dashboard, which Ray kills
 
@@ -89,7 +89,8 @@ def accounts_add_up(scene: Scene, says: Mapping[str, Any]) -> None:
 
 def nothing_runs() -> None:
     """Check that no driver, worker, or process of Ray is left."""
-    assert wait_until_alone(_ALONE_S) == []
+    left = wait_until_alone(_ALONE_S)
+    assert left == [], left  # pytest does not explain assertions of this module
 
 
 def contents(directory: Path) -> dict[str, bytes]:
