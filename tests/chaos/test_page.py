@@ -41,6 +41,16 @@ def test_rows_are_replaced_and_the_rest_of_the_page_is_kept(path):
     assert path.read_text() == first.replace("**did not hold**; 9 s", "held; 7 s")
 
 
+def test_executors_of_a_fault_are_next_to_each_other(path):
+    tried = [("two", "Xenna"), ("one", "Xenna"), ("two", "local"), ("one", "local, two workers"), ("one", "local")]
+    page.update(path, [Row(fault, on, True, "", 1.0) for fault, on in tried], "`a`, seed 1")
+    assert [*column(path)][1:] == [
+        *(("one", on) for on in ("local", "local, two workers", "Xenna")),
+        tried[2],
+        tried[0],
+    ]
+
+
 def test_other_columns_are_kept(monkeypatch, path):
     page.update(path, [Row("one", "local", True, "", 1.0), Row("two", "local", True, "", 1.0)], "`a`, seed 1")
     before = column(path)

@@ -132,9 +132,10 @@ def parse(text: str) -> _Table:
 
 
 def render(columns: Mapping[str, Mapping[_Key, str]]) -> str:
-    """Return the table, in the order in which the faults were first recorded."""
-    names = sorted(columns)
-    keys = dict.fromkeys([_MADE_WITH, *(key for column in columns.values() for key in column)])
+    """Return the table: in any order of the tests, the executors of a fault are next to each other."""
+    names, order = sorted(columns), {name: place for place, name in enumerate(EXECUTORS.values())}
+    faults = {key for column in columns.values() for key in column} - {_MADE_WITH}
+    keys = [_MADE_WITH, *sorted(faults, key=lambda key: (key[0].lower(), order.get(key[1], len(order))))]
     lines = [["fault", "executor", *names], ["---"] * (2 + len(names))]
     lines += [[*key, *(columns[name].get(key, _EMPTY) for name in names)] for key in keys]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
