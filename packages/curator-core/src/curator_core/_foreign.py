@@ -116,7 +116,7 @@ def find_dialect(stages: Sequence[Any]) -> Dialect | None:
     foreign = [stage for stage in stages if not isinstance(stage, ProcessingStage)]
     if not foreign:
         return None
-    found = {dialect.name: dialect for stage in foreign if (dialect := _dialect_of(stage)) is not None}
+    found = {dialect.name: dialect for dialect in _dialects_of({type(stage) for stage in foreign})}
     if not found:
         return None  # these are not stages at all: the plan says so
     if len(found) == 1 and len(foreign) == len(stages):
@@ -130,14 +130,11 @@ def find_dialect(stages: Sequence[Any]) -> Dialect | None:
     )
 
 
-def _dialect_of(stage: Any) -> Dialect | None:
+def _dialects_of(stage_classes: Iterable[type]) -> list[Dialect]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms, needed only for other frameworks
 
-    names = {f"{base.__module__}.{base.__qualname__}" for base in type(stage).__mro__}
-    for entry in entry_points(group="curator.dialects"):
-        if entry.name in names:
-            return _loaded(entry)
-    return None
+    names = {f"{base.__module__}.{base.__qualname__}" for each in stage_classes for base in each.__mro__}
+    return [_loaded(entry) for entry in entry_points(group="curator.dialects") if entry.name in names]
 
 
 def _loaded(entry: Any) -> Dialect:

@@ -18,10 +18,9 @@ from curator_core.tasks import FileGroupTask, Task, stamp, state_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ROOT_ID", "NemoTask", "box_all", "boxed", "unbox_all"]
+__all__ = ["NemoTask", "box_all", "boxed", "unbox_all"]
 
-ROOT_ID = "0"
-"""The id of NeMo Curator's EmptyTask, which begins the ids of all tasks."""
+_ROOT_ID = "0"  # of NeMo Curator's EmptyTask, which begins the ids of all tasks
 
 # What NeMo Curator itself writes on its tasks: none of it is content, and some differs from run to run.
 _FRAMEWORKS = {"_stage_perf", "_metadata", "task_id", "_source_id"}
@@ -90,7 +89,7 @@ def _box_one(number: int, given: Any, *, copies: bool) -> NemoTask:
         )
     task = copied(given)
     if not isinstance(task, NemoEmptyTask):
-        task._set_task_id(ROOT_ID, number)
+        task._set_task_id(_ROOT_ID, number)
     return boxed(task)
 
 
