@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import cycle
 from typing import Any
 
@@ -23,6 +24,8 @@ from curator_core._transport.pickling import dumps, loads
 from curator_core.stages import NodeInfo, WorkerMetadata
 from curator_core.tasks import new_state, stamp
 from curator_core.testing import Recorder
+
+GO_ON = {"on_error": "skip", "max_failures": math.inf}  # even if all of the first tasks fail
 
 
 class Noting(ProcessingStage):
@@ -168,8 +171,8 @@ def test_groups_connected_by_bundles_give_the_results_of_one_worker(stages, coun
     initial = None if from_source else [Task(data=number) for number in range(count)]
     plan = Plan.from_stages([Numbers(count), *stages] if from_source else stages, fed=not from_source)
     here, there = Recorder(), Recorder()
-    expected = LocalExecutor().execute(plan, initial, observers=[here], on_error="skip")
-    result = InGroups(fusion, sizes).execute(plan, initial, observers=[there], on_error="skip")
+    expected = LocalExecutor().execute(plan, initial, observers=[here], **GO_ON)
+    result = InGroups(fusion, sizes).execute(plan, initial, observers=[there], **GO_ON)
 
     assert seen(result) == seen(expected)
     assert accounts(result) == accounts(expected)
@@ -185,7 +188,7 @@ def test_one_bundle_for_each_group_makes_the_same_batches(stages, count):
     batches = []
     for executor in (LocalExecutor(), InGroups(FusionLevel.OFF, [10_000]), InGroups(FusionLevel.FAN_OUTS, [10_000])):
         recorder = Recorder()
-        executor.execute(plan, observers=[recorder], on_error="skip")
+        executor.execute(plan, observers=[recorder], **GO_ON)
         by_stage = [[r for r in kept(recorder.batches) if r.stage_name == compiled.name] for compiled in plan.stages]
         batches.append([[(r.batch_id, r.inputs, sorted(r.parents)) for r in reports] for reports in by_stage])
     assert batches[0] == batches[1] == batches[2]
