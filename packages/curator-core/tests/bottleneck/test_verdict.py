@@ -295,6 +295,13 @@ def test_the_stage_that_feeds_a_starving_one_is_named() -> None:
     assert (verdict.kind, verdict.stage) == ("transport", "A")
 
 
+def test_a_source_that_ended_long_ago_is_not_a_bottleneck() -> None:
+    stages = tuple(StageEvidence(name, 100, 10**9, 10**9) for name in "AB")
+    teams = (Team((0,), 1, 0.001, gap=0.002), Team((1,), 2, 0.44, starved=0.5))
+    verdict = judge(Evidence(stages, teams, 10**10, 10**10))
+    assert str(verdict) == "no bottleneck found: the busiest stage, 'B', was busy 44% of the time"
+
+
 @pytest.mark.parametrize(("workers", "times"), [(2, 3), (1, 20)])
 def test_a_usual_batch_or_one_of_a_single_worker_is_not_a_giant(workers: int, times: int) -> None:
     stages = (StageEvidence("A", 100, 10**10, 10**10, median_ns=10**9),)

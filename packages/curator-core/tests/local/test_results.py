@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -234,3 +235,18 @@ def test_a_source_that_fails_halfway_ends_the_run_cleanly(tmp_path):
     )  # with the executor of the failed run
     assert [task.data for task in result] == [1]
     assert (result.stages[0].tasks_failed, result.stages[0].tasks_out) == (1, 1)
+
+
+class TakesLongToLoad:
+    """Stands for a module that takes long to import: unpickling calls `time.sleep`."""
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (0.2,)
+
+
+def test_startup_includes_loading_stages_in_the_worker():
+    heavy = stage(lambda task: task, name="heavy")
+    heavy.model = TakesLongToLoad()
+    result = Pipeline("p", [heavy, stage(lambda task: task)]).run(TWO, tasks(4))
+    assert result.stages[0].startup_s >= 0.2
+    assert result.stages[1].startup_s < result.stages[0].startup_s

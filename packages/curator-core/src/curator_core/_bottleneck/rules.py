@@ -32,6 +32,7 @@ _FAILED_SHARE = 0.2
 _ALIKE = 0.85  # share of the busiest team's use: more workers for the busiest alone would gain less than a sixth
 _WAITING_CPU = 0.3
 _BUSY = 0.5  # other teams do not wait for a team below this, whatever they wait for
+_IN_TRANSIT = 0.1  # waiting for less than this share is not what limits a run
 _STARVED, _FED = 0.3, 0.15  # apart, so that a team in between counts as neither
 
 
@@ -45,7 +46,7 @@ class StageEvidence:
         busy_ns: Time in the stage's code, over all workers.
         cpu_ns: CPU time of the threads that called the stage.
         failed_ns: Part of the busy time spent on tasks that failed or will be retried.
-        setup_ns: Time that setup took in the first worker to become ready.
+        setup_ns: Time that setup took in the first worker to become ready, with the imports of its stages.
         median_ns: Upper bound of the median batch duration, at most a quarter too high; 0 if unknown.
         is_source: Whether the stage is the first of the pipeline and a source.
         on_gpu: Whether the stage requests a GPU.
@@ -180,7 +181,7 @@ def _setup(run: Evidence) -> Verdict | None:
         stage.name,
         run.team_of(number).use,
         f"the setup of '{stage.name}' took {stage.setup_ns / 1e9:.1f} s, {share:.0%} of the time until the last batch",
-        "give each run more work, reuse the executor for several runs, or load less in setup()",
+        "give each run more work, reuse the executor for several runs, or import and load less",
     )
 
 
@@ -243,7 +244,7 @@ def _in_turn(run: Evidence) -> Verdict | None:
 
 def _transport(run: Evidence) -> Verdict | None:
     team = run.team
-    if team.use >= _BUSY or team.gap <= team.use:
+    if team.use >= _BUSY or team.gap <= max(team.use, _IN_TRANSIT):
         return None
     return Verdict(
         "transport",

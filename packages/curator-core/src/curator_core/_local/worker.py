@@ -181,6 +181,7 @@ class Worker:
         """Return the stages of a group, which may not be set up yet."""
         chain = self._chains.get(group)
         if chain is None:
+            start = time.perf_counter_ns()
             try:
                 context, stages = loads(definition)
             except BaseException as exc:
@@ -191,6 +192,7 @@ class Worker:
             for adapter in chain.adapters:
                 adapter.bind(context, self._reports.append)
                 adapter.state.clock = self._clock
+            chain.adapters[0].state.startup_ns = time.perf_counter_ns() - start
         return chain
 
     def _set_up(self, assignment: Assignment) -> Chain:

@@ -291,7 +291,8 @@ class WorkerReport(NamedTuple):
         pid: The worker's process.
         event: ``"ready"`` after setup, ``"setup_failed"``, or ``"ended"`` after teardown.
         start_unix_ns: When the step began.
-        duration_ns: How long setup or teardown took.
+        duration_ns: How long setup or teardown took. The setup of the first stage of a worker process includes loading
+            all of its stages, with their imports.
         error: Why setup or teardown failed.
         epoch: As in `BatchReport`.
     """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -203,5 +204,7 @@ def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
 
 
 def _restore(class_name: str, stages: Packed, role: Role) -> GroupAdapter:
+    start = time.perf_counter_ns()
     adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in unpack(stages)]
+    adapters[0].state.startup_ns = time.perf_counter_ns() - start
     return named_class(GroupAdapter, class_name)(adapters, role)
