@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ def test_an_embedded_ray_that_fails_to_start_leaves_nothing(ray_servers: Callabl
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
     assert "gcs_server" not in ray_servers()
     assert "raylet" not in ray_servers()
+
+
+@pytest.mark.everything
+@pytest.mark.usefixtures("no_ray_yet")
+def test_an_embedded_ray_may_take_longer_to_start_than_ray_itself_allows() -> None:
+    def stop_raylet() -> None:
+        me = psutil.Process()
+        wait_until(lambda: any(child.name() == "raylet" for child in me.children()))
+        (raylet,) = [child for child in me.children() if child.name() == "raylet"]
+        raylet.suspend()
+        time.sleep(35)  # Ray waits for half a minute
+        raylet.resume()
+
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(stop_raylet)
+        result = run()
+        stopped.result()
+    assert len(result) == 1
 
 
 @pytest.mark.usefixtures("no_ray_yet")

@@ -12,6 +12,7 @@ import logging
 import signal
 import tempfile
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ HAS_DESTROY = hasattr(Stage, "destroy")
 XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
 """Class names of the actors that Xenna starts, for all versions, as Ray's state API lists them."""
 
+_START_TIMEOUT_S = 90.0  # for the raylet of an embedded Ray
 _XENNA_ASKS = "StateHead"  # the part of the dashboard's server that answers Ray's state API
 
 WORKER_DEATHS = (
@@ -181,9 +183,23 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
             super().start_ray_processes()  # type: ignore[no-untyped-call]
             args, options = self._api_server
             super().start_api_server(*args, **options)
+            _wait_for_raylet(self, services)
 
     with _replaced(node, "Node", LeanNode), _replaced(services, "start_ray_process", start_process) as whole_process:
         yield
+
+
+def _wait_for_raylet(started: Any, services: Any) -> None:
+    """Wait until the raylet of a node has registered, or one of its processes has ended.
+
+    Ray itself waits for half a minute afterwards, which is not enough on a machine that has much else to do.
+    """
+    until = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < until and not started.dead_processes():
+        with suppress(RuntimeError):  # not yet
+            services.get_node(started.gcs_address, started._node_id)
+            return
+        time.sleep(0.1)
 
 
 @contextmanager
