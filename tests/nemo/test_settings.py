@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -48,22 +49,38 @@ def test_setting_of_the_run_takes_precedence():
     assert result.stages[1].tasks_failed == 2
 
 
-def test_settings_of_with_apply_to_our_own_pipelines():
-    seen = Recorder()
-    curator_core.Pipeline("mine", [Source(2), Add()]).run(LocalExecutor().with_(observers=[seen]))
-    assert len(seen.batches) == 3
+class Unruly(Add):
+    """Fails at its first two attempts, never returns for one of the tasks, and tells the process that it runs in."""
+
+    name = "unruly"
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    def process(self, task: Numbers) -> Numbers:
+        self.attempts += 1
+        if self.attempts < 3:
+            raise ConnectionError("again")
+        if task.data == [2]:
+            threading.Event().wait()
+        return numbers(*task.data, os.getpid())
 
 
-@pytest.mark.parametrize("observers", ["progress", Recorder()])
-def test_observers_that_are_not_a_list_are_an_error(observers):
-    with pytest.raises(ExecutorError, match="observers is not a list of observers"):
-        LocalExecutor().with_(observers=observers)
+def test_stages_get_settings_that_nemo_curator_does_not_have(executor):
+    settings = {"timeout_s": 2.0, "max_attempts": 3, "retry_on": ConnectionError, "retry_delay_s": 0.0}
+    chosen = executor.with_(on_error="skip", stages={"unruly": settings})
+    result = Pipeline("it", stages=[NamedSource([0, 1, 2]), Unruly(), Add(0)]).run(chosen)
+    assert [task.data[0] for task in result] == [0, 1]
+    assert os.getpid() not in {task.data[1] for task in result}
+    assert result.stages[1].tasks_failed == 1
+    assert result.stages[1].attempts_retried in (2, 4)  # of one worker, or of two
 
 
-def test_unknown_setting_of_with_is_an_error():
-    with pytest.raises(ExecutorError, match="unknown setting") as caught:
-        LocalExecutor().with_(on_eror="skip")
-    assert "on_error" in str(caught.value)
+@pytest.mark.parametrize("setting", ["batch_size", "num_workers", "xenna_stage_spec"])
+def test_settings_that_stages_of_nemo_curator_have_are_set_on_them(setting):
+    with pytest.raises(StageDefinitionError, match="the stage itself has this setting") as caught:
+        Pipeline("it", stages=[Source(1), Add()]).run(LocalExecutor().with_(stages={"add": {setting: 2}}))
+    assert (caught.value.stage, caught.value.field) == ("add", setting)
 
 
 def test_environment_gives_settings(tmp_path, monkeypatch):

@@ -11,12 +11,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from curator_core.errors import ExecutorError, PipelineError
+from curator_core.errors import ExecutorError, PipelineError, StageDefinitionError
 from curator_core.stages import ProcessingStage
 from curator_core.tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Self
 
 __all__ = ["BoxedTask", "Dialect", "WrappedStage", "find_dialect"]
 
@@ -47,11 +48,30 @@ class WrappedStage(ProcessingStage[Any, Any]):
         definition: The stage, as the user wrote it.
         skips_failures: Whether failures of the stage never end the run.
         not_compared: The names of its attributes that do not affect its outputs.
+        read_from_definition: The names of our settings that the stage has too, so that they are set there.
     """
 
     definition: Any
     skips_failures: bool = False
     not_compared: frozenset[str] = frozenset()
+    read_from_definition: frozenset[str] = frozenset()
+
+    def with_(self, **settings: Any) -> Self:
+        """See `ProcessingStage.with_`.
+
+        Raises:
+            StageDefinitionError: Also for a setting that the stage itself has.
+        """
+        for setting in sorted(self.read_from_definition & settings.keys()):
+            raise StageDefinitionError(
+                "the stage itself has this setting",
+                stage=self.name,
+                field=setting,
+                given=settings[setting],
+                expected=f"a setting that {type(self.definition).__name__} does not have",
+                hint=f"set {setting} on the stage, before the pipeline is run",
+            )
+        return super().with_(**settings)
 
 
 class Dialect(Protocol):

@@ -14,10 +14,13 @@ from curator_core import (
     BaseExecutor,
     ConfigurationError,
     ExecutorError,
+    FailureLimitError,
     LocalExecutor,
     Pipeline,
+    PipelineError,
     ProcessingStage,
     RunResult,
+    StageDefinitionError,
     StageError,
     Task,
     TasksLostError,
@@ -105,6 +108,57 @@ def test_nothing_runs_if_an_argument_is_invalid():
         Pipeline("p", [Pass()]).run(initial_tasks=["text"], observers=[recorder])
     assert recorder.run is None
     assert recorder.ends == []
+
+
+# --- settings of an executor ------------------------------------------------------------------------------
+
+
+def test_settings_of_with_are_for_the_runs_of_the_copy():
+    plain, seen = LocalExecutor(), Recorder()
+    chosen = plain.with_(on_error="skip").with_(observers=[seen])
+    assert run(Fail(), executor=chosen).stages[0].tasks_failed == 3
+    assert len(seen.batches) == 3
+    with pytest.raises(FailureLimitError):
+        run(Fail(), executor=chosen, max_failures=2)
+    with pytest.raises(StageError):
+        run(Fail(), executor=plain)
+
+
+def test_settings_of_with_change_stages():
+    seen = Recorder()
+    executor = LocalExecutor().with_(stages={"Pass": {"batch_size": 3, "name": "through"}}, observers=[seen])
+    result = run(Pass(), CountUp(), executor=executor)
+    assert [stage.name for stage in result.stages] == ["through", "CountUp"]
+    assert seen.batches[0].num_in == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"on_eror": "skip"}, "unknown setting.*\n.*expected:.*on_error"),
+        ({"observers": "progress"}, "observers is not a list of observers"),
+        ({"observers": Recorder()}, "observers is not a list of observers"),
+        ({"stages": "Pass"}, "stages is not a dict of settings by stage"),
+        ({"stages": {"Pass": 3}}, "stages is not a dict of settings by stage"),
+    ],
+)
+def test_an_invalid_setting_of_with_is_rejected(settings, message):
+    with pytest.raises(ExecutorError, match=f"(?s){message}"):
+        LocalExecutor().with_(**settings)
+
+
+@pytest.mark.parametrize(
+    ("stages", "error", "message"),
+    [
+        ({"Pas": {}}, PipelineError, "settings for an unknown stage.*did you mean 'Pass'"),
+        ({"Pass": {"batchsize": 2}}, StageDefinitionError, "did you mean 'batch_size'"),
+        ({"Pass": {"batch_size": 0}}, StageDefinitionError, "a whole number, 1 or more"),
+        ({"Pass": {"name": "CountUp"}}, PipelineError, "have the same name"),
+    ],
+)
+def test_invalid_settings_of_stages_are_rejected(stages, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        run(Pass(), CountUp(), executor=LocalExecutor().with_(stages=stages))
 
 
 # --- accounts -------------------------------------------------------------------------------------------

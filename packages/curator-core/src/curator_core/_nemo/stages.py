@@ -47,6 +47,10 @@ class NemoStage(WrappedStage):
     # Settings of NeMo Curator that do not affect the outputs, beside those that ours have too.
     not_compared = frozenset({"ray_stage_spec", "num_workers_per_node", "is_sink_stage", "_custom_metrics"})
 
+    read_from_definition = frozenset(
+        {"name", "resources", "batch_size", "runtime_env", "fans_out", "num_workers", "xenna_stage_spec"}
+    )
+
     def __init__(self, definition: Any, settings: Mapping[str, Any]) -> None:
         self.definition = definition
         self._idle_since = 0.0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from curator_core._foreign import find_dialect
@@ -11,12 +11,12 @@ from curator_core._plan.compiled import LIMITS_OF_WORKERS, CompiledStage, Fields
 from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.sendable import check_copied
 from curator_core._transport.pickling import dumps
-from curator_core.errors import PipelineError
+from curator_core.errors import PipelineError, unknown_name
 from curator_core.stages import decompose
 from curator_core.tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from curator_core._foreign import Dialect
 
@@ -75,6 +75,27 @@ class Plan:
             _check_provided(compiled)
         check_copied(compiled)
         return cls(name=name, stages=compiled, has_source=has_source, dialect=dialect)
+
+    def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> Plan:
+        """Return the plan with other settings of some of its stages.
+
+        Args:
+            settings: The settings by the names of stages, as for `ProcessingStage.with_`.
+
+        Raises:
+            PipelineError: There is no stage of a name.
+            StageDefinitionError: A setting is unknown or invalid, or another framework has it too.
+        """
+        names = [compiled.name for compiled in self.stages]
+        for name in settings:
+            if name not in names:
+                raise PipelineError("settings for an unknown stage", given=name, **unknown_name("stage", name, names))
+        changed = tuple(
+            compile_stage(compiled.index, compiled.stage.with_(**settings.get(compiled.name, {})))
+            for compiled in self.stages
+        )
+        _check_names(changed)
+        return replace(self, stages=changed)
 
     @property
     def groups(self) -> tuple[StageGroup, ...]:

@@ -116,6 +116,8 @@ class BaseExecutor(ABC):
                 "shutdown_grace_s": shutdown_grace_s,
             },
         )
+        if asked["stages"]:
+            plan = plan.with_settings(asked["stages"])
         settings = RunSettings(
             on_error=self.failure_policy(asked["on_error"]),
             max_failures=asked["max_failures"],
@@ -150,11 +152,12 @@ class BaseExecutor(ABC):
         A run that is given the default of a setting counts as started without it.
 
         Args:
-            **settings: ``name``, the name of the pipeline, and the arguments of `execute` from ``observers`` on, except
+            **settings: ``name``, the name of the pipeline; ``stages``, other settings of stages by their names, such as
+                ``{"caption": {"timeout_s": 60.0}}``; and the arguments of `execute` from ``observers`` on, except
                 ``keep_ids``. Observers may be names of installed ones.
 
         Raises:
-            ExecutorError: An unknown setting, or no observer of that name is installed.
+            ExecutorError: A setting is unknown or of the wrong type, or no observer of that name is installed.
         """
         changed = copy.copy(self)
         changed._presets = {**self._presets, **checked_presets(settings)}

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from curator_core._dead_letter import DeadLetter
 from curator_core._run.installed import instance
 from curator_core.errors import ExecutorError, unknown_name
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["PRESETS", "checked_presets", "presets_of_environment"]
 
 PRESETS: dict[str, Any] = {
     "name": "pipeline",
+    "stages": {},
     "observers": (),
     "on_error": "raise",
     "max_failures": None,
@@ -25,14 +23,14 @@ PRESETS: dict[str, Any] = {
     "shard": None,
     "shutdown_grace_s": 10.0,
 }
-"""The settings of a run, with their defaults; beside ``name``, these are arguments of `BaseExecutor.execute`."""
+"""The settings of a run with their defaults: except ``name`` and ``stages``, arguments of `BaseExecutor.execute`."""
 
 
 def checked_presets(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings for `BaseExecutor.with_`, with installed observers in place of their names.
 
     Raises:
-        ExecutorError: A setting is unknown, or no observer of that name is installed.
+        ExecutorError: A setting is unknown or of the wrong type, or no observer of that name is installed.
     """
     for setting in settings:
         if setting not in PRESETS:
@@ -49,6 +47,15 @@ def checked_presets(settings: Mapping[str, Any]) -> dict[str, Any]:
                 hint=f"pass observers=[{observers!r}]",
             )
         presets["observers"] = tuple(instance("observer", observer) for observer in observers)
+    stages = presets.get("stages", {})
+    if not (isinstance(stages, Mapping) and all(isinstance(of_stage, Mapping) for of_stage in stages.values())):
+        raise ExecutorError(
+            "stages is not a dict of settings by stage",
+            field="stages",
+            given=stages,
+            expected="a dict from names of stages to dicts of settings",
+            hint='for example, pass stages={"name": {"timeout_s": 60.0}}',
+        )
     return presets
 
 
