@@ -26,7 +26,9 @@ def xenna() -> Iterator[Any]:
         yield shared
 
 
-@pytest.fixture(params=["local", "two workers", pytest.param("xenna", marks=pytest.mark.xdist_group("xenna"))])
+@pytest.fixture(
+    scope="session", params=["local", "two workers", pytest.param("xenna", marks=pytest.mark.xdist_group("xenna"))]
+)
 def executor(request: pytest.FixtureRequest) -> Any:
     """Each of our executors."""
     if request.param == "xenna":

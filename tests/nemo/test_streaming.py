@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pipeline that reads, fans out, waits, and writes: what it leaves, and what its result and its trace say."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from nemo_curator.pipeline import Pipeline
+from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.text.io.reader import JsonlReader
+from nemo_curator.stages.text.io.writer import JsonlWriter
+from nemo_curator.tasks import DocumentBatch
+from nemo_curator.tasks.utils import TaskPerfUtils
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from curator_core import RunResult
+from curator_core.testing import Recorder
+from curator_otel import OTelObserver
+
+FILES, ROWS = 4, 6  # per file
+WAIT_S = 0.3  # several seconds of work in all, without which a run has no bottleneck
+STAGES = ["file_partitioning", "jsonl_reader", "length", "rows", "waits", "length_again", "jsonl_writer"]
+
+
+class Length(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Adds a column."""
+
+    name = "length"
+
+    def __init__(self, column: str = "length") -> None:
+        self.column = column
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["text"]
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["text", self.column]
+
+    def process(self, task: DocumentBatch) -> DocumentBatch:
+        frame = task.to_pandas().copy()
+        frame[self.column] = frame["text"].str.len()
+        return DocumentBatch(dataset_name=task.dataset_name, data=frame, _stage_perf=task._stage_perf)
+
+
+class Rows(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Makes a task of each row; all tasks share the list of records."""
+
+    name = "rows"
+
+    def process(self, task: DocumentBatch) -> list[DocumentBatch]:
+        frame = task.to_pandas()
+        return [
+            DocumentBatch(dataset_name=task.dataset_name, data=frame.iloc[[n]], _stage_perf=task._stage_perf)
+            for n in range(len(frame))
+        ]
+
+
+class Waits(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Takes most of the time."""
+
+    name = "waits"
+
+    def process(self, task: DocumentBatch) -> DocumentBatch:
+        time.sleep(WAIT_S)
+        self._log_metric("waited", WAIT_S)
+        return task
+
+
+class Ran(NamedTuple):
+    """A run, and what was observed of it."""
+
+    result: RunResult
+    seen: Recorder
+    spans: list[Any]
+    metrics: dict[str, list[tuple[dict[str, Any], float]]]
+    written: dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("source")
+    for file in range(FILES):
+        lines = (json.dumps({"text": "x" * (file * ROWS + n + 1)}) for n in range(ROWS))
+        (directory / f"{file}.jsonl").write_text("\n".join(lines))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def ran(executor: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    out, seen = tmp_path_factory.mktemp("out"), Recorder()
+    spans, reader, traces = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider(shutdown_on_exit=False)
+    traces.add_span_processor(SimpleSpanProcessor(spans))
+    observer = OTelObserver(traces, MeterProvider([reader], shutdown_on_exit=False))
+    steps = [Length(), Rows(), Waits(), Length("again").with_(name="length_again")]
+    stages = [JsonlReader(str(source), files_per_partition=1), *steps, JsonlWriter(str(out))]
+    result = Pipeline("streaming", stages=stages).run(executor.with_(observers=[seen, observer]))
+    assert isinstance(result, RunResult)
+    data = reader.get_metrics_data()
+    assert data is not None
+    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    metrics = {
+        metric.name: [
+            (dict(point.attributes), getattr(point, "value", None) or getattr(point, "count", 0))
+            for point in metric.data.data_points
+        ]
+        for scope in scopes
+        for metric in scope.metrics
+    }
+    written = {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in out.iterdir()}
+    return Ran(result, seen, list(spans.get_finished_spans()), metrics, written)
+
+
+def test_each_row_is_written_to_a_file(ran):
+    assert len(ran.written) == len(ran.result) == FILES * ROWS
+    rows = sorted((row for rows in ran.written.values() for row in rows), key=lambda row: row["length"])
+    assert rows == [{"text": "x" * n, "length": n, "again": n} for n in range(1, FILES * ROWS + 1)]
+    assert {Path(path).name for task in ran.result for path in task.data} == ran.written.keys()
+
+
+def test_files_are_named_after_unique_ids(ran):
+    ids = [task.task_id for task in ran.result]
+    assert len({*ids}) == len(ids)
+
+
+def test_each_output_has_a_record_of_each_stage_after_partitioning(ran):
+    for task in ran.result:
+        assert [record.stage_name for record in task._stage_perf] == STAGES[1:]
+        assert all(record.process_time > 0 for record in task._stage_perf)
+
+
+def test_sums_of_records_count_each_call_once(ran):
+    found = TaskPerfUtils.collect_stage_metrics([*ran.result])
+    assert {name: len(values["process_time"]) for name, values in found.items()} == {
+        "jsonl_reader": FILES,
+        "length": FILES,
+        "rows": FILES,
+        "waits": FILES * ROWS,
+        "length_again": FILES * ROWS,
+        "jsonl_writer": FILES * ROWS,
+    }
+    assert found["waits"]["custom.waited"].sum() == pytest.approx(FILES * ROWS * WAIT_S)
+
+
+def test_accounts_name_the_stages_and_add_up(ran):
+    assert [stage.name for stage in ran.result.stages] == STAGES
+    counts = [(stage.tasks_in, stage.tasks_out) for stage in ran.result.stages]
+    assert counts == [(1, FILES), (FILES, FILES), (FILES, FILES), (FILES, FILES * ROWS), *[(FILES * ROWS,) * 2] * 3]
+    assert ran.result.accounting.admitted == FILES
+    assert list(ran.result.lost) == []
+
+
+def test_verdict_names_what_takes_the_time(ran):
+    assert ran.result.verdict.stage in ("waits", "jsonl_reader")
+    assert ran.result.verdict.stage == "waits" or ran.result.verdict.kind == "setup"
+    if any(report.pid != os.getpid() for report in ran.seen.workers):
+        assert ran.result.stages[1].startup_s > 0.2  # workers import NeMo Curator
+
+
+def test_reports_have_metrics_and_durations(ran):
+    of_waits = [report for report in ran.seen.batches if report.stage_name == "waits"]
+    assert len(of_waits) == FILES * ROWS
+    assert {report.metrics["waited"] for report in of_waits} == {WAIT_S}
+
+
+def test_spans_name_the_stages(ran):
+    names = Counter(span.name for span in ran.spans)
+    assert names["run streaming"] == 1
+    batches = Counter(
+        span.attributes["curator.stage.name"] for span in ran.spans if "curator.batch.id" in span.attributes
+    )
+    assert batches == dict(zip(STAGES, [1, FILES, FILES, FILES, *[FILES * ROWS] * 3], strict=True))
+    (run,) = [span for span in ran.spans if span.name == "run streaming"]
+    assert run.attributes["curator.bottleneck.stage"] == ran.result.verdict.stage
+    (waited,) = {span.attributes["curator.metric.waited"] for span in ran.spans if span.name == "process_batch waits"}
+    assert waited == WAIT_S
+
+
+def test_instruments_name_the_stages(ran):
+    tasks = {
+        (labels["curator.stage.name"], labels["curator.outcome"]): value
+        for labels, value in ran.metrics["curator.task.count"]
+    }
+    assert tasks["waits", "out"] == FILES * ROWS
+    assert {stage for stage, _ in tasks} == {*STAGES}
+
+
+def test_stage_has_no_more_workers_than_there_are_cores_if_nobody_asks_for_them(ran):
+    """Each worker imports NeMo Curator, which takes a core several seconds."""
+    workers = {(report.stage_name, report.worker_id) for report in ran.seen.batches}
+    assert max(Counter(stage for stage, _ in workers).values()) <= len(os.sched_getaffinity(0))
