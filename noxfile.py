@@ -281,7 +281,8 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
     for python in NEWEST:
         if "nemo-curator" not in found and (path := environment(session, "nemo-curator", python)):
             install_into(session, path, "--no-deps", *NEMO_CURATOR)
-            install_into(session, path, *NEMO_CURATOR_NEEDS)
+            ours = from_tree(["curator-core", "curator-xenna"])  # its stages run on our executors too
+            install_into(session, path, *NEMO_CURATOR_NEEDS, *ours, "ftfy")
             found["nemo-curator"] = path
     return found
 

@@ -9,8 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from curator_bench import nemo_text
 from curator_bench.compare import Bench, is_wanted, turns
-from curator_bench.contenders import GROWTH, MAIN, Case, Contender, chosen, contenders, growth_contenders, versions_of
+from curator_bench.contenders import (
+    GROWTH,
+    MAIN,
+    OURS_IN_NEMO,
+    Case,
+    Contender,
+    chosen,
+    contenders,
+    growth_contenders,
+    versions_of,
+)
 from curator_bench.harness import process_of
 from curator_bench.processes import Neighbours
 from curator_bench.report import Machine, page, seconds, table
@@ -152,6 +163,39 @@ def test_contenders_run_on_every_version_they_are_compared_on() -> None:
     assert {f"ours-off@{NEWEST}", f"hand@{NEWEST}"} <= set(found)
 
 
+def test_stages_of_nemo_curator_run_where_it_is_installed() -> None:
+    found = contenders(ENVIRONMENTS, 2)
+    for case in MAIN:
+        names = {one.name for one in found if case.is_for(one)}
+        if case.workload.startswith("nemo-"):
+            executors = {"nemo-xenna", "nemo-ray-data", "nemo-actor-pool"}
+            assert names == {OURS_IN_NEMO, f"{OURS_IN_NEMO}-local", *executors}
+        else:
+            assert {"nemo-xenna", "local", f"ours@{NEWEST}"} <= names
+            assert OURS_IN_NEMO not in names
+
+
+def test_stages_of_nemo_curator_are_compared_with_ours_beside_them() -> None:
+    case = "nemo-light-2000"
+    rounds = [*record(OURS_IN_NEMO, 8.0, case=case), *record("nemo-xenna", 48.0, case=case)]
+    text = page(
+        Results(rounds), MAIN, contenders(ENVIRONMENTS, 2), VERSIONS, Machine(2, 8, "Linux"), slow=1, very_slow=2
+    )
+    assert "| NeMo Curator on Xenna | 48.0 |  | 1 | 6.00 |" in text
+    assert "| nemo-light, on Xenna: NeMo Curator on Xenna | at least 3 times as fast | 6 times | met |" in text
+
+
+def test_documents_are_pieces_of_source_files(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "one.py").write_text("\n".join(f"line {n}" for n in range(2 * nemo_text.LINES + 1)))
+    nemo_text.write_documents(tmp_path, tmp_path, 3)
+    (path,) = (tmp_path / "in").iterdir()
+    texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    assert [len(text.splitlines()) for text in texts] == [nemo_text.LINES, nemo_text.LINES, 1]
+    with pytest.raises(ValueError, match="has 3 documents of 30 lines, not 4"):
+        nemo_text.write_documents(tmp_path, tmp_path / "package", 4)
+
+
 def test_contenders_follow_the_environments() -> None:
     found = contenders(["xenna-0.3.0"], 2)
     assert {one.environment for one in found} == {"xenna-0.3.0"}
@@ -290,7 +334,7 @@ def test_skew_is_the_same_each_time_and_mostly_short() -> None:
 def test_stages_fit_one_cpu_together() -> None:
     for workload in WORKLOADS.values():
         job = Job(1, workload.stages, documents=Path(), output=Path())
-        stages = len(workload.steps(job)) + (workload.source is not None)
+        stages = len(workload.steps(job)) + (workload.source is not None) or workload.stages
         assert 0 < workload.cpus(job) * stages <= 1
 
 

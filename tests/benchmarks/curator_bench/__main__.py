@@ -18,7 +18,6 @@ from curator_bench.contenders import (
     AGAIN,
     GROWTH,
     MAIN,
-    NEMO,
     Contender,
     chosen,
     contenders,
@@ -30,7 +29,7 @@ from curator_bench.micro import NAMES
 from curator_bench.plots import draw
 from curator_bench.report import Machine, page
 from curator_bench.results import Store
-from curator_bench.workloads import WORKLOADS
+from curator_bench.workloads import NEMO, WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,11 +126,7 @@ def plan(
     workloads: Sequence[str],
 ) -> list[tuple[Case, list[Contender]]]:
     """Return each chosen case with its contenders."""
-    found = [
-        (case, [one for one in wanted if not one.only or case.workload in one.only])
-        for case in cases
-        if case.workload in workloads
-    ]
+    found = [(case, [one for one in wanted if case.is_for(one)]) for case in cases if case.workload in workloads]
     if "again" in workloads:
         found += [(case, [one for one in wanted if "again" in one.only]) for case in AGAIN]
     if "growth" in workloads:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from curator_bench.workloads import NEMO, WORKLOADS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,7 +17,7 @@ __all__ = [
     "AGAIN",
     "GROWTH",
     "MAIN",
-    "NEMO",
+    "OURS_IN_NEMO",
     "Case",
     "Contender",
     "chosen",
@@ -24,7 +26,7 @@ __all__ = [
     "versions_of",
 ]
 
-NEMO = "nemo-curator"  # name of its environment
+OURS_IN_NEMO = "nemo-ours"  # name of the contender that others are compared with on stages of NeMo Curator
 XENNA = "xenna-"  # names of the other environments begin with this, followed by the version of cosmos-xenna
 
 
@@ -71,6 +73,11 @@ class Case:
     nbytes: int = 0
     rounds: int = 1000
 
+    def is_for(self, contender: Contender) -> bool:
+        """Whether a contender runs the workload."""
+        is_chosen = not contender.only or self.workload in contender.only
+        return is_chosen and WORKLOADS[self.workload].environment in ("", contender.environment)
+
     def smaller(self, times: int) -> Case:
         """Return the same case with fewer tasks, for trial runs."""
         return replace(self, size=max(min(self.size, 8), self.size // times))
@@ -98,6 +105,8 @@ MAIN = (
     Case("skew", 64),
     Case("text", 1),  # one directory of packages
     Case("deep", 200),
+    Case("nemo-light", 2000),
+    Case("nemo-text", 20_000),
 )
 
 # How cost grows, one dimension at a time. The first dimension shares two points with the workloads above.
@@ -135,7 +144,7 @@ def contenders(environments: Sequence[str], cores: int) -> list[Contender]:
     if versions:
         found += _in_process(f"{XENNA}{versions[-1]}", cores)
     if NEMO in environments:
-        found += _nemo_curator()
+        found += _nemo_curator(cores)
     return found
 
 
@@ -234,7 +243,9 @@ def _in_process(environment: str, cores: int) -> list[Contender]:
     ]
 
 
-def _nemo_curator() -> list[Contender]:
+def _nemo_curator(cores: int) -> list[Contender]:
+    own = tuple(name for name, workload in WORKLOADS.items() if workload.environment == NEMO)
+    local = ("--executor", "ours-local", "--settings", json.dumps({"workers": cores}))
     # Its other executors need not place all stages at once: with a whole CPU per stage they start fewer workers, and
     # were faster on every workload that was tried.
     return [
@@ -246,5 +257,17 @@ def _nemo_curator() -> list[Contender]:
             "nemo",
             NEMO,
             ("--executor", "actor-pool", "--cpus", "1"),
+        ),
+        Contender(
+            OURS_IN_NEMO, "**Curator on Xenna**", "nemo", NEMO, ("--executor", "ours-xenna"), only=own, always=True
+        ),
+        Contender(
+            f"{OURS_IN_NEMO}-local",
+            f"**Curator, `LocalExecutor(workers={cores})`**",
+            "nemo",
+            NEMO,
+            local,
+            only=own,
+            always=True,
         ),
     ]

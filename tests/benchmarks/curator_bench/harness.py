@@ -38,6 +38,7 @@ class Work:
     Attributes:
         inputs: The payloads; empty if there is a source.
         steps: The stages after the source.
+        nemo_stages: The stages instead of steps, if they are NeMo Curator's own.
         source: The source of the payloads, if that is part of the work.
         cpus: CPUs that each stage asks for.
         one_worker: Whether one worker must process all payloads.
@@ -45,11 +46,16 @@ class Work:
 
     def __init__(self, workload: Workload, job: Job) -> None:
         self.inputs = workload.inputs(job)
-        *first, last = workload.steps(job)
-        self.steps: list[Step] = [*first, replace(last, call=Marking(last.call, job.output))]
+        self.steps = _marking(workload.steps(job), job.output)
+        self.nemo_stages = workload.nemo_stages(job) if workload.nemo_stages else []
         self.source = workload.source(job) if workload.source else None
         self.cpus = workload.cpus(job)
         self.one_worker = workload.one_worker
+
+
+def _marking(steps: list[Step], directory: Path) -> list[Step]:
+    """Let the last step record its first output."""
+    return [*steps[:-1], *(replace(last, call=Marking(last.call, directory)) for last in steps[-1:])]
 
 
 class Marking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from curator_bench.contenders import growth_contenders
+from curator_bench.contenders import OURS_IN_NEMO, growth_contenders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def _medians(results: Results, contenders: Sequence[Contender], case: Case) -> l
             continue  # only the best of the contenders for the same limit
         value = results.median(case.key, one.name)
         if value is not None:
-            mine = one.runner == "ours"
+            mine = one.runner == "ours" or one.name.startswith(OURS_IN_NEMO)
             colour = OURS if mine else LIMITS if one.limit or one.runner == "plain" else OTHERS
             found.append((one.label.replace("**", "").replace("`", ""), value, colour))
     return sorted(found, key=lambda bar: bar[1])

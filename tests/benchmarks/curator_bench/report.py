@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curator_bench.contenders import AGAIN, NEMO
+from curator_bench.contenders import AGAIN, OURS_IN_NEMO
 from curator_bench.micro import NAMES
 from curator_bench.results import Summary, targets
-from curator_bench.workloads import WORKLOADS
+from curator_bench.workloads import NEMO, WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,10 +51,11 @@ so they start fewer workers, and they were faster this way. *By hand, one stage*
 stage that runs all steps on bundles of payloads, with a fixed number of workers, and without ids, counts, batch sizes,
 or reports. Several sizes of bundles were tried, and the fastest counts.
 
-Contenders are sorted by their medians; `x` is the ratio of their time to that of Curator on Xenna {newest}. *First
-output* is when a worker had made the first output, which may not have reached the driver yet. Memory is the peak of
-the unshared memory of all processes of a run. A contender that took more than {slow:.0f} s ran once, unless others are
-compared with it; any that took more than {very_slow:.0f} s ran once in any case.
+Contenders are sorted by their medians; `x` is the ratio of their time to that of Curator on Xenna {newest}, or on the
+Xenna that NeMo Curator requires if the stages are NeMo Curator's. *First output* is when a worker had made the first
+output, which may not have reached the driver yet. Memory is the peak of the unshared memory of all processes of a run.
+A contender that took more than {slow:.0f} s ran once, unless others are compared with it; any that took more than
+{very_slow:.0f} s ran once in any case.
 """
 
 
@@ -103,7 +104,7 @@ def page(
         measured = measured.replace(", on ", " (`+`: with uncommitted changes), on ")
     intro = INTRO.format(minutes="more than an hour on two cores", commits=measured, machine=machine)
     parts = [intro, _targets(results, contenders, versions, machine.cores)]
-    workloads = [_workload(results, case, contenders, f"ours@{newest}") for case in cases]
+    workloads = [_workload(results, case, contenders, _reference(case, newest)) for case in cases]
     if any(workloads):
         plot = "![Median seconds of each contender on each workload](benchmarks.svg)"
         parts += ["## Workloads", plot, SETTINGS.format(newest=newest, **limits), *workloads]
@@ -142,9 +143,15 @@ def _targets(results: Results, contenders: Sequence[Contender], versions: Sequen
     return f"{text}\n\n{_WHY_MISSED.read_text(encoding='utf-8')}" if is_missed else text
 
 
+def _reference(case: Case, newest: str) -> str:
+    """Return the name of the contender that the others are compared with."""
+    return OURS_IN_NEMO if WORKLOADS[case.workload].environment == NEMO else f"ours@{newest}"
+
+
 def _workload(results: Results, case: Case, contenders: Sequence[Contender], reference: str) -> str:
     workload = WORKLOADS[case.workload]
-    size = "" if case.workload == "text" else f", {case.size:,} tasks"
+    unit = {"nemo-light": "tasks", "nemo-text": "documents"}
+    size = "" if case.workload == "text" else f", {case.size:,} {unit.get(case.workload, 'tasks')}"
     found = [(one, summary) for one in contenders if (summary := results.summary(case.key, one.name))]
     if not found:
         return ""

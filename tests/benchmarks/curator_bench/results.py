@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from curator_bench.contenders import OURS_IN_NEMO
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -278,11 +280,14 @@ def targets(results: Results, versions: Sequence[str], limits: dict[str, list[st
             times.within("skew-64", [f"ours-unbundled@{version}"], 1.1, f"skew, {on}: the same, one task per bundle"),
         ]
     local = _Times(results, "local-all")
+    in_nemo = _Times(results, OURS_IN_NEMO)
     mine = f"cpu, `LocalExecutor(workers={cores})`"
     return [
         *found,
         local.faster("cpu-200", "nemo-xenna", 1.8, f"{mine}: NeMo Curator on Xenna"),
         local.faster("cpu-200", "local", 1.8, f"{mine}: `LocalExecutor()`"),
+        in_nemo.faster("nemo-light-2000", "nemo-xenna", 3, "nemo-light, on Xenna: NeMo Curator on Xenna"),
+        in_nemo.faster("nemo-text-20000", "nemo-xenna", 2, "nemo-text, on Xenna: NeMo Curator on Xenna"),
         *_adapter_targets(results, versions),
     ]
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo Curator: a stage for each step, on its executors with their default settings."""
+"""NeMo Curator: a stage for each step, or its own stages, on its executors and on ours with default settings."""
 
 from __future__ import annotations
 
+import json
+import pkgutil
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nemo_curator.pipeline import Pipeline
@@ -17,7 +20,14 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
-OPTIONS = (("--executor", "xenna"), ("--cpus", 0.0))
+EXECUTORS = {
+    "xenna": "nemo_curator.backends.xenna:XennaExecutor",
+    "ray-data": "nemo_curator.backends.ray_data:RayDataExecutor",
+    "actor-pool": "nemo_curator.backends.ray_actor_pool:RayActorPoolExecutor",
+    "ours-xenna": "curator_xenna:XennaExecutor",
+    "ours-local": "curator_core:LocalExecutor",
+}
+OPTIONS = (("--executor", "xenna"), ("--cpus", 0.0), ("--settings", "{}"))
 
 
 @dataclass
@@ -73,6 +83,11 @@ def pipeline_of(work: Work, cpus: float) -> Pipeline:
     """Return the pipeline."""
     resources = Resources(cpus=cpus)
     pipeline = Pipeline("bench")
+    if work.nemo_stages:
+        parts = Pipeline("bench", stages=work.nemo_stages)
+        parts.build()  # composites have no resources of their own
+        for part in parts.stages:
+            pipeline.add_stage(part.with_(resources=resources))
     if work.source:
         pipeline.add_stage(SourceStage(work.source.call).with_(resources=resources))
     for step in work.steps:
@@ -83,17 +98,19 @@ def pipeline_of(work: Work, cpus: float) -> Pipeline:
 
 def prepare(work: Work, given: Namespace) -> Callable[[], list[Any]]:
     """See `harness.main`."""
-    # Each in its own branch: only the executor in use must be importable.
-    if given.executor == "xenna":
-        from nemo_curator.backends.xenna import XennaExecutor as Executor
-    elif given.executor == "ray-data":
-        from nemo_curator.backends.ray_data import RayDataExecutor as Executor
-    else:
-        from nemo_curator.backends.ray_actor_pool import RayActorPoolExecutor as Executor
+    executor = executor_of(given)
 
     def go() -> list[Any]:
-        initial = None if work.source else [Item(dataset_name="bench", data=payload) for payload in work.inputs]
+        tasks = [Item(dataset_name="bench", data=payload) for payload in work.inputs]
         cpus = given.cpus or work.cpus
-        return [task.data for task in pipeline_of(work, cpus).run(Executor(), initial_tasks=initial)]
+        return [task.data for task in pipeline_of(work, cpus).run(executor(), initial_tasks=tasks or None)]
 
     return go
+
+
+def executor_of(given: Namespace) -> Callable[[], Any]:
+    """Import an executor, before the clock starts, and return what makes it."""
+    if given.executor == "ours-xenna":
+        import cosmos_xenna.pipelines.v1  # noqa: F401 - as the other executors do
+    executor_class = pkgutil.resolve_name(EXECUTORS[given.executor])  # only this one must be importable
+    return partial(executor_class, **json.loads(given.settings))

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curator_bench import texts
+from curator_bench import nemo_text, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["WORKLOADS", "Job", "Step", "Workload"]
+__all__ = ["NEMO", "WORKLOADS", "Job", "Step", "Workload"]
 
+NEMO = "nemo-curator"  # name of its environment
 CPU_SECONDS = 0.05  # CPU time of a task of `cpu` in each step
 ARRAY_BYTES = 8_000_000
 
@@ -73,6 +74,8 @@ class Workload:
         stages: Default number of steps.
         source: Creates the payloads of a job inside the pipeline, if that is part of the work.
         one_worker: Whether a step has state that all payloads must share.
+        environment: Name of the only environment whose contenders run it; empty for all.
+        nemo_stages: Returns stages of NeMo Curator, instead of steps.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Workload:
     stages: int = 3
     source: Callable[[Job], Step] | None = None
     one_worker: bool = False
+    environment: str = ""
+    nemo_stages: Callable[[Job], list[Any]] | None = None
 
     def cpus(self, job: Job) -> float:
         """Return the CPUs that each stage asks for.
@@ -91,7 +96,7 @@ class Workload:
         quarter of a CPU per stage, or less with more than four stages, fits for all contenders.
         """
         stages = len(self.steps(job)) + (self.source is not None)
-        return min(0.25, int(100 / stages) / 100)
+        return min(0.25, int(100 / (stages or self.stages)) / 100)
 
 
 # --- tiny and deep: almost no work, so that the cost of the framework remains ----------------------------------
@@ -215,6 +220,39 @@ def _texts_written(outputs: Sequence[Any], job: Job) -> str:
     return texts.summary(job.output)
 
 
+# --- NeMo Curator's own stages and tasks, on its executors and on ours ---------------------------------------
+
+
+def add_one_to_each(batch: list[int]) -> list[int]:
+    """Do almost nothing."""
+    return [number + 1 for number in batch]
+
+
+def _batch_steps(job: Job) -> list[Step]:
+    return [Step(f"Light{number:02d}", add_one_to_each) for number in range(job.stages)]
+
+
+def _batches(job: Job) -> list[list[int]]:
+    return [[*range(start, start + 16)] for start in range(job.size)]
+
+
+def _sum_of_batches(outputs: Sequence[list[int]], job: Job) -> str:
+    return f"{len(outputs)} batches, sum {sum(map(sum, outputs))}"
+
+
+def _no_steps(job: Job) -> list[Step]:
+    return []
+
+
+def _documents(job: Job) -> list[Any]:
+    nemo_text.write_documents(job.documents, job.output, job.size)
+    return []
+
+
+def _documents_written(outputs: Sequence[Any], job: Job) -> str:
+    return nemo_text.summary(job.output)
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -248,6 +286,26 @@ WORKLOADS = {
         ),
         Workload(
             "deep", "tasks of one number each, through 12 such stages", _light_steps, _numbers, _sum_of, stages=12
+        ),
+        Workload(
+            "nemo-light",
+            "batches of 16 numbers each as tasks of NeMo Curator, through 4 of its stages that add one to each",
+            _batch_steps,
+            _batches,
+            _sum_of_batches,
+            stages=4,
+            environment=NEMO,
+        ),
+        Workload(
+            "nemo-text",
+            "stages of NeMo Curator that read documents as JSON Lines, filter them by words and by symbols, repair "
+            "their Unicode, and write them; the documents are pieces of the source files of installed packages",
+            _no_steps,
+            _documents,
+            _documents_written,
+            stages=nemo_text.NUM_STAGES,
+            environment=NEMO,
+            nemo_stages=nemo_text.stages,
         ),
     )
 }
