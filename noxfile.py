@@ -114,8 +114,11 @@ ON_EACH_PAIR = (
 # NeMo Curator, whose pipelines run on our executors, and with which the benchmarks compare us. It requires many
 # packages that CPU runs do not need; these are the ones that they do need.
 NEMO_CURATOR = ["nemo-curator==1.4.0"]
+NEMO_CURATOR_ON = [
+    nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),  # the Xenna that it requires
+    nox.param("3.12", "0.5.12", id="3.12-xenna-0.5.12"),
+]
 NEMO_CURATOR_NEEDS = [
-    "cosmos-xenna==0.2.0",
     "ray[default,data]>=2.57",
     "absl-py",
     "fsspec",
@@ -282,7 +285,8 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
         if "nemo-curator" not in found and (path := environment(session, "nemo-curator", python)):
             install_into(session, path, "--no-deps", *NEMO_CURATOR)
             ours = from_tree(["curator-core", "curator-xenna"])  # its stages run on our executors too
-            install_into(session, path, *NEMO_CURATOR_NEEDS, *ours, "ftfy")
+            _, xenna = NEMO_CURATOR_ON[0].args
+            install_into(session, path, f"cosmos-xenna=={xenna}", *NEMO_CURATOR_NEEDS, *ours, "ftfy")
             found["nemo-curator"] = path
     return found
 
@@ -305,10 +309,12 @@ def install_into(session: nox.Session, python: Path, *what: str) -> None:
     session.run("uv", "pip", "install", "--quiet", "--python", str(python), *what)
 
 
-@nox.session(python="3.11", venv_backend="uv", default=False)
-def nemo(session: nox.Session) -> None:
+@nox.session(venv_backend="uv", default=False)
+@nox.parametrize(("python", "xenna"), NEMO_CURATOR_ON)
+def nemo(session: nox.Session, xenna: str) -> None:
     """Test pipelines of NeMo Curator on all executors, beside NeMo Curator's own. Needs uv."""
-    session.install(*from_tree(ALL), *TOOLS["tests-all"], *NEMO_CURATOR_NEEDS, *NEMO_CURATOR_STAGES)
+    needs = [f"cosmos-xenna=={xenna}", *NEMO_CURATOR_NEEDS, *NEMO_CURATOR_STAGES]
+    session.install(*from_tree(ALL), *TOOLS["tests-all"], *needs)
     session.install("--no-deps", *NEMO_CURATOR)
     paths = ("tests/nemo", f"tests/integration/test_docs_snippets.py::{ITS_PAGE}")
     run_tests(session, *BY_MODULE, *paths)
@@ -360,12 +366,14 @@ def everything(session: nox.Session) -> None:
     """Run everything that can be tested here, for hours: must pass before an issue is closed as resolved."""
     for name in ("lint", "types", "contracts", "wheels", "minimums", "docs", "demo", "phoenix"):
         session.notify(name)
-    for name in ("tests-core", "tests-otel", "tests-xenna", "integration", "nemo"):  # each in a separate environment
+    for name in ("tests-core", "tests-otel", "tests-xenna", "integration"):  # each in a separate environment
         session.notify(name, EVERYTHING)
     here = "{}.{}".format(*sys.version_info)
     for pair in COMPAT:
         if pair.args != (here, NEWEST.get(here)):  # the four above have tested this pair
             session.notify(f"whole({pair.id})")
+    for pair in NEMO_CURATOR_ON:
+        session.notify(f"nemo({pair.id})", EVERYTHING)
     for pair in FAULTY:
         session.notify(f"chaos({pair.id})", ["-v"])  # with an argument, the page is not changed
 

@@ -26,14 +26,20 @@ def xenna() -> Iterator[Any]:
         yield shared
 
 
-@pytest.fixture(
-    scope="session", params=["local", "two workers", pytest.param("xenna", marks=pytest.mark.xdist_group("xenna"))]
-)
-def executor(request: pytest.FixtureRequest) -> Any:
-    """Each of our executors."""
+EXECUTORS = ["local", "two workers", pytest.param("xenna", marks=pytest.mark.xdist_group("xenna"))]
+
+
+def executor_of(request: pytest.FixtureRequest) -> Any:
+    """Return the executor that a parameter of a fixture names."""
     if request.param == "xenna":
         return request.getfixturevalue("xenna")
     return LocalExecutor() if request.param == "local" else LocalExecutor(workers=2)
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Any:
+    """Each of our executors."""
+    return executor_of(request)
 
 
 @pytest.fixture(autouse=True)

@@ -157,14 +157,17 @@ def test_checkpoint_path_beside_a_checkpoint_is_an_error(tmp_path, monkeypatch):
 
 
 def test_shards_of_nemo_curator_share_the_source(tmp_path, monkeypatch):
-    found = []
+    found, left = [], []
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
     for index in range(3):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index))
-        pipeline = Pipeline("it", stages=[NamedSource(range(12)), Add(0)])
-        found.append(data_of(run_with_checkpoint_path(pipeline, LocalExecutor(), tmp_path, monkeypatch)))
+        pipeline, seen = Pipeline("it", stages=[NamedSource(range(12)), Add(0)]), Recorder()
+        executor = LocalExecutor().with_(observers=[seen])
+        found.append(data_of(run_with_checkpoint_path(pipeline, executor, tmp_path, monkeypatch)))
+        left += [report.metrics["tasks_of_other_jobs"] for report in seen.batches if report.stage_name == "source"]
     assert all(found)
     assert sorted(data for shard in found for data in shard) == [[n] for n in range(12)]
+    assert left == [12 - len(shard) for shard in found]
 
 
 @pytest.mark.parametrize("settings", [{"shard": "auto"}, {"checkpoint": "here"}])

@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.nemo.conftest import EXECUTORS, executor_of
 
 from curator_core import RunResult
 from curator_core.testing import Recorder
@@ -93,6 +94,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = (json.dumps({"text": "x" * (file * ROWS + n + 1)}) for n in range(ROWS))
         (directory / f"{file}.jsonl").write_text("\n".join(lines))
     return directory
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Any:
+    """Each executor, for one run that all tests look at."""
+    return executor_of(request)
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,7 @@ class NemoStage(WrappedStage):
             return made
         tasks = [task for each in made for task in each.outputs]
         kept = {id(task) for task in filter_slurm_array_source_tasks(tasks, config, self.definition.name)}
+        self.metrics.set("tasks_of_other_jobs", len(tasks) - len(kept))
         return [each._replace(outputs=[task for task in each.outputs if id(task) in kept]) for each in made]
 
     def _record(self, start: float, num_items: int, metrics: dict[str, float]) -> Any:
