@@ -116,7 +116,7 @@ ON_EACH_PAIR = (
 NEMO_CURATOR = ["nemo-curator==1.4.0"]
 NEMO_CURATOR_ON = [
     nox.param("3.11", "0.2.0", id="3.11-xenna-0.2.0"),  # the Xenna that it requires
-    nox.param("3.12", "0.5.12", id="3.12-xenna-0.5.12"),
+    nox.param("3.12", NEWEST["3.12"], id=f"3.12-xenna-{NEWEST['3.12']}"),
 ]
 NEMO_CURATOR_NEEDS = [
     "ray[default,data]>=2.57",

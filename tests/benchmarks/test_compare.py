@@ -334,8 +334,7 @@ def test_skew_is_the_same_each_time_and_mostly_short() -> None:
 def test_stages_fit_one_cpu_together() -> None:
     for workload in WORKLOADS.values():
         job = Job(1, workload.stages, documents=Path(), output=Path())
-        stages = len(workload.steps(job)) + (workload.source is not None) or workload.stages
-        assert 0 < workload.cpus(job) * stages <= 1
+        assert 0 < workload.cpus(job) * workload.num_stages(job) <= 1
 
 
 def test_text_reads_descriptions_and_drops_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 from typing import Any
 
@@ -50,7 +53,7 @@ def test_setting_of_the_run_takes_precedence():
 
 
 class Unruly(Add):
-    """Fails at its first two attempts, never returns for one of the tasks, and tells the process that it runs in."""
+    """Fails at its first two attempts, never returns for one of the tasks, and returns the id of its process."""
 
     name = "unruly"
 
@@ -73,14 +76,16 @@ def test_stages_get_settings_that_nemo_curator_does_not_have(executor):
     assert [task.data[0] for task in result] == [0, 1]
     assert os.getpid() not in {task.data[1] for task in result}
     assert result.stages[1].tasks_failed == 1
-    assert result.stages[1].attempts_retried in (2, 4)  # of one worker, or of two
+    assert result.stages[1].attempts_retried >= 2
 
 
-@pytest.mark.parametrize("setting", ["batch_size", "num_workers", "xenna_stage_spec"])
+@pytest.mark.parametrize("setting", ["batch_size", "num_workers", "xenna_stage_spec", "max_attempts"])
 def test_settings_that_stages_of_nemo_curator_have_are_set_on_them(setting):
-    with pytest.raises(StageDefinitionError, match="the stage itself has this setting") as caught:
-        Pipeline("it", stages=[Source(1), Add()]).run(LocalExecutor().with_(stages={"add": {setting: 2}}))
+    add = Add().with_(xenna_stage_spec={"num_run_attempts_python": 5})
+    with pytest.raises(StageDefinitionError, match=f"{setting} must be set on the stage itself") as caught:
+        Pipeline("it", stages=[Source(1), add]).run(LocalExecutor().with_(stages={"add": {setting: 2}}))
     assert (caught.value.stage, caught.value.field) == ("add", setting)
+    assert "of Add" in str(caught.value.hint)
 
 
 def test_environment_gives_settings(tmp_path, monkeypatch):
@@ -204,6 +209,17 @@ def test_pipeline_inside_a_stage_does_not_inherit_the_checkpoint(tmp_path, monke
     pipeline = Pipeline("outside", stages=[NamedSource([1, 2]), Inner()])
     result = run_with_checkpoint_path(pipeline, LocalExecutor(), tmp_path, monkeypatch)
     assert (result.pipeline_name, data_of(result)) == ("outside", [[2], [3]])
+
+
+def test_another_version_of_nemo_curator_is_a_warning():
+    code = """
+        from importlib import metadata
+        real = metadata.version
+        metadata.version = lambda name: "1.9.0" if name == "nemo-curator" else real(name)
+        import curator_core._nemo.dialect
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert "NeMo Curator 1.9.0 is installed; its pipelines were tested here with 1.4.x" in done.stderr
 
 
 # --- refused ------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ FOR_EXECUTORS = [
     "RecordBuffer",
     "Run",
     "RunContext",
+    "SentStages",
     "StageGroup",
     "become_worker",
     "digest",

@@ -80,10 +80,15 @@ def test_an_embedded_ray_that_fails_to_start_leaves_nothing(ray_servers: Callabl
 @pytest.mark.everything
 @pytest.mark.usefixtures("no_ray_yet")
 def test_an_embedded_ray_may_take_longer_to_start_than_ray_itself_allows() -> None:
+    def raylets() -> list[psutil.Process]:
+        return [process for process in psutil.process_iter(["name", "ppid"]) if is_ours(process.info)]
+
+    def is_ours(facts: dict[str, Any]) -> bool:
+        return facts["name"] == "raylet" and facts["ppid"] == os.getpid()
+
     def stop_raylet() -> None:
-        me = psutil.Process()
-        wait_until(lambda: any(child.name() == "raylet" for child in me.children()))
-        (raylet,) = [child for child in me.children() if child.name() == "raylet"]
+        wait_until(raylets)
+        (raylet,) = raylets()
         raylet.suspend()
         time.sleep(35)  # Ray waits for half a minute
         raylet.resume()

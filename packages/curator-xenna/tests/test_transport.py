@@ -7,6 +7,7 @@ import asyncio
 import math
 import os
 import threading
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,19 @@ def run(executor: XennaExecutor, stages: list[Any], tasks: list[Task[Any]], **op
     return Pipeline("transport", stages).run(executor, tasks, [watch], **options), watch
 
 
+class TakesLongToLoad:
+    """Stands for a module that takes long to import: unpickling calls `time.sleep`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (0.2,)
+
+
 def test_fused_stages_share_a_worker_and_one_call_for_all_their_reports(
     executor: XennaExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "config", XennaConfig(bundle=False))
     stages = [Pid().with_(name="first"), Pid().with_(name="second"), Calls().with_(name="third")]
+    stages[1].model = TakesLongToLoad()  # type: ignore[attr-defined]
     result, watch = run(executor, stages, [Task(data=()) for _ in range(20)])
     for task in result:
         assert task.data[0] == task.data[1] != os.getpid()
@@ -90,6 +99,7 @@ def test_fused_stages_share_a_worker_and_one_call_for_all_their_reports(
     assert all("first+second+third" in report.worker_id for report in watch.batches)  # as in Xenna's tables
     assert {report.group for report in watch.batches} == {0}
     assert [stage.batches for stage in result.stages] == [20, 20, 20]
+    assert [stage.startup_s >= 0.2 for stage in result.stages[1:]] == [True, False]  # the first one imports this module
     first, *_ = calls = sorted(task.data[2] for task in result)
     assert calls == [*range(first, first + 20)]
 

@@ -42,7 +42,7 @@ class Bench:
     Attributes:
         pythons: The interpreter of each environment.
         directory: Directory of the logs.
-        documents: Directory of installed packages, whose descriptions are the texts.
+        documents: Directory of installed packages, whose descriptions or source files are the texts.
         store: Store of the records.
         commit: The commit that is measured.
         paths: Directories with the modules of runs.

@@ -54,8 +54,11 @@ class Work:
 
 
 def _marking(steps: list[Step], directory: Path) -> list[Step]:
-    """Let the last step record its first output."""
-    return [*steps[:-1], *(replace(last, call=Marking(last.call, directory)) for last in steps[-1:])]
+    """Let the last step, if there is one, record its first output."""
+    if not steps:
+        return []
+    *first, last = steps
+    return [*first, replace(last, call=Marking(last.call, directory))]
 
 
 class Marking:

@@ -22,7 +22,7 @@ DOCUMENTS_PER_FILE = 250
 
 
 def stages(job: Job) -> list[Any]:
-    """Return the stages: a reader, three filters and modifiers, and a writer, with their default settings."""
+    """Return the stages: a reader, three filters and modifiers, and a writer."""
     from nemo_curator.stages.text.filters import ScoreFilter
     from nemo_curator.stages.text.filters.heuristic import SymbolsToWordsFilter, WordCountFilter
     from nemo_curator.stages.text.io.reader import JsonlReader

@@ -53,9 +53,9 @@ or reports. Several sizes of bundles were tried, and the fastest counts.
 
 Contenders are sorted by their medians; `x` is the ratio of their time to that of Curator on Xenna {newest}, or on the
 Xenna that NeMo Curator requires if the stages are NeMo Curator's. *First output* is when a worker had made the first
-output, which may not have reached the driver yet. Memory is the peak of the unshared memory of all processes of a run.
-A contender that took more than {slow:.0f} s ran once, unless others are compared with it; any that took more than
-{very_slow:.0f} s ran once in any case.
+output, which may not have reached the driver yet; stages of NeMo Curator itself do not tell. Memory is the peak of the
+unshared memory of all processes of a run. A contender that took more than {slow:.0f} s ran once, unless others are
+compared with it; any that took more than {very_slow:.0f} s ran once in any case.
 """
 
 
@@ -150,8 +150,7 @@ def _reference(case: Case, newest: str) -> str:
 
 def _workload(results: Results, case: Case, contenders: Sequence[Contender], reference: str) -> str:
     workload = WORKLOADS[case.workload]
-    unit = {"nemo-light": "tasks", "nemo-text": "documents"}
-    size = "" if case.workload == "text" else f", {case.size:,} {unit.get(case.workload, 'tasks')}"
+    size = f", {case.size:,} {workload.unit}" if workload.unit else ""
     found = [(one, summary) for one in contenders if (summary := results.summary(case.key, one.name))]
     if not found:
         return ""

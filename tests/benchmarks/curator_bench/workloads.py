@@ -33,7 +33,7 @@ class Job:
         size: Number of tasks.
         stages: Number of steps, if the workload supports any number.
         nbytes: Bytes of a payload, if the workload has large ones.
-        documents: Directory of installed packages, whose descriptions are the texts.
+        documents: Directory of installed packages, whose descriptions or source files are the texts.
         output: The output directory.
     """
 
@@ -74,6 +74,7 @@ class Workload:
         stages: Default number of steps.
         source: Creates the payloads of a job inside the pipeline, if that is part of the work.
         one_worker: Whether a step has state that all payloads must share.
+        unit: What the size of a job counts; empty for none.
         environment: Name of the only environment whose contenders run it; empty for all.
         nemo_stages: Returns stages of NeMo Curator, instead of steps.
     """
@@ -86,6 +87,7 @@ class Workload:
     stages: int = 3
     source: Callable[[Job], Step] | None = None
     one_worker: bool = False
+    unit: str = "tasks"
     environment: str = ""
     nemo_stages: Callable[[Job], list[Any]] | None = None
 
@@ -95,8 +97,13 @@ class Workload:
         Xenna's streaming mode must place all stages at once, in 95% of the cores, rounded down: one of two cores. A
         quarter of a CPU per stage, or less with more than four stages, fits for all contenders.
         """
-        stages = len(self.steps(job)) + (self.source is not None)
-        return min(0.25, int(100 / (stages or self.stages)) / 100)
+        return min(0.25, int(100 / self.num_stages(job)) / 100)
+
+    def num_stages(self, job: Job) -> int:
+        """Return the number of stages of a job, with the source."""
+        if self.nemo_stages is not None:
+            return self.stages
+        return len(self.steps(job)) + (self.source is not None)
 
 
 # --- tiny and deep: almost no work, so that the cost of the framework remains ----------------------------------
@@ -283,6 +290,7 @@ WORKLOADS = {
             stages=6,
             source=_text_source,
             one_worker=True,
+            unit="",
         ),
         Workload(
             "deep", "tasks of one number each, through 12 such stages", _light_steps, _numbers, _sum_of, stages=12
@@ -304,6 +312,7 @@ WORKLOADS = {
             _documents,
             _documents_written,
             stages=nemo_text.NUM_STAGES,
+            unit="documents",
             environment=NEMO,
             nemo_stages=nemo_text.stages,
         ),

@@ -48,28 +48,28 @@ class WrappedStage(ProcessingStage[Any, Any]):
         definition: The stage, as the user wrote it.
         skips_failures: Whether failures of the stage never end the run.
         not_compared: The names of its attributes that do not affect its outputs.
-        read_from_definition: The names of our settings that the stage has too, so that they are set there.
+        set_on_definition: The settings that must be set on the stage itself, each with the way to do that.
     """
 
     definition: Any
     skips_failures: bool = False
     not_compared: frozenset[str] = frozenset()
-    read_from_definition: frozenset[str] = frozenset()
+    set_on_definition: Mapping[str, str] = {}  # shared and never written to
 
     def with_(self, **settings: Any) -> Self:
         """See `ProcessingStage.with_`.
 
         Raises:
-            StageDefinitionError: Also for a setting that the stage itself has.
+            StageDefinitionError: Also for a setting that must be set on the stage itself.
         """
-        for setting in sorted(self.read_from_definition & settings.keys()):
+        for setting in sorted(self.set_on_definition.keys() & settings.keys()):
             raise StageDefinitionError(
-                "the stage itself has this setting",
+                f"{setting} must be set on the stage itself",
                 stage=self.name,
                 field=setting,
                 given=settings[setting],
-                expected=f"a setting that {type(self.definition).__name__} does not have",
-                hint=f"set {setting} on the stage, before the pipeline is run",
+                expected="a setting that only stages of curator_core have, such as timeout_s",
+                hint=f"use {self.set_on_definition[setting]} of {type(self.definition).__name__}",
             )
         return super().with_(**settings)
 

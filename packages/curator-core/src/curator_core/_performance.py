@@ -38,7 +38,7 @@ class StagePerfStats:
         num_items_processed: Sum of ``num_items`` over the input tasks.
         custom_metrics: The metrics that the stage recorded through ``self.metrics``; numbers or strings.
         start_time_unix_ns: When the batch began, in nanoseconds since the Unix epoch.
-        startup_time: Seconds of the worker's setup; on its first batch only.
+        startup_time: Seconds of the worker's setup and imports; on its first batch only.
         worker_id: The worker.
         node_id: The node that the worker ran on.
         batch_id: The batch; the same in every run on the same input.

@@ -8,7 +8,8 @@ are grouped by purpose:
 - The run: `Run` in the driver, and `RunContext` on workers.
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
   travel between workers.
-- Transport: `Packed`, `pack_reports`, and `unpack_reports` carry objects between processes.
+- Transport: `SentStages`, `Packed`, `pack_reports`, and `unpack_reports` carry stages, other objects, and reports
+  between processes.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 - Settings: `is_whole` and `is_amount` check numbers, and `unknown_name` describes a name that does not exist.
@@ -37,6 +38,7 @@ from curator_core._run.settings import FailurePolicy
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.packed import Packed
 from curator_core._transport.pickling import pickles, use_cloudpickle
+from curator_core._transport.sent_stages import SentStages
 from curator_core.errors import unknown_name
 from curator_core.logs import RecordBuffer, mark_records, relay_records
 from curator_core.tasks import digest
@@ -54,6 +56,7 @@ __all__ = [
     "RecordBuffer",
     "Run",
     "RunContext",
+    "SentStages",
     "StageGroup",
     "become_worker",
     "digest",

@@ -169,8 +169,9 @@ def _from_stage(plan: Plan, name: str, initial_tasks: Any) -> Plan:
             expected="initial_tasks for the stage",
             hint="pass initial_tasks=curator_core.deadletter.load(path, stage=…)",
         )
-    stages = [compiled.stage for compiled in plan.stages[names.index(name) :]]
-    return replace(Plan.from_stages(stages, plan.name, fed=True), dialect=plan.dialect)
+    first = names.index(name)
+    stages = [compiled.stage for compiled in plan.stages[first:]]
+    return replace(Plan.from_stages(stages, plan.name, fed=True), dialect=plan.dialect, left_out=tuple(names[:first]))
 
 
 def _executor(given: Any) -> Any:

@@ -74,7 +74,7 @@ class StageSummary:
         process_s: Seconds in the stage's code, over all workers.
         cpu_s: Seconds of CPU time of the working threads.
         idle_s: Seconds that workers waited for input.
-        startup_s: Seconds of setup, over all workers.
+        startup_s: Seconds of setup, and of imports in worker processes, over all workers.
         workers: Workers that were set up.
         first_start_unix_ns: When its first batch began; 0 if it had none.
         last_end_unix_ns: When its last batch ended.

@@ -297,7 +297,8 @@ def test_the_stage_that_feeds_a_starving_one_is_named() -> None:
 
 def test_a_source_that_ended_long_ago_is_not_a_bottleneck() -> None:
     stages = tuple(StageEvidence(name, 100, 10**9, 10**9) for name in "AB")
-    teams = (Team((0,), 1, 0.001, gap=0.002), Team((1,), 2, 0.44, starved=0.5))
+    # It was in transit for two thirds of its own time.
+    teams = (Team((0,), 1, 0.001, own_use=0.1, gap=0.006), Team((1,), 2, 0.44, starved=0.5))
     verdict = judge(Evidence(stages, teams, 10**10, 10**10))
     assert str(verdict) == "no bottleneck found: the busiest stage, 'B', was busy 44% of the time"
 

@@ -244,9 +244,24 @@ class TakesLongToLoad:
         return time.sleep, (0.2,)
 
 
-def test_startup_includes_loading_stages_in_the_worker():
+def test_startup_includes_loading_the_stage_in_the_worker():
     heavy = stage(lambda task: task, name="heavy")
     heavy.model = TakesLongToLoad()
-    result = Pipeline("p", [heavy, stage(lambda task: task)]).run(TWO, tasks(4))
-    assert result.stages[0].startup_s >= 0.2
-    assert result.stages[1].startup_s < result.stages[0].startup_s
+    result = Pipeline("p", [stage(lambda task: task), heavy]).run(TWO, tasks(4))
+    assert [summary.startup_s >= 0.2 for summary in result.stages] == [False, True]
+
+
+def test_startup_of_a_stage_whose_setup_fails_includes_loading_it():
+    class Broken(ProcessingStage):
+        def setup(self, worker_metadata):
+            raise OSError("no model")
+
+        def process(self, task):
+            return task
+
+    seen, broken = Recorder(), Broken()
+    broken.model = TakesLongToLoad()
+    with pytest.raises(StageError, match="no model"):
+        Pipeline("p", [broken]).run(TWO, tasks(4), [seen])
+    assert seen.workers[0].event == "setup_failed"
+    assert seen.workers[0].duration_ns >= 200_000_000

@@ -125,11 +125,24 @@ def test_settings_of_with_are_for_the_runs_of_the_copy():
 
 
 def test_settings_of_with_change_stages():
-    seen = Recorder()
-    executor = LocalExecutor().with_(stages={"Pass": {"batch_size": 3, "name": "through"}}, observers=[seen])
+    seen, given = Recorder(), {"Pass": {"batch_size": 3, "name": "through"}}
+    executor = LocalExecutor().with_(stages=given, observers=[seen])
+    given["Pass"]["batch_size"] = 1  # too late
     result = run(Pass(), CountUp(), executor=executor)
     assert [stage.name for stage in result.stages] == ["through", "CountUp"]
     assert seen.batches[0].num_in == 3
+
+
+def test_settings_of_with_are_for_the_whole_pipeline_even_if_a_run_starts_later():
+    executor = LocalExecutor().with_(stages={"Pass": {"batch_size": 3}, "CountUp": {"batch_size": 2}})
+    assert len(run(Pass(), CountUp(), executor=executor, start_at="CountUp")) == 9
+    with pytest.raises(PipelineError, match="settings for an unknown stage"):
+        run(Pass(), CountUp(), executor=executor.with_(stages={"Other": {}}), start_at="CountUp")
+
+
+def test_stages_without_settings_are_not_read_again():
+    plan = Plan.from_stages([Pass(), CountUp()])
+    assert plan.with_settings({"Pass": {"batch_size": 3}}).stages[1] is plan.stages[1]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +153,8 @@ def test_settings_of_with_change_stages():
         ({"observers": Recorder()}, "observers is not a list of observers"),
         ({"stages": "Pass"}, "stages is not a dict of settings by stage"),
         ({"stages": {"Pass": 3}}, "stages is not a dict of settings by stage"),
+        ({"stages": {Pass: {}}}, "stages is not a dict of settings by stage"),
+        ({"stages": {"Pass": {1: 2}}}, "stages is not a dict of settings by stage"),
     ],
 )
 def test_an_invalid_setting_of_with_is_rejected(settings, message):

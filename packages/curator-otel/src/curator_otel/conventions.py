@@ -238,7 +238,9 @@ CPU_TIME = _seconds("curator.cpu.time", (*_SUMMED, "batch"), "CPU time of the wo
 IDLE_TIME = _seconds("curator.idle.time", (*_SUMMED, "batch"), "Time that workers waited for batches.")
 WAIT_TIME = _seconds("curator.wait.time", _BATCH, "Time that the inputs waited, if measured by a single node's clock.")
 SETUP_TIME = _seconds(
-    "curator.setup.time", ("stage", "batch"), "Setup time of the workers; of a batch, if it is its worker's first."
+    "curator.setup.time",
+    ("stage", "batch"),
+    "Time of the workers' setup and imports; of a batch, if it is its worker's first.",
 )
 
 # --- attributes: stages, windows, and workers ---------------------------------------------------------------
@@ -305,7 +307,7 @@ for _total in (TASKS_OUT, ITEMS, PROCESS_TIME, CPU_TIME, IDLE_TIME):
     _counter(_total, ATTRIBUTES[_total].unit, _BY_STAGE, ATTRIBUTES[_total].description)
 BATCH_DURATION = _histogram("curator.batch.duration", _BY_OUTCOME, "Duration of a batch.")
 BATCH_IDLE = _histogram("curator.batch.idle", _BY_STAGE, "Time that a worker waited for a batch.")
-SETUP_DURATION = _histogram("curator.setup.duration", _BY_OUTCOME, "Duration of a worker's setup.")
+SETUP_DURATION = _histogram("curator.setup.duration", _BY_OUTCOME, "Duration of a worker's setup and imports.")
 UNRECORDED = _counter(
     "curator.batch.unrecorded",
     "{batch}",

@@ -190,10 +190,12 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
 
 
 def _wait_for_raylet(started: Any, services: Any) -> None:
-    """Wait until the raylet of a node has registered, or one of its processes has ended.
+    """Wait until the raylet of a node has registered, or a process of the node has ended.
 
-    Ray itself waits for half a minute afterwards, which is not enough on a machine that has much else to do.
+    Ray itself waits for half a minute after this, which alone is too short on a busy machine.
     """
+    if not (hasattr(services, "get_node") and hasattr(started, "dead_processes") and hasattr(started, "_node_id")):
+        return
     until = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < until and not started.dead_processes():
         with suppress(RuntimeError):  # not yet

@@ -93,7 +93,7 @@ class WorkerState:
         place: Stage name, worker id, and node id, as of the last call to ``setup`` or ``setup_on_node``.
         pid: The process id of the worker.
         sequence: Number of the next batch.
-        startup_ns: How long setup took; for the first stage of a worker, also loading all of its stages.
+        startup_ns: How long loading the stage, with its imports, and setup took.
         clock: When the worker became idle. Stages that share a worker share the clock.
         bundle_id: The bundle that contained the current tasks; empty if they traveled individually.
         source_ids: Names the tasks that begin a lineage if the stage is a source.

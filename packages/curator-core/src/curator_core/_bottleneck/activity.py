@@ -164,14 +164,14 @@ class _TeamLife:
         if not self.alive:
             return Team(stages, len(self.workers), 0.0)
         own = self._share(sum(worker.busy_ns for worker in self.workers))
+        of_run = (self.end - self.start) / work_ns  # a team that has ended does not delay the others
         return Team(
             stages=stages,
             workers=len(self.workers),
-            # Scaled by the team's share of the run, because a team that has ended does not delay the others.
-            use=own * (self.end - self.start) / work_ns,
+            use=own * of_run,
             own_use=own,
             starved=self._share(sum(worker.starved_ns for worker in self.workers)),
-            gap=self._share(sum(worker.gap_ns for worker in self.workers)),
+            gap=self._share(sum(worker.gap_ns for worker in self.workers)) * of_run,
         )
 
     def _share(self, ns: int) -> float:

@@ -32,7 +32,7 @@ _FAILED_SHARE = 0.2
 _ALIKE = 0.85  # share of the busiest team's use: more workers for the busiest alone would gain less than a sixth
 _WAITING_CPU = 0.3
 _BUSY = 0.5  # other teams do not wait for a team below this, whatever they wait for
-_IN_TRANSIT = 0.1  # waiting for less than this share is not what limits a run
+_MIN_GAP = 0.1  # waiting for inputs in transit for a smaller share of the run does not limit it
 _STARVED, _FED = 0.3, 0.15  # apart, so that a team in between counts as neither
 
 
@@ -46,7 +46,7 @@ class StageEvidence:
         busy_ns: Time in the stage's code, over all workers.
         cpu_ns: CPU time of the threads that called the stage.
         failed_ns: Part of the busy time spent on tasks that failed or will be retried.
-        setup_ns: Time that setup took in the first worker to become ready, with the imports of its stages.
+        setup_ns: Time that imports and setup took in the first worker to become ready.
         median_ns: Upper bound of the median batch duration, at most a quarter too high; 0 if unknown.
         is_source: Whether the stage is the first of the pipeline and a source.
         on_gpu: Whether the stage requests a GPU.
@@ -73,7 +73,7 @@ class Team:
         use: Share of the run in which the workers were busy.
         own_use: Share of their lifetime in which the workers were busy.
         starved: Share of their lifetime in which the workers waited for inputs that did not exist yet.
-        gap: Share of their lifetime in which the workers waited for inputs that existed but had not arrived.
+        gap: Share of the run in which the workers waited for inputs that existed but had not arrived.
     """
 
     stages: tuple[int, ...]
@@ -180,7 +180,7 @@ def _setup(run: Evidence) -> Verdict | None:
         "setup",
         stage.name,
         run.team_of(number).use,
-        f"the setup of '{stage.name}' took {stage.setup_ns / 1e9:.1f} s, {share:.0%} of the time until the last batch",
+        f"'{stage.name}' took {stage.setup_ns / 1e9:.1f} s to start, {share:.0%} of the time until the last batch",
         "give each run more work, reuse the executor for several runs, or import and load less",
     )
 
@@ -244,14 +244,14 @@ def _in_turn(run: Evidence) -> Verdict | None:
 
 def _transport(run: Evidence) -> Verdict | None:
     team = run.team
-    if team.use >= _BUSY or team.gap <= max(team.use, _IN_TRANSIT):
+    if team.use >= _BUSY or team.gap <= max(team.use, _MIN_GAP):
         return None
     return Verdict(
         "transport",
         run.stage.name,
         team.use,
         f"tasks spend more time in transit than in stages: the workers of '{run.stage.name}' were busy {team.use:.0%} "
-        f"of the time, and waited for inputs in transit for {team.gap:.0%} of their lifetime",
+        f"of the time, and waited for inputs in transit for {team.gap:.0%} of it",
         "let stages share workers (fuse=True, equal resources) and bundle tasks (bundle=True), or make tasks larger",
     )
 

@@ -25,6 +25,7 @@ from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import rebuild_error, unsendable
 from curator_core._reports.wire import unpack_reports
 from curator_core._transport.pickling import dumps
+from curator_core._transport.sent_stages import SentStages
 from curator_core.errors import DataError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ class Scheduler:
 def _definition(run: Run, group: StageGroup) -> bytes:
     """Return what a process needs to know of a group, without the options of engines: they may contain secrets."""
     stages = [replace(compiled, runtime_env=None, engine_options={}) for compiled in group.stages]
-    return dumps((run.context._replace(group=group.index), stages))
+    return dumps((run.context._replace(group=group.index), SentStages(stages)))
 
 
 def _shares(groups: Sequence[StageGroup], processes: Sequence[WorkerProcess]) -> list[list[WorkerProcess]]:

@@ -181,18 +181,17 @@ class Worker:
         """Return the stages of a group, which may not be set up yet."""
         chain = self._chains.get(group)
         if chain is None:
-            start = time.perf_counter_ns()
             try:
-                context, stages = loads(definition)
+                context, sent = loads(definition)
             except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
             chain = self._chains[group] = Chain(
-                [BaseStageAdapter(compiled.stage, compiled) for compiled in stages], self._stop
+                [BaseStageAdapter(compiled.stage, compiled) for compiled in sent.stages], self._stop
             )
-            for adapter in chain.adapters:
+            for adapter, load_ns in zip(chain.adapters, sent.load_ns, strict=True):
                 adapter.bind(context, self._reports.append)
                 adapter.state.clock = self._clock
-            chain.adapters[0].state.startup_ns = time.perf_counter_ns() - start
+                adapter.state.startup_ns = load_ns
         return chain
 
     def _set_up(self, assignment: Assignment) -> Chain:

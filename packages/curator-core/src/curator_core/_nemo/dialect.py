@@ -39,6 +39,7 @@ _ACTOR_POOL = "nemo_curator.backends.ray_actor_pool.RayActorPoolExecutor"
 _RAY_DATA = "nemo_curator.backends.ray_data.RayDataExecutor"
 # Stages whose workers talk to each other, by the key of their ray_stage_spec().
 _COLLECTIVE = {"is_raft_actor": "RAFT", "is_lsh_stage": "LSH", "is_shuffle_stage": "a shuffle"}
+_ATTEMPTS = "num_run_attempts_python"
 _CHECKPOINT = ".curator_checkpoint"
 _ARRAY_HINTS = {
     "shard": "drop shard, or set NEMO_CURATOR_SLURM_ARRAY_ENABLED=0",
@@ -229,6 +230,7 @@ def _settings_of(stage: Any, *, in_driver: bool) -> dict[str, Any]:
             known to the checkpoint, although partitioning asks for half a CPU.
     """
     options = {name: value for name, value in (stage.xenna_stage_spec() or {}).items() if value is not None}
+    has_attempts = _ATTEMPTS in options
     if options.pop("reset_workers_on_failure", False):
         logger.warning("stage '%s': reset_workers_on_failure has no effect: failures never reach Xenna", stage.name)
     num_workers, per_node = stage.num_workers(), get_stage_num_workers_per_node(stage)
@@ -245,16 +247,19 @@ def _settings_of(stage: Any, *, in_driver: bool) -> dict[str, Any]:
             )
     if per_node is not None:
         options["num_workers_per_node"] = per_node
-    settings = {
+    settings: dict[str, Any] = {
         "resources": Resources(cpus=stage.resources.cpus, gpus=stage.resources.gpus),
         "batch_size": stage.batch_size or 1,
         "runtime_env": stage.runtime_env or None,
         "fans_out": bool((stage.ray_stage_spec() or {}).get("is_fanout_stage")),
         "skips_failures": bool(options.pop("ignore_failures", False)),
-        "max_attempts": options.pop("num_run_attempts_python", 1),
+        "max_attempts": options.pop(_ATTEMPTS, 1),
         "num_workers": num_workers,
         "xenna_stage_spec": options,
     }
+    if has_attempts:
+        where = f"{_ATTEMPTS} in xenna_stage_spec()"
+        settings["set_on_definition"] = {**NemoStage.set_on_definition, "max_attempts": where}
     is_light = stage.resources.cpus <= 1 and not stage.resources.gpus and num_workers in (None, 1)
     if in_driver and is_light and not settings["runtime_env"]:
         settings |= {"resources": Resources(), "num_workers": None, "xenna_stage_spec": {}}

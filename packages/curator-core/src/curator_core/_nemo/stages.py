@@ -47,9 +47,15 @@ class NemoStage(WrappedStage):
     # Settings of NeMo Curator that do not affect the outputs, beside those that ours have too.
     not_compared = frozenset({"ray_stage_spec", "num_workers_per_node", "is_sink_stage", "_custom_metrics"})
 
-    read_from_definition = frozenset(
-        {"name", "resources", "batch_size", "runtime_env", "fans_out", "num_workers", "xenna_stage_spec"}
-    )
+    set_on_definition = {  # noqa: RUF012 - shared and never written to
+        "name": "with_(name=…)",
+        "resources": "with_(resources=…)",
+        "batch_size": "with_(batch_size=…)",
+        "runtime_env": "with_(runtime_env=…)",
+        "num_workers": "with_(num_workers=…)",
+        "xenna_stage_spec": "with_(xenna_stage_spec=…)",
+        "fans_out": "is_fanout_stage in ray_stage_spec()",
+    }
 
     def __init__(self, definition: Any, settings: Mapping[str, Any]) -> None:
         self.definition = definition

@@ -32,12 +32,14 @@ class Plan:
         stages: Its stages, in order, with composites expanded.
         has_source: Whether the first stage is a source.
         dialect: Translates the tasks of the run, if the stages are of another framework.
+        left_out: Names of the stages before the first one, if the plan begins at a later stage of the pipeline.
     """
 
     name: str
     stages: tuple[CompiledStage, ...]
     has_source: bool = False
     dialect: Dialect | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def from_stages(cls, stages: Iterable[Any], name: str = "pipeline", *, fed: bool | None = None) -> Plan:
@@ -80,22 +82,25 @@ class Plan:
         """Return the plan with other settings of some of its stages.
 
         Args:
-            settings: The settings by the names of stages, as for `ProcessingStage.with_`.
+            settings: The settings by the names of stages, as for `ProcessingStage.with_`. Those of stages that the plan
+                leaves out have no effect.
 
         Raises:
-            PipelineError: There is no stage of a name.
-            StageDefinitionError: A setting is unknown or invalid, or another framework has it too.
+            PipelineError: The pipeline has no stage of a name, or two stages get the same name.
+            StageDefinitionError: A setting is unknown or invalid, or must be set on the stage of another framework.
         """
-        names = [compiled.name for compiled in self.stages]
-        for name in settings:
-            if name not in names:
-                raise PipelineError("settings for an unknown stage", given=name, **unknown_name("stage", name, names))
-        changed = tuple(
-            compile_stage(compiled.index, compiled.stage.with_(**settings.get(compiled.name, {})))
+        changed = {
+            compiled.name: compile_stage(compiled.index, compiled.stage.with_(**settings[compiled.name]))
             for compiled in self.stages
-        )
-        _check_names(changed)
-        return replace(self, stages=changed)
+            if compiled.name in settings
+        }
+        for name in settings.keys() - changed.keys() - {*self.left_out}:
+            known = unknown_name("stage", name, [compiled.name for compiled in self.stages])
+            raise PipelineError("settings for an unknown stage", given=name, **{**known, "field": "stages"})
+        check_copied(changed.values())
+        stages = tuple(changed.get(compiled.name, compiled) for compiled in self.stages)
+        _check_names(stages)
+        return replace(self, stages=stages)
 
     @property
     def groups(self) -> tuple[StageGroup, ...]:

@@ -192,7 +192,7 @@ class BatchReport(NamedTuple):
         cpu_ns: CPU time of the working thread, never more than `duration_ns`. A batch under 50 us counts in full,
             and up to 1 ms of the thread's earlier work may be counted for the batch.
         idle_ns: How long the worker had waited for this batch.
-        startup_ns: Setup time of the worker, on its first batch; otherwise 0.
+        startup_ns: Time of the worker's setup and imports, on its first batch; otherwise 0.
         ready_unix_ns: When the last of the inputs had been produced; 0 if unknown (first stage).
         ready_node_id: The node whose clock `ready_unix_ns` is from.
         parents: Ids of the batches that produced the inputs, each once.
@@ -291,8 +291,8 @@ class WorkerReport(NamedTuple):
         pid: The worker's process.
         event: ``"ready"`` after setup, ``"setup_failed"``, or ``"ended"`` after teardown.
         start_unix_ns: When the step began.
-        duration_ns: How long setup or teardown took. The setup of the first stage of a worker process includes loading
-            all of its stages, with their imports.
+        duration_ns: How long setup or teardown took. In a worker process, setup includes loading the stage, with its
+            imports.
         error: Why setup or teardown failed.
         epoch: As in `BatchReport`.
     """

@@ -34,7 +34,7 @@ class StageTotals:
         process_ns: Time in the stage's code, over all workers.
         cpu_ns: CPU time of the working threads.
         idle_ns: Time that workers waited for batches.
-        startup_ns: Setup time, over all workers.
+        startup_ns: Time of setup and imports, over all workers.
         workers: Workers that were set up.
         first_ns: When the first batch began, in Unix nanoseconds; 0 if there was none.
         last_ns: When the last batch ended, in Unix nanoseconds; 0 if there was none.

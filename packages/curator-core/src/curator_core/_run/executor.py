@@ -149,7 +149,8 @@ class BaseExecutor(ABC):
 
             pipeline.run(executor=LocalExecutor(workers=8).with_(on_error="skip", checkpoint="run.checkpoint"))
 
-        A run that is given the default of a setting counts as started without it.
+        A run that is given the default of a setting counts as started without it. A second call replaces the settings
+        that it names, also ``stages`` as a whole.
 
         Args:
             **settings: ``name``, the name of the pipeline; ``stages``, other settings of stages by their names, such as

@@ -47,16 +47,22 @@ def checked_presets(settings: Mapping[str, Any]) -> dict[str, Any]:
                 hint=f"pass observers=[{observers!r}]",
             )
         presets["observers"] = tuple(instance("observer", observer) for observer in observers)
-    stages = presets.get("stages", {})
-    if not (isinstance(stages, Mapping) and all(isinstance(of_stage, Mapping) for of_stage in stages.values())):
-        raise ExecutorError(
-            "stages is not a dict of settings by stage",
-            field="stages",
-            given=stages,
-            expected="a dict from names of stages to dicts of settings",
-            hint='for example, pass stages={"name": {"timeout_s": 60.0}}',
-        )
+    if "stages" in presets:
+        stages = presets["stages"]
+        if not (_is_by_name(stages) and all(map(_is_by_name, stages.values()))):
+            raise ExecutorError(
+                "stages is not a dict of settings by stage",
+                field="stages",
+                given=stages,
+                expected="a dict from names of stages to dicts of settings",
+                hint='for example, pass stages={"name": {"timeout_s": 60.0}}',
+            )
+        presets["stages"] = {name: dict(of_stage) for name, of_stage in stages.items()}
     return presets
+
+
+def _is_by_name(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def presets_of_environment(environment: Mapping[str, str]) -> dict[str, Any]:

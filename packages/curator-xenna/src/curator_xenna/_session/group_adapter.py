@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from curator_core import StageError
-from curator_core.backends import Bundle, Chain, pickles, split, unbundled, unsendable
+from curator_core.backends import Bundle, Chain, SentStages, pickles, split, unbundled, unsendable
 from curator_xenna import adapter as stage_adapter
 from curator_xenna._session.packing import pack, unpack
 from curator_xenna.adapter import Lifetime, XennaStageAdapter, named_class, resources_of
@@ -179,7 +178,7 @@ class GroupAdapter(Stage[Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         # As for a single adapter, but with all stages in one pickle: what they share here, they share there.
         stages = [adapter.compiled for adapter in self._adapters]
-        return _restore, (type(self).__name__, pack(stages), replace(self._role, inputs=None))
+        return _restore, (type(self).__name__, pack(SentStages(stages)), replace(self._role, inputs=None))
 
 
 def create_group_adapter(group: StageGroup, role: Role) -> GroupAdapter:
@@ -203,8 +202,9 @@ def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
     return made
 
 
-def _restore(class_name: str, stages: Packed, role: Role) -> GroupAdapter:
-    start = time.perf_counter_ns()
-    adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in unpack(stages)]
-    adapters[0].state.startup_ns = time.perf_counter_ns() - start
+def _restore(class_name: str, packed: Packed, role: Role) -> GroupAdapter:
+    sent: SentStages = unpack(packed)
+    adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in sent.stages]
+    for adapter, load_ns in zip(adapters, sent.load_ns, strict=True):
+        adapter.state.startup_ns = load_ns
     return named_class(GroupAdapter, class_name)(adapters, role)
