@@ -132,7 +132,8 @@ NEMO_CURATOR_NEEDS = [
     "pyarrow",
     "tqdm",
 ]
-NEMO_CURATOR_STAGES = ["av", "ftfy", "pillow", "regex", "soundfile"]  # stages need these too
+NEMO_CURATOR_TEXT = ["ftfy", "regex"]  # its stages for text need these too
+NEMO_CURATOR_STAGES = [*NEMO_CURATOR_TEXT, "av", "pillow", "soundfile"]  # and the others these
 ITS_PAGE = "test_the_python_on_a_page_prints_the_output_that_it_shows[guides/coming-from-nemo-curator.md]"
 
 # Turn off Ray's usage reports. Allow bytecode: without it, every Ray worker would compile its imports, which takes
@@ -286,7 +287,7 @@ def bench_environments(session: nox.Session) -> dict[str, Path]:
             install_into(session, path, "--no-deps", *NEMO_CURATOR)
             ours = from_tree(["curator-core", "curator-xenna"])  # its stages run on our executors too
             _, xenna = NEMO_CURATOR_ON[0].args
-            install_into(session, path, f"cosmos-xenna=={xenna}", *NEMO_CURATOR_NEEDS, *ours, "ftfy")
+            install_into(session, path, f"cosmos-xenna=={xenna}", *NEMO_CURATOR_NEEDS, *NEMO_CURATOR_TEXT, *ours)
             found["nemo-curator"] = path
     return found
 
