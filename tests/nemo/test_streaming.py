@@ -173,8 +173,10 @@ def test_verdict_names_what_takes_the_time(ran):
     verdict, in_driver = ran.result.verdict, {report.pid for report in ran.seen.workers} == {os.getpid()}
     if in_driver:
         assert (verdict.kind, verdict.stage) == ("waits", "waits")
-    else:  # workers import NeMo Curator, which takes about as long
-        assert verdict.stage == {"setup": "jsonl_reader", "unclear": ""}.get(verdict.kind, "waits")
+    elif verdict.kind != "unclear":  # each worker imports NeMo Curator, which takes about as long
+        assert verdict.kind == "setup" or verdict.stage == "waits"
+        assert verdict.stage in {"jsonl_reader", "waits", "length_again"}  # the first of its worker
+    if not in_driver:
         assert ran.result.stages[1].startup_s > 0.2
 
 

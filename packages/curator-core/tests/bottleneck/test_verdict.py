@@ -296,11 +296,29 @@ def test_the_stage_that_feeds_a_starving_one_is_named() -> None:
 
 
 def test_a_source_that_ended_long_ago_is_not_a_bottleneck() -> None:
-    stages = tuple(StageEvidence(name, 100, 10**9, 10**9) for name in "AB")
-    # It was in transit for two thirds of its own time.
-    teams = (Team((0,), 1, 0.001, own_use=0.1, gap=0.006), Team((1,), 2, 0.44, starved=0.5))
-    verdict = judge(Evidence(stages, teams, 10**10, 10**10))
+    source, later = OnPaper("A", 0.001), OnPaper("B", 0.1)
+    told: list[BatchReport | WorkerReport] = [_life(0, "A", "a", "ready", 0.0, 0.0)]
+    # Its inputs were in transit for most of its own time.
+    told += [_batch(0, source, "a", n, 0.03 * n, 0.001, 0.029, 1e-6, failed=False) for n in (1, 2, 3)]
+    told.append(_life(0, "A", "a", "ended", 0.1, 0.0))
+    for worker in ("b0", "b1"):
+        told.append(_life(1, "B", worker, "ready", 0.1, 0.0))
+        for number in range(44):
+            at = 0.225 * (number + 1)
+            told.append(_batch(1, later, worker, number, at, 0.1, 0.125, at, failed=False))
+    verdict = judged_by([source, later], told)
     assert str(verdict) == "no bottleneck found: the busiest stage, 'B', was busy 44% of the time"
+
+
+def test_stages_of_a_worker_are_loaded_before_the_first_one_is_set_up() -> None:
+    stages = [OnPaper(name, 1.5) for name in "ABC"]
+    # Six seconds to load the three, and then no time to set them up.
+    told: list[BatchReport | WorkerReport] = [_life(n, name, "w", "ready", 4.0, 2.0) for n, name in enumerate("ABC")]
+    for number in range(20):
+        for index, stage in enumerate(stages):
+            start = 6.0 + 0.225 * number + 0.075 * index
+            told.append(_batch(index, stage, "w", number, start, 0.075, 0.0, 0.0, failed=False))
+    assert judged_by(stages, told).kind == "busy"  # two of ten and a half seconds are not much
 
 
 @pytest.mark.parametrize(("workers", "times"), [(2, 3), (1, 20)])

@@ -145,7 +145,10 @@ class BaseStageAdapter:
         self.state.startup_ns += time.perf_counter_ns() - start
 
     def _startup_began(self) -> int:
-        """Return when the start of the stage began: it was loaded, and its node set up, just before."""
+        """Return when the start of the stage began, as if it was loaded, and its node set up, just before.
+
+        It is loaded together with the other stages of its worker.
+        """
         return time.time_ns() - self.state.startup_ns
 
     def _call(self, method: Callable[[], Any]) -> None:

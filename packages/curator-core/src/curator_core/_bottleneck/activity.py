@@ -33,7 +33,7 @@ class Activity:
     def __init__(self, num_stages: int) -> None:
         self._workers: dict[str, _Worker] = {}
         self._durations: list[Counter[int]] = [Counter() for _ in range(num_stages)]
-        self._first_setup = self._first_start = self._last_end = 0
+        self._first_start = self._last_end = 0
         self._alone = _Alone(num_stages)
 
     def on_batch(self, report: BatchReport) -> None:
@@ -54,8 +54,6 @@ class Activity:
             worker.ended = min(worker.ended or report.start_unix_ns, report.start_unix_ns)
         elif report.event == "ready":
             worker.set_up(report)
-            if not self._first_setup or report.start_unix_ns < self._first_setup:
-                self._first_setup = report.start_unix_ns
 
     def evidence(self, stages: Sequence[StageEvidence]) -> Evidence:
         """Return the evidence collected so far.
@@ -78,10 +76,14 @@ class Activity:
             stages=tuple(known),
             teams=tuple(team.summary(work_ns) for team in teams),
             work_ns=work_ns,
-            setup_to_end_ns=self._last_end - min(self._first_setup or self._first_start, self._first_start),
+            setup_to_end_ns=self._last_end - min([self._first_start, *self._began()]),
             in_turn=sum(lives) - work_ns <= _OVERLAP * min(lives, default=0),
             loners=self._alone.loners(),
         )
+
+    def _began(self) -> list[int]:
+        """Return when the workers began to start, if that is known."""
+        return [worker.ready - worker.startup_ns for worker in self._workers.values() if worker.ready]
 
     def _worker(self, worker_id: str) -> _Worker:
         worker = self._workers.get(worker_id)
@@ -113,18 +115,20 @@ class Activity:
 class _Worker:
     """The activity of one worker."""
 
-    __slots__ = ("busy_ns", "ended", "gap_ns", "last_end", "ready", "setups", "stages", "starved_ns")
+    __slots__ = ("busy_ns", "ended", "gap_ns", "last_end", "ready", "setups", "stages", "starved_ns", "startup_ns")
 
     def __init__(self) -> None:
         self.stages: set[int] = set()  # stages whose batches it ran
         self.setups: dict[int, int] = {}  # setup time by stage
         self.busy_ns = self.starved_ns = self.gap_ns = 0
+        self.startup_ns = 0  # until it was ready: it loads all of its stages, and then sets them up
         self.ready = self.ended = self.last_end = 0
 
     def set_up(self, report: WorkerReport) -> None:
         self.setups[report.stage_index] = report.duration_ns
         if not self.stages:  # a process that sets up more stages later was ready before that
             self.ready = max(self.ready, report.start_unix_ns + report.duration_ns)
+            self.startup_ns += report.duration_ns
 
     def add(self, report: BatchReport, end: int) -> None:
         self.stages.add(report.stage_index)

@@ -94,9 +94,11 @@ class Plan:
             for compiled in self.stages
             if compiled.name in settings
         }
-        for name in settings.keys() - changed.keys() - {*self.left_out}:
-            known = unknown_name("stage", name, [compiled.name for compiled in self.stages])
-            raise PipelineError("settings for an unknown stage", given=name, **{**known, "field": "stages"})
+        names = [*self.left_out, *(compiled.name for compiled in self.stages)]
+        for name in settings:
+            if name not in names:
+                known = unknown_name("stage", name, names)
+                raise PipelineError("settings for an unknown stage", given=name, **{**known, "field": "stages"})
         check_copied(changed.values())
         stages = tuple(changed.get(compiled.name, compiled) for compiled in self.stages)
         _check_names(stages)
