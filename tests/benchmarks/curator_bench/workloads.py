@@ -247,10 +247,6 @@ def _sum_of_batches(outputs: Sequence[list[int]], job: Job) -> str:
     return f"{len(outputs)} batches, sum {sum(map(sum, outputs))}"
 
 
-def _no_steps(job: Job) -> list[Step]:
-    return []
-
-
 def _documents(job: Job) -> list[Any]:
     nemo_text.write_documents(job.documents, job.output, job.size)
     return []
@@ -308,7 +304,7 @@ WORKLOADS = {
             "nemo-text",
             "stages of NeMo Curator that read documents as JSON Lines, filter them by words and by symbols, repair "
             "their Unicode, and write them; the documents are pieces of the source files of installed packages",
-            _no_steps,
+            _nothing,
             _documents,
             _documents_written,
             stages=nemo_text.NUM_STAGES,

@@ -14,7 +14,7 @@ To read the source, start with these modules, in this order:
     tasks.py                    330 lines   tasks, and the framework's state on them
     stages.py                   390         what users write
     _plan/compiled.py           240         a stage, read once
-    _plan/plan.py               202         a pipeline, compiled
+    _plan/plan.py               200         a pipeline, compiled
     _reports/batch.py           340         what every batch leaves behind
     _adapter/worker_state.py    150         a stage on a worker
     _adapter/adapter.py         240         the one path of every batch

@@ -16,6 +16,7 @@ are grouped by purpose:
 """
 
 from curator_core._adapter.chain import Chain
+from curator_core._adapter.sent_stages import SentStages
 from curator_core._adapter.worker_state import RunContext, is_isolated
 from curator_core._guard.interrupts import become_worker
 from curator_core._numbers import is_amount, is_whole
@@ -38,7 +39,6 @@ from curator_core._run.settings import FailurePolicy
 from curator_core._transport.exceptions import message_of
 from curator_core._transport.packed import Packed
 from curator_core._transport.pickling import pickles, use_cloudpickle
-from curator_core._transport.sent_stages import SentStages
 from curator_core.errors import unknown_name
 from curator_core.logs import RecordBuffer, mark_records, relay_records
 from curator_core.tasks import digest

@@ -102,9 +102,8 @@ class BaseStageAdapter:
         """
         self.state.move_to(worker_metadata.worker_id, self.state.place.node_id)
         self._isolate()
-        start_unix = self._startup_began()
-        self._guarded_setup(lambda: self.state.processing_stage.setup(worker_metadata))
-        self._report_worker("ready", start_unix, self.state.startup_ns)
+        began = self._guarded_setup(lambda: self.state.processing_stage.setup(worker_metadata))
+        self._report_worker("ready", began, self.state.startup_ns)
         self.state.clock.idle_since = time.perf_counter_ns()
 
     def teardown(self) -> None:
@@ -132,24 +131,22 @@ class BaseStageAdapter:
             )
             self.state.is_isolated = True
 
-    def _guarded_setup(self, call: Callable[[], None]) -> None:
-        start_unix, start = self._startup_began(), time.perf_counter_ns()
+    def _guarded_setup(self, call: Callable[[], None]) -> int:
+        """Call a setup; return when the start of the stage began, as if all before this call had run just before it.
+
+        In a worker process, the stages of a group are loaded together, before the first one is set up.
+        """
+        began, start = time.time_ns() - self.state.startup_ns, time.perf_counter_ns()
         try:
             self._call(call)
         except BaseException as exc:  # noqa: BLE001 - reported, and raised as a StageError
             self.state.release_loop()
             check_failure(exc)
             took = self.state.startup_ns + time.perf_counter_ns() - start
-            self._report_worker("setup_failed", start_unix, took, error_info(exc, _IN_SETUP))
+            self._report_worker("setup_failed", began, took, error_info(exc, _IN_SETUP))
             raise stage_error(exc, self.state.compiled.name, _IN_SETUP)  # noqa: B904 - stage_error sets the cause
         self.state.startup_ns += time.perf_counter_ns() - start
-
-    def _startup_began(self) -> int:
-        """Return when the start of the stage began, as if it was loaded, and its node set up, just before.
-
-        It is loaded together with the other stages of its worker.
-        """
-        return time.time_ns() - self.state.startup_ns
+        return began
 
     def _call(self, method: Callable[[], Any]) -> None:
         """Call a method of the stage, which may be a coroutine. If user code forks, the child ends here."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from curator_core._adapter.sent_stages import SentStages
 from curator_core._guard.user_code import check_failure
 from curator_core._local import worker
 from curator_core._local.parcels import SharedFiles, UnsendableError
@@ -25,7 +26,6 @@ from curator_core._reports.batch import BatchReport
 from curator_core._reports.failures import rebuild_error, unsendable
 from curator_core._reports.wire import unpack_reports
 from curator_core._transport.pickling import dumps
-from curator_core._transport.sent_stages import SentStages
 from curator_core.errors import DataError, WorkerDiedError
 
 if TYPE_CHECKING:

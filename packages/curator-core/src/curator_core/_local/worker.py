@@ -185,13 +185,10 @@ class Worker:
                 context, sent = loads(definition)
             except BaseException as exc:
                 raise unreadable("a stage", f"worker {self._metadata.worker_id}", exc) from exc
-            chain = self._chains[group] = Chain(
-                [BaseStageAdapter(compiled.stage, compiled) for compiled in sent.stages], self._stop
-            )
-            for adapter, load_ns in zip(chain.adapters, sent.load_ns, strict=True):
+            chain = self._chains[group] = Chain(sent.adapters(BaseStageAdapter), self._stop)
+            for adapter in chain.adapters:
                 adapter.bind(context, self._reports.append)
                 adapter.state.clock = self._clock
-                adapter.state.startup_ns = load_ns
         return chain
 
     def _set_up(self, assignment: Assignment) -> Chain:

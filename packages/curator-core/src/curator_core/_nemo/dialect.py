@@ -230,7 +230,7 @@ def _settings_of(stage: Any, *, in_driver: bool) -> dict[str, Any]:
             known to the checkpoint, although partitioning asks for half a CPU.
     """
     options = {name: value for name, value in (stage.xenna_stage_spec() or {}).items() if value is not None}
-    has_attempts = _ATTEMPTS in options
+    attempts = options.pop(_ATTEMPTS, None)
     if options.pop("reset_workers_on_failure", False):
         logger.warning("stage '%s': reset_workers_on_failure has no effect: failures never reach Xenna", stage.name)
     num_workers, per_node = stage.num_workers(), get_stage_num_workers_per_node(stage)
@@ -253,11 +253,11 @@ def _settings_of(stage: Any, *, in_driver: bool) -> dict[str, Any]:
         "runtime_env": stage.runtime_env or None,
         "fans_out": bool((stage.ray_stage_spec() or {}).get("is_fanout_stage")),
         "skips_failures": bool(options.pop("ignore_failures", False)),
-        "max_attempts": options.pop(_ATTEMPTS, 1),
+        "max_attempts": 1 if attempts is None else attempts,
         "num_workers": num_workers,
         "xenna_stage_spec": options,
     }
-    if has_attempts:
+    if attempts is not None:
         where = f"{_ATTEMPTS} in xenna_stage_spec()"
         settings["set_on_definition"] = {**NemoStage.set_on_definition, "max_attempts": where}
     is_light = stage.resources.cpus <= 1 and not stage.resources.gpus and num_workers in (None, 1)

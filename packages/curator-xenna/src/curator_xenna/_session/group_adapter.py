@@ -204,7 +204,4 @@ def _adapter_of(compiled: CompiledStage) -> XennaStageAdapter:
 
 def _restore(class_name: str, packed: Packed, role: Role) -> GroupAdapter:
     sent: SentStages = unpack(packed)
-    adapters = [XennaStageAdapter(compiled.stage, compiled) for compiled in sent.stages]
-    for adapter, load_ns in zip(adapters, sent.load_ns, strict=True):
-        adapter.state.startup_ns = load_ns
-    return named_class(GroupAdapter, class_name)(adapters, role)
+    return named_class(GroupAdapter, class_name)(sent.adapters(XennaStageAdapter), role)
