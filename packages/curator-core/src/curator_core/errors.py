@@ -229,12 +229,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> dict[str, Any]:
-    """Return the keyword arguments of an error about an unknown name, with the closest known name as the hint."""
+def unknown_name(kind: str, name: str, known: Iterable[str], field: str = "") -> dict[str, Any]:
+    """Return the keyword arguments of an error about an unknown name, with the closest known name as the hint.
+
+    Args:
+        kind: What the name stands for.
+        name: The unknown name.
+        known: The known names.
+        field: The setting that has the name, if the name is not itself the setting.
+    """
     names = sorted(known)
     close = nearest(name, names)
     return {
-        "field": name,
+        "field": field or name,
         "expected": f"one of the {kind}s: {', '.join(names) or 'none is known'}",
         "hint": f"did you mean {close!r}?" if close else f"remove it, or use a known {kind}",
     }

@@ -97,8 +97,8 @@ class Plan:
         names = [*self.left_out, *(compiled.name for compiled in self.stages)]
         for name in settings:
             if name not in names:
-                known = unknown_name("stage", name, names)
-                raise PipelineError("settings for an unknown stage", given=name, **{**known, "field": "stages"})
+                details = unknown_name("stage", name, names, "stages")
+                raise PipelineError("settings for an unknown stage", given=name, **details)
         check_copied(changed.values())
         stages = tuple(changed.get(compiled.name, compiled) for compiled in self.stages)
         _check_names(stages)

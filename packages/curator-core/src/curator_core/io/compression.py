@@ -77,8 +77,7 @@ def check_compression(value: Any, known: Iterable[str]) -> None:
         ConfigurationError: It is not one of the known names.
     """
     if value not in tuple(known):
-        arguments = {**unknown_name("compression", str(value), known), "field": "compression"}
-        raise ConfigurationError("unknown compression", **arguments)
+        raise ConfigurationError("unknown compression", **unknown_name("compression", str(value), known, "compression"))
 
 
 def compression_of(name: str) -> str | None:

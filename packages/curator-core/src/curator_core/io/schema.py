@@ -45,8 +45,8 @@ def as_schema(value: Any, fields: Sequence[str] | None = None) -> pa.Schema:
         )
     for name in fields or ():
         if name not in schema.names:
-            known = unknown_name("column", name, schema.names)
-            raise ConfigurationError(f"the schema has no column '{name}'", **{**known, "field": "fields"})
+            details = unknown_name("column", name, schema.names, "fields")
+            raise ConfigurationError(f"the schema has no column '{name}'", **details)
     for field in schema:
         if why := unwritable(field):
             raise ConfigurationError(

@@ -117,8 +117,8 @@ def _exporter(exporter: Any, endpoint: Any, json_file: Any, json_metrics_file: A
     if exporter is None:
         exporter = "json" if json_file is not None else "otlp"
     if exporter not in _EXPORTERS:
-        details = unknown_name("exporter", str(exporter), _EXPORTERS)
-        raise ConfigurationError("unknown exporter", **details | {"field": "exporter"}, given=exporter)
+        details = unknown_name("exporter", str(exporter), _EXPORTERS, "exporter")
+        raise ConfigurationError("unknown exporter", **details, given=exporter)
     if exporter == "json" and json_file is None:
         raise _wrong("json_file", None, "the file to write the trace to", "pass json_file='trace.json'")
     if exporter != "json":

@@ -143,7 +143,7 @@ def _check_names(given: Iterable[str], known: Set[str], ours: Mapping[str, str],
 
 def _unknown(name: str, known: Iterable[str], field: str) -> ExecutorError:
     package = "ray" if field == "ray" else "cosmos-xenna"
-    details = unknown_name("option", name, known) | {"field": f"{field}.{name}"}
+    details = unknown_name("option", name, known, f"{field}.{name}")
     if field == "xenna" and name in _SINCE:
         details["hint"] = f"install {package} {_SINCE[name]}"
     return ExecutorError(f"{package} {version(package)} does not have the option {name!r}", **details)
