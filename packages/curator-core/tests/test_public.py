@@ -65,6 +65,7 @@ PUBLIC = [
 ]
 FOR_EXECUTORS = [
     "MAX_BUNDLE_BYTES",
+    "AnyReport",
     "Bundle",
     "BundlePlan",
     "Chain",
@@ -74,6 +75,7 @@ FOR_EXECUTORS = [
     "Pace",
     "Packed",
     "RecordBuffer",
+    "ReportColumns",
     "Run",
     "RunContext",
     "SentStages",

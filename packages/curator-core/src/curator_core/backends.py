@@ -9,7 +9,7 @@ are grouped by purpose:
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
   travel between workers.
 - Transport: `SentStages`, `Packed`, `pack_reports`, and `unpack_reports` carry stages, other objects, and reports
-  between processes.
+  between processes. Reports of many ordinary batches arrive as `ReportColumns`; `AnyReport` is what `Run.report` takes.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 - Settings: `is_whole` and `is_amount` check numbers, and `unknown_name` describes a name that does not exist.
@@ -32,8 +32,9 @@ from curator_core._plan.bundles import (
 )
 from curator_core._plan.groups import FusionLevel, StageGroup, group_stages
 from curator_core._plan.plan import CompiledStage
+from curator_core._reports.columns import ReportColumns
 from curator_core._reports.failures import fail_unsendable, rebuild_error, stage_error, unsendable
-from curator_core._reports.wire import pack_reports, unpack_reports
+from curator_core._reports.wire import AnyReport, pack_reports, unpack_reports
 from curator_core._run.run import Run
 from curator_core._run.settings import FailurePolicy
 from curator_core._transport.exceptions import message_of
@@ -45,6 +46,7 @@ from curator_core.tasks import digest
 
 __all__ = [
     "MAX_BUNDLE_BYTES",
+    "AnyReport",
     "Bundle",
     "BundlePlan",
     "Chain",
@@ -54,6 +56,7 @@ __all__ = [
     "Pace",
     "Packed",
     "RecordBuffer",
+    "ReportColumns",
     "Run",
     "RunContext",
     "SentStages",

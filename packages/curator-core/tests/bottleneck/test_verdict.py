@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,15 @@ from curator_core._bottleneck.activity import Activity
 from curator_core._bottleneck.rules import Evidence, Loner, StageEvidence, Team, judge
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
+from curator_core._reports.columns import ReportColumns
+from curator_core._reports.wire import AnyReport, pack_reports, unpack_reports
 from curator_core._run.run import Run
 from curator_core._run.run_totals import RunTotals
 from curator_core._run.settings import RunSettings
 from curator_core.results import TOO_SHORT, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 START = 1_800_000_000_000_000_000
 _ERROR = ErrorInfo("ValueError", "no", "")
@@ -67,19 +73,41 @@ def judged(stages: list[OnPaper], tasks: int = 200, hop: float = 0.001) -> Verdi
 
 
 def judged_by(stages: list[OnPaper], told: list[BatchReport | WorkerReport]) -> Verdict:
-    """Return the verdict on the reports of these stages."""
+    """Return the verdict on the reports of these stages, whether they arrive one by one or in bundles."""
     plan = Plan.from_stages([Noop().with_(name=stage.name) for stage in stages], fed=True)
-    ledger, activity = RunTotals(plan), Activity(len(stages))
+    verdict = _judged(plan, told)
+    assert _judged(plan, in_bundles(told)) == verdict
+    return verdict
+
+
+def _judged(plan: Plan, told: Iterable[AnyReport]) -> Verdict:
+    ledger, activity = RunTotals(plan), Activity(len(plan.stages))
     for report in told:
         if isinstance(report, BatchReport):
             ledger.on_batch(report)
             activity.on_batch(report)
+        elif isinstance(report, ReportColumns):
+            ledger.on_columns(report)
+            activity.on_columns(report)
         else:
             ledger.on_worker(report)
             activity.on_worker(report)
     evidence = activity.evidence(ledger.stage_evidence())
     assert all(0 <= share <= 1 for team in evidence.teams for share in (team.use, team.starved, team.gap))
     return judge(evidence)
+
+
+def in_bundles(told: list[BatchReport | WorkerReport]) -> Iterator[AnyReport]:
+    """Yield reports as they arrive if each worker sends four at a time, or fewer at the end."""
+    waiting: dict[str, list[BatchReport | WorkerReport]] = {}
+    for report in told:
+        mine = waiting.setdefault(report.worker_id, [])
+        mine.append(report)
+        if len(mine) == 4:
+            yield from unpack_reports(pack_reports(mine))
+            mine.clear()
+    for mine in waiting.values():
+        yield from unpack_reports(pack_reports(mine))
 
 
 def reports(stages: list[OnPaper], tasks: int, hop: float) -> list[BatchReport | WorkerReport]:

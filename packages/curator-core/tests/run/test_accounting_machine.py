@@ -12,6 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cache
 from itertools import count as counted_up
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from curator_core import DeadLetter, EmptyTask, Plan, ProcessingStage, Task, TasksLostError, deadletter
 from curator_core._adapter.lineage import batch_id_of
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
+from curator_core._reports.columns import ReportColumns
+from curator_core._reports.wire import pack_reports, unpack_reports
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
 from curator_core.tasks import child_id, state_of
@@ -52,6 +55,7 @@ def plan_of(stages: int, *, has_source: bool) -> Plan:
 
 
 PICKS = st.integers(0, 99)
+MOSTLY_ON = st.lists(st.sampled_from(["on", "on", "on", "on", "filtered", "failed", 2]), min_size=1, max_size=6)
 FATES = st.lists(st.sampled_from(["on", "filtered", "failed", "failed halfway", 0, 1, 2, 3, 4]), min_size=1, max_size=6)
 SETTING = {
     "stages": st.integers(1, 5),
@@ -93,6 +97,7 @@ class Accounting(stateful.RuleBasedStateMachine):
         self.stale: list[tuple[Node, int]] = []  # with the epoch
         self.parcels: list[Any] = []
         self.told: list[BatchReport] = []
+        self.bundle: list[BatchReport] | None = None  # reports that a worker sends in one message
         self.counted: list[BatchReport] = []  # of this epoch
         self.is_held = restarts > 0 and origin != "stream"
         self.restarts_left = restarts if self.is_held else 0
@@ -178,6 +183,23 @@ class Accounting(stateful.RuleBasedStateMachine):
             self.waiting += self.model.end(node, kind, children)
             made += children
         self._ended(batch[0].stage, outcomes, made)
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=PICKS, size=st.integers(1, 12), stages=st.integers(1, 3), fates=MOSTLY_ON)
+    def a_bundle_passes_stages(self, pick: int, size: int, stages: int, fates: list[Fate]) -> None:
+        """A worker reports on all stages of its group, with batches of one, in one message."""
+        nodes, self.bundle = self._taken(pick, size), []
+        for _ in range(min(stages, self.model.stages - nodes[0].stage)):
+            following: list[Node] = []
+            for node, fate in zip(nodes, cycle(fates), strict=False):
+                kind, children = self._becomes(node, fate)
+                following += self.model.end(node, kind, children)
+                self._ended(node.stage, [InputOutcome(node.task_id, kind, len(children))], children)
+            nodes = following
+            if not nodes:
+                break
+        self.waiting += nodes
+        self._deliver()
 
     @precondition(lambda self: self.waiting)
     @rule(pick=PICKS, size=st.integers(1, 6), pieces=st.integers(1, 4))
@@ -342,17 +364,37 @@ class Accounting(stateful.RuleBasedStateMachine):
 
     def _tell(self, report: BatchReport) -> None:
         self.agrees = False  # until it is checked
+        if self.bundle is not None:
+            self.bundle.append(report)
+            return
         self.told.append(report)
         self.run.report(report)
 
+    def _deliver(self) -> None:
+        """Report the bundle as it arrives from a worker: ordinary batches of a stage as columns."""
+        sent, self.bundle = self.bundle or [], None
+        entered: list[BatchReport] = []
+        for report in unpack_reports(pack_reports(sent)):
+            self.run.report(report)
+            entered += report if isinstance(report, ReportColumns) else [report]
+        assert sorted(entered, key=which) == sorted(sent, key=which)
+        self.told += entered
+
     @precondition(lambda self: self.stale)
-    @rule(pick=PICKS)
-    def a_report_of_an_earlier_epoch_comes(self, pick: int) -> None:
-        node, epoch = self.stale[pick % len(self.stale)]
-        report = self._report(node.stage, [InputOutcome(node.task_id, "out", 1)])
-        report = report._replace(epoch=epoch)
-        self._tell_retried(report)
-        self.told[-1] = report.all_as("retried")  # as observers see it
+    @rule(pick=PICKS, size=st.integers(1, 5))
+    def reports_of_an_earlier_epoch_come(self, pick: int, size: int) -> None:
+        chosen, epoch = self.stale[pick % len(self.stale)]
+        nodes = [node for node, since in self.stale if (node.stage, since) == (chosen.stage, epoch)][:size]
+        self.bundle = []
+        for node in nodes:
+            report = self._report(node.stage, [InputOutcome(node.task_id, "out", 1)])
+            self._tell_retried(report._replace(epoch=epoch))
+        self._deliver()
+        self.told[-len(nodes) :] = [report.all_as("retried") for report in self.told[-len(nodes) :]]  # as observers see
+
+
+def which(report: BatchReport) -> tuple[int, str, int]:
+    return report.stage_index, report.batch_id, report.sequence
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,11 +13,13 @@ from curator_core._reports.batch import (
     ErrorInfo,
     FailedInput,
     InputOutcome,
+    Tally,
     WorkerReport,
     WrittenFiles,
     input_fields,
 )
-from curator_core._reports.wire import pack_reports, unpack_reports
+from curator_core._reports.columns import ReportColumns
+from curator_core._reports.wire import AnyReport, pack_reports, unpack_reports
 from curator_core.deadletter.payload import Payload
 
 names = st.text(max_size=8)
@@ -88,9 +92,71 @@ def test_reports_can_contain_objects_that_are_not_plain() -> None:
 
 @given(st.lists(batches | workers, max_size=6))
 def test_packed_reports_are_unpacked_unchanged(reports: list[BatchReport | WorkerReport]) -> None:
-    out = unpack_reports(pack_reports(reports))
-    assert out == reports
-    assert [type(report) for report in out] == [type(report) for report in reports]
+    out = singles(unpack_reports(pack_reports(reports)))
+    assert sorted(out, key=repr) == sorted(reports, key=repr)
     for report in out:
         if isinstance(report, BatchReport):
             assert report.num_out == sum(outcome.count for outcome in report.inputs)
+
+
+def singles(reports: list[AnyReport]) -> list[BatchReport | WorkerReport]:
+    return [each for report in reports for each in (report if isinstance(report, ReportColumns) else [report])]
+
+
+def ordinary(stage: int, number: int, **fields: Any) -> BatchReport:
+    task_id = str(number)
+    batch_id, start = f"{stage}/{task_id}", 1_000 * number + stage
+    return BatchReport("r", stage, "s", batch_id, "w", "n", 1, number, start, 10, (task_id,), {}, **fields)
+
+
+def test_ordinary_batches_of_a_stage_travel_as_columns() -> None:
+    sent = [ordinary(stage, number) for number in range(5) for stage in range(2)]
+    first, second = unpack_reports(pack_reports(sent))
+    assert isinstance(first, ReportColumns)
+    assert isinstance(second, ReportColumns)
+    assert [*first] == sent[::2]
+    assert [*second] == sent[1::2]
+    assert second[2] == sent[5]
+    assert (len(first), first.total("duration_ns"), first.input_ids) == (5, 50, ["0", "1", "2", "3", "4"])
+
+
+def test_dropped_inputs_and_several_outputs_stay_in_the_columns() -> None:
+    outcomes = [{}, {0: ("filtered", 0)}, {0: ("out", 3)}, {}]
+    sent = [ordinary(0, number)._replace(other_outcomes=others) for number, others in enumerate(outcomes)]
+    (columns,) = unpack_reports(pack_reports(sent))
+    assert isinstance(columns, ReportColumns)
+    assert [*columns] == sent
+    assert columns.tally() == Tally(passed=3, filtered=1, out=5)
+
+
+def test_batches_of_several_tasks_keep_their_inputs() -> None:
+    inputs = [("a", "b"), (), ("c",), ("d", "e", "f")]
+    sent = [ordinary(0, number)._replace(input_ids=ids) for number, ids in enumerate(inputs)]
+    sent[3] = sent[3]._replace(other_outcomes={1: ("filtered", 0)})
+    (columns,) = unpack_reports(pack_reports(sent))
+    assert isinstance(columns, ReportColumns)
+    assert [*columns] == sent
+    assert columns.other_outcomes == {4: ("filtered", 0)}
+
+
+def test_the_order_of_batches_within_a_stage_stays_the_same() -> None:
+    failed = ordinary(0, 4).all_as("failed")._replace(error=ErrorInfo("E", "m", ""))
+    sent = [*(ordinary(0, number) for number in range(4)), failed, *(ordinary(0, number) for number in range(5, 9))]
+    before, alone, after = unpack_reports(pack_reports(sent))
+    assert [*before, alone, *after] == sent
+
+
+def test_batches_are_in_the_order_of_their_stages() -> None:
+    assert unpack_reports(pack_reports([ordinary(1, 8), ordinary(0, 7)])) == [ordinary(0, 7), ordinary(1, 8)]
+
+
+def test_a_worker_that_is_set_up_stays_before_its_batches() -> None:
+    ready = WorkerReport("r", 1, "s", "w", "n", 1, "ready", 0, 0)
+    sent = [ordinary(1, 0), ready, *(ordinary(0, number) for number in range(4))]
+    assert singles(unpack_reports(pack_reports(sent))) == sent
+
+
+def test_values_that_are_equal_keep_their_types() -> None:
+    sent = [ordinary(0, number, metrics={"m": value}) for number, value in enumerate([1, 1.0, 1, 1.0])]
+    out = singles(unpack_reports(pack_reports(sent)))
+    assert [type(report.metrics["m"]) for report in out] == [int, float, int, float]

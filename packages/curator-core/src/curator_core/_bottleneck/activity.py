@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from curator_core._bottleneck.rules import StageEvidence
     from curator_core._reports.batch import BatchReport, WorkerReport
+    from curator_core._reports.columns import ReportColumns
 
 __all__ = ["Activity"]
 
@@ -46,6 +47,16 @@ class Activity:
             self._first_start = start
         if end > self._last_end:
             self._last_end = end
+
+    def on_columns(self, reports: ReportColumns) -> None:
+        """Record ordinary batches."""
+        self._durations[reports.stage_index].update(map(_bucket, reports.column("duration_ns")))
+        starts, ends = [*reports.column("start_unix_ns")], [*reports.ends()]
+        self._worker(reports.worker_id).add_columns(reports, starts, ends)
+        self._alone.add_columns(reports, starts, ends)
+        first = min(starts)
+        self._first_start = min(self._first_start or first, first)
+        self._last_end = max(self._last_end, *ends)
 
     def on_worker(self, report: WorkerReport) -> None:
         """Record an event in a worker's life."""
@@ -134,11 +145,23 @@ class _Worker:
         self.stages.add(report.stage_index)
         self.busy_ns += report.duration_ns
         self.last_end = max(self.last_end, end)
-        idle = report.idle_ns
-        # If the ready time is unknown, the inputs came from the driver and were ready all along.
-        starved = min(idle, max(0, report.ready_unix_ns - (report.start_unix_ns - idle)))
+        starved = _starved_ns(report.idle_ns, report.ready_unix_ns, report.start_unix_ns)
         self.starved_ns += starved
-        self.gap_ns += idle - starved
+        self.gap_ns += report.idle_ns - starved
+
+    def add_columns(self, reports: ReportColumns, starts: Sequence[int], ends: Sequence[int]) -> None:
+        self.stages.add(reports.stage_index)
+        self.busy_ns += reports.total("duration_ns")
+        self.last_end = max(self.last_end, *ends)
+        starved = sum(map(_starved_ns, reports.column("idle_ns"), reports.column("ready_unix_ns"), starts))
+        self.starved_ns += starved
+        self.gap_ns += reports.total("idle_ns") - starved
+
+
+def _starved_ns(idle_ns: int, ready_unix_ns: int, start_unix_ns: int) -> int:
+    """Return how much of its idle time a worker waited for inputs that were not made yet."""
+    # If the ready time is unknown, the inputs came from the driver and were ready all along.
+    return min(idle_ns, max(0, ready_unix_ns - (start_unix_ns - idle_ns)))
 
 
 class _TeamLife:
@@ -203,11 +226,36 @@ class _Alone:
         worker, start = report.worker_id, report.start_unix_ns
         if start < self._reach:
             self._withdraw(worker, start, end)
-        since = max(start, self._second if worker == self._last_worker else self._last)
-        found = self._found[report.stage_index]
-        if report.sequence and (found is None or end - since > found.length):
-            self._found[report.stage_index] = _Span(report, since, end)
-            self._reach = max(self._reach, end)
+        since = max(start, self._last_of_others(worker))
+        if report.sequence and end - since > self._longest(report.stage_index):
+            self._find(_Span(report, since, end))
+        self._note_end(worker, end)
+
+    def add_columns(self, reports: ReportColumns, starts: Sequence[int], ends: Sequence[int]) -> None:
+        worker, stage = reports.worker_id, reports.stage_index
+        if min(starts) < self._reach:
+            for start, end in zip(starts, ends, strict=True):
+                self._withdraw(worker, start, end)
+        if max(reports.column("duration_ns")) > self._longest(stage):
+            others = self._last_of_others(worker)  # the batches of one worker do not change it
+            for number, (sequence, start, end) in enumerate(zip(reports.column("sequence"), starts, ends, strict=True)):
+                since = max(start, others)
+                if sequence and end - since > self._longest(stage):
+                    self._find(_Span(reports[number], since, end))
+        self._note_end(worker, max(ends))
+
+    def _last_of_others(self, worker: str) -> int:
+        return self._second if worker == self._last_worker else self._last
+
+    def _longest(self, stage: int) -> int:
+        found = self._found[stage]
+        return -1 if found is None else found.length
+
+    def _find(self, span: _Span) -> None:
+        self._found[span.report.stage_index] = span
+        self._reach = max(self._reach, span.until)
+
+    def _note_end(self, worker: str, end: int) -> None:
         if worker == self._last_worker:
             self._last = max(self._last, end)
         elif end > self._last:

@@ -32,6 +32,7 @@ __all__ = [
     "WrittenFiles",
     "input_fields",
     "input_outcomes",
+    "tally_of",
 ]
 
 OutcomeKind = Literal["out", "filtered", "failed", "merged", "retried"]
@@ -94,6 +95,23 @@ class Tally(NamedTuple):
     def plus(self, other: "Tally") -> "Tally":
         """Return the sum of both."""
         return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
+
+
+def tally_of(num_inputs: int, others: Mapping[int, tuple[OutcomeKind, int]]) -> Tally:
+    """Count inputs by outcome, and their output tasks.
+
+    Args:
+        num_inputs: How many inputs there are.
+        others: Kind and count, by position, for the inputs that did not give exactly one task.
+    """
+    made = num_inputs - len(others)
+    if not others:
+        return Tally(made, 0, 0, 0, 0, made)  # positional arguments for speed: one is made for each batch
+    counts = Counter[str]({"out": made})
+    for kind, count in others.values():
+        counts[kind] += 1
+        made += count
+    return Tally._make([*(counts[kind] for kind in FIELD_OF), made])
 
 
 ONE_OUT: tuple[OutcomeKind, int] = ("out", 1)
@@ -263,16 +281,7 @@ class BatchReport(NamedTuple):
 
     def tally(self) -> Tally:
         """Count the inputs by outcome, and the output tasks."""
-        number, others = len(self.input_ids), self.other_outcomes
-        if not others:
-            return Tally(number, 0, 0, 0, 0, number)  # positional arguments for speed: one is made for each batch
-        single = number - len(others)
-        counts = Counter[str]({"out": single})
-        made = single
-        for kind, count in others.values():
-            counts[kind] += 1
-            made += count
-        return Tally._make([*(counts[kind] for kind in FIELD_OF), made])
+        return tally_of(len(self.input_ids), self.other_outcomes)
 
     def all_as(self, kind: OutcomeKind) -> "BatchReport":
         """Return the report with this outcome for all inputs, and no output tasks."""

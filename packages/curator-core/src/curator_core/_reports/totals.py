@@ -9,6 +9,7 @@ from curator_core._reports.batch import Tally
 
 if TYPE_CHECKING:
     from curator_core._reports.batch import BatchReport, WorkerReport
+    from curator_core._reports.columns import ReportColumns
 
 __all__ = ["BatchOutcome", "StageTotals"]
 
@@ -76,6 +77,18 @@ class StageTotals:
             return "ok"
         self.batches_failed += 1
         return "failed"
+
+    def add_columns(self, reports: ReportColumns) -> None:
+        """Add ordinary batches: the same as `add` for each of them."""
+        self.process_ns += reports.total("duration_ns")
+        self.cpu_ns += reports.total("cpu_ns")
+        self.idle_ns += reports.total("idle_ns")
+        self.items += reports.total("num_items")
+        first = min(reports.column("start_unix_ns"))
+        self.first_ns = min(self.first_ns or first, first)
+        self.last_ns = max(self.last_ns, *reports.ends())
+        self.add_counts(reports.tally())
+        self.batches_ok += len(reports)
 
     def add_worker(self, report: WorkerReport) -> None:
         """Add a worker's setup; other events count nothing."""

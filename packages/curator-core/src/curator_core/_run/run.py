@@ -18,6 +18,7 @@ from curator_core._bottleneck.rules import judge
 from curator_core._guard.interrupts import StopSignal
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
+from curator_core._reports.columns import ReportColumns
 from curator_core._run.attempts import RunAttempt
 from curator_core._run.commits import Commits
 from curator_core._run.failure_log import FailureLog
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import WorkerReport
     from curator_core._reports.observers import RunObserver
+    from curator_core._reports.wire import AnyReport
     from curator_core._run.settings import RunSettings
     from curator_core._run.source_progress import Finished
     from curator_core._shard import Shard
@@ -281,8 +283,8 @@ class Run:
         )
         self._tell("on_run_start", info)
 
-    def report(self, report: BatchReport | WorkerReport) -> None:
-        """Count a report, and show it to the observers."""
+    def report(self, report: AnyReport) -> None:
+        """Count a report, or those from `unpack_reports`, and show it to the observers."""
         if isinstance(report, BatchReport):
             if report.epoch != self.context.epoch:  # from an abandoned engine: its tasks are processed again
                 report = report.all_as("retried")
@@ -302,7 +304,27 @@ class Run:
                 self._tell("on_batch", report)
             if report.error is not None:
                 self._failures.check_limit(report)
+        elif isinstance(report, ReportColumns):
+            self._report_columns(report)
+        else:
+            self._report_worker(report)
+
+    def _report_columns(self, reports: ReportColumns) -> None:
+        if reports.epoch != self.context.epoch:
+            for report in reports:
+                self.report(report)
             return
+        self._totals.on_columns(reports)
+        finished = self._sources.on_columns(reports)
+        if finished:
+            self._keep(finished)
+        if self._activity is not None:
+            self._activity.on_columns(reports)
+        if self._observers:
+            for report in reports:
+                self._tell("on_batch", report)
+
+    def _report_worker(self, report: WorkerReport) -> None:
         self._totals.on_worker(report)
         if self._activity is not None:
             self._activity.on_worker(report)

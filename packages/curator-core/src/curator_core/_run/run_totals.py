@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from curator_core._plan.plan import Plan
     from curator_core._reports.batch import BatchReport, ErrorInfo, Tally, WorkerReport
+    from curator_core._reports.columns import ReportColumns
 
 __all__ = ["RunTotals"]
 
@@ -95,6 +96,10 @@ class RunTotals:
             account.add(report)
         else:
             account.add_failing(report, report.error)
+
+    def on_columns(self, reports: ReportColumns) -> None:
+        """Add ordinary batches."""
+        self._accounts[reports.stage_index].add_columns(reports)
 
     def on_worker(self, report: WorkerReport) -> None:
         """Add the setup of a worker."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from curator_core._reports.batch import BatchReport, OutcomeKind, WrittenFiles
+    from curator_core._reports.columns import ReportColumns
 
 __all__ = ["Finished", "SourceProgress"]
 
 _PLACES = {kind: Tally._fields.index(field) for kind, field in FIELD_OF.items()}
 _OUT_PLACE = Tally._fields.index("out")
+_ONE_PASSED = Tally(passed=1, out=1)
 
 
 class Finished(NamedTuple):
@@ -40,16 +43,18 @@ class _Open:
 
     Args:
         source_id: The id of the source task.
+        passed: The stages that were counted for it so far: each got one task and gave one.
     """
 
     __slots__ = ("announced", "failed", "live", "members", "tallies", "written_files")
 
-    def __init__(self, source_id: str) -> None:
+    def __init__(self, source_id: str, passed: range) -> None:
         self.members = [source_id]
         self.live = 1  # does not include the outputs of announced tasks
         self.announced = self.failed = 0
         self.written_files: list[WrittenFiles] = []
-        self.tallies: dict[int, list[int]] = {}  # by stage, as a `Tally`, which takes ten times as long to change
+        # By stage, as a `Tally`, which takes ten times as long to change.
+        self.tallies: dict[int, list[int]] = {stage: [*_ONE_PASSED] for stage in passed}
 
     def enter(self, stage: int, kind: OutcomeKind, count: int) -> None:
         """Remember what was counted for the source task, in case it has to be subtracted."""
@@ -87,13 +92,14 @@ class SourceProgress:
     Attributes:
         admitted: How many source tasks there are.
         can_restart: Whether to remember what was counted for unfinished source tasks; set it before the first
-            report. It costs half a microsecond for each task and stage.
+            report.
     """
 
     def __init__(self, last: int, first: int = 0) -> None:
         self._last, self._first = last, first
         self.can_restart = False
-        self._open: dict[str, _Open | None] = {}  # None: no report about it yet
+        # A number: each stage before this one that counts has turned the task into one task, as most stages do.
+        self._open: dict[str, _Open | int] = {}
         self._announced: set[str] = set()
         self.admitted = 0
 
@@ -103,7 +109,7 @@ class SourceProgress:
             self._first = 0
         self.admitted += 1
         if self._first <= self._last:  # otherwise there is no stage after the source
-            self._open[source_id] = None
+            self._open[source_id] = self._first
 
     def announce(self, task_id: str) -> Callable[[], None]:
         """Record that the outputs of a task are passed on and may be reported before it: its source task is unfinished.
@@ -144,34 +150,67 @@ class SourceProgress:
             self._join(report)
         finished: list[Finished] = []
         for number in range(len(ids)) if counts_all else others:
-            task_id = ids[number]
-            source_id = task_id if task_id in self._open else self.source_of(task_id)
-            if source_id is None:
-                continue
             kind, count = others.get(number, ONE_OUT)
-            known = self._open[source_id]
-            if known is None:
-                if is_last and kind != "failed" and not written_files:  # it was the only descendant
-                    del self._open[source_id]
-                    finished.append(Finished(source_id, 0, ()))
-                    continue
-                known = self._known(source_id)
-            if self.can_restart:
-                known.enter(stage, kind, count)
-            known.live += (0 if is_last else count) - 1
-            if task_id in self._announced:
-                self._announced.discard(task_id)
-                known.announced -= 1
-            known.failed += kind == "failed"
-            known.written_files += written_files.get(task_id, ())
-            if not (known.live or known.announced):
-                finished.append(self._finish(known))
+            found = self._enter(stage, ids[number], kind, count, written_files.get(ids[number], ()))
+            if found is not None:
+                finished.append(found)
         return finished
+
+    def on_columns(self, reports: ReportColumns) -> Sequence[Finished]:
+        """Count ordinary batches, and return the source tasks that they finish."""
+        stage, ids, others = reports.stage_index, reports.input_ids, reports.other_outcomes
+        counts_all = stage == self._last or self.can_restart
+        if not (others or counts_all) or stage < self._first:
+            return ()
+        finished = [self._enter(stage, ids[number], kind, count) for number, (kind, count) in others.items()]
+        if counts_all:
+            with_one = [task_id for number, task_id in enumerate(ids) if number not in others] if others else ids
+            if {*map(self._open.get, with_one)} == {stage if self.can_restart else self._first}:
+                finished += self._enter_sources(stage, with_one)
+            else:
+                finished += [self._enter(stage, task_id, *ONE_OUT) for task_id in with_one]
+        return [each for each in finished if each is not None]
+
+    def _enter_sources(self, stage: int, source_ids: Sequence[str]) -> list[Finished]:
+        """Do the work of `_enter` for source tasks that are still one task each, and gave one."""
+        if stage != self._last:
+            self._open.update(dict.fromkeys(source_ids, stage + 1))
+            return []
+        for source_id in source_ids:
+            del self._open[source_id]
+        return [Finished(source_id, 0, ()) for source_id in source_ids]
+
+    def _enter(
+        self, stage: int, task_id: str, kind: OutcomeKind, count: int, written_files: Sequence[WrittenFiles] = ()
+    ) -> Finished | None:
+        """Count an input of a batch, and return its source task if that is finished."""
+        source_id = task_id if task_id in self._open else self.source_of(task_id)
+        if source_id is None:
+            return None
+        is_last, known = stage == self._last, self._open[source_id]
+        if isinstance(known, int):
+            if is_last and kind != "failed" and not written_files:  # it was the only descendant
+                del self._open[source_id]
+                return Finished(source_id, 0, ())
+            if not is_last and (kind, count) == ONE_OUT:
+                self._open[source_id] = stage + 1
+                return None
+            known = self._known(source_id)
+        if self.can_restart:
+            known.enter(stage, kind, count)
+        known.live += (0 if is_last else count) - 1
+        if task_id in self._announced:
+            self._announced.discard(task_id)
+            known.announced -= 1
+        known.failed += kind == "failed"
+        known.written_files += written_files
+        return None if known.live or known.announced else self._finish(known)
 
     def _known(self, source_id: str) -> _Open:
         known = self._open[source_id]
-        if known is None:
-            known = self._open[source_id] = _Open(source_id)
+        if isinstance(known, int):
+            passed = range(self._first, known) if self.can_restart else range(0)
+            known = self._open[source_id] = _Open(source_id, passed)
         return known
 
     def _join(self, report: BatchReport) -> None:
@@ -198,15 +237,18 @@ class SourceProgress:
 
     def _in_progress(self) -> list[_Open]:
         """Return each object once, even if several source tasks share it."""
-        return [*{id(known): known for known in self._open.values() if known is not None}.values()]
+        return [*{id(known): known for known in self._open.values() if not isinstance(known, int)}.values()]
 
     def restart(self) -> dict[int, Tally]:
         """Restart the unfinished source tasks, and return what was counted for them, by stage."""
         totals: dict[int, Tally] = {}
+        for reached, times in Counter(known for known in self._open.values() if isinstance(known, int)).items():
+            for stage in range(self._first, reached):
+                totals[stage] = totals.get(stage, Tally()).plus(Tally(passed=times, out=times))
         for known in self._in_progress():
             for stage, tally in known.tallies.items():
                 totals[stage] = totals.get(stage, Tally()).plus(Tally(*tally))
-        self._open = dict.fromkeys(self._open)
+        self._open = dict.fromkeys(self._open, self._first)
         return totals
 
     def source_of(self, task_id: str) -> str | None:

