@@ -139,31 +139,31 @@ class PlainTasks:
         Args:
             tasks: The tasks.
         """
-        collections: list[Any] = []
+        kept, collections = [], list[Any]()
         for task in tasks:
             kind: Any = type(task)
             if kind in copyreg.dispatch_table or not _pickles_by_fields(kind):
                 return None
-            fields = task.__dict__
-            for name in fields:
-                value = state_of(task)[2] if name == _STATE else fields[name]
+            fields = {**task.__dict__, _STATE: state_of(task)[2]}
+            for name, value in fields.items():
                 if type(value) not in _FIXED:
                     if not _is_flat(value):
                         return None
                     collections.append(value)
+                    fields[name] = value.copy()
+            kept.append((kind, fields))
         if _are_shared(tasks) or _are_shared(collections):  # a pickle keeps one object one object
             return None
-        kept = [(type(task), _copied({**task.__dict__, _STATE: state_of(task)[2]})) for task in tasks]
         return cls(kept, are_fixed=not collections)
 
     def load(self) -> tuple[list[Any], list[Any]]:
         """Return the tasks, without the framework's state, and their notes: new objects each time."""
         tasks, notes = [], []
         for kind, kept in self._kept:
-            fields = kept.copy() if self._are_fixed else _copied(kept)
-            notes.append(fields.pop(_STATE))
             task = object.__new__(kind)
-            task.__dict__.update(fields)
+            fields = task.__dict__
+            fields.update(kept if self._are_fixed else _copied(kept))
+            notes.append(fields.pop(_STATE))
             tasks.append(task)
         return tasks, notes
 

@@ -15,7 +15,7 @@ import sys
 from collections import OrderedDict
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import PurePath, PureWindowsPath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -35,6 +35,7 @@ __all__ = ["content_id", "qualified_name", "value_digest"]
 _DIGEST_BYTES = 16
 _HEX_DIGITS = 20
 _MAX_DEPTH = 100  # deeper than any data, and far from the interpreter's recursion limit
+_CACHED = 1024  # classes, or names of attributes
 _PROTOCOL = 4  # the last pickle protocol that keeps buffers in the pickle
 
 
@@ -131,7 +132,8 @@ class _Walk:
         return found
 
     def _digest_object(self, value: Any) -> bytes:
-        walk = _CONTAINERS.get(type(value)) or _walker_of(value)
+        kind: Any = type(value)
+        walk = _CONTAINERS.get(kind) or _walker_of(kind)
         try:
             return walk(self, value)
         except _Stuck:
@@ -258,7 +260,14 @@ class _Walk:
             yield self.digest(pair[0]) + next(self._parts([pair], path))
 
     def _attributes(self, pairs: Iterable[tuple[Any, Any]]) -> list[bytes]:
-        return sorted(self._entries(pairs, ".{}"))
+        parts = []
+        for name, value in pairs:
+            try:
+                parts.append((_name(name) if type(name) is str else self.digest(name)) + self.digest(value))
+            except _Stuck as stuck:
+                stuck.path = f".{name}{stuck.path}"
+                raise
+        return sorted(parts)
 
 
 class _Hashed:
@@ -292,7 +301,19 @@ def _text(text: str) -> bytes:
 
 
 def _class(value: Any) -> bytes:
-    return _text(qualified_name(type(value)))
+    kind: Any = type(value)
+    return _class_name(kind)
+
+
+@lru_cache(_CACHED)
+def _class_name(kind: type) -> bytes:
+    return _text(qualified_name(kind))
+
+
+@lru_cache(_CACHED)
+def _name(name: str) -> bytes:
+    """Return the digest of the name of an attribute."""
+    return _node("str", _text(name))
 
 
 def _view(value: memoryview) -> bytes:
@@ -308,13 +329,22 @@ def _contents(cell: Any) -> list[Any]:
 
 def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a dataclass and its other attributes, except for cached properties and framework state."""
-    names = {field.name for field in fields(value)}
-    yield from ((name, getattr(value, name)) for name in names)
+    kind: Any = type(value)
+    names = _field_names(kind)
+    for name in names:
+        yield name, getattr(value, name)
     for name, held in getattr(value, "__dict__", {}).items():
-        is_cached = isinstance(getattr(type(value), name, None), cached_property)
+        if name in names:
+            continue
+        is_cached = isinstance(getattr(kind, name, None), cached_property)
         is_framework = name == "_state" and isinstance(value, Task)
-        if name not in names and not is_cached and not is_framework:
+        if not (is_cached or is_framework):
             yield name, held
+
+
+@lru_cache(_CACHED)
+def _field_names(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
 
 
 def _tidy(table: Any) -> Any:
@@ -327,16 +357,17 @@ def _tidy(table: Any) -> Any:
     return copy.combine_chunks()
 
 
-def _walker_of(value: Any) -> Callable[[_Walk, Any], bytes]:
+@lru_cache(_CACHED)
+def _walker_of(kind: Any) -> Callable[[_Walk, Any], bytes]:
     for kinds, walk in _KINDS:
-        if isinstance(value, kinds):
+        if issubclass(kind, kinds):
             return walk
     numpy, arrow = sys.modules.get("numpy"), sys.modules.get("pyarrow")
-    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+    if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
         return _Walk.array
-    if arrow is not None and isinstance(value, (arrow.Table, arrow.RecordBatch, arrow.Array, arrow.ChunkedArray)):
+    if arrow is not None and issubclass(kind, (arrow.Table, arrow.RecordBatch, arrow.Array, arrow.ChunkedArray)):
         return _Walk.table
-    return _Walk.dataclass if is_dataclass(value) and not isinstance(value, _BUILTIN) else _Walk.reduced
+    return _Walk.reduced if issubclass(kind, _BUILTIN) or not is_dataclass(kind) else _Walk.dataclass
 
 
 _SCALARS: dict[type, Callable[[Any], bytes]] = {
