@@ -80,15 +80,8 @@ def test_an_embedded_ray_that_fails_to_start_leaves_nothing(ray_servers: Callabl
 @pytest.mark.everything
 @pytest.mark.usefixtures("no_ray_yet")
 def test_an_embedded_ray_may_take_longer_to_start_than_ray_itself_allows() -> None:
-    def raylets() -> list[psutil.Process]:
-        return [process for process in psutil.process_iter(["name", "ppid"]) if is_ours(process.info)]
-
-    def is_ours(facts: dict[str, Any]) -> bool:
-        return facts["name"] == "raylet" and facts["ppid"] == os.getpid()
-
     def stop_raylet() -> None:
-        wait_until(raylets)
-        (raylet,) = raylets()
+        raylet = own_raylet()
         raylet.suspend()
         time.sleep(35)  # Ray waits for half a minute
         raylet.resume()
@@ -98,6 +91,30 @@ def test_an_embedded_ray_may_take_longer_to_start_than_ray_itself_allows() -> No
         result = run()
         stopped.result()
     assert len(result) == 1
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_an_embedded_ray_starts_again_if_its_raylet_ends(caplog: pytest.LogCaptureFixture) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(lambda: own_raylet().kill())
+        result = run()
+        killed.result()
+    assert len(result) == 1
+    assert [record.message for record in caplog.records if record.name.startswith("curator_xenna")] == [
+        "the embedded Ray did not start, trying again: raylet ended with exit code -9 while Ray started"
+    ]
+
+
+def own_raylet() -> psutil.Process:
+    """Wait until this process has started a raylet, and return it."""
+
+    def raylets() -> list[psutil.Process]:
+        ours = {"name": "raylet", "ppid": os.getpid()}
+        return [each for each in psutil.process_iter(["name", "ppid"]) if each.info == ours]
+
+    wait_until(raylets)
+    (raylet,) = raylets()
+    return raylet
 
 
 @pytest.mark.usefixtures("no_ray_yet")

@@ -56,6 +56,7 @@ XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
 """Class names of the actors that Xenna starts, for all versions, as Ray's state API lists them."""
 
 _START_TIMEOUT_S = 90.0  # for the raylet of an embedded Ray
+_INDISPENSABLE = ("raylet", "gcs_server")  # as Ray calls its processes
 _XENNA_ASKS = "StateHead"  # the part of the dashboard's server that answers Ray's state API
 
 WORKER_DEATHS = (
@@ -189,15 +190,26 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
         yield
 
 
+class RayProcessDiedError(RuntimeError):
+    """A process that an embedded Ray cannot do without ended while Ray started."""
+
+
 def _wait_for_raylet(started: Any, services: Any) -> None:
-    """Wait until the raylet of a node has registered, or a process of the node has ended.
+    """Wait until the raylet of a node has registered.
 
     Ray itself waits for half a minute after this, which alone is too short on a busy machine.
+
+    Raises:
+        RayProcessDiedError: The raylet has ended, as it does if Ray's agent takes longer than 15 s to start on a slow
+            machine or with a cold cache (ray-project/ray#65983), or the GCS has.
     """
     if not (hasattr(services, "get_node") and hasattr(started, "dead_processes") and hasattr(started, "_node_id")):
         return
     until = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < until and not started.dead_processes():
+    while time.monotonic() < until:
+        for kind, process in started.dead_processes():
+            if kind in _INDISPENSABLE:
+                raise RayProcessDiedError(f"{kind} ended with exit code {process.poll()} while Ray started")
         with suppress(RuntimeError):  # not yet
             services.get_node(started.gcs_address, started._node_id)
             return

@@ -16,7 +16,7 @@ from ray.util.state.exception import RayStateApiException
 
 from curator_core import ClusterError, ExecutorError
 from curator_xenna._cluster.nodes import Node, probed_nodes
-from curator_xenna.compat import install_sigterm_again, lean_ray, read_auth_settings_again
+from curator_xenna.compat import RayProcessDiedError, install_sigterm_again, lean_ray, read_auth_settings_again
 
 if TYPE_CHECKING:
     from curator_xenna.config import XennaConfig
@@ -36,6 +36,7 @@ _NEEDED_BY_XENNA = {
 _MODE, _TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may also use
 _CONNECT_TIMEOUT_S = 5.0
+_STARTS = 3  # of an embedded Ray
 
 
 def machine_cpus() -> int:
@@ -198,8 +199,7 @@ class Cluster:
         # Ours from here on: Ctrl-C may arrive while Ray starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
-            with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
-                self._init(address="local", num_cpus=cpus, **options)  # never a Ray that already runs on this machine
+            self._start_at_last(num_cpus=cpus, **options)
         except Exception as exc:
             self.close()
             raise ClusterError(
@@ -211,6 +211,18 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def _start_at_last(self, **options: Any) -> None:
+        """Start Ray, again if a process of it ends meanwhile: by then its files are cached and compiled."""
+        for starts_left in reversed(range(_STARTS)):
+            try:
+                with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
+                    self._init(address="local", **options)  # never a Ray that already runs on this machine
+                return
+            except RayProcessDiedError as exc:
+                if not starts_left:
+                    raise
+                logger.warning("the embedded Ray did not start, trying again: %s", exc)
 
     def _want_token(self) -> None:
         """Require a token for all connections: Ray's ports are open to the network, whatever the settings.
