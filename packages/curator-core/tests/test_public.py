@@ -52,6 +52,7 @@ PUBLIC = [
     "StageError",
     "StageLogFilter",
     "StagePerfStats",
+    "StageSpeed",
     "StageTimeoutError",
     "StageWork",
     "Task",

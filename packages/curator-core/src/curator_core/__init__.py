@@ -57,7 +57,7 @@ from curator_core.errors import (
 from curator_core.logs import LOG_FORMAT, StageLogFilter, StageWork, current_work
 from curator_core.pipeline import Pipeline
 from curator_core.resources import Resources
-from curator_core.results import RunResult
+from curator_core.results import RunResult, StageSpeed
 from curator_core.stages import CompositeStage, NodeInfo, ProcessingStage, WorkerMetadata, processing_stage
 from curator_core.tasks import DocumentBatch, EmptyTask, FileGroupTask, Task
 
@@ -98,6 +98,7 @@ __all__ = [
     "StageError",
     "StageLogFilter",
     "StagePerfStats",
+    "StageSpeed",
     "StageTimeoutError",
     "StageWork",
     "Task",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-__all__ = ["TOO_SHORT", "Accounting", "RunResult", "RunState", "StageSummary", "Verdict", "VerdictKind"]
+__all__ = ["TOO_SHORT", "Accounting", "RunResult", "RunState", "StageSpeed", "StageSummary", "Verdict", "VerdictKind"]
 
 
 RunState: TypeAlias = Literal["complete", "failed", "interrupted", "terminated", "preempted"]
@@ -106,6 +106,20 @@ class StageSummary:
         return self.items / self.process_s if self.process_s else 0.0
 
 
+class StageSpeed(NamedTuple):
+    """How fast a stage is, per input task.
+
+    Attributes:
+        seconds: Seconds in the stage's code.
+        cpu_seconds: Seconds of CPU time.
+        outputs: Output tasks.
+    """
+
+    seconds: float
+    cpu_seconds: float = 0.0
+    outputs: float = 1.0
+
+
 class Accounting(NamedTuple):
     """The source tasks of a run by outcome, with their ids.
 
@@ -181,6 +195,17 @@ class RunResult(list[Any]):
         self.clock_offsets = dict(clock_offsets or {})
         self.accounting = accounting or Accounting()
         self.trace_id = ""
+
+    @property
+    def speeds(self) -> dict[str, StageSpeed]:
+        """The speed of each stage that had inputs, by name; retried attempts count as time."""
+        return {
+            stage.name: StageSpeed(
+                stage.process_s / stage.tasks_in, stage.cpu_s / stage.tasks_in, stage.tasks_out / stage.tasks_in
+            )
+            for stage in self.stages
+            if stage.tasks_in
+        }
 
     def summary(self) -> str:
         """Return the run as a text table, and whether its counts add up: if they do not, what is missing."""

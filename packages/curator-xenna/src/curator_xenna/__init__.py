@@ -17,18 +17,27 @@ from curator_xenna.__about__ import __version__
 
 if TYPE_CHECKING:
     from curator_xenna.adapter import XennaStageAdapter, create_named_xenna_stage_adapter
+    from curator_xenna.capacity import CapacityPlan, ClusterSpec, GroupCapacity, plan_capacity
     from curator_xenna.config import XennaConfig
     from curator_xenna.executor import XennaExecutor
 
 __all__ = [
+    "CapacityPlan",
+    "ClusterSpec",
+    "GroupCapacity",
     "XennaConfig",
     "XennaExecutor",
     "XennaStageAdapter",
     "__version__",
     "create_named_xenna_stage_adapter",
+    "plan_capacity",
 ]
 
 _WHERE = {
+    "CapacityPlan": "curator_xenna.capacity",
+    "ClusterSpec": "curator_xenna.capacity",
+    "GroupCapacity": "curator_xenna.capacity",
+    "plan_capacity": "curator_xenna.capacity",
     "XennaConfig": "curator_xenna.config",
     "XennaExecutor": "curator_xenna.executor",
     "XennaStageAdapter": "curator_xenna.adapter",

@@ -13,8 +13,9 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import loguru  # Xenna's own logging library
 import ray
@@ -29,15 +30,18 @@ except ImportError:  # a later release may move them
     from cosmos_xenna.pipelines.v1 import Resources, RuntimeEnv, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = [
     "HAS_DESTROY",
     "WORKER_DEATHS",
     "XENNA_ACTOR_CLASSES",
+    "RayProcessDiedError",
     "Resources",
     "RuntimeEnv",
     "Stage",
+    "ToAllocate",
+    "allocated_workers",
     "hear_raylet",
     "install_sigterm_again",
     "lean_ray",
@@ -56,6 +60,7 @@ XENNA_ACTOR_CLASSES = ("StageWorker", "NodeResourceMonitor", "ResourceMonitor")
 """Class names of the actors that Xenna starts, for all versions, as Ray's state API lists them."""
 
 _START_TIMEOUT_S = 90.0  # for the raylet of an embedded Ray
+_OVERALLOCATION = 1.5  # Xenna's default: workers for this many times the throughput of the slowest stage
 _INDISPENSABLE = ("raylet", "gcs_server")  # as Ray calls its processes
 _XENNA_ASKS = "StateHead"  # the part of the dashboard's server that answers Ray's state API
 
@@ -132,6 +137,61 @@ def with_uploaded_directories(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
             options: dict[str, Any] = {"include_gitignore": True} if "include_gitignore" in takes else {}
             env = upload(env, scratch_dir=scratch, logger=logger, **options)
     return env
+
+
+class ToAllocate(NamedTuple):
+    """A stage of Xenna, for `allocated_workers`.
+
+    Attributes:
+        resources: The resources of one worker.
+        workers: The number of workers, if it is fixed.
+        batches_per_s: How many batches a worker processes per second.
+        outputs: How many outputs a batch has.
+    """
+
+    resources: Resources
+    workers: int | None
+    batches_per_s: float
+    outputs: float
+
+
+def allocated_workers(stages: Sequence[ToAllocate], nodes: Sequence[tuple[int, int]]) -> list[int]:
+    """Return how many workers Xenna's autoscaler gives to each stage of a cluster that has no workers yet.
+
+    Xenna has no public function for this (0.2.0 to 0.5.12).
+
+    Args:
+        stages: The stages, all of which run at once.
+        nodes: The CPUs and the number of GPUs of each node.
+
+    Raises:
+        ImportError: This version of Xenna has its autoscaler elsewhere.
+        AttributeError: Likewise.
+    """
+    # Private, and only for a plan of capacity: these modules load all of Xenna.
+    from cosmos_xenna.pipelines.private import autoscaling_algorithms as algorithms  # noqa: PLC0415
+    from cosmos_xenna.pipelines.private import data_structures as given  # noqa: PLC0415
+    from cosmos_xenna.pipelines.private import resources as theirs  # noqa: PLC0415
+
+    def node(number: int, cpus: int, num_gpus: int) -> Any:
+        ids = (uuid.UUID(int=number << 32 | index) for index in range(num_gpus))
+        gpus = [theirs.GpuResources(index=index, uuid_=each, used_fraction=0.0) for index, each in enumerate(ids)]
+        return theirs.NodeResources(used_cpus=0, total_cpus=cpus, gpus=gpus, name=str(number))
+
+    cluster = theirs.ClusterResources(nodes={str(number): node(number, *has) for number, has in enumerate(nodes)})
+    shapes = [stage.resources.to_worker_shape(cluster) for stage in stages]
+    problem = given.Problem(
+        cluster,
+        [
+            given.ProblemStage(str(number), 1, shape, stage.workers, None)
+            for number, (stage, shape) in enumerate(zip(stages, shapes, strict=True))
+        ],
+    )
+    state = given.ProblemState([given.ProblemStageState(str(number), [], 1, False) for number in range(len(stages))])
+    estimates = algorithms.Estimates([algorithms.Estimate(stage.batches_per_s, stage.outputs) for stage in stages])
+    ids = algorithms.WorkerIdFactory()
+    solution = algorithms.run_fragmentation_autoscaler(problem, state, estimates, _OVERALLOCATION, ids)
+    return [len(stage.new_workers) for stage in solution.stages]
 
 
 @contextmanager
