@@ -17,6 +17,7 @@ from curator_core import ProcessingStage, Task
 from curator_core._plan.bundles import BundlePlan, Pace
 from curator_core._plan.plan import Plan
 from curator_core._reports.batch import BatchReport, InputOutcome, WorkerReport, input_fields
+from curator_core._reports.columns import ReportColumns
 from curator_core._reports.wire import pack_reports
 from curator_core._run.run import Run
 from curator_core._run.settings import RunSettings
@@ -241,6 +242,17 @@ def test_a_report_without_correction_is_the_same_object(
 ) -> None:
     report = make(T0, node)
     assert clocks.corrected(report) is report
+
+
+@pytest.mark.parametrize(("node", "ready_node"), [("ahead", "behind"), ("behind", HOME), ("right", "ahead")])
+def test_columns_are_corrected_as_single_reports_are(node: str, ready_node: str, clocks: NodeClocks) -> None:
+    reports = [batch(T0 + number, node, (T0 - number) * (number > 1), ready_node) for number in range(4)]
+    assert [*clocks.corrected(ReportColumns.of(reports))] == [*map(clocks.corrected, reports)]
+
+
+def test_columns_without_correction_are_the_same_object(clocks: NodeClocks) -> None:
+    columns = ReportColumns.of([batch(T0 + number, "right") for number in range(4)])
+    assert clocks.corrected(columns) is columns
 
 
 # --- the feed, with deliveries from two simulated nodes --------------------------------------------------

@@ -9,7 +9,7 @@ are grouped by purpose:
 - Execution: `Chain` runs the stages of a group; `BundlePlan` and `Pace` decide the sizes of `Bundle` objects, which
   travel between workers.
 - Transport: `SentStages`, `Packed`, `pack_reports`, and `unpack_reports` carry stages, other objects, and reports
-  between processes. Reports of many ordinary batches arrive as `ReportColumns`; `AnyReport` is what `Run.report` takes.
+  between processes. Reports of many ordinary batches arrive as `ReportColumns`; `Run.report_all` takes them.
 - Workers: `become_worker`, `use_cloudpickle`, and log records that go to the driver.
 - Failures: errors as data and back, for outputs that cannot be sent and for workers that died.
 - Settings: `is_whole` and `is_amount` check numbers, and `unknown_name` describes a name that does not exist.

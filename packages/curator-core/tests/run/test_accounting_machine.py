@@ -21,7 +21,16 @@ from hypothesis import settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from curator_core import DeadLetter, EmptyTask, Plan, ProcessingStage, Task, TasksLostError, deadletter
+from curator_core import (
+    DeadLetter,
+    EmptyTask,
+    FailureLimitError,
+    Plan,
+    ProcessingStage,
+    Task,
+    TasksLostError,
+    deadletter,
+)
 from curator_core._adapter.lineage import batch_id_of
 from curator_core._reports.batch import BatchReport, ErrorInfo, InputOutcome, WorkerReport, input_fields
 from curator_core._reports.columns import ReportColumns
@@ -374,11 +383,16 @@ class Accounting(stateful.RuleBasedStateMachine):
         """Report the bundle as it arrives from a worker: ordinary batches of a stage as columns."""
         sent, self.bundle = self.bundle or [], None
         entered: list[BatchReport] = []
-        for report in unpack_reports(pack_reports(sent)):
-            self.run.report(report)
+        message = unpack_reports(pack_reports(self.mixed(sent)))
+        self.run.report_all(message)
+        for report in message:
             entered += report if isinstance(report, ReportColumns) else [report]
         assert sorted(entered, key=which) == sorted(sent, key=which)
         self.told += entered
+
+    def mixed(self, reports: list[BatchReport]) -> list[BatchReport]:
+        """Return reports as a worker makes them: it passes each task on to the next stage before it takes another."""
+        return sorted(reports, key=lambda report: report.input_ids[0].split("."))
 
     @precondition(lambda self: self.stale)
     @rule(pick=PICKS, size=st.integers(1, 5))
@@ -421,3 +435,24 @@ def test_a_run_with_failures_has_a_first_error():
     machine.teardown()
     _, result = machine.observer.ends[-1][0].stages
     assert (result.tasks_failed, result.first_error) == (0, "")
+
+
+def test_a_message_is_counted_to_its_end_if_a_failure_in_it_ends_the_run():
+    """Tasks that went through all stages in the same message are finished, and a later run does not repeat them."""
+    run = Run(plan_of(3, has_source=False), "NoEngine", [], RunSettings(on_error="skip", max_failures=0))
+    with run.open():
+        names = run.new_source_ids()
+        run.fed = len([*run.admit(seen(names.name(Task(number)), number) for number in range(20))])
+        passed = [report_of(stage, str(number), "out") for number in range(10) for stage in range(3)]
+        message = unpack_reports(pack_reports([*passed, report_of(0, "10", "failed")]))
+        with pytest.raises(FailureLimitError):
+            run.report_all(message)
+        result = run.finish(None)
+    assert [stage.tasks_in for stage in result.stages] == [11, 10, 10]
+    assert [*result.accounting.unfinished] == [str(number) for number in range(11, 20)]
+
+
+def report_of(stage: int, task_id: str, kind: str) -> BatchReport:
+    outcome = InputOutcome(task_id, kind, int(kind == "out"))
+    who = ("r", stage, f"stage {stage}", batch_id_of(stage, [task_id]), "w", "n", 1, int(task_id), 0, 0)
+    return BatchReport(*who, **input_fields([outcome]), error=None if kind == "out" else ERROR)

@@ -165,8 +165,7 @@ def allocated_workers(stages: Sequence[ToAllocate], nodes: Sequence[tuple[int, i
         nodes: The CPUs and the number of GPUs of each node.
 
     Raises:
-        ImportError: This version of Xenna has its autoscaler elsewhere.
-        AttributeError: Likewise.
+        ImportError, AttributeError: This version of Xenna has its autoscaler elsewhere.
     """
     # Private, and only for a plan of capacity: these modules load all of Xenna.
     from cosmos_xenna.pipelines.private import autoscaling_algorithms as algorithms  # noqa: PLC0415
@@ -226,8 +225,8 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
             try:
                 super().__init__(*args, **options)
             except BaseException:  # Ray does not know yet which processes were started
-                with suppress(AttributeError):  # if none were
-                    self.kill_all_processes(check_alive=False, allow_graceful=False)
+                with suppress(Exception):  # if none were
+                    self.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
                 raise
 
         def start_monitor(self) -> None:
@@ -251,7 +250,7 @@ def lean_ray(*, dashboard: bool, log_monitor: bool) -> Iterator[None]:
 
 
 class RayProcessDiedError(RuntimeError):
-    """A process that an embedded Ray cannot do without ended while Ray started."""
+    """An essential process of an embedded Ray died during startup."""
 
 
 def _wait_for_raylet(started: Any, services: Any) -> None:

@@ -145,15 +145,16 @@ class PlainTasks:
             if kind in copyreg.dispatch_table or not _pickles_by_fields(kind):
                 return None
             fields = {**task.__dict__, _STATE: state_of(task)[2]}
-            for name, value in fields.items():
+            for value in fields.values():
                 if type(value) not in _FIXED:
                     if not _is_flat(value):
                         return None
                     collections.append(value)
-                    fields[name] = value.copy()
             kept.append((kind, fields))
         if _are_shared(tasks) or _are_shared(collections):  # a pickle keeps one object one object
             return None
+        if collections:
+            kept = [(kind, _copied(fields)) for kind, fields in kept]
         return cls(kept, are_fixed=not collections)
 
     def load(self) -> tuple[list[Any], list[Any]]:

@@ -236,12 +236,14 @@ class _Alone:
         if min(starts) < self._reach:
             for start, end in zip(starts, ends, strict=True):
                 self._withdraw(worker, start, end)
-        if max(reports.column("duration_ns")) > self._longest(stage):
-            others = self._last_of_others(worker)  # the batches of one worker do not change it
-            for number, (sequence, start, end) in enumerate(zip(reports.column("sequence"), starts, ends, strict=True)):
-                since = max(start, others)
-                if sequence and end - since > self._longest(stage):
-                    self._find(_Span(reports[number], since, end))
+        others = self._last_of_others(worker)  # the batches of one worker do not change it
+        alone = [
+            end - max(start, others) if sequence else -1
+            for sequence, start, end in zip(reports.column("sequence"), starts, ends, strict=True)
+        ]
+        if max(alone) > self._longest(stage):
+            number = alone.index(max(alone))
+            self._find(_Span(reports.row(number), max(starts[number], others), ends[number]))
         self._note_end(worker, max(ends))
 
     def _last_of_others(self, worker: str) -> int:

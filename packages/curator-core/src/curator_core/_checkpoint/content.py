@@ -35,7 +35,7 @@ __all__ = ["content_id", "qualified_name", "value_digest"]
 _DIGEST_BYTES = 16
 _HEX_DIGITS = 20
 _MAX_DEPTH = 100  # deeper than any data, and far from the interpreter's recursion limit
-_CACHED = 1024  # classes, or names of attributes
+_CACHED = 1024  # names of attributes
 _PROTOCOL = 4  # the last pickle protocol that keeps buffers in the pickle
 
 
@@ -132,8 +132,7 @@ class _Walk:
         return found
 
     def _digest_object(self, value: Any) -> bytes:
-        kind: Any = type(value)
-        walk = _CONTAINERS.get(kind) or _walker_of(kind)
+        walk = _CONTAINERS.get(type(value)) or _walker_of(value)
         try:
             return walk(self, value)
         except _Stuck:
@@ -301,13 +300,7 @@ def _text(text: str) -> bytes:
 
 
 def _class(value: Any) -> bytes:
-    kind: Any = type(value)
-    return _class_name(kind)
-
-
-@lru_cache(_CACHED)
-def _class_name(kind: type) -> bytes:
-    return _text(qualified_name(kind))
+    return _text(qualified_name(type(value)))
 
 
 @lru_cache(_CACHED)
@@ -329,22 +322,16 @@ def _contents(cell: Any) -> list[Any]:
 
 def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a dataclass and its other attributes, except for cached properties and framework state."""
-    kind: Any = type(value)
-    names = _field_names(kind)
+    names = {field.name for field in fields(value)}
     for name in names:
         yield name, getattr(value, name)
     for name, held in getattr(value, "__dict__", {}).items():
         if name in names:
             continue
-        is_cached = isinstance(getattr(kind, name, None), cached_property)
+        is_cached = isinstance(getattr(type(value), name, None), cached_property)
         is_framework = name == "_state" and isinstance(value, Task)
         if not (is_cached or is_framework):
             yield name, held
-
-
-@lru_cache(_CACHED)
-def _field_names(kind: Any) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
 
 
 def _tidy(table: Any) -> Any:
@@ -357,17 +344,16 @@ def _tidy(table: Any) -> Any:
     return copy.combine_chunks()
 
 
-@lru_cache(_CACHED)
-def _walker_of(kind: Any) -> Callable[[_Walk, Any], bytes]:
+def _walker_of(value: Any) -> Callable[[_Walk, Any], bytes]:
     for kinds, walk in _KINDS:
-        if issubclass(kind, kinds):
+        if isinstance(value, kinds):
             return walk
     numpy, arrow = sys.modules.get("numpy"), sys.modules.get("pyarrow")
-    if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
+    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
         return _Walk.array
-    if arrow is not None and issubclass(kind, (arrow.Table, arrow.RecordBatch, arrow.Array, arrow.ChunkedArray)):
+    if arrow is not None and isinstance(value, (arrow.Table, arrow.RecordBatch, arrow.Array, arrow.ChunkedArray)):
         return _Walk.table
-    return _Walk.reduced if issubclass(kind, _BUILTIN) or not is_dataclass(kind) else _Walk.dataclass
+    return _Walk.dataclass if is_dataclass(value) and not isinstance(value, _BUILTIN) else _Walk.reduced
 
 
 _SCALARS: dict[type, Callable[[Any], bytes]] = {

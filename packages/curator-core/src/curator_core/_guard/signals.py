@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["STOP_SIGNALS", "handler_of", "leave_signals_to_driver", "signals_blocked"]
+__all__ = ["STOP_SIGNALS", "handler_of", "handlers_deferred", "leave_signals_to_driver", "signals_blocked"]
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -29,7 +29,7 @@ def signals_blocked() -> Iterator[None]:
     In the main thread, handlers are called after the block. That the thread blocks a signal is not enough: the kernel
     gives it to a thread that does not, and Python then calls the handler in the main thread all the same.
     """
-    with _handlers_deferred():
+    with handlers_deferred():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
         try:
             yield
@@ -38,7 +38,8 @@ def signals_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _handlers_deferred() -> Iterator[None]:
+def handlers_deferred() -> Iterator[None]:
+    """Call the handlers of the driver's signals after the ``with`` block, if it is in the main thread."""
     with ExitStack() as given_back:  # continues with the other handlers if one of them raises
         if threading.current_thread() is threading.main_thread():
             for number in _DRIVERS_SIGNALS:

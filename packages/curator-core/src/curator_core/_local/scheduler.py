@@ -223,8 +223,7 @@ class Scheduler:
             return reply.error
         event.job.settle(reply)
         reports = unpack_reports(reply.reports)
-        for report in reports:
-            self._run.report(report)
+        self._run.report_all(reports)
         return _failure(reports) if reply.failed else None
 
     def _forward(self, queue: GroupQueue) -> None:

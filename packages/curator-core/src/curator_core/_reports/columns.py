@@ -17,7 +17,7 @@ from curator_core._reports.batch import BatchReport, Tally, tally_of
 from curator_core._transport.pickling import dumps_plain, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from curator_core._reports.batch import OutcomeKind
@@ -28,14 +28,14 @@ _ORDINARY: dict[str, Any] = {"error": None, "failed_input": (), "written_files":
 _KEY = ("stage_index", "worker_id", "node_id", "epoch")
 _INPUTS = ("input_ids", "other_outcomes")
 _ENTERED = (
-    *("sequence", "start_unix_ns", "duration_ns", "cpu_ns", "idle_ns", "startup_ns"),
+    *("sequence", "start_unix_ns", "duration_ns", "cpu_ns", "idle_ns"),
     *("ready_unix_ns", "ready_node_id", "num_items"),
 )
 _SHOWN = tuple(name for name in BatchReport._fields if name not in {*_ORDINARY, *_KEY, *_INPUTS, *_ENTERED})
 
 
 def is_ordinary(report: BatchReport) -> bool:
-    """Whether a batch has no failures, wrote no files, and each input gave or did not give tasks of its own."""
+    """Whether no input of a batch failed, was retried, or was merged, and no files were written."""
     if report.error is not None or report.failed_input or report.written_files:
         return False
     return not report.other_outcomes or all(kind in ("out", "filtered") for kind, _ in report.other_outcomes.values())
@@ -54,7 +54,7 @@ class ReportColumns:
         input_ids: The ids of the inputs of all batches.
         other_outcomes: Kind and count, by position in `input_ids`, for those that did not give exactly one task.
         sizes: How many inputs each batch had; None if each had one.
-        entered: The fields that the accounts need.
+        entered: The fields that are added up or corrected in the driver.
         shown: The fields that only observers need, as bytes.
 
     Attributes:
@@ -62,6 +62,8 @@ class ReportColumns:
         worker_id: As in `BatchReport`, of all batches.
         node_id: As in `BatchReport`, of all batches.
         epoch: As in `BatchReport`, of all batches.
+        input_ids: The ids of the inputs of all batches.
+        other_outcomes: Kind and count, by position in `input_ids`, for those that did not give exactly one task.
         error: None, as in the report of each ordinary batch.
     """
 
@@ -143,8 +145,28 @@ class ReportColumns:
             for size in sizes
         )
 
-    def __getitem__(self, number: int) -> BatchReport:
+    def row(self, number: int) -> BatchReport:
+        """Return the report of one batch, which takes as long as all reports up to it."""
         return next(islice(self, number, None))
+
+    def shifted(self, offset_ns: Callable[[str], int]) -> ReportColumns:
+        """Return the reports with other times; the same object if nothing changes.
+
+        Args:
+            offset_ns: Returns the nanoseconds to add to the times of a node.
+        """
+        start, nodes = offset_ns(self.node_id), self._entered["ready_node_id"]
+        offsets = {node_id: offset_ns(node_id) for node_id in {*nodes}}
+        if not (start or any(offsets.values())):
+            return self
+        # 0 means that it is unknown when the inputs were ready, so it stays 0.
+        times = zip(self._entered["ready_unix_ns"], self._entered["ready_node_id"], strict=True)
+        entered = self._entered.replaced(
+            start_unix_ns=[each + start for each in self._entered["start_unix_ns"]],
+            ready_unix_ns=[ready and ready + offsets[node_id] for ready, node_id in times],
+        )
+        key = (self.stage_index, self.worker_id, self.node_id, self.epoch)
+        return ReportColumns(key, self.input_ids, self.other_outcomes, self._sizes, entered, self._shown)
 
     def column(self, name: str) -> Iterable[Any]:
         """Return the values of a field, by batch."""
@@ -186,6 +208,11 @@ class _Columns:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Columns, (self.count, self.same, self.different)
+
+    def replaced(self, **columns: Sequence[Any]) -> _Columns:
+        """Return the rows with other values of some fields."""
+        same = {name: value for name, value in self.same.items() if name not in columns}
+        return _Columns(self.count, same, {**self.different, **columns})
 
     def __getitem__(self, name: str) -> Iterable[Any]:
         return self.different[name] if name in self.different else repeat(self.same[name], self.count)

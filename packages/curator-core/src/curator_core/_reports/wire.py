@@ -2,7 +2,8 @@
 """Reports as bytes, on their way from a worker to the driver.
 
 They cross process boundaries more often than anything else, and contain only plain values. Ordinary batches travel as
-columns, at 1 us each to pack; others as rows, at 2 us, because pickle asks a NamedTuple in Python how it is made.
+columns, at 1 us each to pack; others as plain tuples, at 2 us, because pickle asks each NamedTuple in Python how it is
+made, which takes 9 us.
 """
 
 from __future__ import annotations
@@ -59,4 +60,4 @@ def _by_key(reports: Iterable[Any]) -> list[list[BatchReport]]:
     found: dict[Any, list[BatchReport]] = {}
     for report in reports:
         found.setdefault(key_of(report), []).append(report)
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found, key=lambda key: key[0])]

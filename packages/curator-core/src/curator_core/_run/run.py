@@ -16,6 +16,7 @@ from curator_core._adapter.worker_state import RunContext, WorkerClock
 from curator_core._bottleneck.activity import Activity
 from curator_core._bottleneck.rules import judge
 from curator_core._guard.interrupts import StopSignal
+from curator_core._guard.signals import handlers_deferred
 from curator_core._guard.user_code import check_failure
 from curator_core._reports.batch import BatchReport, RunInfo, StageInfo
 from curator_core._reports.columns import ReportColumns
@@ -25,7 +26,7 @@ from curator_core._run.failure_log import FailureLog
 from curator_core._run.run_totals import RunTotals
 from curator_core._run.shutdown import Shutdown
 from curator_core._run.source_progress import SourceProgress
-from curator_core.errors import PipelineError, RunStopped, TasksLostError
+from curator_core.errors import FailureLimitError, PipelineError, RunStopped, TasksLostError
 from curator_core.results import Accounting, RunResult, RunState, Verdict
 from curator_core.stages import NodeInfo, WorkerMetadata
 from curator_core.tasks import EmptyTask, FileGroupTask, SourceIds, new_state, stamp, state_of
@@ -284,7 +285,7 @@ class Run:
         self._tell("on_run_start", info)
 
     def report(self, report: AnyReport) -> None:
-        """Count a report, or those from `unpack_reports`, and show it to the observers."""
+        """Count a report, or the reports of several batches as `ReportColumns`, and show it to the observers."""
         if isinstance(report, BatchReport):
             if report.epoch != self.context.epoch:  # from an abandoned engine: its tasks are processed again
                 report = report.all_as("retried")
@@ -308,6 +309,24 @@ class Run:
             self._report_columns(report)
         else:
             self._report_worker(report)
+
+    def report_all(self, reports: Iterable[AnyReport]) -> None:
+        """Count all reports of a message from a worker, also if one of them, or Ctrl-C, ends the run.
+
+        The outputs that come with the message are made by all of its batches.
+
+        Raises:
+            FailureLimitError: More tasks failed than allowed.
+        """
+        over_limit: FailureLimitError | None = None
+        with handlers_deferred():
+            for report in reports:
+                try:
+                    self.report(report)
+                except FailureLimitError as exc:
+                    over_limit = over_limit or exc
+        if over_limit is not None:
+            raise over_limit
 
     def _report_columns(self, reports: ReportColumns) -> None:
         if reports.epoch != self.context.epoch:

@@ -98,7 +98,7 @@ class SourceProgress:
     def __init__(self, last: int, first: int = 0) -> None:
         self._last, self._first = last, first
         self.can_restart = False
-        # A number: each stage before this one that counts has turned the task into one task, as most stages do.
+        # A number: it is still one task, and each stage before this one that was counted has turned it into one.
         self._open: dict[str, _Open | int] = {}
         self._announced: set[str] = set()
         self.admitted = 0
@@ -176,9 +176,8 @@ class SourceProgress:
         if stage != self._last:
             self._open.update(dict.fromkeys(source_ids, stage + 1))
             return []
-        for source_id in source_ids:
-            del self._open[source_id]
-        return [Finished(source_id, 0, ()) for source_id in source_ids]
+        # An id that occurs twice is finished once, as in `_enter`.
+        return [Finished(source_id, 0, ()) for source_id in source_ids if self._open.pop(source_id, None) is not None]
 
     def _enter(
         self, stage: int, task_id: str, kind: OutcomeKind, count: int, written_files: Sequence[WrittenFiles] = ()
@@ -193,7 +192,8 @@ class SourceProgress:
                 del self._open[source_id]
                 return Finished(source_id, 0, ())
             if not is_last and (kind, count) == ONE_OUT:
-                self._open[source_id] = stage + 1
+                if self.can_restart:
+                    self._open[source_id] = stage + 1
                 return None
             known = self._known(source_id)
         if self.can_restart:

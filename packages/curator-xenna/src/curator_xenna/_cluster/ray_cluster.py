@@ -199,7 +199,7 @@ class Cluster:
         # Ours from here on: Ctrl-C may arrive while Ray starts.
         self.is_ours, self._declared_cpus = True, cpus
         try:
-            self._start_at_last(num_cpus=cpus, **options)
+            self._start_with_retries(num_cpus=cpus, **options)
         except Exception as exc:
             self.close()
             raise ClusterError(
@@ -212,8 +212,8 @@ class Cluster:
             self.close()
             raise
 
-    def _start_at_last(self, **options: Any) -> None:
-        """Start Ray, again if a process of it ends meanwhile: by then its files are cached and compiled."""
+    def _start_with_retries(self, **options: Any) -> None:
+        """Start Ray; retry if an essential process dies before the node is up, because by then its files are cached."""
         for starts_left in reversed(range(_STARTS)):
             try:
                 with lean_ray(dashboard=self._config.dashboard, log_monitor=self._config.shows_worker_output):
@@ -221,7 +221,7 @@ class Cluster:
                 return
             except RayProcessDiedError as exc:
                 if not starts_left:
-                    raise
+                    raise RuntimeError(f"{exc}, {_STARTS} times in a row") from exc
                 logger.warning("the embedded Ray did not start, trying again: %s", exc)
 
     def _want_token(self) -> None:

@@ -91,7 +91,7 @@ class NodeClocks:
         if not self._offsets:
             return report
         if isinstance(report, ReportColumns):
-            return ReportColumns.of([*map(self._corrected, report)])
+            return report.shifted(self.offset_ns)
         if isinstance(report, WorkerReport):
             start = self.offset_ns(report.node_id)
             return report._replace(start_unix_ns=report.start_unix_ns + start) if start else report

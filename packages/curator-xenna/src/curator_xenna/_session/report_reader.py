@@ -19,7 +19,7 @@ from curator_xenna._session.worker_logs import WorkerLogs
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from curator_core.backends import Pace, Packed, Run
+    from curator_core.backends import AnyReport, Pace, Packed, Run
     from curator_xenna._session.clocks import NodeClocks
     from curator_xenna._session.coordinator import CoordinatorLink, Delivery
 
@@ -146,30 +146,28 @@ class ReportReader:
         self._logs.show(delivery.logs, delivery.worker_id)
         counts = delivery.is_primary and not delivery.is_repeated and not is_gone
         self._clocks.observe(delivery.node_id, delivery.sent_unix_ns, delivery.received_unix_ns, delivery.round_trip_ns)
+        entered: list[AnyReport] = []
         for report in map(self._clocks.corrected, unpack_reports(delivery.reports)):
             if isinstance(report, WorkerReport):
-                self._run.report(report)
                 self._note_setup(report)
+                entered.append(report)
                 continue
             if isinstance(report, BatchReport):
                 self._note_failure(report, delivery)
             if counts:
-                self._run.report(report)
-                continue
-            for each in report if isinstance(report, ReportColumns) else (report,):
-                if delivery.is_primary or each.error is not None:  # other ranks only report errors
-                    self._run.report(each.all_as("retried"))
+                entered.append(report)
+            elif delivery.is_primary or report.error is not None:  # other ranks only report errors
+                rows = report if isinstance(report, ReportColumns) else (report,)
+                entered += [each.all_as("retried") for each in rows]
+        try:
+            self._run.report_all(entered)
+        finally:
+            self._run.collect(outputs)
         if counts and delivery.group == 0:
             self._pace.observe(delivery.work.done, delivery.work.seconds)
-        self._run.collect(outputs)
 
-    def _note_failure(self, report: BatchReport | ReportColumns, delivery: Delivery) -> None:
-        if (
-            isinstance(report, ReportColumns)
-            or report.error is None
-            or self.failed_batch is not None
-            or self._run.context.on_error != "raise"
-        ):
+    def _note_failure(self, report: BatchReport, delivery: Delivery) -> None:
+        if report.error is None or self.failed_batch is not None or self._run.context.on_error != "raise":
             return
         if not report.error.ends_run:
             return
