@@ -143,11 +143,16 @@ def test_public_names() -> None:
     import curator_xenna
 
     assert sorted(curator_xenna.__all__) == [
+        "CapacityPlan",
+        "ClusterSpec",
+        "GroupCapacity",
+        "LimitKind",
         "XennaConfig",
         "XennaExecutor",
         "XennaStageAdapter",
         "__version__",
         "create_named_xenna_stage_adapter",
+        "plan_capacity",
     ]
     assert all(getattr(curator_xenna, name) for name in curator_xenna.__all__)
     with pytest.raises(AttributeError):

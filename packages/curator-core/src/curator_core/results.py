@@ -111,7 +111,7 @@ class StageSpeed(NamedTuple):
 
     Attributes:
         seconds: Seconds in the stage's code.
-        cpu_seconds: Seconds of CPU time.
+        cpu_seconds: Seconds of CPU time of the thread that runs the stage, without its other threads and processes.
         outputs: Output tasks.
     """
 

@@ -17,7 +17,7 @@ from curator_xenna.__about__ import __version__
 
 if TYPE_CHECKING:
     from curator_xenna.adapter import XennaStageAdapter, create_named_xenna_stage_adapter
-    from curator_xenna.capacity import CapacityPlan, ClusterSpec, GroupCapacity, plan_capacity
+    from curator_xenna.capacity import CapacityPlan, ClusterSpec, GroupCapacity, LimitKind, plan_capacity
     from curator_xenna.config import XennaConfig
     from curator_xenna.executor import XennaExecutor
 
@@ -25,6 +25,7 @@ __all__ = [
     "CapacityPlan",
     "ClusterSpec",
     "GroupCapacity",
+    "LimitKind",
     "XennaConfig",
     "XennaExecutor",
     "XennaStageAdapter",
@@ -37,6 +38,7 @@ _WHERE = {
     "CapacityPlan": "curator_xenna.capacity",
     "ClusterSpec": "curator_xenna.capacity",
     "GroupCapacity": "curator_xenna.capacity",
+    "LimitKind": "curator_xenna.capacity",
     "plan_capacity": "curator_xenna.capacity",
     "XennaConfig": "curator_xenna.config",
     "XennaExecutor": "curator_xenna.executor",

@@ -12,6 +12,7 @@ from curator_core.backends import MAX_BUNDLE_BYTES, is_whole, unknown_name
 
 __all__ = ["XennaConfig"]
 
+_SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may also use
 _PASSED_ON = {  # options that look like settings, and the setting that passes them on
     "enable_backlog_aware_scaledown": "xenna",
     "max_queued_lower_bound": "xenna",
@@ -147,6 +148,15 @@ class XennaConfig:
                 expected=expected,
                 hint="correct the value, or omit it to use the default",
             )
+
+    def cpu_share(self, *, is_embedded: bool) -> float:
+        """Return the share of each node's CPUs that Xenna plans with.
+
+        Args:
+            is_embedded: Whether `XennaExecutor` starts Ray itself.
+        """
+        usual = 1.0 if is_embedded else _SHARE_OF_OTHERS
+        return usual if self.cpu_allocation_percentage is None else self.cpu_allocation_percentage
 
     @property
     def shows_worker_output(self) -> bool:

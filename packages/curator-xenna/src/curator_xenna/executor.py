@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curator_core.backends import CompiledStage, FailurePolicy, Run, RunContext
     from curator_xenna._cluster.ray_cluster import Cluster
 
-__all__ = ["XennaExecutor"]
+__all__ = ["XennaExecutor", "preserved_environment"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class XennaExecutor(BaseExecutor):
     def __init__(self, config: XennaConfig | Mapping[str, Any] | None = None) -> None:
         self.config = XennaConfig.of(config)
         if self.config.xenna or self.config.ray:
-            with _preserved_environment():
+            with preserved_environment():
                 from curator_xenna._convert.options import check_passed_on  # noqa: PLC0415 - loads Xenna and Ray
 
                 check_passed_on(self.config)
         self._kept: Cluster | None = None
 
     def __enter__(self) -> Self:
-        with _preserved_environment():
+        with preserved_environment():
             from curator_xenna._cluster.ray_cluster import Cluster  # noqa: PLC0415 - loads Ray, which an import must not
 
             self._kept = Cluster(self.config)
@@ -82,7 +82,7 @@ class XennaExecutor(BaseExecutor):
 
     def run_plan(self, run: Run) -> None:
         """See `BaseExecutor.run_plan`."""
-        with _preserved_environment():
+        with preserved_environment():
             self._run_plan(run)
 
     def _run_plan(self, run: Run) -> None:
@@ -164,7 +164,7 @@ def _alone(compiled: CompiledStage, context: RunContext) -> CompiledStage:
 
 
 @contextmanager
-def _preserved_environment() -> Iterator[None]:
+def preserved_environment() -> Iterator[None]:
     """Undo the changes that Ray and Xenna make to this process's environment, even on import."""
     before = dict(os.environ)
     try:

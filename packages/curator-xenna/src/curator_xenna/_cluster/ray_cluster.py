@@ -34,7 +34,6 @@ _NEEDED_BY_XENNA = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the same, for workers without a GPU
 }
 _MODE, _TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_SHARE_OF_OTHERS = 0.95  # of the CPUs of a cluster that others may also use
 _CONNECT_TIMEOUT_S = 5.0
 _STARTS = 3  # of an embedded Ray
 
@@ -143,10 +142,7 @@ class Cluster:
 
     @property
     def _usual_share(self) -> float:
-        share = self._config.cpu_allocation_percentage
-        if share is not None:
-            return share
-        return 1.0 if self.is_embedded else _SHARE_OF_OTHERS
+        return self._config.cpu_share(is_embedded=self.is_embedded)
 
     def total_cpus(self) -> float:
         """Return the number of CPUs of all nodes that Xenna plans with."""
