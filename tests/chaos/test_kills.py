@@ -129,6 +129,7 @@ def kill_a_worker(scene):
 
 
 @LONG
+@pytest.mark.timeout(900)  # on a slow machine, a worker starts for most of the second until it is killed
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_workers_are_killed_all_the_time(executor, scene, tell):
     tell(fault="SIGKILL of a random worker every second, resumed when restarts are used up", on=executor)
@@ -146,6 +147,7 @@ def test_workers_are_killed_all_the_time(executor, scene, tell):
 
 
 @LONG
+@pytest.mark.timeout(900)  # on a slow machine, a worker starts for most of the second until it is killed
 @pytest.mark.parametrize("executor", ["local-2", "xenna"])
 def test_workers_are_killed_all_the_time_with_files_of_several_tasks(executor, scene, tell):
     tell(fault="SIGKILL of a random worker every second, with files of several tasks", on=executor)
