@@ -205,15 +205,16 @@ def _planned(
     check_options(stages)
     check_limits(stages, config)
     runs_source = len(stages) < len(plan.stages)
-    demand = _Demand(stages, speeds, has_source=plan.has_source and not runs_source)
-    fitted = _fit(stages, specs, config, has_source=plan.has_source and not runs_source)
+    has_source = plan.has_source and not runs_source
+    demand = _Demand(stages, speeds, has_source=has_source)
+    fitted = _fit(stages, specs, config, has_source=has_source)
     nodes = _nodes(specs, fitted, config)
     workers = _workers(fitted, nodes, demand)
     rates = [_ratio(count, demand.seconds(each)) for each, count in zip(fitted.placements, workers, strict=True)]
     names = [placement.group.name for placement in fitted.placements]
     limits: dict[tuple[LimitKind, str], float] = {}
     # A worker, too, returns the tasks of a source only when the source has ended.
-    ends_first = plan.has_source and not runs_source and len(names) > 1
+    ends_first = has_source and len(names) > 1
     if fitted.streaming:
         limits = {("group", name): rate for name, rate in list(zip(names, rates, strict=True))[ends_first:]}
     else:
@@ -223,7 +224,7 @@ def _planned(
     limits["driver", ""] = driver
     kind, limit = min(limits, key=lambda each: limits[each])
     rate = limits[kind, limit]
-    if plan.has_source and (runs_source or ends_first):
+    if runs_source or ends_first:
         source = plan.stages[0].name
         alone = _ratio(speeds[source].outputs, speeds[source].seconds) if runs_source else rates[0]
         if alone < rate:
@@ -281,7 +282,7 @@ class _Demand:
         """Return how many input tasks a worker of a group processes per second, and how many outputs each has."""
         came = self.inputs(placement.group.stages[0])
         left = self._inputs.get(placement.group.stages[-1].index + 1, self._outputs)
-        return min(_ratio(came, self.seconds(placement)), _INSTANT), _ratio(left, came) if came else 0.0
+        return min(_ratio(came, self.seconds(placement)), _INSTANT), left / came if came else 0.0
 
 
 def _fit(

@@ -323,8 +323,7 @@ def _contents(cell: Any) -> list[Any]:
 def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a dataclass and its other attributes, except for cached properties and framework state."""
     names = {field.name for field in fields(value)}
-    for name in names:
-        yield name, getattr(value, name)
+    yield from ((name, getattr(value, name)) for name in names)
     for name, held in getattr(value, "__dict__", {}).items():
         if name in names:
             continue

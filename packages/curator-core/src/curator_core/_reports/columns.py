@@ -41,7 +41,7 @@ def is_ordinary(report: BatchReport) -> bool:
     return not report.other_outcomes or all(kind in ("out", "filtered") for kind, _ in report.other_outcomes.values())
 
 
-def key_of(report: BatchReport) -> tuple[int, str, str, int]:
+def key_of(report: BatchReport | ReportColumns) -> tuple[int, str, str, int]:
     """Return what reports must have in common to be columns."""
     return report.stage_index, report.worker_id, report.node_id, report.epoch
 
@@ -111,8 +111,8 @@ class ReportColumns:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        key = (self.stage_index, self.worker_id, self.node_id, self.epoch)
-        return ReportColumns, (key, self.input_ids, self.other_outcomes, self._sizes, self._entered, self._shown)
+        own = (key_of(self), self.input_ids, self.other_outcomes, self._sizes, self._entered, self._shown)
+        return ReportColumns, own
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -165,8 +165,7 @@ class ReportColumns:
             start_unix_ns=[each + start for each in self._entered["start_unix_ns"]],
             ready_unix_ns=[ready and ready + offsets[node_id] for ready, node_id in times],
         )
-        key = (self.stage_index, self.worker_id, self.node_id, self.epoch)
-        return ReportColumns(key, self.input_ids, self.other_outcomes, self._sizes, entered, self._shown)
+        return ReportColumns(key_of(self), self.input_ids, self.other_outcomes, self._sizes, entered, self._shown)
 
     def column(self, name: str) -> Iterable[Any]:
         """Return the values of a field, by batch."""
