@@ -39,6 +39,7 @@ def test_public_names():
         "Telemetry",
         "__version__",
         "configure",
+        "read_speeds",
         "recover",
         "render_tree",
         "replay",

@@ -15,6 +15,7 @@ from curator_otel.observer import OTelObserver
 from curator_otel.offline.perfetto import Drawn, to_perfetto
 from curator_otel.offline.recover import Recovered, recover
 from curator_otel.offline.replay import Replayed, replay
+from curator_otel.offline.speeds import read_speeds
 from curator_otel.offline.tree import render_tree, slowest_stage
 from curator_otel.sdk.setup import Telemetry, configure
 
@@ -26,6 +27,7 @@ __all__ = [
     "Telemetry",
     "__version__",
     "configure",
+    "read_speeds",
     "recover",
     "render_tree",
     "replay",
