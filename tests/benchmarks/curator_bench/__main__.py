@@ -25,7 +25,6 @@ from curator_bench.contenders import (
     versions_of,
 )
 from curator_bench.harness import cores
-from curator_bench.micro import NAMES
 from curator_bench.plots import draw
 from curator_bench.report import Machine, page
 from curator_bench.results import Store
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 SHOWN = ("curator-core", "curator-xenna", "cosmos-xenna", "nemo-curator", "ray", "numpy", "pyarrow")
 QUICK = 50  # one fiftieth of the tasks
-EVERYTHING = (*WORKLOADS, "again", "growth", "micro")
+ALONE = ("micro", "capacity")  # modules that measure figures, and no contender of a workload
+EVERYTHING = (*WORKLOADS, "again", "growth", *ALONE)
 
 logger = logging.getLogger("curator_bench")
 
@@ -66,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given.resume:
         store.forget_failures()
     if not given.only_render:
-        run_micro(bench, found, given)
+        for name in ALONE:
+            if name in given.workloads:
+                run_alone(bench, name, found, given)
         run_cases(bench, plan(cases, growth, chosen(found, given.contenders), given.workloads), given)
     results = store.results()
     write(results, cases, growth, found, pythons, given.docs)
@@ -145,32 +147,28 @@ def run_cases(bench: Bench, planned: Sequence[tuple[Case, Sequence[Contender]]],
         bench.run(case, runners, given.rounds)
 
 
-def run_micro(bench: Bench, found: Sequence[Contender], given: argparse.Namespace) -> None:
-    """Measure the cost of the frameworks alone."""
-    if "micro" not in given.workloads:
-        return
-    measured = micro_contenders(found)
+def run_alone(bench: Bench, name: str, found: Sequence[Contender], given: argparse.Namespace) -> None:
+    """Measure the figures of a module in each environment that it is for."""
+    measured = measured_by(name, found)
     if not given.resume:
-        bench.store.forget(["micro"], [one.name for one in measured])
+        bench.store.forget([name], [one.name for one in measured])
     for number in range(given.rounds):
         for one in turns(measured, number):
-            if ("micro", one.name, number) in bench.store:
+            if (name, one.name, number) in bench.store:
                 continue
-            record = bench.record("micro", one, ["curator_bench.micro", *one.arguments], number)
+            record = bench.record(name, one, [f"curator_bench.{name}", *one.arguments], number)
             bench.store.add(record)
-            figures = ", ".join(f"{name} {value}" for name, value in record.values.items() if name in NAMES)
-            logger.info("%-24s %-28s round %d  %-7s %s", "micro", one.name, number + 1, record.status, figures)
+            figures = ", ".join(f"{figure} {value}" for figure, value in record.values.items())
+            logger.info("%-24s %-28s round %d  %-7s %s", name, one.name, number + 1, record.status, figures)
 
 
-def micro_contenders(found: Sequence[Contender]) -> list[Contender]:
-    """Return one contender for each framework and environment."""
+def measured_by(name: str, found: Sequence[Contender]) -> list[Contender]:
+    """Return one contender for each environment that a module measures; only `micro` measures other frameworks."""
     versions = list(dict.fromkeys(one.limit for one in found if one.limit))
-    mine = [
-        Contender(f"ours@{version}", "", "micro", f"xenna-{version}", ("--of", "ours"), always=True)
-        for version in versions
-    ]
-    has_nemo = any(one.environment == NEMO for one in found)
-    return [*mine, *([Contender(NEMO, "", "micro", NEMO, ("--of", NEMO), always=True)] if has_nemo else [])]
+    of = {"ours": ("--of", "ours"), NEMO: ("--of", NEMO)} if name == "micro" else {"ours": ()}
+    mine = [Contender(f"ours@{version}", "", name, f"xenna-{version}", of["ours"], always=True) for version in versions]
+    has_nemo = NEMO in of and any(one.environment == NEMO for one in found)
+    return [*mine, *([Contender(NEMO, "", name, NEMO, of[NEMO], always=True)] if has_nemo else [])]
 
 
 def site_packages(python: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from curator_bench.capacity import SWEPT, swept
 from curator_bench.contenders import OURS_IN_NEMO, growth_contenders
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def draw(
     contenders: Sequence[Contender],
     directory: Path,
 ) -> None:
-    """Write ``benchmarks.svg`` and ``benchmarks-growth.svg``, if there are results to draw."""
+    """Write the plots, ``benchmarks*.svg``, if there are results to draw."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -35,6 +36,7 @@ def draw(
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 8})
     _bars(results, cases, contenders, directory / "benchmarks.svg")
     _curves(results, growth, contenders, directory / "benchmarks-growth.svg")
+    _capacity(results, directory / "benchmarks-capacity.svg")
 
 
 def _bars(results: Results, cases: Sequence[Case], contenders: Sequence[Contender], path: Path) -> None:
@@ -92,6 +94,23 @@ def _curves(
             drawn = True
     if drawn:
         figure.savefig(path, metadata={"Date": None})
+
+
+def _capacity(results: Results, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    planned = next((record.values for record in results.records if record.case == "capacity" and record.values), None)
+    if planned is None:
+        return
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(SWEPT, [planned[swept(nodes)] for nodes in SWEPT], marker="o", markersize=3, color=OURS)
+    axis.set_xlabel("nodes")
+    axis.set_ylabel("source tasks per second")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _points(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curator_bench.capacity import MEASURED, PIPELINES, PREDICTED
 from curator_bench.contenders import AGAIN, OURS_IN_NEMO
 from curator_bench.micro import NAMES
 from curator_bench.results import Summary, targets
@@ -113,6 +114,7 @@ def page(
         _second_runs(results, contenders),
         _micro(results, versions),
         _growth(results, labels),
+        _capacity(results, versions),
         _versions(machine),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -232,6 +234,29 @@ def _growth(results: Results, labels: Mapping[str, str]) -> str:
     )
     plot = "![Seconds by tasks, stages and bytes](benchmarks-growth.svg)"
     return f"## How cost grows\n\n{about}\n\n{plot}\n\n{table(head, rows)}"
+
+
+def _capacity(results: Results, versions: Sequence[str]) -> str:
+    rows = []
+    for name, (says, _) in PIPELINES.items():
+        for version in versions:
+            figures = [
+                results.value("capacity", f"ours@{version}", kind.format(name)) for kind in (PREDICTED, MEASURED)
+            ]
+            predicted, measured = figures
+            if predicted and measured:
+                rows.append([says, version, f"{predicted:.1f}", f"{measured:.1f}", f"{predicted / measured:.2f}"])
+    if not rows:
+        return ""
+    about = (
+        "What `plan_capacity` predicts from the speeds of 100 tasks in one process, and the throughput of a run on "
+        "Xenna that takes about half a minute, in its second half: source tasks per second, medians. Stages do not "
+        "share workers. Below, the prediction for a pipeline of three stages on clusters of up to 1,000 nodes with 96 "
+        "CPUs and 8 GPUs each; none of these exists here."
+    )
+    plot = "![Source tasks per second by number of nodes](benchmarks-capacity.svg)"
+    head = ["stages", "Xenna", "predicted", "measured", "ratio"]
+    return f"## Planned capacity\n\n{about}\n\n{table(head, rows, left=2)}\n\n{plot}"
 
 
 def _versions(machine: Machine) -> str:
