@@ -16,9 +16,9 @@ class Twice(ProcessingStage):
         return [Task(data=task.data), Task(data=-task.data)] if task.data else None
 
 
-def run(observer, name="p", workers=1):
+def run(observer, workers=1):
     tasks = [Task(data=number) for number in range(20)]
-    pipeline = Pipeline(name, [Twice(), Twice().with_(name="again", batch_size=4)])
+    pipeline = Pipeline("p", [Twice(), Twice().with_(name="again", batch_size=4)])
     return pipeline.run(LocalExecutor(workers), tasks, observers=[observer])
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curator_bench.harness import cores, only_json_on_stdout
+from curator_bench.workloads import use_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +33,7 @@ def busy(seconds: float) -> Callable[[Any], Any]:
     """Return a function that uses a core for some CPU time, and returns its argument."""
 
     def work(value: Any) -> Any:
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
-            pass
+        use_cpu(seconds)
         return value
 
     return work
@@ -95,9 +94,7 @@ def pipeline_of(parts: tuple[Part, ...]) -> Pipeline:
     stages = []
     for number, part in enumerate(parts):
         stage = Step(part).with_(name=f"Step{number}", resources=Resources(cpus=part.cpus), fusible=False)
-        stages.append(stage.with_(fans_out=True) if part.times > 1 else stage)
-        if part.workers:
-            stages[-1] = stages[-1].with_(num_workers=part.workers)
+        stages.append(stage.with_(num_workers=part.workers))
     return Pipeline("capacity", stages)
 
 

@@ -240,10 +240,9 @@ def _capacity(results: Results, versions: Sequence[str]) -> str:
     rows = []
     for name, (says, _) in PIPELINES.items():
         for version in versions:
-            figures = [
+            predicted, measured = (
                 results.value("capacity", f"ours@{version}", kind.format(name)) for kind in (PREDICTED, MEASURED)
-            ]
-            predicted, measured = figures
+            )
             if predicted and measured:
                 rows.append([says, version, f"{predicted:.1f}", f"{measured:.1f}", f"{predicted / measured:.2f}"])
     if not rows:

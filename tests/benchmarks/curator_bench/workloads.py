@@ -129,11 +129,16 @@ def _sum_of(outputs: Sequence[int], job: Job) -> str:
 # --- cpu: every task needs a core for a while ---------------------------------------------------------------
 
 
-def burn(number: int) -> int:
+def use_cpu(seconds: float) -> None:
     """Use CPU time of this thread, not wall time, so that sharing a core does not shorten it."""
-    until = time.thread_time() + CPU_SECONDS
+    until = time.thread_time() + seconds
     while time.thread_time() < until:
         sum(range(500))
+
+
+def burn(number: int) -> int:
+    """Use a core for a while."""
+    use_cpu(CPU_SECONDS)
     return number + 1
 
 
@@ -176,9 +181,7 @@ def skewed_seconds(size: int) -> list[float]:
 def work_and_wait(task: tuple[int, float]) -> tuple[int, float]:
     """Use CPU time for half of a task's duration, and wait for the other half, as for a disk or a service."""
     number, seconds = task
-    until = time.thread_time() + seconds / 2
-    while time.thread_time() < until:
-        sum(range(500))
+    use_cpu(seconds / 2)
     time.sleep(seconds / 2)
     return number + 1, seconds
 
